@@ -1,0 +1,1 @@
+"""The FastAPI front: routes, errors as HTTP, Server-Sent Events."""

@@ -1,0 +1,64 @@
+"""The Celery application: settings that were tried and hold (ADR 0002), the same in every process."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Queue
+
+from broker.keys import Keys
+from broker.urls import celery_url
+from jobs.lanes import Lane
+
+TASK_NAME = "penstock.run"
+
+
+def lane_queues(keys: Keys, pool: str) -> list[Queue]:
+    """Return a pool's queues, first served first."""
+    return [Queue(keys("queue", pool, lane), routing_key=keys("queue", pool, lane)) for lane in Lane]
+
+
+def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_events: bool = True) -> Celery:
+    """Make the application.
+
+    The Celery message only wakes a worker; the record in Redis owns the job. Hence no acknowledgements are emulated
+    (the reaper finds what is lost), no results are stored, and nothing is prefetched.
+
+    Args:
+        redis_url: as redis-py reads it.
+        namespace: prefix of the queue names.
+        pool: whose lanes to declare.
+        task_events: emit the events that Flower shows.
+    """
+    app = Celery("penstock", broker=celery_url(redis_url), set_as_current=False)
+    app.conf.update(
+        broker_transport_options={
+            "ack_emulation": False,
+            "priority_steps": [0],
+            "queue_order_strategy": "priority",
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+        },
+        broker_channel_error_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_queues=lane_queues(Keys(namespace), pool),
+        task_default_queue=Keys(namespace)("queue", pool, Lane.NORMAL),
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_ignore_result=True,
+        task_track_started=True,
+        task_send_sent_event=False,
+        task_serializer="json",
+        accept_content=["json"],
+        worker_send_task_events=task_events,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        worker_soft_shutdown_timeout=0,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        enable_utc=True,
+    )
+    return app

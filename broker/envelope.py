@@ -1,0 +1,43 @@
+"""The Celery message, learned from Celery.
+
+``accept`` creates a job's record and its queue message in one script, which ``apply_async`` cannot do. So that the
+message is still Celery's own, Celery publishes one to a throwaway queue; we read it back and put placeholders where
+the task id and the queue stand. ``tests/integration/test_envelope.py`` holds it against a real publish.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from typing import Any
+
+from celery import Celery
+from kombu import Queue
+from redis import Redis
+
+from broker.celery_app import TASK_NAME
+
+ID = "@ID@"
+QUEUE = "@QUEUE@"
+
+
+def learn_envelope(app: Celery, client: Redis) -> str:
+    """Let Celery publish one message and return it as a template with ``@ID@`` and ``@QUEUE@``.
+
+    Args:
+        app: the configured Celery application.
+        client: a synchronous client of the same Redis database.
+    """
+    queue = f"_penstock.envelope.{uuid.uuid4().hex}"
+    app.send_task(TASK_NAME, (ID,), task_id=ID, queue=Queue(queue, routing_key=queue), argsrepr=f"({ID!r},)", kwargsrepr="{}")
+    raw = client.rpop(queue)
+    client.delete(f"_kombu.binding.{queue}")
+    return template(json.loads(raw), queue)  # type: ignore[arg-type]
+
+
+def template(message: dict[str, Any], queue: str) -> str:
+    """Turn one of Celery's messages, sent with task id ``@ID@`` to ``queue``, into the template."""
+    message["body"] = base64.b64decode(message["body"]).decode()
+    message["properties"] |= {"body_encoding": "utf-8", "delivery_tag": ID}
+    return json.dumps(message).replace(queue, QUEUE)

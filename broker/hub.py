@@ -1,0 +1,249 @@
+"""The event hub: one subscription for all of an api process's clients.
+
+To follow a job: register an inbox first, then ask for its events, then replay its log after the cursor, then go live
+and drop what was seen. A hole in the sequence, a lost subscription or an overflowing inbox leads back to the log. The
+pub/sub message is only ever a hint that arrives early; the log and the record are the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from redis.asyncio import Redis
+
+from broker.pubsub import Subscriber
+from broker.records import Ending, decode_ending
+from broker.store import JobStore
+from jobs.model import Failed, Job, Running, Succeeded
+from jobs.states import JobState
+
+SEQ_END = 4_294_967_295
+SEQ_BACK = 4_294_967_294
+START = "0-0"
+
+EventId: TypeAlias = str
+
+
+def parse_cursor(text: str) -> tuple[int, int]:
+    """Read an event id, ``<attempt>-<seq>``, as a sortable pair.
+
+    Raises:
+        ValueError: it is none.
+    """
+    attempt, dash, seq = text.partition("-")
+    if not dash or not (attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
+        msg = f"not an event id: {text!r}"
+        raise ValueError(msg)
+    return int(attempt), int(seq)
+
+
+@dataclass(slots=True)
+class Inbox:
+    """Events of one job on their way to one client. ``lost``: some may be missing, read the log."""
+
+    limit: int
+    events: list[tuple[EventId, str]] = field(default_factory=list)
+    lost: bool = False
+    waiter: asyncio.Future[None] | None = None
+
+    def put(self, eid: EventId, payload: str) -> None:
+        """Take an event, or, when the client is too slow, give up keeping them here."""
+        if len(self.events) >= self.limit:
+            self.events.clear()
+            self.lost = True
+        else:
+            self.events.append((eid, payload))
+        self.wake()
+
+    def lose(self) -> None:
+        """Say that events may have been missed."""
+        self.lost = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the reader."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def take(self) -> list[tuple[EventId, str]]:
+        """Return what has come, waiting for something; an empty list where something was lost."""
+        while not self.events and not self.lost:
+            self.waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+        if self.lost:
+            self.lost = False
+            self.events.clear()
+            return []
+        events, self.events = self.events, []
+        return events
+
+
+class EventHub:
+    """Follows jobs for the clients of one api process.
+
+    Args:
+        store: the job store.
+        client: a client with ``text=False``, for the subscription alone.
+        process: this process's id, unique among api processes.
+        inbox_limit: events kept for a client that does not keep up.
+    """
+
+    def __init__(self, store: JobStore, client: Redis, process: str, *, inbox_limit: int = 4096) -> None:
+        self.process = process
+        self._store = store
+        self._limit = inbox_limit
+        self._inboxes: dict[str, list[Inbox]] = {}
+        self._subscriber = Subscriber(
+            client, store.keys("api_channel", process), self._deliver, self._lose_all
+        )
+
+    async def start(self) -> None:
+        """Subscribe."""
+        await self._subscriber.start()
+
+    async def stop(self) -> None:
+        """End the subscription."""
+        await self._subscriber.stop()
+
+    def _deliver(self, message: list[str]) -> None:
+        for i in range(0, len(message), 3):
+            for inbox in self._inboxes.get(message[i], ()):
+                inbox.put(message[i + 1], message[i + 2])
+
+    def _lose_all(self) -> None:
+        for inboxes in self._inboxes.values():
+            for inbox in inboxes:
+                inbox.lose()
+
+    @contextmanager
+    def inbox(self, job_id: str) -> Iterator[Inbox]:
+        """Register an inbox for a job. Do it before the job can say anything."""
+        inbox = Inbox(self._limit)
+        self._inboxes.setdefault(job_id, []).append(inbox)
+        try:
+            yield inbox
+        finally:
+            inboxes = self._inboxes[job_id]
+            inboxes.remove(inbox)
+            if not inboxes:
+                del self._inboxes[job_id]
+
+    async def ending(self, job_id: str, inbox: Inbox) -> Ending:
+        """Wait for the end of a job whose events come here.
+
+        Raises:
+            LookupError: its record is gone.
+        """
+        while True:
+            events = await inbox.take()
+            for _, payload in events:
+                if payload[0] == "e":
+                    return decode_ending(payload)
+            if not events:
+                ended = await self.ended(job_id)
+                if ended is not None:
+                    return ended
+
+    async def ended(self, job_id: str) -> Ending | None:
+        """Read from the record how a job ended; None: it has not.
+
+        Raises:
+            LookupError: there is no such job.
+        """
+        job = await self._store.get(job_id)
+        if job is None:
+            raise LookupError(job_id)
+        if not job.state.terminal:
+            return None
+        stored = await self._store.result(job_id)
+        return ending_of(job, stored.status, stored.body or b"")
+
+    async def follow(
+        self, job_id: str, inbox: Inbox, *, after: EventId = START, live: bool = False
+    ) -> AsyncIterator[list[tuple[EventId, str]]]:
+        """Yield a job's events after a cursor, in order, each once, in batches of what is there; ends with the end event.
+
+        The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
+
+        Args:
+            job_id: the job.
+            inbox: registered for it before this call.
+            after: the last event that was seen.
+            live: the job was accepted with this process as its sink, so there is nothing to replay.
+
+        Raises:
+            LookupError: there is no such job.
+        """
+        cursor = parse_cursor(after)
+        if not live and await self._store.watch(job_id, self.process) is None:
+            raise LookupError(job_id)
+        from_log = not live
+        while True:
+            if from_log:
+                events = await self._history(job_id, f"{cursor[0]}-{cursor[1]}")
+            else:
+                events = await inbox.take()
+            hole = not events and not from_log
+            fresh: list[tuple[EventId, str]] = []
+            for eid, payload in events:
+                here = parse_cursor(eid)
+                if here <= cursor:
+                    continue
+                if not from_log and payload[0] in "htj" and here != (cursor[0], cursor[1] + 1):
+                    hole = True
+                    break
+                cursor = here
+                fresh.append((eid, payload))
+            from_log = hole
+            if fresh:
+                yield fresh
+                if fresh[-1][1][0] == "e":
+                    return
+
+    async def _history(self, job_id: str, after: EventId) -> list[tuple[EventId, str]]:
+        """Read past events: from the log of a streamed job, or made from the record of any other."""
+        job = await self._store.get(job_id)
+        if job is None:
+            raise LookupError(job_id)
+        events = await self._store.log(job_id, after) if job.stream else []
+        if not job.stream:
+            events = [("0-1", "s" + json.dumps({"state": "queued", "attempt": 0}))]
+            if job.attempt:
+                worker = job.phase.worker if isinstance(job.phase, Running | Succeeded) else None
+                state = {"state": "running", "attempt": job.attempt, "worker": worker}
+                events.append((f"{job.attempt}-0", "s" + json.dumps(state)))
+        if job.state.terminal and not (events and events[-1][1][0] == "e"):
+            events.append((f"{job.attempt}-{SEQ_END}", ending_payload(job)))
+        return events
+
+
+def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
+    """Tell from a finished job's record how it ended."""
+    usage = job.phase.usage if isinstance(job.phase, Succeeded) else None
+    error = job.phase.error if isinstance(job.phase, Failed) else None
+    return Ending(job.state, status, job.attempt, job.timings, usage, error, result)
+
+
+def ending_payload(job: Job) -> str:
+    """Make the end event of a finished job whose log has none."""
+    t = job.timings
+    head = {
+        "state": JobState(job.state).value,
+        "status": None,
+        "attempt": job.attempt,
+        "created": t.queued_ms,
+        "started": t.started_ms,
+        "first": t.first_token_ms,
+        "finished": t.finished_ms,
+        "usage": None,
+        "error": None,
+    }
+    return "e" + json.dumps(head)

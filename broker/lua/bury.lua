@@ -1,0 +1,9 @@
+-- A worker has ended: end its lease, so that the reaper need not wait for it.
+-- ARGV: worker
+if redis.call('EXISTS', K.worker_jobs(ARGV[1])) == 1 then
+  redis.call('ZADD', K.workers(), 'XX', 0, ARGV[1])
+else
+  redis.call('ZREM', K.workers(), ARGV[1])
+  redis.call('DEL', K.worker(ARGV[1]), K.worker_cancels(ARGV[1]))
+end
+return 1

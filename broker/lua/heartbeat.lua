@@ -1,0 +1,13 @@
+-- Prolong a worker's lease; the first beat registers it.
+-- ARGV: worker ttl_ms first('1'|'0') info|''
+-- Returns {0}: the lease is lost, the worker must abort everything and exit. {1, id, why, ...}: jobs it must abort.
+local worker, ttl = ARGV[1], tonumber(ARGV[2])
+local now = now_ms()
+local lease = redis.call('ZSCORE', K.workers(), worker)
+if ARGV[3] == '0' and (not lease or tonumber(lease) < now) then return {0} end
+redis.call('ZADD', K.workers(), now + ttl, worker)
+if ARGV[4] ~= '' then redis.call('HSET', K.worker(worker), 'info', ARGV[4]) end
+redis.call('PEXPIRE', K.worker(worker), ttl * 10)
+local answer = redis.call('HGETALL', K.worker_cancels(worker))
+table.insert(answer, 1, 1)
+return answer

@@ -1,0 +1,47 @@
+"""The reaper's loop. Every api and worker process runs one; the script makes rounds from several harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from broker.errors import StoreUnavailableError
+from broker.store import JobStore, Reaped
+
+log = structlog.get_logger(__name__)
+
+
+async def reap_forever(store: JobStore, interval_s: float, on_round: Callable[[Reaped], None] | None = None) -> None:
+    """Reap every ``interval_s`` seconds (with a tenth of jitter) until cancelled; an absent Redis is waited for.
+
+    Args:
+        store: the job store.
+        interval_s: seconds between rounds.
+        on_round: told what each round did, for metrics.
+    """
+    away = False
+    while True:
+        await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+        try:
+            done = await store.reap()
+        except StoreUnavailableError as error:
+            if not away:
+                log.warning("redis_unavailable", error=str(error))
+            away = True
+            continue
+        if away:
+            log.info("redis_back")
+            away = False
+        if done.requeued or done.failed or done.repushed or done.expired:
+            log.info(
+                "reaped",
+                requeued=done.requeued,
+                failed=done.failed,
+                repushed=done.repushed,
+                expired=done.expired,
+            )
+        if on_round is not None:
+            on_round(done)

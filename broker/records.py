@@ -1,0 +1,178 @@
+"""From the fields of a stored record to a :class:`jobs.model.Job`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.errors import NewerRecordError
+from jobs.failures import FAILURES, FailureCode
+from jobs.lanes import Lane
+from jobs.model import (
+    SCHEMA_VERSION,
+    Attempt,
+    Cancelled,
+    Expired,
+    Failed,
+    Job,
+    JobError,
+    Phase,
+    Queued,
+    Running,
+    Succeeded,
+    Timings,
+    Usage,
+)
+from jobs.states import JobState
+
+FIELDS = (
+    "v",
+    "id",
+    "state",
+    "endpoint",
+    "model",
+    "pool",
+    "lane",
+    "stream",
+    "tenant",
+    "meta",
+    "created",
+    "started",
+    "first",
+    "finished",
+    "attempt",
+    "max",
+    "exp",
+    "cancel",
+    "hist",
+    "worker",
+    "status",
+    "usage",
+    "error",
+)
+"""The fields that :func:`to_job` reads, in the order in which it wants their values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended, as its last event tells it.
+
+    Attributes:
+        state: a terminal state.
+        status: HTTP status for a synchronous caller; None where the engine gave none.
+        attempt: the last attempt's number.
+        timings: all of them.
+        usage: token counts, where there are any.
+        error: of a failed job.
+        result: the raw response or error body; empty where it was not sent along or there is none.
+    """
+
+    state: JobState
+    status: int | None
+    attempt: int
+    timings: Timings
+    usage: Usage | None
+    error: JobError | None
+    result: bytes = b""
+
+
+def encode_usage(usage: Usage | None) -> str:
+    """Write token counts as one field."""
+    if usage is None:
+        return ""
+    return f'{{"p":{usage.prompt_tokens},"c":{usage.completion_tokens},"t":{usage.total_tokens}}}'
+
+
+def decode_usage(text: str | None) -> Usage | None:
+    """Read what :func:`encode_usage` wrote."""
+    if not text:
+        return None
+    u = json.loads(text)
+    return Usage(u["p"], u["c"], u["t"])
+
+
+def encode_error(error: JobError | None) -> str:
+    """Write a failure as one field."""
+    if error is None:
+        return ""
+    return json.dumps({"code": error.code, "message": error.message, "param": error.param})
+
+
+def decode_error(text: str | None) -> JobError | None:
+    """Read what :func:`encode_error` or a script wrote. A code that this version does not know is ``internal_error``."""
+    if not text:
+        return None
+    e = json.loads(text)
+    code = FailureCode(e["code"]) if e["code"] in FAILURES else FailureCode.INTERNAL
+    return JobError(code, e["message"], e.get("param"))
+
+
+def decode_ending(payload: str) -> Ending:
+    """Read the payload of an end event: ``e``, a JSON header, and, when published, a newline and the result."""
+    header, _, result = payload[1:].partition("\n")
+    h = json.loads(header)
+    return Ending(
+        state=JobState(h["state"]),
+        status=None if h["status"] is None else int(h["status"]),
+        attempt=h["attempt"],
+        timings=Timings(h["created"], h["started"], h["first"], h["finished"]),
+        usage=decode_usage(h["usage"]),
+        error=decode_error(h["error"]),
+        result=result.encode(),
+    )
+
+
+def to_job(values: Sequence[str | None], position: int | None = None) -> Job | None:
+    """Build a job from the values of :data:`FIELDS`; None where there is no record.
+
+    Raises:
+        NewerRecordError: a newer version of Penstock wrote it.
+    """
+    f: Mapping[str, Any] = dict(zip(FIELDS, values, strict=True))
+    if f["id"] is None:
+        return None
+    if int(f["v"]) > SCHEMA_VERSION:
+        msg = f"job {f['id']} has record version {f['v']}; this version of Penstock reads up to {SCHEMA_VERSION}"
+        raise NewerRecordError(msg)
+    state = JobState(f["state"])
+    return Job(
+        id=f["id"],
+        state=state,
+        phase=_phase(state, f, position),
+        endpoint=f["endpoint"],
+        model=f["model"],
+        pool=f["pool"],
+        lane=Lane(f["lane"]),
+        stream=f["stream"] == "1",
+        tenant=f["tenant"],
+        metadata=json.loads(f["meta"]),
+        timings=Timings(int(f["created"]), _int(f["started"]), _int(f["first"]), _int(f["finished"])),
+        attempt=int(f["attempt"]),
+        max_attempts=int(f["max"]),
+        expires_at_ms=_int(f["exp"]),
+        cancel_requested=f["cancel"] is not None or state is JobState.CANCELLED,
+        history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
+    )
+
+
+def _int(text: str | None) -> int | None:
+    return None if text is None else int(text)
+
+
+def _phase(state: JobState, f: Mapping[str, Any], position: int | None) -> Phase:
+    match state:
+        case JobState.QUEUED:
+            return Queued(position)
+        case JobState.RUNNING:
+            return Running(f["worker"])
+        case JobState.SUCCEEDED:
+            return Succeeded(decode_usage(f["usage"]), f["worker"])
+        case JobState.CANCELLED:
+            return Cancelled()
+        case JobState.EXPIRED:
+            return Expired()
+        case _:
+            error = decode_error(f["error"]) or JobError(FailureCode.INTERNAL, "no reason was recorded")
+            return Failed(error, _int(f["status"]) or FAILURES[error.code].http_status)

@@ -1,0 +1,351 @@
+"""The job store: each method is one atomic transition or one look-up, with types on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from broker.errors import IdempotencyConflictError, QueueFullError, StoreUnavailableError
+from broker.keys import Keys
+from broker.records import FIELDS, encode_error, encode_usage, to_job
+from broker.scripts import Arg, ScriptRunner
+from broker.settings import BrokerSettings
+from jobs.lanes import Lane
+from jobs.model import SCHEMA_VERSION, Job, JobError, JobSpec, Usage
+from jobs.states import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a submission.
+
+    Attributes:
+        id: the job's id; the earlier job's where the idempotency key was known.
+        created_ms: when it was accepted.
+        position: jobs before it, in its lane and those above; None for a known one.
+        replayed: the idempotency key was known.
+    """
+
+    id: str
+    created_ms: int
+    position: int | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run a job, valid for this attempt only."""
+
+    id: str
+    attempt: int
+    endpoint: str
+    stream: bool
+    lane: Lane
+    model: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A message that gives no right to run: ``reason`` is the job's state, ``gone`` or ``fenced``."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one round of the reaper did, in jobs."""
+
+    requeued: int
+    failed: int
+    repushed: int
+    expired: int
+    retired: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A finished job's response body and HTTP status; None for what there is not."""
+
+    status: int | None
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, and the cursor of the next page, or None."""
+
+    jobs: tuple[Job, ...]
+    cursor: str | None
+
+
+class JobStore:
+    """Jobs in Redis. One instance per event loop.
+
+    Every method raises :class:`~broker.errors.StoreUnavailableError` when Redis cannot be reached.
+    """
+
+    def __init__(self, client: Redis, settings: BrokerSettings) -> None:
+        self.client = client
+        self.keys = Keys(settings.namespace)
+        self._settings = settings
+        self._retention_ms = int(settings.retention_s * 1000)
+        self._run = ScriptRunner(client, self.keys)
+
+    # ---- the front ---------------------------------------------------------------------------------------------
+
+    async def accept(self, spec: JobSpec) -> Accepted:
+        """Create the job and queue it, or find it by its idempotency key.
+
+        Raises:
+            QueueFullError: the lane is full. Nothing was written.
+            IdempotencyConflictError: the key belongs to another submission. Nothing was written.
+        """
+        digest = ""
+        if spec.idempotency_key is not None:
+            seed = json.dumps([spec.endpoint, spec.model, spec.lane, dict(spec.metadata), spec.expires_in_ms])
+            digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
+        lanes = list(Lane)
+        reply = await self._run.call(
+            "accept",
+            spec.id,
+            spec.pool,
+            spec.lane.value,
+            spec.endpoint,
+            spec.model,
+            spec.body,
+            int(spec.stream),
+            json.dumps(dict(spec.metadata)),
+            spec.tenant,
+            spec.max_attempts,
+            "" if spec.expires_in_ms is None else spec.expires_in_ms,
+            spec.idempotency_key or "",
+            digest,
+            spec.sink or "",
+            self._settings.queue_max,
+            self._retention_ms,
+            SCHEMA_VERSION,
+            *(self.keys("queue", spec.pool, lane) for lane in lanes[: lanes.index(spec.lane)]),
+        )
+        if reply[0] == "full":
+            raise QueueFullError(reply[1])
+        if reply[0] == "conflict":
+            raise IdempotencyConflictError(reply[1])
+        return Accepted(reply[1], reply[2], None if reply[3] < 0 else reply[3], reply[0] == "same")
+
+    async def cancel(self, job_id: str) -> JobState | None:
+        """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
+        reply = await self._run.call("cancel", job_id, self._retention_ms)
+        return None if reply is None else JobState(reply)
+
+    async def watch(self, job_id: str, sink: str) -> JobState | None:
+        """Have the job's events published to the api process ``sink`` from now on. Returns its state or None."""
+        reply = await self._run.call("watch", job_id, sink)
+        return None if reply is None else JobState(reply)
+
+    # ---- the worker --------------------------------------------------------------------------------------------
+
+    async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
+        """Turn a queue message into the right to run its job, if it still gives that right."""
+        reply = await self._run.call("claim", job_id, worker, self._retention_ms, uuid.uuid4().hex)
+        if reply[0] == "drop":
+            return Dropped(reply[1])
+        _, attempt, endpoint, stream, lane, model, body = reply
+        return Claim(job_id, int(attempt), endpoint, stream == "1", Lane(lane), model, body.encode())
+
+    async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
+        """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Returns the refused jobs' ids."""
+        flat: list[Arg] = []
+        for entry in entries:
+            flat.extend(entry)
+        return frozenset(await self._run.call("append", *flat))
+
+    async def finish(
+        self,
+        claim: Claim,
+        worker: str,
+        state: JobState,
+        *,
+        status: int | None = None,
+        result: bytes = b"",
+        usage: Usage | None = None,
+        error: JobError | None = None,
+        tail: Sequence[tuple[int, str]] = (),
+    ) -> bool:
+        """End a job, with the last chunks of its stream. False: this attempt no longer owns it, nothing was written."""
+        flat: list[Arg] = []
+        for seq, payload in tail:
+            flat += (seq, payload)
+        reply = await self._run.call(
+            "finish",
+            claim.id,
+            claim.attempt,
+            worker,
+            state.value,
+            "" if status is None else status,
+            result,
+            encode_usage(usage),
+            encode_error(error),
+            self._retention_ms,
+            *flat,
+        )
+        return bool(reply)
+
+    async def release(self, claim: Claim, worker: str, reason: str) -> bool:
+        """Give a job back to the head of its queue, attempt not counted. False: this attempt no longer owns it."""
+        return bool(await self._run.call("release", claim.id, claim.attempt, worker, reason, self._retention_ms))
+
+    async def heartbeat(
+        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
+    ) -> dict[str, str] | None:
+        """Prolong the lease. Returns jobs to abort, id to reason; None: the lease is lost, abort everything."""
+        ttl = int(self._settings.lease_ttl_s * 1000)
+        reply = await self._run.call("heartbeat", worker, ttl, int(first), json.dumps(info) if info else "")
+        if reply[0] == 0:
+            return None
+        return dict(zip(reply[1::2], reply[2::2], strict=True))
+
+    async def bury(self, worker: str) -> None:
+        """End a worker's lease: it has ended. Jobs it left are taken over in the next round."""
+        await self._run.call("bury", worker)
+
+    async def reap(self) -> Reaped:
+        """Run one round of the reaper. Any number of processes may."""
+        s = self._settings
+        hold_gap = max(5 * s.reap_interval_s, s.lease_ttl_s / 3)
+        ms = [s.lease_ttl_s, s.requeue_grace_s, s.requeue_grace_s]
+        reply = await self._run.call(
+            "reap", *(int(x * 1000) for x in ms), 1000, self._retention_ms, int(hold_gap * 1000)
+        )
+        return Reaped(*reply)
+
+    # ---- look-ups ----------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: str) -> Job | None:
+        """Read a job; a queued one with its position."""
+        values = await self._ask(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
+        job = to_job(values)
+        if job is None or job.state is not JobState.QUEUED:
+            return job
+        return to_job(values, await self._position(job))
+
+    async def _position(self, job: Job) -> int | None:
+        pipe = self.client.pipeline(transaction=False)
+        pipe.zrank(self.keys("queued", self.keys("queue", job.pool, job.lane)), job.id)
+        for lane in list(Lane)[: list(Lane).index(job.lane)]:
+            pipe.zcard(self.keys("queued", self.keys("queue", job.pool, lane)))
+        rank, *above = await self._ask(pipe.execute())
+        return None if rank is None else int(rank) + sum(above)
+
+    async def result(self, job_id: str) -> StoredResult:
+        """Read a job's stored response."""
+        status, body = await self._ask(self.client.hmget(self.keys("job", job_id), ["status", "result"]))
+        return StoredResult(None if status is None else int(status), None if body is None else body.encode())
+
+    async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
+        """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload)."""
+        rows = await self._ask(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
+        return [(eid, fields["p"]) for eid, fields in rows]
+
+    async def list_jobs(
+        self,
+        *,
+        state: JobState | None = None,
+        model: str | None = None,
+        created_after_ms: int | None = None,
+        created_before_ms: int | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+        newest_first: bool = True,
+    ) -> Page:
+        """List jobs by creation time.
+
+        A page of a combined filter reads at most 1,000 records, so it may hold fewer than ``limit`` and still have a cursor.
+
+        Raises:
+            ValueError: the cursor was not made by this method.
+        """
+        index = self.keys("by_state", state) if state else self.keys("by_model", model) if model else self.keys("jobs")
+        low: str | int = "-inf" if created_after_ms is None else created_after_ms
+        high: str | int = "+inf" if created_before_ms is None else created_before_ms
+        at: tuple[int, str] | None = None
+        if cursor is not None:
+            score, _, last = cursor.partition("_")
+            at = (int(score), last)
+            low, high = (low, at[0]) if newest_first else (at[0], high)
+        found: list[Job] = []
+        offset = examined = 0
+        while examined < 1000:
+            find = self.client.zrevrangebyscore if newest_first else self.client.zrangebyscore
+            bounds = (high, low) if newest_first else (low, high)
+            rows: list[Any] = await self._ask(find(index, *bounds, start=offset, num=100, withscores=True))
+            offset += len(rows)
+            entries = [(int(score), job_id) for job_id, score in rows]
+            if at is not None:
+                entries = [e for e in entries if (e < at if newest_first else e > at)]
+            pipe = self.client.pipeline(transaction=False)
+            for _, job_id in entries:
+                pipe.hmget(self.keys("job", job_id), list(FIELDS))
+            for entry, values in zip(entries, await self._ask(pipe.execute()), strict=True):
+                job = to_job(values)
+                examined += 1
+                last_seen = entry
+                if job and (state is None or job.state is state) and (model is None or job.model == model):
+                    found.append(job)
+                    if len(found) > limit:
+                        jobs = tuple(found[:limit])
+                        return Page(jobs, f"{jobs[-1].timings.queued_ms}_{jobs[-1].id}")
+            if len(rows) < 100:
+                return Page(tuple(found), None)
+        return Page(tuple(found), f"{last_seen[0]}_{last_seen[1]}")
+
+    async def set_models(self, models: Mapping[str, Mapping[str, Any]]) -> None:
+        """Record what a pool serves: model name to its facts (``pool``, ``card``, ``endpoints``, limits)."""
+        await self._ask(
+            self.client.hset(self.keys("models"), mapping={k: json.dumps(v) for k, v in models.items()})
+        )
+
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """Read every model that was ever served here, with its facts."""
+        rows = await self._ask(self.client.hgetall(self.keys("models")))
+        return {name: json.loads(facts) for name, facts in sorted(rows.items())}
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Read what every worker with a live lease says of itself (``name``, ``pool``, ``models``, ...)."""
+        seconds, _ = await self._ask(self.client.time())
+        names = await self._ask(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
+        pipe = self.client.pipeline(transaction=False)
+        for name in names:
+            pipe.hget(self.keys("worker", name), "info")
+        infos = await self._ask(pipe.execute()) if names else []
+        return [json.loads(info) | {"incarnation": name} for name, info in zip(names, infos, strict=True) if info]
+
+    async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
+        """Count waiting jobs per pool and lane."""
+        wanted = [(pool, lane) for pool in pools for lane in Lane]
+        pipe = self.client.pipeline(transaction=False)
+        for pool, lane in wanted:
+            pipe.zcard(self.keys("queued", self.keys("queue", pool, lane)))
+        return dict(zip(wanted, await self._ask(pipe.execute()), strict=True)) if wanted else {}
+
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        await self._ask(cast("Awaitable[bool]", self.client.ping()))
+
+    async def aclose(self) -> None:
+        """Send what is pending and close the connections."""
+        await self._run.aclose()
+        await self.client.aclose()
+
+    async def _ask(self, command: Awaitable[Any] | Any) -> Any:
+        try:
+            return await command
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError(str(error)) from error

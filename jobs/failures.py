@@ -1,0 +1,125 @@
+"""Why a job failed: a closed set of codes, and one table that says what each means to everyone who must know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FailureCode(StrEnum):
+    """The code of a failed job, as clients and metrics see it."""
+
+    INVALID_REQUEST = "invalid_request"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    MODEL_NOT_FOUND = "model_not_found"
+    UNSUPPORTED = "unsupported"
+    TIMEOUT = "timeout"
+    WORKER_LOST = "worker_lost"
+    ENGINE_ERROR = "engine_error"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    RESULT_TOO_LARGE = "result_too_large"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class FailureInfo:
+    """What a code means.
+
+    Attributes:
+        retryable: another attempt could succeed.
+        http_status: what a synchronous caller is answered.
+        error_type: the ``type`` of the OpenAI error body.
+        sentence: for documentation and logs.
+    """
+
+    retryable: bool
+    http_status: int
+    error_type: str
+    sentence: str
+
+
+FAILURES: dict[FailureCode, FailureInfo] = {
+    FailureCode.INVALID_REQUEST: FailureInfo(
+        retryable=False,
+        http_status=400,
+        error_type="invalid_request_error",
+        sentence="The engine refused the request body.",
+    ),
+    FailureCode.CONTEXT_LENGTH_EXCEEDED: FailureInfo(
+        retryable=False,
+        http_status=400,
+        error_type="invalid_request_error",
+        sentence="Prompt and requested output do not fit into the model's context.",
+    ),
+    FailureCode.MODEL_NOT_FOUND: FailureInfo(
+        retryable=False,
+        http_status=404,
+        error_type="invalid_request_error",
+        sentence="The worker does not serve this model.",
+    ),
+    FailureCode.UNSUPPORTED: FailureInfo(
+        retryable=False,
+        http_status=400,
+        error_type="invalid_request_error",
+        sentence="The model cannot do what the endpoint asks for.",
+    ),
+    FailureCode.TIMEOUT: FailureInfo(
+        retryable=False,
+        http_status=504,
+        error_type="timeout_error",
+        sentence="The job ran longer than its time limit.",
+    ),
+    FailureCode.WORKER_LOST: FailureInfo(
+        retryable=True,
+        http_status=503,
+        error_type="server_error",
+        sentence="Every attempt's worker was lost.",
+    ),
+    FailureCode.ENGINE_ERROR: FailureInfo(
+        retryable=True,
+        http_status=500,
+        error_type="server_error",
+        sentence="The engine failed while it ran the request.",
+    ),
+    FailureCode.ENGINE_UNAVAILABLE: FailureInfo(
+        retryable=True,
+        http_status=503,
+        error_type="server_error",
+        sentence="The engine died or could not be reached.",
+    ),
+    FailureCode.RESULT_TOO_LARGE: FailureInfo(
+        retryable=False,
+        http_status=500,
+        error_type="server_error",
+        sentence="The response is larger than the job store keeps.",
+    ),
+    FailureCode.INTERNAL: FailureInfo(
+        retryable=False,
+        http_status=500,
+        error_type="server_error",
+        sentence="Penstock itself failed; the worker's log has the trace.",
+    ),
+}
+
+
+def code_for_status(status: int, message: str = "") -> FailureCode:
+    """Map an engine's HTTP status (and, for 400, its message) to a failure code.
+
+    Args:
+        status: an HTTP status of 400 or more.
+        message: the engine's error message; vLLM tells an over-long prompt by words only.
+    """
+    if status == 404:
+        return FailureCode.MODEL_NOT_FOUND
+    if status in {405, 501}:
+        return FailureCode.UNSUPPORTED
+    if 400 <= status < 500 and status not in {408, 409, 425, 429}:
+        low = message.lower()
+        if "maximum context length" in low or "maximum model length" in low or "max_model_len" in low:
+            return FailureCode.CONTEXT_LENGTH_EXCEEDED
+        return FailureCode.INVALID_REQUEST
+    if status in {408, 504}:
+        return FailureCode.TIMEOUT
+    if status in {409, 425, 429, 502, 503}:
+        return FailureCode.ENGINE_UNAVAILABLE
+    return FailureCode.ENGINE_ERROR

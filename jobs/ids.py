@@ -1,0 +1,34 @@
+"""Job ids: sortable by time, made from the caller's clock and randomness (UUID version 7, RFC 9562 section 5.7)."""
+
+from __future__ import annotations
+
+import re
+
+_PREFIX = "job_"
+_PATTERN = re.compile(r"job_[0-9a-f]{32}\Z")
+
+
+def make_job_id(now_ms: int, entropy: bytes) -> str:
+    """Make an id such as ``job_019a...`` (36 characters).
+
+    Args:
+        now_ms: Unix time in milliseconds.
+        entropy: at least 10 random bytes.
+
+    Raises:
+        ValueError: too little entropy, or a time outside 48 bits.
+    """
+    if len(entropy) < 10:
+        msg = "a job id needs 10 random bytes"
+        raise ValueError(msg)
+    if not 0 <= now_ms < 1 << 48:
+        msg = "now_ms is outside 48 bits"
+        raise ValueError(msg)
+    rand = int.from_bytes(entropy[:10], "big")
+    value = now_ms << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
+    return f"{_PREFIX}{value:032x}"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` has the form of a job id (no look-up)."""
+    return _PATTERN.match(text) is not None

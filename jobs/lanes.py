@@ -1,0 +1,26 @@
+"""Lanes: the strict order in which a pool's jobs are let down to the engine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Lane(StrEnum):
+    """A pool's queues, first served first. ``realtime`` is for callers that hold a connection open."""
+
+    REALTIME = "realtime"
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+    BULK = "bulk"
+
+    @property
+    def engine_priority(self) -> int:
+        """The number for the engine's own priority scheduler: smaller runs sooner (vLLM ``priority``)."""
+        return _ORDER[self]
+
+
+_ORDER = {lane: place * 10 for place, lane in enumerate(Lane)}
+
+SUBMITTABLE = (Lane.HIGH, Lane.NORMAL, Lane.LOW, Lane.BULK)
+"""The lanes an asynchronous job may ask for; ``realtime`` is given by the front to synchronous callers."""

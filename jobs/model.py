@@ -1,0 +1,184 @@
+"""What a job is: the submission that is accepted, and one payload per state that is read back.
+
+All times are Unix milliseconds of the Redis server's clock; all durations say their unit in their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from jobs.failures import FailureCode
+from jobs.lanes import Lane
+from jobs.states import JobState
+
+SCHEMA_VERSION = 1
+"""Version of the stored record. A reader refuses a newer one and reads every older one."""
+
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+"""The OpenAI endpoints a job may call."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """A validated submission, ready to be accepted.
+
+    Attributes:
+        id: see :func:`jobs.ids.make_job_id`.
+        endpoint: one of :data:`ENDPOINTS`.
+        model: the model's served name.
+        body: the raw OpenAI request body, UTF-8 JSON, passed to the engine as it came.
+        pool: the pool whose workers serve the model.
+        lane: the lane it waits in.
+        stream: deltas are logged and published while it runs.
+        metadata: up to 16 string pairs of the client's own.
+        tenant: whose job it is.
+        max_attempts: how often a lost worker's job is run before it fails with ``worker_lost``.
+        expires_in_ms: whole life allowed from acceptance; None means no deadline.
+        idempotency_key: a client's key for this submission; None means every submission is a new job.
+        sink: id of the api process that wants this job's events; None means nobody waits.
+    """
+
+    id: str
+    endpoint: str
+    model: str
+    body: bytes
+    pool: str = "default"
+    lane: Lane = Lane.NORMAL
+    stream: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    tenant: str = "default"
+    max_attempts: int = 3
+    expires_in_ms: int | None = None
+    idempotency_key: str | None = None
+    sink: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Exact token counts, as the engine reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When things happened. None: not yet, or never."""
+
+    queued_ms: int
+    started_ms: int | None = None
+    first_token_ms: int | None = None
+    finished_ms: int | None = None
+
+    @property
+    def queue_ms(self) -> int | None:
+        """Milliseconds from acceptance to the start of the last attempt."""
+        return None if self.started_ms is None else self.started_ms - self.queued_ms
+
+    @property
+    def total_ms(self) -> int | None:
+        """Milliseconds from acceptance to the end."""
+        return None if self.finished_ms is None else self.finished_ms - self.queued_ms
+
+    def tokens_per_s(self, usage: Usage | None) -> float | None:
+        """Completion tokens per second from the start of the run to its end; None before there is a figure."""
+        if usage is None or self.started_ms is None or self.finished_ms is None:
+            return None
+        return round(usage.completion_tokens / max(self.finished_ms - self.started_ms, 1) * 1000, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed. Crosses processes as code and message, never as an exception."""
+
+    code: FailureCode
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One ended attempt that did not finish the job.
+
+    Attributes:
+        attempt: its number, from 1.
+        worker: the worker incarnation that ran it.
+        reason: ``worker_lost``, ``released`` or a failure code.
+        ended_ms: when it was given up.
+    """
+
+    attempt: int
+    worker: str
+    reason: str
+    ended_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Waiting. ``position`` counts the jobs before it in its pool, 0 is next; None where it was not asked for."""
+
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """On a worker's engine."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """Done: the engine's response is stored."""
+
+    usage: Usage | None
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Over without a result. ``status`` is the HTTP status a synchronous caller gets."""
+
+    error: JobError
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Ended by its client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Its deadline passed before it was done."""
+
+
+Phase: TypeAlias = Queued | Running | Succeeded | Failed | Cancelled | Expired
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as read from the store, without its request and result bodies.
+
+    ``attempt`` is the number of the current or last attempt, 0 before the first claim.
+    """
+
+    id: str
+    state: JobState
+    phase: Phase
+    endpoint: str
+    model: str
+    pool: str
+    lane: Lane
+    stream: bool
+    tenant: str
+    metadata: Mapping[str, str]
+    timings: Timings
+    attempt: int
+    max_attempts: int
+    expires_at_ms: int | None = None
+    cancel_requested: bool = False
+    history: tuple[Attempt, ...] = ()

@@ -1,0 +1,83 @@
+"""A job's life as one table: every legal (state, event) pair and where it leads.
+
+The Lua scripts in ``broker/lua`` carry these transitions out atomically; the diagram in ``docs/architecture.md``
+is generated from :data:`TRANSITIONS`, and every pair that is not in it is illegal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job is. The last four are terminal: a job that reached one never changes again."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the job is over."""
+        return self in TERMINAL
+
+
+class JobEvent(StrEnum):
+    """What can happen to a job."""
+
+    CLAIM = "claim"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    RELEASE = "release"
+    LOSE = "lose"
+    GIVE_UP = "give_up"
+
+
+TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
+
+TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
+    (JobState.QUEUED, JobEvent.CLAIM): JobState.RUNNING,
+    (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
+    (JobState.QUEUED, JobEvent.EXPIRE): JobState.EXPIRED,
+    (JobState.RUNNING, JobEvent.SUCCEED): JobState.SUCCEEDED,
+    (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
+    (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,
+    (JobState.RUNNING, JobEvent.EXPIRE): JobState.EXPIRED,
+    (JobState.RUNNING, JobEvent.RELEASE): JobState.QUEUED,
+    (JobState.RUNNING, JobEvent.LOSE): JobState.QUEUED,
+    (JobState.RUNNING, JobEvent.GIVE_UP): JobState.FAILED,
+}
+
+
+class IllegalTransitionError(Exception):
+    """An event that cannot happen in the job's present state."""
+
+    def __init__(self, state: JobState, event: JobEvent) -> None:
+        super().__init__(f"a {state} job cannot {event}")
+        self.state = state
+        self.event = event
+
+
+def next_state(state: JobState, event: JobEvent) -> JobState:
+    """Return the state that ``event`` leads to from ``state``.
+
+    Raises:
+        IllegalTransitionError: the pair is not in :data:`TRANSITIONS`.
+    """
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransitionError(state, event) from None
+
+
+def mermaid() -> str:
+    """Render the table as a Mermaid state diagram, for the documentation."""
+    lines = ["stateDiagram-v2", "    [*] --> queued: accept"]
+    lines += [f"    {state} --> {target}: {event}" for (state, event), target in TRANSITIONS.items()]
+    lines += [f"    {state} --> [*]" for state in JobState if state.terminal]
+    return "\n".join(lines)

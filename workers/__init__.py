@@ -1,0 +1,1 @@
+"""Celery workers: engines, the job runner, heartbeats and drain."""

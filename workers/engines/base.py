@@ -1,0 +1,143 @@
+"""The engine Protocol: what a worker needs of anything that generates tokens.
+
+A job's body is the raw OpenAI request and its result the raw OpenAI response; templates, tools, structured output
+and log-probabilities are the engine's work. One contract suite (``tests/e2e/test_engine_contract.py``) runs over
+every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from jobs.chunks import Chunk
+from jobs.model import Usage
+
+Emit: TypeAlias = Callable[[Chunk], None]
+"""Takes a stream's next chunk. Never blocks, never raises; called on the engine's event loop."""
+
+
+class EngineDeadError(Exception):
+    """The engine died or cannot be reached: the job may be run again, elsewhere or after a restart."""
+
+
+class EngineStartError(Exception):
+    """The engine could not start. The message is written for the person who typed the command."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One job, as an engine sees it.
+
+    Attributes:
+        id: the job's id. The response's ``id`` ends in it (``chatcmpl-<id>``).
+        endpoint: ``/v1/chat/completions``, ``/v1/completions`` or ``/v1/embeddings``.
+        body: the client's raw JSON body. Its own ``stream`` field is overruled by ``stream``.
+        stream: chunks are wanted.
+        priority: smaller runs sooner.
+    """
+
+    id: str
+    endpoint: str
+    body: bytes
+    stream: bool = False
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """How a run ended.
+
+    Attributes:
+        status: HTTP status; 200, or the engine's own refusal.
+        body: the complete OpenAI response (also after a stream), or the OpenAI error body. UTF-8 JSON.
+        usage: token counts; None where the response has none.
+    """
+
+    status: int
+    body: bytes
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that an engine serves.
+
+    Attributes:
+        name: the name clients use.
+        card: its entry for ``GET /v1/models``, JSON-able.
+        endpoints: which of the three endpoints it can do.
+        max_model_len: context length in tokens; None where unknown.
+        max_token_bytes: the longest token of its vocabulary in UTF-8 bytes, so that ``bytes / max_token_bytes`` is a
+            lower bound of a text's token count; None where unknown.
+    """
+
+    name: str
+    card: Mapping[str, Any] = field(default_factory=dict)
+    endpoints: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    max_token_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """The engine's own signals. None: it does not say.
+
+    Attributes:
+        running: requests in the current batch.
+        waiting: requests it holds but has not scheduled.
+        kv_cache_usage: 0.0 to 1.0.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+
+
+class Engine(Protocol):
+    """Runs requests concurrently on the event loop it was started on."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Load the model and be ready to run.
+
+        Raises:
+            EngineStartError: with a message that says what to do.
+        """
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Return what it serves. Valid after :meth:`start`."""
+
+    def capacity(self) -> int:
+        """Return how many requests it runs at once without holding some back."""
+
+    async def run(self, request: EngineRequest, emit: Emit) -> Final:
+        """Run one request to its end.
+
+        With ``request.stream`` the chunks go to ``emit``, in order, before this returns: either one :class:`Head`
+        first and then ``Text`` deltas and closing ``Frames``, or ``Frames`` alone. Rendered, they are what the
+        engine's own server would have streamed as ``data:`` lines, without ``[DONE]``. Without it ``emit`` is not called.
+
+        To abort, cancel the awaiting task: the engine frees what the request held, then ``CancelledError`` goes on.
+
+        Returns:
+            The end of the run; a refusal by the engine (status 4xx) is a return, not an exception.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+
+    def stats(self) -> EngineStats:
+        """Return its signals, as of the last step."""
+
+    async def check(self) -> None:
+        """Return if the engine is alive.
+
+        Raises:
+            EngineDeadError: it is not.
+        """
+
+    async def stop(self) -> None:
+        """Free everything, processes included. Safe to call twice, and after a failed start."""
