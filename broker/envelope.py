@@ -14,9 +14,13 @@ from typing import Any
 
 from celery import Celery
 from kombu import Queue
+from kombu.exceptions import KombuError
 from redis import Redis
+from redis.exceptions import RedisError
 
-from broker.celery_app import TASK_NAME
+from broker.celery_app import TASK_NAME, make_celery
+from broker.errors import StoreUnavailableError
+from broker.keys import Keys
 
 ID = "@ID@"
 QUEUE = "@QUEUE@"
@@ -36,8 +40,32 @@ def learn_envelope(app: Celery, client: Redis) -> str:
     return template(json.loads(raw), queue)  # type: ignore[arg-type]
 
 
+def learn_at(redis_url: str, namespace: str) -> str:
+    """Learn the envelope from the Redis at an address. Blocks; one try, no patience.
+
+    Raises:
+        StoreUnavailableError: Redis cannot be reached.
+    """
+    app = make_celery(redis_url, namespace)
+    app.conf.update(broker_connection_retry=False, broker_connection_max_retries=1, task_publish_retry=False)
+    client = Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=3.0)
+    try:
+        client.ping()
+        return learn_envelope(app, client)
+    except (RedisError, KombuError, OSError) as error:
+        raise StoreUnavailableError(str(error)) from error
+    finally:
+        client.close()
+        app.close()
+
+
 def template(message: dict[str, Any], queue: str) -> str:
     """Turn one of Celery's messages, sent with task id ``@ID@`` to ``queue``, into the template."""
     message["body"] = base64.b64decode(message["body"]).decode()
     message["properties"] |= {"body_encoding": "utf-8", "delivery_tag": ID}
     return json.dumps(message).replace(queue, QUEUE)
+
+
+def publish_envelope(app: Celery, client: Redis, keys: Keys) -> None:
+    """Learn the envelope and leave it where the scripts look for it."""
+    client.set(keys("envelope"), learn_envelope(app, client))

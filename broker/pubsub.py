@@ -37,6 +37,7 @@ class Subscriber:
         self._on_message = on_message
         self._on_gap = on_gap
         self._task: asyncio.Task[None] | None = None
+        self._stopping = False
         self._subscribed = asyncio.Event()
 
     @property
@@ -55,6 +56,7 @@ class Subscriber:
 
     async def stop(self) -> None:
         """Unsubscribe and close the client."""
+        self._stopping = True  # redis-py may swallow a cancellation while it reconnects
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -62,11 +64,11 @@ class Subscriber:
 
     async def _listen(self) -> None:
         delay_s = 0.05
-        while True:
+        while not self._stopping:
             try:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
-                    while True:
+                    while not self._stopping:
                         # The time-out lets redis-py's health check find a dead connection.
                         message = await pubsub.get_message(timeout=5.0)
                         if message is None:
@@ -80,5 +82,7 @@ class Subscriber:
             except (RedisError, OSError) as error:
                 log.warning("subscription_lost", channel=self._channel, error=str(error))
                 self._subscribed.clear()
+                if self._stopping:
+                    return
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 1.0)

@@ -254,6 +254,11 @@ class JobStore:
         rows = await self._ask(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
         return [(eid, fields["p"]) for eid, fields in rows]
 
+    async def log_entry(self, job_id: str, eid: str) -> str | None:
+        """Read the payload of one entry of a streamed job's log; None: there is none."""
+        rows = await self._ask(self.client.xrange(self.keys("log", job_id), eid, eid))
+        return rows[0][1]["p"] if rows else None
+
     async def list_jobs(
         self,
         *,
@@ -305,6 +310,10 @@ class JobStore:
             if len(rows) < 100:
                 return Page(tuple(found), None)
         return Page(tuple(found), f"{last_seen[0]}_{last_seen[1]}")
+
+    async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> None:
+        """Publish the Celery envelope (see :mod:`broker.envelope`), without which no job is accepted."""
+        await self._ask(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing))
 
     async def set_models(self, models: Mapping[str, Mapping[str, Any]]) -> None:
         """Record what a pool serves: model name to its facts (``pool``, ``card``, ``endpoints``, limits)."""

@@ -95,5 +95,5 @@ class WorkerMetrics:
             self.run_time.labels(state)
         for kind in ("prompt", "completion"):
             self.tokens.labels(kind)
-        for reason in ("running", "gone", "fenced", *JOB_ENDS):
+        for reason in ("running", "gone", "fenced", "redis_unavailable", *JOB_ENDS):
             self.dropped.labels(reason)

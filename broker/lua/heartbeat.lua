@@ -3,8 +3,10 @@
 -- Returns {0}: the lease is lost, the worker must abort everything and exit. {1, id, why, ...}: jobs it must abort.
 local worker, ttl = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
+-- A lease that ran out while Redis was away, but that no reaper has ended, may go on: nothing was taken from it, and
+-- what a reaper is taking is fenced by the attempt. 0 was set by bury.
 local lease = redis.call('ZSCORE', K.workers(), worker)
-if ARGV[3] == '0' and (not lease or tonumber(lease) < now) then return {0} end
+if ARGV[3] == '0' and (not lease or tonumber(lease) == 0) then return {0} end
 redis.call('ZADD', K.workers(), now + ttl, worker)
 if ARGV[4] ~= '' then redis.call('HSET', K.worker(worker), 'info', ARGV[4]) end
 redis.call('PEXPIRE', K.worker(worker), ttl * 10)

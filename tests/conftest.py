@@ -1,0 +1,60 @@
+"""Fixtures for every room: one real Valkey for the session, one namespace and one database check per test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from redis import Redis
+
+from broker.celery_app import make_celery
+from broker.connection import connect
+from broker.embedded import EmbeddedServer
+from broker.envelope import publish_envelope
+from broker.keys import Keys
+from broker.settings import BrokerSettings
+from broker.store import JobStore
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """A real server, as `penstock up` starts it."""
+    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
+    """Settings in a namespace of the test's own; afterwards no key may lack a lifetime that its schema demands."""
+    namespace = f"t{uuid.uuid4().hex[:12]}"
+    yield BrokerSettings(redis_url=valkey.url, namespace=namespace)
+    with Redis.from_url(valkey.url, decode_responses=True) as client:
+        check_lifetimes(client, Keys(namespace))
+        for key in client.scan_iter(f"{namespace}*", count=1000):
+            client.delete(key)
+
+
+def check_lifetimes(client: Redis, keys: Keys) -> None:
+    """Fail for a finished job's record or log, or an idempotency key, that would stay for ever (schema: broker/keys.py)."""
+    endless = []
+    for key in client.scan_iter(f"{keys.namespace}:*", count=1000):
+        if client.ttl(key) != -1:
+            continue
+        kind = key.split(":")[1]
+        finished = kind in {"job", "log"} and client.hget(keys("job", key.split(":")[2]), "finished")
+        if finished or kind == "idem":
+            endless.append(key)
+    assert not endless, f"keys without the TTL that the schema demands: {endless}"
+
+
+@pytest_asyncio.fixture
+async def store(broker_settings: BrokerSettings) -> AsyncIterator[JobStore]:
+    """A job store with the Celery envelope in place."""
+    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
+    with Redis.from_url(broker_settings.redis_url) as client:
+        publish_envelope(app, client, Keys(broker_settings.namespace))
+    store = JobStore(connect(broker_settings.redis_url), broker_settings)
+    yield store
+    await store.aclose()

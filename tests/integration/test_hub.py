@@ -1,0 +1,154 @@
+"""Following jobs: nothing lost, nothing twice, whatever happens between server and hub."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from broker.connection import connect
+from broker.hub import EventHub, parse_cursor
+from broker.records import decode_ending
+from broker.settings import BrokerSettings
+from broker.store import Claim, JobStore
+from jobs.model import JobSpec, Usage
+from jobs.states import JobState
+from tests.support import eventually, new_id
+
+pytestmark = pytest.mark.asyncio
+
+W = "worker-a"
+
+
+@pytest_asyncio.fixture
+async def hub(store: JobStore, broker_settings: BrokerSettings) -> AsyncIterator[EventHub]:
+    hub = EventHub(store, connect(broker_settings.redis_url, text=False), "api-1", inbox_limit=50)
+    await hub.start()
+    yield hub
+    await hub.stop()
+
+
+async def running(store: JobStore, *, stream: bool = True, sink: str | None = None) -> Claim:
+    await store.heartbeat(W, first=True)
+    spec = JobSpec(new_id(), "/v1/completions", "m", b"{}", stream=stream, sink=sink)
+    await store.accept(spec)
+    claim = await store.claim(spec.id, W)
+    assert isinstance(claim, Claim)
+    return claim
+
+
+async def speak(store: JobStore, claim: Claim, count: int, *, first: int = 1) -> None:
+    for seq in range(first, first + count):
+        await store.append([(claim.id, claim.attempt, seq, f"t{seq}")])
+
+
+async def read_all(hub: EventHub, job_id: str, after: str = "0-0") -> list[tuple[str, str]]:
+    with hub.inbox(job_id) as inbox:
+        return [event async for batch in hub.follow(job_id, inbox, after=after) for event in batch]
+
+
+def texts(events: list[tuple[str, str]]) -> list[int]:
+    return [int(payload[1:]) for _, payload in events if payload[0] == "t"]
+
+
+async def test_follow_live_and_after_the_end_are_the_same(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    await speak(store, claim, 20)
+    await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}", usage=Usage(1, 20, 21))
+    live = await asyncio.wait_for(follower, 10)
+    late = await asyncio.wait_for(read_all(hub, claim.id), 10)
+    assert [eid for eid, _ in live] == [eid for eid, _ in late]
+    assert texts(live) == list(range(1, 21))
+    assert decode_ending(live[-1][1]).usage == Usage(1, 20, 21)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 19, 20])
+async def test_resume_after_a_cursor_is_exactly_once(store: JobStore, hub: EventHub, cut: int) -> None:
+    claim = await running(store)
+    await speak(store, claim, 20)
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    assert texts(await read_all(hub, claim.id, f"1-{cut}")) == list(range(cut + 1, 21))
+
+
+async def test_connections_cut_again_and_again(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    rng = random.Random(7)
+    for seq in range(1, 200):
+        await store.append([(claim.id, 1, seq, f"t{seq}")])
+        if rng.random() < 0.1:
+            await store.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    assert texts(await asyncio.wait_for(follower, 30)) == list(range(1, 200))
+
+
+async def test_a_client_that_cannot_keep_up_is_moved_to_the_log(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store)
+    seen: list[tuple[str, str]] = []
+    with hub.inbox(claim.id) as inbox:
+        stream = hub.follow(claim.id, inbox)
+        seen += await anext(stream)
+        await speak(store, claim, 180)  # the inbox holds 50
+        await eventually(lambda: inbox.lost)
+        await store.finish(claim, W, JobState.SUCCEEDED)
+        async for batch in stream:
+            seen += batch
+    assert texts(seen) == list(range(1, 181))
+
+
+async def test_a_second_attempt_is_told_apart(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    await speak(store, claim, 3)
+    await store.release(claim, W, "released")
+    again = await store.claim(claim.id, W)
+    assert isinstance(again, Claim)
+    await speak(store, again, 2)
+    await store.finish(again, W, JobState.SUCCEEDED)
+    events = await asyncio.wait_for(follower, 10)
+    cursors = [parse_cursor(eid) for eid, _ in events]
+    assert cursors == sorted(set(cursors))
+    assert texts(events) == [1, 2, 3, 1, 2]
+    assert [payload[:20] for _, payload in events if payload[0] == "s"][-1].startswith("s")
+
+
+@pytest.mark.parametrize("sink", [None, "api-1"])
+async def test_waiting_for_the_end_with_its_result(store: JobStore, hub: EventHub, sink: str | None) -> None:
+    claim = await running(store, stream=False, sink=sink)
+    with hub.inbox(claim.id) as inbox:
+        await store.watch(claim.id, "api-1")
+        waiter = asyncio.create_task(hub.ending(claim.id, inbox))
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result='{"t":"ü\\n"}'.encode())
+        ending = await asyncio.wait_for(waiter, 10)
+    assert (ending.state, ending.status, ending.result) == (JobState.SUCCEEDED, 200, '{"t":"ü\\n"}'.encode())
+
+
+async def test_an_end_missed_while_disconnected_is_read_from_the_record(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store, stream=False)
+    with hub.inbox(claim.id) as inbox:
+        waiter = asyncio.create_task(hub.ending(claim.id, inbox))
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")  # nobody was told
+        await store.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert (await asyncio.wait_for(waiter, 10)).result == b"{}"
+
+
+async def test_jobs_without_a_stream_have_their_states(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store, stream=False)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    await eventually(lambda: store.client.hexists(store.keys("job", claim.id), "sinks"))
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    events = await asyncio.wait_for(follower, 10)
+    assert [eid for eid, _ in events] == ["0-1", "1-0", "1-4294967295"]
+    assert [eid for eid, _ in await read_all(hub, claim.id, "1-0")] == ["1-4294967295"]
+
+
+async def test_unknown_jobs_and_cursors(hub: EventHub) -> None:
+    with pytest.raises(LookupError):
+        await read_all(hub, new_id())
+    for text in ("", "1", "a-b", "1-", "-1", "1-2-3", "١-١"):
+        with pytest.raises(ValueError, match="not an event id"):
+            parse_cursor(text)

@@ -1,0 +1,55 @@
+"""Helpers for every test: waiting for a condition instead of sleeping, free ports, ids."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from jobs.ids import make_job_id
+
+T = TypeVar("T")
+
+
+def new_id() -> str:
+    """Return a fresh job id."""
+    return make_job_id(int(time.time() * 1000), os.urandom(10))
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody uses at this moment."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+async def eventually(condition: Callable[[], Awaitable[T] | T], timeout_s: float = 20.0) -> T:
+    """Return the condition's value once it is true.
+
+    Raises:
+        AssertionError: it did not come true in ``timeout_s`` seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if inspect.isawaitable(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        await asyncio.sleep(0.02)
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 20.0) -> T:
+    """As :func:`eventually`, for synchronous tests."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        time.sleep(0.02)

@@ -1,0 +1,115 @@
+"""The Celery side of a worker: one task, a threads pool, and signals that only ever drain."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import structlog
+from celery import Celery, Task
+from celery.exceptions import Ignore
+from celery.signals import worker_ready
+from celery.worker import state as worker_state
+from celery.worker.control import Panel
+
+from broker.celery_app import TASK_NAME
+from jobs.states import JobState
+from workers.host import EngineHost
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class JobFailedError(Exception):
+    """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
+
+
+def register_task(app: Celery, host: EngineHost) -> None:
+    """Register the task that runs a job: task id and argument are the job's id."""
+
+    @app.task(bind=True, name=TASK_NAME, throws=(JobFailedError,))
+    def run(self: Task[Any, Any], job_id: str) -> str:
+        outcome = host.run_job(job_id)
+        if outcome.state is JobState.SUCCEEDED:
+            return outcome.state.value
+        if outcome.state is JobState.FAILED:
+            raise JobFailedError(outcome.reason)
+        if outcome.state is not None or outcome.reason in {JobState.CANCELLED, JobState.EXPIRED}:
+            self.send_event("task-revoked", terminated=True, signum=None, expired=outcome.state is JobState.EXPIRED)
+        raise Ignore(outcome.reason)
+
+    def revoke(state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:
+        """Cancel jobs: what Flower's Revoke and Terminate, and ``app.control.revoke``, do here."""
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        states = {job_id: host.cancel_job(job_id) for job_id in ids}
+        log.info("revoked", jobs=states)
+        return {"ok": f"cancel asked for: {states}"}
+
+    revoke_info = Panel.meta["revoke"]
+    Panel.register(revoke, name="revoke", type="control", visible=True, default_timeout=revoke_info.default_timeout,
+                   help=revoke_info.help, signature=revoke_info.signature, args=revoke_info.args, variadic=revoke_info.variadic)
+
+
+def quiet_celery() -> None:
+    """Keep Celery's two lines per task out of the log: ours say what became of each job."""
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class CeleryWorker:
+    """Runs Celery's worker in the main thread until a signal, or :meth:`die`.
+
+    Args:
+        app: the application, with the task registered.
+        host: the started engine host.
+        settings: the worker's settings.
+        capacity: threads, that is, jobs at once.
+    """
+
+    def __init__(self, app: Celery, host: EngineHost, settings: WorkerSettings, capacity: int) -> None:
+        self._host = host
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._signals = 0
+        self._dead: str | None = None
+        self._worker = app.Worker(
+            pool="threads",
+            concurrency=capacity,
+            hostname=settings.node_name,
+            task_events=settings.task_events,
+            without_gossip=True,
+            without_mingle=True,
+            loglevel=settings.log_level.upper(),
+            quiet=True,
+        )
+
+    def run(self) -> int:
+        """Work until told to stop. Returns the exit status: 0 after a drain, 1 when the worker had to end."""
+        # A Python-heavy engine front in another thread starves Celery's consumer at the default 5 ms.
+        sys.setswitchinterval(0.0005)
+        worker_ready.connect(self._take_signals, weak=False)
+        self._worker.start()
+        if self._dead:
+            log.error("worker_ended", reason=self._dead)
+        return 1 if self._dead else 0
+
+    def die(self, reason: str) -> None:
+        """End as soon as the running tasks have returned. Callable from any thread."""
+        self._dead = reason
+        worker_state.should_stop = 1
+
+    def _take_signals(self, **_: Any) -> None:
+        log.info("worker_ready", worker=self._host.worker, capacity=self._worker.concurrency)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        """First: stop claiming and drain. Second: give back what still runs, now."""
+        self._signals += 1
+        log.info("draining", signal=signal.Signals(signum).name, timeout_s=self._drain_timeout_s)
+        self._host.drain(self._drain_timeout_s if self._signals == 1 else 0.0)
+        worker_state.should_stop = 0

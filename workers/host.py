@@ -1,0 +1,214 @@
+"""The engine's event loop in a thread of its own, with everything that must live on it.
+
+Task threads hand it a job id and wait. The lease is prolonged from this loop on purpose: a loop that no longer turns
+must lose its jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+import uvloop
+
+from broker.connection import connect
+from broker.errors import StoreUnavailableError
+from broker.pubsub import Subscriber
+from broker.reaper import reap_forever
+from broker.store import JobStore
+from monitoring.metrics import WorkerMetrics
+from workers.engines.base import Engine, EngineDeadError, EngineStartError
+from workers.runner import FENCED, RELEASED, Outcome, Runner
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class EngineHost:
+    """Owns the engine, the runner, the lease and their loop.
+
+    Args:
+        settings: the worker's settings.
+        engine: not yet started.
+        metrics: the worker's metrics.
+        on_dead: called (on the loop) when this process must end: the lease is lost or the engine died.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, engine: Engine, metrics: WorkerMetrics, on_dead: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.worker = f"{settings.node_name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._metrics = metrics
+        self._on_dead = on_dead
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._store: JobStore | None = None
+        self._runner: Runner | None = None
+        self._control: Subscriber | None = None
+        self._info: dict[str, Any] = {}
+
+    # ---- called from other threads -----------------------------------------------------------------------------
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Start loop and engine, register the worker and begin to beat. Blocks until all of it stands.
+
+        Args:
+            info: further facts for the worker's record.
+
+        Raises:
+            EngineStartError: with a message for the operator.
+        """
+        self._thread.start()
+        self._call(self._start(info))
+
+    def run_job(self, job_id: str) -> Outcome:
+        """Run a job and wait for its outcome."""
+        if self._runner is None:
+            msg = "the engine host has not been started"
+            raise RuntimeError(msg)
+        return self._call(self._runner.run(job_id))
+
+    def cancel_job(self, job_id: str) -> str:
+        """Cancel a job, wherever it is. Returns its state, or why that is not known."""
+        if self._store is None:
+            return "unknown"
+        try:
+            return self._call(self._store.cancel(job_id)) or "unknown"
+        except StoreUnavailableError as error:
+            return str(error)
+
+    def drain(self, timeout_s: float) -> None:
+        """Give running jobs ``timeout_s`` seconds, then give back the rest. Returns at once."""
+        self._loop.call_soon_threadsafe(self._loop.call_later, timeout_s, self._release_all)
+
+    def _release_all(self) -> None:
+        if self._runner is not None:
+            log.info("drain_deadline", running=self._runner.running)
+            self._runner.stop_all(RELEASED)
+
+    def stop(self) -> None:
+        """End the lease, stop the engine and the loop. Safe after a failed start."""
+        self._call(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    # ---- on the loop -------------------------------------------------------------------------------------------
+
+    async def _start(self, info: dict[str, Any]) -> None:
+        s = self.settings
+        await self.engine.start()
+        self._store = store = JobStore(connect(s.redis_url), s)
+        self._runner = Runner(self.engine, store, self.worker, self._metrics, s.max_result_bytes)
+        models = self.engine.models()
+        self._info = {
+            "name": s.node_name,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "pool": s.pool,
+            "engine": self.engine.name,
+            "device": f"gpu {s.gpus}" if s.gpus else "auto",
+            "models": [m.name for m in models],
+            "capacity": s.concurrency or self.engine.capacity(),
+            "started_at": time.time(),
+            **info,
+        }
+        try:
+            await store.set_models(
+                {
+                    m.name: {
+                        "pool": s.pool,
+                        "card": dict(m.card),
+                        "endpoints": list(m.endpoints),
+                        "max_model_len": m.max_model_len,
+                        "max_token_bytes": m.max_token_bytes,
+                    }
+                    for m in models
+                }
+            )
+            await store.heartbeat(self.worker, first=True, info=self._state())
+            self._control = Subscriber(
+                connect(s.redis_url, text=False),
+                store.keys("ctl_channel", self.worker),
+                self._on_control,
+                lambda: None,  # a missed cancel comes with the next heartbeat
+            )
+            await self._control.start()
+        except (StoreUnavailableError, TimeoutError) as error:
+            msg = f"cannot reach Redis at {s.redis_url}: {error or 'no answer'}"
+            raise EngineStartError(msg) from error
+        self._tasks = [
+            asyncio.create_task(self._beat(), name="heartbeat"),
+            asyncio.create_task(
+                reap_forever(store, s.reap_interval_s, on_round=lambda _: None), name="reaper"
+            ),
+        ]
+
+    def _state(self) -> dict[str, Any]:
+        stats = self.engine.stats()
+        return self._info | {
+            "running": self._runner.running if self._runner else 0,
+            "engine_running": stats.running,
+            "engine_waiting": stats.waiting,
+            "kv_cache_usage": stats.kv_cache_usage,
+        }
+
+    def _on_control(self, message: list[str]) -> None:
+        job_id, why = message
+        if self._runner is not None:
+            self._runner.stop(job_id, why)
+
+    async def _beat(self) -> None:
+        store, runner = self._store, self._runner
+        if store is None or runner is None:
+            return
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_s)
+            try:
+                await self.engine.check()
+            except EngineDeadError as error:
+                log.exception("engine_died")
+                runner.stop_all(RELEASED)
+                self._on_dead(f"the engine died: {error}")
+                return
+            try:
+                cancels = await store.heartbeat(self.worker, info=self._state())
+            except StoreUnavailableError as error:
+                log.warning("heartbeat_failed", error=str(error))
+                continue
+            if cancels is None:
+                log.error("lease_lost", worker=self.worker)
+                runner.stop_all(FENCED)
+                self._on_dead("the lease was lost: this worker's jobs have been given to others")
+                return
+            self._metrics.beats.inc()
+            for job_id, why in cancels.items():
+                runner.stop(job_id, why)
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._control is not None:
+            await self._control.stop()
+        if self._store is not None:
+            try:
+                await self._store.bury(self.worker)
+            except StoreUnavailableError as error:
+                log.warning("bury_failed", error=str(error))
+            await self._store.aclose()
+        await self.engine.stop()

@@ -1,0 +1,95 @@
+"""The worker process, from settings to exit status."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import structlog
+from prometheus_client import REGISTRY, start_http_server
+from redis import Redis
+from redis.exceptions import RedisError
+
+from broker.celery_app import make_celery
+from broker.envelope import publish_envelope
+from broker.keys import Keys
+from monitoring.logging import configure_logging
+from monitoring.metrics import WorkerMetrics
+from workers.celery_worker import CeleryWorker, quiet_celery, register_task
+from workers.engines.base import EngineStartError
+from workers.choose import engine_for
+from workers.host import EngineHost
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class WorkerStartError(Exception):
+    """The worker cannot start. The message is for the operator."""
+
+
+def run_worker(overrides: dict[str, Any]) -> None:
+    """Run a worker until it is told to stop.
+
+    Args:
+        overrides: settings given on the command line, by name; the rest comes from the environment and the files.
+
+    Raises:
+        pydantic.ValidationError: a bad setting.
+        WorkerStartError: Redis or the metrics port is not to be had.
+        EngineStartError: the engine cannot load.
+        SystemExit: the worker ended; status 0 after a drain.
+    """
+    settings = WorkerSettings(**overrides)
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    quiet_celery()
+    if settings.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus
+    app = make_celery(
+        settings.redis_url, settings.namespace, settings.pool, task_events=settings.task_events
+    )
+    _greet_redis(settings, app)
+    metrics = WorkerMetrics(REGISTRY)
+    port = _serve_metrics(settings)
+    worker: CeleryWorker | None = None
+
+    def on_dead(reason: str) -> None:
+        if worker is not None:
+            worker.die(reason)
+
+    host = EngineHost(settings, engine_for(settings), metrics, on_dead)
+    log.info("engine_starting", engine=settings.engine, model=settings.model or "tiny-random")
+    status = 1
+    try:
+        host.start({"metrics_url": f"http://{settings.metrics_host}:{port}/metrics"})
+        register_task(app, host)
+        worker = CeleryWorker(app, host, settings, settings.concurrency or host.engine.capacity())
+        gc.collect()
+        gc.freeze()
+        status = worker.run()
+    finally:
+        host.stop()
+    raise SystemExit(status)
+
+
+def _greet_redis(settings: WorkerSettings, app: Any) -> None:
+    """Publish the envelope, which also tells early whether Redis is there."""
+    try:
+        with Redis.from_url(settings.redis_url, socket_connect_timeout=3, socket_timeout=5) as client:
+            publish_envelope(app, client, Keys(settings.namespace))
+    except (RedisError, OSError) as error:
+        msg = f"cannot reach Redis at {settings.redis_url}: {error}"
+        raise WorkerStartError(msg) from error
+
+
+def _serve_metrics(settings: WorkerSettings) -> int:
+    try:
+        server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
+    except OSError as error:
+        msg = f"cannot serve /metrics on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
+        raise WorkerStartError(msg) from error
+    return int(server.server_port)
+
+
+__all__ = ["EngineStartError", "WorkerStartError", "run_worker"]

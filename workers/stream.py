@@ -1,0 +1,105 @@
+"""From engine chunks to the event log: everything that gathered during a round trip goes out in the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from broker.errors import StoreUnavailableError
+from broker.store import JobStore
+from jobs.chunks import Chunk, Text, encode, merge
+
+log = structlog.get_logger(__name__)
+
+_RETRY_S = 0.2
+
+
+class StreamBuffer:
+    """Chunks of one attempt that have not been written yet, merged where they may be."""
+
+    __slots__ = ("_pending", "_texts", "attempt", "dirty", "job_id", "seq")
+
+    def __init__(self, job_id: str, attempt: int) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.seq = 0
+        self.dirty = False
+        self._pending: list[Chunk] = []
+        self._texts: list[str] = []
+
+    def put(self, chunk: Chunk) -> None:
+        """Take a chunk."""
+        if isinstance(chunk, Text):
+            self._texts.append(chunk.text)
+            return
+        self._settle()
+        merged = merge(self._pending[-1], chunk) if self._pending else None
+        if merged is None:
+            self._pending.append(chunk)
+        else:
+            self._pending[-1] = merged
+
+    def _settle(self) -> None:
+        if self._texts:
+            self._pending.append(Text("".join(self._texts)))
+            self._texts.clear()
+
+    def take(self) -> list[tuple[int, str]]:
+        """Hand over what is there as numbered payloads."""
+        self._settle()
+        taken = []
+        for chunk in self._pending:
+            self.seq += 1
+            taken.append((self.seq, encode(chunk)))
+        self._pending.clear()
+        return taken
+
+
+class Flusher:
+    """Writes the buffers of all running streams, one script call at a time.
+
+    Args:
+        store: the job store.
+        on_refused: told of a job whose attempt no longer owns it.
+    """
+
+    def __init__(self, store: JobStore, on_refused: Callable[[str], None]) -> None:
+        self._store = store
+        self._on_refused = on_refused
+        self._dirty: list[StreamBuffer] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def touch(self, buffer: StreamBuffer) -> None:
+        """Say that a buffer has something to write."""
+        if buffer.dirty:
+            return
+        buffer.dirty = True
+        self._dirty.append(buffer)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        try:
+            while self._dirty:
+                buffers, self._dirty = self._dirty, []
+                entries = []
+                for buffer in buffers:
+                    buffer.dirty = False
+                    entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.take()]
+                if not entries:
+                    continue
+                for job_id in await self._append(entries):
+                    self._on_refused(job_id)
+        finally:
+            self._task = None
+
+    async def _append(self, entries: list[tuple[str, int, int, str]]) -> frozenset[str]:
+        """Append, for as long as it takes: entries are numbered, so that trying again writes nothing twice."""
+        while True:
+            try:
+                return await self._store.append(entries)
+            except StoreUnavailableError as error:
+                log.warning("append_delayed", entries=len(entries), error=str(error))
+                await asyncio.sleep(_RETRY_S)
