@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Queue
 
+from broker import transport
 from broker.keys import Keys
 from broker.urls import celery_url
 from jobs.lanes import Lane
@@ -29,6 +30,7 @@ def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_e
         pool: whose lanes to declare.
         task_events: emit the events that Flower shows.
     """
+    transport.install()
     app = Celery("penstock", broker=celery_url(redis_url), set_as_current=False)
     app.conf.update(
         broker_transport_options={
@@ -53,6 +55,7 @@ def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_e
         task_serializer="json",
         accept_content=["json"],
         worker_send_task_events=task_events,
+        worker_consumer="workers.consumer:Consumer",
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_soft_shutdown_timeout=0,

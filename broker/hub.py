@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from typing import TypeAlias
 from redis.asyncio import Redis
 
 from broker.pubsub import Subscriber
-from broker.records import Ending, decode_ending
+from broker.records import Ending, decode_ending, encode_error, encode_usage
 from broker.store import JobStore
 from jobs.model import Failed, Job, Running, Succeeded
 from jobs.states import JobState
@@ -168,7 +168,7 @@ class EventHub:
 
     async def follow(
         self, job_id: str, inbox: Inbox, *, after: EventId = START, live: bool = False
-    ) -> AsyncIterator[list[tuple[EventId, str]]]:
+    ) -> AsyncGenerator[list[tuple[EventId, str]], None]:
         """Yield a job's events after a cursor, in order, each once, in batches of what is there; ends with the end event.
 
         The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
@@ -196,6 +196,8 @@ class EventHub:
             for eid, payload in events:
                 here = parse_cursor(eid)
                 if here <= cursor:
+                    if payload[0] == "e":
+                        return  # the caller has seen the end
                     continue
                 if not from_log and payload[0] in "htj" and here != (cursor[0], cursor[1] + 1):
                     hole = True
@@ -235,15 +237,17 @@ def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
 def ending_payload(job: Job) -> str:
     """Make the end event of a finished job whose log has none."""
     t = job.timings
+    usage = job.phase.usage if isinstance(job.phase, Succeeded) else None
+    failed = job.phase if isinstance(job.phase, Failed) else None
     head = {
         "state": JobState(job.state).value,
-        "status": None,
+        "status": failed.status if failed else None,
         "attempt": job.attempt,
         "created": t.queued_ms,
         "started": t.started_ms,
         "first": t.first_token_ms,
         "finished": t.finished_ms,
-        "usage": None,
-        "error": None,
+        "usage": encode_usage(usage) or None,
+        "error": encode_error(failed.error) if failed else None,
     }
     return "e" + json.dumps(head)

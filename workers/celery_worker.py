@@ -1,4 +1,4 @@
-"""The Celery side of a worker: one task, a threads pool, and signals that only ever drain."""
+"""The Celery side of a worker: one task, our pool, and signals that only ever drain."""
 
 from __future__ import annotations
 
@@ -10,37 +10,26 @@ from types import FrameType
 from typing import Any
 
 import structlog
-from celery import Celery, Task
-from celery.exceptions import Ignore
+from celery import Celery
 from celery.signals import worker_ready
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
 from broker.celery_app import TASK_NAME
-from jobs.states import JobState
 from workers.host import EngineHost
+from workers.pool import loop_pool
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 
-class JobFailedError(Exception):
-    """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
-
-
 def register_task(app: Celery, host: EngineHost) -> None:
     """Register the task that runs a job: task id and argument are the job's id."""
 
-    @app.task(bind=True, name=TASK_NAME, throws=(JobFailedError,))
-    def run(self: Task[Any, Any], job_id: str) -> str:
-        outcome = host.run_job(job_id)
-        if outcome.state is JobState.SUCCEEDED:
-            return outcome.state.value
-        if outcome.state is JobState.FAILED:
-            raise JobFailedError(outcome.reason)
-        if outcome.state is not None or outcome.reason in {JobState.CANCELLED, JobState.EXPIRED}:
-            self.send_event("task-revoked", terminated=True, signum=None, expired=outcome.state is JobState.EXPIRED)
-        raise Ignore(outcome.reason)
+    @app.task(name=TASK_NAME)
+    def run(job_id: str) -> None:
+        """Stand for the job in Celery's registry; :class:`workers.pool.LoopPool` runs it."""
+        raise RuntimeError(f"job {job_id} can be run by Penstock's own pool only")
 
     def revoke(state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:
         """Cancel jobs: what Flower's Revoke and Terminate, and ``app.control.revoke``, do here."""
@@ -67,7 +56,7 @@ class CeleryWorker:
         app: the application, with the task registered.
         host: the started engine host.
         settings: the worker's settings.
-        capacity: threads, that is, jobs at once.
+        capacity: jobs at once.
     """
 
     def __init__(self, app: Celery, host: EngineHost, settings: WorkerSettings, capacity: int) -> None:
@@ -76,7 +65,7 @@ class CeleryWorker:
         self._signals = 0
         self._dead: str | None = None
         self._worker = app.Worker(
-            pool="threads",
+            pool=loop_pool(host),
             concurrency=capacity,
             hostname=settings.node_name,
             task_events=settings.task_events,

@@ -1,6 +1,6 @@
 """The engine's event loop in a thread of its own, with everything that must live on it.
 
-Task threads hand it a job id and wait. The lease is prolonged from this loop on purpose: a loop that no longer turns
+Celery's thread hands it job ids and is told of outcomes. The lease is prolonged from this loop on purpose: a loop that no longer turns
 must lose its jobs.
 """
 
@@ -54,6 +54,7 @@ class EngineHost:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
+        self._jobs: set[asyncio.Task[Outcome]] = set()
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._control: Subscriber | None = None
@@ -73,12 +74,25 @@ class EngineHost:
         self._thread.start()
         self._call(self._start(info))
 
-    def run_job(self, job_id: str) -> Outcome:
-        """Run a job and wait for its outcome."""
+    def submit_job(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
+        """Run a job; ``done`` is called on the loop with its outcome, or with what broke the runner."""
+        self._loop.call_soon_threadsafe(self._spawn, job_id, done)
+
+    def _spawn(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
         if self._runner is None:
-            msg = "the engine host has not been started"
-            raise RuntimeError(msg)
-        return self._call(self._runner.run(job_id))
+            done(RuntimeError("the engine host has not been started"))
+            return
+
+        def settle(task: asyncio.Task[Outcome]) -> None:
+            self._jobs.discard(task)
+            if task.cancelled():
+                done(asyncio.CancelledError())
+            else:
+                done(task.exception() or task.result())
+
+        task = self._loop.create_task(self._runner.run(job_id))
+        self._jobs.add(task)
+        task.add_done_callback(settle)
 
     def cancel_job(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""

@@ -1,0 +1,30 @@
+"""Celery's consumer, sending task events in batches.
+
+Celery flushes its event buffer in every turn of its loop, which under load means one PUBLISH for one or two events.
+A tenth of a second later nobody looking at Flower can tell, and a batch of 24 costs little more than one event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker import consumer
+
+_FLUSH_AFTER_S = 0.1
+
+
+class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """The consumer, named by the setting ``worker_consumer``."""
+
+    _flush_due = False
+
+    def on_send_event_buffered(self) -> None:
+        """Have the buffer flushed soon, once for all that comes meanwhile."""
+        hub: Any = self.hub
+        if hub is not None and not self._flush_due:
+            self._flush_due = True
+            hub.call_later(_FLUSH_AFTER_S, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flush_due = False
+        self._flush_events()

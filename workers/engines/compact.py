@@ -1,0 +1,200 @@
+"""Compact streams: which requests are plain enough, and the chunk templates learned from the server itself.
+
+Pure. Nothing about a chunk's shape is written here: :func:`learn` turns chunks that the server sent for probe
+requests into templates, and fails (returns None) where they are not as plain as the compact path needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from jobs.chunks import Frames, Head
+
+_SAMPLING = frozenset(
+    """model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop stop_token_ids
+    frequency_penalty presence_penalty repetition_penalty ignore_eos min_tokens user stream response_format
+    logit_bias metadata store service_tier priority request_id session_id skip_special_tokens
+    spaces_between_special_tokens include_stop_str_in_output bad_words allowed_token_ids structured_outputs
+    cache_salt safety_identifier prompt_cache_key truncate_prompt_tokens""".split()
+)
+_CHAT = _SAMPLING | {"messages", "chat_template_kwargs", "reasoning_effort"}
+_COMPLETION = _SAMPLING | {"prompt"}
+_PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
+    "n": (1, None),
+    "logprobs": (False, None),
+    "top_logprobs": (0, None),
+    "echo": (False, None),
+    "tools": (None,),
+    "tool_choice": ("none", None),
+    "suffix": (None,),
+    "use_beam_search": (False,),
+    "return_token_ids": (False, None),
+}
+
+encode_str = msgspec.json.Encoder().encode
+
+
+def plain(body: Mapping[str, Any], *, chat: bool) -> bool | None:
+    """Say whether a request may be streamed compactly.
+
+    Returns:
+        None if not; otherwise whether the client asked for the usage chunk.
+    """
+    known = _CHAT if chat else _COMPLETION
+    usage = False
+    for key, value in body.items():
+        if key in known:
+            continue
+        if key == "stream_options":
+            if value is None:
+                continue
+            if not isinstance(value, dict) or set(value) - {"include_usage"}:
+                return None
+            usage = value.get("include_usage", False)
+            if not isinstance(usage, bool):
+                return None
+        elif key not in _PLAIN_VALUES or not any(value is one or value == one for one in _PLAIN_VALUES[key]):
+            return None
+    if not chat:
+        prompt = body.get("prompt")
+        token_ids = isinstance(prompt, list) and bool(prompt) and all(type(item) is int for item in prompt)
+        if not isinstance(prompt, str) and not token_ids:
+            return None
+    return usage
+
+
+class _Template:
+    """A JSON text with holes."""
+
+    def __init__(self, chunk: str, holes: Mapping[str, tuple[str | int, ...]]) -> None:
+        """Cut ``chunk`` at the values that the paths in ``holes`` lead to.
+
+        Raises:
+            ValueError: a path leads nowhere, or the chunk is not JSON as compact as its own dump.
+        """
+        tree = json.loads(chunk)
+        if _dump(tree) != chunk:
+            msg = "the chunk does not survive a round trip"
+            raise ValueError(msg)
+        marks = {}
+        for name, path in holes.items():
+            at = tree
+            for step in path[:-1]:
+                at = at[step]
+            if path[-1] not in at:
+                msg = f"the chunk has no {path}"
+                raise ValueError(msg)
+            at[path[-1]] = marks[name] = f"\N{OPEN BOX}{name}\N{OPEN BOX}"
+        text = _dump(tree)
+        self.names = sorted(marks, key=lambda name: text.index(_dump(marks[name])))
+        self.parts = []
+        for name in self.names:
+            before, text = text.split(_dump(marks[name]))
+            self.parts.append(before)
+        self.parts.append(text)
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the text with JSON values in its holes."""
+        out = [self.parts[0]]
+        for name, part in zip(self.names, self.parts[1:], strict=True):
+            out += (values[name], part)
+        return "".join(out)
+
+    def around(self, hole: str, values: Mapping[str, str]) -> tuple[str, str]:
+        """Return the text before and after one hole, the others filled."""
+        mark = "\N{OPEN BOX}"
+        before, after = self.fill({**values, hole: mark}).split(mark)
+        return before, after
+
+
+def _dump(tree: Any) -> str:
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a stream ended: the last delta's text and the engine's reasons; token counts of the whole request."""
+
+    text: str
+    finish_reason: str
+    stop_reason: int | str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Shapes:
+    """The chunks of one endpoint, as learned, for streams with or without the usage chunk."""
+
+    def __init__(self, chat: bool, probes: Sequence[Sequence[str]], *, usage: bool) -> None:  # noqa: FBT001
+        """Learn from two probe streams: one that ended by length with text, one that ended by a stop token with none.
+
+        Raises:
+            ValueError: the chunks are not as expected.
+            LookupError: likewise.
+        """
+        by_length, by_stop = probes
+        content: tuple[str | int, ...] = (
+            ("choices", 0, "delta", "content") if chat else ("choices", 0, "text")
+        )
+        base: dict[str, tuple[str | int, ...]] = {"id": ("id",), "created": ("created",), "model": ("model",)}
+        end: dict[str, tuple[str | int, ...]] = {
+            **base,
+            "finish": ("choices", 0, "finish_reason"),
+            "stop": ("choices", 0, "stop_reason"),
+        }
+        frames, ends = list(by_length), list(by_stop)
+        self._usage = self._learn_usage(frames, base) if usage else None
+        if usage:
+            ends.pop()
+        self._first = _Template(frames.pop(0), base) if chat else None
+        self._last = _Template(frames.pop(), {**end, "text": content})
+        texts = {_Template(frame, {**base, "text": content}).fill(_BLANK) for frame in frames}
+        if len(texts) != 1:
+            msg = "text chunks differ in more than their text"
+            raise ValueError(msg)
+        self._text = _Template(frames[0], {**base, "text": content})
+        empty = json.loads(ends[-1])["choices"][0]
+        has_text = "content" in empty["delta"] if chat else "text" in empty
+        self._last_empty = _Template(ends[-1], {**end, "text": content} if has_text else end)
+        self.model = json.dumps(json.loads(frames[0])["model"], ensure_ascii=False)
+
+    @staticmethod
+    def _learn_usage(frames: list[str], base: dict[str, tuple[str | int, ...]]) -> _Template:
+        frame = frames.pop()
+        fields = ("prompt_tokens", "completion_tokens", "total_tokens")
+        tree = json.loads(frame)
+        if set(tree["usage"]) != set(fields) or tree["choices"] or "metrics" in tree:
+            msg = "the usage chunk says more than token counts"
+            raise ValueError(msg)
+        return _Template(frame, {**base, **{name: ("usage", name) for name in fields}})
+
+    def head(self, values: Mapping[str, str]) -> Head:
+        """Render what comes first. ``values``: JSON of id, created and model."""
+        return Head((self._first.fill(values),) if self._first else (), *self._text.around("text", values))
+
+    def tail(self, values: Mapping[str, str], end: Ending) -> Frames:
+        """Render the closing chunks."""
+        last = self._last if end.text else self._last_empty
+        filled = {
+            **values,
+            "text": json.dumps(end.text, ensure_ascii=False),
+            "finish": json.dumps(end.finish_reason),
+            "stop": json.dumps(end.stop_reason, ensure_ascii=False),
+        }
+        frames = [last.fill(filled)]
+        if self._usage is not None:
+            counts = {
+                "prompt_tokens": str(end.prompt_tokens),
+                "completion_tokens": str(end.completion_tokens),
+                "total_tokens": str(end.prompt_tokens + end.completion_tokens),
+            }
+            frames.append(self._usage.fill({**values, **counts}))
+        return Frames(tuple(frames))
+
+
+_BLANK = {"id": '""', "created": "0", "model": '""', "text": '""'}

@@ -1,0 +1,87 @@
+"""What the engines over an OpenAI server share: reading usage, and streaming by the server's own chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from jobs.chunks import Frames
+from jobs.model import Usage
+from workers.engines.assemble import Assembler, SseReader, StreamError
+from workers.engines.base import EngineDeadError, Emit, Final
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+    total_tokens: int = 0
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_read = msgspec.json.Decoder(_Body).decode
+
+
+def read_usage(body: bytes) -> Usage | None:
+    """Return the token counts of a response; None where it has none."""
+    try:
+        usage = _read(body).usage
+    except msgspec.DecodeError:
+        return None
+    if usage is None:
+        return None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens)
+
+
+def whole(status: int, body: bytes) -> Final:
+    """Make the end of a run from a complete answer."""
+    # int: vLLM gives some as members of HTTPStatus.
+    return Final(int(status), body, read_usage(body) if status == 200 else None)
+
+
+async def relay(
+    parts: AsyncIterator[bytes],
+    emit: Emit,
+    *,
+    chat: bool,
+    hide_usage: bool,
+    ask_usage: Callable[[], Usage | None] | None = None,
+) -> Final:
+    """Pass a server's stream on, chunk by chunk and verbatim, and put the complete response together.
+
+    Args:
+        parts: the bytes of the answer, cut anywhere.
+        emit: takes the chunks.
+        chat: chat completions; otherwise completions.
+        hide_usage: the client did not ask for the usage chunk: keep its numbers, drop it.
+        ask_usage: called at the end where no chunk told the token counts.
+
+    Returns:
+        The end. An error inside the stream is the end with the error's status; it is not emitted.
+
+    Raises:
+        EngineDeadError: the stream broke off.
+    """
+    reader, assembler = SseReader(), Assembler(chat=chat)
+    try:
+        async for part in parts:
+            frames = []
+            for frame in reader.feed(part):
+                if not (assembler.add(frame) and hide_usage):
+                    frames.append(frame)
+            if frames:
+                emit(Frames(tuple(frames)))
+    except StreamError as error:
+        return Final(error.status, error.body, None)
+    except msgspec.DecodeError as error:
+        msg = "the server sent a chunk that is not JSON"
+        raise EngineDeadError(msg) from error
+    if not assembler.finished:
+        msg = "the server's stream broke off"
+        raise EngineDeadError(msg)
+    if assembler.usage is None and ask_usage is not None and (usage := ask_usage()) is not None:
+        assembler.set_usage(usage)
+    return Final(200, assembler.result(), assembler.usage)

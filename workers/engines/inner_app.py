@@ -1,0 +1,141 @@
+"""Calling a FastAPI app inside this process: its endpoint functions directly, or all of it over ASGI.
+
+The direct call skips routing, middlewares and FastAPI's parsing, which cost more than the endpoint itself beside a
+fast GPU; everything that is not a valid request goes through the whole app, so that refusals are the app's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Headers = list[tuple[bytes, bytes]]
+
+
+async def call_app(
+    app: Any, method: str, path: str, body: bytes = b"", headers: Headers | None = None
+) -> tuple[int, bytes]:
+    """Send one request through the whole app.
+
+    Args:
+        app: an ASGI application.
+        method: HTTP method.
+        path: without query.
+        body: JSON, or empty.
+        headers: lower-case names.
+
+    Returns:
+        Status and complete body.
+
+    Raises:
+        Exception: whatever the app lets out.
+    """
+    status, parts, pending = 500, [], [{"type": "http.request", "body": body, "more_body": False}]
+    never = asyncio.get_running_loop().create_future()
+
+    async def receive() -> Any:
+        return pending.pop() if pending else await never
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body":
+            parts.append(message.get("body", b""))
+
+    await app(make_scope(app, method, path, headers or [], len(body)), receive, send)
+    return status, b"".join(parts)
+
+
+def make_scope(app: Any, method: str, path: str, headers: Headers, length: int) -> dict[str, Any]:
+    """Return an ASGI HTTP scope as a local server would make it."""
+    fixed = [(b"content-type", b"application/json"), (b"host", b"local"), (b"content-length", b"%d" % length)]
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [*headers, *fixed],
+        "client": ("local", 0),
+        "server": ("local", 80),
+        "state": {},
+        "app": app,
+    }
+
+
+class InvalidBodyError(Exception):
+    """The endpoint's request model refuses the body."""
+
+
+class Endpoint:
+    """One POST endpoint of a FastAPI app whose function takes ``(request: Model, raw_request: Request)``.
+
+    Args:
+        app: the app.
+        path: the endpoint's path.
+
+    Raises:
+        LookupError: the app has no such endpoint, or its function looks otherwise; use :func:`call_app`.
+    """
+
+    def __init__(self, app: Any, path: str) -> None:
+        from pydantic import BaseModel, ValidationError
+        from starlette.requests import Request
+
+        found = [
+            route.endpoint
+            for route in app.routes
+            if getattr(route, "path", None) == path and "POST" in (getattr(route, "methods", None) or ())
+        ]
+        if not found:
+            msg = f"no endpoint {path}"
+            raise LookupError(msg)
+        # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.
+        self._function: Callable[..., Awaitable[Any]] = inspect.unwrap(found[0])
+        parameters = inspect.signature(self._function, eval_str=True).parameters
+        model = parameters["request"].annotation if set(parameters) == {"request", "raw_request"} else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            msg = f"endpoint {path} does not take (request, raw_request)"
+            raise LookupError(msg)
+        self._app, self._path = app, path
+        self._validate = model.model_validate
+        self._validation_error = ValidationError
+        self._request = Request
+
+    async def call(self, body: dict[str, Any], headers: Headers) -> tuple[Any, Any]:
+        """Run the endpoint. Cancel the awaiting task to abort.
+
+        Args:
+            body: the parsed body.
+            headers: lower-case names.
+
+        Returns:
+            The endpoint's Starlette response, errors included, and the Starlette request.
+
+        Raises:
+            InvalidBodyError: nothing was run.
+            Exception: what no exception handler of the app takes.
+        """
+        try:
+            parsed = self._validate(body)
+        except (self._validation_error, ValueError, TypeError) as error:
+            raise InvalidBodyError from error
+        raw = self._request(make_scope(self._app, "POST", self._path, headers, 0))
+        try:
+            return await self._function(parsed, raw), raw
+        except Exception as error:
+            handler = self._handler(error)
+            if handler is None:
+                raise
+            return await handler(raw, error), raw
+
+    def _handler(self, error: Exception) -> Callable[..., Awaitable[Any]] | None:
+        handlers = self._app.exception_handlers
+        return next((handlers[cls] for cls in type(error).__mro__ if cls in handlers), None)

@@ -1,0 +1,193 @@
+"""Any OpenAI-compatible server over HTTP: a ``vllm serve`` container, SGLang, llama.cpp, Ollama."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from workers.engines.base import (
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    EngineStats,
+    Emit,
+    Final,
+    ModelInfo,
+)
+from workers.engines.full_stream import relay, whole
+from workers.engines.settings import OpenAISettings
+
+_GENERATING = ("/v1/chat/completions", "/v1/completions")
+_GONE = frozenset({502, 503, 504})
+"""Statuses by which a proxy or a loading server says that there is no engine behind it."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIEngine:
+    """The engine ``openai``; see :class:`workers.engines.base.Engine`.
+
+    The server learns the job's id as ``X-Request-Id`` and its priority as ``X-Vllm-Priority``; servers that do not
+    know these headers give their own response ids and no order.
+    """
+
+    name = "openai"
+
+    def __init__(self, settings: OpenAISettings) -> None:
+        self._settings = settings
+        base = settings.base_url.rstrip("/")
+        self._base = base.removesuffix("/v1")
+        self._http: aiohttp.ClientSession | None = None
+        self._models: tuple[ModelInfo, ...] = ()
+        self._running = 0
+
+    async def start(self) -> None:
+        """See the Protocol."""
+        settings = self._settings
+        headers = {"Content-Type": "application/json"}
+        if settings.api_key is not None:
+            headers["Authorization"] = f"Bearer {settings.api_key}"
+        self._http = aiohttp.ClientSession(
+            headers=headers,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.read_timeout_s
+            ),
+        )
+        try:
+            self._models = await self._ask_models()
+        except EngineStartError:
+            await self.stop()
+            raise
+        except (
+            aiohttp.ClientError,
+            OSError,
+            TimeoutError,
+            msgspec.DecodeError,
+            LookupError,
+            TypeError,
+        ) as error:
+            await self.stop()
+            why = str(error) or type(error).__name__
+            msg = f"no OpenAI-compatible server answers at {settings.base_url}: {why}"
+            raise EngineStartError(msg) from error
+
+    async def _ask_models(self) -> tuple[ModelInfo, ...]:
+        settings = self._settings
+        status, body = await self._get("/v1/models", settings.start_timeout_s)
+        if status != 200:
+            hint = "; check the API key" if status in {401, 403} else ""
+            msg = f"{settings.base_url} answers GET /v1/models with status {status}{hint}"
+            raise EngineStartError(msg)
+        cards = _decode(body)["data"]
+        if settings.models:
+            cards = [card for card in cards if card["id"] in settings.models]
+            missing = set(settings.models) - {card["id"] for card in cards}
+            if missing:
+                msg = f"{settings.base_url} does not serve {', '.join(sorted(missing))}"
+                raise EngineStartError(msg)
+        if not cards:
+            msg = f"{settings.base_url} serves no model"
+            raise EngineStartError(msg)
+        return tuple(
+            ModelInfo(card["id"], card, settings.endpoints, card.get("max_model_len")) for card in cards
+        )
+
+    async def _get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
+        async with asyncio.timeout(timeout_s), self._client().get(self._base + path) as response:
+            return response.status, await response.read()
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            msg = "the engine is stopped"
+            raise EngineDeadError(msg)
+        return self._http
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """See the Protocol."""
+        return self._models
+
+    def capacity(self) -> int:
+        """See the Protocol."""
+        return self._settings.capacity
+
+    async def run(self, request: EngineRequest, emit: Emit) -> Final:
+        """See the Protocol."""
+        client = self._client()
+        body, hide_usage = _prepare(request)
+        headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority)}
+        self._running += 1
+        try:
+            # Leaving the block early closes the connection, by which the server knows to abort.
+            async with client.post(self._base + request.endpoint, data=body, headers=headers) as response:
+                if response.status in _GONE:
+                    msg = f"{self._settings.base_url} answers with status {response.status}"
+                    raise EngineDeadError(msg)
+                streamed = response.content_type == "text/event-stream"
+                if not streamed:
+                    return whole(response.status, await response.read())
+                chat = request.endpoint == _GENERATING[0]
+                return await relay(_parts(response), emit, chat=chat, hide_usage=hide_usage)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
+            raise EngineDeadError(msg) from error
+        finally:
+            self._running -= 1
+
+    def stats(self) -> EngineStats:
+        """See the Protocol. The server's queue is not ours to see: only what is in flight is known."""
+        return EngineStats(running=self._running)
+
+    async def check(self) -> None:
+        """See the Protocol."""
+        try:
+            status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
+            raise EngineDeadError(msg) from error
+        if status >= 500:
+            msg = f"{self._settings.base_url} answers with status {status}"
+            raise EngineDeadError(msg)
+
+    async def stop(self) -> None:
+        """See the Protocol. The server itself is not ours to stop."""
+        http, self._http = self._http, None
+        if http is not None:
+            await http.close()
+
+
+def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
+    """Return the body to send, and whether the usage chunk must be kept from the client.
+
+    Usage is always asked for with a stream: it must be exact, and only the server knows it.
+    """
+    raw = request.body
+    stream = request.stream and request.endpoint in _GENERATING
+    if not stream and b'"stream' not in raw:
+        return raw, False
+    try:
+        body = _decode(raw)
+    except msgspec.DecodeError:
+        return raw, False  # the server says what is wrong with it
+    if not isinstance(body, dict):
+        return raw, False
+    if not stream:
+        if body.pop("stream", None):
+            body.pop("stream_options", None)
+        return _encode(body), False
+    body["stream"] = True
+    options = body.get("stream_options")
+    asked = isinstance(options, dict) and bool(options.get("include_usage"))
+    if not asked and (options is None or isinstance(options, dict)):
+        body["stream_options"] = {**(options or {}), "include_usage": True}
+    return _encode(body), not asked
+
+
+async def _parts(response: Any) -> AsyncIterator[bytes]:
+    async for part in response.content.iter_any():
+        yield part

@@ -1,0 +1,139 @@
+"""What each engine can be told. Frozen; built once at the process root and passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """vLLM in this process. A field that is None keeps vLLM's own default.
+
+    Attributes:
+        model: a folder or a Hugging Face name.
+        served_model_name: names clients may use, the first is the one in responses; empty means ``model``.
+        enforce_eager: skip compilation: starts quicker, runs slower.
+        max_model_len: context length in tokens.
+        max_num_seqs: requests in one batch.
+        kv_cache_memory_bytes: KV-cache size in bytes; wins over ``gpu_memory_utilization``.
+        gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
+        tensor_parallel_size: devices that hold one copy of the model.
+        dtype: weight type, such as ``bfloat16``.
+        tool_call_parser: name of vLLM's parser for tool calls; also turns on ``--enable-auto-tool-choice``.
+        runner: ``generate`` or ``pooling``.
+        convert: ``embed`` makes an embedding model of a generating one.
+        compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
+        fork: fork the engine process instead of spawning it: quicker, and only for machines without a GPU.
+            None means on such machines.
+        log_level: vLLM's log level.
+        extra_args: any other ``vllm serve`` flags, verbatim.
+    """
+
+    model: str
+    served_model_name: tuple[str, ...] = ()
+    enforce_eager: bool = False
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    kv_cache_memory_bytes: int | None = None
+    gpu_memory_utilization: float | None = None
+    tensor_parallel_size: int | None = None
+    dtype: str | None = None
+    tool_call_parser: str | None = None
+    runner: str | None = None
+    convert: str | None = None
+    compact_streams: bool = True
+    fork: bool | None = None
+    log_level: str = "WARNING"
+    extra_args: tuple[str, ...] = ()
+
+    def argv(self) -> list[str]:
+        """Write the settings as ``vllm serve`` flags; ``extra_args`` come last and so win."""
+        args = [f"--model={self.model}", "--scheduling-policy=priority"]
+        if self.served_model_name:
+            args += ["--served-model-name", *self.served_model_name]
+        if self.enforce_eager:
+            args.append("--enforce-eager")
+        if self.tool_call_parser:
+            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        for flag in (
+            "max_model_len",
+            "max_num_seqs",
+            "kv_cache_memory_bytes",
+            "gpu_memory_utilization",
+            "tensor_parallel_size",
+            "dtype",
+            "runner",
+            "convert",
+        ):
+            value = getattr(self, flag)
+            if value is not None:
+                args.append(f"--{flag.replace('_', '-')}={value}")
+        return [*args, *self.extra_args]
+
+    @classmethod
+    def tiny(
+        cls, model_path: Path, *, max_num_seqs: int = 64, extra_args: tuple[str, ...] = ()
+    ) -> VllmSettings:
+        """Return settings for the model of :mod:`workers.tiny_model`: eager, small, with tools."""
+        from workers.tiny_model import SERVED_NAME  # here: nothing else needs it
+
+        return cls(
+            model=str(model_path),
+            served_model_name=(SERVED_NAME,),
+            enforce_eager=True,
+            max_num_seqs=max_num_seqs,
+            kv_cache_memory_bytes=256 << 20,
+            tool_call_parser="hermes",
+            extra_args=extra_args,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAISettings:
+    """An OpenAI-compatible server.
+
+    Attributes:
+        base_url: with or without a trailing ``/v1``.
+        api_key: sent as a bearer token; None sends none.
+        models: serve only these of the server's models; empty means all.
+        endpoints: what the server's models can do; the API has no way to ask.
+        capacity: requests in flight at once.
+        connect_timeout_s: until a connection stands.
+        read_timeout_s: longest silence in an answer.
+        start_timeout_s: for the first ``GET /v1/models``.
+    """
+
+    base_url: str
+    api_key: str | None = None
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+    capacity: int = 256
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 600.0
+    start_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSettings:
+    """An engine that only pretends, for load and fault tests.
+
+    Attributes:
+        model: the served name.
+        ttft_s: seconds to the first token.
+        inter_token_s: seconds between tokens.
+        tokens: completion tokens where the request has no ``max_tokens``.
+        capacity: requests in one batch; more wait inside, smallest priority first.
+        seed: other seed, other texts.
+        embedding_dim: length of embedding vectors.
+        journal_path: append one JSON line per start, end and abort here; None keeps no journal.
+    """
+
+    model: str = "simulated"
+    ttft_s: float = 0.0
+    inter_token_s: float = 0.0
+    tokens: int = 16
+    capacity: int = 256
+    seed: int = 0
+    embedding_dim: int = 64
+    journal_path: Path | None = None

@@ -1,0 +1,70 @@
+"""The bodies and chunks that the simulated engine answers with, in OpenAI's shapes."""
+
+from __future__ import annotations
+
+import base64 as b64
+import json
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.chunks import Frames, Head
+from jobs.model import Usage
+
+
+class StreamShape:
+    """The chunks of one simulated stream."""
+
+    def __init__(self, ident: str, created: int, model: str, *, chat: bool) -> None:
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        start = {"id": ident, "object": kind, "created": created, "model": model}
+        self._start = json.dumps(start, separators=(",", ":"))[:-1]
+        self._chat = chat
+
+    def head(self) -> Head:
+        """Return what comes first."""
+        choice = '{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}'
+        first = (f'{self._start},"choices":[{choice}]}}',) if self._chat else ()
+        open_, close = ('"delta":{"content":', "}") if self._chat else ('"text":', "")
+        return Head(
+            first, f'{self._start},"choices":[{{"index":0,{open_}', f'{close},"finish_reason":null}}]}}'
+        )
+
+    def tail(self, word: str, usage: Usage | None) -> Frames:
+        """Return the closing chunks; ``usage`` None: the client did not ask for it."""
+        text = json.dumps(word)
+        part = f'"delta":{{"content":{text}}}' if self._chat else f'"text":{text}'
+        frames = [f'{self._start},"choices":[{{"index":0,{part},"finish_reason":"length"}}]}}']
+        if usage is not None:
+            frames.append(f'{self._start},"choices":[],"usage":{_counts(usage)}}}')
+        return Frames(tuple(frames))
+
+
+def _counts(usage: Usage) -> str:
+    return (
+        f'{{"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
+        f'"total_tokens":{usage.total_tokens}}}'
+    )
+
+
+def whole(ident: str, created: int, model: str, text: str, usage: Usage, *, chat: bool) -> bytes:
+    """Return the complete response."""
+    said = json.dumps(text)
+    part = f'"message":{{"role":"assistant","content":{said}}}' if chat else f'"text":{said}'
+    kind = "chat.completion" if chat else "text_completion"
+    return (
+        f'{{"id":"{ident}","object":"{kind}","created":{created},"model":{json.dumps(model)},"choices":[{{"index":0,'
+        f'{part},"logprobs":null,"finish_reason":"length"}}],"usage":{_counts(usage)}}}'
+    ).encode()
+
+
+def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> bytes:
+    """Return an embeddings response; base64 holds little-endian 32-bit floats, as OpenAI's does."""
+    data = []
+    for index, vector in enumerate(vectors):
+        value: Any = vector
+        if base64:
+            value = b64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+        data.append({"object": "embedding", "index": index, "embedding": value})
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json.dumps({"object": "list", "data": data, "model": model, "usage": usage}).encode()

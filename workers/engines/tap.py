@@ -1,0 +1,71 @@
+"""Takes a running request's deltas where vLLM puts them, and hands vLLM's serving code only the sum."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jobs.chunks import Text
+from workers.engines.base import Emit
+from workers.engines.compact import Ending, Shapes, encode_str
+
+
+class Tap:
+    """Stands before one request's output collector.
+
+    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
+    text at once. The response is built by vLLM from the one output that is let through.
+
+    Args:
+        shapes: the endpoint's chunks.
+        response_id: the response's ``id``.
+        emit: takes the chunks.
+    """
+
+    __slots__ = ("_emit", "_held", "_id", "_put", "_shapes", "_started", "_tokens", "_values", "used")
+
+    def __init__(self, shapes: Shapes, response_id: str, emit: Emit) -> None:
+        self._shapes, self._id, self._emit = shapes, response_id, emit
+        self._held: list[str] = []
+        self._tokens: list[int] = []
+        self._started = False
+        self._values: dict[str, str] = {}
+        self._put: Callable[[Any], None] | None = None
+        self.used = False
+
+    def attach(self, collector: Any, lora_name: str | None) -> None:
+        """Put this before ``collector`` (a ``RequestOutputCollector`` that nothing was read from yet)."""
+        model = self._shapes.model if lora_name is None else encode_str(lora_name).decode()
+        self._values = {"id": encode_str(self._id).decode(), "created": str(int(time.time())), "model": model}
+        self._put = collector.put
+        self.used = True
+        early = collector.get_nowait()
+        collector.put = self.put
+        if early is not None:
+            self.put(early)
+
+    def put(self, output: Any) -> None:
+        """Take vLLM's next ``RequestOutput`` (or its exception) for this request."""
+        assert self._put is not None  # noqa: S101 - attached
+        if isinstance(output, Exception):
+            self._put(output)
+            return
+        choice = output.outputs[0]
+        if not self._started:
+            self._started = True
+            self._emit(self._shapes.head(self._values))
+        if choice.finish_reason is None:
+            self._tokens.extend(choice.token_ids)
+            if choice.text:
+                self._held.append(choice.text)
+                self._emit(Text(choice.text))
+            return
+        self._tokens.extend(choice.token_ids)
+        if choice.finish_reason != "error":  # vLLM's serving code turns that into an error response
+            prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
+            end = Ending(choice.text, choice.finish_reason, choice.stop_reason, prompt, len(self._tokens))
+            self._emit(self._shapes.tail(self._values, end))
+        self._held.append(choice.text)
+        choice.text, choice.token_ids = "".join(self._held), self._tokens
+        self._put(output)

@@ -1,0 +1,350 @@
+"""vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own.
+
+All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ENGINE.md, way C, in
+``docs/``: requests are served by vLLM's own endpoint functions; plain streams are taken as deltas (:mod:`.tap`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobs.model import Usage
+from workers.engines.base import (
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    EngineStats,
+    Emit,
+    Final,
+    ModelInfo,
+)
+from workers.engines.compact import Shapes, plain
+from workers.engines.full_stream import relay, whole
+from workers.engines.inner_app import Endpoint, Headers, InvalidBodyError, call_app
+from workers.engines.leash import Leash
+from workers.engines.probe import learn
+from workers.engines.settings import VllmSettings
+from workers.engines.tap import Tap
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+
+_RESPONSE_IDS = {CHAT: ("chatcmpl-{}", "chatcmpl-{}"), COMPLETIONS: ("cmpl-{}", "cmpl-{}-0")}
+"""For each endpoint that streams: a response's ``id``, and the engine request's, from the job's."""
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+class VllmEngine:
+    """The engine ``vllm``; see :class:`workers.engines.base.Engine`."""
+
+    name = "vllm"
+
+    def __init__(self, settings: VllmSettings) -> None:
+        self._settings = settings
+        self._llm: Any = None
+        self._app: Any = None
+        self._leash: Leash | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._shapes: dict[tuple[str, bool], Shapes] = {}
+        self._taps: dict[str, Tap] = {}
+        self._models: tuple[ModelInfo, ...] = ()
+        self._steps: dict[int, Any] = {}
+        self._auth: Headers = []
+
+    async def start(self) -> None:
+        """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
+        settings = self._settings
+        if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
+            Path(settings.model).is_dir
+        ):
+            msg = f"model folder {settings.model} does not exist"
+            raise EngineStartError(msg)
+        self._leash = Leash()
+        self._steps.clear()
+        try:
+            args = await asyncio.to_thread(self._load)
+            tasks = await self._llm.get_supported_tasks()
+            await self._build_app(args, tasks)
+            await self._look_around(args, tasks)
+        except EngineStartError:
+            await self.stop()
+            raise
+        except Exception as error:
+            await self.stop()
+            raise EngineStartError(_explain(error)) from error
+
+    def _load(self) -> Any:
+        """Parse the flags, load the model and start the engine process (blocking)."""
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        if Path(self._settings.model).is_dir():
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from vllm import envs
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
+        from vllm.platforms import current_platform
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        envs.disable_envs_cache()  # of an engine before this one
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._settings.argv())
+        except SystemExit as error:
+            msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
+            raise EngineStartError(msg) from error
+        args.api_key = None  # who may ask is the api's business
+        engine_args = AsyncEngineArgs.from_cli_args(args)
+        config = engine_args.create_engine_config()
+        fork = self._settings.fork
+        if current_platform.is_cpu() if fork is None else fork:
+            # After create_engine_config, which sets "spawn" on CPU; saves a second import of torch.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        assert self._leash is not None  # noqa: S101 - start() made it
+        with self._leash.hold_new_children():
+            self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
+                config,
+                stat_loggers=[_stat_logger(self._steps)],
+                disable_log_stats=engine_args.disable_log_stats,
+            )
+        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
+        envs.enable_envs_cache()
+        return args
+
+    async def _build_app(self, args: Any, tasks: Any) -> None:
+        try:
+            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+            from vllm.entrypoints.launchers.app import build_app
+        except ImportError:  # vLLM before 0.29
+            from vllm.entrypoints.openai.api_server import build_app, init_app_state
+        self._app = build_app(args, tasks, self._llm.model_config)
+        await init_app_state(self._llm, self._app.state, args, tasks)
+        if key := os.environ.get("VLLM_API_KEY"):
+            self._auth = [(b"authorization", b"Bearer " + key.encode())]
+        for path in (CHAT, COMPLETIONS, EMBEDDINGS):
+            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
+                self._endpoints[path] = Endpoint(self._app, path)
+
+    async def _look_around(self, args: Any, tasks: Any) -> None:
+        """Ask the app what it serves, and learn its chunks."""
+        endpoints: tuple[str, ...] = ()
+        if "generate" in tasks:
+            compact = self._settings.compact_streams
+            chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
+            await learn(self, COMPLETIONS, self._shapes, compact=compact)
+            endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
+        if "embed" in tasks:
+            endpoints = (*endpoints, EMBEDDINGS)
+        _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
+        self._models = tuple(
+            ModelInfo(
+                card["id"], card, endpoints, self._llm.model_config.max_model_len, self._max_token_bytes()
+            )
+            for card in _decode(body)["data"]
+        )
+
+    def _plain_chat(self, args: Any) -> bool:
+        """Whether chat deltas reach the client as the engine makes them when a request has no tools."""
+        if (
+            args.structured_outputs_config.reasoning_parser
+            or self._llm.model_config.hf_config.model_type == "gpt_oss"
+        ):
+            return False
+        parser = getattr(self._app.state.openai_serving_chat, "parser_cls", None)
+        tool_parser = getattr(parser, "tool_parser_cls", None)
+        return parser is None or (
+            tool_parser is not None and not getattr(tool_parser, "engine_based_streaming", False)
+        )
+
+    def _max_token_bytes(self) -> int | None:
+        tokenizer = self._llm.tokenizer
+        # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards, as it may.
+        return (
+            max((len(token.encode()) for token in tokenizer.get_vocab()), default=None) if tokenizer else None
+        )
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """See the Protocol."""
+        return self._models
+
+    def capacity(self) -> int:
+        """See the Protocol."""
+        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+
+    async def run(self, request: EngineRequest, emit: Emit) -> Final:
+        """See the Protocol."""
+        if self._llm is None or self._llm.errored:
+            raise EngineDeadError(_DEAD)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancels = task.cancelling()
+        try:
+            final = await self._run(request, emit)
+        except Exception as error:
+            if self._llm.errored:
+                raise EngineDeadError(_DEAD) from error
+            raise
+        if task.cancelling() > cancels:
+            # vLLM's serving code answers a cancellation with an error response.
+            raise asyncio.CancelledError
+        if final.status >= 500 and self._llm.errored:
+            raise EngineDeadError(_DEAD)
+        return final
+
+    async def _run(self, request: EngineRequest, emit: Emit) -> Final:
+        headers = [
+            (b"x-request-id", request.id.encode()),
+            (b"x-vllm-priority", b"%d" % request.priority),
+            *self._auth,
+        ]
+        path, raw = request.endpoint, request.body
+        endpoint = self._endpoints.get(path)
+        try:
+            body = _decode(raw)
+        except msgspec.DecodeError:
+            body = None
+        if endpoint is None or not isinstance(body, dict):
+            return whole(*await call_app(self._app, "POST", path, raw, headers))
+        tap = None
+        stream = request.stream and path in _RESPONSE_IDS
+        if stream:
+            usage = plain(body, chat=path == CHAT)
+            shapes = self._shapes.get((path, usage)) if usage is not None else None
+            response_id, engine_id = (form.format(request.id) for form in _RESPONSE_IDS[path])
+            if shapes is not None and engine_id not in self._taps:
+                tap = self._taps[engine_id] = Tap(shapes, response_id, emit)
+        if stream and tap is None:
+            body["stream"] = True
+        elif stream or body.get("stream"):
+            body.pop("stream", None)
+            body.pop("stream_options", None)
+        try:
+            response, raw_request = await endpoint.call(body, headers)
+        except InvalidBodyError:
+            refused = raw if body == _decode(raw) else _encode(body)
+            return whole(*await call_app(self._app, "POST", path, refused, headers))
+        finally:
+            if tap is not None:
+                self._taps.pop(engine_id, None)
+        parts = getattr(response, "body_iterator", None)
+        if parts is None:
+            return whole(response.status_code, bytes(response.body))
+        if not stream:
+            return whole(response.status_code, b"".join([_bytes(part) async for part in parts]))
+        return await relay(
+            _closing(parts),
+            emit,
+            chat=path == CHAT,
+            hide_usage=False,
+            ask_usage=lambda: _usage_beside(raw_request),
+        )
+
+    def stats(self) -> EngineStats:
+        """See the Protocol."""
+        steps = list(self._steps.values())
+        if self._llm is None or not steps:
+            return EngineStats(0, 0, 0.0)
+        # An aborted request leaves no step behind it that would say so.
+        held = self._llm.output_processor.get_num_unfinished_requests()
+        running = min(held, sum(step.num_running_reqs for step in steps))
+        waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
+        return EngineStats(running, waiting, max(step.kv_cache_usage for step in steps) if held else 0.0)
+
+    async def check(self) -> None:
+        """See the Protocol."""
+        if self._llm is None or self._llm.errored:
+            raise EngineDeadError(_DEAD)
+
+    async def stop(self) -> None:
+        """See the Protocol."""
+        llm, self._llm = self._llm, None
+        leash, self._leash = self._leash, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+        if leash is not None:
+            await asyncio.to_thread(leash.let_go)
+
+
+_DEAD = "vLLM's engine process is dead"
+
+
+def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class TappedLLM(base):  # type: ignore[misc]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tap = taps.get(request_id)
+            if tap is None:
+                return await super().add_request(request_id, prompt, params, *args, **kwargs)
+            params.output_kind = RequestOutputKind.DELTA
+            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            lora = kwargs.get("lora_request")
+            tap.attach(collector, None if lora is None else lora.lora_name)
+            return collector
+
+    return TappedLLM
+
+
+def _stat_logger(steps: dict[int, Any]) -> Any:
+    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``."""
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    class LastStep(StatLoggerBase):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            self._index = engine_index
+
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+            if scheduler_stats is not None:
+                steps[self._index] = scheduler_stats
+
+        def log_engine_initialized(self) -> None:
+            pass
+
+    return LastStep
+
+
+def _usage_beside(raw_request: Any) -> Usage | None:
+    """Read the usage that vLLM leaves on the request for its middlewares."""
+    metadata = getattr(raw_request.state, "request_metadata", None)
+    usage = getattr(metadata, "final_usage_info", None)
+    if usage is None:
+        return None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens)
+
+
+def _bytes(part: Any) -> bytes:
+    return part.encode() if isinstance(part, str) else bytes(part)
+
+
+async def _closing(parts: Any) -> AsyncIterator[bytes]:
+    """Iterate over a response's body, and close it at once when the reader stops early: that aborts the request."""
+    async with contextlib.aclosing(parts):
+        async for part in parts:
+            yield _bytes(part)
+
+
+def _explain(error: Exception) -> str:
+    """Say in one line why vLLM did not start."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    low = text.lower()
+    if "out of memory" in low or "no available memory" in low or "free memory" in low:
+        return f"vLLM ran out of memory: {text}; lower gpu_memory_utilization, max_model_len or max_num_seqs"
+    if "engine core initialization failed" in low:
+        return (
+            "vLLM's engine process did not start; its log above has the cause. Out of memory? Lower "
+            "gpu_memory_utilization (or kv_cache_memory_bytes), max_model_len or max_num_seqs"
+        )
+    return f"vLLM did not start: {text[:600]}"

@@ -1,0 +1,126 @@
+"""A Celery pool without threads: jobs are coroutines on the engine's loop.
+
+Celery's threads pool would keep one sleeping thread per job on the engine, and hand each job between three threads that
+share one interpreter lock. Here the consumer's thread hands the job id to the loop, and takes outcomes back in batches
+through an eventfd that Celery's own event loop watches; every Celery object is touched by that one thread alone
+(ADR 0004, with figures).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import BasePool
+from celery.exceptions import Ignore
+
+from jobs.states import JobState
+from workers.host import EngineHost
+from workers.runner import Outcome
+
+log = structlog.get_logger(__name__)
+
+
+class JobFailedError(Exception):
+    """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
+
+
+class LoopPool(BasePool):  # type: ignore[misc]
+    """Runs tasks whose only argument is their id as jobs on an engine host; see :func:`loop_pool`."""
+
+    host: EngineHost
+    body_can_be_buffer = True
+    signal_safe = False
+    task_join_will_block = False
+
+    def on_start(self) -> None:
+        """Open the way back from the loop."""
+        self._done: deque[tuple[Callable[..., Any], float, Outcome | BaseException]] = deque()
+        self._inflight = 0
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def register_with_event_loop(self, loop: Any) -> None:
+        """Have Celery's loop take outcomes as they come."""
+        loop.add_reader(self._wake, self._settle)
+
+    def on_apply(
+        self,
+        target: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Start the job that ``args`` (task name, id, ...) names."""
+        if callback is None:
+            raise TypeError("a task without a callback has no request behind it")
+        started = time.monotonic()
+        if accept_callback is not None:
+            accept_callback(os.getpid(), started)
+        self._inflight += 1
+
+        def done(outcome: Outcome | BaseException) -> None:
+            self._done.append((callback, started, outcome))
+            os.eventfd_write(self._wake, 1)
+
+        self.host.submit_job(args[1], done)
+
+    def _settle(self) -> None:
+        """Tell Celery of everything that ended since the last call."""
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return
+        while self._done:
+            callback, started, outcome = self._done.popleft()
+            self._inflight -= 1
+            callback(_celery_result(callback, outcome, time.monotonic() - started))
+
+    def on_stop(self) -> None:
+        """Wait for what runs; the host's drain deadline bounds it. Celery's loop no longer turns, so watch ourselves."""
+        while self._inflight:
+            if select.select([self._wake], [], [], 1.0)[0]:
+                self._settle()
+        os.close(self._wake)
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()
+        return info | {"running": self._inflight}
+
+
+def loop_pool(host: EngineHost) -> type[LoopPool]:
+    """Return the pool class for one engine host, as ``app.Worker(pool=...)`` wants it."""
+    return type("LoopPool", (LoopPool,), {"host": host})
+
+
+def _celery_result(
+    callback: Callable[..., Any], outcome: Outcome | BaseException, runtime_s: float
+) -> tuple[int, Any, float]:
+    """Say an outcome in Celery's words: (failed, value or ExceptionInfo, seconds)."""
+    if isinstance(outcome, BaseException):
+        log.error("job_crashed", error=repr(outcome))
+        return 1, _info(outcome), runtime_s
+    if outcome.state is JobState.SUCCEEDED:
+        return 0, outcome.state.value, runtime_s
+    if outcome.state is JobState.FAILED:
+        return 1, _info(JobFailedError(outcome.reason)), runtime_s
+    ended = outcome.state or outcome.reason
+    if ended in {JobState.CANCELLED, JobState.EXPIRED}:
+        request: Any = getattr(callback, "__self__", None)
+        if request is not None:
+            request.send_event("task-revoked", terminated=True, signum=None, expired=ended == JobState.EXPIRED)
+    return 1, _info(Ignore(outcome.reason)), runtime_s
+
+
+def _info(error: BaseException) -> Any:
+    try:
+        raise error
+    except BaseException:  # noqa: BLE001 - ExceptionInfo reads the exception being handled
+        return ExceptionInfo()
