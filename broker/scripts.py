@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
 from broker.errors import StoreUnavailableError
@@ -54,6 +55,7 @@ class ScriptRunner:
         self._scripts = load_scripts(keys)
         self._queue: deque[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._loaded = False
 
     async def call(self, name: str, *args: Arg) -> Any:
         """Run a script and return its reply.
@@ -78,10 +80,9 @@ class ScriptRunner:
                 replies = await self._send(batch)
             except (RedisError, OSError) as error:
                 replies = [error] * len(batch)
-            except BaseException:
-                for _, _, future in batch:
-                    future.cancel()
-                raise
+            except asyncio.CancelledError as error:
+                # Nobody cancels this task; redis-py's own time-outs have let one escape after a frozen process woke up.
+                replies = [RedisConnectionError(f"interrupted: {error!r}")] * len(batch)
             for (name, _, future), reply in zip(batch, replies, strict=True):
                 if future.done():
                     continue
@@ -93,19 +94,30 @@ class ScriptRunner:
                     future.set_result(reply)
 
     async def _send(self, batch: list[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]]) -> list[Any]:
+        if not self._loaded:
+            await self._load()
+        replies = await self._evaluate(batch)
+        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            await self._load()
+            for i, reply in zip(unknown, await self._evaluate([batch[i] for i in unknown]), strict=True):
+                replies[i] = reply
+        return replies
+
+    async def _evaluate(self, batch: list[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]]) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for name, args, _ in batch:
             pipe.execute_command("EVALSHA", self._scripts[name].sha, 0, *args)
         replies: list[Any] = await pipe.execute(raise_on_error=False)
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            pipe = self._client.pipeline(transaction=False)
-            for i in unknown:
-                name, args, _ = batch[i]
-                pipe.execute_command("EVAL", self._scripts[name].source, 0, *args)
-            for i, reply in zip(unknown, await pipe.execute(raise_on_error=False), strict=True):
-                replies[i] = reply
         return replies
+
+    async def _load(self) -> None:
+        """Load every script at once: a server knows all or none of them, so the order of a batch is kept."""
+        pipe = self._client.pipeline(transaction=False)
+        for script in self._scripts.values():
+            pipe.execute_command("SCRIPT LOAD", script.source)
+        await pipe.execute()
+        self._loaded = True
 
     async def aclose(self) -> None:
         """Wait for what was asked for."""

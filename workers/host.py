@@ -59,6 +59,8 @@ class EngineHost:
         self._runner: Runner | None = None
         self._control: Subscriber | None = None
         self._info: dict[str, Any] = {}
+        self._stopping = False
+        self._dead = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
 
@@ -172,6 +174,21 @@ class EngineHost:
             ),
         ]
 
+        for task in self._tasks:
+            task.add_done_callback(self._on_task_end)
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """A worker without a heartbeat or a reaper must not go on as if it had them."""
+        if self._stopping or self._dead:
+            return
+        error = None if task.cancelled() else task.exception()
+        log.error("task_ended", task=task.get_name(), error=repr(error))
+        self._die(f"the {task.get_name()} ended: {error!r}")
+
+    def _die(self, reason: str) -> None:
+        self._dead = True
+        self._on_dead(reason)
+
     def _state(self) -> dict[str, Any]:
         stats = self.engine.stats()
         return self._info | {
@@ -197,7 +214,7 @@ class EngineHost:
             except EngineDeadError as error:
                 log.exception("engine_died")
                 runner.stop_all(RELEASED)
-                self._on_dead(f"the engine died: {error}")
+                self._die(f"the engine died: {error}")
                 return
             try:
                 cancels = await store.heartbeat(self.worker, info=self._state())
@@ -207,13 +224,14 @@ class EngineHost:
             if cancels is None:
                 log.error("lease_lost", worker=self.worker)
                 runner.stop_all(FENCED)
-                self._on_dead("the lease was lost: this worker's jobs have been given to others")
+                self._die("the lease was lost: this worker's jobs have been given to others")
                 return
             self._metrics.beats.inc()
             for job_id, why in cancels.items():
                 runner.stop(job_id, why)
 
     async def _stop(self) -> None:
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

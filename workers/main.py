@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import structlog
+from kombu.exceptions import OperationalError
 from prometheus_client import REGISTRY, start_http_server
 from redis import Redis
 from redis.exceptions import RedisError
@@ -78,7 +79,7 @@ def _greet_redis(settings: WorkerSettings, app: Any) -> None:
     try:
         with Redis.from_url(settings.redis_url, socket_connect_timeout=3, socket_timeout=5) as client:
             publish_envelope(app, client, Keys(settings.namespace))
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, OperationalError) as error:
         msg = f"cannot reach Redis at {settings.redis_url}: {error}"
         raise WorkerStartError(msg) from error
 

@@ -122,5 +122,7 @@ def _celery_result(
 def _info(error: BaseException) -> Any:
     try:
         raise error
-    except BaseException:  # noqa: BLE001 - ExceptionInfo reads the exception being handled
-        return ExceptionInfo()
+    except BaseException as caught:  # noqa: BLE001 - ExceptionInfo reads the exception being handled
+        info = ExceptionInfo()
+        info.exception = caught  # bare, as Celery's own tracer leaves it, so that Flower shows the code
+        return info

@@ -1,6 +1,8 @@
-"""Build a tiny random Llama in seconds, offline: the default model of laptops, tests and control-plane benchmarks.
+"""Build a tiny random Llama in seconds, offline: the default model of laptops, tests and control-plane
+benchmarks.
 
-Its texts are word salad, but everything about it is real: a byte-level BPE tokenizer, a chat template with tools,
+Its texts are word salad, but everything about it is real: a byte-level BPE tokenizer, a chat template with
+tools,
 safetensors weights. The seed is fixed, so the same versions of the libraries build the same model.
 """
 
@@ -49,7 +51,7 @@ CHAT_TEMPLATE = """\
 {%- if tools %}
 {{- '<|im_start|>system\\n' }}
 {%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] + '\\n\\n' }}{%- endif %}
-{{- 'You may call these functions. To call one, write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.\\n' }}
+{{- 'You may call these functions; write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.\\n' }}
 {%- for tool in tools %}{{- tool | tojson }}{{- '\\n' }}{%- endfor %}
 {{- '<|im_end|>\\n' }}
 {%- endif %}
@@ -70,27 +72,31 @@ CHAT_TEMPLATE = """\
 
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
-_WORDS = """
-the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one
-you were all her she there would their we him been has when who will no more if out so up said what its about than
-into them can only other time new some could these two may first then do any like my now over such our man me even
-most made after also did many before must through years where much your way well down should because each just those
-people how too little state good very make world still see own work long here get both between life being under three
-never know same last another while us off might great go come since against right came take used himself few house
-use place during high without again home around small however found mrs thought went say part once general upon
-school every does got united left number course war until always away something fact water though less public put
-thing almost hand enough far took head yet better set told nothing night end why called find going look asked later
-next system group knew city toward give president point within hold turbine river stone dam pipe valve pressure gate
-stream flow queue token model engine worker answer question letter language science energy machine light field sound
-color winter summer morning evening garden forest mountain island ocean bridge street window door table paper story
-music voice heart mind body friend family mother father children brother sister teacher doctor student market money
-price company business office service program problem reason result example history law power government country
-nation north south east west region village road train ship plane engineer method measure order system structure
-simple complex quick slow bright dark warm cold heavy clear quiet deep shallow narrow wide strong gentle early late
-begin start stop open close read write speak listen build carry follow remember forget return answer move change grow
-explain describe consider include provide require suggest develop produce increase reduce improve create design test
-name value type object string integer number boolean array true false null properties required arguments function
-""".split()
+_WORD_LIST = """
+the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
+which one you were all her she there would their we him been has when who will no more if out so up said
+what its about than into them can only other time new some could these two may first then do any like my
+now over such our man me even most made after also did many before must through years where much your way
+well down should because each just those people how too little state good very make world still see own
+work long here get both between life being under three never know same last another while us off might
+great go come since against right came take used himself few house use place during high without again
+home around small however found mrs thought went say part once general upon school every does got united
+left number course war until always away something fact water though less public put thing almost hand
+enough far took head yet better set told nothing night end why called find going look asked later next
+system group knew city toward give president point within hold turbine river stone dam pipe valve pressure
+gate stream flow queue token model engine worker answer question letter language science energy machine
+light field sound color winter summer morning evening garden forest mountain island ocean bridge street
+window door table paper story music voice heart mind body friend family mother father children brother
+sister teacher doctor student market money price company business office service program problem reason
+result example history law power government country nation north south east west region village road train
+ship plane engineer method measure order system structure simple complex quick slow bright dark warm cold
+heavy clear quiet deep shallow narrow wide strong gentle early late begin start stop open close read write
+speak listen build carry follow remember forget return answer move change grow explain describe consider
+include provide require suggest develop produce increase reduce improve create design test name value type
+object string integer number boolean array true false null properties required arguments function
+"""
+
+_WORDS = _WORD_LIST.split()
 
 _EXTRA = """
 Hello! How are you today? I can help with that. Here is a short answer, and then a longer one: let us see.
@@ -103,12 +109,13 @@ Zürich, naïve, café, 東京, привет, مرحبا, emoji 🙂
 
 def _corpus() -> Iterator[str]:
     """Yield lines of sentences over the word list, the same every time."""
-    rng = random.Random(20240601)  # noqa: S311 - reproducible text, not a secret
+    rng = random.Random(20240601)
     for _ in range(4000):
         words = rng.choices(_WORDS, k=rng.randint(6, 18))
         yield " ".join(words).capitalize() + rng.choice(".?!,;:") + "\n"
     for word in _WORDS:
-        yield f" {word} {word.capitalize()} {word}s {word}ing {word}ed {word}er {word}ly {word}ness un{word} re{word}\n"
+        forms = (f"{word}{ending}" for ending in ("", "s", "ing", "ed", "er", "ly", "ness"))
+        yield f" {' '.join(forms)} {word.capitalize()} un{word} re{word}\n"
     yield from (_EXTRA + "\n" for _ in range(20))
 
 
@@ -150,7 +157,8 @@ def _weights(size: TinySize) -> dict[str, Any]:
         "model.norm.weight": torch.ones(size.hidden, dtype=torch.bfloat16),
         "lm_head.weight": normal(size.vocab, size.hidden, std=2.5 / size.hidden**0.5),
     }
-    # Special tokens and lone bytes come first in the vocabulary: rare, so that texts are words and run to max_tokens.
+    # Special tokens and lone bytes come first in the vocabulary: rare, so that texts are words and run to
+    # max_tokens.
     out["lm_head.weight"][: len(_SPECIAL) + 256] *= 0.1
     for layer in range(size.layers):
         at = f"model.layers.{layer}."

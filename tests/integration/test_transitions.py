@@ -310,6 +310,16 @@ async def test_pages_hold_each_job_once_in_order(store: JobStore) -> None:
     assert len((await store.list_jobs(model="a", state=JobState.QUEUED, limit=100)).jobs) == 30
 
 
+async def test_order_is_kept_when_the_server_knows_no_script(store: JobStore) -> None:
+    claim = await claimed(store, stream=True)
+    await store.client.script_flush()
+    await store.cancel(new_id())  # one script is loaded again, and the others with it
+    refused, finished = await asyncio.gather(
+        store.append([(claim.id, 1, 1, "ta")]), store.finish(claim, W, JobState.SUCCEEDED)
+    )
+    assert (refused, finished) == (frozenset(), True)
+
+
 async def test_scripts_survive_a_script_flush(store: JobStore) -> None:
     await store.accept(spec())
     await store.client.script_flush()

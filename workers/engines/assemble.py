@@ -34,7 +34,8 @@ class StreamError(Exception):
 class SseReader:
     """Cuts a byte stream into the ``data:`` payloads of server-sent events (WHATWG HTML, section 9.2).
 
-    OpenAI-compatible servers write one ``data:`` line per event; comments, other fields and ``[DONE]`` are dropped.
+    OpenAI-compatible servers write one ``data:`` line per event; comments, other fields and ``[DONE]`` are
+    dropped.
     """
 
     def __init__(self) -> None:
@@ -143,7 +144,9 @@ def usage_of(usage: dict[str, Any]) -> Usage:
 
 
 def _merge_delta(held: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta's fields: strings grow, tool calls merge by index, other lists are joined, the rest is replaced."""
+    """Add a delta's fields: strings grow, tool calls merge by index, other lists are joined, the rest is
+    replaced.
+    """
     for key, value in delta.items():
         old = held.get(key)
         if key == "tool_calls":
@@ -178,7 +181,9 @@ def _merge_lists(held: dict[str, Any], key: str, value: dict[str, Any] | None) -
 
 
 def _message(held: dict[str, Any]) -> dict[str, Any]:
-    """Shape a finished message: role first, content present, tool calls as a list without their stream index."""
+    """Shape a finished message: role first, content present, tool calls as a list without their stream
+    index.
+    """
     message = {"role": held.get("role", "assistant"), "content": held.get("content"), **held}
     calls = held.get("tool_calls")
     if calls:

@@ -15,13 +15,15 @@ import msgspec
 
 from jobs.chunks import Frames, Head
 
-_SAMPLING = frozenset(
-    """model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop stop_token_ids
-    frequency_penalty presence_penalty repetition_penalty ignore_eos min_tokens user stream response_format
-    logit_bias metadata store service_tier priority request_id session_id skip_special_tokens
-    spaces_between_special_tokens include_stop_str_in_output bad_words allowed_token_ids structured_outputs
-    cache_salt safety_identifier prompt_cache_key truncate_prompt_tokens""".split()
-)
+_SAMPLING_FIELDS = """
+model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop stop_token_ids
+frequency_penalty presence_penalty repetition_penalty ignore_eos min_tokens user stream response_format
+logit_bias metadata store service_tier priority request_id session_id skip_special_tokens
+spaces_between_special_tokens include_stop_str_in_output bad_words allowed_token_ids structured_outputs
+cache_salt safety_identifier prompt_cache_key truncate_prompt_tokens
+"""
+
+_SAMPLING = frozenset(_SAMPLING_FIELDS.split())
 _CHAT = _SAMPLING | {"messages", "chat_template_kwargs", "reasoning_effort"}
 _COMPLETION = _SAMPLING | {"prompt"}
 _PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
@@ -118,7 +120,9 @@ def _dump(tree: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream ended: the last delta's text and the engine's reasons; token counts of the whole request."""
+    """How a stream ended: the last delta's text and the engine's reasons; token counts of the whole
+    request.
+    """
 
     text: str
     finish_reason: str
@@ -131,7 +135,8 @@ class Shapes:
     """The chunks of one endpoint, as learned, for streams with or without the usage chunk."""
 
     def __init__(self, chat: bool, probes: Sequence[Sequence[str]], *, usage: bool) -> None:  # noqa: FBT001
-        """Learn from two probe streams: one that ended by length with text, one that ended by a stop token with none.
+        """Learn from two probe streams: one that ended by length with text, one that ended by a stop token
+        with none.
 
         Raises:
             ValueError: the chunks are not as expected.

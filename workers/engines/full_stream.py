@@ -9,7 +9,7 @@ import msgspec
 from jobs.chunks import Frames
 from jobs.model import Usage
 from workers.engines.assemble import Assembler, SseReader, StreamError
-from workers.engines.base import EngineDeadError, Emit, Final
+from workers.engines.base import Emit, EngineDeadError, Final
 
 
 class _Usage(msgspec.Struct):
@@ -68,12 +68,9 @@ async def relay(
     reader, assembler = SseReader(), Assembler(chat=chat)
     try:
         async for part in parts:
-            frames = []
-            for frame in reader.feed(part):
-                if not (assembler.add(frame) and hide_usage):
-                    frames.append(frame)
+            frames = tuple(frame for frame in reader.feed(part) if not (assembler.add(frame) and hide_usage))
             if frames:
-                emit(Frames(tuple(frames)))
+                emit(Frames(frames))
     except StreamError as error:
         return Final(error.status, error.body, None)
     except msgspec.DecodeError as error:

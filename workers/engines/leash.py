@@ -1,6 +1,7 @@
 """Kills the engine's processes when the worker dies, however it dies. Run as a script; standard library only.
 
-vLLM's engine process does not notice that its parent was killed with SIGKILL and would keep the GPU's memory for
+vLLM's engine process does not notice that its parent was killed with SIGKILL and would keep the GPU's memory
+for
 ever. The parent-death signal of Linux is tied to a thread, not a process, so a small process watches instead.
 
 The worker writes one process id per line to standard input; ``quit`` ends the watch without killing.
@@ -26,7 +27,7 @@ class Leash:
     """The worker's side."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own file
+        self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -1,9 +1,11 @@
-"""Learning, at engine start, what the server's own streams look like: tiny probe requests, and a check of the lesson."""
+"""Learning, at engine start, what the server's own streams look like: tiny probe requests, and a check of
+the lesson.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from jobs.chunks import Chunk, Frames, Head, Text
@@ -22,7 +24,8 @@ async def learn(
     Args:
         engine: a started engine that streams compactly wherever ``shapes`` has the endpoint.
         path: a generating endpoint.
-        shapes: gets an entry for (path, with usage chunk) where the lesson was learned and holds; others stay away,
+        shapes: gets an entry for (path, with usage chunk) where the lesson was learned and holds; others
+        stay away,
             and such requests are streamed by the server's own chunks.
         compact: learn at all; otherwise only see whether the endpoint works.
 
@@ -91,15 +94,15 @@ async def _stream(engine: Engine, path: str, body: dict[str, Any]) -> list[str]:
 def render(chunks: list[Chunk]) -> list[str]:
     """Return the frames that a client would see, in order."""
     frames: list[str] = []
-    write: Callable[[str], str] | None = None
+    head = Head((), "", "")
     for chunk in chunks:
         if isinstance(chunk, Head):
+            head = chunk
             frames += chunk.first
-            write = lambda text, head=chunk: head.pre + json.dumps(text, ensure_ascii=False) + head.post  # noqa: E731
         elif isinstance(chunk, Frames):
             frames += chunk.frames
-        elif isinstance(chunk, Text) and write is not None:
-            frames.append(write(chunk.text))
+        elif isinstance(chunk, Text):
+            frames.append(head.pre + json.dumps(chunk.text, ensure_ascii=False) + head.post)
     return frames
 
 

@@ -1,4 +1,6 @@
-"""An engine that only pretends: deterministic texts and timing, for load and fault tests. It says what it is."""
+"""An engine that only pretends: deterministic texts and timing, for load and fault tests. It says what it
+is.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ import msgspec
 from jobs.chunks import Text
 from jobs.model import Usage
 from workers.engines import simulated_shapes as shapes
-from workers.engines.base import EngineDeadError, EngineRequest, EngineStats, Emit, Final, ModelInfo
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -24,11 +26,15 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 MAX_MODEL_LEN = 32768
 """Context length it claims, in tokens."""
 
-_WORDS = tuple(
-    " " + word
-    for word in """water falls through the gate and turns a wheel that lights every window in town while rain fills
-    lakes above valley walls so nobody waits long for power or bread at night when rivers run low engines hum""".split()
-)
+_TEXT = """
+water falls through the gate and turns a wheel that lights every window in town while rain fills lakes
+above valley walls so nobody waits long for power or bread at night when rivers run low engines hum
+"""
+
+_WORDS = tuple(f" {word}" for word in _TEXT.split())
+
+
+_NOTHING = frozenset({b"", b"null", b"[]"})
 
 
 class _StreamOptions(msgspec.Struct):
@@ -141,22 +147,21 @@ class SimulatedEngine:
         settings = self._settings
         try:
             body = _decode(request.body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
         if body.model is not None and body.model != settings.model:
             return _refuse(404, f"The model `{body.model}` does not exist.", "NotFoundError", "model")
         if request.endpoint == EMBEDDINGS:
             return await self._embed(body)
         chat = request.endpoint == CHAT
-        prompt = body.messages if chat else body.prompt
-        if not prompt:
-            return _refuse(400, "messages is missing" if chat else "prompt is missing")
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         count = settings.tokens if asked is None else asked
-        prompt_bytes = bytes(prompt)
+        prompt_bytes = bytes(body.messages if chat else body.prompt)
         prompt_tokens = max(1, len(prompt_bytes) // 4)
-        if count < 1 or (body.n or 1) != 1:
-            return _refuse(400, "max_tokens must be at least 1 and n must be 1")
+        if prompt_bytes in _NOTHING or count < 1 or (body.n or 1) != 1:
+            return _refuse(
+                400, "the prompt must not be missing, max_tokens must be at least 1 and n must be 1"
+            )
         if prompt_tokens + count > MAX_MODEL_LEN:
             return _refuse(400, f"This model's maximum context length is {MAX_MODEL_LEN} tokens.")
         usage = Usage(prompt_tokens, count, prompt_tokens + count)

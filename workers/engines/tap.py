@@ -14,7 +14,8 @@ from workers.engines.compact import Ending, Shapes, encode_str
 class Tap:
     """Stands before one request's output collector.
 
-    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
+    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits
+    the
     text at once. The response is built by vLLM from the one output that is let through.
 
     Args:

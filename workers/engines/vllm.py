@@ -1,7 +1,9 @@
 """vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own.
 
-All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ENGINE.md, way C, in
-``docs/``: requests are served by vLLM's own endpoint functions; plain streams are taken as deltas (:mod:`.tap`).
+All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ENGINE.md, way C,
+in
+``docs/``: requests are served by vLLM's own endpoint functions; plain streams are taken as deltas
+(:mod:`.tap`).
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,11 +21,11 @@ import msgspec
 
 from jobs.model import Usage
 from workers.engines.base import (
+    Emit,
     EngineDeadError,
     EngineRequest,
     EngineStartError,
     EngineStats,
-    Emit,
     Final,
     ModelInfo,
 )
@@ -61,7 +64,9 @@ class VllmEngine:
         self._auth: Headers = []
 
     async def start(self) -> None:
-        """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
+        """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at
+        times.
+        """
         settings = self._settings
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
@@ -117,7 +122,8 @@ class VllmEngine:
                 stat_loggers=[_stat_logger(self._steps)],
                 disable_log_stats=engine_args.disable_log_stats,
             )
-        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
+        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does
+        # the same.
         envs.enable_envs_cache()
         return args
 
@@ -168,7 +174,8 @@ class VllmEngine:
 
     def _max_token_bytes(self) -> int | None:
         tokenizer = self._llm.tokenizer
-        # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards, as it may.
+        # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards,
+        # as it may.
         return (
             max((len(token.encode()) for token in tokenizer.get_vocab()), default=None) if tokenizer else None
         )
@@ -183,7 +190,8 @@ class VllmEngine:
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
-        if self._llm is None or self._llm.errored:
+        llm = self._llm
+        if llm is None or llm.errored:
             raise EngineDeadError(_DEAD)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
@@ -191,39 +199,30 @@ class VllmEngine:
         try:
             final = await self._run(request, emit)
         except Exception as error:
-            if self._llm.errored:
+            if llm.errored:
                 raise EngineDeadError(_DEAD) from error
             raise
         if task.cancelling() > cancels:
             # vLLM's serving code answers a cancellation with an error response.
             raise asyncio.CancelledError
-        if final.status >= 500 and self._llm.errored:
+        if final.status >= 500 and llm.errored:
             raise EngineDeadError(_DEAD)
         return final
 
     async def _run(self, request: EngineRequest, emit: Emit) -> Final:
         headers = [
-            (b"x-request-id", request.id.encode()),
-            (b"x-vllm-priority", b"%d" % request.priority),
+            (b"x-request-id", request.id.encode()),  # wins over the body's request_id
+            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's priority
             *self._auth,
         ]
         path, raw = request.endpoint, request.body
-        endpoint = self._endpoints.get(path)
-        try:
-            body = _decode(raw)
-        except msgspec.DecodeError:
-            body = None
-        if endpoint is None or not isinstance(body, dict):
+        endpoint, body = self._endpoints.get(path), _parse(raw)
+        if endpoint is None or body is None:
             return whole(*await call_app(self._app, "POST", path, raw, headers))
-        tap = None
         stream = request.stream and path in _RESPONSE_IDS
-        if stream:
-            usage = plain(body, chat=path == CHAT)
-            shapes = self._shapes.get((path, usage)) if usage is not None else None
-            response_id, engine_id = (form.format(request.id) for form in _RESPONSE_IDS[path])
-            if shapes is not None and engine_id not in self._taps:
-                tap = self._taps[engine_id] = Tap(shapes, response_id, emit)
-        if stream and tap is None:
+        tap_id = self._open_tap(request, body, emit) if stream else None
+        as_sent = bool(body.get("stream")) == request.stream
+        if stream and tap_id is None:
             body["stream"] = True
         elif stream or body.get("stream"):
             body.pop("stream", None)
@@ -231,11 +230,11 @@ class VllmEngine:
         try:
             response, raw_request = await endpoint.call(body, headers)
         except InvalidBodyError:
-            refused = raw if body == _decode(raw) else _encode(body)
+            refused = raw if as_sent else _encode(body)  # the refusal may quote it
             return whole(*await call_app(self._app, "POST", path, refused, headers))
         finally:
-            if tap is not None:
-                self._taps.pop(engine_id, None)
+            if tap_id is not None:
+                del self._taps[tap_id]
         parts = getattr(response, "body_iterator", None)
         if parts is None:
             return whole(response.status_code, bytes(response.body))
@@ -248,6 +247,16 @@ class VllmEngine:
             hide_usage=False,
             ask_usage=lambda: _usage_beside(raw_request),
         )
+
+    def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
+        """Prepare a compact stream; return the engine request's id, or None where the stream takes the full way."""
+        usage = plain(body, chat=request.endpoint == CHAT)
+        shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
+        response_id, engine_id = (form.format(request.id) for form in _RESPONSE_IDS[request.endpoint])
+        if shapes is None or engine_id in self._taps:
+            return None
+        self._taps[engine_id] = Tap(shapes, response_id, emit)
+        return engine_id
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
@@ -270,6 +279,8 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         leash, self._leash = self._leash, None
         if llm is not None:
+            if (reader := getattr(llm, "output_handler", None)) is not None:
+                reader.cancel()  # or it reports the end of the engine process as a failure
             await asyncio.to_thread(llm.shutdown)
         if leash is not None:
             await asyncio.to_thread(leash.let_go)
@@ -279,7 +290,9 @@ _DEAD = "vLLM's engine process is dead"
 
 
 def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
-    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through
+    its tap.
+    """
     from vllm.sampling_params import RequestOutputKind
 
     class TappedLLM(base):  # type: ignore[misc]
@@ -316,6 +329,18 @@ def _stat_logger(steps: dict[int, Any]) -> Any:
     return LastStep
 
 
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    """Read a body as FastAPI would; None where the app is to say what is wrong with it."""
+    try:
+        body = _decode(raw)
+    except msgspec.DecodeError:
+        try:
+            body = json.loads(raw)  # takes a little more, such as NaN
+        except ValueError:
+            return None
+    return body if isinstance(body, dict) else None
+
+
 def _usage_beside(raw_request: Any) -> Usage | None:
     """Read the usage that vLLM leaves on the request for its middlewares."""
     metadata = getattr(raw_request.state, "request_metadata", None)
@@ -330,7 +355,9 @@ def _bytes(part: Any) -> bytes:
 
 
 async def _closing(parts: Any) -> AsyncIterator[bytes]:
-    """Iterate over a response's body, and close it at once when the reader stops early: that aborts the request."""
+    """Iterate over a response's body, and close it at once when the reader stops early: that aborts the
+    request.
+    """
     async with contextlib.aclosing(parts):
         async for part in parts:
             yield _bytes(part)

@@ -1,0 +1,252 @@
+"""A real worker process (real Celery, simulated engine) against a real Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from celery.events.state import State
+
+from broker.celery_app import make_celery
+from broker.settings import BrokerSettings
+from broker.store import JobStore
+from jobs.failures import FailureCode
+from jobs.lanes import Lane
+from jobs.model import Failed, Job, JobSpec, Running, Succeeded
+from jobs.states import JobState
+from tests.processes import WorkerProcess
+from tests.support import eventually, new_id, wait_until
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def start_worker(broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    workers: list[WorkerProcess] = []
+
+    def start(name: str = "w1", **overrides) -> WorkerProcess:
+        worker = WorkerProcess(broker_settings, tmp_path / f"{name}.log", name, **overrides)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+@pytest_asyncio.fixture
+async def ready(store: JobStore, start_worker) -> AsyncIterator[Callable]:
+    async def start(name: str = "w1", **overrides) -> WorkerProcess:
+        worker = start_worker(name, **overrides)
+        await eventually(lambda: "worker_ready" in worker.log.read_text() or worker.process.poll())
+        assert worker.process.poll() is None, worker.log.read_text()
+        return worker
+
+    yield start
+
+
+def chat(text: str = "hi", **body) -> bytes:
+    return json.dumps({"model": "simulated", "messages": [{"role": "user", "content": text}], **body}).encode()
+
+
+async def submit(store: JobStore, body: bytes | None = None, **changes) -> str:
+    spec = JobSpec(**{"id": new_id(), "endpoint": "/v1/chat/completions", "model": "simulated", "body": body or chat()} | changes)
+    return (await store.accept(spec)).id
+
+
+async def read(store: JobStore, job_id: str) -> Job:
+    job = await store.get(job_id)
+    assert job is not None
+    return job
+
+
+async def ended(store: JobStore, job_id: str, timeout_s: float = 20.0) -> Job:
+    async def terminal() -> Job | None:
+        job = await read(store, job_id)
+        return job if job.state.terminal else None
+
+    return await eventually(terminal, timeout_s)
+
+
+async def running(store: JobStore, job_id: str) -> None:
+    async def is_running() -> bool:
+        return (await read(store, job_id)).state is JobState.RUNNING
+
+    await eventually(is_running)
+
+
+async def test_jobs_of_every_lane_run_once_and_answer_their_own_prompt(store: JobStore, ready, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    await ready(simulated_journal=str(journal))
+    ids = {}
+    for n in range(200):
+        lane = list(Lane)[n % 5]
+        ids[await submit(store, chat(f"prompt {n}", max_tokens=n % 7 + 1), lane=lane, stream=n % 2 == 0)] = n
+    for job_id, n in ids.items():
+        job = await ended(store, job_id)
+        assert isinstance(job.phase, Succeeded)
+        assert job.phase.usage.completion_tokens == n % 7 + 1
+        result = json.loads((await store.result(job_id)).body)
+        assert result["id"] == f"chatcmpl-{job_id}"
+    starts = [json.loads(line) for line in journal.read_text().splitlines()]
+    ran = [line for line in starts if "start" in line.values()]
+    assert len(ran) == 200
+
+
+async def test_an_engine_refusal_is_the_jobs_failure(store: JobStore, ready) -> None:
+    await ready()
+    job = await ended(store, await submit(store, b'{"model": "simulated", "messages": 7, "max_tokens": "x"}'))
+    assert isinstance(job.phase, Failed)
+    assert job.phase.error.code is FailureCode.INVALID_REQUEST
+    assert job.phase.status == 400
+    assert json.loads((await store.result(job.id)).body)["error"]["message"]
+
+
+async def test_cancel_stops_a_running_job_within_a_second(store: JobStore, ready) -> None:
+    await ready(simulated_inter_token_s=0.05)
+    job_id = await submit(store, chat(max_tokens=2000), stream=True)
+
+    async def has_tokens() -> int:
+        return len([p for _, p in await store.log(job_id, "1-0") if p[0] == "t"])
+
+    await eventually(has_tokens)
+    before = time.monotonic()
+    assert await store.cancel(job_id) is JobState.RUNNING
+    assert (await ended(store, job_id)).state is JobState.CANCELLED
+    assert time.monotonic() - before < 1.0
+    assert await has_tokens() >= 1
+    other = await ended(store, await submit(store, chat(max_tokens=1)))
+    assert other.state is JobState.SUCCEEDED
+
+
+async def test_celerys_revoke_is_our_cancel(store: JobStore, ready, broker_settings: BrokerSettings) -> None:
+    await ready(simulated_inter_token_s=0.05)
+    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
+    job_id = await submit(store, chat(max_tokens=2000))
+    await running(store, job_id)
+    replies = await asyncio.to_thread(app.control.revoke, job_id, terminate=True, reply=True, timeout=5)
+    assert "running" in str(replies)
+    assert (await ended(store, job_id)).state is JobState.CANCELLED
+
+
+async def test_expiry_ends_a_running_job(store: JobStore, ready) -> None:
+    await ready(simulated_inter_token_s=0.05, reap_interval_s=0.1)
+    job_id = await submit(store, chat(max_tokens=2000), expires_in_ms=800)
+    assert (await ended(store, job_id)).state is JobState.EXPIRED
+
+
+async def test_sigterm_lets_short_jobs_end_and_gives_back_the_long(store: JobStore, ready) -> None:
+    worker = await ready(simulated_inter_token_s=0.05, drain_timeout_s=2.0)
+    short, long = await submit(store, chat(max_tokens=10)), await submit(store, chat(max_tokens=2000), max_attempts=1)
+    await running(store, short)
+    await running(store, long)
+    before = time.monotonic()
+    worker.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert time.monotonic() - before < 2.0 + 2.0
+    assert (await read(store, short)).state is JobState.SUCCEEDED
+    job = await read(store, long)
+    assert (job.state, [a.reason for a in job.history]) == (JobState.QUEUED, ["released"])
+    assert await store.workers() == []
+
+
+async def test_a_killed_workers_jobs_move_to_another(store: JobStore, ready) -> None:
+    lease = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
+    first = await ready("w1", simulated_inter_token_s=0.05, **lease)
+    jobs = [await submit(store, chat(f"{n}", max_tokens=40)) for n in range(8)]
+    for job_id in jobs:
+        await running(store, job_id)
+    await ready("w2", **lease)
+    first.signal(signal.SIGKILL)
+    before = time.monotonic()
+    for job_id in jobs:
+        job = await ended(store, job_id)
+        assert job.state is JobState.SUCCEEDED
+        assert [a.reason for a in job.history] == ["worker_lost"]
+        assert "w2@" in job.phase.worker
+    assert time.monotonic() - before < 1.5 + 2.0 + 2.0
+
+
+async def test_a_frozen_worker_writes_nothing_when_it_wakes_and_ends(store: JobStore, ready) -> None:
+    lease = {"lease_ttl_s": 1.0, "heartbeat_s": 0.2, "reap_interval_s": 0.2}
+    first = await ready("w1", simulated_inter_token_s=0.05, **lease)
+    job_id = await submit(store, chat(max_tokens=60), stream=True)
+    await running(store, job_id)
+    await ready("w2", **lease)
+    first.signal(signal.SIGSTOP)
+    job = await ended(store, job_id)
+    before = await store.client.hgetall(store.keys("job", job_id)), await store.log(job_id, "0-0")
+    first.signal(signal.SIGCONT)
+    assert await asyncio.to_thread(first.wait) != 0
+    assert (await store.client.hgetall(store.keys("job", job_id)), await store.log(job_id, "0-0")) == before
+    assert job.attempt == 2
+
+
+async def test_events_speak_of_jobs(store: JobStore, ready, broker_settings: BrokerSettings) -> None:
+    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
+    state = State()
+    stop = threading.Event()
+
+    def receive() -> None:
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"*": state.event})
+            while not stop.is_set():
+                try:
+                    receiver.capture(limit=None, timeout=0.3, wakeup=False)
+                except TimeoutError:
+                    continue
+
+    listener = threading.Thread(target=receive)
+    listener.start()
+    try:
+        await ready(simulated_inter_token_s=0.02)
+        good = await submit(store, chat(max_tokens=2))
+        bad = await submit(store, b'{"model": "simulated", "messages": 7, "max_tokens": "x"}')
+        gone = await submit(store, chat(max_tokens=2000))
+        await running(store, gone)
+        await store.cancel(gone)
+        want = {good: "SUCCESS", bad: "FAILURE", gone: "REVOKED"}
+        await eventually(lambda: {i: t.state for i, t in state.tasks.items() if i in want} == want)
+        assert FailureCode.INVALID_REQUEST in state.tasks[bad].exception
+    finally:
+        stop.set()
+        listener.join(10)
+
+
+async def test_metrics_tell_what_ran(store: JobStore, ready) -> None:
+    await ready()
+    for _ in range(3):
+        await ended(store, await submit(store, chat(max_tokens=5)))
+    (worker,) = await store.workers()
+
+    def scrape() -> str:
+        with urllib.request.urlopen(worker["metrics_url"]) as answer:
+            return answer.read().decode()
+
+    text = await asyncio.to_thread(scrape)
+    assert 'penstock_jobs_total{state="succeeded"} 3.0' in text
+    assert 'penstock_jobs_total{state="failed"} 0.0' in text
+    assert 'penstock_tokens_total{kind="completion"} 15.0' in text
+
+
+async def test_start_failures_are_one_line(start_worker, tmp_path: Path) -> None:
+    away = start_worker("away", redis_url="redis://127.0.0.1:1/0")
+    assert await asyncio.to_thread(away.wait) == 1
+    assert "cannot reach Redis at redis://127.0.0.1:1/0" in away.log.read_text()
+    assert wait_until(lambda: away.process.returncode == 1)
+
+
+async def test_a_queued_job_waits_for_a_worker(store: JobStore, ready) -> None:
+    job_id = await submit(store)
+    await ready()
+    job = await ended(store, job_id)
+    assert isinstance(job.phase, Succeeded)
+    assert not isinstance(job.phase, Running)
