@@ -1,1 +1,1 @@
-"""The FastAPI front: routes, errors as HTTP, Server-Sent Events."""
+"""The front door: FastAPI routes, errors and Server-Sent Events. Everything else happens across Redis."""

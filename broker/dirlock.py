@@ -15,8 +15,8 @@ class FolderInUseError(Exception):
 def lock_folder(folder: Path, wait_s: float) -> int:
     """Lock a folder against every other process.
 
-    The lock belongs to the open file: it holds until this process and every child that inherited the descriptor
-    have closed it or ended.
+    The lock belongs to the open file: it holds until this process, and every child that inherited the
+    descriptor, has closed it or ended.
 
     Args:
         folder: an existing folder; a file named ``lock`` is made in it.

@@ -123,7 +123,7 @@ class EmbeddedServer:
         """Prepare, start the server as a child of this process, and wait until it answers.
 
         Raises:
-            EmbeddedStartError: as ``prepare``, or it ended, or did not answer in time. Nothing is left running.
+            EmbeddedStartError: as ``prepare``, or it ended, or was silent for too long. Nothing is left.
         """
         self.prepare()
         try:

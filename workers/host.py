@@ -64,11 +64,11 @@ class EngineHost:
 
     # ---- called from other threads -----------------------------------------------------------------------------
 
-    def start(self, info: dict[str, Any]) -> None:
+    def start(self, info: Callable[[], dict[str, Any]]) -> None:
         """Start loop and engine, register the worker and begin to beat. Blocks until all of it stands.
 
         Args:
-            info: further facts for the worker's record.
+            info: called once the engine runs, for further facts of the worker's record.
 
         Raises:
             EngineStartError: with a message for the operator.
@@ -125,7 +125,7 @@ class EngineHost:
 
     # ---- on the loop -------------------------------------------------------------------------------------------
 
-    async def _start(self, info: dict[str, Any]) -> None:
+    async def _start(self, info: Callable[[], dict[str, Any]]) -> None:
         s = self.settings
         await self.engine.start()
         self._store = store = JobStore(connect(s.redis_url), s)
@@ -141,7 +141,7 @@ class EngineHost:
             "models": [m.name for m in models],
             "capacity": s.concurrency or self.engine.capacity(),
             "started_at": time.time(),
-            **info,
+            **info(),
         }
         try:
             await store.set_models(

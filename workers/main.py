@@ -52,7 +52,6 @@ def run_worker(overrides: dict[str, Any]) -> None:
     )
     _greet_redis(settings, app)
     metrics = WorkerMetrics(REGISTRY)
-    port = _serve_metrics(settings)
     worker: CeleryWorker | None = None
 
     def on_dead(reason: str) -> None:
@@ -60,10 +59,10 @@ def run_worker(overrides: dict[str, Any]) -> None:
             worker.die(reason)
 
     host = EngineHost(settings, engine_for(settings), metrics, on_dead)
-    log.info("engine_starting", engine=settings.engine, model=settings.model or "tiny-random")
+    log.info("engine_starting", engine=settings.engine, model=settings.model)
     status = 1
     try:
-        host.start({"metrics_url": f"http://{settings.metrics_host}:{port}/metrics"})
+        host.start(lambda: {"metrics_url": _serve_metrics(settings)})
         register_task(app, host)
         worker = CeleryWorker(app, host, settings, settings.concurrency or host.engine.capacity())
         gc.collect()
@@ -84,13 +83,14 @@ def _greet_redis(settings: WorkerSettings, app: Any) -> None:
         raise WorkerStartError(msg) from error
 
 
-def _serve_metrics(settings: WorkerSettings) -> int:
+def _serve_metrics(settings: WorkerSettings) -> str:
+    """Serve /metrics in a thread, and return its address. Called after the engine's start: vLLM forks on CPU."""
     try:
         server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
     except OSError as error:
         msg = f"cannot serve /metrics on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
         raise WorkerStartError(msg) from error
-    return int(server.server_port)
+    return f"http://{settings.metrics_host}:{server.server_port}/metrics"
 
 
 __all__ = ["EngineStartError", "WorkerStartError", "run_worker"]

@@ -84,6 +84,7 @@ class VllmSettings:
             enforce_eager=True,
             max_num_seqs=max_num_seqs,
             kv_cache_memory_bytes=256 << 20,
+            dtype="float32",  # random weights make near ties, which bfloat16 breaks differently in every batch
             tool_call_parser="hermes",
             extra_args=extra_args,
         )

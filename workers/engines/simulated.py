@@ -183,13 +183,9 @@ class SimulatedEngine:
         )
 
     def _words(self, prompt: bytes, count: int) -> list[str]:
-        start = struct.unpack(
-            "<I", hashlib.blake2b(prompt + b"%d" % self._settings.seed, digest_size=4).digest()
-        )[0]
-        step = (
-            1 + start % 7
-        )  # the list's length has none of these as a divisor that would shorten the walk much
-        size = len(_WORDS)
+        digest = hashlib.blake2b(prompt + b"%d" % self._settings.seed, digest_size=4).digest()
+        start = int.from_bytes(digest, "little")
+        step, size = 1 + start % 7, len(_WORDS)
         return [_WORDS[(start + step * place) % size] for place in range(count)]
 
     async def _stream(

@@ -249,7 +249,7 @@ class VllmEngine:
         )
 
     def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
-        """Prepare a compact stream; return the engine request's id, or None where the stream takes the full way."""
+        """Prepare a compact stream; return the engine request's id, or None for the full way."""
         usage = plain(body, chat=request.endpoint == CHAT)
         shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
         response_id, engine_id = (form.format(request.id) for form in _RESPONSE_IDS[request.endpoint])

@@ -1,0 +1,52 @@
+# Everything a person types. `make` alone lists it. ARGS="..." is passed on by up, test and bench.
+
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+SETUP := $(PYTHON) tools/setup_env.py
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format lock bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
+	@$(SETUP)
+	@$(BIN)/penstock up $(ARGS)
+
+test: ## install what is needed, then run every test (ARGS="tests/unit -k lease")
+	@$(SETUP) --browser
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: ## style, format and types
+	@$(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: ## rewrite the files as the formatter wants them
+	@$(SETUP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The lock files hold for every platform and Python that we support. The resolver reads vLLM's own requirements from
+# its package; requirements/cpu-overrides.txt takes out what must not come from the plain registry.
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+	--custom-compile-command "make lock"
+NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-emit-package $(name))
+
+lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgrade-package NAME")
+	$(LOCK) $(ARGS) -o requirements/client.lock pyproject.toml
+	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --extra server --group dev \
+		--override requirements/cpu-overrides.txt $(NO_TORCH)
+	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --extra server --group dev
+
+bench: ## added latency and throughput against vLLM's own server, then the control plane's rate
+	@$(SETUP)
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
+	$(BIN)/python benchmarks/control_plane.py $(ARGS)
+
+clean: ## remove .venv and every cache (the data in .penstock stays)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""Between ASGI and our handlers: plain replies, the client's hang-up, and routes without FastAPI's cost.
+
+The hot routes speak ASGI directly: FastAPI's dependency machinery would cost more than all of their own work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Header = tuple[bytes, bytes]
+
+JSON_TYPE: Header = (b"content-type", b"application/json")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+async def reply(
+    send: Send, status: int, body: bytes, headers: Iterable[Header] = (), *, content_type: Header = JSON_TYPE
+) -> None:
+    """Send a whole response."""
+    length = (b"content-length", b"%d" % len(body))
+    start: Message = {
+        "type": "http.response.start",
+        "status": status,
+        "headers": [content_type, length, *headers],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return a request header's first value; ``name`` in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value)
+    return None
+
+
+class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(receive):`
+    """Runs the block until the client hangs up, then raises ClientGoneError out of it.
+
+    Works as ``asyncio.timeout`` does: the block's task is cancelled, and the cancellation turned into the
+    error. To be entered after the request's body was read.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> Self:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("until_hangup is used inside a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._listener = asyncio.get_running_loop().create_task(self._listen())
+        return self
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._task.cancel()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.cancel()
+        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise ClientGoneError from None
+
+
+class RawRoute(APIRoute):
+    """A route that FastAPI documents and does not touch: the ASGI application ``raw`` answers."""
+
+    def __init__(self, path: str, raw: ASGIApp, **documented: Any) -> None:
+        async def endpoint() -> None:
+            """Stand where FastAPI looks for parameters; there are none for it to read."""
+
+        super().__init__(path, endpoint, **documented)
+        self.app = raw

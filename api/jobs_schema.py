@@ -1,0 +1,109 @@
+"""The shapes of the jobs API: what a submission may hold, and what the documentation shows of the answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.docs import JOB, JOB_REQUEST
+
+MAX_LIFE_S = 366 * 86_400
+"""Longest ``expires_in_s``."""
+
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+Priority = Literal["high", "normal", "low", "bulk"]
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+
+_MetadataKey = Annotated[str, Field(max_length=64)]
+_MetadataValue = Annotated[str, Field(max_length=512, strict=True)]
+
+
+class JobRequest(BaseModel):
+    """Body of ``POST /v1/jobs``. Unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [JOB_REQUEST]})
+
+    endpoint: Endpoint = Field("/v1/chat/completions", description="The OpenAI endpoint to call.")
+    model: str | None = Field(None, description="Must agree with `input.model` where both are given.")
+    input: dict[str, Any] = Field(description="The raw OpenAI request body.")
+    priority: Priority = Field("normal", description="The lane to wait in; lanes are served in this order.")
+    stream: bool | None = Field(
+        None, description="Keep and publish deltas while it runs. Default: `input.stream`, or false."
+    )
+    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] | None = Field(
+        None, description="Your own; at most 16 pairs of strings."
+    )
+    expires_in_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
+        None, description="Whole life in seconds; past it the job is `expired`."
+    )
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
+        3, description="Attempts when workers are lost under it."
+    )
+
+
+class JobTimings(BaseModel):
+    """When things happened, in Unix seconds; null: not yet, or never."""
+
+    queued_at: float
+    started_at: float | None
+    first_token_at: float | None
+    finished_at: float | None
+    queue_ms: int | None
+    total_ms: int | None
+    tokens_per_s: float | None
+
+
+class JobUsage(BaseModel):
+    """Token counts as the engine reported them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class JobFailure(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class JobObject(BaseModel):
+    """A job."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
+
+    id: str
+    object: Literal["job"]
+    state: State
+    endpoint: Endpoint
+    model: str
+    priority: Literal["realtime", "high", "normal", "low", "bulk"]
+    stream: bool
+    metadata: dict[str, str]
+    attempt: int = Field(description="Number of the current or last attempt, 0 before the first.")
+    max_attempts: int
+    position: int | None = Field(description="Jobs before it while queued; 0 is next.")
+    created_at: float
+    expires_at: float | None
+    timings: JobTimings
+    usage: JobUsage | None
+    error: JobFailure | None
+    cancel_requested: bool
+    worker: str | None
+    history: list[dict[str, Any]] = Field(description="Attempts that were given up.")
+    links: dict[str, str]
+    result: dict[str, Any] | None = Field(
+        None, description="The raw OpenAI response; not in lists and events."
+    )
+
+
+class JobList(BaseModel):
+    """One page of jobs."""
+
+    object: Literal["list"]
+    data: list[JobObject]
+    has_more: bool
+    next_cursor: str | None

@@ -1,0 +1,175 @@
+"""Submitting a job and looking at one: the calls of the jobs API that are made often, as plain ASGI."""
+
+from __future__ import annotations
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+from starlette.types import Receive, Scope, Send
+
+from api.admission import check_endpoint, check_length, model_not_found, named_model
+from api.asgi import Header, header, reply
+from api.body import parse_raw, parse_value, read_body
+from api.errors import invalid, job_not_found, validation_error
+from api.jobs_schema import JobRequest
+from api.jobs_view import job_view
+from api.openai_schema import check_body
+from api.services import Services
+from api.waiting import asked_wait, wait_for_end
+from broker.errors import StoreUnavailableError
+from broker.store import Accepted
+from jobs.ids import is_job_id
+from jobs.lanes import Lane
+from jobs.model import Job, JobSpec, Queued, Timings
+from jobs.states import JobState
+
+_validator = TypeAdapter(JobRequest).validator
+
+
+class Jobs:
+    """``POST /v1/jobs`` and ``GET /v1/jobs/{job_id}``."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._accepted = {lane: services.metrics.accepted.labels(lane.value) for lane in Lane}
+
+    async def submit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``POST /v1/jobs``."""
+        services = self._services
+        wait_s, applied = asked_wait(scope, services.settings.max_wait_s)
+        key = _idempotency_key(scope)
+        body = await read_body(scope, receive, services.settings.max_body_bytes)
+        spec = await self._spec(body, key, services.process if wait_s else None)
+        with services.hub.inbox(spec.id) as inbox:
+            try:
+                accepted = await services.store.accept(spec)
+            except StoreUnavailableError:
+                # It may have been accepted all the same. With a key the client finds it; else nobody does.
+                if key is None:
+                    services.abandon(spec.id)
+                raise
+            job: Job | None
+            if accepted.replayed:
+                job = await self._look(accepted.id, wait_s, receive)
+            else:
+                self._accepted[spec.lane].inc()
+                job = _fresh(spec, accepted)
+                if wait_s:
+                    await wait_for_end(services, spec.id, inbox, wait_s, receive)
+                    job = await services.store.get(spec.id)
+        headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
+        if applied:
+            headers.append((b"preference-applied", applied.encode()))
+        await self._show(job, accepted.id, send, 202, headers)
+
+    async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """``GET /v1/jobs/{job_id}``."""
+        job_id = checked_id(scope["path_params"]["job_id"])
+        wait_s, applied = asked_wait(scope, self._services.settings.max_wait_s)
+        headers = [(b"preference-applied", applied.encode())] if applied else []
+        if wait_s:
+            await receive()  # the (empty) body, so that what comes next is the hang-up
+        await self._show(await self._look(job_id, wait_s, receive), job_id, send, 200, headers)
+
+    async def _spec(self, body: bytes, key: str | None, sink: str | None) -> JobSpec:
+        raw = parse_raw(body)
+        fields = {name: parse_value(value) for name, value in raw.items()}
+        try:
+            request: JobRequest = _validator.validate_python(fields)
+        except ValidationError as error:
+            raise validation_error(error.errors(include_url=False, include_input=False)) from None
+        name = _model_name(request)
+        check_body(request.endpoint, request.input)
+        model = await self._services.catalogue.find(name)
+        if model is None:
+            raise model_not_found(name)
+        check_endpoint(model, request.endpoint)
+        payload = bytes(raw["input"])
+        check_length(model, request.input, len(payload))
+        if request.input.get("model") is None:
+            members = parse_raw(payload) | {"model": msgspec.Raw(msgspec.json.encode(name))}
+            payload = msgspec.json.encode(members)
+        stream = request.input.get("stream") if request.stream is None else request.stream
+        life_s = request.expires_in_s
+        return JobSpec(
+            id=self._services.new_job_id(),
+            endpoint=request.endpoint,
+            model=name,
+            body=payload,
+            pool=model.pool,
+            lane=Lane(request.priority),
+            stream=bool(stream),
+            metadata=request.metadata or {},
+            max_attempts=request.max_attempts,
+            expires_in_ms=None if life_s is None else max(1, round(life_s * 1000)),
+            idempotency_key=key,
+            sink=sink,
+        )
+
+    async def _look(self, job_id: str, wait_s: float, receive: Receive) -> Job | None:
+        """Read a job, after its end or after ``wait_s`` seconds."""
+        services = self._services
+        if wait_s:
+            with services.hub.inbox(job_id) as inbox:
+                state = await services.store.watch(job_id, services.process)
+                if state is not None and not state.terminal:
+                    await wait_for_end(services, job_id, inbox, wait_s, receive)
+        return await services.store.get(job_id)
+
+    async def _show(
+        self, job: Job | None, job_id: str, send: Send, unfinished: int, headers: list[Header]
+    ) -> None:
+        """Answer with a job and, once it succeeded, its result."""
+        if job is None:
+            raise job_not_found(job_id)
+        result = None
+        if job.state is JobState.SUCCEEDED:
+            result = (await self._services.store.result(job_id)).body
+        body = msgspec.json.encode(job_view(job, result))
+        await reply(send, 200 if job.state.terminal else unfinished, body, headers)
+
+
+def checked_id(job_id: str) -> str:
+    """Return the id. Raises ApiError (404) where no job can have it."""
+    if not is_job_id(job_id):
+        raise job_not_found(job_id)
+    return job_id
+
+
+def _idempotency_key(scope: Scope) -> str | None:
+    value = header(scope, b"idempotency-key")
+    if value is None:
+        return None
+    if not 1 <= len(value) <= 255:
+        raise invalid("Idempotency-Key must have 1 to 255 characters", "Idempotency-Key")
+    return value.decode("latin-1")
+
+
+def _model_name(request: JobRequest) -> str:
+    """Return the model that both the job and its input can mean."""
+    if request.model is None:
+        return named_model(request.input, "model")
+    inner = request.input.get("model")
+    if inner is not None and inner != request.model:
+        raise invalid(f"model is {request.model!r}, but input.model is {inner!r}", "model")
+    return named_model({"model": request.model})
+
+
+def _fresh(spec: JobSpec, accepted: Accepted) -> Job:
+    """Return the job as it was accepted a moment ago: nothing needs to be read for that."""
+    now_ms = accepted.created_ms
+    return Job(
+        id=spec.id,
+        state=JobState.QUEUED,
+        phase=Queued(accepted.position),
+        endpoint=spec.endpoint,
+        model=spec.model,
+        pool=spec.pool,
+        lane=spec.lane,
+        stream=spec.stream,
+        tenant=spec.tenant,
+        metadata=spec.metadata,
+        timings=Timings(now_ms),
+        attempt=0,
+        max_attempts=spec.max_attempts,
+        expires_at_ms=None if spec.expires_in_ms is None else now_ms + spec.expires_in_ms,
+    )

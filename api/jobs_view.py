@@ -1,0 +1,90 @@
+"""The JSON job object. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+
+from api.errors import invalid
+from api.outcome import usage_json
+from jobs.model import Failed, Job, Queued, Running, Succeeded
+
+
+def job_view(job: Job, result: bytes | None = None) -> dict[str, Any]:
+    """Return the job object.
+
+    Args:
+        job: the job.
+        result: its raw response, JSON; None leaves ``result`` null.
+    """
+    phase, t = job.phase, job.timings
+    usage = phase.usage if isinstance(phase, Succeeded) else None
+    error = phase.error if isinstance(phase, Failed) else None
+    path = f"/v1/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "object": "job",
+        "state": job.state.value,
+        "endpoint": job.endpoint,
+        "model": job.model,
+        "priority": job.lane.value,
+        "stream": job.stream,
+        "metadata": job.metadata,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "position": phase.position if isinstance(phase, Queued) else None,
+        "created_at": t.queued_ms / 1000,
+        "expires_at": _seconds(job.expires_at_ms),
+        "timings": {
+            "queued_at": t.queued_ms / 1000,
+            "started_at": _seconds(t.started_ms),
+            "first_token_at": _seconds(t.first_token_ms),
+            "finished_at": _seconds(t.finished_ms),
+            "queue_ms": t.queue_ms,
+            "total_ms": t.total_ms,
+            "tokens_per_s": t.tokens_per_s(usage),
+        },
+        "usage": usage_json(usage),
+        "error": None
+        if error is None
+        else {"code": error.code, "message": error.message, "param": error.param},
+        "cancel_requested": job.cancel_requested,
+        "worker": phase.worker if isinstance(phase, Running | Succeeded) else None,
+        "history": [
+            {"attempt": a.attempt, "worker": a.worker, "reason": a.reason, "ended_at": a.ended_ms / 1000}
+            for a in job.history
+        ],
+        "links": {
+            "status_url": path,
+            "events_url": f"{path}/events",
+            "cancel_url": f"{path}/cancel",
+            "result_url": f"{path}/result",
+        },
+        "result": msgspec.Raw(result) if result else None,
+    }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def encode_cursor(cursor: str | None) -> str | None:
+    """Make the store's cursor opaque."""
+    return None if cursor is None else base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> str:
+    """Read what :func:`encode_cursor` wrote.
+
+    Raises:
+        ApiError: 400, it did not write this.
+    """
+    try:
+        cursor = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+        int(cursor.partition("_")[0])
+    except (binascii.Error, ValueError):
+        raise invalid("after is not a cursor of this list; use next_cursor as it came", "after") from None
+    return cursor

@@ -1,0 +1,55 @@
+"""The api process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+import uvicorn
+
+from api.app import create_app
+from api.settings import ApiSettings
+from monitoring.logging import configure_logging
+
+log = structlog.get_logger(__name__)
+
+
+def run_api(
+    *, host: str | None = None, port: int | None = None, overrides: Mapping[str, Any] | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        host: overrides the setting of that name; None leaves it.
+        port: likewise.
+        overrides: further settings by name, above the environment and every file.
+
+    Raises:
+        pydantic.ValidationError: a setting is wrong; its message names it.
+        SystemExit: the address cannot be listened on.
+    """
+    given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    settings = ApiSettings(**{**(overrides or {}), **given})
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    log.info("api_starting", host=settings.host, port=settings.port)
+    uvicorn.Server(server_config(settings)).run()
+
+
+def server_config(settings: ApiSettings) -> uvicorn.Config:
+    """Return uvicorn's configuration for these settings."""
+    return uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,  # its records go where ours go
+        access_log=False,  # the metrics count requests; a line for each would cost more than the request
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        timeout_keep_alive=75,  # above the idle limits of common proxies, which reuse connections
+    )

@@ -1,0 +1,38 @@
+"""Settings of the api process. Same sources and rules as :class:`broker.settings.BrokerSettings`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from broker.settings import BrokerSettings, Seconds
+
+
+class ApiSettings(BrokerSettings):
+    """Where the api listens, and the bounds it puts on requests."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
+    port: int = Field(8080, ge=0, le=65_535, description="TCP port to listen on; 0 picks a free one.")
+    max_body_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
+    )
+    max_wait_s: Seconds = Field(
+        300.0, description="Longest wait for a job's end that one request may ask for."
+    )
+    request_timeout_s: Seconds = Field(
+        600.0, description="Whole life of a call to an OpenAI endpoint, queueing included; then 504."
+    )
+    sse_ping_s: Seconds = Field(
+        15.0, description="An idle job event stream gets a comment this often, so that proxies keep it open."
+    )
+    inbox_limit: int = Field(
+        4096, ge=16, description="Events kept for a slow reader; beyond them it goes on from the job's log."
+    )
+    catalogue_refresh_s: Seconds = Field(
+        1.0, description="How often the models and live workers are looked up."
+    )
+    queue_full_retry_s: int = Field(
+        5, ge=1, le=120, description="Retry-After of a 429: seconds until another try makes sense."
+    )
+    shutdown_grace_s: int = Field(
+        5, ge=0, description="On SIGTERM, how long open requests may go on; then they are cut off."
+    )

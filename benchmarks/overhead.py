@@ -1,0 +1,217 @@
+"""Penstock beside vLLM's own server on the same model: both run, and every measurement takes both sides in turn.
+
+Prints added time to first token and to completion at one request at a time, throughput at several concurrencies (whole
+and streamed), and the rate of queued asynchronous jobs against ``LLM.generate`` offline. Ratios are Penstock / vLLM:
+above 1.0 Penstock is faster. ``tiny`` is a model whose engine takes nearly all the time; ``nano`` is so small that the
+Python front does, as beside a fast GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from _client import Connection, Load, drive, percentile
+from _stack import ROOT, machine, penstock_up, vllm_server
+
+from workers.tiny_model import build_tiny_model
+
+WORDS = "water gate wheel light window town rain lake valley wall power bread night river engine hum".split()
+SEQS = 256
+
+
+def chat(rng: random.Random, name: str, **extra: Any) -> dict[str, Any]:
+    """One request of 32-128 words of prompt and exactly 32-128 tokens of output."""
+    prompt = " ".join(rng.choices(WORDS, k=rng.randint(32, 128)))
+    return {
+        "model": name,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": rng.randint(32, 128),
+        "temperature": 0.0,
+        "ignore_eos": True,
+        **extra,
+    }
+
+
+async def latency(sides: dict[str, tuple[str, int]], name: str, count: int) -> dict[str, Any]:
+    """One streamed request at a time, sides in turn."""
+    rng = random.Random(1)
+    first: dict[str, list[float]] = {side: [] for side in sides}
+    total: dict[str, list[float]] = {side: [] for side in sides}
+    links = {side: Connection(*base) for side, base in sides.items()}
+    for n in range(count + 5):
+        request = json.dumps(chat(rng, name, stream=True, max_tokens=32)).encode()
+        for side, link in links.items():
+            reply = await link.request("POST", "/v1/chat/completions", request)
+            if n >= 5:
+                first[side].append(reply.first_s * 1000)
+                total[side].append(reply.total_s * 1000)
+    result: dict[str, Any] = {"requests": count}
+    for what, values in (("ttft", first), ("completion", total)):
+        for q, label in ((0.5, "p50"), (0.99, "p99")):
+            ours, theirs = percentile(values["penstock"], q), percentile(values["vllm"], q)
+            result[f"{what}_{label}_ms"] = {
+                "penstock": round(ours, 1),
+                "vllm": round(theirs, 1),
+                "added": round(ours - theirs, 1),
+            }
+    for link in links.values():
+        link.close()
+    return result
+
+
+async def throughput(
+    sides: dict[str, tuple[str, int]], name: str, concurrency: int, count: int, rounds: int
+) -> list[dict[str, Any]]:
+    """The same requests to both sides in turn, whole and streamed; the median of the rounds' ratios."""
+    rows = []
+    for streamed in (False, True):
+        rates: dict[str, list[float]] = {side: [] for side in sides}
+        for round_ in range(rounds):
+            rng = random.Random(round_ * 1000 + concurrency)
+            bodies = [chat(rng, name, stream=streamed) for _ in range(count)]
+            order = list(sides.items())
+            for side, base in order if round_ % 2 == 0 else reversed(order):
+                rates[side].append((await drive(base, "/v1/chat/completions", bodies, concurrency)).rate)
+        ratios = sorted(a / b for a, b in zip(rates["penstock"], rates["vllm"], strict=True))
+        rows.append(
+            {
+                "concurrency": concurrency,
+                "streamed": streamed,
+                "requests": count,
+                "penstock_per_s": round(percentile(rates["penstock"], 0.5), 2),
+                "vllm_per_s": round(percentile(rates["vllm"], 0.5), 2),
+                "ratio": round(percentile(ratios, 0.5), 3),
+                "ratios": [round(r, 3) for r in ratios],
+            }
+        )
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return rows
+
+
+async def queued_jobs(base: tuple[str, int], bodies: list[dict[str, Any]]) -> float:
+    """Submit all as asynchronous jobs and wait for the last; returns jobs per second."""
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    load = await drive(base, "/v1/jobs", [{"input": body} for body in bodies], 32)
+    pending = [json.loads(reply.body)["id"] for reply in load.replies]
+
+    async def poll() -> None:
+        link = Connection(*base)
+        while pending:
+            reply = await link.request("GET", f"/v1/jobs/{pending.pop()}?wait=300")
+            if json.loads(reply.body)["state"] != "succeeded":
+                raise RuntimeError(reply.body[:500])
+        link.close()
+
+    await asyncio.gather(*(poll() for _ in range(8)))
+    return len(bodies) / (loop.time() - start)
+
+
+_OFFLINE = """
+import json, sys, time
+from vllm import LLM, SamplingParams
+def main():
+    job = json.load(sys.stdin)
+    llm = LLM(**job["llm"])
+    params = [SamplingParams(temperature=0.0, max_tokens=b["max_tokens"], ignore_eos=True) for b in job["bodies"]]
+    llm.chat([b["messages"] for b in job["bodies"][:8]], params[:8], use_tqdm=False)
+    start = time.perf_counter()
+    llm.chat([b["messages"] for b in job["bodies"]], params, use_tqdm=False)
+    print(json.dumps(len(params) / (time.perf_counter() - start)))
+if __name__ == "__main__":
+    main()
+"""
+
+
+def offline(model: Path, bodies: list[dict[str, Any]]) -> float:
+    """Run the same requests through ``LLM.chat`` in a process of its own; returns requests per second."""
+    llm = {"model": str(model), "dtype": "float32", "enforce_eager": True, "max_num_seqs": SEQS}
+    llm |= {"kv_cache_memory_bytes": 1 << 30, "disable_log_stats": True}
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(_OFFLINE)
+        script.flush()
+        done = subprocess.run(
+            [sys.executable, script.name],
+            cwd=ROOT,
+            input=json.dumps({"llm": llm, "bodies": bodies}),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+        )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    return float(done.stdout.splitlines()[-1])
+
+
+async def both(sides: dict[str, tuple[str, int]], name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Everything that needs both servers."""
+    report: dict[str, Any] = {"latency": await latency(sides, name, args.latency_requests)}
+    print(json.dumps(report["latency"]), file=sys.stderr, flush=True)
+    report["throughput"] = []
+    for concurrency in args.concurrency:
+        count = max(concurrency * args.scale, 24)
+        report["throughput"] += await throughput(sides, name, concurrency, count, args.rounds)
+    return report
+
+
+def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one model size."""
+    with tempfile.TemporaryDirectory(prefix="bench") as cache:
+        model = build_tiny_model(Path(cache), size)
+        name = f"{size}-bench"
+        flags = [f"--served-model-name={name}", "--dtype=float32", "--enforce-eager", f"--max-num-seqs={SEQS}"]
+        flags.append(f"--kv-cache-memory-bytes={1 << 30}")
+        ours = [f"--engine-arg={flag}" for flag in flags]
+        with (
+            penstock_up("--engine=vllm", f"--model={model}", f"--concurrency={SEQS}", *ours) as a,
+            vllm_server(model, *flags) as b,
+        ):
+            report = uvloop.run(both({"penstock": a, "vllm": b}, name, args))
+        bodies = [chat(random.Random(n), name) for n in range(args.jobs)]
+        generate = offline(model, bodies)
+        with penstock_up("--engine=vllm", f"--model={model}", f"--concurrency={SEQS}", *ours) as a:
+            uvloop.run(queued_jobs(a, bodies[:64]))
+            queued = uvloop.run(queued_jobs(a, bodies))
+        report["queued_jobs"] = {
+            "jobs": args.jobs,
+            "penstock_per_s": round(queued, 2),
+            "llm_generate_per_s": round(generate, 2),
+            "ratio": round(queued / generate, 3),
+        }
+        print(json.dumps(report["queued_jobs"]), file=sys.stderr, flush=True)
+        return report
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "nano"], help="models (default: tiny nano)")
+    parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 16, 64, 256])
+    parser.add_argument("--scale", type=int, default=3, help="requests per client and round (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, sides in turn (default %(default)s)")
+    parser.add_argument("--latency-requests", type=int, default=100)
+    parser.add_argument("--jobs", type=int, default=2000, help="queued jobs (default %(default)s)")
+    args = parser.parse_args()
+    report = {
+        "benchmark": "overhead",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "models": {size: measure(size, args) for size in args.sizes},
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What both clients share of httpx: settings, requests, and one table from its errors to ours."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import httpx
+
+from penstock._protocol import Reply, Request, status_error
+from penstock._retry import RetryPolicy
+from penstock._version import __version__
+from penstock.errors import APIConnectionError, APIResponseError, APITimeoutError, PenstockError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+IDLE_STREAM_S = 90.0
+"""A stream that sends nothing for so long, not even a ping, is taken for dead and opened anew."""
+
+FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...] = (
+    (httpx.TimeoutException, APITimeoutError),
+    (httpx.UnsupportedProtocol, APIResponseError),
+    (httpx.TransportError, APIConnectionError),
+    (httpx.DecodingError, APIResponseError),
+    (httpx.TooManyRedirects, APIResponseError),
+)
+"""First match wins. UnsupportedProtocol cannot be mended by another try, so it is no connection error."""
+
+
+class SendArgs(TypedDict):
+    """Keyword arguments of httpx's ``build_request``."""
+
+    method: str
+    url: str
+    params: dict[str, str]
+    headers: dict[str, str]
+    content: bytes | None
+    timeout: httpx.Timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A client's resolved settings: where, as whom, how patient."""
+
+    url: str
+    api_key: str | None = field(repr=False)
+    timeout_s: float
+    calls: RetryPolicy
+    follows: RetryPolicy
+
+    @classmethod
+    def resolve(
+        cls,
+        base_url: str | None,
+        api_key: str | None,
+        timeout_s: float,
+        max_retries: int,
+        max_reconnects: int,
+    ) -> Settings:
+        """Fill in what is None from the environment, then from the defaults.
+
+        Raises:
+            ValueError: the URL is not an http(s) URL, or a number is negative.
+        """
+        url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).rstrip("/")
+        if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
+            msg = f"base_url must be an http:// or https:// address, not {url!r}"
+            raise ValueError(msg)
+        if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0:
+            msg = "timeout must be above 0, max_retries and max_reconnects at least 0"
+            raise ValueError(msg)
+        return cls(
+            url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK
+            api_key=api_key or os.environ.get("PENSTOCK_API_KEY") or None,
+            timeout_s=timeout_s,
+            calls=RetryPolicy(max_retries),
+            follows=RetryPolicy(max_reconnects),
+        )
+
+    def args(self, request: Request, *, stream: bool = False) -> SendArgs:
+        """Return what httpx needs to build this request."""
+        headers = {
+            "accept": "application/json",
+            **request.headers,
+            "user-agent": f"penstock-python/{__version__}",
+        }
+        if self.api_key:
+            headers["authorization"] = f"Bearer {self.api_key}"
+        read_s = max(self.timeout_s, IDLE_STREAM_S) if stream else self.timeout_s + request.extra_timeout_s
+        return SendArgs(
+            method=request.method,
+            url=self.url + request.path,
+            params=dict(request.params),
+            headers=headers,
+            content=request.body,
+            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
+        )
+
+
+def reply_of(response: httpx.Response) -> Reply:
+    """Copy a response whose body was read."""
+    return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
+
+
+def is_event_stream(response: httpx.Response) -> bool:
+    """Whether the response is what ``events`` asked for; otherwise see :func:`not_a_stream`."""
+    return response.status_code == 200 and "text/event-stream" in response.headers.get("content-type", "")
+
+
+def not_a_stream(response: httpx.Response) -> PenstockError:
+    """Return the error that a response, whose body was read, is in place of an event stream."""
+    if response.is_success:
+        return APIResponseError(f"{response.url} is no event stream: is this a Penstock server's address?")
+    return status_error(reply_of(response))
+
+
+def translate(exc: httpx.RequestError, url: str) -> PenstockError:
+    """Return our error for one of httpx's; the caller raises it ``from`` the original."""
+    detail = str(exc) or type(exc).__name__
+    for theirs, ours in FOREIGN_ERRORS:
+        if isinstance(exc, theirs):
+            what = "no answer in time from" if ours is APITimeoutError else "cannot reach"
+            return ours(f"{what} {url}: {detail}")
+    return APIConnectionError(f"cannot reach {url}: {detail}")
+
+
+def client_args() -> dict[str, Any]:
+    """Arguments of the httpx clients we make ourselves: enough connections for many followed jobs at once."""
+    return {"limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100)}

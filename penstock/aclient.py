@@ -1,0 +1,225 @@
+"""The asynchronous client (asyncio): the methods of :class:`penstock.Penstock`, awaited.
+
+Arguments, results and errors are documented there; this module says only what differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import httpx
+
+from penstock import _flows as flows
+from penstock import _http as http
+from penstock import _protocol as protocol
+from penstock._flows import Flow, Send, Step
+from penstock._follow import Follower, TextStream
+from penstock.errors import PenstockError
+from penstock.models import Event, Health, Job, Model, Page, Priority, Restarted
+
+T = TypeVar("T")
+
+
+class AsyncPenstock:
+    """A client of one Penstock server for one event loop. Close it, or use it in an ``async with``.
+
+    The arguments are those of :class:`penstock.Penstock`; ``http_client`` is an :class:`httpx.AsyncClient`.
+    Close an iterator that you leave early (``contextlib.aclosing``), so that its connection goes at once.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: float = 30.0,
+        max_retries: int = 4,
+        max_reconnects: int = 10,
+        http_client: httpx.AsyncClient | None = None,
+    ) -> None:
+        self._settings = http.Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
+        self._owns_http = http_client is None
+        self._http = http_client or httpx.AsyncClient(**http.client_args())
+
+    @property
+    def base_url(self) -> str:
+        """The server's address as it is used."""
+        return self._settings.url
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._owns_http:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self.close()
+
+    async def submit(
+        self,
+        input: Mapping[str, Any],  # noqa: A002  # the field's name on the wire
+        *,
+        model: str | None = None,
+        endpoint: str = "/v1/chat/completions",
+        priority: Priority | None = None,
+        stream: bool | None = None,
+        metadata: Mapping[str, str] | None = None,
+        expires_in_s: float | None = None,
+        max_attempts: int | None = None,
+        wait_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submit a job: see :meth:`penstock.Penstock.submit`."""
+        request = protocol.submit(
+            input,
+            model=model,
+            endpoint=endpoint,
+            priority=priority,
+            stream=stream,
+            metadata=metadata,
+            expires_in_s=expires_in_s,
+            max_attempts=max_attempts,
+            wait_s=wait_s,
+            idempotency_key=idempotency_key,
+        )
+        return await self._run(flows.fetch(request, Job, self._settings.calls))
+
+    async def get(self, job_id: str, wait_s: float | None = None) -> Job:
+        """Return the job: see :meth:`penstock.Penstock.get`."""
+        return await self._run(flows.fetch(protocol.get(job_id, wait_s), Job, self._settings.calls))
+
+    async def wait(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> Job:
+        """Wait until the job is over: see :meth:`penstock.Penstock.wait`."""
+        return await self._run(
+            flows.wait(job_id, timeout_s, check=check, policy=self._settings.follows, clock=time.monotonic)
+        )
+
+    async def result(self, job_id: str) -> dict[str, Any]:
+        """Return the raw OpenAI response: see :meth:`penstock.Penstock.result`."""
+        return await self._run(flows.result(job_id, self._settings.calls))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask for the job's end: see :meth:`penstock.Penstock.cancel`."""
+        return await self._run(flows.fetch(protocol.cancel(job_id), Job, self._settings.calls))
+
+    async def list(
+        self,
+        *,
+        state: str | None = None,
+        model: str | None = None,
+        created_after: float | None = None,
+        created_before: float | None = None,
+        order: Literal["asc", "desc"] | None = None,
+        limit: int | None = None,
+        page_size: int = 100,
+    ) -> AsyncIterator[Job]:
+        """Iterate over jobs, page by page: see :meth:`penstock.Penstock.list`."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            request = protocol.jobs_page(
+                state=state,
+                model=model,
+                created_after=created_after,
+                created_before=created_before,
+                order=order,
+                limit=page_size if left is None else min(page_size, left),
+                after=cursor,
+            )
+            page = await self._run(flows.fetch(request, Page, self._settings.calls))
+            for job in page.data[:left]:
+                yield job
+            left = None if left is None else left - len(page.data)
+            cursor = page.next_cursor
+            if not page.has_more or cursor is None:
+                return
+
+    async def events(self, job_id: str, after: str | None = None) -> AsyncGenerator[Event]:
+        """Follow the job: see :meth:`penstock.Penstock.events`."""
+        follower = Follower(job_id, after, self._settings.follows)
+        while True:
+            error: PenstockError | None = None
+            request = self._http.build_request(**self._settings.args(follower.request(), stream=True))
+            try:
+                response = await self._http.send(request, stream=True)
+                try:
+                    if http.is_event_stream(response):
+                        async for data in response.aiter_bytes():
+                            for event in follower.feed(data):
+                                yield event
+                            if follower.done:
+                                return
+                    elif response.status_code == 204:
+                        return  # the contract of EventSource: ``after`` was the last event, nothing follows
+                    else:
+                        await response.aread()
+                        error = http.not_a_stream(response)
+                finally:
+                    await response.aclose()
+            except httpx.RequestError as exc:
+                error = http.translate(exc, self._settings.url)
+                error.__cause__ = exc
+            await asyncio.sleep(follower.dropped(error))
+
+    @overload
+    def stream(
+        self, job_id: str, *, after: str | None = None, on_restart: Literal["raise"] = "raise"
+    ) -> AsyncGenerator[str]: ...
+    @overload
+    def stream(
+        self, job_id: str, *, after: str | None = None, on_restart: Literal["mark"]
+    ) -> AsyncGenerator[str | Restarted]: ...
+    async def stream(
+        self, job_id: str, *, after: str | None = None, on_restart: Literal["raise", "mark"] = "raise"
+    ) -> AsyncGenerator[str | Restarted]:
+        """Iterate over the text as it is generated: see :meth:`penstock.Penstock.stream`."""
+        text = TextStream(job_id, on_restart, resumed=after is not None)
+        events = self.events(job_id, after)
+        try:
+            async for event in events:
+                piece = text.take(event)
+                if piece is not None:
+                    yield piece
+                elif event.terminal and event.data.get("stream") is False:
+                    yield (await self.get(job_id)).text
+        finally:
+            await events.aclose()
+
+    async def health(self) -> Health:
+        """Return whether the server can run jobs now: see :meth:`penstock.Penstock.health`."""
+        return await self._run(flows.health())
+
+    async def models(self) -> tuple[Model, ...]:
+        """Return the models served now: see :meth:`penstock.Penstock.models`."""
+        return await self._run(flows.models(self._settings.calls))
+
+    async def _run(self, flow: Flow[T]) -> T:
+        """Carry out a flow's steps."""
+        try:
+            step: Step = next(flow)
+            while True:
+                if not isinstance(step, Send):
+                    await asyncio.sleep(step.seconds)
+                    step = flow.send(None)
+                    continue
+                try:
+                    request = self._http.build_request(**self._settings.args(step.request))
+                    response = await self._http.send(request)
+                except httpx.RequestError as exc:
+                    error = http.translate(exc, self._settings.url)
+                    error.__cause__ = exc
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(http.reply_of(response))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value

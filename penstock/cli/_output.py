@@ -1,0 +1,184 @@
+"""What the commands print: JSON for programs, tables and live text for people. rich is imported on use."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from penstock.cli._run import note
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from rich.console import Console as RichConsole
+
+    from penstock.models import Health, Job, Model
+
+T = TypeVar("T")
+
+# Generated text is not to be trusted with the terminal: control characters go, but newline and tab stay.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_STYLES = {
+    "succeeded": "green",
+    "running": "cyan",
+    "failed": "red",
+    "expired": "yellow",
+    "cancelled": "yellow",
+}
+
+
+def as_json(value: BaseModel | dict[str, Any]) -> None:
+    """Print one JSON object on one line, at once."""
+    plain = value if isinstance(value, dict) else value.model_dump(mode="json")
+    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer the terminal; unchanged where stdout is none."""
+    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
+
+
+def live(text: str) -> None:
+    """Print a piece of generated text at once."""
+    click.echo(printable(text), nl=False)
+    sys.stdout.flush()
+
+
+def job_result(job: Job) -> None:
+    """Print what a finished job produced: its text, or its whole result where that is not text."""
+    if job.text:
+        click.echo(printable(job.text))
+    elif job.result is not None:
+        as_json(job.result)
+
+
+def summary(job: Job) -> str:
+    """Return one line on how the job went: tokens, tokens per second, times in milliseconds."""
+    parts = [job.state]
+    if job.usage is not None:
+        parts.append(f"{job.usage.prompt_tokens} + {job.usage.completion_tokens} tokens")
+    times = job.timings
+    if times.tokens_per_s is not None:
+        parts.append(f"{times.tokens_per_s:.1f} tok/s")
+    if times.queue_ms is not None:
+        parts.append(f"queue {times.queue_ms:.0f} ms")
+    if times.total_ms is not None:
+        parts.append(f"total {times.total_ms:.0f} ms")
+    if job.attempt > 1:
+        parts.append(f"attempt {job.attempt}")
+    return " · ".join([*parts, job.id])
+
+
+def print_summary(job: Job) -> None:
+    """Print :func:`summary` on stderr, where it does not mix with the output."""
+    note(click.style(summary(job), dim=True))
+
+
+def job_panel(job: Job) -> None:
+    """Print a job as a panel of its fields, then its text if it has any."""
+    from rich.panel import Panel  # see the module's docstring
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in _fields(job):
+        grid.add_row(name, Text(printable(value), style=_STYLES.get(value, "") if name == "state" else ""))
+    _rich().print(Panel(grid, title=job.id, title_align="left", expand=False))
+    if job.text:
+        click.echo(printable(job.text))
+
+
+def jobs_table(jobs: Iterable[Job]) -> None:
+    """Print jobs as a table, a line each."""
+
+    def row(job: Job) -> tuple[str, ...]:
+        tokens = str(job.usage.total_tokens) if job.usage else ""
+        total = f"{job.timings.total_ms:.0f}" if job.timings.total_ms is not None else ""
+        return job.id, job.state, job.model, job.priority, _ago(job.created_at), tokens, total
+
+    _table(("id", "state", "model", "priority", "created", "tokens", "total ms"), jobs, row, "no jobs")
+
+
+def models_table(models: Iterable[Model]) -> None:
+    """Print the served models as a table."""
+
+    def row(model: Model) -> tuple[str, ...]:
+        return model.id, str(model.max_model_len or ""), model.owned_by or ""
+
+    _table(("model", "context", "owned by"), models, row, "no model is served")
+
+
+def health_lines(health: Health, url: str) -> None:
+    """Print the state of the server and each of its checks."""
+    click.echo(f"{url} is {click.style(health.status, fg='green' if health.ready else 'red')}")
+    for name, state in health.checks.items():
+        click.echo(f"  {name}: {printable(state)}")
+
+
+def _fields(job: Job) -> list[tuple[str, str]]:
+    fields = [
+        ("state", job.state),
+        ("model", job.model),
+        ("endpoint", job.endpoint),
+        ("priority", job.priority),
+    ]
+    if job.position is not None:
+        fields.append(("position", "next" if job.position == 0 else f"{job.position} before it"))
+    if job.created_at is not None:
+        fields.append(("created", _ago(job.created_at)))
+    if job.attempt:
+        fields.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
+    if job.worker:
+        fields.append(("worker", job.worker))
+    fields += [(f"metadata {key}", value) for key, value in job.metadata.items()]
+    if job.done:
+        fields.append(("summary", summary(job).removesuffix(f" · {job.id}").removeprefix(f"{job.state} · ")))
+    elif job.cancel_requested:
+        fields.append(("cancel", "requested"))
+    if job.error is not None:
+        fields.append(("error", f"{job.error.code}: {job.error.message}"))
+    return fields
+
+
+def _table(
+    columns: tuple[str, ...], items: Iterable[T], row: Callable[[T], tuple[str, ...]], empty: str
+) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for place, column in enumerate(columns):
+        # The first column is what the user copies: never cut short.
+        table.add_column(column, no_wrap=place == 0, overflow="fold")
+    for item in items:
+        table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row(item)))
+    if table.row_count:
+        _rich().print(table)
+    else:
+        note(empty)
+
+
+def _rich() -> RichConsole:
+    from rich.console import Console
+
+    # Not on a terminal there is no width to keep to.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
+def _ago(when: float | None) -> str:
+    if when is None:
+        return ""
+    past = max(time.time() - when, 0.0)
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if past >= unit:
+            return f"{past / unit:.0f}{name} ago"
+    return f"{past:.0f}s ago"

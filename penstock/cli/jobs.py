@@ -1,0 +1,151 @@
+"""The commands that look at jobs or end them: wait, stream, get, list, cancel."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from penstock.cli import _output as output
+from penstock.cli._parse import duration
+from penstock.cli._parse import job_id as job_id_type
+from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, Console, client_command
+from penstock.cli._watch import wait as wait_for
+from penstock.cli._watch import watch
+
+_STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+
+
+@click.command("wait", epilog=EXIT_CODES)
+@click.argument("job_ids", metavar="JOB...", type=job_id_type, nargs=-1, required=True)
+@click.option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
+@client_command
+def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -> None:
+    """Wait until jobs are over and print their results.
+
+    \b
+    Examples:
+      penstock wait job_0199...
+      penstock wait job_0199... --timeout 5m --json | jq .result.usage
+      penstock list --state running --json | jq -r .id | xargs penstock wait
+
+    The timeout is for all of them together. Waiting does not end a job, nor does giving it up.
+    """  # noqa: D301  # \b is click's mark
+    deadline = None if timeout is None else time.monotonic() + timeout
+    good = True
+    with console.client() as client:
+        for job_id in job_ids:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            good &= wait_for(console, client, job_id, left)
+    if not good:
+        raise SystemExit(JOB_NOT_OK)
+
+
+@click.command("stream", epilog=EXIT_CODES)
+@click.argument("job_id", metavar="JOB", type=job_id_type)
+@click.option("--after", metavar="CURSOR", help="Go on behind this event id.")
+@client_command
+def stream(console: Console, *, job_id: str, after: str | None) -> None:
+    """Follow a job: its text as it is generated, or its events as JSON lines.
+
+    \b
+    Examples:
+      penstock stream job_0199...
+      penstock stream job_0199... --text > answer.txt
+      penstock stream job_0199... --json | jq -c 'select(.event == "chunk") | .data'
+      penstock stream job_0199... --after 1795416551123-0
+
+    Dropped connections are resumed where they stopped. Ctrl-C stops watching, not the job.
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        watch(console, client, job_id, after)
+
+
+@click.command("get", epilog=EXIT_CODES)
+@click.argument("job_id", metavar="JOB", type=job_id_type)
+@click.option("--result", is_flag=True, help="Print only the raw OpenAI response.")
+@client_command
+def get(console: Console, *, job_id: str, result: bool) -> None:
+    """Show a job as it is now.
+
+    \b
+    Examples:
+      penstock get job_0199...
+      penstock get job_0199... --result > response.json
+      penstock get job_0199... --json | jq -r .state
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        if result:
+            output.as_json(client.result(job_id))
+            return
+        job = client.get(job_id)
+    if console.json:
+        output.as_json(job)
+    else:
+        output.job_panel(job)
+
+
+@click.command("list", epilog=EXIT_CODES)
+@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@click.option("--model", help="Only jobs of this model.")
+@click.option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
+)
+@click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
+@click.option("--oldest-first", is_flag=True, help="The oldest first; otherwise the newest.")
+@client_command
+def list_jobs(
+    console: Console,
+    *,
+    state: str | None,
+    model: str | None,
+    since: float | None,
+    limit: int,
+    everything: bool,
+    oldest_first: bool,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    Examples:
+      penstock list
+      penstock list --state failed --since 1h
+      penstock list --all --json | jq -r 'select(.usage) | .usage.total_tokens'
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        jobs = client.list(
+            state=state,
+            model=model,
+            created_after=None if since is None else time.time() - since,
+            order="asc" if oldest_first else None,
+            limit=None if everything else limit,
+        )
+        if not console.json:
+            output.jobs_table(jobs)
+            return
+        for job in jobs:
+            output.as_json(job)
+
+
+@click.command("cancel", epilog=EXIT_CODES)
+@click.argument("job_ids", metavar="JOB...", type=job_id_type, nargs=-1, required=True)
+@client_command
+def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
+    """Cancel jobs: a queued one ends at once, a running one within about a second.
+
+    \b
+    Examples:
+      penstock cancel job_0199...
+      penstock list --state queued --all --json | jq -r .id | xargs penstock cancel
+
+    A job that is already over stays as it is; that is no error.
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        for job_id in job_ids:
+            job = client.cancel(job_id)
+            if console.json:
+                output.as_json(job)
+            else:
+                asked = job.cancel_requested and not job.done
+                click.echo(f"{job.id} {'cancel requested' if asked else job.state}")

@@ -1,0 +1,136 @@
+"""The ``penstock`` command: the client's commands, and the server's where its packages are installed."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from penstock._version import __version__
+from penstock.cli._run import INTERRUPTED, OK, USAGE, Globals, fail, leave_broken_pipe
+
+_CLIENT = {
+    "submit": ("penstock.cli.submit", "submit", "Submit a job: a prompt, or a raw OpenAI request."),
+    "wait": ("penstock.cli.jobs", "wait", "Wait until jobs are over and print their results."),
+    "stream": ("penstock.cli.jobs", "stream", "Follow a job: its text as it is generated."),
+    "get": ("penstock.cli.jobs", "get", "Show a job as it is now."),
+    "list": ("penstock.cli.jobs", "list_jobs", "List jobs, newest first."),
+    "cancel": ("penstock.cli.jobs", "cancel", "Cancel jobs."),
+    "models": ("penstock.cli.server_info", "models", "List the models that are served now."),
+    "health": ("penstock.cli.server_info", "health", "Say whether the server can run jobs now."),
+}
+"""Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""
+
+_SERVER = {
+    "up": "Run everything on this machine.",
+    "api": "Run the HTTP API.",
+    "worker": "Run a worker on its devices.",
+    "flower": "Run Flower on the same queue.",
+}
+"""Known also where the server is not installed, so that typing one gets a useful answer."""
+
+_OURS = frozenset({"api", "workers", "broker", "jobs", "monitoring"})
+
+
+class _Commands(click.Group):
+    """Finds commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the client's commands, then the server's."""
+        del ctx
+        return [*_CLIENT, *(_server_commands() or _SERVER)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command; None where there is none of this name."""
+        del ctx
+        if cmd_name in _CLIENT:
+            module, attribute, _ = _CLIENT[cmd_name]
+            command: click.Command = getattr(import_module(module), attribute)
+            return command
+        return _server_commands().get(cmd_name) or (_absent(cmd_name) if cmd_name in _SERVER else None)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the two lists, the client's from the table above."""
+        del ctx
+        with formatter.section("Client commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _CLIENT.items()])
+        found = {name: command.get_short_help_str(80) for name, command in _server_commands().items()}
+        title = "Server commands" + ("" if found else " (need the repository checkout)")
+        with formatter.section(title):
+            formatter.write_dl(list((found or _SERVER).items()))
+
+
+@click.group("penstock", cls=_Commands)
+@click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")
+@click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+@click.version_option(__version__, prog_name="penstock")
+@click.pass_context
+def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
+    """One queue for interactive, asynchronous and bulk inference on the same GPUs.
+
+    \b
+    Examples:
+      penstock health
+      penstock submit "Why is the sky blue?" --stream
+      penstock list --state running
+      penstock --url https://penstock.example submit --input request.json --wait
+    """  # noqa: D301  # \b is click's mark
+    ctx.obj = Globals(url, api_key)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: see the exit codes in each command's ``--help``."""
+    try:
+        code = cli.main(prog_name="penstock", standalone_mode=False)
+        sys.stdout.flush()
+    except click.Abort:
+        raise SystemExit(INTERRUPTED) from None
+    except click.ClickException as exc:
+        exc.show()
+        raise SystemExit(exc.exit_code) from None
+    except BrokenPipeError:
+        leave_broken_pipe()
+    except ModuleNotFoundError as exc:
+        # A server command that imports its packages only when it runs, in an install without them.
+        name = next((word for word in sys.argv[1:] if word in _SERVER), None)
+        if name is None or not _is_server_package(exc):
+            raise
+        _say_absent(name, exc)
+    raise SystemExit(code if isinstance(code, int) else OK)
+
+
+def _server_commands() -> dict[str, click.Command]:
+    """Import the server's commands; none where the server is not installed."""
+    try:
+        module = import_module("penstock.cli.server")
+    except ModuleNotFoundError:
+        return {}  # said in words by _absent, when one of them is asked for
+    commands: list[click.Command] = module.COMMANDS
+    return {command.name: command for command in commands if command.name}
+
+
+def _absent(name: str) -> click.Command:
+    """Return a command that says what is missing, whatever its arguments."""
+
+    @click.command(
+        name,
+        help=_SERVER[name],
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def command() -> None:
+        _say_absent(name, None)
+
+    return command
+
+
+def _say_absent(name: str, missing: ModuleNotFoundError | None) -> NoReturn:
+    why = f" (no module {missing.name!r} here)" if missing else ""
+    fail(f"{name} needs the repository checkout with its server requirements installed{why}", USAGE)
+
+
+def _is_server_package(exc: ModuleNotFoundError) -> bool:
+    """Whether what is missing is the server's: a package of ours, or a library that the SDK does not need."""
+    top = (exc.name or "").partition(".")[0]
+    return top in _OURS or (top != "" and top not in {"penstock", "httpx", "pydantic", "click", "rich"})

@@ -1,0 +1,135 @@
+"""The server's commands: ``penstock up``, and its single processes for compose and for several machines.
+
+Only click is imported here; each command imports what it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+_ENGINES = click.Choice(["vllm", "openai", "simulated"])
+_MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for trying the plumbing."
+_ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Keep what was given on the command line; the rest is for the environment and the files."""
+    return {name: value for name, value in options.items() if value not in {None, ()}}
+
+
+@click.command("up")
+@click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
+@click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
+@click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
+@click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
+@click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
+@click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
+@click.option("--workers", type=int, metavar="N", help="Worker processes.  [default: 1]")
+@click.option("--flower/--no-flower", default=None, help="Flower too.  [default: yes]")
+@click.option("--flower-port", type=int, metavar="PORT", help="Flower's port.  [default: 5555]")
+@click.option("--openai-base-url", metavar="URL", help="With --engine openai: its server, with /v1.")
+@click.option("--concurrency", type=int, metavar="N", help="Jobs on an engine at once.")
+@click.option("--drain-timeout-s", type=float, metavar="S", help="Time for running jobs at the stop.")
+@click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
+@click.option("--verbose", is_flag=True, help="Show the processes' logs here too.")
+def up(*, verbose: bool, **options: Any) -> None:
+    """Run everything on this machine until Ctrl-C: queue, api, workers, Flower."""
+    from penstock.server.errors import starting
+
+    def body() -> None:
+        from penstock.server.up import run_up
+
+        run_up(_given(**options), verbose=verbose)
+
+    starting("up", body)
+
+
+@click.command("api")
+@click.option("--host", metavar="HOST", help="Where it listens.  [default: 127.0.0.1]")
+@click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def api(host: str | None, port: int | None, **options: Any) -> None:
+    """Run the HTTP api."""
+    from penstock.server.errors import starting
+
+    def body() -> None:
+        from api.main import run_api
+
+        run_api(host=host, port=port, overrides=_given(**options))
+
+    starting("api", body)
+
+
+@click.command("worker")
+@click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
+@click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
+@click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
+@click.option("--name", metavar="NAME", help="The worker's name before @host.  [default: its device]")
+@click.option("--pool", metavar="NAME", help="The pool whose lanes it drains.  [default: default]")
+@click.option("--gpus", metavar="LIST", help="GPU indices for this engine, as 0,1.")
+@click.option("--concurrency", type=int, metavar="N", help="Jobs on the engine at once.")
+@click.option("--metrics-host", metavar="HOST", help="Where /metrics listens.  [default: 127.0.0.1]")
+@click.option("--metrics-port", type=int, metavar="PORT", help="Port of /metrics.  [default: a free one]")
+@click.option("--openai-base-url", metavar="URL", help="With --engine openai: its server, with /v1.")
+@click.option("--drain-timeout-s", type=float, metavar="S", help="Time for running jobs after SIGTERM.")
+@click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
+@click.option("--data-dir", metavar="DIR", help="Where the tiny model is kept.  [default: .penstock]")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def worker(**options: Any) -> None:
+    """Run one worker: one engine on one group of devices."""
+    from penstock.server.errors import starting
+
+    def body() -> None:
+        from workers.main import run_worker
+
+        run_worker(_given(**options))
+
+    starting("worker", body)
+
+
+@click.command("flower")
+@click.option("--address", "--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--port", type=int, default=5555, show_default=True, help="Its port.")
+@click.option(
+    "--basic-auth",
+    multiple=True,
+    metavar="USER:PASSWORD",
+    envvar="PENSTOCK_FLOWER_BASIC_AUTH",
+    help="A login. The environment's PENSTOCK_FLOWER_BASIC_AUTH keeps it out of `ps`.",
+)
+@click.option("--without-auth", is_flag=True, help="Allow an address that others reach without a login.")
+@click.option("--url-prefix", metavar="PATH", help="Path under which a proxy serves it.")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def flower(
+    *,
+    address: str,
+    port: int,
+    basic_auth: tuple[str, ...],
+    without_auth: bool,
+    url_prefix: str | None,
+    **options: Any,
+) -> None:
+    """Run Flower on the same queue."""
+    from penstock.server.errors import starting
+
+    def body() -> None:
+        from penstock.server.flower import run_flower
+
+        run_flower(
+            _given(**options),
+            address=address,
+            port=port,
+            basic_auth=basic_auth,
+            url_prefix=url_prefix,
+            without_auth=without_auth,
+        )
+
+    starting("flower", body)
+
+
+COMMANDS: list[click.Command] = [up, api, worker, flower]

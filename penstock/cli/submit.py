@@ -1,0 +1,114 @@
+"""``penstock submit``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from penstock.cli import _output as output
+from penstock.cli._parse import duration, pair, prompt_body, raw_body
+from penstock.cli._parse import endpoint as endpoint_path
+from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, REFUSED, Console, client_command, fail, note
+from penstock.cli._watch import wait, watch
+
+if TYPE_CHECKING:
+    from penstock.client import Penstock
+
+
+@click.command("submit", epilog=EXIT_CODES)
+@click.argument("prompt", required=False)
+@click.option(
+    "-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin."
+)
+@click.option(
+    "-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves."
+)
+@click.option(
+    "--endpoint", type=endpoint_path, default="chat", show_default=True, help="chat, completions, embeddings."
+)
+@click.option("--system", metavar="TEXT", help="System message (chat).")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to generate.")
+@click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token.")
+@click.option(
+    "--priority", type=click.Choice(["high", "normal", "low", "bulk"]), help="Its lane; default: normal."
+)
+@click.option("--stream", is_flag=True, help="Then show the text as it is generated.")
+@click.option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
+@click.option(
+    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job; may be repeated."
+)
+@click.option("--expires-in", type=duration, metavar="TIME", help="Give up after, for example, 10m.")
+@click.option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
+@client_command
+def submit(
+    console: Console,
+    *,
+    prompt: str | None,
+    source: BinaryIO | None,
+    model: str | None,
+    endpoint: str,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float | None,
+    stream: bool,
+    waiting: bool,
+    metadata: tuple[tuple[str, str], ...],
+    expires_in: float | None,
+    **options: Any,
+) -> None:
+    """Submit a job: a prompt, or a raw OpenAI request.
+
+    \b
+    Examples:
+      penstock submit "Why is the sky blue?" --stream
+      penstock submit "Summarise: ..." --wait --max-tokens 200 --temperature 0
+      penstock submit "Hello" --priority high --metadata run=7 --expires-in 10m
+      penstock submit --input request.json --wait
+      generate | penstock submit --input - --endpoint completions
+      penstock submit "a sentence" --endpoint embeddings --wait --json
+
+    Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
+    """  # noqa: D301  # \b is click's mark
+    if (prompt is None) == (source is None):
+        msg = "give either a PROMPT or --input FILE"
+        raise click.UsageError(msg)
+    if stream and waiting:
+        msg = "give either --stream or --wait"
+        raise click.UsageError(msg)
+    if source is not None and system is not None:
+        msg = "--system goes with a PROMPT; with --input it belongs into the body"
+        raise click.UsageError(msg)
+    body = raw_body(source.read()) if source is not None else prompt_body(endpoint, prompt or "", system)
+    sampling = {"max_tokens": max_tokens, "temperature": temperature}
+    body |= {name: value for name, value in sampling.items() if value is not None}
+    with console.client() as client:
+        body["model"] = model or body.get("model") or _first_model(client)
+        job = client.submit(
+            body,
+            endpoint=endpoint,
+            stream=True if stream else None,
+            metadata=dict(metadata) or None,
+            expires_in_s=expires_in,
+            **options,
+        )
+        if stream:
+            watch(console, client, job.id)
+        elif waiting:
+            if not wait(console, client, job.id):
+                raise SystemExit(JOB_NOT_OK)
+        elif console.json:
+            output.as_json(job)
+        else:
+            output.job_panel(job)
+            note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")
+
+
+def _first_model(client: Penstock) -> str:
+    models = client.models()
+    if not models:
+        fail("the server serves no model now; is a worker running?", REFUSED)
+    if len(models) > 1:
+        note(f"using the first of {len(models)} models: {models[0].id} (choose with --model)")
+    return models[0].id

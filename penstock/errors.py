@@ -1,0 +1,176 @@
+"""Everything the client raises, on one page.
+
+    PenstockError
+    ├── APIConnectionError        no answer: refused, reset, cut
+    │   └── APITimeoutError       no answer in time
+    ├── APIResponseError          an answer that is not what the contract says
+    ├── APIStatusError            an answer with an error status
+    │   ├── BadRequestError       400, 405, 413, 422
+    │   ├── AuthenticationError   401
+    │   ├── PermissionDeniedError 403
+    │   ├── NotFoundError         404
+    │   ├── ConflictError         409
+    │   ├── RateLimitedError      429
+    │   └── ServerError           500 and above
+    ├── JobEndedError             the job is over, without a result
+    │   ├── JobFailedError
+    │   ├── JobCancelledError
+    │   └── JobExpiredError
+    ├── JobNotFinishedError       asked for the result too early
+    ├── WaitTimeoutError          still not over after ``timeout_s``; also a TimeoutError
+    └── StreamRestartedError      text that was already delivered no longer counts
+
+Which status becomes which class is one table, ``_BY_STATUS``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.models import Job
+
+
+class PenstockError(Exception):
+    """The root of all errors of this package."""
+
+
+class APIConnectionError(PenstockError):
+    """The server could not be reached, or went away before it had answered."""
+
+
+class APITimeoutError(APIConnectionError):
+    """The server did not answer within the client's timeout."""
+
+
+class APIResponseError(PenstockError):
+    """The server answered something that the contract does not allow, for example a page of a proxy."""
+
+
+class APIStatusError(PenstockError):
+    """The server answered with an error status.
+
+    Attributes:
+        status: the HTTP status, 400 or more.
+        code: the machine-readable code, such as ``queue_full``; None where the body had none.
+        type: the OpenAI error type, such as ``invalid_request_error``; None where the body had none.
+        param: the request field at fault; None where it is none in particular.
+        message: the server's sentence.
+        retry_after: seconds the server asks to wait; None where it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        type: str | None = None,  # noqa: A002  # the field's name on the wire
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {code}: {message}" if code else f"{status}: {message}")
+        self.message = message
+        self.status = status
+        self.code = code
+        self.type = type
+        self.param = param
+        self.retry_after = retry_after
+
+
+class BadRequestError(APIStatusError):
+    """The request is wrong and will stay wrong."""
+
+
+class AuthenticationError(APIStatusError):
+    """No API key, or one that the server does not know."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The API key may not do this."""
+
+
+class NotFoundError(APIStatusError):
+    """No such job, model or path."""
+
+
+class ConflictError(APIStatusError):
+    """The request does not fit the present state, for example an idempotency key used with another body."""
+
+
+class RateLimitedError(APIStatusError):
+    """Too much at once; ``retry_after`` says when to come again."""
+
+
+class ServerError(APIStatusError):
+    """The server failed, or cannot serve just now."""
+
+
+_BY_STATUS: dict[int, type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    405: BadRequestError,
+    409: ConflictError,
+    413: BadRequestError,
+    422: BadRequestError,
+    429: RateLimitedError,
+}
+
+
+def status_error_class(status: int) -> type[APIStatusError]:
+    """Return the class for an HTTP status of 400 or more; unlisted 4xx are plain :class:`APIStatusError`."""
+    return _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
+
+
+class JobEndedError(PenstockError):
+    """A job is over without a result. ``job`` is the job as it ended."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class JobFailedError(JobEndedError):
+    """The job failed; ``job.error`` has the code and the message."""
+
+
+class JobCancelledError(JobEndedError):
+    """The job was cancelled."""
+
+
+class JobExpiredError(JobEndedError):
+    """The job's deadline passed before it was done."""
+
+
+class JobNotFinishedError(PenstockError):
+    """The result was asked for while the job is queued or running. ``job`` is the job as it was then."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class WaitTimeoutError(PenstockError, TimeoutError):
+    """The job was not over in the time given to ``wait``; it goes on. ``job`` is the job as last seen."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class StreamRestartedError(PenstockError):
+    """A worker was lost after text had been delivered: that text is void and the next attempt begins anew.
+
+    Attributes:
+        job_id: the job.
+        attempt: the number of the new attempt.
+        event_id: the restart's cursor: ``stream(job_id, after=event_id)`` gives the new attempt.
+    """
+
+    def __init__(self, *, job_id: str, attempt: int, event_id: str) -> None:
+        super().__init__(f"{job_id} was restarted (attempt {attempt}); the text so far is void")
+        self.job_id = job_id
+        self.attempt = attempt
+        self.event_id = event_id

@@ -1,0 +1,170 @@
+"""The wire models: what the server sends, frozen and typed.
+
+Fields that this version does not know are kept (``model_extra``), so an older client can read a newer server.
+Times are Unix seconds, durations say their unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
+"""The lanes a job may ask for, first served first."""
+
+TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
+"""The states that never change again."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Usage(_Wire):
+    """Token counts as the engine reported them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Timings(_Wire):
+    """When things happened to a job. None: not yet, or never."""
+
+    queued_at: float | None = None
+    started_at: float | None = None
+    first_token_at: float | None = None
+    finished_at: float | None = None
+    queue_ms: float | None = None
+    total_ms: float | None = None
+    tokens_per_s: float | None = None
+
+
+class JobError(_Wire):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Job(_Wire):
+    """A job as the server shows it.
+
+    Attributes:
+        state: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``expired``.
+        attempt: number of the current or last attempt, 0 before the first.
+        position: jobs before it, 0 is next; None unless queued.
+        history: attempts that were given up.
+        result: the raw OpenAI response; None until it succeeded, and in lists and events.
+    """
+
+    id: str
+    state: str
+    endpoint: str = "/v1/chat/completions"
+    model: str = ""
+    priority: str = "normal"
+    stream: bool = False
+    metadata: Mapping[str, str] = {}
+    attempt: int = 0
+    max_attempts: int = 1
+    position: int | None = None
+    created_at: float | None = None
+    expires_at: float | None = None
+    timings: Timings = Timings()
+    usage: Usage | None = None
+    error: JobError | None = None
+    cancel_requested: bool = False
+    worker: str | None = None
+    history: tuple[Mapping[str, Any], ...] = ()
+    links: Mapping[str, str] = {}
+    result: dict[str, Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job is over, in whatever way."""
+        return self.state in TERMINAL_STATES
+
+    @property
+    def text(self) -> str:
+        """The first choice's text in :attr:`result`; empty where there is none (embeddings, tool calls)."""
+        return _first_text(self.result or {}, "message")
+
+
+class Event(_Wire):
+    """One server-sent event of a job.
+
+    Attributes:
+        id: cursor; ``events(job_id, after=id)`` goes on behind it.
+        type: ``queued``, ``running``, ``restarted``, ``chunk`` or a terminal state.
+        data: the payload: an OpenAI stream chunk for ``chunk``, the job object at the end.
+    """
+
+    id: str
+    type: str
+    data: dict[str, Any]
+
+    @property
+    def terminal(self) -> bool:
+        """Whether this is the job's last event."""
+        return self.type in TERMINAL_STATES
+
+    @property
+    def job(self) -> Job | None:
+        """The job as it ended; None unless :attr:`terminal`."""
+        return Job.model_validate(self.data) if self.terminal else None
+
+    @property
+    def text(self) -> str:
+        """The first choice's text delta; empty for everything that carries none."""
+        return _first_text(self.data, "delta") if self.type == "chunk" else ""
+
+
+class Page(_Wire):
+    """One page of a list. ``next_cursor`` is None on the last."""
+
+    data: tuple[Job, ...]
+    has_more: bool = False
+    next_cursor: str | None = None
+
+
+class Model(_Wire):
+    """A served model; ``id`` is the name to ask for."""
+
+    id: str
+    created: float | None = None
+    owned_by: str | None = None
+    max_model_len: int | None = None
+
+
+class Health(_Wire):
+    """Whether the server can take work: ``checks`` by name, ``missing`` names those that fail."""
+
+    status: str
+    checks: Mapping[str, str] = {}
+    missing: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs submitted now will be run."""
+        return self.status == "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A mark in a text stream: all text before it is void, attempt number ``attempt`` begins anew."""
+
+    attempt: int
+    event_id: str
+
+
+def _first_text(body: Mapping[str, Any], part: str) -> str:
+    """Text of choice 0 of an OpenAI body; ``part`` is ``message`` (whole) or ``delta`` (chunk)."""
+    for choice in body.get("choices") or ():
+        if choice.get("index", 0) == 0:
+            text = choice.get("text") or (choice.get(part) or {}).get("content")
+            return text if isinstance(text, str) else ""
+    return ""

@@ -1,0 +1,64 @@
+"""Start-up failures, as one message for the person who typed the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import pydantic
+
+_START_ERROR = "StartError"
+
+
+class UpStartError(Exception):
+    """``penstock up`` cannot start. The message says why and what to do."""
+
+
+class CommandFailed(click.ClickException):
+    """Shown as ``penstock <command>: <message>`` on stderr; exit status 1."""
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(message)
+        self.command = command
+
+    def show(self, file: object = None) -> None:
+        """Print the message."""
+        del file
+        click.echo(f"penstock {self.command}: {self.message}", err=True)
+
+
+def starting(command: str, body: Callable[[], object]) -> None:
+    """Run a command's body and turn what stops its start into one message.
+
+    That is a bad setting (pydantic's ValidationError), and any exception whose class is named
+    ``...StartError`` (by name: who raises them need not be imported here). All else keeps its traceback.
+
+    Raises:
+        CommandFailed: in the place of those.
+    """
+    try:
+        body()
+    except pydantic.ValidationError as error:
+        raise CommandFailed(command, bad_settings(error)) from error
+    except Exception as error:
+        if type(error).__name__.endswith(_START_ERROR):
+            raise CommandFailed(command, str(error)) from error
+        raise
+
+
+def bad_settings(error: pydantic.ValidationError) -> str:
+    """Name each bad setting with what is wrong with it and what was given."""
+    problems = []
+    for found in error.errors(include_url=False):
+        name = str(found["loc"][0]) if found["loc"] else "settings"
+        given = "" if found["type"] == "missing" else f" (it is {found['input']!r})"
+        where = " or ".join([*_option(name), f"PENSTOCK_{name.upper()}"])
+        problems.append(f"bad setting {name} ({where}): {found['msg']}{given}")
+    return "; ".join(problems)
+
+
+def _option(setting: str) -> list[str]:
+    """The option that sets a setting, where the command that is running has one."""
+    context = click.get_current_context(silent=True)
+    params = context.command.params if context else []
+    return [param.opts[0] for param in params if param.name == setting]

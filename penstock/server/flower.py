@@ -1,0 +1,66 @@
+"""Flower on Penstock's queue: its own command, with our Celery application and quiet defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from broker.celery_app import make_celery
+from broker.settings import BrokerSettings
+
+
+class FlowerStartError(Exception):
+    """Flower may not, or cannot, start as asked."""
+
+
+def run_flower(
+    overrides: dict[str, Any],
+    *,
+    address: str,
+    port: int,
+    basic_auth: tuple[str, ...] = (),
+    url_prefix: str | None = None,
+    without_auth: bool = False,
+) -> None:
+    """Run Flower in this process until SIGTERM or SIGINT.
+
+    Args:
+        overrides: settings given on the command line; the rest comes from the environment and the files.
+        address: where it listens.
+        port: its port.
+        basic_auth: ``user:password`` pairs; none means no login.
+        url_prefix: path under which a proxy serves it.
+        without_auth: allow an address that others reach although there is no login.
+
+    Raises:
+        pydantic.ValidationError: a bad setting.
+        FlowerStartError: no login at an address that others reach, or the port is taken.
+    """
+    settings = BrokerSettings(**overrides)
+    if not (basic_auth or without_auth or _is_loopback(address)):
+        raise FlowerStartError(
+            f"at {address or 'every address'} anyone could see prompts' job ids and revoke jobs:"
+            " set a login with --basic-auth USER:PASSWORD (or PENSTOCK_FLOWER_BASIC_AUTH),"
+            " or allow it with --without-auth"
+        )
+    options = [f"--address={address}", f"--port={port}", "--persistent=False"]
+    if not settings.task_events:
+        options.append("--enable_events=False")  # else it turns every worker's events on, every 5 s
+    if basic_auth:
+        options.append(f"--basic_auth={','.join(basic_auth)}")
+    if url_prefix:
+        options.append(f"--url_prefix={url_prefix}")
+    app = make_celery(settings.redis_url, settings.namespace, task_events=settings.task_events)
+    try:
+        app.start(["--quiet", "flower", *options])
+    except OSError as error:
+        raise FlowerStartError(f"cannot listen on {address}:{port}: {error.strerror}") from error
+
+
+def _is_loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False  # a name, or every address

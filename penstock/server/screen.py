@@ -1,0 +1,93 @@
+"""What ``penstock up`` shows: a table, a line while the engine loads, and what happens after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from penstock.server.plan import Plan
+from penstock.server.ports import http_address
+
+_LINE_EVERY_S = 5.0  # while waiting, where there is no terminal for a spinner
+
+_RANDOM_MODEL = (
+    "The model is a tiny one with random weights, for trying the plumbing: it answers quickly, in nonsense.\n"
+    "Name a real one: --model Qwen/Qwen2.5-0.5B-Instruct (from the hub), or --model with a local path."
+)
+_SIMULATED = "The engine is simulated: it makes up its answers. It is for load and fault tests."
+
+
+class Screen:
+    """Standard output of ``penstock up``."""
+
+    def __init__(self) -> None:
+        self._console = Console(soft_wrap=True, highlight=False, markup=False)
+        self._was_ready = False
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text)
+
+    def table(self, plan: Plan) -> None:
+        """Print what runs where."""
+        asked = plan.settings
+        address = http_address(asked.host, plan.port)
+        self.line(f"  api     {address}  (its reference: {address}/docs)")
+        if plan.flower_port is not None:
+            self.line(f"  flower  {http_address('127.0.0.1', plan.flower_port)}")
+        own = "  (embedded Valkey, every write on disk)" if plan.embedded else ""
+        self.line(f"  redis   {without_password(plan.redis_url)}{own}")
+        times = f"{asked.workers} x " if asked.workers > 1 else ""
+        model = "" if asked.engine == "simulated" else f", model {asked.model or 'tiny-random'}"
+        self.line(f"  worker  {times}engine {asked.engine}{model}")
+        self.line(f"  logs    {plan.logs}/")
+        if asked.engine == "vllm" and asked.model is None:
+            self.line(_RANDOM_MODEL)
+        if asked.engine == "simulated":
+            self.line(_SIMULATED)
+
+    @contextmanager
+    def waiting(self) -> Iterator[Callable[[str], None]]:
+        """Show for how long we wait: a spinner on a terminal, else a line now and then.
+
+        Yields:
+            A function that takes what is still missing.
+        """
+        started = time.monotonic()
+        if self._console.is_terminal:
+            with self._console.status("starting...") as status:
+                yield lambda missing: status.update(f"{_phrase(missing)} {time.monotonic() - started:.0f} s")
+            return
+        last = started
+
+        def say(missing: str) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _LINE_EVERY_S:
+                last = time.monotonic()
+                self.line(f"{_phrase(missing)} {last - started:.0f} s")
+
+        yield say
+
+    def ready(self, address: str) -> None:
+        """Print the line that scripts wait for."""
+        self._was_ready = True
+        self.line(f"penstock is ready on {address}")
+        self.line("Ctrl-C stops it.")
+
+    def stopping(self, drain_timeout_s: float) -> None:
+        """Say that the stop has begun."""
+        if self._was_ready:
+            self.line(f"stopping: running jobs get up to {drain_timeout_s:g} s; Ctrl-C again to hurry")
+
+
+def _phrase(missing: str) -> str:
+    return "engine loading..." if missing == "worker" else f"waiting for {missing}..."
+
+
+def without_password(url: str) -> str:
+    """Return an address fit to be shown."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url

@@ -1,0 +1,176 @@
+"""``penstock up``: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import redis
+import redis.exceptions
+
+from broker.embedded import EmbeddedServer
+from broker.urls import celery_url
+from penstock.server.errors import UpStartError
+from penstock.server.logs import follow
+from penstock.server.plan import Plan
+from penstock.server.ports import claim_port, http_address, reachable
+from penstock.server.screen import Screen, without_password
+from penstock.server.settings import UpSettings
+from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+
+_PROBE_EVERY_S = 0.25
+_PROBE_TIMEOUT_S = 5.0
+_HURRY_AFTER_S = 1.0  # a second signal within this time is the same Ctrl-C, sent twice
+
+
+def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
+    """Start everything and serve until SIGINT or SIGTERM; then stop everything and return.
+
+    Args:
+        overrides: settings given on the command line; the rest comes from the environment and the files.
+        verbose: show the children's logs on the terminal too.
+
+    Raises:
+        pydantic.ValidationError: a bad setting.
+        UpStartError: a port is taken, or a process did not come up. Nothing is left running.
+        EmbeddedStartError: the embedded server cannot start.
+    """
+    settings = UpSettings(**overrides)
+    settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
+    try:
+        celery_url(settings.redis_url)
+    except ValueError as error:
+        raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
+    asyncio.run(_up(settings, verbose=verbose))
+
+
+async def _up(settings: UpSettings, *, verbose: bool) -> None:
+    screen = Screen()
+    supervisor = Supervisor(screen.line)
+    _on_signals(supervisor.request_stop)
+    embedded: EmbeddedServer | None = None
+    try:
+        async with AsyncExitStack() as stack:
+            plan = _plan(settings)
+            embedded = plan.embedded
+            screen.table(plan)
+            if verbose:
+                for name in ("redis", "api", *(spec.name for spec in plan.workers()), "flower"):
+                    path = plan.logs / ("valkey.log" if name == "redis" else f"{name}.log")
+                    task = asyncio.create_task(follow(path, name, screen.line))
+                    stack.callback(task.cancel)
+            await _start(supervisor, plan, screen)
+            screen.ready(http_address(settings.host, plan.port))
+            await supervisor.supervise()
+    except ChildEndedError as error:
+        raise UpStartError(str(error)) from error
+    except StoppedError:
+        pass  # asked for: no failure
+    finally:
+        screen.stopping(settings.drain_timeout_s)
+        await supervisor.stop()
+        if embedded is not None:
+            embedded.release()
+    screen.line("stopped")
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first signal, and again at one that comes clearly later."""
+    first = 0.0
+
+    def signalled() -> None:
+        nonlocal first
+        now = time.monotonic()
+        if not first or now - first > _HURRY_AFTER_S:
+            first = first or now
+            stop()
+
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(signum, signalled)
+
+
+def _plan(settings: UpSettings) -> Plan:
+    """Check what can be checked before anything runs, and prepare the embedded server."""
+    port = claim_port(settings.host, settings.port, "the api", "--port")
+    flower_port = None
+    if settings.flower:
+        option = "--flower-port, or go without: --no-flower"
+        flower_port = claim_port("127.0.0.1", settings.flower_port, "Flower", option)
+        if flower_port == port:
+            raise UpStartError(f"the api and Flower cannot share port {port}; name another with {option}")
+    embedded = None
+    redis_url = settings.redis_url
+    if settings.own_redis:
+        embedded = EmbeddedServer(settings.data_dir)
+        embedded.prepare()
+        redis_url = embedded.url
+    return Plan(settings, redis_url, embedded, port, flower_port)
+
+
+async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
+    server = plan.redis()
+    if server is not None and plan.embedded is not None:
+        await supervisor.start(server)
+        answers = asyncio.to_thread(plan.embedded.wait_ready, lambda: supervisor.exit_status("redis"))
+        await supervisor.during_start(answers)
+    else:
+        await supervisor.during_start(asyncio.to_thread(_greet_redis, plan.redis_url))
+    others: list[ChildSpec | None] = [plan.api(), *plan.workers(), plan.flower()]
+    for spec in others:
+        if spec is not None:
+            await supervisor.start(spec)
+    with screen.waiting() as waiting:
+        await supervisor.during_start(_until_ready(plan, waiting))
+
+
+def _greet_redis(url: str) -> None:
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5, retry=None) as client:
+            client.ping()
+    except (redis.exceptions.RedisError, ValueError) as error:
+        raise UpStartError(f"cannot reach Redis at {without_password(url)}: {error}") from error
+
+
+async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
+    """Wait until the api says that it can run jobs, and Flower listens."""
+    host = reachable(plan.settings.host)
+    while True:
+        missing = await asyncio.to_thread(_missing, host, plan.port)
+        if not missing:
+            break
+        waiting(missing)
+        await asyncio.sleep(_PROBE_EVERY_S)
+    while plan.flower_port is not None and not await asyncio.to_thread(_listens, plan.flower_port):
+        waiting("flower")
+        await asyncio.sleep(_PROBE_EVERY_S)
+
+
+def _missing(host: str, port: int) -> str:
+    """Ask ``/health/ready`` what is missing; the empty string when nothing is."""
+    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", "/health/ready")
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status == 200:
+            return ""
+        return ", ".join(json.loads(body)["missing"]) or "api"
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return "api"  # not listening yet, or not saying what it lacks: asked again in a moment
+    finally:
+        connection.close()
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,26 @@
+"""End-to-end tests: real vLLM, real servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.engines import (  # noqa: F401 - fixtures
+    engine,
+    openai_engine,
+    simulated_engine,
+    tiny_model_path,
+    vllm_engine,
+    vllm_server,
+    vllm_settings,
+)
+from tests.e2e.stacks import (  # noqa: F401 - fixtures
+    stack,
+    vllm_stack,
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """vLLM's own imports warn; those warnings are not ours to mend."""
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.filterwarnings("default"))

@@ -1,0 +1,78 @@
+"""Fixtures: the whole stack as a user starts it, `penstock up`, with vLLM and with the simulated engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+from tests.support import free_port, wait_until
+
+DRAIN_S = 5
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running `penstock up`."""
+
+    url: str
+    flower_url: str
+    data_dir: Path
+    output: Path
+    process: subprocess.Popen[bytes]
+
+
+def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) -> Stack:
+    """Start `penstock up` and wait until it says that it is ready."""
+    port, flower_port = free_port(), free_port()
+    output = folder / "up.log"
+    command = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--flower-port={flower_port}"]
+    command += [f"--data-dir={folder / 'data'}", f"--drain-timeout-s={DRAIN_S}", *args]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_") or k == "PENSTOCK_TEST_CACHE"}
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=out, stderr=out, env=clean | env, start_new_session=True
+        )
+    ready = f"penstock is ready on http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        assert process.poll() is None, f"penstock up ended:\n{output.read_text()}"
+        return ready in output.read_text()
+
+    wait_until(is_ready, timeout_s)
+    return Stack(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower_port}", folder / "data", output, process)
+
+
+def stop_stack(stack: Stack) -> None:
+    """Stop it as Ctrl-C does, and see that it is gone."""
+    if stack.process.poll() is None:
+        stack.process.send_signal(signal.SIGINT)
+        stack.process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def vllm_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`penstock up` as it is: vLLM in the worker, the tiny model, Flower."""
+    stack = start_stack(tmp_path_factory.mktemp("vllm-stack"))
+    yield stack
+    stop_stack(stack)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`penstock up --engine simulated`, at 2 ms a token."""
+    stack = start_stack(
+        tmp_path_factory.mktemp("stack"),
+        "--engine=simulated",
+        PENSTOCK_SIMULATED_INTER_TOKEN_S="0.002",
+        FLOWER_UNAUTHENTICATED_API="true",  # its buttons; by default a Flower without auth only shows
+    )
+    yield stack
+    stop_stack(stack)

@@ -1,0 +1,103 @@
+"""What only the in-process vLLM engine has: its start, its death, its embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.chunks import Chunk
+from tests.support import eventually
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, EngineStartError
+from workers.engines.factory import make_engine
+from workers.engines.settings import VllmSettings
+
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def engine_cores() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if "EngineCore" in child.name()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra_args": ("--no-such-flag",)}, "no-such-flag"),
+        ({"model": "/no/such/folder"}, "/no/such/folder does not exist"),
+        ({"dtype": "float7"}, "float7"),
+        ({"max_model_len": 10**7}, "max_model_len"),
+    ],
+)
+async def test_start_errors_are_one_clear_message(
+    vllm_settings: VllmSettings, change: dict[str, object], message: str
+) -> None:
+    before = engine_cores()
+    engine = make_engine("vllm", dataclasses.replace(vllm_settings, **change))
+    with pytest.raises(EngineStartError, match=message):
+        await engine.start()
+    await engine.stop()
+    assert engine_cores() == before
+
+
+async def test_generating_model_has_no_embeddings(vllm_engine: Engine) -> None:
+    (model,) = vllm_engine.models()
+    assert EMBEDDINGS not in model.endpoints
+    final = await vllm_engine.run(EngineRequest("job_1", EMBEDDINGS, b'{"input":"x"}'), lambda _: None)
+    assert final.status == 404
+
+
+async def test_embedding_model(vllm_settings: VllmSettings) -> None:
+    settings = dataclasses.replace(vllm_settings, runner="pooling", convert="embed", tool_call_parser=None)
+    engine = make_engine("vllm", settings)
+    await engine.start()
+    try:
+        assert engine.models()[0].endpoints == (EMBEDDINGS,)
+        body = json.dumps({"model": "tiny-random", "input": ["one", "two"]}).encode()
+        final = await engine.run(EngineRequest("job_9", EMBEDDINGS, body), lambda _: None)
+        answer = json.loads(final.body)
+        assert answer["id"].endswith("-job_9")
+        assert [len(item["embedding"]) for item in answer["data"]] == [256, 256]
+        assert final.usage is not None
+        assert final.usage.prompt_tokens == answer["usage"]["prompt_tokens"] > 0
+    finally:
+        await engine.stop()
+
+
+async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_settings: VllmSettings) -> None:
+    before = engine_cores()
+    engine = make_engine("vllm", vllm_settings)
+    await engine.start()
+    (core,) = engine_cores() - before
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "ignore_eos": True}
+    chunks: list[Chunk] = []
+    requests = [
+        EngineRequest(
+            f"job_{place}", CHAT, json.dumps({**body, "n": 1 + place // 2}).encode(), stream=bool(place % 2)
+        )
+        for place in range(4)
+    ]
+    tasks = [asyncio.create_task(engine.run(request, chunks.append)) for request in requests]
+    await eventually(lambda: chunks and engine.stats().running == 6)
+    psutil.Process(core).kill()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(end) for end in ends] == [EngineDeadError] * 4
+    with pytest.raises(EngineDeadError):
+        await engine.check()
+    await engine.stop()
+    await engine.start()
+    short = EngineRequest("job_5", CHAT, json.dumps({**body, "max_tokens": 2}).encode())
+    assert (await engine.run(short, lambda _: None)).status == 200
+    await engine.stop()
+    assert engine_cores() == before
+
+
+async def test_importing_the_module_is_cheap() -> None:
+    source = Path(__file__).parents[2] / "workers/engines/vllm.py"
+    tops = [line for line in source.read_text().splitlines() if line.startswith(("import ", "from "))]
+    assert not [line for line in tops if line.split()[1].split(".")[0] in {"vllm", "torch"}]

@@ -1,0 +1,166 @@
+"""Health, metrics, the generated schema, and life without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from broker.connection import connect
+from broker.embedded import EmbeddedServer
+from broker.settings import BrokerSettings
+from broker.store import JobStore
+from jobs.chunks import Head, Text
+from tests.apiserver import ApiServer
+from tests.puppet import MODEL, Puppet
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_ready_names_what_is_missing(http: httpx.AsyncClient, store: JobStore) -> None:
+    got = await http.get("/health/ready")
+    assert (got.status_code, got.json()["missing"]) == (503, ["worker"])
+    assert (await http.get("/health/live")).status_code == 200
+    await Puppet(store).live()
+
+    async def ready() -> bool:
+        return (await http.get("/health/ready")).status_code == 200
+
+    await eventually(ready)
+    assert (await http.get("/health/ready")).json()["checks"]["redis"] == "ok"
+
+
+async def test_metrics_count_by_route(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    asked = asyncio.create_task(http.post(CHAT, json=BODY))
+    await puppet.succeed(await puppet.take())
+    assert (await asked).status_code == 200
+    job = (await http.post("/v1/jobs", json={"input": BODY})).json()
+    await http.get(f"/v1/jobs/{job['id']}")
+    await http.get("/v1/jobs/job_none")
+    await http.get("/none")
+
+    async def text() -> str:
+        return (await http.get("/metrics")).text
+
+    found = await text()
+    assert 'api_requests_total{endpoint="/v1/chat/completions",status="200"} 1.0' in found
+    assert 'api_requests_total{endpoint="/v1/jobs/{job_id}",status="404"} 1.0' in found
+    assert 'api_requests_total{endpoint="unmatched",status="404"} 1.0' in found
+    assert 'api_request_latency_seconds_count{endpoint="/v1/jobs"} 1.0' in found
+    assert 'penstock_jobs_accepted_total{lane="realtime"} 1.0' in found
+    assert "api_active_requests 1.0" in found
+    assert "job_" not in found.replace("job_id", "")
+
+    async def depth() -> bool:
+        return 'api_queue_depth{lane="normal",pool="default"} 1.0' in await text()
+
+    await eventually(depth)
+
+
+async def test_the_schema_describes_every_route(http: httpx.AsyncClient) -> None:
+    schema = (await http.get("/openapi.json")).json()
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            assert operation["tags"], path
+            assert operation["summary"], path
+            if method == "post" and not path.endswith("/cancel"):
+                assert operation["requestBody"]["content"]["application/json"]["schema"]
+    refs = {line.split('"')[3] for line in json.dumps(schema, indent=0).splitlines() if '"$ref"' in line}
+    for ref in refs:
+        at = schema
+        for part in ref.removeprefix("#/").split("/"):
+            assert part in at, ref
+            at = at[part]
+    assert (await http.get("/docs")).status_code == 200
+
+
+async def test_redis_goes_and_comes_back(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path) as server, ApiServer(BrokerSettings(redis_url=server.url)) as api:
+        store = JobStore(connect(server.url), api.settings)
+        puppet = Puppet(store)
+        await puppet.live()
+        async with api.client() as http:
+            asked = asyncio.create_task(http.post(CHAT, json=BODY))
+            claim = await puppet.take()
+            server.stop()
+            for method, path in (
+                ("POST", CHAT),
+                ("POST", "/v1/jobs"),
+                ("GET", "/v1/jobs"),
+                ("GET", "/v1/models"),
+            ):
+                body = BODY if path == CHAT else {"input": BODY}
+                got = await http.request(method, path, json=body)
+                assert (got.status_code, got.json()["error"]["code"]) == (503, "redis_unavailable"), path
+                assert got.headers["retry-after"]
+            assert (await http.get("/health/ready")).json()["missing"] == ["redis", "envelope", "worker"]
+            assert (await http.get("/health/live")).status_code == 200
+
+            server.start()
+            assert await puppet.beat() == {}
+            await puppet.succeed(claim, b'{"still": "here"}')
+            assert (await asked).json() == {"still": "here"}
+
+            async def ready() -> bool:
+                return (await http.get("/health/ready")).status_code == 200
+
+            await eventually(ready)
+            again = asyncio.create_task(http.post(CHAT, json=BODY))
+            await puppet.succeed(await puppet.take())
+            assert (await again).status_code == 200
+        await store.aclose()
+
+
+async def test_starting_before_redis(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.prepare()
+    settings = BrokerSettings(redis_url=server.url)
+    server.release()
+    with ApiServer(settings) as api:
+        async with api.client() as http:
+            got = await http.post("/v1/jobs", json={"input": BODY})
+            assert (got.status_code, got.json()["error"]["code"]) == (503, "redis_unavailable")
+            with server:
+                store = JobStore(connect(server.url), settings)
+                puppet = Puppet(store)
+                await puppet.live()
+
+                async def ready() -> bool:
+                    return (await http.get("/health/ready")).status_code == 200
+
+                await eventually(ready)
+                asked = asyncio.create_task(http.post(CHAT, json=BODY))
+                await puppet.succeed(await puppet.take(), b'{"a":1}')
+                assert (await asked).json() == {"a": 1}
+                await store.aclose()
+
+
+async def test_a_redis_that_comes_back_empty_gets_its_envelope_again(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    await puppet.store.client.delete(puppet.store.keys("envelope"))
+
+    async def taken() -> bool:
+        return (await http.post("/v1/jobs", json={"input": BODY})).status_code == 202
+
+    await eventually(taken)
+
+
+async def test_stopping_cuts_open_calls_and_cancels_their_jobs(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    with ApiServer(broker_settings, shutdown_grace_s=0) as api:
+        async with api.client() as http:
+            asked = asyncio.create_task(http.post(CHAT, json=BODY | {"stream": True}))
+            claim = await puppet.take()
+            await puppet.say(claim, Head((), "", ""), Text("1"))
+            api.stop()
+            await asyncio.gather(asked, return_exceptions=True)
+    assert await puppet.beat() == {claim.id: "cancelled"}

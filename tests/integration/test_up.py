@@ -1,0 +1,168 @@
+"""``penstock up`` as a user meets it, on the simulated engine: ready, serving, stopped, none left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import httpx
+import psutil
+import pytest
+
+from tests.processes import ROOT
+from tests.support import free_port, wait_until
+
+BODY = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+
+
+class Up:
+    """One ``penstock up``, in a folder of its own."""
+
+    def __init__(self, folder, *args):
+        self.port, self.flower_port = free_port(), free_port()
+        self.out, self.err, self.logs = folder / "out", folder / "err", folder / "data" / "logs"
+        argv = ["up", "--port", self.port, "--flower-port", self.flower_port, "--data-dir", "data", *args]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "penstock", *map(str, argv)],
+                cwd=folder,
+                stdout=out,
+                stderr=err,
+                env={**env, "PYTHONPATH": str(ROOT)},
+            )
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.family: set[psutil.Process] = set()
+
+    def printed(self, text):
+        return text in self.out.read_text()
+
+    def until_ready(self):
+        line = f"penstock is ready on {self.url}\n"
+        wait_until(lambda: self.printed(line) or self.process.poll() is not None, 60)
+        assert self.printed(line), self.err.read_text()
+        self.family = set(psutil.Process(self.process.pid).children(recursive=True))
+
+    def child(self, name):
+        found = [one for one in self.family if f"{name} --" in " ".join(one.cmdline())]
+        assert len(found) == 1, found
+        return found[0]
+
+    def failure(self):
+        assert self.process.wait(60) == 1
+        return self.err.read_text()
+
+    def nothing_left(self):
+        return not [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def up(tmp_path):
+    started = []
+
+    def start(*args, folder=tmp_path):
+        folder.mkdir(exist_ok=True)
+        started.append(Up(folder, "--engine", "simulated", *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()  # everything else goes with it: see the test of that
+        one.process.wait()
+
+
+def complete(url):
+    answer = httpx.post(f"{url}/v1/chat/completions", json=BODY, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
+    one = up()
+    one.until_ready()
+    complete(one.url)
+    assert httpx.get(f"http://127.0.0.1:{one.flower_port}/").status_code == 200
+    for what in ("api", "flower", "redis", "worker", "logs"):
+        assert re.search(rf"^  {what} +\S", one.out.read_text(), re.MULTILINE)
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(40) == 0
+    assert one.printed("stopped\n")
+    assert one.nothing_left()
+    assert one.err.read_text() == ""
+
+
+def test_killed_it_takes_everything_with_it(up):
+    one = up("--no-flower")
+    one.until_ready()
+    assert len(one.family) >= 4  # the guardian, the server, the api, the worker
+    one.process.kill()
+    wait_until(one.nothing_left)
+    again = up("--no-flower")
+    again.until_ready()  # the data folder is free again
+    complete(again.url)
+
+
+@pytest.mark.parametrize("victim", ["api", "worker"])
+def test_a_process_that_dies_comes_back(up, victim):
+    one = up("--no-flower")
+    one.until_ready()
+    one.child(victim).kill()
+    wait_until(lambda: one.printed(f"{victim} was killed by SIGKILL; starting it again in 1 s"))
+
+    def serves():
+        try:
+            return httpx.get(f"{one.url}/health/ready", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    wait_until(serves, 30)
+    assert complete(one.url)["choices"]
+
+
+def test_two_workers(up):
+    one = up("--no-flower", "--workers", "2")
+    one.until_ready()
+    assert (one.logs / "worker-1.log").exists()
+    assert (one.logs / "worker-2.log").exists()
+
+
+def test_a_taken_port_is_one_message(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        one = Up(tmp_path, "--engine", "simulated", "--port", taken.getsockname()[1])
+        message = one.failure()
+    assert re.fullmatch(r"penstock up: port \d+ on 127.0.0.1 is taken, .*name another with --port\n", message)
+    assert one.out.read_text() == ""
+
+
+def test_a_bad_setting_is_one_message(tmp_path):
+    message = Up(tmp_path, "--engine", "simulated", "--workers", "0").failure()
+    assert message.startswith("penstock up: bad setting workers (--workers or PENSTOCK_WORKERS): ")
+    assert message.count("\n") == 1
+
+
+def test_an_unreachable_redis_is_one_message(tmp_path):
+    message = Up(tmp_path, "--engine", "simulated", "--redis-url", "redis://127.0.0.1:1/0").failure()
+    assert message.startswith("penstock up: cannot reach Redis at redis://127.0.0.1:1/0: ")
+    assert message.count("\n") == 1
+
+
+def test_an_engine_that_does_not_load_is_its_own_message(tmp_path):
+    one = Up(tmp_path, "--engine", "vllm", "--model", "/no/such/model", "--no-flower")
+    message = one.failure()
+    assert message.startswith("penstock up: worker ended (status 1) before it was ready:\n")
+    assert "/no/such/model" in message
+    assert message.endswith(f"its log: {one.logs / 'worker.log'}\n")
+
+
+def test_a_second_one_on_the_same_folder_is_refused(up, tmp_path):
+    one = up("--no-flower")
+    one.until_ready()
+    message = Up(tmp_path, "--engine", "simulated", "--no-flower").failure()
+    assert message.startswith(
+        f"penstock up: the data folder {tmp_path / 'data'} is in use by another Penstock"
+    )
+    complete(one.url)

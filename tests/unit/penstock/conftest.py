@@ -1,0 +1,31 @@
+"""A server double per test, and clients that do not dawdle between retries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from penstock import Penstock, _http
+from penstock._retry import RetryPolicy
+from tests.unit.penstock.double import Double, serving
+
+
+@pytest.fixture
+def server() -> Iterator[Double]:
+    with serving() as double:
+        yield double
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same policies with pauses of milliseconds; their real lengths are tested without a clock."""
+    monkeypatch.setattr(_http, "RetryPolicy", lambda tries: RetryPolicy(tries, base_s=0.005, cap_s=0.02))
+    for name in ("PENSTOCK_URL", "PENSTOCK_API_KEY", "PENSTOCK_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def client(server: Double) -> Iterator[Penstock]:
+    with Penstock(server.url) as made:
+        yield made

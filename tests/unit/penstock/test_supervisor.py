@@ -1,0 +1,240 @@
+"""The supervisor with trivial children: start, failure, restart, order, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock.server.guardian import Guardian
+from penstock.server.logs import last_words
+from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+
+SLEEP = "import time; time.sleep(600)"
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+WITH_GRANDCHILD = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until(condition, timeout_s=15.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def spec(tmp_path):
+    def make(name, code, **more):
+        return ChildSpec(name, (sys.executable, "-c", code), tmp_path / "logs" / f"{name}.log", **more)
+
+    return make
+
+
+@pytest.fixture
+def lines():
+    return []
+
+
+def printed(spec):
+    return spec.log_path.read_text() if spec.log_path.exists() else ""
+
+
+@pytest.mark.asyncio
+async def test_children_run_until_they_are_stopped_rank_by_rank(spec, lines, tmp_path):
+    code = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "def end(*_):\n"
+        "    with open(sys.argv[2], 'a') as order: order.write(sys.argv[1] + ' ')\n"
+        "    raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end); print('up', flush=True)\n"
+        "while True: time.sleep(600)"
+    )
+    order = tmp_path / "order"
+    supervisor = Supervisor(lines.append)
+    specs = []
+    for rank, name in enumerate(["flower", "worker", "api", "redis"]):
+        made = spec(name, code, stop_rank=rank)
+        specs.append(ChildSpec(name, (*made.argv, name, str(order)), made.log_path, stop_rank=rank))
+    for one in reversed(specs):
+        await supervisor.start(one)
+    await until(lambda: all("up" in printed(one) for one in specs))
+    pids = supervisor.pids.values()
+    await supervisor.stop()
+    assert order.read_text().split() == ["flower", "worker", "api", "redis"]
+    assert not any(map(alive, pids))
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_ends_during_the_start_is_a_failure_with_its_own_words(spec, lines):
+    supervisor = Supervisor(lines.append)
+    code = (
+        "import sys; print('noise'); print('penstock worker: no such model: x', file=sys.stderr); sys.exit(1)"
+    )
+    await supervisor.start(spec("api", SLEEP))
+    await supervisor.start(spec("worker-2", code))
+    with pytest.raises(ChildEndedError) as caught:
+        await supervisor.during_start(asyncio.sleep(60))
+    await supervisor.stop()
+    message = str(caught.value)
+    assert message.startswith("worker-2 ended (status 1) before it was ready:\n    no such model: x\n")
+    assert message.endswith("worker-2.log")
+    assert not alive(supervisor.pids["api"])
+
+
+@pytest.mark.asyncio
+async def test_a_stop_during_the_start_ends_it(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("api", SLEEP))
+    asyncio.get_running_loop().call_later(0.1, supervisor.request_stop)
+    with pytest.raises(StoppedError):
+        await supervisor.during_start(asyncio.sleep(60))
+    await supervisor.stop()
+    assert not alive(supervisor.pids["api"])
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_ends_later_is_started_again(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("worker", SLEEP))
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    first = supervisor.pids["worker"]
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: supervisor.pids["worker"] != first)
+    assert alive(supervisor.pids["worker"])
+    assert lines[0].startswith("worker was killed by SIGKILL; starting it again in 1 s (its log: ")
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
+    assert not alive(supervisor.pids["worker"])
+
+
+@pytest.mark.asyncio
+async def test_the_back_off_doubles_and_a_stop_does_not_wait_for_it(spec, lines):
+    supervisor = Supervisor(lines.append)
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    await supervisor.start(spec("worker", "raise SystemExit(3)"))
+    await until(lambda: sum("starting it again" in line for line in lines) == 2)
+    assert [line.partition(" (its log")[0] for line in lines] == [
+        "worker ended (status 3); starting it again in 1 s",
+        "worker ended (status 3); starting it again in 2 s",
+    ]
+    supervisor.request_stop()
+    await running
+    began = time.monotonic()
+    await supervisor.stop()
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.asyncio
+async def test_a_deaf_child_is_killed_when_its_time_is_up(spec, lines):
+    supervisor = Supervisor(lines.append)
+    deaf = spec("worker", DEAF, stop_timeout_s=0.3)
+    await supervisor.start(deaf)
+    await until(lambda: "deaf" in printed(deaf))
+    await supervisor.stop()
+    assert not alive(supervisor.pids["worker"])
+    assert lines == ["worker did not stop within 0.3 s; killed"]
+
+
+@pytest.mark.asyncio
+async def test_a_second_stop_hurries(spec, lines):
+    supervisor = Supervisor(lines.append)
+    deaf = spec("worker", DEAF, stop_timeout_s=60)
+    await supervisor.start(deaf)
+    await until(lambda: "deaf" in printed(deaf))
+    supervisor.request_stop()
+    asyncio.get_running_loop().call_later(0.2, supervisor.request_stop)
+    began = time.monotonic()
+    await supervisor.stop()
+    assert time.monotonic() - began < 5
+    assert not alive(supervisor.pids["worker"])
+
+
+@pytest.mark.asyncio
+async def test_what_a_child_started_goes_with_it(spec, lines):
+    supervisor = Supervisor(lines.append)
+    parent = spec("worker", WITH_GRANDCHILD)
+    await supervisor.start(parent)
+    await until(lambda: printed(parent).endswith("\n"))
+    grandchild = int(printed(parent))
+    assert alive(grandchild)
+    await supervisor.stop()
+    await until(lambda: not alive(grandchild))
+
+
+UP = """
+import asyncio, sys
+from pathlib import Path
+from penstock.server.supervisor import ChildSpec, Supervisor
+
+async def main():
+    supervisor = Supervisor(print)
+    await supervisor.start(ChildSpec("worker", (sys.executable, "-c", sys.argv[1]), Path(sys.argv[2])))
+    print(supervisor.pids["worker"], flush=True)
+    await supervisor.supervise()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.asyncio
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_killed_supervisor_leaves_no_process_behind(tmp_path):
+    log = tmp_path / "worker.log"
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, WITH_GRANDCHILD, str(log)], stdout=subprocess.PIPE, text=True
+    ) as up:
+        child = int(up.stdout.readline())
+        await until(lambda: log.read_text().endswith("\n"))
+        grandchild = int(log.read_text())
+        assert alive(child)
+        assert alive(grandchild)
+        up.send_signal(signal.SIGKILL)
+    await until(lambda: not alive(child) and not alive(grandchild))
+
+
+def test_the_guardian_spares_what_it_was_told_to_forget():
+    guardian = Guardian()
+    groups = [subprocess.Popen(["sleep", "600"], process_group=0) for _ in range(3)]
+    try:
+        for group in groups:
+            guardian.add(group.pid)
+        guardian.remove(groups[1].pid)
+        guardian.remove(groups[1].pid)
+        guardian.close()
+        assert groups[0].wait(5) == -signal.SIGKILL
+        assert groups[2].wait(5) == -signal.SIGKILL
+        assert groups[1].poll() is None
+    finally:
+        for group in groups:
+            group.kill()
+            group.wait()
+
+
+def test_last_words_are_the_clear_message_or_the_end(tmp_path):
+    log = tmp_path / "log"
+    old = b"penstock worker: an old one\n"
+    log.write_bytes(old + b"a\nb\n\nc\nd\ne\nf\n")
+    assert last_words(log, len(old), "penstock worker:") == ["b", "c", "d", "e", "f"]
+    log.write_bytes(old + b"a\npenstock worker: no model\n  try --model\nengine noise\n")
+    assert last_words(log, len(old), "penstock worker:") == ["no model", "  try --model"]

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from workers.tiny_model import CHAT_TEMPLATE, SIZES, _tokenizer, build_tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def test_builds_once_even_when_asked_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        paths = set(pool.map(lambda _: build_tiny_model(tmp_path, "nano"), range(3)))
+    (path,) = paths
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+    before = {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()}
+    assert build_tiny_model(tmp_path, "nano") == path
+    assert {entry.name: entry.stat().st_mtime_ns for entry in path.iterdir()} == before
+    assert json.loads((path / "config.json").read_text())["vocab_size"] == SIZES["nano"].vocab
+
+
+def test_unknown_size(tmp_path: Path) -> None:
+    with pytest.raises(KeyError):
+        build_tiny_model(tmp_path, "huge")
+
+
+def test_tokenizer_reads_back_any_text() -> None:
+    tokenizer = _tokenizer(SIZES["tiny"].vocab)
+    for text in ("The river turns the turbine.", "Zürich 東京 🙂\n\tx", '{"a": [1, 2]}'):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    assert len(tokenizer.encode("The river turns the turbine").ids) < 12
+    assert [tokenizer.token_to_id(name) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")] == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_chat_template() -> None:
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(CHAT_TEMPLATE)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1}'}}],
+        },
+        {"role": "tool", "content": "42"},
+    ]
+    plain = template.render(messages=messages, add_generation_prompt=True)
+    assert plain == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        '<|im_start|>assistant\n<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call><|im_end|>\n'
+        "<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"
+    )
+    with_tools = template.render(messages=messages, tools=[{"name": "f"}], add_generation_prompt=False)
+    assert with_tools.startswith("<|im_start|>system\nBe brief.\n\nYou may call these functions")
+    assert with_tools.count("Be brief.") == 1

@@ -1,0 +1,357 @@
+#!/usr/bin/env python3
+"""Writes the reference pages that are made from the code.
+
+    .venv/bin/python tools/gen_docs.py            write what is out of date
+    .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
+
+The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys.
+The code is the source: a wrong sentence on such a page is mended there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+
+sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository's root need not be
+
+Rows = Iterable[Sequence[str]]
+
+
+def table(header: Sequence[str], rows: Rows) -> str:
+    """Return a Markdown table; pipes in cells are escaped."""
+    lines = [
+        list(header),
+        ["---"] * len(header),
+        *([cell.replace("|", "\\|") for cell in row] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def code(text: str) -> str:
+    """Return inline code; nothing for nothing."""
+    return f"`{text}`" if text else ""
+
+
+def generated(title: str, source: str, *parts: str) -> str:
+    """Return a whole page."""
+    mark = f"<!-- Made from {source} by tools/gen_docs.py; change it there. -->"
+    return "\n\n".join([mark, f"# {title}", *parts]) + "\n"
+
+
+# ---- settings ------------------------------------------------------------------------------------------
+
+_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+
+
+def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
+    """Say a setting's type and bounds."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        return " or ".join("none" if arg is type(None) else type_words(arg, metadata) for arg in args)
+    if origin is Literal:
+        return ", ".join(code(str(arg)) for arg in args)
+    if origin is tuple:
+        return f"list of {type_words(args[0], ())}s"
+    words = _NAMES[annotation]
+    bounds = []
+    for bound in metadata:
+        for name, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
+            if (value := getattr(bound, name, None)) is not None:
+                bounds.append(f"{sign} {value:g}" if isinstance(value, float) else f"{sign} {value}")
+        if (pattern := getattr(bound, "pattern", None)) is not None:
+            bounds.append(f"matches {code(pattern)}")
+    return ", ".join([words, *bounds])
+
+
+def default_words(value: Any) -> str:
+    """Write a default as it would be set."""
+    if value is None:
+        return "none"
+    if value == ():
+        return "empty"
+    if isinstance(value, float):
+        return code(f"{value:.15g}")
+    return code(json.dumps(value) if isinstance(value, bool) else str(value))
+
+
+def options_of(setting: str, commands: Sequence[Any]) -> str:
+    """Name the options that set a setting, each with the commands that have it."""
+    found: dict[str, list[str]] = {}
+    for command in commands:
+        for param in command.params:
+            if param.name == setting:
+                option = "/".join([*param.opts[:1], *param.secondary_opts])
+                found.setdefault(option, []).append(command.name)
+    return "; ".join(f"{code(option)} ({', '.join(names)})" for option, names in found.items())
+
+
+def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
+    """Return a table of the settings that ``cls`` has beyond ``base``."""
+    rows = []
+    for name, field in cls.model_fields.items():
+        if base is not None and name in base.model_fields:
+            continue
+        rows.append(
+            (
+                code(f"PENSTOCK_{name.upper()}"),
+                code(name),
+                type_words(field.annotation, field.metadata),
+                default_words(field.default),
+                options_of(name, commands),
+                field.description or "",
+            )
+        )
+    return table(("environment", "key in penstock.toml", "type", "default", "option", "meaning"), rows)
+
+
+_SETTINGS_INTRO = """\
+Each process reads its settings once, when it starts. What is set twice is taken from the first of these:
+
+1. the command line (the column *option*, with the commands that have it),
+2. the environment,
+3. a file `.env` in the current folder (same names as the environment),
+4. a file `penstock.toml` in the current folder (top-level keys, no sections),
+5. the default.
+
+- A value that cannot be is refused: the process does not start, and names the setting and what was given.
+- A name that no process knows is not noticed. Look for it here when a setting seems to have no effect.
+- An empty environment variable counts as not set.
+- Lists are JSON in the environment: `PENSTOCK_ENGINE_ARGS='["--max-model-len=4096"]'`.
+- Durations are seconds (`_s`), sizes are bytes (`_bytes`).
+
+```toml
+# penstock.toml
+redis_url = "redis://queue.internal:6379/0"
+model = "Qwen/Qwen2.5-0.5B-Instruct"
+engine_args = ["--max-model-len=4096"]
+retention_s = 3600
+```
+
+| process | reads |
+| --- | --- |
+| `penstock api` | [every process](#every-process), [the api](#the-api) |
+| `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
+| `penstock flower` | [every process](#every-process) |
+| `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
+the processes it starts read theirs from the same environment and files |"""
+
+_SHARED_NOTE = """\
+Set `namespace`, `lease_ttl_s`, `retention_s` and the like to the same value in every process that uses one
+Redis: each process applies its own. `heartbeat_s` must be well below `lease_ttl_s`; nothing checks that."""
+
+_UP_NOTE = """\
+Without `redis_url` from any source, `penstock up` starts an embedded Valkey in `data_dir`. The logs are in
+`data_dir` too. `gpus` and `metrics_port` reach every worker alike: for workers with different ones, run
+`penstock worker` for each instead of setting `workers`."""
+
+_OTHER = """\
+| environment | read by | meaning |
+| --- | --- | --- |
+| `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
+| `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
+| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; the server does not check it |
+| `PENSTOCK_MODEL` | `penstock submit` | the served name to ask for; a worker reads it as the model to load |
+| `PENSTOCK_FLAVOUR` | `make` | `cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver |
+| `VLLM_*`, `HF_*` | vLLM, in the worker | as vLLM and the Hugging Face libraries document them |"""
+
+
+def configuration() -> str:
+    """Return the page on settings."""
+    from api.settings import ApiSettings
+    from broker.settings import BrokerSettings
+    from penstock.cli.server import COMMANDS
+    from penstock.server.settings import UpSettings
+    from workers.settings import WorkerSettings
+
+    def of(*names: str) -> list[Any]:
+        return [command for command in COMMANDS if command.name in names]
+
+    return generated(
+        "Configuration",
+        "the settings classes",
+        _SETTINGS_INTRO,
+        "## Every process",
+        settings_table(BrokerSettings, None, COMMANDS),
+        _SHARED_NOTE,
+        "## The api",
+        settings_table(ApiSettings, BrokerSettings, of("api")),
+        "## A worker",
+        settings_table(WorkerSettings, BrokerSettings, of("worker", "up")),
+        "## penstock up",
+        settings_table(UpSettings, WorkerSettings, of("up")),
+        _UP_NOTE,
+        "## Not settings, but read from the environment",
+        _OTHER,
+    )
+
+
+# ---- metrics -------------------------------------------------------------------------------------------
+
+
+def metrics_table(metrics: Any) -> str:
+    """Return a table of everything that an object of ``monitoring.metrics`` holds."""
+    rows = []
+    for metric in vars(metrics).values():
+        kind = type(metric).__name__.lower()
+        name = metric._name + ("_total" if kind == "counter" else "")  # noqa: SLF001 - there is no public way
+        labels = ", ".join(code(label) for label in metric._labelnames)  # noqa: SLF001
+        rows.append((code(name), kind, labels, metric._documentation))  # noqa: SLF001
+    return table(("metric", "kind", "labels", "meaning"), rows)
+
+
+_METRICS_INTRO = """\
+Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics`
+on `metrics_host`:`metrics_port`. The default is a free port on the loopback; its address is the field
+`metrics_url` of the worker's record (`ns:worker:<w>` in [Redis keys](redis-keys.md)). No label holds a job
+id.
+
+A histogram `x` has the series `x_bucket`, `x_sum` and `x_count`."""
+
+_API_METRICS_NOTE = """\
+`endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or
+`499` where the client hung up unanswered. `penstock_reaped_total` counts the rounds of this api process
+only: workers reap too, and do not count. Beside these: the `process_*` and `python_*` metrics of the
+Prometheus client. With several api processes each has its own figures; `api_queue_depth` is the same in
+all."""
+
+_WORKER_METRICS_NOTE = """\
+Beside these: the `process_*` and `python_*` metrics, and with the engine `vllm` all of vLLM's own
+(`vllm:*`)."""
+
+
+def metrics_page() -> str:
+    """Return the page on metrics."""
+    from prometheus_client import CollectorRegistry
+
+    from monitoring.metrics import LATENCY_BUCKETS_S, ApiMetrics, WorkerMetrics
+
+    buckets = ", ".join(f"{bound:g}" for bound in LATENCY_BUCKETS_S)
+    return generated(
+        "Metrics",
+        "monitoring/metrics.py",
+        _METRICS_INTRO,
+        f"Buckets of every histogram, in seconds: {buckets}.",
+        "## The api",
+        metrics_table(ApiMetrics(CollectorRegistry(), ())),
+        _API_METRICS_NOTE,
+        "## A worker",
+        metrics_table(WorkerMetrics(CollectorRegistry())),
+        _WORKER_METRICS_NOTE,
+    )
+
+
+# ---- failure codes -------------------------------------------------------------------------------------
+
+_FAILURES_INTRO = """\
+A job in the state `failed` has exactly one of these codes in `error.code`. The set is closed. A synchronous
+caller gets the HTTP status of the table and the type in the error body, or, where the engine itself
+refused, the engine's own status and its own error body, word for word.
+
+*Retryable* says that another attempt could succeed. It is for the reader: Penstock itself runs a job again
+only when its worker was lost (up to `max_attempts`), or when its engine died or could not be reached (up to
+the third attempt)."""
+
+_FAILURES_OUTRO = """\
+A job that was cancelled or whose deadline passed is not `failed`: its state is `cancelled` or `expired`. The
+codes of requests that were refused before they became a job are in [the HTTP API](http-api.md).
+
+`timeout` comes only from an engine that answers so by itself: Penstock has no limit of its own on a job's run
+time yet, only on its whole life (`expired`)."""
+
+
+def failure_codes() -> str:
+    """Return the page on failure codes."""
+    from jobs.failures import FAILURES
+
+    rows = [
+        (
+            code(key.value),
+            str(info.http_status),
+            code(info.error_type),
+            "yes" if info.retryable else "no",
+            info.sentence,
+        )
+        for key, info in FAILURES.items()
+    ]
+    header = ("code", "HTTP status", "type", "retryable", "meaning")
+    return generated(
+        "Failure codes", "jobs/failures.py", _FAILURES_INTRO, table(header, rows), _FAILURES_OUTRO
+    )
+
+
+# ---- Redis keys ----------------------------------------------------------------------------------------
+
+_KEYS_INTRO = """\
+For looking at a running system, with `valkey-cli` or `redis-cli`. It is not an interface: the keys change
+with the code, and jobs are written by the scripts in `broker/lua` alone."""
+
+
+def redis_keys() -> str:
+    """Return the page on Redis keys, from the docstring of ``broker/keys.py``."""
+    import broker.keys
+
+    lines = (broker.keys.__doc__ or "").splitlines()
+    rules = [number for number, line in enumerate(lines) if line.startswith("====")]
+    starts = [
+        at
+        for at, char in enumerate(lines[rules[0]])
+        if char == "=" and (at == 0 or lines[rules[0]][at - 1] == " ")
+    ]
+    rows = []
+    for line in lines[rules[1] + 1 : rules[2]]:
+        cells = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        holds, _, lifetime = cells[2].rpartition("  (")
+        rows.append((cells[0], cells[1], holds.strip(), lifetime.removesuffix(")")))
+    before = "\n".join(lines[2 : rules[0]]).strip()
+    after = "\n".join(lines[rules[2] + 1 :]).strip()
+    body = table(("key", "type", "holds", "lifetime"), rows)
+    return generated(
+        "Redis keys",
+        "broker/keys.py",
+        _KEYS_INTRO,
+        *(part.replace("``", "`") for part in (before, body, after)),
+    )
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": configuration,
+    "metrics.md": metrics_page,
+    "failure-codes.md": failure_codes,
+    "redis-keys.md": redis_keys,
+}
+"""Each page in ``docs/reference`` that is made here."""
+
+
+def is_stale(name: str) -> bool:
+    """Whether a page differs from what the code says."""
+    path = REFERENCE / name
+    return not path.exists() or path.read_text() != PAGES[name]()
+
+
+def main() -> int:
+    """Write or check the pages. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page is stale")
+    check = parser.parse_args().check
+    stale = [name for name in PAGES if is_stale(name)]
+    for name in stale:
+        if check:
+            print(f"docs/reference/{name} is out of date: run tools/gen_docs.py")
+        else:
+            REFERENCE.mkdir(parents=True, exist_ok=True)
+            (REFERENCE / name).write_text(PAGES[name]())
+            print(f"docs/reference/{name} written")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
