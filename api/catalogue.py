@@ -11,7 +11,7 @@ from typing import Any
 from broker.store import JobStore
 
 MIN_GAP_S = 0.2
-"""Least time between two looks because of a miss, so that requests for an unknown model are no load on Redis."""
+"""Least time between looks because of a miss: requests for an unknown model shall be no load on Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,12 @@ class Catalogue:
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._read(pause_s), name="catalogue")
         await asyncio.shield(self._looking)
+
+    async def aclose(self) -> None:
+        """Wait until no look is under way."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     async def _read(self, pause_s: float) -> None:
         if pause_s > 0:

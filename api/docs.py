@@ -47,7 +47,7 @@ REF = "#/components/schemas/{model}"
 
 
 def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
-    """Return FastAPI's ``openapi_extra`` for a body that FastAPI does not read itself; see :func:`describe`."""
+    """Return FastAPI's ``openapi_extra`` for a body that FastAPI does not read; see :func:`describe`."""
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": example}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 

@@ -1,8 +1,8 @@
 """What OpenAI request bodies may hold, checked at the edge: a wrong type never enters the queue.
 
 Types are vLLM's own (0.32, ``vllm/entrypoints/openai/*/protocol.py``), read as it reads them (pydantic's lax
-mode), and no narrower: what the engine would take must pass here. Fields that are not listed pass unseen; values
-(not types) are the engine's to judge.
+mode), and no narrower: what the engine would take must pass here. Fields that are not listed pass unseen;
+values (not types) are the engine's to judge.
 """
 
 from __future__ import annotations

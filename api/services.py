@@ -79,4 +79,5 @@ class Services:
             await asyncio.wait(self._abandoning, timeout=1.0)
         for task in self._abandoning:
             task.cancel()
+        await asyncio.gather(*self._abandoning, self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()

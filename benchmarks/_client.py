@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
         )
         self._start = time.perf_counter()
-        assert self._transport is not None  # noqa: S101 - set by connection_made
+        assert self._transport is not None
         self._transport.write(head.encode() + body)
         return await self._done
 
@@ -77,27 +77,27 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
+    def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+    def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         if self._done is not None and not self._done.done():
             self._done.set_exception(ConnectionError(str(exc or "closed by the server")))
 
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+    def on_header(self, name: bytes, value: bytes) -> None:
         self._reply.headers[name.decode().lower()] = value.decode()
 
-    def on_body(self, data: bytes) -> None:  # noqa: D102
+    def on_body(self, data: bytes) -> None:
         now = time.perf_counter() - self._start
         if not self._reply.first_s:
             self._reply.first_s = now
         self._reply.chunks.append((now, data))
 
-    def on_message_complete(self) -> None:  # noqa: D102
+    def on_message_complete(self) -> None:
         reply = self._reply
         reply.status = self._parser.get_status_code()
         reply.total_s = time.perf_counter() - self._start

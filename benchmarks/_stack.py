@@ -64,7 +64,16 @@ def penstock_up(*args: str, timeout_s: float = 180.0, **env: str) -> Iterator[tu
     """Run ``penstock up`` with an embedded Valkey and no Flower; yields (host, port) once it is ready."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ps") as data:
-        argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", "--no-flower", *args]
+        argv = [
+            sys.executable,
+            "-m",
+            "penstock",
+            "up",
+            f"--port={port}",
+            f"--data-dir={data}",
+            "--no-flower",
+            *args,
+        ]
         with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, **env):
             yield "127.0.0.1", port
 
@@ -73,7 +82,13 @@ def penstock_up(*args: str, timeout_s: float = 180.0, **env: str) -> Iterator[tu
 def vllm_server(model: Path, *args: str, timeout_s: float = 180.0) -> Iterator[tuple[str, int]]:
     """Run vLLM's own OpenAI server on a model; yields (host, port) once it is healthy."""
     port = free_port()
-    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", "--host=127.0.0.1"]
+    argv = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        f"--model={model}",
+        "--host=127.0.0.1",
+    ]
     argv += [f"--port={port}", "--uvicorn-log-level=warning", "--disable-uvicorn-access-log", *args]
     env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     with _process(argv, f"http://127.0.0.1:{port}/health", timeout_s, **env):

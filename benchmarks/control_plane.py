@@ -67,18 +67,28 @@ async def measure(base: tuple[str, int], jobs: int, concurrency: int) -> list[di
     submission = {"model": "simulated", "input": BODY}
     return [
         row("synchronous", await drive(base, "/v1/chat/completions", [BODY] * jobs, concurrency)),
-        row("streamed", await drive(base, "/v1/chat/completions", [BODY | {"stream": True}] * jobs, concurrency)),
-        row("jobs, wait", await drive(base, "/v1/jobs", [submission] * jobs, concurrency, "prefer: wait=60\r\n")),
+        row(
+            "streamed",
+            await drive(base, "/v1/chat/completions", [BODY | {"stream": True}] * jobs, concurrency),
+        ),
+        row(
+            "jobs, wait",
+            await drive(base, "/v1/jobs", [submission] * jobs, concurrency, "prefer: wait=60\r\n"),
+        ),
         await submit_and_poll(base, jobs, concurrency),
     ]
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jobs", type=int, default=5000, help="jobs per way (default %(default)s)")
     parser.add_argument("--concurrency", type=int, default=128, help="clients at once (default %(default)s)")
-    parser.add_argument("--no-task-events", action="store_true", help="without the Celery events that Flower shows")
+    parser.add_argument(
+        "--no-task-events", action="store_true", help="without the Celery events that Flower shows"
+    )
     args = parser.parse_args()
     env = {"PENSTOCK_TASK_EVENTS": "false"} if args.no_task_events else {}
     with penstock_up("--engine=simulated", **env) as base:

@@ -21,12 +21,29 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from _client import Connection, Load, drive, percentile
+from _client import Connection, drive, percentile
 from _stack import ROOT, machine, penstock_up, vllm_server
 
 from workers.tiny_model import build_tiny_model
 
-WORDS = "water gate wheel light window town rain lake valley wall power bread night river engine hum".split()
+WORDS = [
+    "water",
+    "gate",
+    "wheel",
+    "light",
+    "window",
+    "town",
+    "rain",
+    "lake",
+    "valley",
+    "wall",
+    "power",
+    "bread",
+    "night",
+    "river",
+    "engine",
+    "hum",
+]
 SEQS = 256
 
 
@@ -148,7 +165,8 @@ def offline(model: Path, bodies: list[dict[str, Any]]) -> float:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+            env=os.environ
+            | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
         )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
@@ -171,7 +189,12 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench") as cache:
         model = build_tiny_model(Path(cache), size)
         name = f"{size}-bench"
-        flags = [f"--served-model-name={name}", "--dtype=float32", "--enforce-eager", f"--max-num-seqs={SEQS}"]
+        flags = [
+            f"--served-model-name={name}",
+            "--dtype=float32",
+            "--enforce-eager",
+            f"--max-num-seqs={SEQS}",
+        ]
         flags.append(f"--kv-cache-memory-bytes={1 << 30}")
         ours = [f"--engine-arg={flag}" for flag in flags]
         with (
@@ -196,10 +219,14 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", default=["tiny", "nano"], help="models (default: tiny nano)")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 16, 64, 256])
-    parser.add_argument("--scale", type=int, default=3, help="requests per client and round (default %(default)s)")
+    parser.add_argument(
+        "--scale", type=int, default=3, help="requests per client and round (default %(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, sides in turn (default %(default)s)")
     parser.add_argument("--latency-requests", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2000, help="queued jobs (default %(default)s)")

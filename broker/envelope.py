@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from kombu import Queue
@@ -34,7 +34,14 @@ def learn_envelope(app: Celery, client: Redis) -> str:
         client: a synchronous client of the same Redis database.
     """
     queue = f"_penstock.envelope.{uuid.uuid4().hex}"
-    app.send_task(TASK_NAME, (ID,), task_id=ID, queue=Queue(queue, routing_key=queue), argsrepr=f"({ID!r},)", kwargsrepr="{}")
+    app.send_task(
+        TASK_NAME,
+        (ID,),
+        task_id=ID,
+        queue=cast("str", Queue(queue, routing_key=queue)),  # the stubs know names only
+        argsrepr=f"({ID!r},)",
+        kwargsrepr="{}",
+    )
     raw = client.rpop(queue)
     client.delete(f"_kombu.binding.{queue}")
     return template(json.loads(raw), queue)  # type: ignore[arg-type]

@@ -82,7 +82,5 @@ class Subscriber:
             except (RedisError, OSError) as error:
                 log.warning("subscription_lost", channel=self._channel, error=str(error))
                 self._subscribed.clear()
-                if self._stopping:
-                    return
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 1.0)

@@ -14,7 +14,9 @@ from broker.store import JobStore, Reaped
 log = structlog.get_logger(__name__)
 
 
-async def reap_forever(store: JobStore, interval_s: float, on_round: Callable[[Reaped], None] | None = None) -> None:
+async def reap_forever(
+    store: JobStore, interval_s: float, on_round: Callable[[Reaped], None] | None = None
+) -> None:
     """Reap every ``interval_s`` seconds (with a tenth of jitter) until cancelled; an absent Redis is waited for.
 
     Args:
@@ -24,7 +26,7 @@ async def reap_forever(store: JobStore, interval_s: float, on_round: Callable[[R
     """
     away = False
     while True:
-        await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+        await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))
         try:
             done = await store.reap()
         except StoreUnavailableError as error:

@@ -1,5 +1,6 @@
 """Settings that every process shares. Read once at the process root from (first wins): the command line, the
-environment (``PENSTOCK_*``), ``.env``, ``penstock.toml``; then passed on, never looked up again."""
+environment (``PENSTOCK_*``), ``.env``, ``penstock.toml``; then passed on, never looked up again.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ class BrokerSettings(BaseSettings):
         "redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix:// address."
     )
     namespace: str = Field(
-        "penstock", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="Prefix of every key, channel and queue name."
+        "penstock",
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Prefix of every key, channel and queue name.",
     )
     lease_ttl_s: Seconds = Field(15.0, description="A worker not heard of for this long has lost its jobs.")
     heartbeat_s: Seconds = Field(3.0, description="How often a worker prolongs its lease.")
@@ -41,14 +44,18 @@ class BrokerSettings(BaseSettings):
         2.0, description="A queued job whose message is missing this long gets a new one."
     )
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
-    queue_max: int = Field(1_000_000, ge=1, description="Jobs that may wait in one lane; more are answered 429.")
+    queue_max: int = Field(
+        1_000_000, ge=1, description="Jobs that may wait in one lane; more are answered 429."
+    )
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A larger engine response fails its job with result_too_large."
     )
     task_events: bool = Field(
         default=True, description="Celery task events, which Flower shows; they cost about 0.3 ms CPU a job."
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="Least level that is logged.")
+    log_level: str = Field(
+        "info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
+    )
     log_json: bool = Field(default=False, description="Log lines as JSON rather than for reading.")
 
     @classmethod

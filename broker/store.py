@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -200,7 +200,9 @@ class JobStore:
 
     async def release(self, claim: Claim, worker: str, reason: str) -> bool:
         """Give a job back to the head of its queue, attempt not counted. False: this attempt no longer owns it."""
-        return bool(await self._run.call("release", claim.id, claim.attempt, worker, reason, self._retention_ms))
+        return bool(
+            await self._run.call("release", claim.id, claim.attempt, worker, reason, self._retention_ms)
+        )
 
     async def heartbeat(
         self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
@@ -277,7 +279,13 @@ class JobStore:
         Raises:
             ValueError: the cursor was not made by this method.
         """
-        index = self.keys("by_state", state) if state else self.keys("by_model", model) if model else self.keys("jobs")
+        index = (
+            self.keys("by_state", state)
+            if state
+            else self.keys("by_model", model)
+            if model
+            else self.keys("jobs")
+        )
         low: str | int = "-inf" if created_after_ms is None else created_after_ms
         high: str | int = "+inf" if created_before_ms is None else created_before_ms
         at: tuple[int, str] | None = None
@@ -334,7 +342,9 @@ class JobStore:
         for name in names:
             pipe.hget(self.keys("worker", name), "info")
         infos = await self._ask(pipe.execute()) if names else []
-        return [json.loads(info) | {"incarnation": name} for name, info in zip(names, infos, strict=True) if info]
+        return [
+            json.loads(info) | {"incarnation": name} for name, info in zip(names, infos, strict=True) if info
+        ]
 
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""
@@ -346,7 +356,7 @@ class JobStore:
 
     async def ping(self) -> None:
         """Return if Redis answers."""
-        await self._ask(cast("Awaitable[bool]", self.client.ping()))
+        await self._ask(self.client.ping())
 
     async def aclose(self) -> None:
         """Send what is pending and close the connections."""

@@ -109,17 +109,24 @@ def code_for_status(status: int, message: str = "") -> FailureCode:
         status: an HTTP status of 400 or more.
         message: the engine's error message; vLLM tells an over-long prompt by words only.
     """
-    if status == 404:
-        return FailureCode.MODEL_NOT_FOUND
-    if status in {405, 501}:
-        return FailureCode.UNSUPPORTED
-    if 400 <= status < 500 and status not in {408, 409, 425, 429}:
-        low = message.lower()
-        if "maximum context length" in low or "maximum model length" in low or "max_model_len" in low:
-            return FailureCode.CONTEXT_LENGTH_EXCEEDED
-        return FailureCode.INVALID_REQUEST
-    if status in {408, 504}:
-        return FailureCode.TIMEOUT
-    if status in {409, 425, 429, 502, 503}:
-        return FailureCode.ENGINE_UNAVAILABLE
-    return FailureCode.ENGINE_ERROR
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if status >= 500:
+        return FailureCode.ENGINE_ERROR
+    low = message.lower()
+    too_long = "maximum context length" in low or "maximum model length" in low or "max_model_len" in low
+    return FailureCode.CONTEXT_LENGTH_EXCEEDED if too_long else FailureCode.INVALID_REQUEST
+
+
+_BY_STATUS = {
+    404: FailureCode.MODEL_NOT_FOUND,
+    405: FailureCode.UNSUPPORTED,
+    501: FailureCode.UNSUPPORTED,
+    408: FailureCode.TIMEOUT,
+    504: FailureCode.TIMEOUT,
+    409: FailureCode.ENGINE_UNAVAILABLE,
+    425: FailureCode.ENGINE_UNAVAILABLE,
+    429: FailureCode.ENGINE_UNAVAILABLE,
+    502: FailureCode.ENGINE_UNAVAILABLE,
+    503: FailureCode.ENGINE_UNAVAILABLE,
+}

@@ -40,7 +40,9 @@ async def eventually(condition: Callable[[], Awaitable[T] | T], timeout_s: float
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < deadline, (
+            f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        )
         await asyncio.sleep(0.02)
 
 
@@ -51,5 +53,7 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 20.0) -> T:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        assert time.monotonic() < deadline, (
+            f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
+        )
         time.sleep(0.02)

@@ -31,7 +31,7 @@ def register_task(app: Celery, host: EngineHost) -> None:
         """Stand for the job in Celery's registry; :class:`workers.pool.LoopPool` runs it."""
         raise RuntimeError(f"job {job_id} can be run by Penstock's own pool only")
 
-    def revoke(state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:
+    def revoke(_state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:
         """Cancel jobs: what Flower's Revoke and Terminate, and ``app.control.revoke``, do here."""
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
         states = {job_id: host.cancel_job(job_id) for job_id in ids}
@@ -39,8 +39,17 @@ def register_task(app: Celery, host: EngineHost) -> None:
         return {"ok": f"cancel asked for: {states}"}
 
     revoke_info = Panel.meta["revoke"]
-    Panel.register(revoke, name="revoke", type="control", visible=True, default_timeout=revoke_info.default_timeout,
-                   help=revoke_info.help, signature=revoke_info.signature, args=revoke_info.args, variadic=revoke_info.variadic)
+    Panel.register(
+        revoke,
+        name="revoke",
+        type="control",
+        visible=True,
+        default_timeout=revoke_info.default_timeout,
+        help=revoke_info.help,
+        signature=revoke_info.signature,
+        args=revoke_info.args,
+        variadic=revoke_info.variadic,
+    )
 
 
 def quiet_celery() -> None:

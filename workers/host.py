@@ -1,7 +1,7 @@
 """The engine's event loop in a thread of its own, with everything that must live on it.
 
-Celery's thread hands it job ids and is told of outcomes. The lease is prolonged from this loop on purpose: a loop that no longer turns
-must lose its jobs.
+Celery's thread hands it job ids and is told of outcomes. The lease is prolonged from this loop on purpose: a loop that no
+longer turns must lose its jobs.
 """
 
 from __future__ import annotations

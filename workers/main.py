@@ -18,8 +18,8 @@ from broker.keys import Keys
 from monitoring.logging import configure_logging
 from monitoring.metrics import WorkerMetrics
 from workers.celery_worker import CeleryWorker, quiet_celery, register_task
-from workers.engines.base import EngineStartError
 from workers.choose import engine_for
+from workers.engines.base import EngineStartError
 from workers.host import EngineHost
 from workers.settings import WorkerSettings
 
@@ -47,9 +47,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     quiet_celery()
     if settings.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus
-    app = make_celery(
-        settings.redis_url, settings.namespace, settings.pool, task_events=settings.task_events
-    )
+    app = make_celery(settings.redis_url, settings.namespace, settings.pool, task_events=settings.task_events)
     _greet_redis(settings, app)
     metrics = WorkerMetrics(REGISTRY)
     worker: CeleryWorker | None = None

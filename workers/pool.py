@@ -115,7 +115,9 @@ def _celery_result(
     if ended in {JobState.CANCELLED, JobState.EXPIRED}:
         request: Any = getattr(callback, "__self__", None)
         if request is not None:
-            request.send_event("task-revoked", terminated=True, signum=None, expired=ended == JobState.EXPIRED)
+            request.send_event(
+                "task-revoked", terminated=True, signum=None, expired=ended == JobState.EXPIRED
+            )
     return 1, _info(Ignore(outcome.reason)), runtime_s
 
 

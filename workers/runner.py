@@ -60,6 +60,10 @@ class _Run:
     task: asyncio.Task[Final] | None = None
     why: str | None = None
 
+    def stopped(self) -> bool:
+        """Whether somebody asked for its end."""
+        return self.why is not None
+
 
 class Runner:
     """Claims jobs, runs them and ends them.
@@ -149,16 +153,16 @@ class Runner:
         request = EngineRequest(
             claim.id, claim.endpoint, claim.body, claim.stream, claim.lane.engine_priority
         )
-        if run.why is not None:
+        if run.stopped():
             return await self._stopped(run, buffer)
         run.task = asyncio.get_running_loop().create_task(self._engine.run(request, emit))
         try:
             final = await run.task
         except asyncio.CancelledError:
-            if run.why is None:
-                run.task.cancel()
-                raise
-            return await self._stopped(run, buffer)
+            if run.stopped():
+                return await self._stopped(run, buffer)
+            run.task.cancel()
+            raise
         except EngineDeadError as error:
             return await self._engine_dead(run, buffer, error)
         except Exception as error:
@@ -204,7 +208,7 @@ class Runner:
             return Outcome(None, FENCED)
         if run.why == RELEASED:
             return await self._release(run, RELEASED)
-        return await self._finish(run, buffer, JobState(run.why))
+        return await self._finish(run, buffer, JobState(run.why or JobState.CANCELLED))
 
     async def _release(self, run: _Run, reason: str) -> Outcome:
         while True:

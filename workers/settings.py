@@ -15,14 +15,17 @@ class WorkerSettings(BrokerSettings):
     """One worker: one engine on one group of devices."""
 
     engine: Literal["vllm", "openai", "simulated"] = Field(
-        "vllm", description="vllm: in this process. openai: any OpenAI-compatible server. simulated: no model at all."
+        "vllm",
+        description="vllm: in this process. openai: any OpenAI-compatible server. simulated: no model at all.",
     )
     model: str | None = Field(
-        None, description="Hub name or local path; without it vllm serves a tiny random model built on the spot."
+        None,
+        description="Hub name or local path; without it vllm serves a tiny random model built on the spot.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
     engine_args: tuple[str, ...] = Field(
-        (), description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`."
+        (),
+        description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`.",
     )
     openai_base_url: str = Field(
         "http://127.0.0.1:8000/v1", description="The server behind the openai engine, with its /v1."
@@ -30,22 +33,31 @@ class WorkerSettings(BrokerSettings):
     openai_api_key: str | None = Field(None, description="Its API key.", repr=False)
     data_dir: Path = Field(Path(".penstock"), description="Where the tiny model is kept.")
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="The worker's name before @host; default: its device."
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="The worker's name before @host; default: its device.",
     )
     pool: str = Field(
         "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool whose lanes it drains."
     )
     gpus: str | None = Field(
-        None, pattern=r"^\d+(,\d+)*$", description="GPU indices for this engine, for example 0,1; sets CUDA_VISIBLE_DEVICES."
+        None,
+        pattern=r"^\d+(,\d+)*$",
+        description="GPU indices for this engine, for example 0,1; sets CUDA_VISIBLE_DEVICES.",
     )
     concurrency: int | None = Field(
-        None, ge=1, le=4096, description="Jobs on the engine at once; default: what the engine runs in one batch."
+        None,
+        ge=1,
+        le=4096,
+        description="Jobs on the engine at once; default: what the engine runs in one batch.",
     )
     drain_timeout_s: Seconds = Field(
         30.0, description="After SIGTERM, how long running jobs may take before they are given back."
     )
     metrics_host: str = Field("127.0.0.1", description="Where /metrics listens.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Its port; 0: a free one, which the worker logs.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Its port; 0: a free one, which the worker logs."
+    )
     simulated_ttft_s: float = Field(0.0, ge=0, description="Simulated engine: seconds to the first token.")
     simulated_inter_token_s: float = Field(0.0, ge=0, description="Simulated engine: seconds between tokens.")
     simulated_capacity: int = Field(256, ge=1, description="Simulated engine: requests at once.")

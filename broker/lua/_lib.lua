@@ -41,7 +41,7 @@ end
 -- End a job. f: the fields that change, beside state and finished. Nothing changes a record after this.
 local function end_job(id, from, to, now, retention, f)
   local job = K.job(id)
-  local j = redis.call('HMGET', job, 'created', 'started', 'first', 'attempt', 'stream', 'sinks', 'worker', 'exp', 'model')
+  local j = redis.call('HMGET', job, 'created', 'started', 'first', 'attempt', 'stream', 'sinks', 'worker', 'exp', 'model', 'waiter')
   f.state = to
   f.finished = now
   local flat = {}
@@ -50,12 +50,16 @@ local function end_job(id, from, to, now, retention, f)
     flat[#flat + 1] = value
   end
   redis.call('HSET', job, unpack(flat))
-  redis.call('HDEL', job, 'sinks')
+  redis.call('HDEL', job, 'sinks', 'waiter')
   redis.call('PEXPIRE', job, retention)
   redis.call('ZADD', K.retire(), now + retention, id .. ' ' .. to .. ' ' .. j[9])
   if j[8] then redis.call('ZREM', K.deadlines(), id) end
   move_index(id, j[1], from, to)
-  if j[5] == '1' or j[6] then
+  local listeners = j[6]
+  if j[10] and not (listeners and string.find(' ' .. listeners .. ' ', ' ' .. j[10] .. ' ', 1, true)) then
+    listeners = listeners and listeners .. ' ' .. j[10] or j[10]
+  end
+  if j[5] == '1' or listeners then
     local attempt = tonumber(j[4])
     local head = 'e' .. cjson.encode({state = to, status = f.status or cjson.null, attempt = attempt, created = tonumber(j[1]),
       started = tonumber(j[2]) or cjson.null, first = tonumber(f.first or j[3]) or cjson.null, finished = now,
@@ -65,7 +69,7 @@ local function end_job(id, from, to, now, retention, f)
       redis.pcall('XADD', K.log(id), eid, 'p', head)
       redis.call('PEXPIRE', K.log(id), retention)
     end
-    publish(j[6], id, eid, head .. '\n' .. (f.result or ''))
+    publish(listeners, id, eid, head .. '\n' .. (f.result or ''))
   end
 end
 

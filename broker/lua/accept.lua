@@ -32,7 +32,8 @@ if failed then return failed end
 redis.call('HSET', K.job(id), 'v', ARGV[17], 'id', id, 'state', 'queued', 'pool', pool, 'lane', lane, 'queue', queue,
   'endpoint', endpoint, 'model', model, 'tenant', tenant, 'stream', stream, 'meta', ARGV[8], 'created', now, 'entered', now,
   'attempt', 0, 'losses', 0, 'max', ARGV[10], 'req', ARGV[6])
-if sink ~= '' then redis.call('HSET', K.job(id), 'sinks', sink) end
+-- Who submits a streamed job follows it from the start; who waits for any other wants its end alone.
+if sink ~= '' then redis.call('HSET', K.job(id), stream == '1' and 'sinks' or 'waiter', sink) end
 if ARGV[11] ~= '' then
   local deadline = now + tonumber(ARGV[11])
   redis.call('HSET', K.job(id), 'exp', deadline)

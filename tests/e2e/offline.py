@@ -14,7 +14,13 @@ def main() -> None:
     from vllm import LLM, SamplingParams
 
     job = json.load(sys.stdin)
-    llm = LLM(model=job["model"], dtype="float32", enforce_eager=True, kv_cache_memory_bytes=256 << 20, disable_log_stats=True)
+    llm = LLM(
+        model=job["model"],
+        dtype="float32",
+        enforce_eager=True,
+        kv_cache_memory_bytes=256 << 20,
+        disable_log_stats=True,
+    )
     answers: dict[int, dict[str, object]] = {}
     for kind, run in (
         ("chat", lambda p, s: llm.chat([[{"role": "user", "content": t}] for t in p], s, use_tqdm=False)),

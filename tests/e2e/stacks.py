@@ -35,7 +35,9 @@ def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) ->
     output = folder / "up.log"
     command = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--flower-port={flower_port}"]
     command += [f"--data-dir={folder / 'data'}", f"--drain-timeout-s={DRAIN_S}", *args]
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_") or k == "PENSTOCK_TEST_CACHE"}
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_") or k == "PENSTOCK_TEST_CACHE"
+    }
     with output.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=out, stderr=out, env=clean | env, start_new_session=True
@@ -47,7 +49,9 @@ def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) ->
         return ready in output.read_text()
 
     wait_until(is_ready, timeout_s)
-    return Stack(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower_port}", folder / "data", output, process)
+    return Stack(
+        f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower_port}", folder / "data", output, process
+    )
 
 
 def stop_stack(stack: Stack) -> None:

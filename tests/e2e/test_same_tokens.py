@@ -20,7 +20,24 @@ from tests.processes import ROOT
 
 JOBS = 500
 MODEL = "tiny-random"
-WORDS = "water gate wheel light window town rain lake valley wall power bread night river engine hum".split()
+WORDS = [
+    "water",
+    "gate",
+    "wheel",
+    "light",
+    "window",
+    "town",
+    "rain",
+    "lake",
+    "valley",
+    "wall",
+    "power",
+    "bread",
+    "night",
+    "river",
+    "engine",
+    "hum",
+]
 
 
 def requests() -> list[dict[str, Any]]:
@@ -28,7 +45,9 @@ def requests() -> list[dict[str, Any]]:
     made = []
     for n in range(JOBS):
         prompt = f"{n} " + " ".join(rng.choices(WORDS, k=rng.randint(3, 30)))
-        made.append({"kind": rng.choice(["chat", "completion"]), "prompt": prompt, "max_tokens": rng.randint(1, 16)})
+        made.append(
+            {"kind": rng.choice(["chat", "completion"]), "prompt": prompt, "max_tokens": rng.randint(1, 16)}
+        )
     return made
 
 
@@ -110,7 +129,9 @@ class Ways:
     async def wait(self, request: dict[str, Any]) -> tuple[str, list[int] | None]:
         path, payload = body(request)
         answer = await self.http.post(
-            "/v1/jobs", json={"endpoint": path, "input": payload, "priority": "high"}, headers={"prefer": "wait=100"}
+            "/v1/jobs",
+            json={"endpoint": path, "input": payload, "priority": "high"},
+            headers={"prefer": "wait=100"},
         )
         assert answer.status_code == 200, answer.text
         assert answer.headers["preference-applied"] == "wait=100"
@@ -136,7 +157,9 @@ class Ways:
 
 
 @pytest.mark.asyncio
-async def test_500_jobs_through_every_way_equal_llm_generate(offline: list[dict[str, Any]], vllm_stack: Stack) -> None:
+async def test_500_jobs_through_every_way_equal_llm_generate(
+    offline: list[dict[str, Any]], vllm_stack: Stack
+) -> None:
     ways = Ways(vllm_stack.url)
     rotation = [ways.sync, ways.stream, ways.submit_and_poll, ways.job_stream, ways.wait]
     jobs = [(n, request, rotation[n % len(rotation)]) for n, request in enumerate(requests())]

@@ -207,7 +207,7 @@ async def test_a_full_queue(broker_settings: BrokerSettings, puppet: Puppet) -> 
 
 
 async def test_a_slow_body_that_never_ends_holds_nothing(one_api: ApiServer) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", one_api.settings.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", one_api.settings.port)
     writer.write(f"POST {_CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode())
     await writer.drain()
     writer.close()

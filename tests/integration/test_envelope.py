@@ -38,7 +38,9 @@ async def test_ours_equals_a_real_publish(store: JobStore, broker_settings: Brok
     job_id = new_id()
     queue = store.keys("queue", "default", Lane.HIGH)
     with Redis.from_url(broker_settings.redis_url) as client:
-        app.send_task(TASK_NAME, (job_id,), task_id=job_id, queue=queue, argsrepr=f"('{job_id}',)", kwargsrepr="{}")
+        app.send_task(
+            TASK_NAME, (job_id,), task_id=job_id, queue=queue, argsrepr=f"('{job_id}',)", kwargsrepr="{}"
+        )
         real = json.loads(client.rpop(queue))
         await store.accept(JobSpec(job_id, "/v1/completions", "m", b"{}", lane=Lane.HIGH))
         ours = json.loads(client.rpop(queue))
@@ -57,6 +59,9 @@ def test_learning_leaves_nothing_behind(broker_settings: BrokerSettings) -> None
 
 
 def test_template_names_the_queue_everywhere() -> None:
-    message = {"body": base64.b64encode(b"[]").decode(), "properties": {"delivery_info": {"routing_key": "q.x"}}}
+    message = {
+        "body": base64.b64encode(b"[]").decode(),
+        "properties": {"delivery_info": {"routing_key": "q.x"}},
+    }
     made = json.loads(template(message, "q.x"))
     assert made["properties"]["delivery_info"]["routing_key"] == "@QUEUE@"

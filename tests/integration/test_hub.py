@@ -127,7 +127,9 @@ async def test_waiting_for_the_end_with_its_result(store: JobStore, hub: EventHu
     assert (ending.state, ending.status, ending.result) == (JobState.SUCCEEDED, 200, '{"t":"ü\\n"}'.encode())
 
 
-async def test_an_end_missed_while_disconnected_is_read_from_the_record(store: JobStore, hub: EventHub) -> None:
+async def test_an_end_missed_while_disconnected_is_read_from_the_record(
+    store: JobStore, hub: EventHub
+) -> None:
     claim = await running(store, stream=False)
     with hub.inbox(claim.id) as inbox:
         waiter = asyncio.create_task(hub.ending(claim.id, inbox))
@@ -149,6 +151,6 @@ async def test_jobs_without_a_stream_have_their_states(store: JobStore, hub: Eve
 async def test_unknown_jobs_and_cursors(hub: EventHub) -> None:
     with pytest.raises(LookupError):
         await read_all(hub, new_id())
-    for text in ("", "1", "a-b", "1-", "-1", "1-2-3", "١-١"):
+    for text in ("", "1", "a-b", "1-", "-1", "1-2-3", "\u0661-\u0661"):
         with pytest.raises(ValueError, match="not an event id"):
             parse_cursor(text)

@@ -22,7 +22,10 @@ W = "worker-a"
 
 
 def spec(**changes) -> JobSpec:
-    return JobSpec(**{"id": new_id(), "endpoint": "/v1/completions", "model": "m", "body": b'{"prompt":"\xc3\xa9"}'} | changes)
+    return JobSpec(
+        **{"id": new_id(), "endpoint": "/v1/completions", "model": "m", "body": b'{"prompt":"\xc3\xa9"}'}
+        | changes
+    )
 
 
 async def read(store: JobStore, job_id: str) -> Job:
@@ -46,7 +49,12 @@ async def messages(store: JobStore, lane: Lane = Lane.NORMAL) -> int:
 async def test_accept_writes_record_message_and_indexes(store: JobStore) -> None:
     accepted = await store.accept(spec(metadata={"k": "ü"}, expires_in_ms=60_000))
     job = await read(store, accepted.id)
-    assert (job.state, job.phase, job.attempt, dict(job.metadata)) == (JobState.QUEUED, Queued(0), 0, {"k": "ü"})
+    assert (job.state, job.phase, job.attempt, dict(job.metadata)) == (
+        JobState.QUEUED,
+        Queued(0),
+        0,
+        {"k": "ü"},
+    )
     assert job.expires_at_ms == accepted.created_ms + 60_000
     assert await messages(store) == 1
     for filters in ({}, {"state": JobState.QUEUED}, {"model": "m"}):
@@ -94,7 +102,12 @@ async def test_positions_count_the_lanes_above(store: JobStore) -> None:
 
 async def test_claim_gives_the_body_once(store: JobStore) -> None:
     claim = await claimed(store, lane=Lane.HIGH, stream=True)
-    assert (claim.attempt, claim.body, claim.lane, claim.stream) == (1, b'{"prompt":"\xc3\xa9"}', Lane.HIGH, True)
+    assert (claim.attempt, claim.body, claim.lane, claim.stream) == (
+        1,
+        b'{"prompt":"\xc3\xa9"}',
+        Lane.HIGH,
+        True,
+    )
     assert (await read(store, claim.id)).phase == Running(W)
     assert await store.claim(claim.id, W) == Dropped("running")
     assert await store.claim(new_id(), W) == Dropped("gone")
@@ -117,7 +130,9 @@ async def test_claim_without_a_lease_is_fenced(store: JobStore) -> None:
 
 async def test_finish_stores_everything_and_starts_the_clock(store: JobStore) -> None:
     claim = await claimed(store)
-    done = await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b'{"a":"\xc3\xa9"}', usage=Usage(1, 2, 3))
+    done = await store.finish(
+        claim, W, JobState.SUCCEEDED, status=200, result=b'{"a":"\xc3\xa9"}', usage=Usage(1, 2, 3)
+    )
     assert done
     job = await read(store, claim.id)
     assert job.phase == Succeeded(Usage(1, 2, 3), W)
@@ -195,13 +210,23 @@ async def test_release_of_a_cancelled_job_ends_it(store: JobStore) -> None:
 async def test_append_is_fenced_ordered_and_idempotent(store: JobStore) -> None:
     claim = await claimed(store, stream=True)
     ghost = new_id()
-    assert await store.append([(claim.id, 1, 1, "ta"), (ghost, 1, 1, "tx"), (claim.id, 2, 1, "tb")]) == {claim.id, ghost}
+    assert await store.append([(claim.id, 1, 1, "ta"), (ghost, 1, 1, "tx"), (claim.id, 2, 1, "tb")]) == {
+        claim.id,
+        ghost,
+    }
     assert await store.append([(claim.id, 1, 1, "ta"), (claim.id, 1, 2, "tc")]) == frozenset()
     assert await store.log(claim.id, "1-0") == [("1-1", "ta"), ("1-2", "tc")]
     assert (await read(store, claim.id)).timings.first_token_ms is not None
     await store.finish(claim, W, JobState.SUCCEEDED, tail=[(3, "j{}")])
     kinds = [(eid, payload[0]) for eid, payload in await store.log(claim.id, "0-0")]
-    assert kinds == [("0-1", "s"), ("1-0", "s"), ("1-1", "t"), ("1-2", "t"), ("1-3", "j"), ("1-4294967295", "e")]
+    assert kinds == [
+        ("0-1", "s"),
+        ("1-0", "s"),
+        ("1-1", "t"),
+        ("1-2", "t"),
+        ("1-3", "j"),
+        ("1-4294967295", "e"),
+    ]
     assert await store.client.ttl(store.keys("log", claim.id)) > 0
 
 

@@ -54,11 +54,16 @@ async def ready(store: JobStore, start_worker) -> AsyncIterator[Callable]:
 
 
 def chat(text: str = "hi", **body) -> bytes:
-    return json.dumps({"model": "simulated", "messages": [{"role": "user", "content": text}], **body}).encode()
+    return json.dumps(
+        {"model": "simulated", "messages": [{"role": "user", "content": text}], **body}
+    ).encode()
 
 
 async def submit(store: JobStore, body: bytes | None = None, **changes) -> str:
-    spec = JobSpec(**{"id": new_id(), "endpoint": "/v1/chat/completions", "model": "simulated", "body": body or chat()} | changes)
+    spec = JobSpec(
+        **{"id": new_id(), "endpoint": "/v1/chat/completions", "model": "simulated", "body": body or chat()}
+        | changes
+    )
     return (await store.accept(spec)).id
 
 
@@ -83,7 +88,9 @@ async def running(store: JobStore, job_id: str) -> None:
     await eventually(is_running)
 
 
-async def test_jobs_of_every_lane_run_once_and_answer_their_own_prompt(store: JobStore, ready, tmp_path: Path) -> None:
+async def test_jobs_of_every_lane_run_once_and_answer_their_own_prompt(
+    store: JobStore, ready, tmp_path: Path
+) -> None:
     journal = tmp_path / "journal"
     await ready(simulated_journal=str(journal))
     ids = {}
@@ -145,7 +152,10 @@ async def test_expiry_ends_a_running_job(store: JobStore, ready) -> None:
 
 async def test_sigterm_lets_short_jobs_end_and_gives_back_the_long(store: JobStore, ready) -> None:
     worker = await ready(simulated_inter_token_s=0.05, drain_timeout_s=2.0)
-    short, long = await submit(store, chat(max_tokens=10)), await submit(store, chat(max_tokens=2000), max_attempts=1)
+    short, long = (
+        await submit(store, chat(max_tokens=10)),
+        await submit(store, chat(max_tokens=2000), max_attempts=1),
+    )
     await running(store, short)
     await running(store, long)
     before = time.monotonic()

@@ -33,11 +33,13 @@ def test_ids_sort_by_time_and_differ() -> None:
 
 @pytest.mark.parametrize(("now_ms", "entropy"), [(1, b"short"), (-1, bytes(10)), (1 << 48, bytes(10))])
 def test_ids_refuse_what_does_not_fit(now_ms: int, entropy: bytes) -> None:
-    with pytest.raises(ValueError, match="job id|48 bits"):
+    with pytest.raises(ValueError, match=r"job id|48 bits"):
         make_job_id(now_ms, entropy)
 
 
-@pytest.mark.parametrize("text", ["", "job_", "job_" + "g" * 32, "job_" + "0" * 33, "x" + "0" * 36, "job_" + "0" * 32 + "\n"])
+@pytest.mark.parametrize(
+    "text", ["", "job_", "job_" + "g" * 32, "job_" + "0" * 33, "x" + "0" * 36, "job_" + "0" * 32 + "\n"]
+)
 def test_other_text_is_no_id(text: str) -> None:
     assert not is_job_id(text)
 

@@ -1,0 +1,145 @@
+"""The prompt check refuses only what cannot fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from api.admission import check_endpoint, check_length, named_model
+from api.catalogue import Model
+from api.errors import ApiError
+from api.jobs_view import decode_cursor, encode_cursor
+from api.openai_schema import SCHEMAS, check_body
+from api.waiting import asked_wait
+from jobs.model import ENDPOINTS
+
+MODEL = Model("m", max_model_len=10, max_token_bytes=4)
+
+
+def length(body: dict[str, Any], model: Model = MODEL) -> None:
+    check_length(model, body, len(json.dumps(body)))
+
+
+FITS: list[dict[str, Any]] = [
+    {"prompt": "x" * 40},
+    {"prompt": ["x" * 40, "y" * 40]},
+    {"prompt": [1] * 10},
+    {"prompt": [[1] * 10, [2] * 10]},
+    {"prompt": "é" * 20},
+    {"prompt": "x" * 41, "truncate_prompt_tokens": 5},
+    {"messages": [{"role": "user", "content": "x" * 20}] * 2},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x" * 100}}]}]},
+    {"input": ["x" * 40] * 5},
+    {"prompt": None, "messages": None},
+]
+TOO_LONG: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "x" * 41}, "prompt"),
+    ({"prompt": "é" * 21}, "prompt"),
+    ({"prompt": ["x", "x" * 41]}, "prompt"),
+    ({"prompt": [1] * 11}, "prompt"),
+    ({"prompt": [[1], [1] * 11]}, "prompt"),
+    ({"messages": [{"role": "user", "content": "x" * 21}] * 2}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 41}]}]}, "messages"),
+    ({"input": ["x", "x" * 41]}, "input"),
+    ({"input": [1] * 11}, "input"),
+]
+
+
+@pytest.mark.parametrize("body", FITS)
+def test_what_may_fit_passes(body: dict[str, Any]) -> None:
+    length(body)
+
+
+@pytest.mark.parametrize(("body", "param"), TOO_LONG)
+def test_what_cannot_fit_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        length(body)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def test_without_limits_everything_passes() -> None:
+    length({"prompt": "x" * 1000}, Model("m"))
+    length({"prompt": "x" * 1000}, Model("m", max_model_len=10))
+
+
+def test_endpoints() -> None:
+    check_endpoint(Model("m"), "/v1/embeddings")
+    with pytest.raises(ApiError, match="does not do"):
+        check_endpoint(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings")
+    assert named_model({"model": "m"}) == "m"
+    assert set(SCHEMAS) == set(ENDPOINTS)
+
+
+ACCEPTED: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "x", "temperature": "0.5", "max_tokens": "5", "stream": 1, "seed": 7.0}),
+    ("/v1/completions", {"prompt_embeds": "abc"}),
+    ("/v1/completions", {"prompt": [1, 2], "stop": None, "logprobs": 1, "echo": True}),
+    ("/v1/completions", {"prompt": [[1], [2]], "stop": ["a"], "logit_bias": {"5": 1}}),
+    ("/v1/embeddings", {"input": "x"}),
+    ("/v1/embeddings", {"input": [[1, 2], [3]], "encoding_format": "base64", "dimensions": 8}),
+    ("/v1/embeddings", {"messages": [{"role": "user", "content": "x"}]}),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x"}]},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+                {"role": "tool", "tool_call_id": "1"},
+            ],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}},
+            "stream_options": {"include_usage": True},
+            "logprobs": True,
+            "top_logprobs": 3,
+            "n": None,
+            "whatever": object,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "body"), ACCEPTED)
+def test_what_the_engine_would_take_passes(endpoint: str, body: dict[str, Any]) -> None:
+    check_body(endpoint, body)
+
+
+@pytest.mark.parametrize("cursor", ["1795416551123_job_0199", "0_x"])
+def test_cursors_survive(cursor: str) -> None:
+    text = encode_cursor(cursor)
+    assert text is not None
+    assert text.replace("-", "").replace("_", "").isalnum()
+    assert decode_cursor(text) == cursor
+
+
+@pytest.mark.parametrize("text", ["", "!", "abc", "é", "eA", "_" * 9])
+def test_other_cursors_are_refused(text: str) -> None:
+    with pytest.raises(ApiError):
+        decode_cursor(text)
+
+
+@pytest.mark.parametrize(
+    ("prefer", "query", "expected"),
+    [
+        (None, b"", (0.0, None)),
+        (b"wait=10", b"", (10.0, "wait=10")),
+        (b'respond-async, wait="7"', b"", (7.0, "wait=7")),
+        (b"Wait = 5; x=1", b"", (5.0, "wait=5")),
+        (b"wait=1000", b"", (300.0, "wait=300")),
+        (b"wait=soon", b"", (0.0, None)),
+        (b"await=5", b"", (0.0, None)),
+        (b"wait=10", b"wait=2.5", (2.5, None)),
+        (None, b"waiting=5", (0.0, None)),
+    ],
+)
+def test_asked_wait(prefer: bytes | None, query: bytes, expected: tuple[float, str | None]) -> None:
+    headers = [] if prefer is None else [(b"prefer", prefer)]
+    assert asked_wait({"headers": headers, "query_string": query}, 300.0) == expected
+
+
+@pytest.mark.parametrize("query", [b"wait=-1", b"wait=301", b"wait=x", b"wait=", b"wait=nan", b"wait=inf"])
+def test_a_wrong_wait_is_refused(query: bytes) -> None:
+    with pytest.raises(ApiError):
+        asked_wait({"headers": [], "query_string": query}, 300.0)

@@ -1,0 +1,98 @@
+"""Every error is OpenAI's body, and every foreign error has its row."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from api import outcome
+from api.errors import ApiError, foreign_errors, validation_error
+from api.settings import ApiSettings
+from broker import errors as broker_errors
+from broker.errors import (
+    BrokerError,
+    IdempotencyConflictError,
+    NewerRecordError,
+    QueueFullError,
+    StoreUnavailableError,
+)
+from broker.records import Ending
+from jobs.failures import FAILURES, FailureCode
+from jobs.model import JobError, Timings
+from jobs.states import TERMINAL, JobState
+
+TABLE = foreign_errors(ApiSettings())
+
+EXPECTED = [
+    (StoreUnavailableError("x"), 503, "redis_unavailable", "server_error"),
+    (NewerRecordError("x"), 500, "internal_error", "server_error"),
+    (QueueFullError(5), 429, "queue_full", "rate_limit_error"),
+    (IdempotencyConflictError("job_1"), 409, "idempotency_conflict", "invalid_request_error"),
+    (HTTPException(404), 404, "not_found", "invalid_request_error"),
+    (HTTPException(405), 405, "method_not_allowed", "invalid_request_error"),
+    (HTTPException(418), 418, "invalid_request", "invalid_request_error"),
+    (HTTPException(502), 502, "internal_error", "server_error"),
+    (
+        RequestValidationError([{"loc": ("query", "limit"), "msg": "bad", "type": "x"}]),
+        400,
+        "invalid_request",
+        "invalid_request_error",
+    ),
+    (ApiError(400, "m", "c", param="p"), 400, "c", "invalid_request_error"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "code", "type_"), EXPECTED)
+def test_the_table(error: Exception, status: int, code: str, type_: str) -> None:
+    ours = TABLE[type(error)](error)
+    assert (ours.status, ours.code, ours.type) == (status, code, type_)
+    body = json.loads(ours.body())["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["message"]
+    if status in {429, 503}:
+        assert 1 <= int(ours.headers["retry-after"]) <= 120
+
+
+def test_no_error_lacks_a_row() -> None:
+    ours = {kind for _, kind in inspect.getmembers(broker_errors, inspect.isclass)}
+    ours = {kind for kind in ours if issubclass(kind, BrokerError) and kind is not BrokerError}
+    assert ours | {ApiError, HTTPException, RequestValidationError} == set(TABLE)
+    assert {type(row[0]) for row in EXPECTED} == set(TABLE)
+
+
+def test_a_validation_error_names_the_field() -> None:
+    error = validation_error([{"loc": ("body", "messages", 0, "role"), "msg": "Field required"}], skip=1)
+    assert (error.param, error.message) == ("messages", "messages.0.role: Field required")
+    assert validation_error([{"loc": (), "msg": "wrong"}]).param is None
+
+
+def _ending(state: JobState, error: JobError | None = None, result: bytes = b"") -> Ending:
+    return Ending(state, None, 1, Timings(1000, 1010, None, 1100), None, error, result)
+
+
+@pytest.mark.parametrize("code", FailureCode)
+def test_every_failure_code_has_an_answer(code: FailureCode) -> None:
+    status, body, headers = outcome.answer("job_1", _ending(JobState.FAILED, JobError(code, "m", "p")))
+    info = FAILURES[code]
+    assert status == info.http_status
+    assert json.loads(body) == {
+        "error": {"message": "m", "type": info.error_type, "param": "p", "code": code.value}
+    }
+    assert (b"retry-after" in dict(headers)) == (status == 503)
+    assert dict(headers)[b"x-penstock-total-ms"] == b"100"
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_every_end_without_a_result_has_an_answer(state: JobState) -> None:
+    status, body, _ = outcome.answer("job_1", _ending(state))
+    assert status >= 400
+    assert json.loads(body)["error"]["code"]
+
+
+def test_a_cancelled_jobs_partial_result_is_not_a_success() -> None:
+    status, _, _ = outcome.answer("job_1", _ending(JobState.CANCELLED, result=b"{}"))
+    assert status == 409
