@@ -100,8 +100,9 @@ class Catalogue:
         await asyncio.shield(self._looking)
 
     async def aclose(self) -> None:
-        """Wait until no look is under way."""
+        """End the look that is under way; a moment's patience, as a cut connection is not closed cleanly."""
         if self._looking is not None:
+            await asyncio.wait({self._looking}, timeout=1.0)
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.store import Claim
 from jobs.chunks import Frames, Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError, Usage
@@ -232,6 +233,40 @@ async def test_hanging_up_while_queued_cancels_at_once(http: httpx.AsyncClient, 
         return job is not None and job.state is JobState.CANCELLED
 
     await eventually(cancelled)
+
+
+async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    async def work() -> None:
+        while True:
+            claim = await puppet.store.claim(await puppet.pop(), puppet.name)
+            if isinstance(claim, Claim):
+                if claim.stream:
+                    await puppet.say(claim, HEAD, Text("a"))
+                await puppet.store.finish(claim, puppet.name, JobState.SUCCEEDED, status=200, result=b"{}")
+
+    async def call(number: int) -> None:
+        body = json.dumps(BODY | {"stream": number % 2 == 0}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.settings.port)
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body[: len(body) - number % 3])
+        await asyncio.wait({asyncio.ensure_future(reader.read(1 + number % 7))}, timeout=number % 10 / 200)
+        writer.close()
+        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+
+    worker = asyncio.create_task(work())
+    await asyncio.gather(*(call(number) for number in range(300)))
+
+    async def quiet() -> bool:
+        active = await puppet.store.list_jobs(state=JobState.QUEUED)
+        running = await puppet.store.list_jobs(state=JobState.RUNNING)
+        return not api.services.hub._inboxes and not active.jobs and not running.jobs
+
+    await eventually(quiet)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+    assert api.services.metrics.active._value.get() == 0
 
 
 async def test_a_reader_that_does_not_keep_up_gets_everything_from_the_log(

@@ -1,0 +1,140 @@
+"""The documentation: generated pages are fresh, links lead somewhere, and what pages name exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.main import cli
+from penstock.cli.server import COMMANDS
+from penstock.server.settings import UpSettings
+from tools import gen_docs
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [body for language, body in FENCE.findall(page.read_text()) if language in languages]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    titles = (re.sub(r"[`*]|\]\([^)]*\)", "", title) for title in HEADING.findall(prose(page)))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", gen_docs.PAGES)
+def test_generated_page_is_fresh(name: str) -> None:
+    assert not gen_docs.is_stale(name), "run tools/gen_docs.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert target.is_relative_to(ROOT), f"{page.name}: {link} leaves the repository"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{page.name}: {link} has no such heading"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    seen: set[Path] = set()
+    frontier = [DOCS / "README.md"]
+    while frontier:
+        page = frontier.pop()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        links = (link.partition("#")[0] for link in LINK.findall(prose(page)) if ":" not in link)
+        frontier += [(page.parent / link).resolve() for link in links if link]
+    assert {page for page in PAGES if page.is_relative_to(DOCS)} <= seen
+
+
+@pytest.mark.parametrize("page", sorted((DOCS / "adr").glob("0*.md")), ids=lambda page: page.stem)
+def test_a_decision_says_all_of_it(page: Path) -> None:
+    text = page.read_text()
+    assert text.startswith(f"# {page.name[:4]}: ")
+    assert re.search(r"^\d{4}-\d\d-\d\d · (accepted|superseded)", text, re.MULTILINE)
+    places = [text.find(f"\n## {part}\n") for part in ("Context", "Decision", "Rejected", "Consequences")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_decisions_are_numbered_without_a_gap() -> None:
+    numbers = sorted(int(page.name[:4]) for page in (DOCS / "adr").glob("0*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_python_examples_parse(page: Path) -> None:
+    for body in blocks(page, "python"):
+        compile(body, page.name, "exec", flags=ast.PyCF_ONLY_AST)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every ``penstock`` command line, and of what ``make up`` passes on, in a page's examples."""
+    found = []
+    inline = [span for span in re.findall(r"`([^`\n]+)`", prose(page)) if "--" in span]
+    for body in [*blocks(page, "bash", "ini", "sh"), *inline]:
+        for line in body.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if "curl" not in line and "$(" not in line else []
+            if passed := next((word[5:] for word in words if word.startswith("ARGS=")), None):
+                if "up" in words:
+                    found.append(["up", *passed.split()])
+                continue
+            at = next((n for n, word in enumerate(words) if re.search(r"(^|[/=])penstock$", word)), None)
+            if at is not None and words[at + 1 :]:
+                found.append(words[at + 1 :])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_commands_and_options_exist(page: Path) -> None:
+    known = {command.name: command for command in COMMANDS}
+    for name, *words in commands(page):
+        if name == "--help":
+            continue
+        command = known.get(name) or cli.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None, f"penstock {name}"
+        options = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)} | {
+            "--help"
+        }
+        for word in words:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options, f"penstock {name} {word}"
+
+
+def test_the_command_finder_finds_them() -> None:
+    found = commands(ROOT / "README.md") + commands(DOCS / "quickstart.md")
+    assert ["up", "--port", "8181", "--no-flower"] in found  # inline
+    assert ["up", "--model", "Qwen/Qwen2.5-0.5B-Instruct"] in found  # in a block, behind make
+    assert ["list"] in found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_settings_exist(page: Path) -> None:
+    from api.settings import ApiSettings
+
+    settings = {f"PENSTOCK_{name.upper()}" for cls in (UpSettings, ApiSettings) for name in cls.model_fields}
+    others = {f"PENSTOCK_{name}" for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR")}
+    assert set(re.findall(r"PENSTOCK_[A-Z][A-Z_]*[A-Z]", page.read_text())) <= settings | others
