@@ -20,6 +20,7 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
 
+from broker.transport import FREE_SLOTS
 from jobs.states import JobState
 from workers.host import EngineHost
 from workers.runner import Outcome
@@ -43,11 +44,16 @@ class LoopPool(BasePool):  # type: ignore[misc]
         """Open the way back from the loop."""
         self._done: deque[tuple[Callable[..., Any], float, Outcome | BaseException]] = deque()
         self._inflight = 0
+        self.app.conf.broker_transport_options[FREE_SLOTS] = self.free_slots
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""
         loop.add_reader(self._wake, self._settle)
+
+    def free_slots(self) -> int:
+        """Return how many more jobs may start."""
+        return self.limit - self._inflight
 
     def on_apply(
         self,

@@ -24,8 +24,6 @@ class VllmSettings:
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
-        fork: fork the engine process instead of spawning it: quicker, and only for machines without a GPU.
-            None means on such machines.
         log_level: vLLM's log level.
         extra_args: any other ``vllm serve`` flags, verbatim.
     """
@@ -43,7 +41,6 @@ class VllmSettings:
     runner: str | None = None
     convert: str | None = None
     compact_streams: bool = True
-    fork: bool | None = None
     log_level: str = "WARNING"
     extra_args: tuple[str, ...] = ()
 

@@ -96,7 +96,6 @@ class VllmEngine:
         from vllm import envs
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
-        from vllm.platforms import current_platform
         from vllm.utils.argparse_utils import FlexibleArgumentParser
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -111,10 +110,6 @@ class VllmEngine:
         args.api_key = None  # who may ask is the api's business
         engine_args = AsyncEngineArgs.from_cli_args(args)
         config = engine_args.create_engine_config()
-        fork = self._settings.fork
-        if current_platform.is_cpu() if fork is None else fork:
-            # After create_engine_config, which sets "spawn" on CPU; saves a second import of torch.
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         assert self._leash is not None  # noqa: S101 - start() made it
         with self._leash.hold_new_children():
             self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
