@@ -14,13 +14,14 @@ from typing import Any, cast
 
 from celery import Celery
 from kombu import Queue
-from kombu.exceptions import KombuError
+from kombu.exceptions import KombuError, OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from broker.celery_app import TASK_NAME, make_celery
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
+from broker.urls import without_password
 
 ID = "@ID@"
 QUEUE = "@QUEUE@"
@@ -71,6 +72,19 @@ def template(message: dict[str, Any], queue: str) -> str:
     message["body"] = base64.b64decode(message["body"]).decode()
     message["properties"] |= {"body_encoding": "utf-8", "delivery_tag": ID}
     return json.dumps(message).replace(queue, QUEUE)
+
+
+def greet(app: Celery, url: str, keys: Keys) -> None:
+    """Publish the envelope, which also tells early whether Redis is there and writes.
+
+    Raises:
+        StoreUnavailableError: it is not, or does not.
+    """
+    try:
+        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5) as client:
+            publish_envelope(app, client, keys)
+    except (RedisError, OSError, OperationalError) as error:
+        raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error
 
 
 def publish_envelope(app: Celery, client: Redis, keys: Keys) -> None:

@@ -52,7 +52,8 @@ class Subscriber:
             TimeoutError: it did not within ``timeout_s``; the attempt goes on.
         """
         self._task = asyncio.create_task(self._listen(), name=f"subscriber {self._channel}")
-        await asyncio.wait_for(self._subscribed.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await self._subscribed.wait()
 
     async def stop(self) -> None:
         """Unsubscribe and close the client."""

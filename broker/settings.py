@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from broker.urls import celery_url
 
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -32,6 +34,13 @@ class BrokerSettings(BaseSettings):
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix:// address."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, url: str) -> str:
+        celery_url(url)
+        return url
+
     namespace: str = Field(
         "penstock",
         pattern=r"^[A-Za-z0-9_-]{1,64}$",

@@ -110,7 +110,8 @@ class JobStore:
         """
         digest = ""
         if spec.idempotency_key is not None:
-            seed = json.dumps([spec.endpoint, spec.model, spec.lane, dict(spec.metadata), spec.expires_in_ms])
+            facts = [spec.endpoint, spec.model, spec.lane, spec.stream, spec.max_attempts, spec.expires_in_ms]
+            seed = json.dumps([*facts, dict(spec.metadata)])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         lanes = list(Lane)
         reply = await self._run.call(

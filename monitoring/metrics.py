@@ -32,6 +32,22 @@ LATENCY_BUCKETS_S = (
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 
 
+REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired")
+
+
+def reaped_counter(registry: CollectorRegistry) -> Counter:
+    """Make the counter that every process with a reaper has."""
+    counter = Counter(
+        "penstock_reaped_total",
+        "Jobs the reaper looked after, by what it did.",
+        ["action"],
+        registry=registry,
+    )
+    for action in REAPER_ACTIONS:
+        counter.labels(action)
+    return counter
+
+
 class ApiMetrics:
     """What the api process measures.
 
@@ -63,12 +79,7 @@ class ApiMetrics:
         self.accepted = Counter(
             "penstock_jobs_accepted_total", "Jobs accepted, by lane.", ["lane"], registry=registry
         )
-        self.reaped = Counter(
-            "penstock_reaped_total",
-            "Jobs the reaper looked after, by what it did.",
-            ["action"],
-            registry=registry,
-        )
+        self.reaped = reaped_counter(registry)
         for endpoint in endpoints:
             self.requests.labels(endpoint, "200")
             self.latency.labels(endpoint)
@@ -77,7 +88,7 @@ class ApiMetrics:
 class WorkerMetrics:
     """What a worker process measures; vLLM's own metrics stand beside these in the default registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, failure_codes: Iterable[str] = ()) -> None:
         self.jobs = Counter(
             "penstock_jobs_total", "Jobs this worker ended, by final state.", ["state"], registry=registry
         )
@@ -107,6 +118,9 @@ class WorkerMetrics:
             registry=registry,
         )
         self.beats = Counter("penstock_heartbeats_total", "Leases prolonged.", registry=registry)
+        self.reaped = reaped_counter(registry)
+        for code in failure_codes:
+            self.failures.labels(code)
         for state in JOB_ENDS:
             self.jobs.labels(state)
             self.run_time.labels(state)

@@ -22,8 +22,9 @@ from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.pubsub import Subscriber
 from broker.reaper import reap_forever
-from broker.store import JobStore
-from monitoring.metrics import WorkerMetrics
+from broker.store import JobStore, Reaped
+from broker.urls import without_password
+from monitoring.metrics import REAPER_ACTIONS, WorkerMetrics
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
 from workers.runner import FENCED, RELEASED, Outcome, Runner
 from workers.settings import WorkerSettings
@@ -129,7 +130,14 @@ class EngineHost:
         s = self.settings
         await self.engine.start()
         self._store = store = JobStore(connect(s.redis_url), s)
-        self._runner = Runner(self.engine, store, self.worker, self._metrics, s.max_result_bytes)
+        self._runner = Runner(
+            self.engine,
+            store,
+            self.worker,
+            self._metrics,
+            s.max_result_bytes,
+            lambda why: self._die(f"the engine died: {why}"),
+        )
         models = self.engine.models()
         self._info = {
             "name": s.node_name,
@@ -165,12 +173,12 @@ class EngineHost:
             )
             await self._control.start()
         except (StoreUnavailableError, TimeoutError) as error:
-            msg = f"cannot reach Redis at {s.redis_url}: {error or 'no answer'}"
+            msg = f"cannot reach Redis at {without_password(s.redis_url)}: {error or 'no answer'}"
             raise EngineStartError(msg) from error
         self._tasks = [
             asyncio.create_task(self._beat(), name="heartbeat"),
             asyncio.create_task(
-                reap_forever(store, s.reap_interval_s, on_round=lambda _: None), name="reaper"
+                reap_forever(store, s.reap_interval_s, on_round=self._count_reaped), name="reaper"
             ),
         ]
 
@@ -188,6 +196,10 @@ class EngineHost:
     def _die(self, reason: str) -> None:
         self._dead = True
         self._on_dead(reason)
+
+    def _count_reaped(self, done: Reaped) -> None:
+        for action in REAPER_ACTIONS:
+            self._metrics.reaped.labels(action).inc(getattr(done, action))
 
     def _state(self) -> dict[str, Any]:
         stats = self.engine.stats()

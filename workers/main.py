@@ -7,14 +7,13 @@ import os
 from typing import Any
 
 import structlog
-from kombu.exceptions import OperationalError
 from prometheus_client import REGISTRY, start_http_server
-from redis import Redis
-from redis.exceptions import RedisError
 
 from broker.celery_app import make_celery
-from broker.envelope import publish_envelope
+from broker.envelope import greet
+from broker.errors import StoreUnavailableError
 from broker.keys import Keys
+from jobs.failures import FailureCode
 from monitoring.logging import configure_logging
 from monitoring.metrics import WorkerMetrics
 from workers.celery_worker import CeleryWorker, quiet_celery, register_task
@@ -48,8 +47,11 @@ def run_worker(overrides: dict[str, Any]) -> None:
     if settings.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus
     app = make_celery(settings.redis_url, settings.namespace, settings.pool, task_events=settings.task_events)
-    _greet_redis(settings, app)
-    metrics = WorkerMetrics(REGISTRY)
+    try:
+        greet(app, settings.redis_url, Keys(settings.namespace))
+    except StoreUnavailableError as error:
+        raise WorkerStartError(str(error)) from error
+    metrics = WorkerMetrics(REGISTRY, [code.value for code in FailureCode])
     worker: CeleryWorker | None = None
 
     def on_dead(reason: str) -> None:
@@ -69,16 +71,6 @@ def run_worker(overrides: dict[str, Any]) -> None:
     finally:
         host.stop()
     raise SystemExit(status)
-
-
-def _greet_redis(settings: WorkerSettings, app: Any) -> None:
-    """Publish the envelope, which also tells early whether Redis is there."""
-    try:
-        with Redis.from_url(settings.redis_url, socket_connect_timeout=3, socket_timeout=5) as client:
-            publish_envelope(app, client, Keys(settings.namespace))
-    except (RedisError, OSError, OperationalError) as error:
-        msg = f"cannot reach Redis at {settings.redis_url}: {error}"
-        raise WorkerStartError(msg) from error
 
 
 def _serve_metrics(settings: WorkerSettings) -> str:

@@ -2,12 +2,13 @@
 
 Celery's threads pool would keep one sleeping thread per job on the engine, and hand each job between three threads that
 share one interpreter lock. Here the consumer's thread hands the job id to the loop, and takes outcomes back in batches
-through an eventfd that Celery's own event loop watches; every Celery object is touched by that one thread alone
+through a pipe that Celery's own event loop watches; every Celery object is touched by that one thread alone
 (ADR 0004, with figures).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
@@ -45,7 +46,9 @@ class LoopPool(BasePool):  # type: ignore[misc]
         self._done: deque[tuple[Callable[..., Any], float, Outcome | BaseException]] = deque()
         self._inflight = 0
         self.app.conf.broker_transport_options[FREE_SLOTS] = self.free_slots
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake, self._ring = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._ring, False)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""
@@ -74,14 +77,15 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
         def done(outcome: Outcome | BaseException) -> None:
             self._done.append((callback, started, outcome))
-            os.eventfd_write(self._wake, 1)
+            with contextlib.suppress(BlockingIOError):  # a full pipe rings already
+                os.write(self._ring, b"\0")
 
         self.host.submit_job(args[1], done)
 
     def _settle(self) -> None:
         """Tell Celery of everything that ended since the last call."""
         try:
-            os.eventfd_read(self._wake)
+            os.read(self._wake, 65536)
         except BlockingIOError:
             return
         while self._done:
@@ -95,6 +99,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             if select.select([self._wake], [], [], 1.0)[0]:
                 self._settle()
         os.close(self._wake)
+        os.close(self._ring)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final as Const
 
@@ -74,10 +75,17 @@ class Runner:
         worker: this worker's incarnation, whose lease is alive.
         metrics: the worker's metrics.
         max_result_bytes: a larger response fails its job.
+        on_engine_dead: told once the engine itself says that it is gone; nothing is claimed from then on.
     """
 
     def __init__(
-        self, engine: Engine, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int
+        self,
+        engine: Engine,
+        store: JobStore,
+        worker: str,
+        metrics: WorkerMetrics,
+        max_result_bytes: int,
+        on_engine_dead: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._store = store
@@ -86,6 +94,7 @@ class Runner:
         self._max_result_bytes = max_result_bytes
         self._runs: dict[str, _Run] = {}
         self._flusher = Flusher(store, lambda job_id: self.stop(job_id, FENCED))
+        self._on_engine_dead = on_engine_dead
         self._closing: str | None = None
 
     @property
@@ -113,6 +122,8 @@ class Runner:
 
         Never raises for what happens to the job; returns when its record says so.
         """
+        if self._closing is not None:
+            return Outcome(None, self._closing)  # its message is gone; the reaper pushes another
         claim = await self._claim(job_id)
         if isinstance(claim, Dropped):
             self._metrics.dropped.labels(claim.reason).inc()
@@ -195,7 +206,13 @@ class Runner:
         )
 
     async def _engine_dead(self, run: _Run, buffer: StreamBuffer, error: EngineDeadError) -> Outcome:
-        """Give the job back, for another worker or for later; not for ever."""
+        """Give the job back: at once where the engine is gone, else (a broken connection, say) a few times."""
+        try:
+            await self._engine.check()
+        except EngineDeadError:
+            self._closing = self._closing or RELEASED
+            self._on_engine_dead(str(error))
+            return await self._release(run, FailureCode.ENGINE_UNAVAILABLE)
         if run.claim.attempt >= _ENGINE_ATTEMPTS:
             return await self._fail(run, buffer, FailureCode.ENGINE_UNAVAILABLE, str(error))
         log.warning("engine_dead", job=run.claim.id, attempt=run.claim.attempt, error=str(error))

@@ -3,6 +3,7 @@
 -- Returns 1, or 0 where the job is not running with this attempt. A job with a pending cancel ends instead.
 local id, attempt, worker = ARGV[1], ARGV[2], ARGV[3]
 local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'queue', 'stream', 'sinks', 'cancel')
+if s[1] == 'queued' and s[2] == attempt then return 1 end -- the client library sent the script twice
 if s[1] ~= 'running' or s[2] ~= attempt then return 0 end
 local now = now_ms()
 leave_worker(id, worker)

@@ -53,7 +53,7 @@ def stream(console: Console, *, job_id: str, after: str | None) -> None:
       penstock stream job_0199...
       penstock stream job_0199... --text > answer.txt
       penstock stream job_0199... --json | jq -c 'select(.event == "chunk") | .data'
-      penstock stream job_0199... --after 1795416551123-0
+      penstock stream job_0199... --after 1-42
 
     Dropped connections are resumed where they stopped. Ctrl-C stops watching, not the job.
     """  # noqa: D301  # \b is click's mark

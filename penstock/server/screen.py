@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from broker.urls import without_password
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
 
@@ -85,9 +86,3 @@ class Screen:
 
 def _phrase(missing: str) -> str:
     return "engine loading..." if missing == "worker" else f"waiting for {missing}..."
-
-
-def without_password(url: str) -> str:
-    """Return an address fit to be shown."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else url

@@ -12,16 +12,15 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import redis
-import redis.exceptions
-
+from broker.connection import ping
 from broker.embedded import EmbeddedServer
+from broker.errors import StoreUnavailableError
 from broker.urls import celery_url
 from penstock.server.errors import UpStartError
 from penstock.server.logs import follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
-from penstock.server.screen import Screen, without_password
+from penstock.server.screen import Screen
 from penstock.server.settings import UpSettings
 from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
 
@@ -132,10 +131,9 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
 
 def _greet_redis(url: str) -> None:
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5, retry=None) as client:
-            client.ping()
-    except (redis.exceptions.RedisError, ValueError) as error:
-        raise UpStartError(f"cannot reach Redis at {without_password(url)}: {error}") from error
+        ping(url)
+    except StoreUnavailableError as error:
+        raise UpStartError(str(error)) from error
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:

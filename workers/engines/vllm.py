@@ -1,6 +1,6 @@
 """vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own.
 
-All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ENGINE.md, way C,
+All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ADR 0013,
 in
 ``docs/``: requests are served by vLLM's own endpoint functions; plain streams are taken as deltas
 (:mod:`.tap`).
@@ -169,11 +169,13 @@ class VllmEngine:
 
     def _max_token_bytes(self) -> int | None:
         tokenizer = self._llm.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        written = backend.to_str() if backend is not None else ""
+        if "ByteLevel" not in written and '"byte_fallback":true' not in written:
+            return None  # one token may stand for any length of unknown text
         # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards,
         # as it may.
-        return (
-            max((len(token.encode()) for token in tokenizer.get_vocab()), default=None) if tokenizer else None
-        )
+        return max((len(token.encode()) for token in tokenizer.get_vocab()), default=None)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
