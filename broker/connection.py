@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -86,7 +87,7 @@ def ping(url: str) -> None:
         StoreUnavailableError: none does; the message names the address, without its password.
     """
     try:
-        with redis.Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5, retry=None) as client:
+        with SyncRedis.from_url(url, socket_connect_timeout=3, socket_timeout=5, retry=None) as client:
             client.ping()
     except (RedisError, OSError, ValueError) as error:
         raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error

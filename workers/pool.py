@@ -56,7 +56,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def free_slots(self) -> int:
         """Return how many more jobs may start."""
-        return self.limit - self._inflight
+        return int(self.limit) - self._inflight
 
     def on_apply(
         self,

@@ -238,10 +238,17 @@ async def test_hanging_up_while_queued_cancels_at_once(http: httpx.AsyncClient, 
 async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
     api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
 ) -> None:
+    ran = 0
+
+    async def known() -> bool:
+        return bool((await http.get("/v1/models")).json()["data"])
+
     async def work() -> None:
+        nonlocal ran
         while True:
             claim = await puppet.store.claim(await puppet.pop(), puppet.name)
             if isinstance(claim, Claim):
+                ran += 1
                 if claim.stream:
                     await puppet.say(claim, HEAD, Text("a"))
                 await puppet.store.finish(claim, puppet.name, JobState.SUCCEEDED, status=200, result=b"{}")
@@ -255,6 +262,7 @@ async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
+    await eventually(known)
     worker = asyncio.create_task(work())
     await asyncio.gather(*(call(number) for number in range(300)))
 
@@ -267,6 +275,7 @@ async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
     await eventually(quiet)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
+    assert ran
 
 
 async def test_a_reader_that_does_not_keep_up_gets_everything_from_the_log(

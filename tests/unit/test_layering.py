@@ -25,7 +25,7 @@ CONFINED = {
     "kombu": ("broker/",),
     "celery": ("broker/celery_app.py", "broker/envelope.py", "workers/"),
     "fastapi": ("api/",),
-    "starlette": ("api/",),
+    "starlette": ("api/", "workers/engines/inner_app.py"),  # there, the request type of vLLM's own app
     "vllm": ("workers/engines/vllm.py",),
     "torch": ("workers/engines/vllm.py", "workers/tiny_model.py"),
     "structlog": ("api/", "broker/", "monitoring/", "workers/"),
