@@ -179,7 +179,7 @@ async def both(sides: dict[str, tuple[str, int]], name: str, args: argparse.Name
     print(json.dumps(report["latency"]), file=sys.stderr, flush=True)
     report["throughput"] = []
     for concurrency in args.concurrency:
-        count = max(concurrency * args.scale, 24)
+        count = max(concurrency * args.scale, 12)
         report["throughput"] += await throughput(sides, name, concurrency, count, args.rounds)
     return report
 
