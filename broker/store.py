@@ -17,6 +17,7 @@ from broker.keys import Keys
 from broker.records import FIELDS, encode_error, encode_usage, to_job
 from broker.scripts import Arg, ScriptRunner
 from broker.settings import BrokerSettings
+from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, Job, JobError, JobSpec, Usage
 from jobs.states import JobState
@@ -199,11 +200,33 @@ class JobStore:
         )
         return bool(reply)
 
-    async def release(self, claim: Claim, worker: str, reason: str) -> bool:
-        """Give a job back to the head of its queue, attempt not counted. False: this attempt no longer owns it."""
-        return bool(
-            await self._run.call("release", claim.id, claim.attempt, worker, reason, self._retention_ms)
+    async def release(
+        self, claim: Claim, worker: str, reason: str, failure: FailureCode | None = None
+    ) -> JobState | None:
+        """Give a job back to the head of its queue.
+
+        Args:
+            claim: the attempt that ends here.
+            worker: who gives it back.
+            reason: for the job's history; with ``failure``, the message of the error it may end with.
+            failure: the engine failed under the job. That costs an attempt, and the last one fails the job with this code;
+                None costs nothing.
+
+        Returns:
+            The state it is in now; None where this attempt no longer owned it.
+        """
+        reply = await self._run.call(
+            "release",
+            claim.id,
+            claim.attempt,
+            worker,
+            reason,
+            self._retention_ms,
+            int(failure is not None),
+            failure or "",
+            FAILURES[failure].http_status if failure else "",
         )
+        return None if reply is None else JobState(reply)
 
     async def heartbeat(
         self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None

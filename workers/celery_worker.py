@@ -100,7 +100,12 @@ class CeleryWorker:
         worker_state.should_stop = 1
 
     def _take_signals(self, **_: Any) -> None:
-        log.info("worker_ready", worker=self._host.worker, capacity=self._worker.concurrency)
+        log.info(
+            "worker_ready",
+            worker=self._host.worker,
+            capacity=self._worker.concurrency,
+            metrics=self._host.info["metrics_url"],
+        )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)

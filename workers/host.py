@@ -59,7 +59,7 @@ class EngineHost:
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._control: Subscriber | None = None
-        self._info: dict[str, Any] = {}
+        self.info: dict[str, Any] = {}
         self._stopping = False
         self._dead = False
 
@@ -139,7 +139,7 @@ class EngineHost:
             lambda why: self._die(f"the engine died: {why}"),
         )
         models = self.engine.models()
-        self._info = {
+        self.info = {
             "name": s.node_name,
             "host": platform.node(),
             "pid": os.getpid(),
@@ -203,7 +203,7 @@ class EngineHost:
 
     def _state(self) -> dict[str, Any]:
         stats = self.engine.stats()
-        return self._info | {
+        return self.info | {
             "running": self._runner.running if self._runner else 0,
             "engine_running": stats.running,
             "engine_waiting": stats.waiting,

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final as Const
 
 import msgspec
 import structlog
@@ -24,7 +23,6 @@ from workers.stream import Flusher, StreamBuffer
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.5
-_ENGINE_ATTEMPTS: Const = 3
 
 FENCED = "fenced"
 RELEASED = "released"
@@ -175,7 +173,7 @@ class Runner:
             run.task.cancel()
             raise
         except EngineDeadError as error:
-            return await self._engine_dead(run, buffer, error)
+            return await self._engine_dead(run, error)
         except Exception as error:
             log.exception("run_crashed", job=claim.id, attempt=claim.attempt)
             return await self._fail(run, buffer, FailureCode.INTERNAL, f"{type(error).__name__}: {error}")
@@ -205,19 +203,17 @@ class Runner:
             run, buffer, JobState.FAILED, final=final, error=JobError(code, message[:2000])
         )
 
-    async def _engine_dead(self, run: _Run, buffer: StreamBuffer, error: EngineDeadError) -> Outcome:
-        """Give the job back: at once where the engine is gone, else (a broken connection, say) a few times."""
+    async def _engine_dead(self, run: _Run, error: EngineDeadError) -> Outcome:
+        """Give the job back; where it is the engine itself that is gone, claim nothing more."""
+        log.warning("engine_dead", job=run.claim.id, attempt=run.claim.attempt, error=str(error))
         try:
             await self._engine.check()
         except EngineDeadError:
             self._closing = self._closing or RELEASED
             self._on_engine_dead(str(error))
-            return await self._release(run, FailureCode.ENGINE_UNAVAILABLE)
-        if run.claim.attempt >= _ENGINE_ATTEMPTS:
-            return await self._fail(run, buffer, FailureCode.ENGINE_UNAVAILABLE, str(error))
-        log.warning("engine_dead", job=run.claim.id, attempt=run.claim.attempt, error=str(error))
-        await asyncio.sleep(_RETRY_S * run.claim.attempt)
-        return await self._release(run, FailureCode.ENGINE_UNAVAILABLE)
+        else:  # a broken connection, say: not at once again
+            await asyncio.sleep(_RETRY_S * run.claim.attempt)
+        return await self._release(run, str(error)[:500], FailureCode.ENGINE_UNAVAILABLE)
 
     async def _stopped(self, run: _Run, buffer: StreamBuffer) -> Outcome:
         if run.why == FENCED:
@@ -227,17 +223,19 @@ class Runner:
             return await self._release(run, RELEASED)
         return await self._finish(run, buffer, JobState(run.why or JobState.CANCELLED))
 
-    async def _release(self, run: _Run, reason: str) -> Outcome:
+    async def _release(self, run: _Run, reason: str, failure: FailureCode | None = None) -> Outcome:
         while True:
             try:
-                owned = await self._store.release(run.claim, self._worker, reason)
+                state = await self._store.release(run.claim, self._worker, reason, failure)
             except StoreUnavailableError as error:
                 if run.why == FENCED:
                     return Outcome(None, FENCED)
                 log.warning("release_delayed", job=run.claim.id, error=str(error))
                 await asyncio.sleep(_RETRY_S)
                 continue
-            return Outcome(None, RELEASED if owned else FENCED)
+            if state is None:
+                return Outcome(None, FENCED)
+            return Outcome(state, failure) if state.terminal else Outcome(None, RELEASED)
 
     async def _finish(
         self,

@@ -168,7 +168,8 @@ async def test_terminal_states_never_change(store: JobStore, end: JobState) -> N
 async def test_release_goes_to_the_head_and_costs_no_attempt(store: JobStore) -> None:
     claim = await claimed(store, max_attempts=1)
     waiting = await store.accept(spec())
-    assert await store.release(claim, W, "released")
+    assert await store.release(claim, W, "released") is JobState.QUEUED
+    assert await store.release(claim, W, "released") is JobState.QUEUED  # sent twice
     job = await read(store, claim.id)
     assert (job.state, [a.reason for a in job.history]) == (JobState.QUEUED, ["released"])
     head = await store.client.lindex(store.keys("queue", "default", Lane.NORMAL), -1)
@@ -179,6 +180,18 @@ async def test_release_goes_to_the_head_and_costs_no_attempt(store: JobStore) ->
     assert again.attempt == 2
     assert not await store.finish(claim, W, JobState.SUCCEEDED)
     assert await store.finish(again, W, JobState.SUCCEEDED)
+
+
+async def test_a_job_that_engines_do_not_survive_is_failed_in_the_end(store: JobStore) -> None:
+    claim = await claimed(store, max_attempts=2)
+    dead = FailureCode.ENGINE_UNAVAILABLE
+    assert await store.release(claim, W, "it died", dead) is JobState.QUEUED
+    again = await store.claim(claim.id, W)
+    assert isinstance(again, Claim)
+    assert await store.release(again, W, "it died again", dead) is JobState.FAILED
+    job = await read(store, claim.id)
+    assert job.phase == Failed(JobError(dead, "it died again"), 503)
+    assert [a.reason for a in job.history] == [dead]
 
 
 async def test_cancel_queued_is_immediate_and_its_message_gives_nothing(store: JobStore) -> None:
@@ -203,7 +216,7 @@ async def test_cancel_running_tells_the_worker_until_the_job_ends(store: JobStor
 async def test_release_of_a_cancelled_job_ends_it(store: JobStore) -> None:
     claim = await claimed(store)
     await store.cancel(claim.id)
-    assert await store.release(claim, W, "released")
+    assert await store.release(claim, W, "released") is JobState.CANCELLED
     assert (await read(store, claim.id)).state is JobState.CANCELLED
 
 

@@ -1,0 +1,216 @@
+"""The official `openai` SDK, unchanged, against `penstock up` with real vLLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.e2e.stacks import Stack
+from tests.support import wait_until
+
+MODEL = "tiny-random"
+HELLO = [{"role": "user", "content": "Hello there, what falls through the gate?"}]
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 8}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def client(vllm_stack: Stack) -> OpenAI:
+    return OpenAI(base_url=f"{vllm_stack.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+def test_models(client: OpenAI) -> None:
+    (model,) = client.models.list().data
+    assert (model.id, model.owned_by) == (MODEL, "vllm")
+    assert client.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.models.retrieve("other")
+    assert missing.value.code == "model_not_found"
+
+
+def test_chat_with_headers_and_exact_usage(client: OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(
+        model=MODEL, messages=HELLO, max_tokens=7, temperature=0
+    )
+    answer = raw.parse()
+    assert answer.id == f"chatcmpl-{raw.headers['x-penstock-job-id']}"
+    assert int(raw.headers["x-penstock-total-ms"]) >= int(raw.headers["x-penstock-queue-ms"]) >= 0
+    assert answer.usage.completion_tokens == 7
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 7
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_seed_n_stop_logprobs(client: OpenAI) -> None:
+    options = {"model": MODEL, "messages": HELLO, "max_tokens": 12}
+    first, second = (client.chat.completions.create(**options, seed=7, temperature=1.0) for _ in range(2))
+    assert first.choices[0].message.content == second.choices[0].message.content
+    assert len(client.chat.completions.create(**options, n=3, temperature=1.0).choices) == 3
+    greedy = client.chat.completions.create(**options, temperature=0).choices[0].message.content
+    stop = greedy[4:7]
+    stopped = client.chat.completions.create(**options, temperature=0, stop=[stop]).choices[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.message.content == greedy[: greedy.index(stop)]
+    logprobs = (
+        client.chat.completions.create(**options, logprobs=True, top_logprobs=2).choices[0].logprobs.content
+    )
+    assert len(logprobs) == 12
+    assert all(len(token.top_logprobs) == 2 for token in logprobs)
+
+
+def test_json_schema(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    answer = client.chat.completions.create(
+        model=MODEL,
+        messages=HELLO,
+        max_tokens=64,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": schema, "strict": True},
+        },
+    )
+    assert isinstance(json.loads(answer.choices[0].message.content)["ok"], bool)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tools(client: OpenAI, streamed: bool) -> None:
+    options = {
+        "model": MODEL,
+        "messages": HELLO,
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "max_tokens": 200,
+    }
+    if streamed:
+        name = arguments = ""
+        for chunk in client.chat.completions.create(**options, stream=True):
+            for call in chunk.choices[0].delta.tool_calls or []:
+                name += call.function.name or ""
+                arguments += call.function.arguments or ""
+    else:
+        (call,) = client.chat.completions.create(**options).choices[0].message.tool_calls
+        name, arguments = call.function.name, call.function.arguments
+    assert name == "weather"
+    assert isinstance(json.loads(arguments)["city"], str)
+
+
+def test_stream_equals_the_whole_answer(client: OpenAI) -> None:
+    options = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
+    whole = client.chat.completions.create(**options).choices[0].message.content
+    chunks = list(client.chat.completions.create(**options, stream=True))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    last = chunks[-1].model_dump()
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert last["usage"]["completion_tokens"] == 40
+    assert last["penstock"]["tokens_per_s"] > 0
+    assert last["penstock"]["total_ms"] >= last["penstock"]["ttft_ms"] >= 0
+
+
+def test_include_usage_has_its_own_chunk(client: OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model=MODEL, messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == 5
+    assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+def test_completions_whole_and_streamed(client: OpenAI) -> None:
+    options = {"model": MODEL, "prompt": "The wheel turns", "max_tokens": 9, "temperature": 0}
+    whole = client.completions.create(**options)
+    assert whole.id.startswith("cmpl-job_")
+    assert (
+        "".join(c.choices[0].text for c in client.completions.create(**options, stream=True))
+        == whole.choices[0].text
+    )
+
+
+def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nope", messages=HELLO)
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.chat.completions.create(model=MODEL, messages=HELLO, temperature="warm")
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="maximum context length"):
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "a b c d " * 3000}])
+    with pytest.raises(openai.BadRequestError) as unsupported:
+        client.embeddings.create(model=MODEL, input="x")
+    assert unsupported.value.code == "unsupported"
+    for streamed in (False, True):
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=100_000, stream=streamed)
+    counts = httpx.get(f"{vllm_stack.url}/v1/jobs", params={"state": "queued"}).json()["data"]
+    assert counts == []
+
+
+def running_in_engine(stack: Stack) -> float:
+    log = (stack.data_dir / "logs" / "worker.log").read_text()
+    url = [word for word in log.split() if word.startswith("metrics=")][-1].removeprefix("metrics=")
+    lines = httpx.get(url).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
+def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Stack) -> None:
+    stream = client.chat.completions.create(
+        model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}
+    )
+    first = next(iter(stream))
+    stream.close()
+    job_id = first.id.removeprefix("chatcmpl-")
+    wait_until(lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled", 5)
+    client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)  # a step, which reports
+    wait_until(lambda: running_in_engine(vllm_stack) == 0, 5)
+
+
+def test_a_killed_engine_costs_an_attempt_and_no_job(vllm_stack: Stack) -> None:
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1500, "ignore_eos": True}
+    jobs = [httpx.post(f"{vllm_stack.url}/v1/jobs", json={"input": body}).json()["id"] for _ in range(3)]
+
+    def state(job_id: str) -> dict:
+        return httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}", params={"wait": 5}, timeout=30).json()
+
+    wait_until(lambda: all(state(job_id)["state"] == "running" for job_id in jobs))
+    worker = httpx.get(f"{vllm_stack.url}/v1/jobs/{jobs[0]}").json()["worker"]
+    os.kill(engine_core(int(worker.rsplit("-", 2)[1])), signal.SIGKILL)
+    for job_id in jobs:
+        assert wait_until(lambda job_id=job_id: state(job_id)["state"] not in {"queued", "running"}, 120)
+        job = state(job_id)
+        assert (job["state"], job["attempt"]) == ("succeeded", 2)
+        assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
+
+
+def engine_core(worker_pid: int) -> int:
+    """Return the pid of the worker's engine process."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == worker_pid and "EngineCore" in command:
+            return int(stat.parent.name)
+    raise AssertionError(f"worker {worker_pid} has no engine process")
