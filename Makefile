@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format lock bench clean
+.PHONY: help up test lint format lock bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ bench: ## added latency and throughput against vLLM's own server, then the contr
 	@$(SETUP)
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 	$(BIN)/python benchmarks/control_plane.py $(ARGS)
+	$(BIN)/python benchmarks/idle.py
+
+docs: ## write the generated reference pages anew
+	@$(SETUP)
+	$(BIN)/python tools/gen_docs.py
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

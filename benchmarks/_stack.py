@@ -60,20 +60,14 @@ def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterato
 
 
 @contextmanager
-def penstock_up(*args: str, timeout_s: float = 180.0, **env: str) -> Iterator[tuple[str, int]]:
-    """Run ``penstock up`` with an embedded Valkey and no Flower; yields (host, port) once it is ready."""
+def penstock_up(
+    *args: str, timeout_s: float = 180.0, flower: bool = False, **env: str
+) -> Iterator[tuple[str, int]]:
+    """Run ``penstock up`` with an embedded Valkey; yields (host, port) once it is ready."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ps") as data:
-        argv = [
-            sys.executable,
-            "-m",
-            "penstock",
-            "up",
-            f"--port={port}",
-            f"--data-dir={data}",
-            "--no-flower",
-            *args,
-        ]
+        argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", *args]
+        argv += [f"--flower-port={free_port()}"] if flower else ["--no-flower"]
         with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, **env):
             yield "127.0.0.1", port
 

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -61,18 +62,19 @@ def chat(rng: random.Random, name: str, **extra: Any) -> dict[str, Any]:
 
 
 async def latency(sides: dict[str, tuple[str, int]], name: str, count: int) -> dict[str, Any]:
-    """One streamed request at a time, sides in turn."""
+    """One streamed request at a time, sides in turn by blocks of ten."""
     rng = random.Random(1)
     first: dict[str, list[float]] = {side: [] for side in sides}
     total: dict[str, list[float]] = {side: [] for side in sides}
     links = {side: Connection(*base) for side, base in sides.items()}
-    for n in range(count + 5):
-        request = json.dumps(chat(rng, name, stream=True, max_tokens=32)).encode()
+    for _ in range(count // 10):
+        block = [json.dumps(chat(rng, name, stream=True, max_tokens=32)).encode() for _ in range(12)]
         for side, link in links.items():
-            reply = await link.request("POST", "/v1/chat/completions", request)
-            if n >= 5:
-                first[side].append(reply.first_s * 1000)
-                total[side].append(reply.total_s * 1000)
+            for n, request in enumerate(block):
+                reply = await link.request("POST", "/v1/chat/completions", request)
+                if n >= 2:  # the first wake vLLM's processes, which sleep deeper the longer they idle
+                    first[side].append(reply.first_s * 1000)
+                    total[side].append(reply.total_s * 1000)
     result: dict[str, Any] = {"requests": count}
     for what, values in (("ttft", first), ("completion", total)):
         for q, label in ((0.5, "p50"), (0.99, "p99")):
@@ -106,9 +108,9 @@ async def throughput(
                 "concurrency": concurrency,
                 "streamed": streamed,
                 "requests": count,
-                "penstock_per_s": round(percentile(rates["penstock"], 0.5), 2),
-                "vllm_per_s": round(percentile(rates["vllm"], 0.5), 2),
-                "ratio": round(percentile(ratios, 0.5), 3),
+                "penstock_per_s": round(statistics.median(rates["penstock"]), 2),
+                "vllm_per_s": round(statistics.median(rates["vllm"]), 2),
+                "ratio": round(statistics.median(ratios), 3),
                 "ratios": [round(r, 3) for r in ratios],
             }
         )
@@ -184,6 +186,23 @@ async def both(sides: dict[str, tuple[str, int]], name: str, args: argparse.Name
     return report
 
 
+def queued(model: Path, name: str, jobs: int, ours: list[str]) -> dict[str, Any]:
+    """Queued asynchronous jobs against ``LLM.chat`` on the same requests, one after the other."""
+    bodies = [chat(random.Random(n), name) for n in range(jobs)]
+    generate = offline(model, bodies)
+    with penstock_up("--engine=vllm", f"--model={model}", f"--concurrency={SEQS}", *ours) as base:
+        uvloop.run(queued_jobs(base, bodies[:64]))
+        rate = uvloop.run(queued_jobs(base, bodies))
+    result = {
+        "jobs": jobs,
+        "penstock_per_s": round(rate, 2),
+        "llm_generate_per_s": round(generate, 2),
+        "ratio": round(rate / generate, 3),
+    }
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
 def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one model size."""
     with tempfile.TemporaryDirectory(prefix="bench") as cache:
@@ -202,18 +221,8 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
             vllm_server(model, *flags) as b,
         ):
             report = uvloop.run(both({"penstock": a, "vllm": b}, name, args))
-        bodies = [chat(random.Random(n), name) for n in range(args.jobs)]
-        generate = offline(model, bodies)
-        with penstock_up("--engine=vllm", f"--model={model}", f"--concurrency={SEQS}", *ours) as a:
-            uvloop.run(queued_jobs(a, bodies[:64]))
-            queued = uvloop.run(queued_jobs(a, bodies))
-        report["queued_jobs"] = {
-            "jobs": args.jobs,
-            "penstock_per_s": round(queued, 2),
-            "llm_generate_per_s": round(generate, 2),
-            "ratio": round(queued / generate, 3),
-        }
-        print(json.dumps(report["queued_jobs"]), file=sys.stderr, flush=True)
+        if args.jobs:
+            report["queued_jobs"] = queued(model, name, args.jobs, ours)
         return report
 
 
@@ -223,13 +232,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", nargs="+", default=["tiny", "nano"], help="models (default: tiny nano)")
-    parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 16, 64, 256])
+    parser.add_argument("--concurrency", nargs="*", type=int, default=[1, 16, 64, 256])
     parser.add_argument(
         "--scale", type=int, default=3, help="requests per client and round (default %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds, sides in turn (default %(default)s)")
     parser.add_argument("--latency-requests", type=int, default=100)
-    parser.add_argument("--jobs", type=int, default=2000, help="queued jobs (default %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=2000, help="queued jobs, 0 for none (default %(default)s)"
+    )
     args = parser.parse_args()
     report = {
         "benchmark": "overhead",
