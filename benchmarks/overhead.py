@@ -46,6 +46,9 @@ WORDS = [
     "hum",
 ]
 SEQS = 256
+SETTLE_S = (
+    4.0  # vLLM's processes spin for some seconds after their last request, on the cores that both sides share
+)
 
 
 def chat(rng: random.Random, name: str, **extra: Any) -> dict[str, Any]:
@@ -70,6 +73,7 @@ async def latency(sides: dict[str, tuple[str, int]], name: str, count: int) -> d
     for _ in range(count // 10):
         block = [json.dumps(chat(rng, name, stream=True, max_tokens=32)).encode() for _ in range(12)]
         for side, link in links.items():
+            await asyncio.sleep(SETTLE_S)
             for n, request in enumerate(block):
                 reply = await link.request("POST", "/v1/chat/completions", request)
                 if n >= 2:  # the first wake vLLM's processes, which sleep deeper the longer they idle
@@ -101,6 +105,7 @@ async def throughput(
             bodies = [chat(rng, name, stream=streamed) for _ in range(count)]
             order = list(sides.items())
             for side, base in order if round_ % 2 == 0 else reversed(order):
+                await asyncio.sleep(SETTLE_S)
                 rates[side].append((await drive(base, "/v1/chat/completions", bodies, concurrency)).rate)
         ratios = sorted(a / b for a, b in zip(rates["penstock"], rates["vllm"], strict=True))
         rows.append(
