@@ -106,15 +106,17 @@ def main(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held: dict[int, int | None] = {}
-    rest, source = b"", [0]
-    while os.getppid() == parent:
-        ready, _, _ = select.select(source, [], [], POLL_S)
+    rest, open_, orphan = b"", True, False
+    while not orphan or open_:
+        # Looked at before reading, so that what a dying parent wrote last is read too.
+        orphan = os.getppid() != parent
+        ready, _, _ = select.select([0] if open_ else [], [], [], 0 if orphan else POLL_S)
         if not ready:
+            if orphan:
+                break
             continue
         data = os.read(0, 4096)
-        if not data:
-            source = []  # closed without "quit": a dying parent, which the next look confirms
-            continue
+        open_ = bool(data)  # closed without "quit": a dying parent, which the next look confirms
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             if line == b"quit":
