@@ -190,23 +190,26 @@ def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Sta
 
 
 def test_a_killed_engine_costs_an_attempt_and_no_job(vllm_stack: Stack) -> None:
-    body = {"model": MODEL, "messages": HELLO, "max_tokens": 1500, "ignore_eos": True}
-    jobs = [httpx.post(f"{vllm_stack.url}/v1/jobs", json={"input": body}).json()["id"] for _ in range(3)]
+    body = {"model": MODEL, "messages": HELLO, "max_tokens": 3800, "ignore_eos": True}
+    http = httpx.Client(timeout=30)
+    jobs = [http.post(f"{vllm_stack.url}/v1/jobs", json={"input": body}).json()["id"] for _ in range(3)]
 
     def now(job_id: str) -> dict:
-        return httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()
+        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()
 
     def state(job_id: str) -> dict:
-        return httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}", params={"wait": 5}, timeout=30).json()
+        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}", params={"wait": 5}).json()
 
-    wait_until(lambda: all(now(job_id)["state"] == "running" for job_id in jobs))
-    worker = httpx.get(f"{vllm_stack.url}/v1/jobs/{jobs[0]}").json()["worker"]
+    wait_until(lambda: all(now(job_id)["state"] != "queued" for job_id in jobs))
+    assert [now(job_id)["state"] for job_id in jobs] == ["running"] * 3
+    worker = now(jobs[0])["worker"]
     os.kill(engine_core(int(worker.rsplit("-", 2)[1])), signal.SIGKILL)
     for job_id in jobs:
         assert wait_until(lambda job_id=job_id: state(job_id)["state"] not in {"queued", "running"}, 120)
         job = state(job_id)
         assert (job["state"], job["attempt"]) == ("succeeded", 2)
         assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
+    http.close()
 
 
 def engine_core(worker_pid: int) -> int:
