@@ -27,5 +27,13 @@ class IdempotencyConflictError(BrokerError):
         self.job_id = job_id
 
 
+class UnfinishedError(BrokerError):
+    """Only a finished job can be repeated."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"job {job_id} is not finished")
+        self.job_id = job_id
+
+
 class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""

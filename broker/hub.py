@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from broker.pubsub import Subscriber
 from broker.records import Ending, decode_ending, encode_error, encode_usage
 from broker.store import JobStore
-from jobs.model import Failed, Job, Running, Succeeded
+from jobs.model import Expired, Failed, Job, Queued, Running, Succeeded, Usage
 from jobs.states import JobState
 
 SEQ_END = 4_294_967_295
@@ -229,15 +229,19 @@ class EventHub:
 
 def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
     """Tell from a finished job's record how it ended."""
-    usage = job.phase.usage if isinstance(job.phase, Succeeded) else None
     error = job.phase.error if isinstance(job.phase, Failed) else None
-    return Ending(job.state, status, job.attempt, job.timings, usage, error, result)
+    in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
+    return Ending(job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result)
+
+
+def usage_of(job: Job) -> Usage | None:
+    """Return a finished job's token counts, those of a partial response included."""
+    return None if isinstance(job.phase, Queued | Running) else job.phase.usage
 
 
 def ending_payload(job: Job) -> str:
     """Make the end event of a finished job whose log has none."""
     t = job.timings
-    usage = job.phase.usage if isinstance(job.phase, Succeeded) else None
     failed = job.phase if isinstance(job.phase, Failed) else None
     head = {
         "state": JobState(job.state).value,
@@ -247,7 +251,8 @@ def ending_payload(job: Job) -> str:
         "started": t.started_ms,
         "first": t.first_token_ms,
         "finished": t.finished_ms,
-        "usage": encode_usage(usage) or None,
+        "usage": encode_usage(usage_of(job)) or None,
+        "in_queue": True if isinstance(job.phase, Expired) and job.phase.in_queue else None,
         "error": encode_error(failed.error) if failed else None,
     }
     return "e" + json.dumps(head)

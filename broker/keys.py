@@ -14,12 +14,14 @@ key                             type     holds                                  
 ``ns:queues``                   set      queues that ever held a job                                  (for good)
 ``ns:high_water``               hash     per queue, entry time of the last job claimed from it        (for good)
 ``ns:deadlines``                zset     unfinished jobs with a deadline, by deadline            (until the end)
+``ns:delayed``                  zset     queued jobs that wait for their next attempt, by its time       (until then)
+``ns:dead``                     zset     jobs that failed or expired and were not repeated, by their end    (likewise)
 ``ns:retire``                   zset     finished jobs, by when their index entries go       (until they are gone)
 ``ns:idem:<tenant>:<key>``      string   ``<job id> <digest of the submission>``            (TTL ``retention_s``)
 ``ns:workers``                  zset     worker incarnations, by the end of their lease       (until buried)
 ``ns:worker:<w>``               hash     what a worker says of itself                        (TTL, ten leases)
 ``ns:worker:<w>:jobs``          set      jobs it runs                                        (until it has none)
-``ns:worker:<w>:cancels``       hash     jobs it must abort: id -> reason                 (until they have ended)
+``ns:worker:<w>:cancels``       hash     jobs it must abort: id -> reason; ``drain`` -> seconds   (until the end)
 ``ns:models``                   hash     served models: name -> facts as JSON                         (for good)
 ``ns:envelope``                 string   the Celery message with placeholders, see ``envelope.py``    (for good)
 ``ns:reaper``                   hash     ``tick``: last round; ``hold``: no reaping of workers before  (for good)
@@ -27,7 +29,8 @@ key                             type     holds                                  
 ``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
 ==============================  =======  =====================================================================
 
-Channels: ``ns:api:<process>`` carries job events to an api process, ``ns:ctl:<worker>`` commands to a worker.
+Channels: ``ns:api:<process>`` carries job events and workers' answers to an api process, ``ns:ctl:<worker>`` commands and
+questions to a worker.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ _TEMPLATES = {
     "queues": "{ns}:queues",
     "high_water": "{ns}:high_water",
     "deadlines": "{ns}:deadlines",
+    "delayed": "{ns}:delayed",
+    "dead": "{ns}:dead",
     "retire": "{ns}:retire",
     "idem": "{ns}:idem:@1:@2",
     "workers": "{ns}:workers",

@@ -14,24 +14,20 @@ from broker.errors import StoreUnavailableError
 from broker.keys import Keys
 from broker.records import FIELDS, to_job
 from jobs.lanes import Lane
-from jobs.model import Job
+from jobs.model import Job, JobSpec
 from jobs.states import JobState
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A finished job's response body and HTTP status; None for what there is not."""
+    """A finished job's HTTP status, its response body, and how far the response of one that did not succeed went.
+
+    None for what there is not.
+    """
 
     status: int | None
     body: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some jobs, and the cursor of the next page, or None."""
-
-    jobs: tuple[Job, ...]
-    cursor: str | None
+    partial: bytes | None = None
 
 
 class JobLookups:
@@ -58,8 +54,41 @@ class JobLookups:
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""
-        status, body = await self._ask(self.client.hmget(self.keys("job", job_id), ["status", "result"]))
-        return StoredResult(None if status is None else int(status), None if body is None else body.encode())
+        fields = ["status", "result", "partial"]
+        status, *bodies = await self._ask(self.client.hmget(self.keys("job", job_id), fields))
+        body, partial = (None if text is None else text.encode() for text in bodies)
+        return StoredResult(None if status is None else int(status), body, partial)
+
+    async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
+        """Read what a job was submitted as, to be accepted again as ``new_id``. None: there is no such job.
+
+        What it had of limits it has again, counted anew; the lane, the pool and the owner stay.
+
+        Raises:
+            NewerRecordError: a newer version of Penstock wrote it.
+        """
+        names = [*FIELDS, "req"]
+        *values, body = await self._ask(self.client.hmget(self.keys("job", job_id), names))
+        job = to_job(values)
+        if job is None:
+            return None
+        life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
+        return JobSpec(
+            id=new_id,
+            endpoint=job.endpoint,
+            model=job.model,
+            body=body.encode(),
+            pool=job.pool,
+            lane=job.lane,
+            stream=job.stream,
+            metadata=job.metadata,
+            tenant=job.tenant,
+            max_attempts=job.max_attempts,
+            expires_in_ms=life,
+            queue_timeout_ms=job.queue_timeout_ms,
+            timeout_ms=job.timeout_ms,
+            retry_of=job_id,
+        )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
         """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload)."""
@@ -70,64 +99,6 @@ class JobLookups:
         """Read the payload of one entry of a streamed job's log; None: there is none."""
         rows = await self._ask(self.client.xrange(self.keys("log", job_id), eid, eid))
         return rows[0][1]["p"] if rows else None
-
-    async def list_jobs(
-        self,
-        *,
-        state: JobState | None = None,
-        model: str | None = None,
-        created_after_ms: int | None = None,
-        created_before_ms: int | None = None,
-        limit: int = 20,
-        cursor: str | None = None,
-        newest_first: bool = True,
-    ) -> Page:
-        """List jobs by creation time.
-
-        A page of a combined filter reads at most 1,000 records, so it may hold fewer than ``limit`` and still have a cursor.
-
-        Raises:
-            ValueError: the cursor was not made by this method.
-        """
-        index = (
-            self.keys("by_state", state)
-            if state
-            else self.keys("by_model", model)
-            if model
-            else self.keys("jobs")
-        )
-        low: str | int = "-inf" if created_after_ms is None else created_after_ms
-        high: str | int = "+inf" if created_before_ms is None else created_before_ms
-        at: tuple[int, str] | None = None
-        if cursor is not None:
-            score, _, last = cursor.partition("_")
-            at = (int(score), last)
-            low, high = (low, at[0]) if newest_first else (at[0], high)
-        found: list[Job] = []
-        offset = examined = 0
-        while examined < 1000:
-            find = self.client.zrevrangebyscore if newest_first else self.client.zrangebyscore
-            bounds = (high, low) if newest_first else (low, high)
-            rows: list[Any] = await self._ask(find(index, *bounds, start=offset, num=100, withscores=True))
-            offset += len(rows)
-            entries = [(int(score), job_id) for job_id, score in rows]
-            if at is not None:
-                entries = [e for e in entries if (e < at if newest_first else e > at)]
-            pipe = self.client.pipeline(transaction=False)
-            for _, job_id in entries:
-                pipe.hmget(self.keys("job", job_id), list(FIELDS))
-            for entry, values in zip(entries, await self._ask(pipe.execute()), strict=True):
-                job = to_job(values)
-                examined += 1
-                last_seen = entry
-                if job and (state is None or job.state is state) and (model is None or job.model == model):
-                    found.append(job)
-                    if len(found) > limit:
-                        jobs = tuple(found[:limit])
-                        return Page(jobs, f"{jobs[-1].timings.queued_ms}_{jobs[-1].id}")
-            if len(rows) < 100:
-                return Page(tuple(found), None)
-        return Page(tuple(found), f"{last_seen[0]}_{last_seen[1]}")
 
     async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> None:
         """Publish the Celery envelope (see :mod:`broker.envelope`), without which no job is accepted."""

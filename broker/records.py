@@ -51,6 +51,12 @@ FIELDS = (
     "status",
     "usage",
     "error",
+    "timeout",
+    "qtimeout",
+    "in_queue",
+    "retry_of",
+    "retried_as",
+    "due",
 )
 """The fields that :func:`to_job` reads, in the order in which it wants their values."""
 
@@ -66,6 +72,7 @@ class Ending:
         timings: all of them.
         usage: token counts, where there are any.
         error: of a failed job.
+        in_queue: of an expired job: it was not its deadline that passed, but its time to start.
         result: the raw response or error body; empty where it was not sent along or there is none.
     """
 
@@ -75,6 +82,7 @@ class Ending:
     timings: Timings
     usage: Usage | None
     error: JobError | None
+    in_queue: bool = False
     result: bytes = b""
 
 
@@ -120,6 +128,7 @@ def decode_ending(payload: str) -> Ending:
         timings=Timings(h["created"], h["started"], h["first"], h["finished"]),
         usage=decode_usage(h["usage"]),
         error=decode_error(h["error"]),
+        in_queue=h.get("in_queue") is True,
         result=result.encode(),
     )
 
@@ -152,6 +161,11 @@ def to_job(values: Sequence[str | None], position: int | None = None) -> Job | N
         attempt=int(f["attempt"]),
         max_attempts=int(f["max"]),
         expires_at_ms=_int(f["exp"]),
+        timeout_ms=_int(f["timeout"]),
+        queue_timeout_ms=_int(f["qtimeout"]),
+        retry_of=f["retry_of"],
+        retried_as=f["retried_as"],
+        not_before_ms=_int(f["due"]) if state is JobState.QUEUED else None,
         cancel_requested=f["cancel"] is not None or state is JobState.CANCELLED,
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
@@ -170,9 +184,10 @@ def _phase(state: JobState, f: Mapping[str, Any], position: int | None) -> Phase
         case JobState.SUCCEEDED:
             return Succeeded(decode_usage(f["usage"]), f["worker"])
         case JobState.CANCELLED:
-            return Cancelled()
+            return Cancelled(decode_usage(f["usage"]))
         case JobState.EXPIRED:
-            return Expired()
+            return Expired(f["in_queue"] is not None, decode_usage(f["usage"]))
         case _:
             error = decode_error(f["error"]) or JobError(FailureCode.INTERNAL, "no reason was recorded")
-            return Failed(error, _int(f["status"]) or FAILURES[error.code].http_status)
+            status = _int(f["status"]) or FAILURES[error.code].http_status
+            return Failed(error, status, decode_usage(f["usage"]))

@@ -19,7 +19,19 @@ from broker.keys import Keys
 
 Arg: TypeAlias = str | bytes | int | float
 
-NAMES = ("accept", "append", "bury", "cancel", "claim", "finish", "heartbeat", "reap", "release", "watch")
+NAMES = (
+    "accept",
+    "append",
+    "bury",
+    "cancel",
+    "claim",
+    "drain",
+    "finish",
+    "heartbeat",
+    "reap",
+    "release",
+    "watch",
+)
 _BATCH = 512
 
 
@@ -32,12 +44,18 @@ class Script:
 
 
 def load_scripts(keys: Keys) -> dict[str, Script]:
-    """Read every script and put the key table and the shared functions before it."""
+    """Read every script and put the key table and the shared functions before it.
+
+    Each begins with ``#!lua`` and its flags: Redis then refuses it before it starts, or runs it to its end. When memory
+    is out, only what makes data bigger without need is refused (no ``allow-oom``): new jobs, chunks and results. Leases
+    are still kept, and jobs claimed, cancelled, given back and reaped.
+    """
     room = resources.files("broker") / "lua"
     prelude = keys.lua() + (room / "_lib.lua").read_text()
     scripts = {}
     for name in NAMES:
-        source = prelude + (room / f"{name}.lua").read_text()
+        flags, _, body = (room / f"{name}.lua").read_text().partition("\n")
+        source = f"{flags}\n{prelude}{body}"
         scripts[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
     return scripts
 

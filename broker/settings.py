@@ -32,7 +32,8 @@ class BrokerSettings(BaseSettings):
     )
 
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis or Valkey: redis://, rediss:// or unix:// address."
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
     )
 
     @field_validator("redis_url")
@@ -52,6 +53,11 @@ class BrokerSettings(BaseSettings):
     requeue_grace_s: Seconds = Field(
         2.0, description="A queued job whose message is missing this long gets a new one."
     )
+    retry_base_s: Seconds = Field(
+        1.0,
+        description="Wait before the second attempt of a job whose engine failed; doubles with each, with jitter.",
+    )
+    retry_max_s: Seconds = Field(60.0, description="Longest wait between attempts.")
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
     queue_max: int = Field(
         1_000_000, ge=1, description="Jobs that may wait in one lane; more are answered 429."

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Mapping, Sequence
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
 
-from broker.errors import IdempotencyConflictError, QueueFullError
+from broker.attempts import Attempts
+from broker.errors import (
+    IdempotencyConflictError,
+    QueueFullError,
+    StoreUnavailableError,
+    UnfinishedError,
+)
 from broker.keys import Keys
-from broker.lookups import JobLookups
-from broker.records import encode_error, encode_usage
-from broker.scripts import Arg, ScriptRunner
+from broker.listings import JobListings
+from broker.scripts import ScriptRunner
 from broker.settings import BrokerSettings
-from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
-from jobs.model import SCHEMA_VERSION, JobError, JobSpec, Usage
+from jobs.model import SCHEMA_VERSION, JobSpec
+from jobs.retry import RetryPolicy
 from jobs.states import JobState
+
+_ACCEPT_WITHIN_MS = 8_000
+"""Less than it takes until a submission fails for Redis's silence: two time-outs, see ``broker/connection.py``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,33 +38,13 @@ class Accepted:
         id: the job's id; the earlier job's where the idempotency key was known.
         created_ms: when it was accepted.
         position: jobs before it, in its lane and those above; None for a known one.
-        replayed: the idempotency key was known.
+        replayed: the idempotency key was known, or the job to repeat had been repeated.
     """
 
     id: str
     created_ms: int
     position: int | None
     replayed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """The right to run a job, valid for this attempt only."""
-
-    id: str
-    attempt: int
-    endpoint: str
-    stream: bool
-    lane: Lane
-    model: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A message that gives no right to run: ``reason`` is the job's state, ``gone`` or ``fenced``."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +56,10 @@ class Reaped:
     repushed: int
     expired: int
     retired: int
+    due: int
 
 
-class JobStore(JobLookups):
+class JobStore(JobListings, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.errors.StoreUnavailableError` when Redis cannot be reached.
@@ -82,49 +70,76 @@ class JobStore(JobLookups):
         self.keys = Keys(settings.namespace)
         self._settings = settings
         self._retention_ms = int(settings.retention_s * 1000)
+        self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
+        self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self._run = ScriptRunner(client, self.keys)
+        self._ahead_ms: int | None = None  # Redis's clock, of this process's
 
     # ---- the front ---------------------------------------------------------------------------------------------
 
     async def accept(self, spec: JobSpec) -> Accepted:
-        """Create the job and queue it, or find it by its idempotency key.
+        """Create the job and queue it, or find it by its idempotency key or as the repetition of ``spec.retry_of``.
 
         Raises:
+            UnfinishedError: the job to repeat has not ended. Nothing was written.
+            LookupError: there is no such job. Nothing was written.
             QueueFullError: the lane is full. Nothing was written.
             IdempotencyConflictError: the key belongs to another submission. Nothing was written.
         """
         digest = ""
         if spec.idempotency_key is not None:
             facts = [spec.endpoint, spec.model, spec.lane, spec.stream, spec.max_attempts, spec.expires_in_ms]
-            seed = json.dumps([*facts, dict(spec.metadata)])
+            limits = [spec.timeout_ms, spec.queue_timeout_ms, spec.retry_of]
+            seed = json.dumps([*facts, *limits, dict(spec.metadata)])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
-        lanes = list(Lane)
-        reply = await self._run.call(
-            "accept",
-            spec.id,
-            spec.pool,
-            spec.lane.value,
-            spec.endpoint,
-            spec.model,
-            spec.body,
-            int(spec.stream),
-            json.dumps(dict(spec.metadata)),
-            spec.tenant,
-            spec.max_attempts,
-            "" if spec.expires_in_ms is None else spec.expires_in_ms,
-            spec.idempotency_key or "",
-            digest,
-            spec.sink or "",
-            self._settings.queue_max,
-            self._retention_ms,
-            SCHEMA_VERSION,
-            *(self.keys("queue", spec.pool, lane) for lane in lanes[: lanes.index(spec.lane)]),
-        )
+        reply = await self._accept(spec, digest)
         if reply[0] == "full":
             raise QueueFullError(reply[1])
         if reply[0] == "conflict":
             raise IdempotencyConflictError(reply[1])
+        if reply[0] == "unfinished":
+            raise UnfinishedError(reply[1])
+        if reply[0] == "gone":
+            raise LookupError(reply[1])
         return Accepted(reply[1], reply[2], None if reply[3] < 0 else reply[3], reply[0] == "same")
+
+    async def _accept(self, spec: JobSpec, digest: str) -> Any:
+        """Run the script so that Redis does not carry it out once this has failed for its silence."""
+        lanes = list(Lane)
+        give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
+        while True:
+            reply = await self._run.call(
+                "accept",
+                spec.id,
+                spec.pool,
+                spec.lane.value,
+                spec.endpoint,
+                spec.model,
+                spec.body,
+                int(spec.stream),
+                json.dumps(dict(spec.metadata)),
+                spec.tenant,
+                spec.max_attempts,
+                _or_empty(spec.expires_in_ms),
+                spec.idempotency_key or "",
+                digest,
+                spec.sink or "",
+                self._settings.queue_max,
+                self._retention_ms,
+                SCHEMA_VERSION,
+                _or_empty(spec.timeout_ms),
+                _or_empty(spec.queue_timeout_ms),
+                spec.retry_of or "",
+                "" if self._ahead_ms is None else give_up_at + self._ahead_ms,
+                *(self.keys("queue", spec.pool, lane) for lane in lanes[: lanes.index(spec.lane)]),
+            )
+            if reply[0] == "accepted":
+                self._ahead_ms = reply[2] - _now_ms()
+            if reply[0] != "late":
+                return reply
+            self._ahead_ms = reply[1] - _now_ms()
+            if _now_ms() > give_up_at:
+                raise StoreUnavailableError("accept: Redis answered too late")
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
@@ -136,95 +151,11 @@ class JobStore(JobLookups):
         reply = await self._run.call("watch", job_id, sink)
         return None if reply is None else JobState(reply)
 
-    # ---- the worker --------------------------------------------------------------------------------------------
+    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
+        """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
+        return bool(await self._run.call("drain", worker, _or_empty(timeout_s)))
 
-    async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
-        """Turn a queue message into the right to run its job, if it still gives that right."""
-        reply = await self._run.call("claim", job_id, worker, self._retention_ms, uuid.uuid4().hex)
-        if reply[0] == "drop":
-            return Dropped(reply[1])
-        _, attempt, endpoint, stream, lane, model, body = reply
-        return Claim(job_id, int(attempt), endpoint, stream == "1", Lane(lane), model, body.encode())
-
-    async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
-        """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Returns the refused jobs' ids."""
-        flat: list[Arg] = []
-        for entry in entries:
-            flat.extend(entry)
-        return frozenset(await self._run.call("append", *flat))
-
-    async def finish(
-        self,
-        claim: Claim,
-        worker: str,
-        state: JobState,
-        *,
-        status: int | None = None,
-        result: bytes = b"",
-        usage: Usage | None = None,
-        error: JobError | None = None,
-        tail: Sequence[tuple[int, str]] = (),
-    ) -> bool:
-        """End a job, with the last chunks of its stream. False: this attempt no longer owns it, nothing was written."""
-        flat: list[Arg] = []
-        for seq, payload in tail:
-            flat += (seq, payload)
-        reply = await self._run.call(
-            "finish",
-            claim.id,
-            claim.attempt,
-            worker,
-            state.value,
-            "" if status is None else status,
-            result,
-            encode_usage(usage),
-            encode_error(error),
-            self._retention_ms,
-            *flat,
-        )
-        return bool(reply)
-
-    async def release(
-        self, claim: Claim, worker: str, reason: str, failure: FailureCode | None = None
-    ) -> JobState | None:
-        """Give a job back to the head of its queue.
-
-        Args:
-            claim: the attempt that ends here.
-            worker: who gives it back.
-            reason: for the job's history; with ``failure``, the message of the error it may end with.
-            failure: the engine failed under the job. That costs an attempt, and the last one fails the job with this code;
-                None costs nothing.
-
-        Returns:
-            The state it is in now; None where this attempt no longer owned it.
-        """
-        reply = await self._run.call(
-            "release",
-            claim.id,
-            claim.attempt,
-            worker,
-            reason,
-            self._retention_ms,
-            int(failure is not None),
-            failure or "",
-            FAILURES[failure].http_status if failure else "",
-        )
-        return None if reply is None else JobState(reply)
-
-    async def heartbeat(
-        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
-    ) -> dict[str, str] | None:
-        """Prolong the lease. Returns jobs to abort, id to reason; None: the lease is lost, abort everything."""
-        ttl = int(self._settings.lease_ttl_s * 1000)
-        reply = await self._run.call("heartbeat", worker, ttl, int(first), json.dumps(info) if info else "")
-        if reply[0] == 0:
-            return None
-        return dict(zip(reply[1::2], reply[2::2], strict=True))
-
-    async def bury(self, worker: str) -> None:
-        """End a worker's lease: it has ended. Jobs it left are taken over in the next round."""
-        await self._run.call("bury", worker)
+    # ---- everybody ---------------------------------------------------------------------------------------------
 
     async def reap(self) -> Reaped:
         """Run one round of the reaper. Any number of processes may."""
@@ -240,3 +171,12 @@ class JobStore(JobLookups):
         """Send what is pending and close the connections."""
         await self._run.aclose()
         await self.client.aclose()
+
+
+def _or_empty(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
+def _now_ms() -> int:
+    """This process's clock, which only ever goes forward."""
+    return time.monotonic_ns() // 1_000_000

@@ -17,6 +17,7 @@ class FailureCode(StrEnum):
     WORKER_LOST = "worker_lost"
     ENGINE_ERROR = "engine_error"
     ENGINE_UNAVAILABLE = "engine_unavailable"
+    POISONED = "poisoned"
     RESULT_TOO_LARGE = "result_too_large"
     INTERNAL = "internal_error"
 
@@ -86,6 +87,12 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         http_status=503,
         error_type="server_error",
         sentence="The engine died or could not be reached.",
+    ),
+    FailureCode.POISONED: FailureInfo(
+        retryable=False,
+        http_status=500,
+        error_type="server_error",
+        sentence="The engine died twice while it ran the request, which is taken for the cause.",
     ),
     FailureCode.RESULT_TOO_LARGE: FailureInfo(
         retryable=False,

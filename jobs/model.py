@@ -34,8 +34,11 @@ class JobSpec:
         stream: deltas are logged and published while it runs.
         metadata: up to 16 string pairs of the client's own.
         tenant: whose job it is.
-        max_attempts: how often a lost worker's job is run before it fails with ``worker_lost``.
+        max_attempts: how many attempts may be lost, with their worker or by a failure worth retrying, before it fails.
         expires_in_ms: whole life allowed from acceptance; None means no deadline.
+        queue_timeout_ms: time allowed from acceptance to its first start; past it, it expires. None means no limit.
+        timeout_ms: run time allowed to one attempt; past it, it fails with ``timeout``. None means no limit.
+        retry_of: the finished job that this one repeats.
         idempotency_key: a client's key for this submission; None means every submission is a new job.
         sink: id of the api process that wants this job's events; None means nobody waits.
     """
@@ -51,6 +54,9 @@ class JobSpec:
     tenant: str = "default"
     max_attempts: int = 3
     expires_in_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    timeout_ms: int | None = None
+    retry_of: str | None = None
     idempotency_key: str | None = None
     sink: str | None = None
 
@@ -106,7 +112,7 @@ class Attempt:
     Attributes:
         attempt: its number, from 1.
         worker: the worker incarnation that ran it.
-        reason: ``worker_lost``, ``released`` or a failure code.
+        reason: ``released`` or a failure code such as ``worker_lost``.
         ended_ms: when it was given up.
     """
 
@@ -140,20 +146,26 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Over without a result. ``status`` is the HTTP status a synchronous caller gets."""
+    """Over without a result. ``status`` is the HTTP status a synchronous caller gets; ``usage`` counts a partial one."""
 
     error: JobError
     status: int
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """Ended by its client."""
 
+    usage: Usage | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Its deadline passed before it was done."""
+    """Too late: its deadline passed before it was done, or its ``queue_timeout_ms`` before it was started."""
+
+    in_queue: bool = False
+    usage: Usage | None = None
 
 
 Phase: TypeAlias = Queued | Running | Succeeded | Failed | Cancelled | Expired
@@ -163,7 +175,8 @@ Phase: TypeAlias = Queued | Running | Succeeded | Failed | Cancelled | Expired
 class Job:
     """A job as read from the store, without its request and result bodies.
 
-    ``attempt`` is the number of the current or last attempt, 0 before the first claim.
+    ``attempt`` is the number of the current or last attempt, 0 before the first claim. ``not_before_ms``: it is queued, and
+    waits until then for its next attempt.
     """
 
     id: str
@@ -180,5 +193,10 @@ class Job:
     attempt: int
     max_attempts: int
     expires_at_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    timeout_ms: int | None = None
+    retry_of: str | None = None
+    retried_as: str | None = None
+    not_before_ms: int | None = None
     cancel_requested: bool = False
     history: tuple[Attempt, ...] = ()

@@ -35,6 +35,7 @@ class JobEvent(StrEnum):
     EXPIRE = "expire"
     RELEASE = "release"
     LOSE = "lose"
+    RETRY = "retry"
     GIVE_UP = "give_up"
 
 
@@ -50,6 +51,7 @@ TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.RUNNING, JobEvent.EXPIRE): JobState.EXPIRED,
     (JobState.RUNNING, JobEvent.RELEASE): JobState.QUEUED,
     (JobState.RUNNING, JobEvent.LOSE): JobState.QUEUED,
+    (JobState.RUNNING, JobEvent.RETRY): JobState.QUEUED,
     (JobState.RUNNING, JobEvent.GIVE_UP): JobState.FAILED,
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from broker.store import Claim, JobStore
+from broker.attempts import Claim
+from broker.store import JobStore
 from jobs.chunks import Chunk, encode
 from jobs.lanes import Lane
 from jobs.model import JobError, Usage

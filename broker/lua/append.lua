@@ -1,3 +1,4 @@
+#!lua
 -- Log and publish new chunks of many jobs in one go; the part of a job that is not running with this attempt is refused.
 -- ARGV: groups of (id attempt seq payload)
 -- Returns the ids that were refused.

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A worker has ended: end its lease, so that the reaper need not wait for it.
 -- ARGV: worker
 if redis.call('EXISTS', K.worker_jobs(ARGV[1])) == 1 then

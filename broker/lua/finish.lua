@@ -1,5 +1,6 @@
+#!lua
 -- running -> a terminal state, with the last chunks of a stream.
--- ARGV: id attempt worker state status|'' result|'' usage|'' error|'' retention_ms (seq payload)...
+-- ARGV: id attempt worker state status|'' result|'' usage|'' error|'' partial|'' retention_ms (seq payload)...
 -- Returns 1, or 0 where the job is not running with this attempt.
 local id, attempt, worker = ARGV[1], ARGV[2], ARGV[3]
 local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'sinks', 'first', 'finished_by')
@@ -11,12 +12,13 @@ if ARGV[5] ~= '' then fields.status = ARGV[5] end
 if ARGV[6] ~= '' then fields.result = ARGV[6] end
 if ARGV[7] ~= '' then fields.usage = ARGV[7] end
 if ARGV[8] ~= '' then fields.error = ARGV[8] end
-for i = 10, #ARGV, 2 do
+if ARGV[9] ~= '' then fields.partial = ARGV[9] end
+for i = 11, #ARGV, 2 do
   local eid = attempt .. '-' .. ARGV[i]
-  redis.pcall('XADD', K.log(id), eid, 'p', ARGV[i + 1])
-  publish(s[3], id, eid, ARGV[i + 1])
+  local added = redis.pcall('XADD', K.log(id), eid, 'p', ARGV[i + 1])
+  if type(added) == 'string' then publish(s[3], id, eid, ARGV[i + 1]) end -- otherwise append has been here with it
   if not s[4] then fields.first = now end
 end
 leave_worker(id, worker)
-end_job(id, 'running', ARGV[4], now, tonumber(ARGV[9]), fields)
+end_job(id, 'running', ARGV[4], now, tonumber(ARGV[10]), fields)
 return 1

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Prolong a worker's lease; the first beat registers it.
 -- ARGV: worker ttl_ms first('1'|'0') info|''
 -- Returns {0}: the lease is lost, the worker must abort everything and exit. {1, id, why, ...}: jobs it must abort.

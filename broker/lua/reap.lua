@@ -1,10 +1,11 @@
+#!lua flags=allow-oom
 -- One round of looking after what nobody looks after; any number of processes may do it.
 -- ARGV: lease_ttl_ms grace_ms slack_ms limit retention_ms hold_gap_ms
--- Returns {requeued, failed, repushed, expired, retired}
+-- Returns {requeued, failed, repushed, expired, retired, due}
 local ttl, grace, slack, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local retention = tonumber(ARGV[5])
 local now = now_ms()
-local requeued, failed, repushed, expired, retired = 0, 0, 0, 0, 0
+local requeued, failed, repushed, expired, retired, due = 0, 0, 0, 0, 0, 0
 
 -- When no round ran for a while, Redis itself was away and no worker could beat: give them one lease's time.
 local r = redis.call('HMGET', K.reaper(), 'tick', 'hold')
@@ -55,21 +56,35 @@ for _, queue in ipairs(redis.call('SMEMBERS', K.queues())) do
   end
 end
 
--- 3. Deadlines.
+-- 3. Jobs whose next attempt was put off until now.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.delayed(), '-inf', now, 'LIMIT', 0, limit)) do
+  redis.call('ZREM', K.delayed(), id)
+  local s = redis.call('HMGET', K.job(id), 'state', 'queue')
+  if s[1] == 'queued' then
+    redis.call('HDEL', K.job(id), 'due')
+    redis.call('HSET', K.job(id), 'entered', now)
+    redis.call('ZADD', K.queued(s[2]), now, id)
+    push(id, s[2], true)
+    due = due + 1
+  end
+end
+
+-- 4. Deadlines.
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.deadlines(), '-inf', now, 'LIMIT', 0, limit)) do
   redis.call('ZREM', K.deadlines(), id)
   stop_job(id, 'expired', now, retention)
   expired = expired + 1
 end
 
--- 4. Index entries of records whose time is over.
+-- 5. Index entries of records whose time is over.
 for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.retire(), '-inf', now, 'LIMIT', 0, limit)) do
   local id, state, model = string.match(entry, '^(%S+) (%S+) (.*)$')
   redis.call('ZREM', K.by_state(state), id)
   redis.call('ZREM', K.by_model(model), id)
   redis.call('ZREM', K.jobs(), id)
+  redis.call('ZREM', K.dead(), id)
   redis.call('ZREM', K.retire(), entry)
   redis.call('DEL', K.job(id), K.log(id))
   retired = retired + 1
 end
-return {requeued, failed, repushed, expired, retired}
+return {requeued, failed, repushed, expired, retired, due}

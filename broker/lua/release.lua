@@ -1,23 +1,37 @@
--- running -> queued: a worker gives a job back. A drain costs no attempt; what the engine did not survive is counted, and
--- as often as attempts are lost workers, so that a request that kills engines does not go round the fleet for ever.
--- ARGV: id attempt worker reason retention_ms engine_failure('1'|'0') code status
+#!lua flags=allow-oom
+-- running -> queued: a worker gives a job back. What is given back costs nothing ('back', a drain), or is an attempt that was
+-- lost: to a failure worth another try after a delay ('retry'), or to the death of the engine under it ('kill'). A job under
+-- which the engine died max_kills times is taken for the cause, so that it does not go round the fleet.
+-- ARGV: id attempt worker kind('back'|'retry'|'kill') reason code|'' status|'' result|'' delay_ms max_kills retention_ms
 -- Returns the state the job is in now, or nil where it is not running with this attempt. A pending cancel ends it.
-local id, attempt, worker = ARGV[1], ARGV[2], ARGV[3]
-local retention = tonumber(ARGV[5])
-local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'queue', 'stream', 'sinks', 'cancel', 'max', 'worker')
-if s[1] == 'queued' and s[2] == attempt then return s[1] end -- the client library sent the script twice
+local id, attempt, worker, kind, reason, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local delay, retention = tonumber(ARGV[9]), tonumber(ARGV[11])
+local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'queue', 'stream', 'sinks', 'cancel', 'max', 'exp',
+  'finished_by', 'released_by')
+local me = worker .. ' ' .. attempt
+if s[11] == me or s[10] == me then return s[1] end -- the client library sent the script twice
 if s[1] ~= 'running' or s[2] ~= attempt then return nil end
 local now = now_ms()
 leave_worker(id, worker)
+redis.call('HSET', K.job(id), 'released_by', me)
 if s[7] then
-  end_job(id, 'running', s[7], now, retention, {})
+  end_job(id, 'running', s[7], now, retention, {finished_by = me})
   return s[7]
 end
-if ARGV[6] == '1' and redis.call('HINCRBY', K.job(id), 'losses', 1) >= tonumber(s[8]) then
-  end_job(id, 'running', 'failed', now, retention, {status = ARGV[8],
-    error = cjson.encode({code = ARGV[7], message = ARGV[4]})})
-  return 'failed'
+if kind ~= 'back' then
+  local lost = redis.call('HINCRBY', K.job(id), 'losses', 1)
+  local f
+  if kind == 'kill' and redis.call('HINCRBY', K.job(id), 'kills', 1) >= tonumber(ARGV[10]) then
+    f = {status = 500, error = cjson.encode({code = 'poisoned', message = reason})}
+  elseif lost >= tonumber(s[8]) or (s[9] and now + delay >= tonumber(s[9])) then
+    f = {status = ARGV[7], error = cjson.encode({code = code, message = reason}), result = ARGV[8] ~= '' and ARGV[8] or nil}
+  end
+  if f then
+    f.finished_by = me
+    end_job(id, 'running', 'failed', now, retention, f)
+    return 'failed'
+  end
 end
-local failed = back_to_queue(id, {s[3], attempt, s[4], s[5], s[6]}, worker, ARGV[6] == '1' and ARGV[7] or ARGV[4], now)
+local failed = back_to_queue(id, {s[3], attempt, s[4], s[5], s[6]}, worker, kind == 'back' and reason or code, now, delay)
 if failed then return failed end
 return 'queued'

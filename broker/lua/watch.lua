@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Have a job's events sent to an api process too.
 -- ARGV: id sink
 -- Returns the job's state, or nil where there is no such job.

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from broker.attempts import Claim
 from broker.connection import connect
 from broker.hub import EventHub, parse_cursor
 from broker.records import decode_ending
 from broker.settings import BrokerSettings
-from broker.store import Claim, JobStore
+from broker.store import JobStore
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState
 from tests.support import eventually, new_id

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
+from broker.attempts import Claim, Dropped
 from broker.errors import IdempotencyConflictError, QueueFullError
 from broker.settings import BrokerSettings
-from broker.store import Claim, Dropped, JobStore
+from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import Failed, Job, JobError, JobSpec, Queued, Running, Succeeded, Usage
@@ -180,18 +181,6 @@ async def test_release_goes_to_the_head_and_costs_no_attempt(store: JobStore) ->
     assert again.attempt == 2
     assert not await store.finish(claim, W, JobState.SUCCEEDED)
     assert await store.finish(again, W, JobState.SUCCEEDED)
-
-
-async def test_a_job_that_engines_do_not_survive_is_failed_in_the_end(store: JobStore) -> None:
-    claim = await claimed(store, max_attempts=2)
-    dead = FailureCode.ENGINE_UNAVAILABLE
-    assert await store.release(claim, W, "it died", dead) is JobState.QUEUED
-    again = await store.claim(claim.id, W)
-    assert isinstance(again, Claim)
-    assert await store.release(again, W, "it died again", dead) is JobState.FAILED
-    job = await read(store, claim.id)
-    assert job.phase == Failed(JobError(dead, "it died again"), 503)
-    assert [a.reason for a in job.history] == [dead]
 
 
 async def test_cancel_queued_is_immediate_and_its_message_gives_nothing(store: JobStore) -> None:

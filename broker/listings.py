@@ -1,0 +1,129 @@
+"""Listing jobs, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from broker.lookups import JobLookups
+from broker.records import FIELDS, to_job
+from jobs.failures import FailureCode
+from jobs.model import Failed, Job
+from jobs.states import JobState
+
+_MOST_EXAMINED = 1000
+_STEP = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some jobs, and the cursor of the next page, or None."""
+
+    jobs: tuple[Job, ...]
+    cursor: str | None
+
+
+class JobListings(JobLookups):
+    """What may be listed. A page reads at most 1,000 records, so it may hold fewer than ``limit`` and still have a cursor.
+
+    Every method raises ``ValueError`` for a cursor that it did not make.
+    """
+
+    async def list_jobs(
+        self,
+        *,
+        state: JobState | None = None,
+        model: str | None = None,
+        created_after_ms: int | None = None,
+        created_before_ms: int | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+        newest_first: bool = True,
+    ) -> Page:
+        """List jobs by creation time."""
+        index = (
+            self.keys("by_state", state)
+            if state
+            else self.keys("by_model", model)
+            if model
+            else self.keys("jobs")
+        )
+
+        def wanted(job: Job) -> bool:
+            return (state is None or job.state is state) and (model is None or job.model == model)
+
+        low = float("-inf") if created_after_ms is None else created_after_ms
+        high = float("inf") if created_before_ms is None else created_before_ms
+        return await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
+
+    async def list_dead(
+        self,
+        *,
+        code: FailureCode | None = None,
+        model: str | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> Page:
+        """List jobs that failed or expired and were not repeated, by their end, the latest first.
+
+        Args:
+            code: only those that failed with it.
+            model: only this model's.
+            limit: jobs in a page.
+            cursor: of the page before.
+        """
+
+        def wanted(job: Job) -> bool:
+            failed = isinstance(job.phase, Failed) and job.phase.error.code is code
+            return (code is None or failed) and (model is None or job.model == model)
+
+        bounds = float("-inf"), float("inf")
+        return await self._page(self.keys("dead"), wanted, *bounds, limit, cursor, newest_first=True)
+
+    async def _page(
+        self,
+        index: str,
+        wanted: Callable[[Job], bool],
+        low: float,
+        high: float,
+        limit: int,
+        cursor: str | None,
+        *,
+        newest_first: bool,
+    ) -> Page:
+        """Walk an index of job ids by score, and by id where scores are equal."""
+        at: tuple[int, str] | None = None
+        if cursor is not None:
+            score, _, last = cursor.partition("_")
+            at = (int(score), last)
+            low, high = (low, at[0]) if newest_first else (at[0], high)
+        find = self.client.zrevrangebyscore if newest_first else self.client.zrangebyscore
+        bounds = (high, low) if newest_first else (low, high)
+        found: list[tuple[tuple[int, str], Job]] = []
+        offset = examined = 0
+        last_seen = at
+        while examined < _MOST_EXAMINED:
+            rows: list[Any] = await self._ask(find(index, *bounds, start=offset, num=_STEP, withscores=True))
+            offset += len(rows)
+            entries = [(int(score), job_id) for job_id, score in rows]
+            if at is not None:
+                entries = [e for e in entries if (e < at if newest_first else e > at)]
+            pipe = self.client.pipeline(transaction=False)
+            for _, job_id in entries:
+                pipe.hmget(self.keys("job", job_id), list(FIELDS))
+            for entry, values in zip(entries, await self._ask(pipe.execute()), strict=True):
+                job = to_job(values)
+                examined += 1
+                last_seen = entry
+                if job is not None and wanted(job):
+                    found.append((entry, job))
+                    if len(found) > limit:
+                        return Page(tuple(job for _, job in found[:limit]), _cursor(found[limit - 1][0]))
+            if len(rows) < _STEP:
+                return Page(tuple(job for _, job in found), None)
+        return Page(tuple(job for _, job in found), None if last_seen is None else _cursor(last_seen))
+
+
+def _cursor(entry: tuple[int, str]) -> str:
+    return f"{entry[0]}_{entry[1]}"
