@@ -7,7 +7,7 @@ from kombu import Queue
 
 from broker import transport
 from broker.keys import Keys
-from broker.urls import celery_url
+from broker.urls import celery_options, celery_url
 from jobs.lanes import Lane
 
 TASK_NAME = "penstock.run"
@@ -41,6 +41,7 @@ def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_e
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 5,
+            **celery_options(redis_url),
         },
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,

@@ -3,28 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
+from redis import ConnectionPool as SyncPool
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.errors import StoreUnavailableError
-from broker.urls import without_password
+from broker.sentinel import MasterConnection, SyncMasterConnection, client_options
+from broker.urls import sentinels_of, without_password
+
+T = TypeVar("T")
 
 _CONNECTIONS = 32
 
 
-class _PlainSend(AbstractConnection):
-    """Sends without ``asyncio.wait_for``, in which Python 3.11 can lose a cancellation (python/cpython#86296).
-
-    redis-py uses it for every command: a task that was cancelled meanwhile would go on as if nothing had happened.
+class _Retry(Retry):
+    """Sends a command that timed out once more only: the connection may have been dead, but a server that stalls does
+    not answer sooner for being asked again, and who waits wants to know.
     """
+
+    async def call_with_retry(
+        self,
+        do: Callable[[], Awaitable[T]],
+        fail: Callable[..., Any],
+        is_retryable: Callable[[Exception], bool] | None = None,
+        with_failure_count: bool = False,  # noqa: FBT001, FBT002 - redis-py's signature
+    ) -> T:
+        """As redis-py's."""
+        timeouts = 0
+
+        def worth_it(error: Exception) -> bool:
+            nonlocal timeouts
+            timeouts += isinstance(error, RedisTimeoutError)
+            return timeouts <= 1 and (is_retryable is None or is_retryable(error))
+
+        return await super().call_with_retry(do, fail, worth_it, with_failure_count)
+
+
+class _Connection(AbstractConnection):
+    """Leaves a server that is no longer the master, and survives cancellation.
+
+    It sends without ``asyncio.wait_for``, in which Python 3.11 can lose a cancellation (python/cpython#86296). redis-py
+    uses it for every command: a task that was cancelled meanwhile would go on as if nothing had happened.
+    """
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        """As redis-py's, but a demoted master's refusal counts as a broken connection: the next one finds the new."""
+        try:
+            return await super().read_response(*args, **options)
+        except (ReadOnlyError, MasterDownError) as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"no longer the master: {error}") from error
 
     async def send_packed_command(
         self,
@@ -56,7 +93,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
     """Make a client; it connects when first used.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://``.
         retries: how often a command is sent again after a broken connection.
         timeout_s: longest wait for a reply, and for one of the client's connections to be free.
         text: replies are decoded as UTF-8; else they are bytes.
@@ -64,20 +101,41 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
     Raises:
         ValueError: the address cannot be read.
     """
+    options: dict[str, Any] = {
+        "max_connections": _CONNECTIONS,
+        "timeout": timeout_s,
+        "decode_responses": text,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": min(3.0, timeout_s),
+        "health_check_interval": 15,
+        "retry": _Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+    }
     # A burst waits its turn for a connection; redis-py's usual pool would fail what exceeds its size.
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=timeout_s,
-        decode_responses=text,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=min(3.0, timeout_s),
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
-    pool.connection_class = type("Connection", (_PlainSend, pool.connection_class), {})
+    if sentinels := sentinels_of(url):
+        pool = BlockingConnectionPool(
+            connection_class=MasterConnection, **options, **client_options(sentinels)
+        )
+    else:
+        pool = BlockingConnectionPool.from_url(url, **options)
+    pool.connection_class = type("Connection", (_Connection, pool.connection_class), {})
     return Redis.from_pool(pool)
+
+
+def connect_sync(url: str, **options: Any) -> SyncRedis:
+    """Make a client without asyncio, short of patience; close it after use.
+
+    Args:
+        url: as for :func:`connect`.
+        options: redis-py's, such as ``decode_responses``.
+
+    Raises:
+        ValueError: the address cannot be read.
+    """
+    options = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0} | options
+    sentinels = sentinels_of(url)
+    if sentinels is None:
+        return SyncRedis.from_url(url, **options)
+    return SyncRedis.from_pool(SyncPool(SyncMasterConnection, **options, **client_options(sentinels)))
 
 
 def ping(url: str) -> None:
@@ -87,7 +145,7 @@ def ping(url: str) -> None:
         StoreUnavailableError: none does; the message names the address, without its password.
     """
     try:
-        with SyncRedis.from_url(url, socket_connect_timeout=3, socket_timeout=5, retry=None) as client:
+        with connect_sync(url, retry=None) as client:
             client.ping()
     except (RedisError, OSError, ValueError) as error:
         raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error

@@ -19,6 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from broker.celery_app import TASK_NAME, make_celery
+from broker.connection import connect_sync
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
 from broker.urls import without_password
@@ -56,7 +57,7 @@ def learn_at(redis_url: str, namespace: str) -> str:
     """
     app = make_celery(redis_url, namespace)
     app.conf.update(broker_connection_retry=False, broker_connection_max_retries=1, task_publish_retry=False)
-    client = Redis.from_url(redis_url, socket_timeout=5.0, socket_connect_timeout=3.0)
+    client = connect_sync(redis_url)
     try:
         client.ping()
         return learn_envelope(app, client)
@@ -81,7 +82,7 @@ def greet(app: Celery, url: str, keys: Keys) -> None:
         StoreUnavailableError: it is not, or does not.
     """
     try:
-        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=5) as client:
+        with connect_sync(url) as client:
             publish_envelope(app, client, keys)
     except (RedisError, OSError, OperationalError) as error:
         raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error

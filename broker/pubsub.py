@@ -1,18 +1,28 @@
-"""One pub/sub channel, kept alive: messages in order, and a call whenever some may have been missed."""
+"""One pub/sub channel, kept alive: messages in order, and a call whenever some may have been missed.
+
+A subscription can hang on a server that nobody publishes to any more, as on a master that was demoted while its address
+moved on. So a channel that is silent is sent an echo, through a script that only a master runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
 log = structlog.get_logger(__name__)
 
 _decode = msgspec.msgpack.Decoder(list[str]).decode
+
+_ECHO = "#!lua flags=allow-oom\nreturn redis.call('PUBLISH', ARGV[1], ARGV[2])"
+_NOTHING = msgspec.msgpack.encode([])
 
 
 class Subscriber:
@@ -23,6 +33,7 @@ class Subscriber:
         channel: what to subscribe to.
         on_message: takes one message; must not block or raise.
         on_gap: called after every (re)connection, when messages may have been missed.
+        silence_s: after so many seconds without a message it is tested, and after as many more given up.
     """
 
     def __init__(
@@ -31,11 +42,13 @@ class Subscriber:
         channel: str,
         on_message: Callable[[list[str]], None],
         on_gap: Callable[[], None],
+        silence_s: float = 5.0,
     ) -> None:
         self._client = client
         self._channel = channel
         self._on_message = on_message
         self._on_gap = on_gap
+        self._silence_s = silence_s
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._subscribed = asyncio.Event()
@@ -69,13 +82,10 @@ class Subscriber:
             try:
                 async with self._client.pubsub() as pubsub:
                     await pubsub.subscribe(self._channel)
-                    while not self._stopping:
-                        # The time-out lets redis-py's health check find a dead connection.
-                        message = await pubsub.get_message(timeout=5.0)
-                        if message is None:
-                            continue
+                    async for message in self._messages(pubsub):
                         if message["type"] == "message":
-                            self._on_message(_decode(message["data"]))
+                            if words := _decode(message["data"]):  # else an echo
+                                self._on_message(words)
                         elif message["type"] == "subscribe":
                             delay_s = 0.05
                             self._subscribed.set()
@@ -85,3 +95,26 @@ class Subscriber:
                 self._subscribed.clear()
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 1.0)
+
+    async def _messages(self, pubsub: PubSub) -> AsyncIterator[dict[str, Any]]:
+        """Yield what comes.
+
+        Raises:
+            RedisError: the connection broke, or no longer leads to where messages are published.
+        """
+        echo_at = 0.0
+        while not self._stopping:
+            # The time-out lets redis-py's health check find a dead connection.
+            message = await pubsub.get_message(timeout=self._silence_s)
+            now = asyncio.get_running_loop().time()
+            if message is not None:
+                echo_at = 0.0
+                yield message
+            elif echo_at and now - echo_at > 0.9 * self._silence_s:
+                raise RedisConnectionError("no echo: the subscription leads nowhere")
+            elif not echo_at:
+                try:
+                    await self._client.execute_command("EVAL", _ECHO, 0, self._channel, _NOTHING)
+                    echo_at = now
+                except ResponseError as error:  # it writes nothing at the moment, so there is nothing to miss
+                    log.debug("echo_refused", channel=self._channel, error=str(error))

@@ -5,6 +5,10 @@
   channel serves.
 - Kombu pops one message a round trip. ``BLMPOP`` (Redis 7.0) pops as many as the worker has room for, still strictly from
   the first lane that has any, so that a burst reaches the engine as one batch.
+- The bulk lane is left out of a pop while the worker's lane controller gives it no room.
+
+And made to follow the master: what a demoted one refuses counts as a broken connection; ``sentinel://`` addresses ask
+for the master anew at every connection.
 """
 
 from __future__ import annotations
@@ -16,16 +20,28 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from broker.sentinel import SyncMasterConnection, client_options
 
 FREE_SLOTS = "penstock_free_slots"
 """Transport option: a function that says how many more messages the worker has room for."""
 
+BULK_ROOM = "penstock_bulk_room"
+"""Transport option: the bulk lane's queue, and a function that says how many of its messages may be taken now."""
+
 _MOST = 32
+_HELD_S = 0.02
+"""How long a pop without the bulk lane waits before it is looked whether bulk may go on."""
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
     """A channel that keeps its client and pops in batches."""
 
+    do_restore = (
+        False  # of messages, when a connection breaks: the reaper pushes what is missing, and nothing twice
+    )
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
@@ -45,9 +61,16 @@ class Channel(redis.Channel):  # type: ignore[misc]
             return
         free_slots = self.connection.client.transport_options.get(FREE_SLOTS)
         count = min(max(free_slots(), 1), _MOST) if free_slots else 1
+        wait_s = self.brpop_timeout if timeout is None else timeout
+        bulk_queue, bulk_room = self.connection.client.transport_options.get(BULK_ROOM) or (None, None)
+        if bulk_queue in queues and bulk_room is not None:
+            room = bulk_room()
+            count = max(1, min(count, room))
+            if room <= 0 and len(queues) > 1:
+                queues = [queue for queue in queues if queue != bulk_queue]
+                wait_s = min(wait_s or _HELD_S, _HELD_S)
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
-        wait_s = self.brpop_timeout if timeout is None else timeout
         self.client.connection.send_command(
             "BLMPOP", wait_s or 0, len(queues), *queues, "RIGHT", "COUNT", count
         )
@@ -55,7 +78,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
     def _brpop_read(self, **options: Any) -> bool:
         try:
             try:
-                reply = self.client.parse_response(self.client.connection, "BLMPOP", **options)
+                reply = self._pop_reply(**options)
             except self.connection_errors:
                 self.client.connection.disconnect()  # the next round connects again
                 raise
@@ -70,6 +93,25 @@ class Channel(redis.Channel):  # type: ignore[misc]
             self._in_poll = None
             self._flush_brpop_reauth()
 
+    def _pop_reply(self, **options: Any) -> Any:
+        try:
+            return self.client.parse_response(self.client.connection, "BLMPOP", **options)
+        except ResponseError as error:
+            # Of a pop, Redis refuses nothing for our sake: it is loading, was demoted (READONLY, UNBLOCKED), and so on.
+            raise RedisConnectionError(f"cannot pop: {error}") from error
+
+
+class SentinelChannel(Channel):
+    """The same channel to the master that the sentinels name, see :func:`broker.urls.celery_options`."""
+
+    from_transport_options = (*Channel.from_transport_options, "sentinels")
+    connection_class = SyncMasterConnection
+    sentinels: Any = None
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature
+        params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        return params | client_options(self.sentinels)
+
 
 class Transport(redis.Transport):  # type: ignore[misc]
     """The transport with that channel."""
@@ -77,7 +119,14 @@ class Transport(redis.Transport):  # type: ignore[misc]
     Channel = Channel
 
 
+class SentinelTransport(Transport):
+    """The transport with that channel."""
+
+    Channel = SentinelChannel
+
+
 def install() -> None:
-    """Make kombu's ``redis://``, ``rediss://`` and ``redis+socket://`` addresses use this transport."""
+    """Make kombu's ``redis://``, ``rediss://``, ``redis+socket://`` and ``sentinel://`` addresses use these transports."""
     for alias in ("redis", "rediss", "redis+socket"):
         TRANSPORT_ALIASES[alias] = "broker.transport:Transport"
+    TRANSPORT_ALIASES["sentinel"] = "broker.transport:SentinelTransport"

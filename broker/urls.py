@@ -1,17 +1,78 @@
-"""Addresses of Redis, as redis-py and as kombu write them."""
+"""Addresses of Redis, as redis-py and as kombu write them, and of a master that Redis Sentinel knows."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
+
+_SENTINEL_SCHEMES = {"sentinel", "redis+sentinel"}
+_SENTINEL_PORT = 26379
+_SENTINEL_FORM = "sentinel://[user:password@]host:26379,host:26379/master-name[/db]"
+_SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Who knows where the master is, and how to log in at both.
+
+    Attributes:
+        hosts: the sentinels' hosts and ports, asked in this order.
+        master: the name under which they watch the master.
+        database: its database.
+        username: for the master.
+        password: for the master.
+        login: ``username`` and ``password`` for the sentinels themselves, where they want any.
+    """
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+    database: int
+    username: str | None
+    password: str | None
+    login: tuple[tuple[str, str], ...] = ()
+
+
+def sentinels_of(url: str) -> Sentinels | None:
+    """Read ``sentinel://[user:password@]host[:port],host[:port]/master-name[/db]``; None: an address of another kind.
+
+    ``redis+sentinel://`` is the same. The user and password are the master's; ``?sentinel_password=`` and
+    ``sentinel_username=`` are the sentinels' own.
+
+    Raises:
+        ValueError: it is one, but cannot be read.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SENTINEL_SCHEMES:
+        return None
+    userinfo, _, netloc = parts.netloc.rpartition("@")
+    hosts = tuple(_host(item) for item in netloc.split(",") if item)
+    master, _, database = unquote(parts.path).strip("/").partition("/")
+    if not hosts or not master or not (database or "0").isdecimal():
+        raise ValueError(f"a Sentinel address reads {_SENTINEL_FORM}")
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    if unknown := options.keys() - _SENTINEL_OPTIONS:
+        raise ValueError(f"a Sentinel address takes no option {', '.join(sorted(unknown))}")
+    username, _, password = (unquote(part) for part in userinfo.partition(":"))
+    login = tuple((name.removeprefix("sentinel_"), value) for name, value in sorted(options.items()))
+    return Sentinels(hosts, master, int(database or 0), username or None, password or None, login)
+
+
+def _host(text: str) -> tuple[str, int]:
+    one = urlsplit(f"//{text}")
+    if not one.hostname or one.username is not None:
+        raise ValueError(f"a Sentinel address reads {_SENTINEL_FORM}")
+    return one.hostname, one.port or _SENTINEL_PORT
 
 
 def celery_url(url: str) -> str:
-    """Turn redis-py's address into kombu's.
+    """Turn redis-py's address into kombu's; of several sentinels it names the first, :func:`celery_options` all.
 
     ``redis://`` and ``rediss://`` are the same in both; ``unix:///path?db=0`` becomes ``redis+socket:///path?virtual_host=0``.
 
     Raises:
-        ValueError: the scheme is none of these.
+        ValueError: the scheme is none of these, or the address cannot be read.
     """
     parts = urlsplit(url)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
@@ -23,15 +84,31 @@ def celery_url(url: str) -> str:
     if parts.scheme == "unix":
         database = parse_qs(parts.query).get("db", ["0"])[0]
         return f"redis+socket://{parts.path}?virtual_host={database}"
-    msg = f"a Redis address starts with redis://, rediss:// or unix://, not {parts.scheme or url!r}"
-    raise ValueError(msg)
+    if sentinels := sentinels_of(url):
+        user = ":".join(quote(part or "", safe="") for part in (sentinels.username, sentinels.password))
+        host, port = sentinels.hosts[0]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"sentinel://{user}@{where}/{sentinels.database}".replace("//:@", "//")
+    raise ValueError(
+        "a Redis address starts with redis://, rediss://, unix:// or sentinel://, not "
+        f"{parts.scheme or url!r}"
+    )
+
+
+def celery_options(url: str) -> dict[str, Any]:
+    """Return what kombu (and Flower) must be told beside the address."""
+    sentinels = sentinels_of(url)
+    if sentinels is None:
+        return {}
+    login = dict(sentinels.login)
+    return {"sentinels": sentinels, "master_name": sentinels.master, "sentinel_kwargs": login}
 
 
 def without_password(url: str) -> str:
     """Return the address as it may be shown."""
     parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    user = parts.username or ""
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+    userinfo, _, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    if colon:
+        url = url.replace(f"{userinfo}@{hosts}", f"{user}:***@{hosts}", 1)
+    return re.sub(r"(password=)[^&]*", r"\1***", url)

@@ -32,7 +32,7 @@ LATENCY_BUCKETS_S = (
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 
 
-REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired")
+REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due")
 
 
 def reaped_counter(registry: CollectorRegistry) -> Counter:
@@ -117,6 +117,14 @@ class WorkerMetrics:
             "Writes refused because the job was no longer this attempt's.",
             registry=registry,
         )
+        self.given_back = Counter(
+            "penstock_attempts_given_back_total",
+            "Attempts that this worker ended without ending the job: drained, or to be tried again.",
+            registry=registry,
+        )
+        self.bulk_limit = Gauge(
+            "penstock_bulk_limit", "Bulk jobs that the lane controller allows at once.", registry=registry
+        )
         self.beats = Counter("penstock_heartbeats_total", "Leases prolonged.", registry=registry)
         self.reaped = reaped_counter(registry)
         for code in failure_codes:
@@ -126,5 +134,5 @@ class WorkerMetrics:
             self.run_time.labels(state)
         for kind in ("prompt", "completion"):
             self.tokens.labels(kind)
-        for reason in ("running", "gone", "fenced", "redis_unavailable", *JOB_ENDS):
+        for reason in ("running", "gone", "fenced", "delayed", "newer", "redis_unavailable", *JOB_ENDS):
             self.dropped.labels(reason)

@@ -16,6 +16,8 @@ from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
 from broker.celery_app import TASK_NAME
+from broker.keys import Keys
+from jobs.lanes import Lane
 from workers.host import EngineHost
 from workers.pool import loop_pool
 from workers.settings import WorkerSettings
@@ -74,7 +76,7 @@ class CeleryWorker:
         self._signals = 0
         self._dead: str | None = None
         self._worker = app.Worker(
-            pool=loop_pool(host),
+            pool=loop_pool(host, Keys(settings.namespace)("queue", settings.pool, Lane.BULK)),
             concurrency=capacity,
             hostname=settings.node_name,
             task_events=settings.task_events,
@@ -97,7 +99,23 @@ class CeleryWorker:
     def die(self, reason: str) -> None:
         """End as soon as the running tasks have returned. Callable from any thread."""
         self._dead = reason
-        worker_state.should_stop = 1
+        self._stop(1)
+
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Stop claiming, give running jobs ``timeout_s`` seconds (by default the setting), give back the rest, end with 0.
+
+        Callable from any thread.
+        """
+        timeout_s = self._drain_timeout_s if timeout_s is None else timeout_s
+        log.info("draining", timeout_s=timeout_s)
+        self._host.drain(timeout_s)
+        self._stop(0)
+
+    def _stop(self, status: int) -> None:
+        worker_state.should_stop = status
+        pool = getattr(self._worker, "pool", None)
+        if pool is not None:  # otherwise it has not begun to take messages
+            pool.wake()
 
     def _take_signals(self, **_: Any) -> None:
         log.info(
@@ -113,6 +131,5 @@ class CeleryWorker:
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         """First: stop claiming and drain. Second: give back what still runs, now."""
         self._signals += 1
-        log.info("draining", signal=signal.Signals(signum).name, timeout_s=self._drain_timeout_s)
-        self._host.drain(self._drain_timeout_s if self._signals == 1 else 0.0)
-        worker_state.should_stop = 0
+        log.info("signal", signal=signal.Signals(signum).name)
+        self.drain(None if self._signals == 1 else 0.0)

@@ -32,6 +32,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 ttft_s=settings.simulated_ttft_s,
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
+                max_model_len=settings.simulated_max_model_len,
                 journal_path=settings.simulated_journal,
             ),
         )

@@ -13,11 +13,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
 import uvloop
 
+from broker.ask import Answerer, Question
+from broker.attempts import DRAIN
 from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.pubsub import Subscriber
@@ -25,8 +28,11 @@ from broker.reaper import reap_forever
 from broker.store import JobStore, Reaped
 from broker.urls import without_password
 from monitoring.metrics import REAPER_ACTIONS, WorkerMetrics
+from workers.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
-from workers.runner import FENCED, RELEASED, Outcome, Runner
+from workers.engines.counting import prompt_overhead
+from workers.lanes import LaneController, Signals
+from workers.runner import Runner
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -42,16 +48,26 @@ class EngineHost:
         engine: not yet started.
         metrics: the worker's metrics.
         on_dead: called (on the loop) when this process must end: the lease is lost or the engine died.
+        on_drain: called (on the loop) when somebody asked for a drain, with the seconds it may take; None: as set.
     """
 
     def __init__(
-        self, settings: WorkerSettings, engine: Engine, metrics: WorkerMetrics, on_dead: Callable[[str], None]
+        self,
+        settings: WorkerSettings,
+        engine: Engine,
+        metrics: WorkerMetrics,
+        on_dead: Callable[[str], None],
+        on_drain: Callable[[float | None], None],
     ) -> None:
         self.settings = settings
         self.engine = engine
         self.worker = f"{settings.node_name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._metrics = metrics
         self._on_dead = on_dead
+        self._on_drain = on_drain
+        self._draining = False
+        self._lanes: LaneController | None = None
+        self._news = asyncio.Event()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
@@ -59,6 +75,7 @@ class EngineHost:
         self._store: JobStore | None = None
         self._runner: Runner | None = None
         self._control: Subscriber | None = None
+        self._answerer: Answerer | None = None
         self.info: dict[str, Any] = {}
         self._stopping = False
         self._dead = False
@@ -97,6 +114,16 @@ class EngineHost:
         self._jobs.add(task)
         task.add_done_callback(settle)
 
+    def bulk_room(self, bulk: int, others: int) -> int:
+        """Return how many more bulk jobs may be taken beside ``bulk`` bulk jobs and ``others``."""
+        if self._lanes is None:
+            return 0
+        stats = self.engine.stats()
+        signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
+        room = self._lanes.room(signals, time.monotonic())
+        self._metrics.bulk_limit.set(self._lanes.limit)
+        return room
+
     def cancel_job(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
         if self._store is None:
@@ -108,7 +135,13 @@ class EngineHost:
 
     def drain(self, timeout_s: float) -> None:
         """Give running jobs ``timeout_s`` seconds, then give back the rest. Returns at once."""
-        self._loop.call_soon_threadsafe(self._loop.call_later, timeout_s, self._release_all)
+
+        def begin() -> None:
+            self._draining = True
+            self._news.set()
+            self._loop.call_later(timeout_s, self._release_all)
+
+        self._loop.call_soon_threadsafe(begin)
 
     def _release_all(self) -> None:
         if self._runner is not None:
@@ -138,7 +171,10 @@ class EngineHost:
             s.max_result_bytes,
             lambda why: self._die(f"the engine died: {why}"),
         )
+        self._lanes = LaneController(s.concurrency or self.engine.capacity(), s.bulk_reserve)
+        self._answerer = Answerer(store.client, store.keys, self.engine.count)
         models = self.engine.models()
+        overheads = {m.name: await prompt_overhead(self.engine, m) for m in models}
         self.info = {
             "name": s.node_name,
             "host": platform.node(),
@@ -160,6 +196,8 @@ class EngineHost:
                         "endpoints": list(m.endpoints),
                         "max_model_len": m.max_model_len,
                         "max_token_bytes": m.max_token_bytes,
+                        "max_output_tokens": m.max_output_tokens,
+                        "prompt_overhead": overheads[m.name],
                     }
                     for m in models
                 }
@@ -204,6 +242,7 @@ class EngineHost:
     def _state(self) -> dict[str, Any]:
         stats = self.engine.stats()
         return self.info | {
+            "state": "draining" if self._draining else "ready",
             "running": self._runner.running if self._runner else 0,
             "engine_running": stats.running,
             "engine_waiting": stats.waiting,
@@ -211,21 +250,36 @@ class EngineHost:
         }
 
     def _on_control(self, message: list[str]) -> None:
-        job_id, why = message
-        if self._runner is not None:
-            self._runner.stop(job_id, why)
+        question = Question.decode(message)
+        if question is not None:
+            if self._answerer is not None:
+                self._answerer.take(question)
+            return
+        self._obey(*message)
+
+    def _obey(self, job_id: str, why: str) -> None:
+        """Stop a job, or drain: what the control channel says at once and the heartbeat's answer says again."""
+        if job_id != DRAIN:
+            if self._runner is not None:
+                self._runner.stop(job_id, why)
+        elif not self._draining:
+            self._draining = True
+            self._on_drain(float(why) if why else None)
 
     async def _beat(self) -> None:
         store, runner = self._store, self._runner
         if store is None or runner is None:
             return
         while True:
-            await asyncio.sleep(self.settings.heartbeat_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.heartbeat_s):
+                    await self._news.wait()
+            self._news.clear()
             try:
                 await self.engine.check()
             except EngineDeadError as error:
                 log.exception("engine_died")
-                runner.stop_all(RELEASED)
+                runner.stop_all(ENGINE_DEAD)
                 self._die(f"the engine died: {error}")
                 return
             try:
@@ -240,7 +294,7 @@ class EngineHost:
                 return
             self._metrics.beats.inc()
             for job_id, why in cancels.items():
-                runner.stop(job_id, why)
+                self._obey(job_id, why)
 
     async def _stop(self) -> None:
         self._stopping = True
@@ -249,6 +303,8 @@ class EngineHost:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._control is not None:
             await self._control.stop()
+        if self._answerer is not None:
+            await self._answerer.stop()
         if self._store is not None:
             try:
                 await self._store.bury(self.worker)

@@ -58,7 +58,11 @@ def run_worker(overrides: dict[str, Any]) -> None:
         if worker is not None:
             worker.die(reason)
 
-    host = EngineHost(settings, engine_for(settings), metrics, on_dead)
+    def on_drain(timeout_s: float | None) -> None:
+        if worker is not None:
+            worker.drain(timeout_s)
+
+    host = EngineHost(settings, engine_for(settings), metrics, on_dead, on_drain)
     log.info("engine_starting", engine=settings.engine, model=settings.model)
     status = 1
     try:

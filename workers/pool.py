@@ -21,10 +21,10 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
 
-from broker.transport import FREE_SLOTS
+from broker.transport import BULK_ROOM, FREE_SLOTS
 from jobs.states import JobState
+from workers.endings import Outcome
 from workers.host import EngineHost
-from workers.runner import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -37,15 +37,19 @@ class LoopPool(BasePool):  # type: ignore[misc]
     """Runs tasks whose only argument is their id as jobs on an engine host; see :func:`loop_pool`."""
 
     host: EngineHost
+    bulk_queue: str
     body_can_be_buffer = True
     signal_safe = False
     task_join_will_block = False
 
     def on_start(self) -> None:
         """Open the way back from the loop."""
-        self._done: deque[tuple[Callable[..., Any], float, Outcome | BaseException]] = deque()
+        self._done: deque[tuple[Callable[..., Any], float, bool, Outcome | BaseException]] = deque()
         self._inflight = 0
-        self.app.conf.broker_transport_options[FREE_SLOTS] = self.free_slots
+        self._bulk = 0
+        options = self.app.conf.broker_transport_options
+        options[FREE_SLOTS] = self.free_slots
+        options[BULK_ROOM] = (self.bulk_queue, self.bulk_room)
         self._wake, self._ring = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._ring, False)
@@ -57,6 +61,10 @@ class LoopPool(BasePool):  # type: ignore[misc]
     def free_slots(self) -> int:
         """Return how many more jobs may start."""
         return int(self.limit) - self._inflight
+
+    def bulk_room(self) -> int:
+        """Return how many more bulk jobs may start."""
+        return self.host.bulk_room(self._bulk, self._inflight - self._bulk)
 
     def on_apply(
         self,
@@ -73,14 +81,20 @@ class LoopPool(BasePool):  # type: ignore[misc]
         started = time.monotonic()
         if accept_callback is not None:
             accept_callback(os.getpid(), started)
+        bulk = args[2]["delivery_info"]["routing_key"] == self.bulk_queue
         self._inflight += 1
+        self._bulk += bulk
 
         def done(outcome: Outcome | BaseException) -> None:
-            self._done.append((callback, started, outcome))
-            with contextlib.suppress(BlockingIOError):  # a full pipe rings already
-                os.write(self._ring, b"\0")
+            self._done.append((callback, started, bulk, outcome))
+            self.wake()
 
         self.host.submit_job(args[1], done)
+
+    def wake(self) -> None:
+        """Have Celery's loop turn now, so that it sees what has changed. Callable from any thread."""
+        with contextlib.suppress(BlockingIOError):  # a full pipe rings already
+            os.write(self._ring, b"\0")
 
     def _settle(self) -> None:
         """Tell Celery of everything that ended since the last call."""
@@ -89,8 +103,9 @@ class LoopPool(BasePool):  # type: ignore[misc]
         except BlockingIOError:
             return
         while self._done:
-            callback, started, outcome = self._done.popleft()
+            callback, started, bulk, outcome = self._done.popleft()
             self._inflight -= 1
+            self._bulk -= bulk
             callback(_celery_result(callback, outcome, time.monotonic() - started))
 
     def on_stop(self) -> None:
@@ -106,9 +121,9 @@ class LoopPool(BasePool):  # type: ignore[misc]
         return info | {"running": self._inflight}
 
 
-def loop_pool(host: EngineHost) -> type[LoopPool]:
+def loop_pool(host: EngineHost, bulk_queue: str) -> type[LoopPool]:
     """Return the pool class for one engine host, as ``app.Worker(pool=...)`` wants it."""
-    return type("LoopPool", (LoopPool,), {"host": host})
+    return type("LoopPool", (LoopPool,), {"host": host, "bulk_queue": bulk_queue})
 
 
 def _celery_result(

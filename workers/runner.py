@@ -5,63 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
 
-import msgspec
 import structlog
 
+from broker.attempts import Claim, Dropped
 from broker.errors import StoreUnavailableError
-from broker.store import Claim, Dropped, JobStore
-from jobs.chunks import Chunk
-from jobs.failures import FAILURES, FailureCode, code_for_status
+from broker.store import JobStore
+from jobs.chunks import Chunk, Text
+from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.states import JobState
 from monitoring.metrics import WorkerMetrics
+from workers.endings import ENGINE_DEAD, FENCED, RELEASED, TIMED_OUT, Endings, Outcome, Run
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
+from workers.quarantine import Quarantine
 from workers.stream import Flusher, StreamBuffer
 
 log = structlog.get_logger(__name__)
 
-_RETRY_S = 0.5
-
-FENCED = "fenced"
-RELEASED = "released"
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    param: str | None = None
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _Error
-
-
-_decode_error = msgspec.json.Decoder(_ErrorBody).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a queue message.
-
-    Attributes:
-        state: the terminal state that this run gave the job; None where it gave none.
-        reason: failure code, or why nothing was run, or ``released`` or ``fenced``.
-    """
-
-    state: JobState | None
-    reason: str | None = None
-
-
-@dataclass(slots=True)
-class _Run:
-    claim: Claim
-    task: asyncio.Task[Final] | None = None
-    why: str | None = None
-
-    def stopped(self) -> bool:
-        """Whether somebody asked for its end."""
-        return self.why is not None
+_ABORT_GRACE_S = 0.5  # for an engine to tell how far it came; then the run is cancelled
+_SUSPECT_WINDOW_S = 5.0
 
 
 class Runner:
@@ -89,9 +53,10 @@ class Runner:
         self._store = store
         self._worker = worker
         self._metrics = metrics
-        self._max_result_bytes = max_result_bytes
-        self._runs: dict[str, _Run] = {}
-        self._flusher = Flusher(store, lambda job_id: self.stop(job_id, FENCED))
+        self._endings = Endings(store, worker, metrics, max_result_bytes)
+        self._runs: dict[str, Run] = {}
+        self._flusher = Flusher(store, self._on_refused)
+        self._quarantine = Quarantine(_SUSPECT_WINDOW_S)
         self._on_engine_dead = on_engine_dead
         self._closing: str | None = None
 
@@ -101,13 +66,41 @@ class Runner:
         return len(self._runs)
 
     def stop(self, job_id: str, why: str) -> None:
-        """Abort a job that runs here: ``why`` is ``cancelled``, ``expired``, ``released`` or ``fenced``. Else no effect."""
+        """Abort a job that runs here. No effect on any other.
+
+        Args:
+            job_id: the job.
+            why: ``cancelled``, ``expired`` or ``timeout``, which end it and keep what it generated; or ``released``,
+                ``engine_dead`` or ``fenced``.
+        """
         run = self._runs.get(job_id)
         if run is None or run.why is not None:
             return
         run.why = why
-        if run.task is not None:
+        if run.task is None:
+            return
+        if why in {RELEASED, FENCED, ENGINE_DEAD} or not run.on_engine:
             run.task.cancel()
+        else:
+            run.abort = asyncio.get_running_loop().create_task(self._abort(run.task, job_id))
+
+    async def _abort(self, task: asyncio.Task[Final], job_id: str) -> None:
+        """Have the engine end a run and tell how far it came; cancel it where that takes too long."""
+        try:
+            async with asyncio.timeout(_ABORT_GRACE_S):
+                await self._engine.abort(job_id)
+                await asyncio.wait({task})
+        except TimeoutError:
+            pass
+        except Exception:
+            log.exception("abort_failed", job=job_id)
+        finally:
+            task.cancel()
+
+    def _on_refused(self, job_id: str, attempt: int) -> None:
+        run = self._runs.get(job_id)
+        if run is not None and run.claim.attempt == attempt:
+            self.stop(job_id, FENCED)
 
     def stop_all(self, why: str) -> None:
         """Abort every job that runs here, and those that are still to come."""
@@ -126,14 +119,15 @@ class Runner:
         if isinstance(claim, Dropped):
             self._metrics.dropped.labels(claim.reason).inc()
             return Outcome(None, claim.reason)
-        run = _Run(claim, why=self._closing)
+        run = Run(claim, StreamBuffer(claim.id, claim.attempt), why=self._closing)
         self._runs[job_id] = run
         self._metrics.running.set(len(self._runs))
         started = time.monotonic()
         try:
             outcome = await self._attempt(run)
         finally:
-            del self._runs[job_id]
+            if self._runs.get(job_id) is run:
+                del self._runs[job_id]
             self._metrics.running.set(len(self._runs))
         if outcome.state is not None:
             self._metrics.jobs.labels(outcome.state).inc()
@@ -151,122 +145,62 @@ class Runner:
             log.warning("claim_failed", job=job_id, error=str(error))
             return Dropped("redis_unavailable")
 
-    async def _attempt(self, run: _Run) -> Outcome:
-        claim = run.claim
-        buffer = StreamBuffer(claim.id, claim.attempt)
-
-        def emit(chunk: Chunk) -> None:
-            buffer.put(chunk)
-            self._flusher.touch(buffer)
-
-        request = EngineRequest(
-            claim.id, claim.endpoint, claim.body, claim.stream, claim.lane.engine_priority
-        )
+    async def _attempt(self, run: Run) -> Outcome:
+        claim, endings = run.claim, self._endings
         if run.stopped():
-            return await self._stopped(run, buffer)
-        run.task = asyncio.get_running_loop().create_task(self._engine.run(request, emit))
+            return await endings.stopped(run)
+        loop = asyncio.get_running_loop()
+        run.task = loop.create_task(self._execute(run))
+        timer = None
+        if claim.timeout_ms is not None:
+            timer = loop.call_later(claim.timeout_ms / 1000, self.stop, claim.id, TIMED_OUT)
         try:
             final = await run.task
         except asyncio.CancelledError:
             if run.stopped():
-                return await self._stopped(run, buffer)
+                return await endings.stopped(run)
             run.task.cancel()
             raise
         except EngineDeadError as error:
             return await self._engine_dead(run, error)
         except Exception as error:
             log.exception("run_crashed", job=claim.id, attempt=claim.attempt)
-            return await self._fail(run, buffer, FailureCode.INTERNAL, f"{type(error).__name__}: {error}")
-        return await self._end(run, buffer, final)
+            return await endings.fail(run, FailureCode.INTERNAL, f"{type(error).__name__}: {error}")
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return await (endings.stopped(run, final) if run.stopped() else endings.complete(run, final))
 
-    async def _end(self, run: _Run, buffer: StreamBuffer, final: Final) -> Outcome:
-        if len(final.body) > self._max_result_bytes:
-            message = f"the response has {len(final.body)} bytes, more than max_result_bytes"
-            return await self._fail(run, buffer, FailureCode.RESULT_TOO_LARGE, message)
-        if final.status < 400:
-            if final.usage is not None:
-                self._metrics.tokens.labels("prompt").inc(final.usage.prompt_tokens)
-                self._metrics.tokens.labels("completion").inc(final.usage.completion_tokens)
-            return await self._finish(run, buffer, JobState.SUCCEEDED, final=final)
-        try:
-            told = _decode_error(final.body).error
-        except msgspec.DecodeError:
-            told = _Error(final.body[:500].decode(errors="replace"))
-        code = code_for_status(final.status, told.message)
-        return await self._finish(
-            run, buffer, JobState.FAILED, final=final, error=JobError(code, told.message, told.param)
+    async def _execute(self, run: Run) -> Final:
+        claim, buffer = run.claim, run.buffer
+
+        def emit(chunk: Chunk) -> None:
+            if run.why is not None and not isinstance(chunk, Text):
+                return  # how an aborted stream is closed is the end event's to say
+            buffer.put(chunk)
+            self._flusher.touch(buffer)
+
+        request = EngineRequest(
+            claim.id, claim.endpoint, claim.body, claim.stream, claim.lane.engine_priority
         )
+        async with self._quarantine.alone() if claim.kills else nullcontext():
+            run.on_engine = True
+            return await self._engine.run(request, emit)
 
-    async def _fail(self, run: _Run, buffer: StreamBuffer, code: FailureCode, message: str) -> Outcome:
-        final = Final(FAILURES[code].http_status, b"", None)
-        return await self._finish(
-            run, buffer, JobState.FAILED, final=final, error=JobError(code, message[:2000])
-        )
-
-    async def _engine_dead(self, run: _Run, error: EngineDeadError) -> Outcome:
+    async def _engine_dead(self, run: Run, error: EngineDeadError) -> Outcome:
         """Give the job back; where it is the engine itself that is gone, claim nothing more."""
         log.warning("engine_dead", job=run.claim.id, attempt=run.claim.attempt, error=str(error))
+        message = str(error)[:500]
         try:
             await self._engine.check()
         except EngineDeadError:
             self._closing = self._closing or RELEASED
-            self._on_engine_dead(str(error))
-        else:  # a broken connection, say: not at once again
-            await asyncio.sleep(_RETRY_S * run.claim.attempt)
-        return await self._release(run, str(error)[:500], FailureCode.ENGINE_UNAVAILABLE)
-
-    async def _stopped(self, run: _Run, buffer: StreamBuffer) -> Outcome:
-        if run.why == FENCED:
-            self._metrics.fenced.inc()
-            return Outcome(None, FENCED)
-        if run.why == RELEASED:
-            return await self._release(run, RELEASED)
-        return await self._finish(run, buffer, JobState(run.why or JobState.CANCELLED))
-
-    async def _release(self, run: _Run, reason: str, failure: FailureCode | None = None) -> Outcome:
-        while True:
-            try:
-                state = await self._store.release(run.claim, self._worker, reason, failure)
-            except StoreUnavailableError as error:
-                if run.why == FENCED:
-                    return Outcome(None, FENCED)
-                log.warning("release_delayed", job=run.claim.id, error=str(error))
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if state is None:
-                return Outcome(None, FENCED)
-            return Outcome(state, failure) if state.terminal else Outcome(None, RELEASED)
-
-    async def _finish(
-        self,
-        run: _Run,
-        buffer: StreamBuffer,
-        state: JobState,
-        *,
-        final: Final | None = None,
-        error: JobError | None = None,
-    ) -> Outcome:
-        """Write the end, for as long as it takes while the lease may still be ours."""
-        tail = buffer.take()
-        while True:
-            try:
-                written = await self._store.finish(
-                    run.claim,
-                    self._worker,
-                    state,
-                    status=final.status if final else None,
-                    result=final.body if final else b"",
-                    usage=final.usage if final else None,
-                    error=error,
-                    tail=tail,
-                )
-            except StoreUnavailableError as failure:
-                if run.why == FENCED:
-                    return Outcome(None, FENCED)
-                log.warning("finish_delayed", job=run.claim.id, error=str(failure))
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if not written:
-                self._metrics.fenced.inc()
-                return Outcome(None, FENCED)
-            return Outcome(state, error.code if error else None)
+            for other in list(self._runs.values()):
+                if not other.on_engine:
+                    self.stop(other.claim.id, RELEASED)
+            self._on_engine_dead(message)
+        else:  # a broken connection, say
+            return await self._endings.retry(run, JobError(FailureCode.ENGINE_UNAVAILABLE, message))
+        if error.reached:
+            return await self._endings.engine_died(run, message)
+        return await self._endings.release(run)

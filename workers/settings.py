@@ -51,6 +51,9 @@ class WorkerSettings(BrokerSettings):
         le=4096,
         description="Jobs on the engine at once; default: what the engine runs in one batch.",
     )
+    bulk_reserve: float = Field(
+        0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that is never given to the lane `bulk`."
+    )
     drain_timeout_s: Seconds = Field(
         30.0, description="After SIGTERM, how long running jobs may take before they are given back."
     )
@@ -61,6 +64,9 @@ class WorkerSettings(BrokerSettings):
     simulated_ttft_s: float = Field(0.0, ge=0, description="Simulated engine: seconds to the first token.")
     simulated_inter_token_s: float = Field(0.0, ge=0, description="Simulated engine: seconds between tokens.")
     simulated_capacity: int = Field(256, ge=1, description="Simulated engine: requests at once.")
+    simulated_max_model_len: int = Field(
+        32_768, ge=2, description="Simulated engine: context length in tokens, of four bytes each."
+    )
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file to which it writes what it ran, for fault tests."
     )

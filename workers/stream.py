@@ -19,7 +19,7 @@ _RETRY_S = 0.2
 class StreamBuffer:
     """Chunks of one attempt that have not been written yet, merged where they may be."""
 
-    __slots__ = ("_pending", "_texts", "attempt", "dirty", "job_id", "seq")
+    __slots__ = ("_pending", "_sending", "_texts", "attempt", "dirty", "job_id", "seq")
 
     def __init__(self, job_id: str, attempt: int) -> None:
         self.job_id = job_id
@@ -28,6 +28,7 @@ class StreamBuffer:
         self.dirty = False
         self._pending: list[Chunk] = []
         self._texts: list[str] = []
+        self._sending: list[tuple[int, str]] = []
 
     def put(self, chunk: Chunk) -> None:
         """Take a chunk."""
@@ -47,7 +48,20 @@ class StreamBuffer:
             self._texts.clear()
 
     def take(self) -> list[tuple[int, str]]:
-        """Hand over what is there as numbered payloads."""
+        """Hand over what is not known to be written, as numbered payloads: who ends the attempt writes it all."""
+        sending, self._sending = self._sending, []
+        return sending + self._number()
+
+    def send(self) -> list[tuple[int, str]]:
+        """Hand over what is there as numbered payloads, to be written; see :meth:`sent`."""
+        self._sending = self._number()
+        return self._sending
+
+    def sent(self) -> None:
+        """Say that it is written."""
+        self._sending = []
+
+    def _number(self) -> list[tuple[int, str]]:
         self._settle()
         taken = []
         for chunk in self._pending:
@@ -62,10 +76,10 @@ class Flusher:
 
     Args:
         store: the job store.
-        on_refused: told of a job whose attempt no longer owns it.
+        on_refused: told of a job and its attempt, which no longer owns it.
     """
 
-    def __init__(self, store: JobStore, on_refused: Callable[[str], None]) -> None:
+    def __init__(self, store: JobStore, on_refused: Callable[[str, int], None]) -> None:
         self._store = store
         self._on_refused = on_refused
         self._dirty: list[StreamBuffer] = []
@@ -87,11 +101,15 @@ class Flusher:
                 entries = []
                 for buffer in buffers:
                     buffer.dirty = False
-                    entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.take()]
+                    entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()]
                 if not entries:
                     continue
-                for job_id in await self._append(entries):
-                    self._on_refused(job_id)
+                refused = await self._append(entries)
+                for buffer in buffers:
+                    buffer.sent()
+                for buffer in buffers if refused else ():
+                    if buffer.job_id in refused:
+                        self._on_refused(buffer.job_id, buffer.attempt)
         finally:
             self._task = None
 

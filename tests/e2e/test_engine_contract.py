@@ -10,6 +10,7 @@ import pytest
 from jobs.chunks import Chunk, Head, Text
 from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
+from workers.engines.counting import prompt_overhead
 from workers.engines.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -128,6 +129,102 @@ async def test_not_json_is_refused(engine: Engine, streamed: bool) -> None:
     assert final.status in {400, 422}
 
 
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "more"),
+    [
+        (CHAT, {}),
+        (
+            CHAT,
+            {
+                "messages": [
+                    {"role": "system", "content": "Be é"},
+                    {"role": "user", "content": "wheel " * 500},
+                ]
+            },
+        ),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "in parts"}]}]}),
+        (CHAT, {"tools": [TOOL] * 3, "tool_choice": "auto"}),
+        (CHAT, {"reasoning_effort": "low", "chat_template_kwargs": {"x": 1}}),
+        (CHAT, {"messages": [{"role": "assistant", "content": "The g"}], "add_generation_prompt": False}),
+        (COMPLETIONS, {"prompt": "where does the turbine stand? " * 40}),
+        (COMPLETIONS, {"prompt": [7, 8, 9, 10] * 30}),
+        (COMPLETIONS, {"prompt": ["<|im_end|>  東京 \n"], "add_special_tokens": False}),
+    ],
+)
+async def test_counts_the_tokens_that_a_run_uses(
+    engine: Engine, endpoint: str, more: dict[str, object]
+) -> None:
+    body = body_of(engine, endpoint, **{"max_tokens": 1, **more})
+    final = await engine.run(request_of(body, endpoint), never)
+    assert final.usage is not None, final.body
+    assert await engine.count(endpoint, json.dumps(body).encode()) == final.usage.prompt_tokens
+
+
+async def test_of_several_prompts_the_longest_counts(engine: Engine) -> None:
+    prompts = ["short", "word " * 50, "a b c d e f g h i j k l m n o p q r s t u v w x y z" * 10]
+    counts = []
+    for prompt in prompts:
+        body = json.dumps(body_of(engine, COMPLETIONS, prompt=prompt)).encode()
+        counts.append(await engine.count(COMPLETIONS, body))
+    together = json.dumps(body_of(engine, COMPLETIONS, prompt=prompts)).encode()
+    longest = await engine.count(COMPLETIONS, together)
+    if engine.name == "simulated":  # it takes them for one
+        assert longest > max(counts)
+    else:
+        assert longest == max(counts)
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+async def test_a_prompt_that_is_one_token_too_long_is_refused(engine: Engine, endpoint: str) -> None:
+    """Which one that is, the api learns from :meth:`Engine.count` and ``max_model_len``."""
+    (model,) = engine.models()
+    assert model.max_model_len
+
+    def body(words: int) -> dict[str, object]:
+        text = " the" * words  # a token each, and four bytes
+        prompt = {"messages": [{"role": "user", "content": text}]} if endpoint == CHAT else {"prompt": text}
+        return body_of(engine, endpoint, max_tokens=5, **prompt)
+
+    async def count(words: int) -> int:
+        tokens = await engine.count(endpoint, json.dumps(body(words)).encode())
+        assert tokens is not None
+        return tokens
+
+    words = model.max_model_len - 1 - await count(1) + 1
+    assert [await count(words), await count(words + 1)] == [model.max_model_len - 1, model.max_model_len]
+    last = await engine.run(request_of(body(words), endpoint), never)
+    assert last.status == 200, last.body
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (model.max_model_len - 1, 1)
+    assert (await engine.run(request_of(body(words + 1), endpoint), never)).status == 400
+    assert (await engine.run(request_of(body(words + 2), endpoint), never)).status == 400
+
+
+async def test_more_output_than_the_context_is_refused(engine: Engine) -> None:
+    (model,) = engine.models()
+    assert model.max_output_tokens == (None if engine.name == "openai" else model.max_model_len)
+    too_many = request_of(body_of(engine, CHAT, max_tokens=(model.max_model_len or 0) + 1))
+    assert (await engine.run(too_many, never)).status == 400
+
+
+async def test_what_cannot_be_counted(engine: Engine) -> None:
+    assert await engine.count(CHAT, b'{"messages":') is None
+    assert await engine.count(COMPLETIONS, b"[]") is None
+    if engine.name != "simulated":
+        image = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]
+        body = body_of(engine, CHAT, messages=[{"role": "user", "content": image}])
+        assert await engine.count(CHAT, json.dumps(body).encode()) is None
+    overhead = await prompt_overhead(engine, engine.models()[0])
+    assert overhead is not None
+    assert 0 < overhead < 200
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("more", [{}, {"n": 2, "temperature": 1}])
 async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: dict[str, object]) -> None:
@@ -145,6 +242,37 @@ async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: di
     await eventually(lambda: engine.stats().running == 1)
     other.cancel()
     await asyncio.gather(other, return_exceptions=True)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, streamed: bool) -> None:
+    if engine.name == "openai" and not streamed:
+        return  # a server says nothing of a response that it did not finish
+    body = body_of(engine, endpoint, max_tokens=3000, ignore_eos=True)
+    chunks: list[Chunk] = []
+    task = asyncio.create_task(engine.run(request_of(body, endpoint, stream=streamed), chunks.append))
+    await eventually(lambda: engine.stats().running)
+    await eventually(lambda: len(chunks) > 20 or (not streamed and engine.stats().kv_cache_usage))
+    await engine.abort("job_of_nobody")
+    await engine.abort("job_0123456789")
+    final = await asyncio.wait_for(task, 2)
+    assert final.status == 200
+    response = json.loads(final.body)
+    choice = response["choices"][0]
+    text = choice["message"]["content"] if endpoint == CHAT else choice["text"]
+    assert choice.get("finish_reason") in {"abort", None}
+    if streamed:
+        frames = [json.loads(frame) for frame in render(chunks)]
+        deltas = [
+            one["delta"].get("content") or "" if endpoint == CHAT else one["text"]
+            for frame in frames
+            for one in frame["choices"]
+        ]
+        assert "".join(deltas) == text != ""
+        assert not any(one["finish_reason"] for frame in frames for one in frame["choices"])
+    await eventually(lambda: engine.stats().running == 0, timeout_s=1)
+    assert (await engine.run(request_of(body_of(engine, CHAT)), never)).status == 200
 
 
 async def test_runs_many_at_once(engine: Engine) -> None:

@@ -19,7 +19,15 @@ Emit: TypeAlias = Callable[[Chunk], None]
 
 
 class EngineDeadError(Exception):
-    """The engine died or cannot be reached: the job may be run again, elsewhere or after a restart."""
+    """The engine died or cannot be reached: the job may be run again, elsewhere or after a restart.
+
+    Attributes:
+        reached: the engine had the request, which may have been the cause.
+    """
+
+    def __init__(self, message: str, *, reached: bool = True) -> None:
+        super().__init__(message)
+        self.reached = reached
 
 
 class EngineStartError(Exception):
@@ -71,6 +79,8 @@ class ModelInfo:
         max_model_len: context length in tokens; None where unknown.
         max_token_bytes: the longest token of its vocabulary in UTF-8 bytes, so that ``bytes / max_token_bytes`` is a
             lower bound of a text's token count; None where unknown.
+        max_output_tokens: a request that asks for more completion tokens is refused, whatever its prompt; None where
+            unknown.
     """
 
     name: str
@@ -78,6 +88,7 @@ class ModelInfo:
     endpoints: tuple[str, ...] = ()
     max_model_len: int | None = None
     max_token_bytes: int | None = None
+    max_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +99,13 @@ class EngineStats:
         running: requests in the current batch.
         waiting: requests it holds but has not scheduled.
         kv_cache_usage: 0.0 to 1.0.
+        preemptions: requests that were taken out of the batch again for want of KV cache, since the start.
     """
 
     running: int | None = None
     waiting: int | None = None
     kv_cache_usage: float | None = None
+    preemptions: int | None = None
 
 
 class Engine(Protocol):
@@ -120,10 +133,33 @@ class Engine(Protocol):
         first and then ``Text`` deltas and closing ``Frames``, or ``Frames`` alone. Rendered, they are what the
         engine's own server would have streamed as ``data:`` lines, without ``[DONE]``. Without it ``emit`` is not called.
 
-        To abort, cancel the awaiting task: the engine frees what the request held, then ``CancelledError`` goes on.
+        To abort at once, cancel the awaiting task: the engine frees what the request held, then ``CancelledError`` goes on.
+        To keep what it generated so far, call :meth:`abort` first.
 
         Returns:
             The end of the run; a refusal by the engine (status 4xx) is a return, not an exception.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+
+    async def abort(self, request_id: str) -> None:
+        """Ask for the early end of a run: it soon returns, with status 200, the response as far as it went.
+
+        No effect where there is no such run, or where the engine cannot say how far it went; then the caller cancels it.
+        """
+
+    async def count(self, endpoint: str, body: bytes) -> int | None:
+        """Count the prompt tokens that it would make of a request, without running it.
+
+        With the chat template, tools and special tokens; of several prompts, the longest one's.
+
+        Args:
+            endpoint: one of the three.
+            body: the client's raw JSON body; it may be one that :meth:`run` would refuse.
+
+        Returns:
+            Tokens, before any truncation that the request asks for; None where it cannot say.
 
         Raises:
             EngineDeadError: the engine is gone.

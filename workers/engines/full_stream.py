@@ -49,6 +49,7 @@ async def relay(
     chat: bool,
     hide_usage: bool,
     ask_usage: Callable[[], Usage | None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Final:
     """Pass a server's stream on, chunk by chunk and verbatim, and put the complete response together.
 
@@ -58,6 +59,7 @@ async def relay(
         chat: chat completions; otherwise completions.
         hide_usage: the client did not ask for the usage chunk: keep its numbers, drop it.
         ask_usage: called at the end where no chunk told the token counts.
+        stopped: whether the stream was ended on purpose; then the end is what there is so far.
 
     Returns:
         The end. An error inside the stream is the end with the error's status; it is not emitted.
@@ -76,7 +78,7 @@ async def relay(
     except msgspec.DecodeError as error:
         msg = "the server sent a chunk that is not JSON"
         raise EngineDeadError(msg) from error
-    if not assembler.finished:
+    if not assembler.finished and not stopped():
         msg = "the server's stream broke off"
         raise EngineDeadError(msg)
     if assembler.usage is None and ask_usage is not None and (usage := ask_usage()) is not None:

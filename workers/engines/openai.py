@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -18,6 +18,7 @@ from workers.engines.base import (
     Final,
     ModelInfo,
 )
+from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import OpenAISettings
 
@@ -46,6 +47,7 @@ class OpenAIEngine:
         self._http: aiohttp.ClientSession | None = None
         self._models: tuple[ModelInfo, ...] = ()
         self._running = 0
+        self._streams: dict[str, Any] = {}
 
     async def start(self) -> None:
         """See the Protocol."""
@@ -133,12 +135,39 @@ class OpenAIEngine:
                 if not streamed:
                     return whole(response.status, await response.read())
                 chat = request.endpoint == _GENERATING[0]
-                return await relay(_parts(response), emit, chat=chat, hide_usage=hide_usage)
+                self._streams[request.id] = response
+
+                def stopped() -> bool:
+                    return request.id not in self._streams
+
+                parts = _parts(response, stopped)
+                return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
             raise EngineDeadError(msg) from error
         finally:
             self._running -= 1
+            self._streams.pop(request.id, None)
+
+    async def abort(self, request_id: str) -> None:
+        """See the Protocol. Only of a stream is it known how far it went."""
+        if response := self._streams.pop(request_id, None):
+            response.close()
+
+    async def count(self, endpoint: str, body: bytes) -> int | None:
+        """See the Protocol. vLLM's server can; one without a ``/tokenize`` like vLLM's cannot."""
+        try:
+            return await count_prompts(self._tokenize, endpoint, body)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
+            raise EngineDeadError(msg) from error
+
+    async def _tokenize(self, question: dict[str, Any]) -> int | None:
+        async with (
+            asyncio.timeout(self._settings.start_timeout_s),
+            self._client().post(self._base + "/tokenize", data=_encode(question)) as response,
+        ):
+            return read_count(response.status, await response.read())
 
     def stats(self) -> EngineStats:
         """See the Protocol. The server's queue is not ours to see: only what is in flight is known."""
@@ -189,6 +218,10 @@ def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
     return _encode(body), not asked
 
 
-async def _parts(response: Any) -> AsyncIterator[bytes]:
-    async for part in response.content.iter_any():
-        yield part
+async def _parts(response: Any, stopped: Callable[[], bool]) -> AsyncIterator[bytes]:
+    try:
+        async for part in response.content.iter_any():
+            yield part
+    except aiohttp.ClientError:
+        if not stopped():
+            raise

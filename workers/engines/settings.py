@@ -124,6 +124,7 @@ class SimulatedSettings:
         capacity: requests in one batch; more wait inside, smallest priority first.
         seed: other seed, other texts.
         embedding_dim: length of embedding vectors.
+        max_model_len: context length that it claims, in tokens of four bytes.
         journal_path: append one JSON line per start, end and abort here; None keeps no journal.
     """
 
@@ -134,4 +135,5 @@ class SimulatedSettings:
     capacity: int = 256
     seed: int = 0
     embedding_dim: int = 64
+    max_model_len: int = 32768
     journal_path: Path | None = None

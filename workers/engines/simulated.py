@@ -5,6 +5,7 @@ is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import heapq
 import itertools
@@ -23,9 +24,6 @@ from workers.engines.settings import SimulatedSettings
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
-MAX_MODEL_LEN = 32768
-"""Context length it claims, in tokens."""
-
 _TEXT = """
 water falls through the gate and turns a wheel that lights every window in town while rain fills lakes
 above valley walls so nobody waits long for power or bread at night when rivers run low engines hum
@@ -33,6 +31,9 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
+
+_DEAD = "the engine is stopped"
+_DIED = "a simulated death"
 
 _NOTHING = frozenset({b"", b"null", b"[]"})
 
@@ -53,6 +54,7 @@ class _Body(msgspec.Struct):
     n: int | None = None
     stream_options: _StreamOptions | None = None
     encoding_format: str = "float"
+    simulate: str | None = None
 
 
 _decode = msgspec.json.Decoder(_Body).decode
@@ -62,7 +64,8 @@ _encode = msgspec.json.Encoder().encode
 class SimulatedEngine:
     """The engine ``simulated``; see :class:`workers.engines.base.Engine`.
 
-    The same prompt, token limit and seed give the same text, streamed or not.
+    The same prompt, token limit and seed give the same text, streamed or not. For fault tests a request may carry a field
+    ``simulate``: ``die`` (the engine dies under it), ``error`` (status 500) or ``error_once`` (the first time here).
     """
 
     name = "simulated"
@@ -72,6 +75,9 @@ class SimulatedEngine:
         self._running = 0
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
+        self._stops: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._failed: set[str] = set()
         self._journal: int | None = None
         self._alive = False
 
@@ -84,7 +90,7 @@ class SimulatedEngine:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
-        name = self._settings.model
+        name, limit = self._settings.model, self._settings.max_model_len
         card = {
             "id": name,
             "object": "model",
@@ -92,9 +98,10 @@ class SimulatedEngine:
             "owned_by": "penstock",
             "simulated": True,
             "description": "Simulated: pretends to generate; for load and fault tests.",
-            "max_model_len": MAX_MODEL_LEN,
+            "max_model_len": limit,
         }
-        return (ModelInfo(name, card, (CHAT, COMPLETIONS, EMBEDDINGS), MAX_MODEL_LEN),)
+        endpoints = (CHAT, COMPLETIONS, EMBEDDINGS)
+        return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit),)
 
     def capacity(self) -> int:
         """See the Protocol."""
@@ -104,17 +111,32 @@ class SimulatedEngine:
         """See the Protocol."""
         await self.check()
         self._write(request, "start")
+        stop = self._stops[request.id] = asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._tasks[request.id] = task
         try:
             await self._enter(request.priority)
             try:
-                final = await self._answer(request, emit)
+                final = await self._answer(request, emit, stop)
             finally:
                 self._leave()
         except asyncio.CancelledError:
             self._write(request, "abort")
+            if request.id not in self._tasks:  # see _fault
+                task.uncancel()
+                raise EngineDeadError(_DIED) from None
             raise
-        self._write(request, "end")
+        finally:
+            del self._stops[request.id]
+            self._tasks.pop(request.id, None)
+        self._write(request, "abort" if stop.is_set() else "end")
         return final
+
+    async def abort(self, request_id: str) -> None:
+        """See the Protocol."""
+        if stop := self._stops.get(request_id):
+            stop.set()
 
     async def _enter(self, priority: int) -> None:
         """Take a place in the batch, the smallest priority first, then first come first served."""
@@ -143,44 +165,71 @@ class SimulatedEngine:
                 return
         self._running -= 1
 
-    async def _answer(self, request: EngineRequest, emit: Emit) -> Final:
-        settings = self._settings
+    async def _answer(self, request: EngineRequest, emit: Emit, stop: asyncio.Event) -> Final:
         try:
             body = _decode(request.body)
         except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
-        if body.model is not None and body.model != settings.model:
+        if body.simulate is not None and (fault := self._fault(request.id, body.simulate)):
+            return fault
+        if body.model is not None and body.model != self._settings.model:
             return _refuse(404, f"The model `{body.model}` does not exist.", "NotFoundError", "model")
         if request.endpoint == EMBEDDINGS:
             return await self._embed(body)
+        return await self._complete(request, body, emit, stop)
+
+    async def _complete(self, request: EngineRequest, body: _Body, emit: Emit, stop: asyncio.Event) -> Final:
+        settings = self._settings
         chat = request.endpoint == CHAT
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         count = settings.tokens if asked is None else asked
         prompt_bytes = bytes(body.messages if chat else body.prompt)
-        prompt_tokens = max(1, len(prompt_bytes) // 4)
+        prompt_tokens, limit = _tokens(prompt_bytes), settings.max_model_len
         if prompt_bytes in _NOTHING or count < 1 or (body.n or 1) != 1:
             return _refuse(
                 400, "the prompt must not be missing, max_tokens must be at least 1 and n must be 1"
             )
-        if prompt_tokens + count > MAX_MODEL_LEN:
-            return _refuse(400, f"This model's maximum context length is {MAX_MODEL_LEN} tokens.")
-        usage = Usage(prompt_tokens, count, prompt_tokens + count)
+        if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
+            return _refuse(400, f"This model's maximum context length is {limit} tokens.")
+        count = min(count, limit - prompt_tokens)
         ident = ("chatcmpl-" if chat else "cmpl-") + request.id
         created = int(time.time())
         words = self._words(prompt_bytes, count)
         if request.stream:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
-            await self._stream(
-                emit,
-                words,
-                shapes.StreamShape(ident, created, settings.model, chat=chat),
-                usage if with_usage else None,
-            )
-        elif settings.ttft_s or settings.inter_token_s:
-            await asyncio.sleep(settings.ttft_s + settings.inter_token_s * (count - 1))
-        return Final(
-            200, shapes.whole(ident, created, settings.model, "".join(words), usage, chat=chat), usage
-        )
+            shape = shapes.StreamShape(ident, created, settings.model, chat=chat)
+            said = await self._stream(emit, words, shape, stop, prompt_tokens if with_usage else None)
+        else:
+            said = await self._generate(count, stop)
+        usage = Usage(prompt_tokens, said, prompt_tokens + said)
+        reason = "abort" if stop.is_set() else "length"
+        text = "".join(words[:said])
+        whole = shapes.whole(ident, created, settings.model, text, usage, reason, chat=chat)
+        return Final(200, whole, usage)
+
+    def _fault(self, request_id: str, kind: str) -> Final | None:
+        if kind == "die":
+            self._alive = False
+            del self._tasks[request_id]
+            victims, self._tasks = self._tasks, {}
+            for task in victims.values():
+                task.cancel()
+            raise EngineDeadError(_DIED)
+        if kind == "error" or (kind == "error_once" and request_id not in self._failed):
+            self._failed.add(request_id)
+            return _refuse(500, "a simulated error", "InternalServerError")
+        return None
+
+    async def _generate(self, count: int, stop: asyncio.Event) -> int:
+        """Take the time that ``count`` tokens need; return how many there are, fewer when stopped."""
+        first_s, next_s = self._settings.ttft_s, self._settings.inter_token_s
+        began = time.monotonic()
+        if not await _pause(first_s + next_s * (count - 1), stop):
+            return count
+        elapsed_s = time.monotonic() - began
+        if elapsed_s < first_s or not next_s:
+            return 0
+        return min(count, 1 + int((elapsed_s - first_s) / next_s))
 
     def _words(self, prompt: bytes, count: int) -> list[str]:
         digest = hashlib.blake2b(prompt + b"%d" % self._settings.seed, digest_size=4).digest()
@@ -189,18 +238,29 @@ class SimulatedEngine:
         return [_WORDS[(start + step * place) % size] for place in range(count)]
 
     async def _stream(
-        self, emit: Emit, words: list[str], shape: shapes.StreamShape, usage: Usage | None
-    ) -> None:
+        self,
+        emit: Emit,
+        words: list[str],
+        shape: shapes.StreamShape,
+        stop: asyncio.Event,
+        prompt_tokens: int | None,
+    ) -> int:
+        """Say the words; return how many were said. ``prompt_tokens``: for the usage chunk; None: there is none."""
         settings = self._settings
-        if settings.ttft_s:
-            await asyncio.sleep(settings.ttft_s)
+        if await _pause(settings.ttft_s, stop):
+            return 0
         emit(shape.head())
-        for place, word in enumerate(words):
-            if place and settings.inter_token_s:
-                await asyncio.sleep(settings.inter_token_s)
-            if place < len(words) - 1:
-                emit(Text(word))
+        for place, word in enumerate(words[:-1]):
+            if place and await _pause(settings.inter_token_s, stop):
+                return place
+            emit(Text(word))
+        if len(words) > 1 and await _pause(settings.inter_token_s, stop):
+            return len(words) - 1
+        usage = None
+        if prompt_tokens is not None:
+            usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
         emit(shape.tail(words[-1], usage))
+        return len(words)
 
     async def _embed(self, body: _Body) -> Final:
         given = msgspec.json.decode(body.input) if body.input else None
@@ -208,9 +268,14 @@ class SimulatedEngine:
             return _refuse(400, "input must be a string or a list that is not empty")
         if self._settings.ttft_s:
             await asyncio.sleep(self._settings.ttft_s)
-        items: list[Any] = given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+        items = _items(given)
+        counts = [_tokens(_encode(item)) for item in items]
+        if max(counts) > self._settings.max_model_len:
+            return _refuse(
+                400, f"This model's maximum context length is {self._settings.max_model_len} tokens."
+            )
         model, vectors = self._settings.model, [self._vector(_encode(item)) for item in items]
-        tokens = sum(max(1, len(_encode(item)) // 4) for item in items)
+        tokens = sum(counts)
         body64 = body.encoding_format == "base64"
         return Final(200, shapes.embeddings(model, vectors, tokens, base64=body64), Usage(tokens, 0, tokens))
 
@@ -222,6 +287,17 @@ class SimulatedEngine:
         length = sum(value * value for value in values) ** 0.5 or 1.0
         return [value / length for value in values]
 
+    async def count(self, endpoint: str, body: bytes) -> int | None:
+        """See the Protocol."""
+        await self.check()
+        try:
+            request = _decode(body)
+            if endpoint != EMBEDDINGS:
+                return _tokens(bytes(request.messages if endpoint == CHAT else request.prompt))
+            return max(_tokens(_encode(item)) for item in _items(msgspec.json.decode(request.input)))
+        except (msgspec.DecodeError, ValueError, LookupError):
+            return None  # no request that it would run
+
     def stats(self) -> EngineStats:
         """See the Protocol."""
         return EngineStats(self._running, len(self._waiters), self._running / self._settings.capacity)
@@ -229,8 +305,7 @@ class SimulatedEngine:
     async def check(self) -> None:
         """See the Protocol."""
         if not self._alive:
-            msg = "the engine is stopped"
-            raise EngineDeadError(msg)
+            raise EngineDeadError(_DEAD, reached=False)
 
     async def stop(self) -> None:
         """See the Protocol."""
@@ -250,6 +325,25 @@ class SimulatedEngine:
             os.write(self._journal, _encode(line) + b"\n")
 
 
+def _tokens(prompt: bytes) -> int:
+    """Return how many tokens it makes of a prompt, as JSON."""
+    return max(1, len(prompt) // 4)
+
+
+def _items(given: Any) -> list[Any]:
+    """Return the inputs of an embeddings request."""
+    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+
+
 def _refuse(status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> Final:
     error = {"message": message, "type": kind, "param": param, "code": status}
     return Final(status, _encode({"error": error}), None)
+
+
+async def _pause(seconds: float, stop: asyncio.Event) -> bool:
+    """Let time pass, unless stopped; say whether it was."""
+    if seconds:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await stop.wait()
+    return stop.is_set()

@@ -47,14 +47,14 @@ def _counts(usage: Usage) -> str:
     )
 
 
-def whole(ident: str, created: int, model: str, text: str, usage: Usage, *, chat: bool) -> bytes:
-    """Return the complete response."""
+def whole(ident: str, created: int, model: str, text: str, usage: Usage, reason: str, *, chat: bool) -> bytes:
+    """Return the complete response. ``reason``: its ``finish_reason``."""
     said = json.dumps(text)
     part = f'"message":{{"role":"assistant","content":{said}}}' if chat else f'"text":{said}'
     kind = "chat.completion" if chat else "text_completion"
     return (
         f'{{"id":"{ident}","object":"{kind}","created":{created},"model":{json.dumps(model)},"choices":[{{"index":0,'
-        f'{part},"logprobs":null,"finish_reason":"length"}}],"usage":{_counts(usage)}}}'
+        f'{part},"logprobs":null,"finish_reason":"{reason}"}}],"usage":{_counts(usage)}}}'
     ).encode()
 
 

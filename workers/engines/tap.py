@@ -63,10 +63,13 @@ class Tap:
                 self._emit(Text(choice.text))
             return
         self._tokens.extend(choice.token_ids)
-        if choice.finish_reason != "error":  # vLLM's serving code turns that into an error response
+        # vLLM's serving code turns "error" into an error response; how an aborted stream is closed is not ours to say.
+        if choice.finish_reason not in {"error", "abort"}:
             prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
             end = Ending(choice.text, choice.finish_reason, choice.stop_reason, prompt, len(self._tokens))
             self._emit(self._shapes.tail(self._values, end))
+        elif choice.text:
+            self._emit(Text(choice.text))
         self._held.append(choice.text)
         choice.text, choice.token_ids = "".join(self._held), self._tokens
         self._put(output)

@@ -30,6 +30,7 @@ from workers.engines.base import (
     ModelInfo,
 )
 from workers.engines.compact import Shapes, plain
+from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.inner_app import Endpoint, Headers, InvalidBodyError, call_app
 from workers.engines.leash import Leash
@@ -147,19 +148,20 @@ class VllmEngine:
         if "embed" in tasks:
             endpoints = (*endpoints, EMBEDDINGS)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
+        config, token_bytes = self._llm.model_config, self._max_token_bytes()
+        limit, output = context_length(config), config.max_model_len
         self._models = tuple(
-            ModelInfo(
-                card["id"], card, endpoints, self._llm.model_config.max_model_len, self._max_token_bytes()
-            )
+            ModelInfo(card["id"], card, endpoints, limit, token_bytes, output)
             for card in _decode(body)["data"]
         )
 
+    def _harmony(self) -> bool:
+        """Whether conversations go another way than through a chat template."""
+        return bool(self._llm.model_config.hf_config.model_type == "gpt_oss")
+
     def _plain_chat(self, args: Any) -> bool:
         """Whether chat deltas reach the client as the engine makes them when a request has no tools."""
-        if (
-            args.structured_outputs_config.reasoning_parser
-            or self._llm.model_config.hf_config.model_type == "gpt_oss"
-        ):
+        if args.structured_outputs_config.reasoning_parser or self._harmony():
             return False
         parser = getattr(self._app.state.openai_serving_chat, "parser_cls", None)
         tool_parser = getattr(parser, "tool_parser_cls", None)
@@ -189,7 +191,7 @@ class VllmEngine:
         """See the Protocol."""
         llm = self._llm
         if llm is None or llm.errored:
-            raise EngineDeadError(_DEAD)
+            raise EngineDeadError(_DEAD, reached=False)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancels = task.cancelling()
@@ -255,16 +257,40 @@ class VllmEngine:
         self._taps[engine_id] = Tap(shapes, response_id, emit)
         return engine_id
 
+    async def count(self, endpoint: str, body: bytes) -> int | None:
+        """See the Protocol."""
+        if self._llm is None or self._llm.errored:
+            raise EngineDeadError(_DEAD)
+        if endpoint == CHAT and self._harmony():
+            return None  # vLLM's /tokenize takes the template all the same
+        return await count_prompts(self._tokenize, endpoint, body)
+
+    async def _tokenize(self, question: dict[str, Any]) -> int | None:
+        return read_count(*await call_app(self._app, "POST", "/tokenize", _encode(question), self._auth))
+
+    async def abort(self, request_id: str) -> None:
+        """See the Protocol. vLLM ends an aborted request with the output that it has."""
+        if self._llm is None:
+            return
+        forms = {engine_id.format(request_id) for _, engine_id in _RESPONSE_IDS.values()}
+        # A completion with several prompts is several requests: cmpl-<id>-0, cmpl-<id>-1, ...
+        several = _RESPONSE_IDS[COMPLETIONS][1].format(request_id).removesuffix("0")
+        held = list(self._llm.output_processor.external_req_ids)
+        ours = [one for one in held if one in forms or one.startswith(several)]
+        if ours:
+            await self._llm.abort(ours)
+
     def stats(self) -> EngineStats:
         """See the Protocol."""
-        steps = list(self._steps.values())
+        steps = [step for index, step in self._steps.items() if index != _PREEMPTED]
         if self._llm is None or not steps:
             return EngineStats(0, 0, 0.0)
         # An aborted request leaves no step behind it that would say so.
         held = self._llm.output_processor.get_num_unfinished_requests()
         running = min(held, sum(step.num_running_reqs for step in steps))
         waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
-        return EngineStats(running, waiting, max(step.kv_cache_usage for step in steps) if held else 0.0)
+        usage = max(step.kv_cache_usage for step in steps) if held else 0.0
+        return EngineStats(running, waiting, usage, self._steps.get(_PREEMPTED, 0))
 
     async def check(self) -> None:
         """See the Protocol."""
@@ -284,6 +310,8 @@ class VllmEngine:
 
 
 _DEAD = "vLLM's engine process is dead"
+_PREEMPTED = -1
+"""Where ``steps`` counts preempted requests; the other keys are engines."""
 
 
 def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
@@ -309,7 +337,7 @@ def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
 
 
 def _stat_logger(steps: dict[int, Any]) -> Any:
-    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``."""
+    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``, and counts preemptions."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class LastStep(StatLoggerBase):  # type: ignore[misc]
@@ -319,6 +347,9 @@ def _stat_logger(steps: dict[int, Any]) -> Any:
         def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
             if scheduler_stats is not None:
                 steps[self._index] = scheduler_stats
+            preempted = getattr(iteration_stats, "num_preempted_reqs", 0)
+            if preempted:
+                steps[_PREEMPTED] = steps.get(_PREEMPTED, 0) + preempted
 
         def log_engine_initialized(self) -> None:
             pass

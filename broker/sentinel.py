@@ -1,0 +1,86 @@
+"""Connections to whichever server is the master, as Redis Sentinel says: asked anew for every connection.
+
+So a connection that breaks or that meets a demoted master leads to the new one by itself, in every kind of client: the
+api's and the workers' (asyncio), and Celery's (threads).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis import Connection as SyncConnection
+from redis import Sentinel as SyncSentinel
+from redis.asyncio import Connection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.retry import Retry as SyncRetry
+
+from broker.urls import Sentinels
+
+_PATIENCE_S = 1.0  # with one sentinel: there are others
+
+
+async def find_master(sentinels: Sentinels) -> tuple[str, int]:
+    """Return the master's host and port.
+
+    Raises:
+        redis.exceptions.ConnectionError: no sentinel knows one that is up.
+    """
+    async with Sentinel(
+        sentinels.hosts, sentinel_kwargs=_options(sentinels, Retry(NoBackoff(), 0))
+    ) as finder:
+        host, port = await finder.discover_master(sentinels.master)
+        return host, int(port)
+
+
+def find_master_sync(sentinels: Sentinels) -> tuple[str, int]:
+    """As :func:`find_master`, without asyncio."""
+    with SyncSentinel(
+        sentinels.hosts, sentinel_kwargs=_options(sentinels, SyncRetry(NoBackoff(), 0))
+    ) as finder:
+        host, port = finder.discover_master(sentinels.master)
+        return host, int(port)
+
+
+def _options(sentinels: Sentinels, retry: Any) -> dict[str, Any]:
+    patience = {"socket_timeout": _PATIENCE_S, "socket_connect_timeout": _PATIENCE_S, "retry": retry}
+    return patience | dict(sentinels.login)
+
+
+def client_options(sentinels: Sentinels) -> dict[str, Any]:
+    """Return the arguments of redis-py's pools for connections of the classes below, beside ``connection_class``."""
+    return {
+        "sentinels": sentinels,
+        "db": sentinels.database,
+        "username": sentinels.username,
+        "password": sentinels.password,
+    }
+
+
+class MasterConnection(Connection):
+    """A connection to the master.
+
+    Args:
+        sentinels: whom to ask.
+    """
+
+    def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
+        super().__init__(**options)
+        self._sentinels = sentinels
+
+    async def _connect(self) -> None:
+        self.host, self.port = await find_master(self._sentinels)
+        await super()._connect()
+
+
+class SyncMasterConnection(SyncConnection):
+    """The same without asyncio."""
+
+    def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
+        super().__init__(**options)
+        self._sentinels = sentinels
+
+    def _connect(self) -> Any:
+        self.host, self.port = find_master_sync(self._sentinels)
+        return super()._connect()

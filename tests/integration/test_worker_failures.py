@@ -1,0 +1,111 @@
+"""Failing requests, dying engines, time limits and drains, with real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+
+from broker.store import JobStore
+from jobs.failures import FailureCode
+from jobs.model import Failed, Succeeded
+from jobs.states import JobState
+from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
+from tests.support import eventually
+
+__all__ = ["ready", "start_worker"]  # fixtures
+
+pytestmark = pytest.mark.asyncio
+
+QUICK = {"retry_base_s": 0.2, "reap_interval_s": 0.1}
+
+
+async def partial(store: JobStore, job_id: str) -> dict[str, object]:
+    stored = await store.result(job_id)
+    assert stored.partial is not None
+    return json.loads(stored.partial)
+
+
+async def test_an_engine_error_is_tried_again(store: JobStore, ready) -> None:
+    await ready(**QUICK)
+    job = await ended(store, await submit(store, chat(simulate="error_once")))
+    assert isinstance(job.phase, Succeeded)
+    assert [a.reason for a in job.history] == [FailureCode.ENGINE_ERROR]
+
+
+async def test_an_engine_error_is_the_jobs_after_the_last_attempt(store: JobStore, ready) -> None:
+    await ready(**QUICK)
+    job = await ended(store, await submit(store, chat(simulate="error"), max_attempts=2, stream=True))
+    assert isinstance(job.phase, Failed)
+    assert (job.phase.error.code, job.phase.error.message) == (FailureCode.ENGINE_ERROR, "a simulated error")
+    assert (job.attempt, len(job.history)) == (2, 1)
+    assert json.loads((await store.result(job.id)).body)["error"]["message"] == "a simulated error"
+
+
+async def test_a_poisonous_job_is_failed_and_takes_nobody_with_it(store: JobStore, ready) -> None:
+    first = await ready("w1", simulated_inter_token_s=0.02, **QUICK)
+    innocent = [await submit(store, chat(f"{n}", max_tokens=200)) for n in range(6)]
+    for job_id in innocent:
+        await running(store, job_id)
+    poison = await submit(store, chat(simulate="die"), max_attempts=9)
+    assert await asyncio.to_thread(first.wait) == 1
+    second = await ready("w2", **QUICK)
+    assert await asyncio.to_thread(second.wait) == 1
+    assert (await ended(store, poison)).phase.error.code is FailureCode.POISONED
+    await ready("w3", **QUICK)
+    for job_id in innocent:
+        job = await ended(store, job_id)
+        assert isinstance(job.phase, Succeeded), job
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_time_limit_ends_a_run_and_keeps_what_there_is(store: JobStore, ready, stream: bool) -> None:
+    await ready(simulated_inter_token_s=0.02, **QUICK)
+    before = time.monotonic()
+    job = await ended(store, await submit(store, chat(max_tokens=2000), timeout_ms=500, stream=stream))
+    assert time.monotonic() - before < 3
+    assert isinstance(job.phase, Failed)
+    assert (job.phase.error.code, job.phase.status, job.attempt) == (FailureCode.TIMEOUT, 504, 1)
+    response = await partial(store, job.id)
+    text = response["choices"][0]["message"]["content"]
+    assert job.phase.usage.completion_tokens == len(text.split()) == response["usage"]["completion_tokens"]
+    assert 5 < len(text.split()) < 50
+    if stream:
+        said = "".join(p[1:] for _, p in await store.log(job.id, "0-0") if p[0] == "t")
+        assert said == text
+
+
+async def test_a_cancelled_job_keeps_what_there_is(store: JobStore, ready) -> None:
+    await ready(simulated_inter_token_s=0.02)
+    job_id = await submit(store, chat(max_tokens=2000))
+    await running(store, job_id)
+    before = time.monotonic()
+    await store.cancel(job_id)
+    job = await ended(store, job_id)
+    assert time.monotonic() - before < 1
+    assert job.state is JobState.CANCELLED
+    assert (await partial(store, job_id))["choices"][0]["finish_reason"] == "abort"
+
+
+async def test_a_worker_drains_when_it_is_told(store: JobStore, ready) -> None:
+    worker = await ready(simulated_inter_token_s=0.05)
+    short, long = await submit(store, chat(max_tokens=10)), await submit(store, chat(max_tokens=2000))
+    await running(store, short)
+    await running(store, long)
+    (live,) = await store.workers()
+    assert live["state"] == "ready"
+    before = time.monotonic()
+    assert await store.drain(live["incarnation"], 2.0)
+
+    async def says_so() -> bool:
+        return [w["state"] for w in await store.workers()] == ["draining"]
+
+    await eventually(says_so, 1.5)
+    late = await submit(store, chat(max_tokens=1))
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert time.monotonic() - before < 2.0 + 2.0
+    assert (await read(store, short)).state is JobState.SUCCEEDED
+    for job_id in (long, late):
+        assert (await read(store, job_id)).state is JobState.QUEUED

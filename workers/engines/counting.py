@@ -1,0 +1,206 @@
+"""How many tokens a request's prompt has, asked of a server's own ``/tokenize``.
+
+Shared by the engines over vLLM's app, in this process or behind HTTP. What vLLM (0.32) refuses for its length:
+
+- a prompt longer than ``max_model_len``, and for text generation one of exactly that length, since it leaves no room for
+  a token of output (``get_max_tokens``, then ``SamplingParams``); an embedding needs no such room;
+- ``max_tokens`` greater than ``max_model_len`` by itself (``TokenizeParams``). The sum of both is *not* bounded: vLLM
+  cuts ``max_tokens`` down to what is left.
+
+``/tokenize`` puts a prompt together by the code that serves requests (``OnlineRenderer``), but takes fewer fields.
+Where a request has one that may change the prompt and cannot be told, the count is None: better no answer than one
+that refuses a good request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias, TypeGuard
+
+import msgspec
+import structlog
+
+from workers.engines.base import Engine, EngineDeadError, ModelInfo
+
+log = structlog.get_logger(__name__)
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+
+Tokenize: TypeAlias = Callable[[dict[str, Any]], Awaitable[int | None]]
+"""Sends one body to ``/tokenize`` and returns the count; None where there is none."""
+
+SPECIAL = 16
+"""A text has at most this many tokens more than bytes: what a tokenizer puts around it."""
+
+_UNTOLD = ("truncate_prompt_tokens", "kv_transfer_params", "suffix", "prompt_embeds", "padding")
+_TEMPLATE_FIELDS = ("documents", "reasoning_effort")
+_COPIED = (
+    "model",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+    "chat_template",
+    "chat_template_kwargs",
+)
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+_HELLO = [{"role": "user", "content": "x"}]
+_SHORTEST: tuple[tuple[str, dict[str, Any]], ...] = (
+    (CHAT, {"messages": _HELLO}),
+    (CHAT, {"messages": _HELLO, "tools": [_TOOL]}),
+    (COMPLETIONS, {"prompt": "x"}),
+    (EMBEDDINGS, {"input": "x"}),
+)
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class _Counted(msgspec.Struct):
+    count: int
+
+
+_read = msgspec.json.Decoder(_Counted).decode
+
+
+def read_count(status: int, body: bytes) -> int | None:
+    """Read an answer of ``/tokenize``; None where it is a refusal, or another server's kind of answer."""
+    if status != 200:
+        return None
+    try:
+        return _read(body).count
+    except msgspec.DecodeError:
+        return None
+
+
+def context_length(config: Any) -> int | None:
+    """Read from vLLM's model configuration how long a prompt and its answer may be; None: as long as one likes.
+
+    An embedding model may cut long texts into pieces (``pooler_config.enable_chunked_processing``).
+    """
+    pooler = getattr(config, "pooler_config", None)
+    length = int(config.max_model_len)
+    longest: int | None = getattr(pooler, "max_embed_len", None)
+    if getattr(pooler, "enable_chunked_processing", False):
+        return longest
+    return min(length, longest or length)
+
+
+async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int | None:
+    """Count the tokens of a request's longest prompt.
+
+    Args:
+        tokenize: the way to the server.
+        endpoint: one of the three.
+        body: the client's raw body.
+
+    Returns:
+        Tokens, before any truncation; None where that cannot be told.
+    """
+    try:
+        found = questions(endpoint, _decode(body))
+    except msgspec.DecodeError:
+        return None
+    if found is None:
+        return None
+    longest, asked = found
+    for size, question in sorted(asked, key=lambda item: -item[0]):
+        if longest >= size + SPECIAL:
+            break  # neither this nor a shorter one can have more
+        count = await tokenize(question)
+        if count is None:
+            return None
+        longest = max(longest, count)
+    return longest
+
+
+def questions(endpoint: str, body: Mapping[str, Any]) -> tuple[int, list[tuple[int, dict[str, Any]]]] | None:
+    """Say what to ask ``/tokenize`` about a request.
+
+    Returns:
+        The length of the longest prompt that is token ids already, and for each other one its size in bytes (0 for a
+        chat) and the body to send; None where the prompt cannot be told.
+    """
+    if any(body.get(field) is not None for field in _UNTOLD):
+        return None
+    if endpoint == CHAT or (endpoint == EMBEDDINGS and body.get("messages") is not None):
+        chat = _chat(body, generation_prompt=endpoint == CHAT)
+        return None if chat is None else (0, [(0, chat)])
+    value = body.get("input" if endpoint == EMBEDDINGS else "prompt")
+    prompts = value if isinstance(value, list) and not _is_ids(value) else [value]
+    longest = 0
+    texts = []
+    common = {key: body[key] for key in ("model", "add_special_tokens") if body.get(key) is not None}
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            texts.append((len(prompt.encode()), {**common, "prompt": prompt}))
+        elif _is_ids(prompt):
+            longest = max(longest, len(prompt))
+        else:
+            return None
+    return longest, texts
+
+
+def _is_ids(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+
+
+def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any] | None:
+    """Make the body that has a conversation counted; None where that does not work."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(_is_text(message) for message in messages):
+        return None
+    if body.get("tools") and body.get("tool_choice") == "none":
+        return None  # a server's flag decides whether the template sees the tools
+    question = {key: body[key] for key in _COPIED if body.get(key) is not None}
+    question["messages"] = [_message(message) for message in messages]
+    question.setdefault("add_generation_prompt", generation_prompt)
+    more = {key: body[key] for key in _TEMPLATE_FIELDS if body.get(key) is not None}
+    if more:
+        given = question.get("chat_template_kwargs") or {}
+        if "reasoning_effort" in more and "enable_thinking" not in given:
+            more["enable_thinking"] = more["reasoning_effort"] != "none"
+        question["chat_template_kwargs"] = {**given, **more}
+    return question
+
+
+def _is_text(message: Any) -> bool:
+    """Whether a message holds no image, sound or the like."""
+    if not isinstance(message, dict):
+        return False
+    content = message.get("content")
+    if isinstance(content, list):
+        return all(
+            isinstance(part, str) or (isinstance(part, dict) and part.get("type") in _TEXT_PARTS)
+            for part in content
+        )
+    return content is None or isinstance(content, str)
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """Rename the field that ``/v1/chat/completions`` renames before it uses the template."""
+    if "reasoning_content" not in message:
+        return message
+    renamed = {key: value for key, value in message.items() if key != "reasoning_content"}
+    if renamed.get("reasoning") is None and message["reasoning_content"] is not None:
+        renamed["reasoning"] = message["reasoning_content"]
+    return renamed
+
+
+async def prompt_overhead(engine: Engine, model: ModelInfo) -> int | None:
+    """Count what stands around a prompt: special tokens, the template's own words, its introduction of tools.
+
+    Returns:
+        Tokens of the longest of the shortest possible requests; None where the engine cannot count.
+    """
+    counts = []
+    for endpoint, body in _SHORTEST:
+        if endpoint in model.endpoints:
+            try:
+                counts.append(await engine.count(endpoint, _encode({"model": model.name, **body})))
+            except EngineDeadError as error:
+                log.warning("prompts_not_counted", model=model.name, error=str(error))
+                return None
+    return max((count for count in counts if count is not None), default=None)
