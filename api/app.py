@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import errors, health, jobs_routes, openai_routes
+from api import errors, health, jobs_routes, openai_routes, retry_routes, workers_routes
 from api.docs import describe
 from api.jobs_schema import JobRequest
 from api.measure import Measure
@@ -27,7 +27,7 @@ TAGS = [
         "description": "OpenAI-compatible endpoints. Each call runs as a job, before all others.",
     },
     {"name": "jobs", "description": "Submit now, fetch later; or follow the job's events."},
-    {"name": "operations", "description": "Health and metrics."},
+    {"name": "operations", "description": "Workers, health and metrics."},
 ]
 
 
@@ -56,6 +56,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     # The OpenAI routes come first: the router tries one after the other.
     openai_routes.register(app.router, services)
     jobs_routes.register(app.router, services)
+    retry_routes.register(app.router, services)
+    workers_routes.register(app.router, services)
     app.include_router(health.router)
     describe(app, [*SCHEMAS.values(), JobRequest])
     errors.install(app, settings)

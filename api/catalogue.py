@@ -25,6 +25,8 @@ class Model:
         endpoints: what it can do; empty where the worker did not say.
         max_model_len: context length in tokens; None where unknown.
         max_token_bytes: UTF-8 bytes of the longest token; None where unknown.
+        max_output_tokens: most completion tokens that a request may ask for; None where unknown.
+        prompt_overhead: tokens that stand around a prompt at most; None where its workers cannot count tokens.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Model:
     endpoints: tuple[str, ...] = ()
     max_model_len: int | None = None
     max_token_bytes: int | None = None
+    max_output_tokens: int | None = None
+    prompt_overhead: int | None = None
 
 
 class Catalogue:
@@ -41,7 +45,7 @@ class Catalogue:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._models: dict[str, Model] = {}
-        self._live: frozenset[str] = frozenset()
+        self._live: dict[str, tuple[str, ...]] = {}
         self._pools: tuple[str, ...] = ()
         self._read_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
@@ -59,6 +63,10 @@ class Catalogue:
     def live(self, model: Model) -> bool:
         """Whether a worker that serves the model was alive at the last look."""
         return model.name in self._live
+
+    def workers(self, model: Model) -> tuple[str, ...]:
+        """Return the incarnations of the workers that served the model at the last look."""
+        return self._live.get(model.name, ())
 
     def listed(self) -> list[Model]:
         """Return the models of live workers; where none lives, every known one."""
@@ -111,7 +119,11 @@ class Catalogue:
             await asyncio.sleep(pause_s)
         models, workers = await asyncio.gather(self._store.models(), self._store.workers())
         self._models = {name: _model(name, facts) for name, facts in models.items()}
-        self._live = frozenset(name for worker in workers for name in worker.get("models", ()))
+        live: dict[str, tuple[str, ...]] = {}
+        for worker in workers:
+            for name in worker.get("models", ()):
+                live[name] = (*live.get(name, ()), worker["incarnation"])
+        self._live = live
         pools = {model.pool for model in self._models.values()} | {w.get("pool", "default") for w in workers}
         self._pools = tuple(sorted(pools)) or ("default",)
         self._read_at = time.monotonic()
@@ -125,4 +137,6 @@ def _model(name: str, facts: Mapping[str, Any]) -> Model:
         endpoints=tuple(facts.get("endpoints") or ()),
         max_model_len=facts.get("max_model_len"),
         max_token_bytes=facts.get("max_token_bytes"),
+        max_output_tokens=facts.get("max_output_tokens"),
+        prompt_overhead=facts.get("prompt_overhead"),
     )

@@ -28,7 +28,7 @@ class ErrorBody(BaseModel):
 _ERRORS = {
     400: "The request is wrong: `invalid_json`, `invalid_encoding`, `invalid_request`,"
     " `context_length_exceeded`, `unsupported`.",
-    404: "There is no such thing: `model_not_found`, `job_not_found`, `not_found`.",
+    404: "There is no such thing: `model_not_found`, `job_not_found`, `worker_not_found`, `not_found`.",
     409: "It cannot be done now: `idempotency_conflict`, `job_not_finished`, `job_cancelled`.",
     413: "The body is too large: `body_too_large`.",
     429: "The queue is full: `queue_full`. Has `Retry-After`.",
@@ -103,6 +103,11 @@ JOB: dict[str, Any] = {
     "position": None,
     "created_at": 1795416551.123,
     "expires_at": None,
+    "queue_timeout_s": None,
+    "timeout_s": None,
+    "not_before": None,
+    "retry_of": None,
+    "retried_as": None,
     "timings": {
         "queued_at": 1795416551.123,
         "started_at": 1795416551.13,
@@ -123,5 +128,6 @@ JOB: dict[str, Any] = {
         "object": "chat.completion",
         "choices": [],
     },
+    "partial": None,
 }
 """A job object."""

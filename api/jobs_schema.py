@@ -37,8 +37,14 @@ class JobRequest(BaseModel):
     expires_in_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
         None, description="Whole life in seconds; past it the job is `expired`."
     )
+    queue_timeout_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
+        None, description="Seconds within which it must start; past them the job is `expired`."
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
+        None, description="Run time of an attempt in seconds; past it the job is `failed` with `timeout`."
+    )
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
-        3, description="Attempts when workers are lost under it."
+        3, description="Attempts that may be lost, with their worker or by a failure worth retrying."
     )
 
 
@@ -88,6 +94,11 @@ class JobObject(BaseModel):
     position: int | None = Field(description="Jobs before it while queued; 0 is next.")
     created_at: float
     expires_at: float | None
+    queue_timeout_s: float | None
+    timeout_s: float | None
+    not_before: float | None = Field(description="When its next attempt is due, while it waits for that.")
+    retry_of: str | None = Field(description="The job that it repeats.")
+    retried_as: str | None = Field(description="The job that repeats it.")
     timings: JobTimings
     usage: JobUsage | None
     error: JobFailure | None
@@ -97,6 +108,10 @@ class JobObject(BaseModel):
     links: dict[str, str]
     result: dict[str, Any] | None = Field(
         None, description="The raw OpenAI response; not in lists and events."
+    )
+    partial: dict[str, Any] | None = Field(
+        None,
+        description="Of a job that did not succeed: the response as far as it went, where that is known.",
     )
 
 

@@ -6,9 +6,10 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from api.admission import check_endpoint, check_length, model_not_found, named_model
+from api.admission import check_endpoint, model_not_found, named_model
 from api.asgi import Header, header, reply
 from api.body import parse_raw, parse_value, read_body
+from api.context_length import check_context
 from api.errors import invalid, job_not_found, validation_error
 from api.jobs_schema import JobRequest
 from api.jobs_view import job_view
@@ -84,12 +85,11 @@ class Jobs:
             raise model_not_found(name)
         check_endpoint(model, request.endpoint)
         payload = bytes(raw["input"])
-        check_length(model, request.input, len(payload))
         if request.input.get("model") is None:
             members = parse_raw(payload) | {"model": msgspec.Raw(msgspec.json.encode(name))}
             payload = msgspec.json.encode(members)
+        await check_context(self._services, model, request.endpoint, request.input, payload)
         stream = request.input.get("stream") if request.stream is None else request.stream
-        life_s = request.expires_in_s
         return JobSpec(
             id=self._services.new_job_id(),
             endpoint=request.endpoint,
@@ -100,7 +100,9 @@ class Jobs:
             stream=bool(stream),
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
-            expires_in_ms=None if life_s is None else max(1, round(life_s * 1000)),
+            expires_in_ms=_ms(request.expires_in_s),
+            queue_timeout_ms=_ms(request.queue_timeout_s),
+            timeout_ms=_ms(request.timeout_s),
             idempotency_key=key,
             sink=sink,
         )
@@ -121,10 +123,11 @@ class Jobs:
         """Answer with a job and, once it succeeded, its result."""
         if job is None:
             raise job_not_found(job_id)
-        result = None
-        if job.state is JobState.SUCCEEDED:
-            result = (await self._services.store.result(job_id)).body
-        body = msgspec.json.encode(job_view(job, result))
+        view = job_view(job)
+        if job.state.terminal:
+            stored = await self._services.store.result(job_id)
+            view = job_view(job, stored.body if job.state is JobState.SUCCEEDED else None, stored.partial)
+        body = msgspec.json.encode(view)
         await reply(send, 200 if job.state.terminal else unfinished, body, headers)
 
 
@@ -172,4 +175,10 @@ def _fresh(spec: JobSpec, accepted: Accepted) -> Job:
         attempt=0,
         max_attempts=spec.max_attempts,
         expires_at_ms=None if spec.expires_in_ms is None else now_ms + spec.expires_in_ms,
+        queue_timeout_ms=spec.queue_timeout_ms,
+        timeout_ms=spec.timeout_ms,
     )
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else max(1, round(seconds * 1000))

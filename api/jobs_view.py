@@ -13,15 +13,16 @@ from api.outcome import usage_json
 from jobs.model import Failed, Job, Queued, Running, Succeeded
 
 
-def job_view(job: Job, result: bytes | None = None) -> dict[str, Any]:
+def job_view(job: Job, result: bytes | None = None, partial: bytes | None = None) -> dict[str, Any]:
     """Return the job object.
 
     Args:
         job: the job.
         result: its raw response, JSON; None leaves ``result`` null.
+        partial: likewise, how far the response of one that did not succeed went.
     """
     phase, t = job.phase, job.timings
-    usage = phase.usage if isinstance(phase, Succeeded) else None
+    usage = None if isinstance(phase, Queued | Running) else phase.usage
     error = phase.error if isinstance(phase, Failed) else None
     path = f"/v1/jobs/{job.id}"
     return {
@@ -38,6 +39,11 @@ def job_view(job: Job, result: bytes | None = None) -> dict[str, Any]:
         "position": phase.position if isinstance(phase, Queued) else None,
         "created_at": t.queued_ms / 1000,
         "expires_at": _seconds(job.expires_at_ms),
+        "queue_timeout_s": _seconds(job.queue_timeout_ms),
+        "timeout_s": _seconds(job.timeout_ms),
+        "not_before": _seconds(job.not_before_ms),
+        "retry_of": job.retry_of,
+        "retried_as": job.retried_as,
         "timings": {
             "queued_at": t.queued_ms / 1000,
             "started_at": _seconds(t.started_ms),
@@ -64,6 +70,7 @@ def job_view(job: Job, result: bytes | None = None) -> dict[str, Any]:
             "result_url": f"{path}/result",
         },
         "result": msgspec.Raw(result) if result else None,
+        "partial": msgspec.Raw(partial) if partial else None,
     }
 
 

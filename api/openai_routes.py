@@ -15,10 +15,11 @@ import msgspec
 from fastapi import APIRouter, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.admission import check_endpoint, check_length, model_not_found, named_model
+from api.admission import check_endpoint, model_not_found, named_model
 from api.asgi import RawRoute, reply, until_hangup
 from api.body import parse_object, read_body
 from api.catalogue import Model
+from api.context_length import check_context
 from api.docs import EXAMPLES, body_docs, error_docs
 from api.errors import RETRY_WORKER_S, SERVER, ApiError, unavailable
 from api.openai_schema import SCHEMAS, check_body
@@ -60,7 +61,7 @@ class OpenAIEndpoint:
         services = self._services
         body = await read_body(scope, receive, services.settings.max_body_bytes)
         request = parse_object(body)
-        model = await self._admit(request, len(body))
+        model = await self._admit(request, body)
         stream = bool(request.get("stream")) and self._endpoint != "/v1/embeddings"
         job_id = services.new_job_id()
         spec = JobSpec(
@@ -98,7 +99,7 @@ class OpenAIEndpoint:
                     services.abandon(job_id)
         await last()
 
-    async def _admit(self, request: dict[str, Any], size: int) -> Model:
+    async def _admit(self, request: dict[str, Any], body: bytes) -> Model:
         check_body(self._endpoint, request)
         name = named_model(request)
         catalogue = self._services.catalogue
@@ -106,7 +107,7 @@ class OpenAIEndpoint:
         if model is None:
             raise model_not_found(name)
         check_endpoint(model, self._endpoint)
-        check_length(model, request, size)
+        await check_context(self._services, model, self._endpoint, request, body)
         if not catalogue.live(model):
             message = f"no worker for {name!r} is alive; submit to /v1/jobs to have it run when one is"
             raise ApiError(503, message, "no_worker", type_=SERVER, retry_after_s=RETRY_WORKER_S)

@@ -46,7 +46,12 @@ def ended_without_result(job_id: str, ending: Ending) -> ApiError:
     if ending.state is JobState.CANCELLED:
         return ApiError(409, f"{job_id} was cancelled", "job_cancelled")
     if ending.state is JobState.EXPIRED:
-        return ApiError(504, f"{job_id} was not done before its deadline", "expired", type_="timeout_error")
+        late = (
+            "was not started within its queue_timeout_s"
+            if ending.in_queue
+            else "was not done before its deadline"
+        )
+        return ApiError(504, f"{job_id} {late}", "expired", type_="timeout_error")
     if ending.error is not None:
         return failure(ending.error, ending.status)
     if ending.state is JobState.FAILED:

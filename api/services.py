@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from api.catalogue import Catalogue
 from api.settings import ApiSettings
+from broker.ask import Asker
 from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.hub import EventHub
@@ -40,6 +41,7 @@ class Services:
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
         self.catalogue = Catalogue(self.store)
+        self.asker = Asker(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)

@@ -27,6 +27,11 @@ class ApiSettings(BrokerSettings):
     inbox_limit: int = Field(
         4096, ge=16, description="Events kept for a slow reader; beyond them it goes on from the job's log."
     )
+    count_timeout_s: Seconds = Field(
+        1.0,
+        description="How long a worker may take to count the tokens of a prompt that may be too long; "
+        "then the request is accepted, and its engine decides.",
+    )
     catalogue_refresh_s: Seconds = Field(
         1.0, description="How often the models and live workers are looked up."
     )

@@ -13,6 +13,7 @@ from broker.envelope import learn_at
 from broker.errors import StoreUnavailableError
 from broker.reaper import reap_forever
 from broker.store import Reaped
+from monitoring.metrics import REAPER_ACTIONS
 
 log = structlog.get_logger(__name__)
 
@@ -98,5 +99,5 @@ async def _look_around(services: Services, looked: asyncio.Event) -> None:
 
 
 def _count(services: Services, done: Reaped) -> None:
-    for action in ("requeued", "failed", "repushed", "expired", "retired"):
+    for action in REAPER_ACTIONS:
         services.metrics.reaped.labels(action).inc(getattr(done, action))

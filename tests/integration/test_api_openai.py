@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from broker.store import Claim
+from broker.attempts import Claim
 from jobs.chunks import Frames, Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError, Usage

@@ -8,11 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import httpx
 import psutil
 import pytest
 
+from penstock import Penstock, StreamRestartedError
 from tests.processes import ROOT
 from tests.support import free_port, wait_until
 
@@ -22,7 +24,7 @@ BODY = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}]
 class Up:
     """One ``penstock up``, in a folder of its own."""
 
-    def __init__(self, folder, *args):
+    def __init__(self, folder, *args, **settings):
         self.port, self.flower_port = free_port(), free_port()
         self.out, self.err, self.logs = folder / "out", folder / "err", folder / "data" / "logs"
         argv = ["up", "--port", self.port, "--flower-port", self.flower_port, "--data-dir", "data", *args]
@@ -33,7 +35,7 @@ class Up:
                 cwd=folder,
                 stdout=out,
                 stderr=err,
-                env={**env, "PYTHONPATH": str(ROOT)},
+                env={**env, "PYTHONPATH": str(ROOT), **settings},
             )
         self.url = f"http://127.0.0.1:{self.port}"
         self.family: set[psutil.Process] = set()
@@ -64,9 +66,9 @@ class Up:
 def up(tmp_path):
     started = []
 
-    def start(*args, folder=tmp_path):
+    def start(*args, folder=tmp_path, **settings):
         folder.mkdir(exist_ok=True)
-        started.append(Up(folder, "--engine", "simulated", *args))
+        started.append(Up(folder, "--engine", "simulated", *args, **settings))
         return started[-1]
 
     yield start
@@ -128,6 +130,69 @@ def test_two_workers(up):
     one.until_ready()
     assert (one.logs / "worker-1.log").exists()
     assert (one.logs / "worker-2.log").exists()
+
+
+LEASE_TTL_S = 60
+SLOW = {
+    "PENSTOCK_LEASE_TTL_S": str(LEASE_TTL_S),
+    "PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.01",
+    "PENSTOCK_REAP_INTERVAL_S": "0.5",
+}
+LONG = BODY | {"max_tokens": 2000}
+
+
+def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(up):
+    one = up("--no-flower", "--workers", "2", **SLOW)
+    one.until_ready()
+    with Penstock(one.url) as client:
+        wait_until(lambda: len(client.workers()) == 2)
+        job = client.submit(LONG, stream=True)
+        text = client.stream(job.id)
+        assert next(text)
+        first = client.get(job.id).worker
+        (victim,) = [worker for worker in client.workers() if worker.id == first]
+        os.kill(victim.pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        with pytest.raises(StreamRestartedError) as caught:
+            list(text)
+        took_s = time.monotonic() - killed_at
+        now = client.get(job.id)
+        assert (caught.value.attempt, now.attempt, now.state) == (2, 2, "running")
+        assert [(gone["worker"], gone["reason"]) for gone in now.history] == [(first, "worker_lost")]
+        assert now.worker.partition("@")[0] != victim.name.partition("@")[0]
+        assert took_s < LEASE_TTL_S / 4, "the lease was waited for"
+        assert next(client.stream(job.id, after=caught.value.event_id))
+        client.cancel(job.id)
+        # It comes back, as another incarnation.
+        wait_until(lambda: {worker.name for worker in client.workers()} >= {victim.name}, 30)
+        assert first not in {worker.id for worker in client.workers()}
+
+
+def test_a_drained_worker_stays_away_and_its_jobs_go_on(up):
+    one = up("--no-flower", "--workers", "2", **SLOW)
+    one.until_ready()
+    with Penstock(one.url) as client:
+        wait_until(lambda: len(client.workers()) == 2)
+        job = client.submit(LONG, stream=True)
+        text = client.stream(job.id)
+        assert next(text)
+        name = client.get(job.id).worker.rsplit("-", 2)[0]
+        began = time.monotonic()
+        (told,) = client.drain_worker(name, timeout_s=0.5)
+        assert (told.name, told.state) == (name, "draining")
+        with pytest.raises(StreamRestartedError):
+            list(text)
+        now = client.get(job.id)
+        assert [gone["reason"] for gone in now.history] == ["released"]
+        assert not now.worker.startswith(name)
+        short = name.partition("@")[0]
+        wait_until(lambda: one.printed(f"{short} has finished (status 0) and is not started again\n"))
+        assert time.monotonic() - began < LEASE_TTL_S / 4
+        assert name not in {worker.name for worker in client.workers()}
+        assert complete(one.url)["choices"]
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(60) == 0
+    assert one.nothing_left()
 
 
 def test_a_taken_port_is_one_message(tmp_path):

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from api.catalogue import Model
+from api.context_length import check_length
+from api.errors import ApiError
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+MODEL = Model("m", max_model_len=10, max_token_bytes=4, max_output_tokens=10)
+COUNTS = Model("m", max_model_len=100, max_token_bytes=10, prompt_overhead=8)
+
+
+def endpoint_of(body: dict[str, Any]) -> str:
+    return CHAT if "messages" in body else EMBEDDINGS if "input" in body else COMPLETIONS
+
+
+def length(body: dict[str, Any], model: Model = MODEL) -> str | None:
+    return check_length(model, endpoint_of(body), body, len(json.dumps(body, ensure_ascii=False).encode()))
+
+
+def says(content: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content}]}
+
+
+FITS: list[dict[str, Any]] = [
+    {"prompt": "x" * 36},
+    {"prompt": ["x" * 36, "y" * 36]},
+    {"prompt": [1] * 9},
+    {"prompt": [[1] * 9, [2] * 9]},
+    {"prompt": "é" * 18},
+    {"prompt": "x" * 41, "truncate_prompt_tokens": 5},
+    {"messages": [{"role": "user", "content": "x" * 18}] * 2},
+    says([{"type": "image_url", "image_url": {"url": "x" * 100}}]),
+    {"input": ["x" * 40] * 5},
+    {"input": [1] * 10},
+    {"prompt": None, "messages": None},
+    {"prompt": "x", "max_tokens": 10},
+    says("x") | {"max_tokens": 11, "max_completion_tokens": 10},
+    {"prompt": "x", "max_completion_tokens": 11},
+    {"input": "x", "max_tokens": 11},
+]
+TOO_LONG: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": "x" * 37}, "prompt"),
+    ({"prompt": "é" * 19}, "prompt"),
+    ({"prompt": ["x", "x" * 37]}, "prompt"),
+    ({"prompt": [1] * 10}, "prompt"),
+    ({"prompt": [[1], [1] * 10]}, "prompt"),
+    ({"messages": [{"role": "user", "content": "x" * 19}] * 2}, "messages"),
+    (says([{"type": "text", "text": "x" * 37}]), "messages"),
+    ({"input": ["x", "x" * 41]}, "input"),
+    ({"input": [1] * 11}, "input"),
+    ({"prompt": "x", "max_tokens": 11}, "max_tokens"),
+    (says("x") | {"max_tokens": 1, "max_completion_tokens": 11}, "max_completion_tokens"),
+]
+
+
+@pytest.mark.parametrize("body", FITS)
+def test_what_may_fit_passes(body: dict[str, Any]) -> None:
+    assert length(body) is None
+
+
+@pytest.mark.parametrize(("body", "param"), TOO_LONG)
+def test_what_cannot_fit_is_refused(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        length(body)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "x" * 91}, None),
+        ({"prompt": "x" * 92}, "prompt"),
+        ({"prompt": ["x" * 91] * 20}, None),
+        ({"prompt": ["x" * 91, "x" * 92]}, "prompt"),
+        ({"prompt": [[1] * 99, [1] * 99]}, None),
+        ({"input": "x" * 92}, None),
+        ({"input": "x" * 93}, "input"),
+        (says("x" * 44), None),  # 91 bytes of JSON
+        (says("x" * 45), "messages"),
+        (says("x") | {"tools": [{"a": 1}] * 20}, "messages"),
+        (says([{"type": "text", "text": "x" * 92}]), "messages"),
+        (says([{"type": "text", "text": "x" * 92}, {"type": "image_url", "image_url": {"url": "u"}}]), None),
+        ({"prompt": "x" * 500, "truncate_prompt_tokens": -1}, None),
+    ],
+)
+def test_in_doubt_the_tokens_are_counted(body: dict[str, Any], param: str | None) -> None:
+    assert length(body, COUNTS) == param
+
+
+def test_without_limits_everything_passes() -> None:
+    body = {"prompt": "x" * 1000, "max_tokens": 10**9}
+    assert length(body, Model("m")) is None
+    assert length(body, Model("m", max_model_len=10)) is None
