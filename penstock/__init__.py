@@ -41,7 +41,20 @@ if TYPE_CHECKING:
         StreamRestartedError,
         WaitTimeoutError,
     )
-    from penstock.models import Event, Health, Job, JobError, Model, Page, Restarted, Timings, Usage
+    from penstock.models import (
+        Event,
+        Health,
+        Job,
+        JobError,
+        Model,
+        Page,
+        Restarted,
+        RetryOutcome,
+        RetryReport,
+        Timings,
+        Usage,
+        Worker,
+    )
 
 __all__ = [
     "APIConnectionError",
@@ -69,15 +82,21 @@ __all__ = [
     "PermissionDeniedError",
     "RateLimitedError",
     "Restarted",
+    "RetryOutcome",
+    "RetryReport",
     "ServerError",
     "StreamRestartedError",
     "Timings",
     "Usage",
     "WaitTimeoutError",
+    "Worker",
     "__version__",
 ]
 
-_MODELS = {"Event", "Health", "Job", "JobError", "Model", "Page", "Restarted", "Timings", "Usage"}
+_MODELS = {
+    *("Event", "Health", "Job", "JobError", "Model", "Page", "Restarted"),
+    *("RetryOutcome", "RetryReport", "Timings", "Usage", "Worker"),
+}
 
 
 def __getattr__(name: str) -> object:

@@ -64,6 +64,8 @@ def submit(
     stream: bool | None,
     metadata: Mapping[str, str] | None,
     expires_in_s: float | None,
+    queue_timeout_s: float | None,
+    timeout_s: float | None,
     max_attempts: int | None,
     wait_s: float | None,
     idempotency_key: str | None,
@@ -82,6 +84,8 @@ def submit(
         "stream": stream,
         "metadata": metadata,
         "expires_in_s": expires_in_s,
+        "queue_timeout_s": queue_timeout_s,
+        "timeout_s": timeout_s,
         "max_attempts": max_attempts,
     }
     payload = {name: value for name, value in fields.items() if value is not None}
@@ -99,12 +103,12 @@ def submit(
 def get(job_id: str, wait_s: float | None = None) -> Request:
     """Build ``GET /v1/jobs/{id}``. Raises ValueError where the id is empty or the wait out of range."""
     wait = _wait_seconds(wait_s)
-    return Request("GET", _job_path(job_id), {"wait": str(wait)} if wait else {}, extra_timeout_s=wait)
+    return Request("GET", job_path(job_id), {"wait": str(wait)} if wait else {}, extra_timeout_s=wait)
 
 
 def cancel(job_id: str) -> Request:
     """Build ``POST /v1/jobs/{id}/cancel``. Raises ValueError where the id is empty."""
-    return Request("POST", _job_path(job_id) + "/cancel")
+    return Request("POST", job_path(job_id) + "/cancel")
 
 
 def events(job_id: str, after: str | None) -> Request:
@@ -112,7 +116,7 @@ def events(job_id: str, after: str | None) -> Request:
     headers = {"accept": "text/event-stream", "cache-control": "no-store"}
     if after:
         headers["last-event-id"] = after
-    return Request("GET", _job_path(job_id) + "/events", headers=headers)
+    return Request("GET", job_path(job_id) + "/events", headers=headers)
 
 
 def jobs_page(
@@ -203,7 +207,8 @@ def ended_error(job: Job) -> JobEndedError | None:
     return None
 
 
-def _job_path(job_id: str) -> str:
+def job_path(job_id: str) -> str:
+    """Return a job's path. Raises ValueError where the id is empty."""
     if not job_id or not job_id.strip():
         msg = "the job id is empty"
         raise ValueError(msg)

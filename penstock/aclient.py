@@ -8,62 +8,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, overload
 
 import httpx
 
 from penstock import _flows as flows
 from penstock import _http as http
 from penstock import _protocol as protocol
-from penstock._flows import Flow, Send, Step
 from penstock._follow import Follower, TextStream
+from penstock._operations import AsyncOperations
+from penstock._paging import Pager
 from penstock.errors import PenstockError
 from penstock.models import Event, Health, Job, Model, Page, Priority, Restarted
 
-T = TypeVar("T")
 
-
-class AsyncPenstock:
+class AsyncPenstock(AsyncOperations):
     """A client of one Penstock server for one event loop. Close it, or use it in an ``async with``.
 
     The arguments are those of :class:`penstock.Penstock`; ``http_client`` is an :class:`httpx.AsyncClient`.
     Close an iterator that you leave early (``contextlib.aclosing``), so that its connection goes at once.
     """
-
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        max_reconnects: int = 10,
-        http_client: httpx.AsyncClient | None = None,
-    ) -> None:
-        self._settings = http.Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient(**http.client_args())
-
-    @property
-    def base_url(self) -> str:
-        """The server's address as it is used."""
-        return self._settings.url
-
-    async def close(self) -> None:
-        """Close the connections."""
-        if self._owns_http:
-            await self._http.aclose()
-
-    async def __aenter__(self) -> Self:
-        """Return the client itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        await self.close()
 
     async def submit(
         self,
@@ -75,6 +39,8 @@ class AsyncPenstock:
         stream: bool | None = None,
         metadata: Mapping[str, str] | None = None,
         expires_in_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        timeout_s: float | None = None,
         max_attempts: int | None = None,
         wait_s: float | None = None,
         idempotency_key: str | None = None,
@@ -88,6 +54,8 @@ class AsyncPenstock:
             stream=stream,
             metadata=metadata,
             expires_in_s=expires_in_s,
+            queue_timeout_s=queue_timeout_s,
+            timeout_s=timeout_s,
             max_attempts=max_attempts,
             wait_s=wait_s,
             idempotency_key=idempotency_key,
@@ -124,24 +92,22 @@ class AsyncPenstock:
         page_size: int = 100,
     ) -> AsyncIterator[Job]:
         """Iterate over jobs, page by page: see :meth:`penstock.Penstock.list`."""
-        left, cursor = limit, None
-        while left is None or left > 0:
-            request = protocol.jobs_page(
+        pager = Pager(
+            lambda size, after: protocol.jobs_page(
                 state=state,
                 model=model,
                 created_after=created_after,
                 created_before=created_before,
                 order=order,
-                limit=page_size if left is None else min(page_size, left),
-                after=cursor,
-            )
-            page = await self._run(flows.fetch(request, Page, self._settings.calls))
-            for job in page.data[:left]:
+                limit=size,
+                after=after,
+            ),
+            limit,
+            page_size,
+        )
+        while (request := pager.request()) is not None:
+            for job in pager.take(await self._run(flows.fetch(request, Page, self._settings.calls))):
                 yield job
-            left = None if left is None else left - len(page.data)
-            cursor = page.next_cursor
-            if not page.has_more or cursor is None:
-                return
 
     async def events(self, job_id: str, after: str | None = None) -> AsyncGenerator[Event]:
         """Follow the job: see :meth:`penstock.Penstock.events`."""
@@ -201,25 +167,3 @@ class AsyncPenstock:
     async def models(self) -> tuple[Model, ...]:
         """Return the models served now: see :meth:`penstock.Penstock.models`."""
         return await self._run(flows.models(self._settings.calls))
-
-    async def _run(self, flow: Flow[T]) -> T:
-        """Carry out a flow's steps."""
-        try:
-            step: Step = next(flow)
-            while True:
-                if not isinstance(step, Send):
-                    await asyncio.sleep(step.seconds)
-                    step = flow.send(None)
-                    continue
-                try:
-                    request = self._http.build_request(**self._settings.args(step.request))
-                    response = await self._http.send(request)
-                except httpx.RequestError as exc:
-                    error = http.translate(exc, self._settings.url)
-                    error.__cause__ = exc
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(http.reply_of(response))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, overload
 
 import httpx
 
 from penstock import _flows as flows
 from penstock import _http as http
 from penstock import _protocol as protocol
-from penstock._flows import Flow, Send, Step
 from penstock._follow import Follower, TextStream
+from penstock._operations import Operations
+from penstock._paging import Pager
 from penstock.errors import PenstockError
 from penstock.models import Event, Health, Job, Model, Page, Priority, Restarted
 
-T = TypeVar("T")
 
-
-class Penstock:
+class Penstock(Operations):
     """A client of one Penstock server. Safe to share between threads; close it, or use it in a ``with``.
 
     Every call is retried on connection errors and on 408, 429, 502, 503 and 504, with backoff and after the
@@ -38,40 +36,6 @@ class Penstock:
         ValueError: an argument is out of range.
     """
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        max_reconnects: int = 10,
-        http_client: httpx.Client | None = None,
-    ) -> None:
-        self._settings = http.Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.Client(**http.client_args())
-
-    @property
-    def base_url(self) -> str:
-        """The server's address as it is used."""
-        return self._settings.url
-
-    def close(self) -> None:
-        """Close the connections."""
-        if self._owns_http:
-            self._http.close()
-
-    def __enter__(self) -> Self:
-        """Return the client itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        self.close()
-
     def submit(
         self,
         input: Mapping[str, Any],  # noqa: A002  # the field's name on the wire
@@ -82,6 +46,8 @@ class Penstock:
         stream: bool | None = None,
         metadata: Mapping[str, str] | None = None,
         expires_in_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        timeout_s: float | None = None,
         max_attempts: int | None = None,
         wait_s: float | None = None,
         idempotency_key: str | None = None,
@@ -96,6 +62,8 @@ class Penstock:
             stream: keep and publish deltas while it runs; None takes the body's.
             metadata: at most 16 string pairs of your own.
             expires_in_s: whole life in seconds, past which the job is ``expired``; None is no deadline.
+            queue_timeout_s: seconds to its first start, past which it is ``expired``; None is no bound.
+            timeout_s: run time of one attempt in seconds, past which it is ``failed`` with ``timeout``.
             max_attempts: attempts when workers are lost, 1 to 10; None leaves it to the server.
             wait_s: seconds to wait for the end, 0 to 300. A failed job is returned, not raised.
             idempotency_key: the same key gives the same job; None makes a fresh one.
@@ -114,6 +82,8 @@ class Penstock:
             stream=stream,
             metadata=metadata,
             expires_in_s=expires_in_s,
+            queue_timeout_s=queue_timeout_s,
+            timeout_s=timeout_s,
             max_attempts=max_attempts,
             wait_s=wait_s,
             idempotency_key=idempotency_key,
@@ -192,23 +162,21 @@ class Penstock:
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        left, cursor = limit, None
-        while left is None or left > 0:
-            request = protocol.jobs_page(
+        pager = Pager(
+            lambda size, after: protocol.jobs_page(
                 state=state,
                 model=model,
                 created_after=created_after,
                 created_before=created_before,
                 order=order,
-                limit=page_size if left is None else min(page_size, left),
-                after=cursor,
-            )
-            page = self._run(flows.fetch(request, Page, self._settings.calls))
-            yield from page.data[:left]
-            left = None if left is None else left - len(page.data)
-            cursor = page.next_cursor
-            if not page.has_more or cursor is None:
-                return
+                limit=size,
+                after=after,
+            ),
+            limit,
+            page_size,
+        )
+        while (request := pager.request()) is not None:
+            yield from pager.take(self._run(flows.fetch(request, Page, self._settings.calls)))
 
     def events(self, job_id: str, after: str | None = None) -> Generator[Event]:
         """Follow the job: what has happened so far, then what happens, up to its end, each event once.
@@ -298,25 +266,3 @@ class Penstock:
             PenstockError: any error of a call.
         """
         return self._run(flows.models(self._settings.calls))
-
-    def _run(self, flow: Flow[T]) -> T:
-        """Carry out a flow's steps."""
-        try:
-            step: Step = next(flow)
-            while True:
-                if not isinstance(step, Send):
-                    time.sleep(step.seconds)
-                    step = flow.send(None)
-                    continue
-                try:
-                    request = self._http.build_request(**self._settings.args(step.request))
-                    response = self._http.send(request)
-                except httpx.RequestError as exc:
-                    error = http.translate(exc, self._settings.url)
-                    error.__cause__ = exc
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(http.reply_of(response))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value

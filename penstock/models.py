@@ -58,8 +58,16 @@ class Job(_Wire):
         state: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``expired``.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
+        expires_at: end of its whole life; None where it has none.
+        queue_timeout_s: the time it may wait for its start; None where it may wait for ever.
+        timeout_s: the run time of one attempt; None where that is not bounded.
+        not_before: when its next attempt is due, Unix seconds; None unless it is queued and waits for that.
         history: attempts that were given up.
+        retry_of: the job that this one runs again; None where it is a first run.
+        retried_as: the job that runs this one again; None where there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
+        partial: what a job that failed, expired or was cancelled had produced, as a raw OpenAI response whose
+            ``finish_reason`` is ``abort`` or None; None where that is nothing, and in lists and events.
     """
 
     id: str
@@ -74,14 +82,20 @@ class Job(_Wire):
     position: int | None = None
     created_at: float | None = None
     expires_at: float | None = None
+    queue_timeout_s: float | None = None
+    timeout_s: float | None = None
+    not_before: float | None = None
     timings: Timings = Timings()
     usage: Usage | None = None
     error: JobError | None = None
     cancel_requested: bool = False
     worker: str | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    retry_of: str | None = None
+    retried_as: str | None = None
     links: Mapping[str, str] = {}
     result: dict[str, Any] | None = None
+    partial: dict[str, Any] | None = None
 
     @property
     def done(self) -> bool:
@@ -92,6 +106,11 @@ class Job(_Wire):
     def text(self) -> str:
         """The first choice's text in :attr:`result`; empty where there is none (embeddings, tool calls)."""
         return _first_text(self.result or {}, "message")
+
+    @property
+    def partial_text(self) -> str:
+        """The first choice's text in :attr:`partial`; empty where there is none."""
+        return _first_text(self.partial or {}, "message")
 
 
 class Event(_Wire):
@@ -129,6 +148,57 @@ class Page(_Wire):
     data: tuple[Job, ...]
     has_more: bool = False
     next_cursor: str | None = None
+
+
+class RetryOutcome(_Wire):
+    """What became of one job in a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
+
+    id: str
+    retried_as: str | None = None
+    error: JobError | None = None
+
+
+class RetryReport(_Wire):
+    """What a bulk retry did, job by job. ``has_more``: more dead jobs match than it was to take."""
+
+    data: tuple[RetryOutcome, ...]
+    has_more: bool = False
+
+
+class Worker(_Wire):
+    """A worker as it was at its last heartbeat.
+
+    Attributes:
+        id: this incarnation; a worker that was started again has another.
+        name: its node name, such as ``gpu0@host``. Names need not be unique.
+        state: ``ready``, or ``draining``: it finishes what it runs, takes nothing new, and ends.
+        running: jobs it runs, of the ``capacity`` it may.
+        engine_running: requests that its engine computes now; ``engine_waiting`` ones wait inside of it.
+        kv_cache_usage: 0 to 1; None where the engine does not say.
+    """
+
+    id: str
+    name: str
+    state: str = "ready"
+    host: str | None = None
+    pid: int | None = None
+    pool: str = "default"
+    engine: str | None = None
+    device: str | None = None
+    models: tuple[str, ...] = ()
+    running: int = 0
+    capacity: int | None = None
+    engine_running: int | None = None
+    engine_waiting: int | None = None
+    kv_cache_usage: float | None = None
+    started_at: float | None = None
+    metrics_url: str | None = None
+
+
+class Workers(_Wire):
+    """A list of workers."""
+
+    data: tuple[Worker, ...]
 
 
 class Model(_Wire):

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console as RichConsole
 
-    from penstock.models import Health, Job, Model
+    from penstock.models import Health, Job, Model, Worker
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ _STYLES = {
     "failed": "red",
     "expired": "yellow",
     "cancelled": "yellow",
+    "ready": "green",
+    "draining": "yellow",
 }
 
 
@@ -108,6 +110,37 @@ def jobs_table(jobs: Iterable[Job]) -> None:
     _table(("id", "state", "model", "priority", "created", "tokens", "total ms"), jobs, row, "no jobs")
 
 
+def dead_table(jobs: Iterable[Job]) -> None:
+    """Print dead jobs as a table, a line each, with why they died as far as that fits."""
+
+    def row(job: Job) -> tuple[str, ...]:
+        code, message = (job.error.code, job.error.message) if job.error else (job.state, "")
+        return job.id, code, job.model, _ago(job.timings.finished_at), " ".join(message.split())
+
+    _table(("id", "code", "model", "ended", "message"), jobs, row, "no dead jobs", cut=("model", "message"))
+
+
+def workers_table(workers: Sequence[Worker]) -> None:
+    """Print workers as a table, a line each; their pools where there are several."""
+    pools = len({worker.pool for worker in workers}) > 1
+
+    def row(worker: Worker) -> tuple[str, ...]:
+        share = worker.kv_cache_usage
+        return (
+            worker.name,
+            worker.state,
+            f"{worker.running} of {worker.capacity}" if worker.capacity else str(worker.running),
+            "" if worker.engine_waiting is None else str(worker.engine_waiting),
+            "" if share is None else f"{share:.0%}",
+            _ago(worker.started_at),
+            *([worker.pool] if pools else []),
+            " ".join(worker.models),
+        )
+
+    columns = ("name", "state", "running", "waiting", "kv", "started", *(["pool"] if pools else []), "models")
+    _table(columns, workers, row, "no worker is alive", cut=("models",))
+
+
 def models_table(models: Iterable[Model]) -> None:
     """Print the served models as a table."""
 
@@ -133,8 +166,12 @@ def _fields(job: Job) -> list[tuple[str, str]]:
     ]
     if job.position is not None:
         fields.append(("position", "next" if job.position == 0 else f"{job.position} before it"))
+    if job.not_before is not None:
+        fields.append(("next attempt", f"in {max(job.not_before - time.time(), 0):.0f} s"))
     if job.created_at is not None:
         fields.append(("created", _ago(job.created_at)))
+    if limits := _limits(job):
+        fields.append(("limits", ", ".join(limits)))
     if job.attempt:
         fields.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
     if job.worker:
@@ -146,21 +183,46 @@ def _fields(job: Job) -> list[tuple[str, str]]:
         fields.append(("cancel", "requested"))
     if job.error is not None:
         fields.append(("error", f"{job.error.code}: {job.error.message}"))
-    return fields
+    rest = (("retry of", job.retry_of), ("retried as", job.retried_as), ("partial", job.partial_text))
+    return fields + [(name, value) for name, value in rest if value]
+
+
+def _limits(job: Job) -> list[str]:
+    whole = None if job.expires_at is None or job.created_at is None else job.expires_at - job.created_at
+    limits = (("whole life", whole), ("to its start", job.queue_timeout_s), ("an attempt", job.timeout_s))
+    return [f"{name} {seconds:g} s" for name, seconds in limits if seconds is not None]
 
 
 def _table(
-    columns: tuple[str, ...], items: Iterable[T], row: Callable[[T], tuple[str, ...]], empty: str
+    columns: tuple[str, ...],
+    items: Iterable[T],
+    row: Callable[[T], tuple[str, ...]],
+    empty: str,
+    *,
+    cut: tuple[str, ...] = (),
 ) -> None:
+    """Print a table.
+
+    Args:
+        columns: their names.
+        items: a line each.
+        row: an item's cells.
+        empty: said on stderr where there is no item.
+        cut: the columns that are cut short where the terminal is too narrow; without any, all but the first fold.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for place, column in enumerate(columns):
-        # The first column is what the user copies: never cut short.
-        table.add_column(column, no_wrap=place == 0, overflow="fold")
+        # The first column is what the user copies: never cut short. Those that may wrap give way first.
+        table.add_column(column, no_wrap=place == 0 or (bool(cut) and column not in cut), overflow="fold")
     for item in items:
-        table.add_row(*(Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row(item)))
+        cells = [Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row(item)]
+        for column in cut:
+            cells[columns.index(column)].no_wrap = True
+            cells[columns.index(column)].overflow = "ellipsis"
+        table.add_row(*cells)
     if table.row_count:
         _rich().print(table)
     else:

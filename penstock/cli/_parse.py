@@ -37,6 +37,11 @@ def duration(text: str) -> float:
     return seconds
 
 
+def grace(text: str) -> float:
+    """Read a time as :func:`duration` does, or 0 for none at all."""
+    return 0.0 if text.strip() in {"0", "0s"} else duration(text)
+
+
 def endpoint(text: str) -> str:
     """Read an endpoint's short name or path as its path.
 

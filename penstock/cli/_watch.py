@@ -77,6 +77,8 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
     error = ended_error(job)
     if error is not None:
         note(f"penstock: {message_of(error)}")
+        if job.partial is not None and not console.json:
+            note(f"what it had produced was kept: penstock get {job.id}")
     return error is None
 
 

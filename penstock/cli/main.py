@@ -18,6 +18,9 @@ _CLIENT = {
     "get": ("penstock.cli.jobs", "get", "Show a job as it is now."),
     "list": ("penstock.cli.jobs", "list_jobs", "List jobs, newest first."),
     "cancel": ("penstock.cli.jobs", "cancel", "Cancel jobs."),
+    "retry": ("penstock.cli.retry", "retry", "Run jobs again that are over."),
+    "dead": ("penstock.cli.retry", "dead", "Failed and expired jobs: list them, run them again."),
+    "workers": ("penstock.cli.workers", "workers", "List the workers and how busy they are."),
     "models": ("penstock.cli.server_info", "models", "List the models that are served now."),
     "health": ("penstock.cli.server_info", "health", "Say whether the server can run jobs now."),
 }
@@ -26,7 +29,7 @@ _CLIENT = {
 _SERVER = {
     "up": "Run everything on this machine.",
     "api": "Run the HTTP API.",
-    "worker": "Run a worker on its devices.",
+    "worker": "Run a worker on its devices, or drain one.",
     "flower": "Run Flower on the same queue.",
 }
 """Known also where the server is not installed, so that typing one gets a useful answer."""

@@ -1,6 +1,6 @@
 """The server's commands: ``penstock up``, and its single processes for compose and for several machines.
 
-Only click is imported here; each command imports what it runs.
+Only click is imported here; each command imports what it runs. ``worker drain`` is a client's command.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
+
+from penstock.cli.workers import drain
 
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for trying the plumbing."
@@ -63,7 +65,7 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
     starting("api", body)
 
 
-@click.command("worker")
+@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
@@ -79,8 +81,24 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
 @click.option("--data-dir", metavar="DIR", help="Where the tiny model is kept.  [default: .penstock]")
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
-def worker(**options: Any) -> None:
-    """Run one worker: one engine on one group of devices."""
+@click.pass_context
+def worker(ctx: click.Context, /, **options: Any) -> None:
+    """Run one worker: one engine on one group of devices. Or drain one that runs, here or elsewhere.
+
+    \b
+    Examples:
+      penstock worker --model Qwen/Qwen2.5-7B-Instruct --gpus 0 --redis-url redis://queue:6379/0
+      penstock worker drain gpu0@host --wait
+
+    On SIGTERM it drains too: running jobs get the drain timeout, the rest goes back to the queue, and it exits
+    with status 0.
+    """  # noqa: D301  # \b is click's mark
+    if ctx.invoked_subcommand is not None:
+        if given := _given(**options):
+            option = next(param.opts[0] for param in ctx.command.params if param.name in given)
+            msg = f"{option} is for starting a worker, not for {ctx.invoked_subcommand}"
+            raise click.UsageError(msg)
+        return
     from penstock.server.errors import starting
 
     def body() -> None:
@@ -89,6 +107,9 @@ def worker(**options: Any) -> None:
         run_worker(_given(**options))
 
     starting("worker", body)
+
+
+worker.add_command(drain)
 
 
 @click.command("flower")

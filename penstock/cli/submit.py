@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job; may be repeated."
 )
 @click.option("--expires-in", type=duration, metavar="TIME", help="Give up after, for example, 10m.")
+@click.option("--queue-timeout", type=duration, metavar="TIME", help="Give up if not started by then.")
+@click.option("--timeout", type=duration, metavar="TIME", help="Run time of one attempt, for example 2m.")
 @click.option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
@@ -56,6 +58,8 @@ def submit(
     waiting: bool,
     metadata: tuple[tuple[str, str], ...],
     expires_in: float | None,
+    queue_timeout: float | None,
+    timeout: float | None,
     **options: Any,
 ) -> None:
     """Submit a job: a prompt, or a raw OpenAI request.
@@ -65,9 +69,13 @@ def submit(
       penstock submit "Why is the sky blue?" --stream
       penstock submit "Summarise: ..." --wait --max-tokens 200 --temperature 0
       penstock submit "Hello" --priority high --metadata run=7 --expires-in 10m
+      penstock submit "Hello" --queue-timeout 30s --timeout 2m
       penstock submit --input request.json --wait
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
+
+    A job may be given three limits: --expires-in for its whole life, --queue-timeout for the time to its start
+    (past either it is expired), --timeout for the run time of one attempt (past it, it is failed).
 
     Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
     """  # noqa: D301  # \b is click's mark
@@ -91,6 +99,8 @@ def submit(
             stream=True if stream else None,
             metadata=dict(metadata) or None,
             expires_in_s=expires_in,
+            queue_timeout_s=queue_timeout,
+            timeout_s=timeout,
             **options,
         )
         if stream:

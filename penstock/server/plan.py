@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import penstock
 from broker.embedded import EmbeddedServer
 from penstock.server.settings import UpSettings
-from penstock.server.supervisor import ChildSpec
+from penstock.server.supervisor import ChildSpec, OnEnd
 
 _STOP_FLOWER, _STOP_WORKERS, _STOP_API, _STOP_REDIS = range(4)  # who hangs on whom, last one last
 _DRAIN_MARGIN_S = 15.0  # beyond the drain: giving jobs back, and the engine's own end
@@ -57,8 +57,8 @@ class Plan:
         flags = ("--host", self.settings.host, "--port", str(self.port))
         return self._penstock("api", "api", flags, _STOP_API)
 
-    def workers(self) -> list[ChildSpec]:
-        """Return the workers' processes."""
+    def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
+        """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""
         asked = self.settings
         flags = ["--engine", asked.engine, "--drain-timeout-s", str(asked.drain_timeout_s)]
         if asked.model is not None:
@@ -69,7 +69,7 @@ class Plan:
             flags += ["--concurrency", str(asked.concurrency)]
         flags += [f"--engine-arg={arg}" for arg in asked.engine_args]
         names = ["worker"] if asked.workers == 1 else [f"worker-{n}" for n in range(1, asked.workers + 1)]
-        return [
+        specs = [
             self._penstock(
                 name,
                 "worker",
@@ -79,6 +79,8 @@ class Plan:
             )
             for name in names
         ]
+        # One that was drained (`penstock worker drain`) ends with status 0, and is meant to stay away.
+        return [replace(spec, may_finish=True, on_end=on_end) for spec in specs]
 
     def flower(self) -> ChildSpec | None:
         """Return Flower's process."""

@@ -10,17 +10,20 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from broker.deathsig import die_with_parent
+from penstock.server.endings import Endings
 from penstock.server.guardian import Guardian
 from penstock.server.logs import last_words, open_log
 
 T = TypeVar("T")
+OnEnd: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
+"""Takes the process id of a child that has ended."""
 
 _BACKOFF_FIRST_S = 1.0
 _BACKOFF_MAX_S = 30.0
@@ -47,6 +50,8 @@ class ChildSpec:
         stop_rank: lower ones are stopped first, and fully, before the next.
         stop_timeout_s: from SIGTERM to SIGKILL.
         pass_fds: descriptors it inherits.
+        may_finish: exit status 0 means that it was told to end, and is not started again.
+        on_end: called with its process id each time it has ended, however it did.
     """
 
     name: str
@@ -56,6 +61,8 @@ class ChildSpec:
     stop_rank: int = 0
     stop_timeout_s: float = 10.0
     pass_fds: tuple[int, ...] = ()
+    may_finish: bool = False
+    on_end: OnEnd | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +86,7 @@ class Supervisor:
         self._report = report
         self._guardian = Guardian()
         self._children: dict[str, _Child] = {}
+        self._endings = Endings(report)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -142,6 +150,7 @@ class Supervisor:
         for rank in sorted({child.spec.stop_rank for child in self._children.values()}):
             of_rank = [child for child in self._children.values() if child.spec.stop_rank == rank]
             await asyncio.gather(*(self._stop_child(child) for child in of_rank))
+            await self._endings.finish()
         self._guardian.close()
         if self._failed.done():
             self._failed.exception()  # seen: no warning about it
@@ -167,11 +176,16 @@ class Supervisor:
         while True:
             status = await child.process.wait()
             self._end_group(child.process.pid)
+            if child.spec.on_end is not None:
+                self._endings.begin(child.spec.name, child.spec.on_end(child.process.pid))
             if self._stop.is_set():
                 return
             if not self._steady:
                 if not self._failed.done():
                     self._failed.set_exception(ChildEndedError(_obituary(child, status)))
+                return
+            if status == 0 and child.spec.may_finish:
+                self._report(f"{child.spec.name} has finished (status 0) and is not started again")
                 return
             while not await self._restart(child, status):
                 if self._stop.is_set():

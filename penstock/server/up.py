@@ -17,6 +17,7 @@ from broker.embedded import EmbeddedServer
 from broker.errors import StoreUnavailableError
 from broker.urls import celery_url
 from penstock.server.errors import UpStartError
+from penstock.server.leases import end_lease
 from penstock.server.logs import follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
@@ -121,7 +122,11 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         await supervisor.during_start(answers)
     else:
         await supervisor.during_start(asyncio.to_thread(_greet_redis, plan.redis_url))
-    others: list[ChildSpec | None] = [plan.api(), *plan.workers(), plan.flower()]
+
+    async def worker_ended(pid: int) -> None:
+        await end_lease(plan.redis_url, plan.settings, pid)
+
+    others: list[ChildSpec | None] = [plan.api(), *plan.workers(worker_ended), plan.flower()]
     for spec in others:
         if spec is not None:
             await supervisor.start(spec)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -168,6 +169,37 @@ def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
             client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=100_000, stream=streamed)
     counts = httpx.get(f"{vllm_stack.url}/v1/jobs", params={"state": "queued"}).json()["data"]
     assert counts == []
+
+
+@pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"stream": True}])
+def test_a_prompt_one_token_too_long_never_enters_the_queue(
+    client: OpenAI, vllm_stack: Stack, more: dict
+) -> None:
+    """The tiny model has 4,096 tokens; one of them is for the answer."""
+
+    def ask(words: int) -> Any:
+        prompt = [{"role": "user", "content": " the" * words}]  # a token each
+        return client.chat.completions.create(model=MODEL, messages=prompt, max_tokens=9, **more)
+
+    def jobs() -> list[str]:
+        return [job["id"] for job in httpx.get(f"{vllm_stack.url}/v1/jobs").json()["data"]]
+
+    def prompt_tokens(answer: Any) -> int:
+        return (list(answer)[-1] if more.get("stream") else answer).usage.prompt_tokens
+
+    words = 1 + 4095 - prompt_tokens(ask(1))
+    assert prompt_tokens(ask(words)) == 4095
+    before = jobs()
+    with pytest.raises(openai.BadRequestError, match="4096 tokens, which leaves none") as one:
+        ask(words + 1)
+    with pytest.raises(openai.BadRequestError, match="have 4196 tokens") as many:
+        ask(words + 101)
+    codes = {(error.value.code, error.value.param) for error in (one, many)}
+    assert codes == {("context_length_exceeded", "messages")}
+    body = {"model": MODEL, "prompt": [5] * 4096}
+    got = httpx.post(f"{vllm_stack.url}/v1/jobs", json={"endpoint": "/v1/completions", "input": body})
+    assert (got.status_code, got.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert jobs() == before
 
 
 def running_in_engine(stack: Stack) -> float:

@@ -48,6 +48,35 @@ def job(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
+def again(job_id: str) -> str:
+    """The id of the job that runs another one again."""
+    return job_id.replace("job_", "job_9", 1)
+
+
+def worker(**fields: Any) -> dict[str, Any]:
+    """A worker object of the contract; ``fields`` replace its own."""
+    return {
+        "object": "worker",
+        "id": "cpu@host-7-0a1b2c3d",
+        "name": "cpu@host",
+        "host": "host",
+        "pid": 7,
+        "pool": "default",
+        "engine": "vllm",
+        "device": "auto",
+        "models": ["m"],
+        "state": "ready",
+        "running": 2,
+        "capacity": 8,
+        "engine_running": 2,
+        "engine_waiting": 0,
+        "kv_cache_usage": 0.25,
+        "started_at": 1795416551.0,
+        "metrics_url": "http://127.0.0.1:9100/metrics",
+        "a_field_of_the_future": 1,
+    } | fields
+
+
 def answer(text: str) -> dict[str, Any]:
     """A raw chat completion."""
     return {"object": "chat.completion", "choices": [{"index": 0, "message": {"content": text}}]}
@@ -88,6 +117,9 @@ class Double:
         job: the present state of the one job.
         later: states the job takes at the following GETs.
         jobs: what the list pages through.
+        dead: what the list of dead jobs pages through; one that is run again leaves it.
+        refused: ids of dead jobs that cannot be run again.
+        workers: the live workers; one that is drained is gone once it was listed again.
         events: (id, type, data) of the job, in order.
         cuts: for each connection, how many events it carries before it ends; None: all, and hold.
         abort: end cut connections in mid-air instead of in order.
@@ -99,6 +131,9 @@ class Double:
     job: dict[str, Any] = field(default_factory=job)
     later: deque[dict[str, Any]] = field(default_factory=deque)
     jobs: list[dict[str, Any]] = field(default_factory=list)
+    dead: list[dict[str, Any]] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+    workers: list[dict[str, Any]] = field(default_factory=list)
     events: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     cuts: deque[int] = field(default_factory=deque)
     abort: bool = True
@@ -129,12 +164,14 @@ class Double:
             if isinstance(content, str):
                 return Response(content, status, extra)
             return JSONResponse(content, status, extra)
-        if path == "/v1/models":
-            return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
-        if path == "/health/ready":
-            return JSONResponse({"status": "ready", "checks": {"redis": "ok", "worker": "ok"}})
+        if path in {"/v1/models", "/health/ready"}:
+            served = {"object": "list", "data": [{"id": name} for name in self.models]}
+            ready = {"status": "ready", "checks": {"redis": "ok", "worker": "ok"}}
+            return JSONResponse(served if path == "/v1/models" else ready)
         if path == "/v1/jobs" and request.method == "GET":
-            return JSONResponse(self._page(request.query_params))
+            return JSONResponse(self._page(self.jobs, request.query_params))
+        if path.startswith(("/v1/dead", "/v1/workers")):
+            return self._operate(path, request, json.loads(body or b"null"))
         if path.endswith("/events"):
             return StreamingResponse(
                 self._stream(headers.get("last-event-id")), media_type="text/event-stream"
@@ -143,20 +180,49 @@ class Double:
             return JSONResponse(self.job, 200 if self.job["state"] == "succeeded" else 202)
         if not path.startswith(f"/v1/jobs/{ID}"):
             return JSONResponse(error("job_not_found"), 404)
-        now = self.job
+        now = job(id=again(ID), retry_of=ID) if path.endswith("/retry") else self.job
         if self.later and request.method == "GET":
             self.job = self.later.popleft()
         return JSONResponse(now)
 
-    def _page(self, query: Any) -> dict[str, Any]:
-        first = int(query.get("after", 0))
+    def _operate(self, path: str, request: Request, body: Any) -> Response:
+        """Answer what is asked about dead jobs and workers."""
+        if path == "/v1/dead":
+            return JSONResponse(self._page(self.dead, request.query_params))
+        if path == "/v1/dead/retry":
+            ids = body.get("ids") or [item["id"] for item in self.dead[: body.get("limit", 100)]]
+            self.dead = [item for item in self.dead if item["id"] not in {*ids} - self.refused]
+            data = [self._retried(old) for old in ids]
+            return JSONResponse({"object": "list", "data": data, "has_more": bool(self.dead)})
+        listed = list(self.workers)
+        if path == "/v1/workers":
+            self.workers = [one for one in self.workers if one["state"] != "draining"]
+            return JSONResponse({"object": "list", "data": listed})
+        name = path.removeprefix("/v1/workers/").removesuffix("/drain")
+        told = [one for one in self.workers if name in {one["name"], one["id"]}]
+        if not told:
+            return JSONResponse(error("worker_not_found"), 404)
+        for one in told:
+            one["state"] = "draining"
+        return JSONResponse({"object": "list", "data": told}, 202)
+
+    def _retried(self, old: str) -> dict[str, Any]:
+        if old in self.refused:
+            return {"id": old, "retried_as": None, "error": {"code": "queue_full", "message": "no room"}}
+        return {"id": old, "retried_as": again(old), "error": None}
+
+    def _page(self, jobs: list[dict[str, Any]], query: Any) -> dict[str, Any]:
+        # The cursor is the last id delivered, as a server's would be: it holds while jobs leave the list.
+        ids = [item["id"] for item in jobs]
+        after = query.get("after", "")
+        first = sum((len(name), name) <= (len(after), after) for name in ids)
         end = first + int(query["limit"])
-        more = end < len(self.jobs)
+        more = end < len(jobs)
         return {
             "object": "list",
-            "data": self.jobs[first:end],
+            "data": jobs[first:end],
             "has_more": more,
-            "next_cursor": str(end) if more else None,
+            "next_cursor": ids[end - 1] if more else None,
         }
 
     async def _stream(self, last_id: str | None) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from penstock.cli._parse import duration, endpoint, pair, prompt_body, raw_body
+from penstock.cli._parse import duration, endpoint, grace, pair, prompt_body, raw_body
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,12 @@ def test_durations(text, seconds):
 def test_what_is_no_duration(text):
     with pytest.raises(click.BadParameter, match="not a duration"):
         duration(text)
+
+
+def test_a_grace_may_be_nothing():
+    assert [grace(text) for text in ("0", "0s", " 0 ", "2m")] == [0, 0, 0, 120]
+    with pytest.raises(click.BadParameter, match="not a duration"):
+        grace("-1")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ def test_submit_sends_the_contract_and_returns_the_job(server, client):
         stream=True,
         metadata={"run": "7"},
         expires_in_s=60,
+        queue_timeout_s=30,
+        timeout_s=20.5,
         max_attempts=2,
         wait_s=1.2,
         idempotency_key="key",
@@ -32,6 +34,8 @@ def test_submit_sends_the_contract_and_returns_the_job(server, client):
         "stream": True,
         "metadata": {"run": "7"},
         "expires_in_s": 60,
+        "queue_timeout_s": 30,
+        "timeout_s": 20.5,
         "max_attempts": 2,
     }
     assert (seen.headers["idempotency-key"], seen.headers["prefer"]) == ("key", "wait=2")
@@ -183,7 +187,7 @@ def test_list_pages_by_itself(server, client, total, limit, size):
 
 
 def test_list_asks_for_no_page_before_it_is_needed(server, client):
-    server.jobs = [job() for _ in range(5)]
+    server.jobs = [job(id=f"job_{n}") for n in range(5)]
     jobs = client.list(page_size=2)
     next(jobs)
     next(jobs)
@@ -192,7 +196,7 @@ def test_list_asks_for_no_page_before_it_is_needed(server, client):
 
 @pytest.mark.asyncio
 async def test_the_async_client_does_the_same(server):
-    server.jobs = [job() for _ in range(3)]
+    server.jobs = [job(id=f"job_{n}") for n in range(3)]
     server.faults.append((503, {}, error("no_worker")))
     async with AsyncPenstock(server.url) as client:
         assert (await client.submit({"model": "m"}, wait_s=1)).id == ID
@@ -210,8 +214,9 @@ def test_both_clients_have_the_same_methods_and_arguments():
     def shape(kind):
         return {
             name: [(p.name, p.default, p.kind) for p in inspect.signature(member).parameters.values()]
-            for name, member in vars(kind).items()
-            if callable(member) and not name.startswith("_")
+            for name, member in inspect.getmembers(kind, callable)
+            if not name.startswith("_")
         }
 
     assert shape(Penstock) == shape(AsyncPenstock)
+    assert {"submit", "stream", "close", "retry", "list_dead", "drain_worker"} <= set(shape(Penstock))

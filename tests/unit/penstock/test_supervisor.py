@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.server import endings
 from penstock.server.guardian import Guardian
 from penstock.server.logs import last_words
 from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
@@ -125,6 +126,75 @@ async def test_a_child_that_ends_later_is_started_again(spec, lines):
     await running
     await supervisor.stop()
     assert not alive(supervisor.pids["worker"])
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_has_finished_is_not_started_again(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("api", SLEEP))
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); time.sleep(600)"
+    worker = spec("worker", code, may_finish=True)
+    await supervisor.start(worker)
+    await until(lambda: "up" in printed(worker))
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    os.kill(supervisor.pids["worker"], signal.SIGTERM)
+    await until(lambda: lines)
+    assert lines == ["worker has finished (status 0) and is not started again"]
+    assert supervisor.exit_status("worker") == 0
+    assert alive(supervisor.pids["api"])
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
+    assert len(lines) == 1
+
+
+@pytest.mark.asyncio
+async def test_whoever_asked_is_told_of_each_end(spec, lines):
+    ended = []
+
+    async def on_end(pid):
+        ended.append((pid, alive(pid)))
+
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("worker", SLEEP, on_end=on_end))
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    first = supervisor.pids["worker"]
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: ended)
+    assert supervisor.pids["worker"] == first  # told at once, not after the back-off
+    await until(lambda: supervisor.pids["worker"] != first)
+    second = supervisor.pids["worker"]
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
+    assert ended == [(first, False), (second, False)]
+
+
+@pytest.mark.asyncio
+async def test_what_is_to_be_done_about_an_end_may_fail_or_hang(spec, lines, monkeypatch):
+    monkeypatch.setattr(endings, "_LAST_CALLS_S", 0.2)
+    given_up = []
+
+    async def fails(pid):
+        raise OSError("no route to redis")
+
+    async def hangs(pid):
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            given_up.append(pid)
+            raise
+
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("worker-1", SLEEP, on_end=fails))
+    await supervisor.start(spec("worker-2", SLEEP, on_end=hangs))
+    began = time.monotonic()
+    await supervisor.stop()
+    assert 0.2 <= time.monotonic() - began < 5
+    assert given_up == [supervisor.pids["worker-2"]]
+    assert lines == ["worker-1 has ended; what was to be done about that failed: no route to redis"]
 
 
 @pytest.mark.asyncio
