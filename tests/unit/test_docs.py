@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
+import click
 import pytest
 
 from penstock.cli.main import cli
@@ -104,18 +106,28 @@ def commands(page: Path) -> list[list[str]]:
                 continue
             at = next((n for n, word in enumerate(words) if re.search(r"(^|[/=])penstock$", word)), None)
             if at is not None and words[at + 1 :]:
-                found.append(words[at + 1 :])
+                found.append(list(takewhile(lambda word: word not in {"|", ">", "&&"}, words[at + 1 :])))
     return found
+
+
+def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
+    """The command that a line names, a group's own one where it names that, and the rest of the line."""
+    name, *words = line
+    command = {one.name: one for one in COMMANDS}.get(name) or cli.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None, f"penstock {name}"
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        inner = command.commands.get(words[0])
+        assert inner is not None, f"penstock {name} {words[0]}"
+        return f"{name} {words[0]}", inner, words[1:]
+    return name, command, words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_and_options_exist(page: Path) -> None:
-    known = {command.name: command for command in COMMANDS}
-    for name, *words in commands(page):
-        if name == "--help":
+    for line in commands(page):
+        if line[0] == "--help":
             continue
-        command = known.get(name) or cli.get_command(None, name)  # type: ignore[arg-type]
-        assert command is not None, f"penstock {name}"
+        name, command, words = find(line)
         options = {opt for param in command.params for opt in (*param.opts, *param.secondary_opts)} | {
             "--help"
         }
@@ -129,6 +141,7 @@ def test_the_command_finder_finds_them() -> None:
     assert ["up", "--port", "8181", "--no-flower"] in found  # inline
     assert ["up", "--model", "Qwen/Qwen2.5-0.5B-Instruct"] in found  # in a block, behind make
     assert ["list"] in found
+    assert ["dead", "list", "--all", "--json"] in commands(DOCS / "how-to" / "retries-and-dead-jobs.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
