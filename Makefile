@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint format lock bench docs clean
+.PHONY: help up test chaos lint format lock bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,14 @@ up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
 test: ## install what is needed, then run every test (ARGS="tests/unit -k lease")
 	@$(SETUP) --browser
 	@$(BIN)/python -m pytest $(ARGS)
+
+SEED ?= 1
+MINUTES ?= 30
+ENGINE ?= simulated
+
+chaos: ## random faults under load (SEED=1 MINUTES=30 ENGINE=simulated|vllm)
+	@$(SETUP)
+	$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --engine $(ENGINE) $(ARGS)
 
 lint: ## style, format and types
 	@$(SETUP)

@@ -24,6 +24,7 @@ from broker.errors import (
     NewerRecordError,
     QueueFullError,
     StoreUnavailableError,
+    UnfinishedError,
 )
 
 log = structlog.get_logger(__name__)
@@ -151,6 +152,7 @@ def foreign_errors(settings: ApiSettings) -> dict[type[Exception], Callable[[Any
         NewerRecordError: _newer,
         QueueFullError: full,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
+        UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
     }
 
 

@@ -19,6 +19,7 @@ from api.sse import PING, Cursor, EventFrames, frame, read_cursor
 from broker.errors import StoreUnavailableError
 from broker.hub import SEQ_END, EventId, Inbox
 from jobs.ids import is_job_id
+from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class JobEvents:
         try:
             async with self._pings(send) as beat, aclosing(follow) as batches:
                 async for events in batches:
+                    failpoints.hit("api.mid_events")
                     eid, payload = events[-1]
                     data = frames.feed(events)
                     if payload[0] == "e":

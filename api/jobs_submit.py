@@ -22,6 +22,7 @@ from jobs.ids import is_job_id
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.states import JobState
+from monitoring import failpoints
 
 _validator = TypeAdapter(JobRequest).validator
 
@@ -41,6 +42,7 @@ class Jobs:
         body = await read_body(scope, receive, services.settings.max_body_bytes)
         spec = await self._spec(body, key, services.process if wait_s else None)
         with services.hub.inbox(spec.id) as inbox:
+            failpoints.hit("api.before_accept")
             try:
                 accepted = await services.store.accept(spec)
             except StoreUnavailableError:
@@ -48,6 +50,7 @@ class Jobs:
                 if key is None:
                     services.abandon(spec.id)
                 raise
+            failpoints.hit("api.after_accept")
             job: Job | None
             if accepted.replayed:
                 job = await self._look(accepted.id, wait_s, receive)

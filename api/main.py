@@ -10,6 +10,7 @@ import uvicorn
 
 from api.app import create_app
 from api.settings import ApiSettings
+from monitoring import failpoints
 from monitoring.logging import configure_logging
 
 log = structlog.get_logger(__name__)
@@ -30,6 +31,7 @@ def run_api(
         SystemExit: the address cannot be listened on.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
+    failpoints.arm_from_environment()
     settings = ApiSettings(**{**(overrides or {}), **given})
     configure_logging(settings.log_level, as_json=settings.log_json)
     log.info("api_starting", host=settings.host, port=settings.port)

@@ -32,6 +32,7 @@ from broker.records import Ending
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState
+from monitoring import failpoints
 
 SSE_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 NO_STORE = (b"cache-control", b"no-cache")
@@ -81,7 +82,9 @@ class OpenAIEndpoint:
         with services.hub.inbox(job_id) as inbox:
             try:
                 async with until_hangup(receive):
+                    failpoints.hit("api.before_accept")
                     await services.store.accept(spec)
+                    failpoints.hit("api.after_accept")
                     self._accepted.inc()
                     over, last = await run(job_id, inbox, send)
             except BrokerError as error:
@@ -132,6 +135,7 @@ class OpenAIEndpoint:
         async with aclosing(self._services.hub.follow(job_id, inbox, live=True)) as batches:
             try:
                 async for events in batches:
+                    failpoints.hit("api.mid_stream")
                     data = stream.feed(events)
                     if data and not started:
                         started = True

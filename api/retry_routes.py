@@ -76,7 +76,8 @@ class Retries:
             key: an idempotency key.
 
         Raises:
-            ApiError: 404, there is no such job; 409, it is not finished.
+            ApiError: 404, there is no such job.
+            UnfinishedError: it has not ended.
             QueueFullError: the lane is full.
             StoreUnavailableError: Redis is away.
         """
@@ -87,9 +88,6 @@ class Retries:
             raise job_not_found(job_id)
         try:
             accepted = await self._store.accept(replace(spec, idempotency_key=key))
-        except UnfinishedError:
-            message = f"{job_id} is not finished; cancel it first, or wait for its end"
-            raise ApiError(409, message, "job_not_finished") from None
         except LookupError:
             raise job_not_found(job_id) from None
         if not accepted.replayed:
@@ -106,6 +104,8 @@ class Retries:
                 new = (await self.repeat(job_id)).id
             except ApiError as refused:
                 error = {"code": refused.code, "message": refused.message}
+            except UnfinishedError as refused:
+                error = {"code": "job_not_finished", "message": str(refused)}
             except QueueFullError as refused:
                 error = {"code": "queue_full", "message": str(refused)}
             except NewerRecordError as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import AbstractBackoff, ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -26,9 +27,13 @@ _CONNECTIONS = 32
 
 
 class _Retry(Retry):
-    """Sends a command that timed out once more only: the connection may have been dead, but a server that stalls does
-    not answer sooner for being asked again, and who waits wants to know.
+    """Retries for so many seconds at most: a server that stalls does not answer sooner for being asked again, and who
+    waits wants to know.
     """
+
+    def __init__(self, backoff: AbstractBackoff, retries: int, within_s: float) -> None:
+        super().__init__(backoff, retries)
+        self._within_s = within_s
 
     async def call_with_retry(
         self,
@@ -38,12 +43,10 @@ class _Retry(Retry):
         with_failure_count: bool = False,  # noqa: FBT001, FBT002 - redis-py's signature
     ) -> T:
         """As redis-py's."""
-        timeouts = 0
+        give_up_at = time.monotonic() + self._within_s
 
         def worth_it(error: Exception) -> bool:
-            nonlocal timeouts
-            timeouts += isinstance(error, RedisTimeoutError)
-            return timeouts <= 1 and (is_retryable is None or is_retryable(error))
+            return time.monotonic() < give_up_at and (is_retryable is None or is_retryable(error))
 
         return await super().call_with_retry(do, fail, worth_it, with_failure_count)
 
@@ -108,7 +111,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
         "socket_timeout": timeout_s,
         "socket_connect_timeout": min(3.0, timeout_s),
         "health_check_interval": 15,
-        "retry": _Retry(ExponentialBackoff(cap=0.5, base=0.05), retries),
+        "retry": _Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, within_s=0.9 * timeout_s),
     }
     # A burst waits its turn for a connection; redis-py's usual pool would fail what exceeds its size.
     if sentinels := sentinels_of(url):

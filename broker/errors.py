@@ -31,7 +31,7 @@ class UnfinishedError(BrokerError):
     """Only a finished job can be repeated."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"job {job_id} is not finished")
+        super().__init__(f"{job_id} is not finished; cancel it first, or wait for its end")
         self.job_id = job_id
 
 

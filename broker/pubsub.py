@@ -114,7 +114,7 @@ class Subscriber:
                 raise RedisConnectionError("no echo: the subscription leads nowhere")
             elif not echo_at:
                 try:
-                    await self._client.execute_command("EVAL", _ECHO, 0, self._channel, _NOTHING)
+                    await self._client.eval(_ECHO, 0, self._channel, _NOTHING)
                     echo_at = now
                 except ResponseError as error:  # it writes nothing at the moment, so there is nothing to miss
                     log.debug("echo_refused", channel=self._channel, error=str(error))

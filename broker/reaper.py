@@ -10,6 +10,7 @@ import structlog
 
 from broker.errors import StoreUnavailableError
 from broker.store import JobStore, Reaped
+from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,7 @@ async def reap_forever(
     away = False
     while True:
         await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))
+        failpoints.hit("reaper.before_round")
         try:
             done = await store.reap()
         except StoreUnavailableError as error:

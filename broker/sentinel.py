@@ -27,18 +27,16 @@ async def find_master(sentinels: Sentinels) -> tuple[str, int]:
     Raises:
         redis.exceptions.ConnectionError: no sentinel knows one that is up.
     """
-    async with Sentinel(
-        sentinels.hosts, sentinel_kwargs=_options(sentinels, Retry(NoBackoff(), 0))
-    ) as finder:
+    options = _options(sentinels, Retry(NoBackoff(), 0))
+    async with Sentinel(sentinels.hosts, sentinel_kwargs=options) as finder:  # type: ignore[no-untyped-call]
         host, port = await finder.discover_master(sentinels.master)
         return host, int(port)
 
 
 def find_master_sync(sentinels: Sentinels) -> tuple[str, int]:
     """As :func:`find_master`, without asyncio."""
-    with SyncSentinel(
-        sentinels.hosts, sentinel_kwargs=_options(sentinels, SyncRetry(NoBackoff(), 0))
-    ) as finder:
+    options = _options(sentinels, SyncRetry(NoBackoff(), 0))
+    with SyncSentinel(sentinels.hosts, sentinel_kwargs=options) as finder:  # type: ignore[no-untyped-call]
         host, port = finder.discover_master(sentinels.master)
         return host, int(port)
 
@@ -71,16 +69,16 @@ class MasterConnection(Connection):
 
     async def _connect(self) -> None:
         self.host, self.port = await find_master(self._sentinels)
-        await super()._connect()
+        await super()._connect()  # type: ignore[no-untyped-call]
 
 
 class SyncMasterConnection(SyncConnection):
     """The same without asyncio."""
 
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options)  # type: ignore[no-untyped-call]
         self._sentinels = sentinels
 
     def _connect(self) -> Any:
         self.host, self.port = find_master_sync(self._sentinels)
-        return super()._connect()
+        return super()._connect()  # type: ignore[no-untyped-call]

@@ -26,8 +26,8 @@ from jobs.model import SCHEMA_VERSION, JobSpec
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
-_ACCEPT_WITHIN_MS = 8_000
-"""Less than it takes until a submission fails for Redis's silence: two time-outs, see ``broker/connection.py``."""
+_ACCEPT_WITHIN_MS = 4_000
+"""Less than it takes until a submission fails for Redis's silence: the time-out in ``broker/connection.py``."""
 
 
 @dataclass(frozen=True, slots=True)

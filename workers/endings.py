@@ -16,6 +16,7 @@ from broker.store import JobStore
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
 from jobs.states import JobState
+from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.engines.base import Final
 from workers.stream import StreamBuffer
@@ -162,6 +163,7 @@ class Endings:
 
     async def _give_back(self, run: Run, transition: Callable[[], Awaitable[JobState | None]]) -> Outcome:
         """Take the job off this worker, for as long as it takes while the lease may still be ours."""
+        failpoints.hit("worker.before_release")
         while True:
             try:
                 state = await transition()
@@ -199,6 +201,7 @@ class Endings:
     ) -> Outcome:
         """Write the end, for as long as it takes while the lease may still be ours."""
         tail = run.buffer.take()
+        failpoints.hit("worker.before_finish")
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
         while True:
             try:

@@ -27,6 +27,7 @@ from broker.pubsub import Subscriber
 from broker.reaper import reap_forever
 from broker.store import JobStore, Reaped
 from broker.urls import without_password
+from monitoring import failpoints
 from monitoring.metrics import REAPER_ACTIONS, WorkerMetrics
 from workers.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
@@ -282,6 +283,7 @@ class EngineHost:
                 runner.stop_all(ENGINE_DEAD)
                 self._die(f"the engine died: {error}")
                 return
+            failpoints.hit("worker.before_beat")
             try:
                 cancels = await store.heartbeat(self.worker, info=self._state())
             except StoreUnavailableError as error:

@@ -14,6 +14,7 @@ from broker.envelope import greet
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
 from jobs.failures import FailureCode
+from monitoring import failpoints
 from monitoring.logging import configure_logging
 from monitoring.metrics import WorkerMetrics
 from workers.celery_worker import CeleryWorker, quiet_celery, register_task
@@ -41,6 +42,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
+    failpoints.arm_from_environment()
     settings = WorkerSettings(**overrides)
     configure_logging(settings.log_level, as_json=settings.log_json)
     quiet_celery()

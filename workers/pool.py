@@ -23,6 +23,7 @@ from celery.exceptions import Ignore
 
 from broker.transport import BULK_ROOM, FREE_SLOTS
 from jobs.states import JobState
+from monitoring import failpoints
 from workers.endings import Outcome
 from workers.host import EngineHost
 
@@ -31,6 +32,18 @@ log = structlog.get_logger(__name__)
 
 class JobFailedError(Exception):
     """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
+
+
+class _Asked:
+    """A number that is asked for, as a transport option: ``inspect stats``, and so Flower, writes those as JSON."""
+
+    def __init__(self, ask: Callable[[], int]) -> None:
+        self._ask = ask
+
+    def __call__(self) -> int:
+        return self._ask()
+
+    __json__ = __call__
 
 
 class LoopPool(BasePool):  # type: ignore[misc]
@@ -48,8 +61,8 @@ class LoopPool(BasePool):  # type: ignore[misc]
         self._inflight = 0
         self._bulk = 0
         options = self.app.conf.broker_transport_options
-        options[FREE_SLOTS] = self.free_slots
-        options[BULK_ROOM] = (self.bulk_queue, self.bulk_room)
+        options[FREE_SLOTS] = _Asked(self.free_slots)
+        options[BULK_ROOM] = (self.bulk_queue, _Asked(self.bulk_room))
         self._wake, self._ring = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._ring, False)
@@ -89,6 +102,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             self._done.append((callback, started, bulk, outcome))
             self.wake()
 
+        failpoints.hit("worker.before_claim")
         self.host.submit_job(args[1], done)
 
     def wake(self) -> None:
@@ -104,6 +118,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             return
         while self._done:
             callback, started, bulk, outcome = self._done.popleft()
+            failpoints.hit("worker.before_ack")
             self._inflight -= 1
             self._bulk -= bulk
             callback(_celery_result(callback, outcome, time.monotonic() - started))

@@ -16,6 +16,7 @@ from jobs.chunks import Chunk, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.states import JobState
+from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.endings import ENGINE_DEAD, FENCED, RELEASED, TIMED_OUT, Endings, Outcome, Run
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
@@ -119,6 +120,7 @@ class Runner:
         if isinstance(claim, Dropped):
             self._metrics.dropped.labels(claim.reason).inc()
             return Outcome(None, claim.reason)
+        failpoints.hit("worker.after_claim")
         run = Run(claim, StreamBuffer(claim.id, claim.attempt), why=self._closing)
         self._runs[job_id] = run
         self._metrics.running.set(len(self._runs))
@@ -181,7 +183,7 @@ class Runner:
             self._flusher.touch(buffer)
 
         request = EngineRequest(
-            claim.id, claim.endpoint, claim.body, claim.stream, claim.lane.engine_priority
+            claim.id, claim.endpoint, claim.body, claim.stream, claim.lane.engine_priority, claim.attempt
         )
         async with self._quarantine.alone() if claim.kills else nullcontext():
             run.on_engine = True

@@ -10,6 +10,7 @@ import structlog
 from broker.errors import StoreUnavailableError
 from broker.store import JobStore
 from jobs.chunks import Chunk, Text, encode, merge
+from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +105,9 @@ class Flusher:
                     entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()]
                 if not entries:
                     continue
+                failpoints.hit("worker.before_append")
                 refused = await self._append(entries)
+                failpoints.hit("worker.after_append")
                 for buffer in buffers:
                     buffer.sent()
                 for buffer in buffers if refused else ():

@@ -44,6 +44,7 @@ class EngineRequest:
         body: the client's raw JSON body. Its own ``stream`` field is overruled by ``stream``.
         stream: chunks are wanted.
         priority: smaller runs sooner.
+        attempt: which run of this job it is, from 1.
     """
 
     id: str
@@ -51,6 +52,7 @@ class EngineRequest:
     body: bytes
     stream: bool = False
     priority: int = 0
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import msgspec
 
 from jobs.chunks import Text
 from jobs.model import Usage
+from monitoring import failpoints
 from workers.engines import simulated_shapes as shapes
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
@@ -170,6 +171,7 @@ class SimulatedEngine:
             body = _decode(request.body)
         except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
+        self._perhaps_die(request.id)
         if body.simulate is not None and (fault := self._fault(request.id, body.simulate)):
             return fault
         if body.model is not None and body.model != self._settings.model:
@@ -219,6 +221,12 @@ class SimulatedEngine:
             self._failed.add(request_id)
             return _refuse(500, "a simulated error", "InternalServerError")
         return None
+
+    def _perhaps_die(self, request_id: str) -> None:
+        try:
+            failpoints.hit("engine.run")
+        except failpoints.FailpointReachedError:
+            self._fault(request_id, "die")
 
     async def _generate(self, count: int, stop: asyncio.Event) -> int:
         """Take the time that ``count`` tokens need; return how many there are, fewer when stopped."""
@@ -318,6 +326,7 @@ class SimulatedEngine:
         if self._journal is not None:
             line = {
                 "job": request.id,
+                "attempt": request.attempt,
                 "event": event,
                 "time_ms": time.time_ns() // 1_000_000,
                 "pid": os.getpid(),

@@ -19,6 +19,7 @@ from broker.errors import (
     NewerRecordError,
     QueueFullError,
     StoreUnavailableError,
+    UnfinishedError,
 )
 from broker.records import Ending
 from jobs.failures import FAILURES, FailureCode
@@ -32,6 +33,7 @@ EXPECTED = [
     (NewerRecordError("x"), 500, "internal_error", "server_error"),
     (QueueFullError(5), 429, "queue_full", "rate_limit_error"),
     (IdempotencyConflictError("job_1"), 409, "idempotency_conflict", "invalid_request_error"),
+    (UnfinishedError("job_1"), 409, "job_not_finished", "invalid_request_error"),
     (HTTPException(404), 404, "not_found", "invalid_request_error"),
     (HTTPException(405), 405, "method_not_allowed", "invalid_request_error"),
     (HTTPException(418), 418, "invalid_request", "invalid_request_error"),

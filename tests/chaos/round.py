@@ -1,0 +1,88 @@
+"""One round: load begins, faults happen, all of it heals and grows quiet, and the checker looks."""
+
+from __future__ import annotations
+
+import json
+import random
+from types import TracebackType
+from typing import Any, Self
+
+from tests.chaos.checker import Checker, Observer, Takeover, quiet
+from tests.chaos.faults import Fault, Scene, inflict
+from tests.chaos.ledger import Ledger
+from tests.chaos.load import Load
+from tests.chaos.stack import Stack
+
+_SHOWN = 8
+
+
+class Round:
+    """Use as ``async with``; leaving the block heals the stack and checks everything.
+
+    Args:
+        stack: a stack that serves.
+        seed: of everything that is drawn; the same seed draws the same.
+        patience_s: how long after the end of load and faults every job may take to end.
+        stalls_s: see :class:`~tests.chaos.faults.Scene`.
+        load: see :class:`~tests.chaos.load.Load`.
+
+    Attributes:
+        ledger: what the clients saw, the figures, and the violations.
+        takeovers: how long the jobs of lost workers waited for their next start.
+        seen: digests of terminal records, as they were first seen.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        seed: str,
+        *,
+        patience_s: float = 60.0,
+        stalls_s: tuple[float, ...] = (1.0, 2.0, 4.0),
+        **load: Any,
+    ) -> None:
+        self.stack = stack
+        self.seed = seed
+        self.ledger = Ledger()
+        self.takeovers: list[Takeover] = []
+        self.seen: dict[str, str] = {}
+        self._patience_s = patience_s
+        self.scene = Scene(stack, self.ledger, random.Random(f"{seed}/faults"), stalls_s)
+        self._load = Load(stack, self.ledger, seed, **load)
+
+    async def inflict(self, fault: Fault) -> None:
+        """Let a fault happen, and its harm pass."""
+        await inflict(fault, self.scene)
+
+    async def __aenter__(self) -> Self:
+        self.stack.note("round", seed=self.seed)
+        self.observer = Observer(self.stack)
+        self.observer.start()
+        self._load.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._load.hold()
+        if error is not None:
+            await self._load.finish(0.0)
+            await self.observer.stop()
+            return
+        await self.stack.heal()
+        await self._load.finish(self._patience_s)
+        if not await quiet(self.stack, self._patience_s):
+            self.ledger.break_("every job ends", seed=self.seed, patience_s=self._patience_s)
+        self.seen = await self.observer.stop()
+        checker = Checker(self.stack, self.ledger, self.observer)
+        checker.check(self.seen)
+        self.takeovers = checker.takeovers
+        self.stack.note("checked", seed=self.seed, counts=self.ledger.counts)
+
+    def assert_kept(self) -> None:
+        """Fail where a promise was broken, with what is needed to look into it."""
+        broken = self.ledger.violations
+        told = "\n".join(json.dumps(one, indent=1, default=str)[:4000] for one in broken[:_SHOWN])
+        assert not broken, (
+            f"seed {self.seed!r}, logs in {self.stack.folder}: {len(broken)} broken promises\n{told}"
+        )

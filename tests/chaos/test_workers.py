@@ -1,0 +1,136 @@
+"""Workers that are killed, frozen, wedged, drained, or whose engine dies: no job is lost, none runs twice at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from monitoring.failpoints import WINDOWS
+from tests.chaos.faults import drain, freeze_worker, kill_worker, pause_worker, power_cut
+from tests.chaos.round import Round
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+PAIRS = [
+    ("worker.before_claim=kill@4", "worker.after_claim=kill@4"),
+    ("worker.before_append=kill@20", "worker.after_append=kill@20"),
+    ("worker.before_finish=kill@4", "worker.before_ack=kill@4"),
+    ("worker.before_finish=stop@4", "worker.after_claim=stop@4"),
+    ("worker.before_append=stop@20", "worker.before_claim=stop@4"),
+    ("engine.run=raise@4", "worker.before_beat=sleep:5@4"),
+    ("reaper.before_round=kill@6", "worker.before_ack=stop@4"),
+]
+"""What happens to the first worker, and to the second."""
+
+LONG = {"tokens": (100, 200), "clients": 8}
+"""Answers that take two to four seconds: longer than a drain may."""
+
+SLACK_S = 2.0
+
+
+def slowest(faults: Round) -> float:
+    """The longest wait of a job whose worker was lost, while the other worker was there."""
+    return max(takeover.seconds for takeover in faults.takeovers if not takeover.disturbed)
+
+
+def windows(pairs) -> set[str]:
+    return {point.split("=")[0] for pair in pairs for point in pair}
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+async def test_a_worker_that_stops_in_a_window_loses_nothing(stack, a_round, pair) -> None:
+    await stack.rearm(dict(zip(stack.workers, pair, strict=True)))
+    victims = [worker.life for worker in stack.workers]
+    async with a_round() as faults:
+        await eventually(lambda: all(life.reached and life.status is not None for life in victims), 30)
+        await asyncio.sleep(1)
+    assert {window for life in victims for window in life.reached} == windows([pair])
+    faults.assert_kept()
+
+
+async def test_a_worker_killed_while_it_gives_jobs_back(stack, a_round) -> None:
+    first = stack.workers[0]
+    await stack.rearm({first: "worker.before_release=kill@1"})
+    life = first.life
+    async with a_round(**LONG) as faults:
+        await asyncio.sleep(2)
+        await drain(faults.scene, first)
+        assert "worker.before_release" in life.reached
+    faults.assert_kept()
+
+
+async def test_every_window_is_some_scenarios() -> None:
+    from tests.chaos.test_apis import POINTS
+
+    apis = {point.split("=")[0] for point in POINTS}
+    assert windows(PAIRS) | apis | {"worker.before_release"} == set(WINDOWS)
+
+
+async def test_a_killed_workers_jobs_run_elsewhere_in_time(stack, a_round) -> None:
+    async with a_round(tokens=(20, 60)) as faults:
+        for _ in range(3):
+            await asyncio.sleep(2)
+            await faults.inflict(kill_worker)
+    faults.assert_kept()
+    assert faults.ledger.counts["given_up.worker_lost"] >= 3
+    assert slowest(faults) <= stack.lease_ttl_s + SLACK_S
+
+
+async def test_a_frozen_worker_writes_nothing_and_ends(stack, a_round) -> None:
+    before = [worker.life for worker in stack.workers]
+    async with a_round(tokens=(20, 60)) as faults:
+        await asyncio.sleep(1)
+        await faults.inflict(freeze_worker)
+        frozen = next(life for life in before if "frozen" in life.fates)
+        await eventually(lambda: frozen.status is not None, 20)
+    faults.assert_kept()
+    assert frozen.status == 1
+    assert faults.ledger.counts["given_up.worker_lost"] >= 1
+    assert slowest(faults) <= stack.lease_ttl_s + SLACK_S
+
+
+async def test_a_pause_within_the_lease_costs_nothing(stack, a_round) -> None:
+    before = [worker.life for worker in stack.workers]
+    async with a_round() as faults:
+        for _ in range(2):
+            await asyncio.sleep(1)
+            await faults.inflict(pause_worker)
+    faults.assert_kept()
+    assert [worker.life for worker in stack.workers] == before
+    assert not any(name.startswith("given_up.") for name in faults.ledger.counts)
+
+
+@pytest.mark.parametrize("twice", [False, True])
+async def test_a_drain_gives_back_what_is_too_long(stack, a_round, twice) -> None:
+    first = stack.workers[0]
+    life = first.life
+    async with a_round(**LONG) as faults:
+        await asyncio.sleep(2)
+        await drain(faults.scene, first, twice=twice)
+        await asyncio.sleep(1)
+    faults.assert_kept()
+    assert life.status == 0
+    assert faults.ledger.counts["given_up.released"] >= 1
+    assert not faults.ledger.counts["given_up.worker_lost"]
+
+
+async def test_a_rolling_restart_loses_and_repeats_nothing(stack, a_round) -> None:
+    async with a_round() as faults:
+        for worker in stack.workers:
+            await asyncio.sleep(1)
+            await drain(faults.scene, worker)
+            await stack.ready()
+    faults.assert_kept()
+    counts = faults.ledger.counts
+    assert counts["engine_runs"] <= counts["jobs"] + counts["given_up.released"]
+    assert not counts["given_up.worker_lost"]
+
+
+async def test_everything_is_killed_at_once(stack, a_round) -> None:
+    async with a_round() as faults:
+        await asyncio.sleep(2)
+        await faults.inflict(power_cut)
+        await asyncio.sleep(3)
+    faults.assert_kept()

@@ -1,0 +1,82 @@
+"""Failpoints: nothing unless asked for; what cannot be read stops the start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from monitoring import failpoints
+from tests.processes import ROOT
+
+
+@pytest.fixture(autouse=True)
+def disarmed():
+    yield
+    failpoints._armed = None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("worker.befor_claim=kill", "no such window"),
+        ("worker.before_claim", "an action is"),
+        ("worker.before_claim=explode", "an action is"),
+        ("worker.before_claim=sleep", "an action is"),
+        ("worker.before_claim=kill:3", "an action is"),
+        ("worker.before_claim=kill@soon", "are numbers"),
+        ("worker.before_claim=sleep:long", "are numbers"),
+        ("worker.before_claim=kill,worker.before_claim=stop", "named before"),
+    ],
+)
+def test_what_cannot_be_read_is_named(text: str, why: str) -> None:
+    with pytest.raises(failpoints.FailpointsStartError, match=why):
+        failpoints.parse(text)
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_an_unknown_window_stops_the_start(command: str) -> None:
+    env = os.environ | {failpoints.VARIABLE: "worker.befor_claim=kill", "PENSTOCK_ENGINE": "simulated"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "penstock", command],
+        check=False,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "'worker.befor_claim=kill': no such window; there are worker.before_claim" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_window_acts_once_at_its_nth_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, "engine.run=raise@3, api.mid_stream=sleep:0")
+    failpoints.arm_from_environment()
+    failpoints.hit("engine.run")
+    failpoints.hit("api.mid_stream")
+    failpoints.hit("worker.before_claim")
+    failpoints.hit("engine.run")
+    with pytest.raises(failpoints.FailpointReachedError, match=r"engine\.run"):
+        failpoints.hit("engine.run")
+    failpoints.hit("engine.run")
+    with pytest.raises(KeyError):
+        failpoints.hit("no.such.window")
+
+
+def test_nothing_is_armed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(failpoints.VARIABLE, raising=False)
+    failpoints.arm_from_environment()
+    for window in failpoints.WINDOWS:
+        failpoints.hit(window)
+    assert failpoints._armed is None
+
+
+def test_every_window_stands_in_the_code_once_or_more() -> None:
+    rooms = ("api", "broker", "workers")
+    code = "".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
+    for window in failpoints.WINDOWS:
+        assert f'failpoints.hit("{window}")' in code, window
