@@ -55,6 +55,7 @@ bench: ## added latency and throughput against vLLM's own server, then the contr
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
 	$(BIN)/python benchmarks/control_plane.py $(ARGS)
 	$(BIN)/python benchmarks/idle.py
+	$(BIN)/python benchmarks/interactive_under_bulk.py
 
 docs: ## write the generated reference pages anew
 	@$(SETUP)

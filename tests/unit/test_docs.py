@@ -149,5 +149,8 @@ def test_settings_exist(page: Path) -> None:
     from api.settings import ApiSettings
 
     settings = {f"PENSTOCK_{name.upper()}" for cls in (UpSettings, ApiSettings) for name in cls.model_fields}
-    others = {f"PENSTOCK_{name}" for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")}
+    others = {
+        f"PENSTOCK_{name}"
+        for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")
+    }
     assert set(re.findall(r"PENSTOCK_[A-Z][A-Z_]*[A-Z]", page.read_text())) <= settings | others
