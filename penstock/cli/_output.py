@@ -107,7 +107,8 @@ def jobs_table(jobs: Iterable[Job]) -> None:
         total = f"{job.timings.total_ms:.0f}" if job.timings.total_ms is not None else ""
         return job.id, job.state, job.model, job.priority, _ago(job.created_at), tokens, total
 
-    _table(("id", "state", "model", "priority", "created", "tokens", "total ms"), jobs, row, "no jobs")
+    columns = ("id", "state", "model", "priority", "created", "tokens", "total ms")
+    _table(columns, jobs, row, "no jobs", cut=("model", "priority"))
 
 
 def dead_table(jobs: Iterable[Job]) -> None:
@@ -199,7 +200,7 @@ def _table(
     row: Callable[[T], tuple[str, ...]],
     empty: str,
     *,
-    cut: tuple[str, ...] = (),
+    cut: tuple[str, ...],
 ) -> None:
     """Print a table.
 
@@ -208,15 +209,15 @@ def _table(
         items: a line each.
         row: an item's cells.
         empty: said on stderr where there is no item.
-        cut: the columns that are cut short where the terminal is too narrow; without any, all but the first fold.
+        cut: the columns that are cut short where the terminal is too narrow.
     """
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for place, column in enumerate(columns):
-        # The first column is what the user copies: never cut short. Those that may wrap give way first.
-        table.add_column(column, no_wrap=place == 0 or (bool(cut) and column not in cut), overflow="fold")
+    for column in columns:
+        # What the user copies is never cut short.
+        table.add_column(column, no_wrap=column not in cut, overflow="fold")
     for item in items:
         cells = [Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row(item)]
         for column in cut:

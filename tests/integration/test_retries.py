@@ -225,3 +225,17 @@ async def test_a_newer_record_is_left_for_a_newer_worker(
         return (await brief.reap()).repushed
 
     assert await eventually(repushed) == 1
+
+
+async def test_an_older_record_is_read_and_run(store: JobStore) -> None:
+    await store.heartbeat(W, first=True)
+    accepted = await store.accept(spec(timeout_ms=5, queue_timeout_ms=60_000))
+    record = store.keys("job", accepted.id)
+    await store.client.hset(record, "v", 0)
+    await store.client.hdel(record, "timeout", "qtimeout", "qexp", "losses")
+    job = await read(store, accepted.id)
+    assert (job.timeout_ms, job.queue_timeout_ms, job.retry_of) == (None, None, None)
+    claim = await claim_again(store, accepted.id)
+    assert (claim.timeout_ms, claim.kills) == (None, 0)
+    assert await store.release_from_dead_engine(claim, W, "it died") is JobState.QUEUED
+    assert await store.finish(await claim_again(store, accepted.id), W, JobState.SUCCEEDED)
