@@ -84,8 +84,7 @@ class Subscriber:
                     await pubsub.subscribe(self._channel)
                     async for message in self._messages(pubsub):
                         if message["type"] == "message":
-                            if words := _decode(message["data"]):  # else an echo
-                                self._on_message(words)
+                            self._take(message["data"])
                         elif message["type"] == "subscribe":
                             delay_s = 0.05
                             self._subscribed.set()
@@ -95,6 +94,14 @@ class Subscriber:
                 self._subscribed.clear()
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, 1.0)
+
+    def _take(self, data: bytes) -> None:
+        """Pass a message on. One that cannot be read, or that nobody can do anything with, does not end the subscription."""
+        try:
+            if words := _decode(data):  # else an echo
+                self._on_message(words)
+        except Exception:
+            log.exception("message_not_taken", channel=self._channel, size=len(data))
 
     async def _messages(self, pubsub: PubSub) -> AsyncIterator[dict[str, Any]]:
         """Yield what comes.

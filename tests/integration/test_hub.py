@@ -155,3 +155,16 @@ async def test_unknown_jobs_and_cursors(hub: EventHub) -> None:
     for text in ("", "1", "a-b", "1-", "-1", "1-2-3", "\u0661-\u0661"):
         with pytest.raises(ValueError, match="not an event id"):
             parse_cursor(text)
+
+
+@pytest.mark.parametrize("noise", [b"\xc1", b"no list", b"\x91\xa1x", b"\x93\xa1a\xa1b\x01"])
+async def test_noise_on_the_channel_does_not_end_the_subscription(
+    store: JobStore, hub: EventHub, noise: bytes
+) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    await eventually(lambda: hub._inboxes)
+    await store.client.publish(store.keys("api_channel", "api-1"), noise)
+    await speak(store, claim, 3)
+    await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
+    assert texts(await asyncio.wait_for(follower, 10)) == [1, 2, 3]
