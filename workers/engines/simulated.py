@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import heapq
 import itertools
-import os
 import struct
 import time
 from typing import Any
@@ -22,6 +21,7 @@ from monitoring import failpoints
 from workers.engines import simulated_shapes as shapes
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
+from workers.engines.simulated_journal import Journal
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -79,14 +79,12 @@ class SimulatedEngine:
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._failed: set[str] = set()
-        self._journal: int | None = None
+        self._journal = Journal(settings.journal_path)
         self._alive = False
 
     async def start(self) -> None:
         """See the Protocol."""
-        path = self._settings.journal_path
-        if path is not None and self._journal is None:
-            self._journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._journal.open()
         self._alive = True
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -111,7 +109,7 @@ class SimulatedEngine:
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
         await self.check()
-        self._write(request, "start")
+        self._journal.write(request, "start")
         stop = self._stops[request.id] = asyncio.Event()
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
@@ -123,7 +121,7 @@ class SimulatedEngine:
             finally:
                 self._leave()
         except asyncio.CancelledError:
-            self._write(request, "abort")
+            self._journal.write(request, "abort")
             if request.id not in self._tasks:  # see _fault
                 task.uncancel()
                 raise EngineDeadError(_DIED) from None
@@ -131,7 +129,7 @@ class SimulatedEngine:
         finally:
             del self._stops[request.id]
             self._tasks.pop(request.id, None)
-        self._write(request, "abort" if stop.is_set() else "end")
+        self._journal.write(request, "abort" if stop.is_set() else "end")
         return final
 
     async def abort(self, request_id: str) -> None:
@@ -318,20 +316,7 @@ class SimulatedEngine:
     async def stop(self) -> None:
         """See the Protocol."""
         self._alive = False
-        journal, self._journal = self._journal, None
-        if journal is not None:
-            os.close(journal)
-
-    def _write(self, request: EngineRequest, event: str) -> None:
-        if self._journal is not None:
-            line = {
-                "job": request.id,
-                "attempt": request.attempt,
-                "event": event,
-                "time_ms": time.time_ns() // 1_000_000,
-                "pid": os.getpid(),
-            }
-            os.write(self._journal, _encode(line) + b"\n")
+        self._journal.close()
 
 
 def _tokens(prompt: bytes) -> int:

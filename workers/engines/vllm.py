@@ -11,15 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from jobs.model import Usage
 from workers.engines.base import (
     Emit,
     EngineDeadError,
@@ -37,6 +34,7 @@ from workers.engines.leash import Leash
 from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
 from workers.engines.tap import Tap
+from workers.engines.vllm_wire import as_bytes, closing, explain, parse_body, usage_beside
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -86,7 +84,7 @@ class VllmEngine:
             raise
         except Exception as error:
             await self.stop()
-            raise EngineStartError(_explain(error)) from error
+            raise EngineStartError(explain(error)) from error
 
     def _load(self) -> Any:
         """Parse the flags, load the model and start the engine process (blocking)."""
@@ -215,7 +213,7 @@ class VllmEngine:
             *self._auth,
         ]
         path, raw = request.endpoint, request.body
-        endpoint, body = self._endpoints.get(path), _parse(raw)
+        endpoint, body = self._endpoints.get(path), parse_body(raw)
         if endpoint is None or body is None:
             return whole(*await call_app(self._app, "POST", path, raw, headers))
         stream = request.stream and path in _RESPONSE_IDS
@@ -238,13 +236,13 @@ class VllmEngine:
         if parts is None:
             return whole(response.status_code, bytes(response.body))
         if not stream:
-            return whole(response.status_code, b"".join([_bytes(part) async for part in parts]))
+            return whole(response.status_code, b"".join([as_bytes(part) async for part in parts]))
         return await relay(
-            _closing(parts),
+            closing(parts),
             emit,
             chat=path == CHAT,
             hide_usage=False,
-            ask_usage=lambda: _usage_beside(raw_request),
+            ask_usage=lambda: usage_beside(raw_request),
         )
 
     def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
@@ -355,51 +353,3 @@ def _stat_logger(steps: dict[int, Any]) -> Any:
             pass
 
     return LastStep
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    """Read a body as FastAPI would; None where the app is to say what is wrong with it."""
-    try:
-        body = _decode(raw)
-    except msgspec.DecodeError:
-        try:
-            body = json.loads(raw)  # takes a little more, such as NaN
-        except ValueError:
-            return None
-    return body if isinstance(body, dict) else None
-
-
-def _usage_beside(raw_request: Any) -> Usage | None:
-    """Read the usage that vLLM leaves on the request for its middlewares."""
-    metadata = getattr(raw_request.state, "request_metadata", None)
-    usage = getattr(metadata, "final_usage_info", None)
-    if usage is None:
-        return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens)
-
-
-def _bytes(part: Any) -> bytes:
-    return part.encode() if isinstance(part, str) else bytes(part)
-
-
-async def _closing(parts: Any) -> AsyncIterator[bytes]:
-    """Iterate over a response's body, and close it at once when the reader stops early: that aborts the
-    request.
-    """
-    async with contextlib.aclosing(parts):
-        async for part in parts:
-            yield _bytes(part)
-
-
-def _explain(error: Exception) -> str:
-    """Say in one line why vLLM did not start."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    low = text.lower()
-    if "out of memory" in low or "no available memory" in low or "free memory" in low:
-        return f"vLLM ran out of memory: {text}; lower gpu_memory_utilization, max_model_len or max_num_seqs"
-    if "engine core initialization failed" in low:
-        return (
-            "vLLM's engine process did not start; its log above has the cause. Out of memory? Lower "
-            "gpu_memory_utilization (or kv_cache_memory_bytes), max_model_len or max_num_seqs"
-        )
-    return f"vLLM did not start: {text[:600]}"
