@@ -13,7 +13,7 @@ from api.errors import ApiError, job_not_found
 from api.events_route import JobEvents
 from api.jobs_schema import JobList, JobObject, JobRequest, State
 from api.jobs_submit import Jobs, checked_id
-from api.jobs_view import decode_cursor, encode_cursor, job_view
+from api.jobs_view import decode_cursor, job_view, page_view
 from api.outcome import answer
 from api.services import Services
 from jobs.states import JobState
@@ -105,13 +105,7 @@ def register(router: APIRouter, services: Services) -> None:
             cursor=None if after is None else decode_cursor(after),
             newest_first=order == "desc",
         )
-        listed = {
-            "object": "list",
-            "data": [job_view(job) for job in page.jobs],
-            "has_more": page.cursor is not None,
-            "next_cursor": encode_cursor(page.cursor),
-        }
-        return Response(msgspec.json.encode(listed), media_type="application/json")
+        return Response(msgspec.json.encode(page_view(page)), media_type="application/json")
 
     @router.post(
         "/v1/jobs/{job_id}/cancel",

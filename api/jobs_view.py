@@ -10,6 +10,7 @@ import msgspec
 
 from api.errors import invalid
 from api.outcome import usage_json
+from broker.listings import Page
 from jobs.model import Failed, Job, Queued, Running, Succeeded
 
 
@@ -71,6 +72,16 @@ def job_view(job: Job, result: bytes | None = None, partial: bytes | None = None
         },
         "result": msgspec.Raw(result) if result else None,
         "partial": msgspec.Raw(partial) if partial else None,
+    }
+
+
+def page_view(page: Page) -> dict[str, Any]:
+    """Return a page of jobs as a list object."""
+    return {
+        "object": "list",
+        "data": [job_view(job) for job in page.jobs],
+        "has_more": page.cursor is not None,
+        "next_cursor": encode_cursor(page.cursor),
     }
 
 

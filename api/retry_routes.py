@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from api.docs import error_docs
 from api.errors import ApiError, job_not_found
 from api.jobs_schema import JobList, JobObject
-from api.jobs_view import decode_cursor, encode_cursor, job_view
+from api.jobs_view import decode_cursor, job_view, page_view
 from api.services import Services
 from broker.errors import NewerRecordError, QueueFullError, UnfinishedError
 from broker.store import Accepted
@@ -165,13 +165,7 @@ def register(router: APIRouter, services: Services) -> None:
         """Jobs that failed or expired and were not repeated, the latest end first."""
         cursor = None if after is None else decode_cursor(after)
         page = await store.list_dead(code=code, model=model, limit=limit, cursor=cursor)
-        listed = {
-            "object": "list",
-            "data": [job_view(job) for job in page.jobs],
-            "has_more": page.cursor is not None,
-            "next_cursor": encode_cursor(page.cursor),
-        }
-        return Response(msgspec.json.encode(listed), media_type="application/json")
+        return Response(msgspec.json.encode(page_view(page)), media_type="application/json")
 
     @router.post(
         "/v1/dead/retry",

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -22,6 +23,8 @@ from workers.engines.base import Final
 from workers.stream import StreamBuffer
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _RETRY_S = 0.5
 
@@ -164,21 +167,24 @@ class Endings:
     async def _give_back(self, run: Run, transition: Callable[[], Awaitable[JobState | None]]) -> Outcome:
         """Take the job off this worker, for as long as it takes while the lease may still be ours."""
         failpoints.hit("worker.before_release")
+        state = await self._insist(run, "release_delayed", transition)
+        if state is None:
+            return Outcome(None, FENCED)
+        if not state.terminal:
+            self._metrics.given_back.inc()
+            return Outcome(None, RELEASED)
+        return Outcome(state, await self._failure_code(run) if state is JobState.FAILED else None)
+
+    async def _insist(self, run: Run, event: str, write: Callable[[], Awaitable[T]]) -> T | None:
+        """Write, again and again while Redis is away; None: the lease is lost, so that it no longer matters."""
         while True:
             try:
-                state = await transition()
+                return await write()
             except StoreUnavailableError as error:
                 if run.why == FENCED:
-                    return Outcome(None, FENCED)
-                log.warning("release_delayed", job=run.claim.id, error=str(error))
+                    return None
+                log.warning(event, job=run.claim.id, error=str(error))
                 await asyncio.sleep(_RETRY_S)
-                continue
-            if state is None:
-                return Outcome(None, FENCED)
-            if not state.terminal:
-                self._metrics.given_back.inc()
-                return Outcome(None, RELEASED)
-            return Outcome(state, await self._failure_code(run) if state is JobState.FAILED else None)
 
     async def _failure_code(self, run: Run) -> str:
         """Read with which code the store ended a job, for the log and the metrics."""
@@ -203,29 +209,25 @@ class Endings:
         tail = run.buffer.take()
         failpoints.hit("worker.before_finish")
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
-        while True:
-            try:
-                written = await self._store.finish(
-                    run.claim,
-                    self._worker,
-                    state,
-                    status=final.status if final else None,
-                    result=final.body if final else b"",
-                    usage=usage,
-                    error=error,
-                    partial=partial.body if partial else b"",
-                    tail=tail,
-                )
-            except StoreUnavailableError as failure:
-                if run.why == FENCED:
-                    return Outcome(None, FENCED)
-                log.warning("finish_delayed", job=run.claim.id, error=str(failure))
-                await asyncio.sleep(_RETRY_S)
-                continue
-            if not written:
-                self._metrics.fenced.inc()
-                return Outcome(None, FENCED)
-            if usage is not None:
-                self._metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
-                self._metrics.tokens.labels("completion").inc(usage.completion_tokens)
-            return Outcome(state, error.code if error else None)
+        written = await self._insist(
+            run,
+            "finish_delayed",
+            lambda: self._store.finish(
+                run.claim,
+                self._worker,
+                state,
+                status=final.status if final else None,
+                result=final.body if final else b"",
+                usage=usage,
+                error=error,
+                partial=partial.body if partial else b"",
+                tail=tail,
+            ),
+        )
+        if not written:
+            self._metrics.fenced.inc()
+            return Outcome(None, FENCED)
+        if usage is not None:
+            self._metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
+            self._metrics.tokens.labels("completion").inc(usage.completion_tokens)
+        return Outcome(state, error.code if error else None)
