@@ -24,6 +24,7 @@ async def chaos_stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 async def stack(chaos_stack: Stack) -> Stack:
     """The stack, whole and quiet, whatever the scenario before it did."""
     await chaos_stack.heal()
+    await chaos_stack.rearm({child: "" for child in chaos_stack.children if child.armed})
     assert await quiet(chaos_stack)
     return chaos_stack
 

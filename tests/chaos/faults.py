@@ -169,7 +169,8 @@ async def drain(scene: Scene, child: Child, *, twice: bool = False) -> None:
     child.signal(signal.SIGTERM)
     if twice:
         await asyncio.sleep(scene.rng.uniform(0.05, 0.5))
-        child.signal(signal.SIGTERM)
+        if child.life is life:  # or it has ended, and another is starting
+            child.signal(signal.SIGTERM)
     allowed_s = float(stack.settings["drain_timeout_s"]) + DRAIN_SLACK_S
     await eventually(lambda: life.status is not None, allowed_s + 30)
     took_s = time.monotonic() - began

@@ -77,6 +77,8 @@ class Round:
         checker = Checker(self.stack, self.ledger, self.observer)
         checker.check(self.seen)
         self.takeovers = checker.takeovers
+        for one in self.ledger.violations:
+            self.stack.note("broken", **{k: v for k, v in one.items() if k != "time"})
         self.stack.note("checked", seed=self.seed, counts=self.ledger.counts)
 
     def assert_kept(self) -> None:

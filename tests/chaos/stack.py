@@ -131,7 +131,7 @@ class Stack:
 
     def note(self, what: str, **facts: Any) -> None:
         """Write down what happened, for whoever looks into a failure."""
-        self._events.write(json.dumps({"time": time.time(), "what": what, **facts}) + "\n")
+        self._events.write(json.dumps({"time": time.time(), "what": what, **facts}, default=str) + "\n")
         self._events.flush()
 
     @contextmanager
@@ -235,6 +235,13 @@ class Stack:
                 if info.get("pid") == worker.life.pid:
                     return True
         return False
+
+    def busiest(self) -> Child:
+        """The worker with the most jobs now."""
+        with self.admin() as client:
+            names = client.zrange(self.keys("workers"), 0, -1)
+            jobs = {int(name.split("-")[-2]): client.scard(self.keys("worker_jobs", name)) for name in names}
+        return max(self.workers, key=lambda worker: jobs.get(worker.life.pid, 0))
 
     async def heal(self) -> None:
         """Bring back whatever is down, without failpoints, and wait until all of it serves."""
