@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import io
 import os
 from pathlib import Path
@@ -303,7 +302,7 @@ class VllmEngine:
         if llm is not None:
             if (reader := getattr(llm, "output_handler", None)) is not None:
                 reader.cancel()  # or it reports the end of the engine process as a failure
-            await asyncio.to_thread(_shut_down, llm)
+            await asyncio.to_thread(llm.shutdown, _STOP_S)
         if leash is not None:
             await asyncio.to_thread(leash.let_go)
 
@@ -314,14 +313,7 @@ _PREEMPTED = -1
 
 
 _STOP_S = 1.0
-"""How long the engine process has to end by itself. It holds nothing that killing it would lose, and often takes its time."""
-
-
-def _shut_down(llm: Any) -> None:
-    if "timeout" in inspect.signature(llm.shutdown).parameters:
-        llm.shutdown(timeout=_STOP_S)
-    else:  # before 0.30 or so
-        llm.shutdown()
+"""How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""
 
 
 def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
