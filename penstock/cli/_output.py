@@ -148,7 +148,7 @@ def models_table(models: Iterable[Model]) -> None:
     def row(model: Model) -> tuple[str, ...]:
         return model.id, str(model.max_model_len or ""), model.owned_by or ""
 
-    _table(("model", "context", "owned by"), models, row, "no model is served")
+    _table(("model", "context", "owned by"), models, row, "no model is served", cut=())
 
 
 def health_lines(health: Health, url: str) -> None:
