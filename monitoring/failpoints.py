@@ -28,6 +28,7 @@ from typing import Final
 VARIABLE: Final = "PENSTOCK_FAILPOINTS"
 
 WINDOWS: Final[dict[str, str]] = {
+    "worker.before_consume": "the worker has its lease, and does not take messages yet",
     "worker.before_claim": "the message has been popped, the job has not been claimed",
     "worker.after_claim": "the job has been claimed, the engine has not seen it",
     "worker.before_append": "chunks have left the engine and are not in the log",

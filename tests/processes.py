@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from broker.settings import BrokerSettings
+from monitoring.failpoints import VARIABLE
 
 ROOT = Path(__file__).parents[1]
 _RUN = "import sys, json; from workers.main import run_worker; run_worker(json.loads(sys.argv[1]))"
@@ -22,10 +23,19 @@ class WorkerProcess:
         settings: whose Redis and namespace it uses.
         log: where its output goes.
         name: before ``@host``.
+        failpoints: see :mod:`monitoring.failpoints`.
         overrides: further worker settings, JSON-able.
     """
 
-    def __init__(self, settings: BrokerSettings, log: Path, name: str = "w1", **overrides: object) -> None:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        log: Path,
+        name: str = "w1",
+        *,
+        failpoints: str = "",
+        **overrides: object,
+    ) -> None:
         self.log = log
         given = {
             "redis_url": settings.redis_url,
@@ -40,7 +50,8 @@ class WorkerProcess:
                 cwd=ROOT,
                 stdout=out,
                 stderr=out,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+                | {VARIABLE: failpoints},
                 start_new_session=True,
             )
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -56,21 +59,31 @@ def run_worker(overrides: dict[str, Any]) -> None:
     metrics = WorkerMetrics(REGISTRY, [code.value for code in FailureCode])
     worker: CeleryWorker | None = None
 
-    def on_dead(reason: str) -> None:
-        if worker is not None:
-            worker.die(reason)
+    orders: deque[Callable[[CeleryWorker], None]] = deque()
 
-    def on_drain(timeout_s: float | None) -> None:
-        if worker is not None:
-            worker.drain(timeout_s)
+    def obey(order: Callable[[CeleryWorker], None] | None = None) -> None:
+        """Carry orders out, of whichever thread: at once, or as soon as there is a worker to carry them out."""
+        if order is not None:
+            orders.append(order)
+        while worker is not None and orders:
+            with suppress(IndexError):  # the other thread took it
+                orders.popleft()(worker)
 
-    host = EngineHost(settings, engine_for(settings), metrics, on_dead, on_drain)
+    host = EngineHost(
+        settings,
+        engine_for(settings),
+        metrics,
+        on_dead=lambda reason: obey(lambda one: one.die(reason)),
+        on_drain=lambda timeout_s: obey(lambda one: one.drain(timeout_s)),
+    )
     log.info("engine_starting", engine=settings.engine, model=settings.model)
     status = 1
     try:
         host.start(lambda: {"metrics_url": _serve_metrics(settings)})
         register_task(app, host)
+        failpoints.hit("worker.before_consume")
         worker = CeleryWorker(app, host, settings, settings.concurrency or host.engine.capacity())
+        obey()
         gc.collect()
         gc.freeze()
         status = worker.run()

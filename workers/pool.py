@@ -52,6 +52,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
     host: EngineHost
     bulk_queue: str
     body_can_be_buffer = True
+    _ring = -1
     signal_safe = False
     task_join_will_block = False
 
@@ -107,6 +108,8 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def wake(self) -> None:
         """Have Celery's loop turn now, so that it sees what has changed. Callable from any thread."""
+        if self._ring < 0:  # its loop has not begun to turn
+            return
         with contextlib.suppress(BlockingIOError):  # a full pipe rings already
             os.write(self._ring, b"\0")
 

@@ -65,7 +65,8 @@ async def test_every_window_is_some_scenarios() -> None:
     from tests.chaos.test_apis import POINTS
 
     apis = {point.split("=")[0] for point in POINTS}
-    assert windows(PAIRS) | apis | {"worker.before_release"} == set(WINDOWS)
+    # The last is reached in tests/integration/test_worker_failures.py.
+    assert windows(PAIRS) | apis | {"worker.before_release", "worker.before_consume"} == set(WINDOWS)
 
 
 async def test_a_killed_workers_jobs_run_elsewhere_in_time(stack, a_round) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 
 import pytest
@@ -109,3 +110,27 @@ async def test_a_worker_drains_when_it_is_told(store: JobStore, ready) -> None:
     assert (await read(store, short)).state is JobState.SUCCEEDED
     for job_id in (long, late):
         assert (await read(store, job_id)).state is JobState.QUEUED
+
+
+async def test_a_worker_that_loses_its_lease_before_it_consumes_ends(store: JobStore, start_worker) -> None:
+    """It must not take messages that it may not run, for ever."""
+    lease = {"lease_ttl_s": 1.0, "heartbeat_s": 0.2, "reap_interval_s": 0.1}
+    worker = start_worker("w1", failpoints="worker.before_consume=stop", **lease)
+    await eventually(lambda: "failpoint worker.before_consume" in worker.log.read_text())
+
+    async def buried() -> bool:
+        await store.reap()
+        return await store.client.zcard(store.keys("workers")) == 0
+
+    await eventually(buried)
+    worker.signal(signal.SIGCONT)
+    assert await asyncio.to_thread(worker.wait) == 1
+    assert "the lease was lost" in worker.log.read_text()
+
+
+async def test_a_worker_that_is_drained_before_it_consumes_ends_well(store: JobStore, start_worker) -> None:
+    worker = start_worker("w1", failpoints="worker.before_consume=sleep:1.5")
+    await eventually(lambda: "failpoint worker.before_consume" in worker.log.read_text())
+    (live,) = await store.workers()
+    assert await store.drain(live["incarnation"], 1.0)
+    assert await asyncio.to_thread(worker.wait) == 0
