@@ -49,7 +49,10 @@ def test_an_unknown_window_stops_the_start(command: str) -> None:
         timeout=60,
     )
     assert ended.returncode == 1
-    assert "'worker.befor_claim=kill': no such window; there are worker.before_consume, worker.before_claim" in ended.stderr
+    assert (
+        "'worker.befor_claim=kill': no such window; there are worker.before_consume, worker.before_claim"
+        in ended.stderr
+    )
     assert "Traceback" not in ended.stderr
 
 
