@@ -140,7 +140,7 @@ class Runner:
         return outcome
 
     async def _claim(self, job_id: str) -> Claim | Dropped:
-        """Claim; when Redis is away the message is dropped, and the reaper pushes the job again."""
+        """Claim; where Redis refuses, the message is dropped, and the reaper pushes the job again."""
         try:
             return await self._store.claim(job_id, self._worker)
         except StoreUnavailableError as error:

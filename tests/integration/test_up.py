@@ -141,14 +141,20 @@ SLOW = {
 LONG = BODY | {"max_tokens": 2000}
 
 
+def a_running_stream(client):
+    """Submit a long job to two workers; return it and its text, once some of it has come."""
+    wait_until(lambda: len(client.workers()) == 2)
+    job = client.submit(LONG, stream=True)
+    text = client.stream(job.id)
+    assert next(text)
+    return job, text
+
+
 def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(up):
     one = up("--no-flower", "--workers", "2", **SLOW)
     one.until_ready()
     with Penstock(one.url) as client:
-        wait_until(lambda: len(client.workers()) == 2)
-        job = client.submit(LONG, stream=True)
-        text = client.stream(job.id)
-        assert next(text)
+        job, text = a_running_stream(client)
         first = client.get(job.id).worker
         (victim,) = [worker for worker in client.workers() if worker.id == first]
         os.kill(victim.pid, signal.SIGKILL)
@@ -172,10 +178,7 @@ def test_a_drained_worker_stays_away_and_its_jobs_go_on(up):
     one = up("--no-flower", "--workers", "2", **SLOW)
     one.until_ready()
     with Penstock(one.url) as client:
-        wait_until(lambda: len(client.workers()) == 2)
-        job = client.submit(LONG, stream=True)
-        text = client.stream(job.id)
-        assert next(text)
+        job, text = a_running_stream(client)
         name = client.get(job.id).worker.rsplit("-", 2)[0]
         began = time.monotonic()
         (told,) = client.drain_worker(name, timeout_s=0.5)

@@ -34,7 +34,7 @@ from workers.engines.leash import Leash
 from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
 from workers.engines.tap import Tap
-from workers.engines.vllm_wire import as_bytes, closing, explain, parse_body, usage_beside
+from workers.engines.vllm_wire import as_bytes, closing, explain, max_token_bytes, parse_body, usage_beside
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
@@ -146,7 +146,7 @@ class VllmEngine:
         if "embed" in tasks:
             endpoints = (*endpoints, EMBEDDINGS)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
-        config, token_bytes = self._llm.model_config, self._max_token_bytes()
+        config, token_bytes = self._llm.model_config, max_token_bytes(self._llm.tokenizer)
         limit, output = context_length(config), config.max_model_len
         self._models = tuple(
             ModelInfo(card["id"], card, endpoints, limit, token_bytes, output)
@@ -166,16 +166,6 @@ class VllmEngine:
         return parser is None or (
             tool_parser is not None and not getattr(tool_parser, "engine_based_streaming", False)
         )
-
-    def _max_token_bytes(self) -> int | None:
-        tokenizer = self._llm.tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        written = backend.to_str() if backend is not None else ""
-        if "ByteLevel" not in written and '"byte_fallback":true' not in written:
-            return None  # one token may stand for any length of unknown text
-        # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards,
-        # as it may.
-        return max((len(token.encode()) for token in tokenizer.get_vocab()), default=None)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""

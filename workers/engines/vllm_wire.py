@@ -61,3 +61,13 @@ def explain(error: Exception) -> str:
             "gpu_memory_utilization (or kv_cache_memory_bytes), max_model_len or max_num_seqs"
         )
     return f"vLLM did not start: {text[:600]}"
+
+
+def max_token_bytes(tokenizer: Any) -> int | None:
+    """Return the longest token of a vocabulary in UTF-8 bytes, or a little more; None where that says nothing."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    written = backend.to_str() if backend is not None else ""
+    if "ByteLevel" not in written and '"byte_fallback":true' not in written:
+        return None  # one token may stand for any length of unknown text
+    # A byte-level vocabulary writes each byte as a character of one or two bytes, so this errs upwards, as it may.
+    return max((len(token.encode()) for token in tokenizer.get_vocab()), default=None)
