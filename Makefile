@@ -6,18 +6,27 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test chaos lint format lock bench docs clean
+.PHONY: help up test test-compose test-open-webui chaos lint format lock bench docs clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
 	@$(SETUP)
 	@$(BIN)/penstock up $(ARGS)
 
 test: ## install what is needed, then run every test (ARGS="tests/unit -k lease")
-	@$(SETUP) --browser
+	@$(SETUP) --browser --prometheus
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)
+	@$(SETUP) --containers
+	@$(BIN)/python -m pytest tests/heavy/test_compose.py $(ARGS)
+
+test-open-webui: ## Open WebUI chats through Penstock in a real browser (2.5 GB of packages in .venv-open-webui)
+	@$(SETUP) --browser
+	@$(PYTHON) tools/setup_open_webui.py
+	@$(BIN)/python -m pytest tests/heavy/test_open_webui.py $(ARGS)
 
 SEED ?= 1
 MINUTES ?= 30
@@ -49,13 +58,16 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --extra server --group dev \
 		--override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --extra server --group dev
+	@# What the container images install: the versions above, without the test tools.
+	$(LOCK) -o requirements/image-api.lock pyproject.toml --extra server -c requirements/cpu.lock
+	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --extra server \
+		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
+	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --extra server \
+		-c requirements/gpu.lock
 
-bench: ## added latency and throughput against vLLM's own server, then the control plane's rate
+bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--quick", "--list", "--only NAME")
 	@$(SETUP)
-	$(BIN)/python benchmarks/overhead.py $(ARGS)
-	$(BIN)/python benchmarks/control_plane.py $(ARGS)
-	$(BIN)/python benchmarks/idle.py
-	$(BIN)/python benchmarks/interactive_under_bulk.py
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: ## write the generated reference pages anew
 	@$(SETUP)

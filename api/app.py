@@ -7,15 +7,28 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import errors, health, jobs_routes, openai_routes, retry_routes, workers_routes
+from api import (
+    batches_more,
+    batches_routes,
+    errors,
+    files_routes,
+    health,
+    jobs_routes,
+    openai_routes,
+    queues_routes,
+    retry_routes,
+    targets_route,
+    workers_routes,
+)
+from api.auth import Keys
 from api.docs import describe
 from api.jobs_schema import JobRequest
-from api.measure import Measure
-from api.openai_schema import SCHEMAS
+from api.measure import UNMATCHED, Measure
+from api.openai_schema import SCHEMAS, STREAMING
 from api.services import Services
 from api.settings import ApiSettings
+from api.trace import Trace
 from api.upkeep import upkeep
-from jobs.model import ENDPOINTS
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 
@@ -27,7 +40,11 @@ TAGS = [
         "description": "OpenAI-compatible endpoints. Each call runs as a job, before all others.",
     },
     {"name": "jobs", "description": "Submit now, fetch later; or follow the job's events."},
-    {"name": "operations", "description": "Workers, health and metrics."},
+    {
+        "name": "batches",
+        "description": "OpenAI's Files and Batches: millions of requests from a file, each once.",
+    },
+    {"name": "operations", "description": "Queues, workers, health and metrics."},
 ]
 
 
@@ -37,7 +54,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     Args:
         settings: see :class:`ApiSettings`.
     """
-    services = Services(settings, [*ENDPOINTS, "/v1/jobs", "/v1/jobs/{job_id}"])
+    services = Services(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,11 +74,22 @@ def create_app(settings: ApiSettings) -> FastAPI:
     openai_routes.register(app.router, services)
     jobs_routes.register(app.router, services)
     retry_routes.register(app.router, services)
+    files_routes.register(app.router, services)
+    batches_routes.register(app.router, services)
+    batches_more.register(app.router, services)
     workers_routes.register(app.router, services)
+    queues_routes.register(app.router, services)
+    targets_route.register(app.router, services)
     app.include_router(health.router)
     describe(app, [*SCHEMAS.values(), JobRequest])
-    errors.install(app, settings)
-    app.add_middleware(errors.Guard)
+    errors.install(app, services.metrics.errors)
+    app.add_middleware(errors.Guard, count=services.metrics.errors)
+    app.add_middleware(Keys, keys=settings.api_keys, count=services.metrics.errors)
+    if services.tracer.enabled:
+        app.add_middleware(Trace, tracer=services.tracer)
+    paths = {getattr(route, "path", "") for route in app.routes}
+    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health/", "/metrics")))
+    services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(Measure, metrics=services.metrics)  # the outermost
     return app
 

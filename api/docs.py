@@ -27,14 +27,22 @@ class ErrorBody(BaseModel):
 
 _ERRORS = {
     400: "The request is wrong: `invalid_json`, `invalid_encoding`, `invalid_request`,"
-    " `context_length_exceeded`, `unsupported`.",
-    404: "There is no such thing: `model_not_found`, `job_not_found`, `worker_not_found`, `not_found`.",
-    409: "It cannot be done now: `idempotency_conflict`, `job_not_finished`, `job_cancelled`.",
-    413: "The body is too large: `body_too_large`.",
-    429: "The queue is full: `queue_full`. Has `Retry-After`.",
+    " `context_length_exceeded`, `unsupported`, `infeasible_deadline`,"
+    " `no_such_device`.",
+    401: "No API key, or a wrong one: `invalid_api_key`.",
+    404: "There is no such thing: `model_not_found`, `job_not_found`, `worker_not_found`, `pool_not_found`,"
+    " `file_not_found`, `batch_not_found`, `not_found`.",
+    409: "It cannot be done now: `idempotency_conflict`, `job_not_finished`, `job_not_queued`, `job_cancelled`,"
+    " `file_in_use`, `batch_not_finished`, `batch_finished`, `nothing_to_retry`.",
+    410: "It is gone: `cursor_expired`, `file_gone`, `storage_object_missing`.",
+    413: "The body is too large: `body_too_large`, `file_too_large`.",
+    416: "The range lies behind the end: `range_not_satisfiable`.",
+    429: "Too much at once: `queue_full`, `gpu_busy`. Has `Retry-After`.",
     500: "It failed here: `engine_error`, `internal_error`.",
-    503: "Not now: `redis_unavailable`, `no_worker`, `worker_lost`, `engine_unavailable`. Has `Retry-After`.",
+    503: "Not now: `redis_unavailable`, `storage_unavailable`, `no_worker`, `queue_timeout`, `worker_lost`,"
+    " `engine_unavailable`. Has `Retry-After`.",
     504: "Too late: `timeout`, `expired`.",
+    507: "There is no room for files: `storage_full`.",
 }
 
 
@@ -95,6 +103,7 @@ JOB: dict[str, Any] = {
     "state": "succeeded",
     "endpoint": "/v1/chat/completions",
     "model": "tiny-random",
+    "pool": "default",
     "priority": "normal",
     "stream": False,
     "metadata": {"project": "demo"},
@@ -108,6 +117,7 @@ JOB: dict[str, Any] = {
     "not_before": None,
     "retry_of": None,
     "retried_as": None,
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
     "timings": {
         "queued_at": 1795416551.123,
         "started_at": 1795416551.13,

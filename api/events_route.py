@@ -83,7 +83,7 @@ class JobEvents:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         except (LookupError, StoreUnavailableError) as error:
             # The head is sent: all that can be said is an early end, behind which the reader resumes.
-            log.warning("event_stream_cut", job=job_id, error=str(error))
+            log.warning("event_stream_cut", job_id=job_id, error=str(error))
         return b""
 
     async def _end(self, job_id: str, eid: EventId) -> bytes:

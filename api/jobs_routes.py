@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+import structlog
+from fastapi import APIRouter, Query, Request, Response
 
 from api.asgi import RawRoute
 from api.docs import JOB_REQUEST, body_docs, error_docs
@@ -16,7 +17,10 @@ from api.jobs_submit import Jobs, checked_id
 from api.jobs_view import decode_cursor, job_view, page_view
 from api.outcome import answer
 from api.services import Services
+from api.trace import asked_by, note_cancel, request_span
 from jobs.states import JobState
+
+log = structlog.get_logger(__name__)
 
 _PREFER_DOCS = {
     "name": "Prefer",
@@ -84,7 +88,9 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def list_jobs(
         state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
-        model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
+        model: Annotated[
+            str | None, Query(description="Only jobs of this model, by its name or an alias.")
+        ] = None,
         created_after: Annotated[
             float | None, Query(allow_inf_nan=False, description="Unix seconds.")
         ] = None,
@@ -98,7 +104,7 @@ def register(router: APIRouter, services: Services) -> None:
         """Newest first, without results. A page may hold fewer than `limit`: go on while `has_more`."""
         page = await store.list_jobs(
             state=None if state is None else JobState(state),
-            model=model,
+            model=None if model is None else services.catalogue.real_name(model),
             created_after_ms=None if created_after is None else round(created_after * 1000),
             created_before_ms=None if created_before is None else round(created_before * 1000),
             limit=limit,
@@ -113,13 +119,16 @@ def register(router: APIRouter, services: Services) -> None:
         responses={200: {"model": JobObject}, **error_docs(404, 503)},
         **docs,
     )
-    async def cancel_job(job_id: str) -> Response:
+    async def cancel_job(job_id: str, request: Request) -> Response:
         """A queued job ends at once, a running one within a second; a finished one stays as it is."""
-        if await store.cancel(checked_id(job_id)) is None:
+        state = await store.cancel(checked_id(job_id))
+        if state is None:
             raise job_not_found(job_id)
+        log.info("cancel_asked", job_id=job_id, state=state.value, tenant=asked_by(request.scope))
         job = await store.get(job_id)
         if job is None:
             raise job_not_found(job_id)
+        note_cancel(services.tracer, request_span(request.scope), job)
         return Response(msgspec.json.encode(job_view(job)), media_type="application/json")
 
     @router.get(

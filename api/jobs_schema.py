@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.docs import JOB, JOB_REQUEST
+from jobs.placement import Placement
 
 MAX_LIFE_S = 366 * 86_400
 """Longest ``expires_in_s``."""
@@ -19,6 +20,32 @@ _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512, strict=True)]
 
 
+class PlacementRequest(BaseModel):
+    """What a job asks of the device that it runs on. At least one of the two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: (
+        Annotated[str, Field(min_length=1, max_length=128, strict=True, pattern=r"[A-Za-z0-9]")] | None
+    ) = Field(
+        None,
+        description="Words of the device's name, in any order and case, such as `h100`, `H100 80GB` or `cpu`.",
+    )
+    min_memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="Memory of the engine's devices together, in 10^9 bytes."
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> PlacementRequest:
+        if self.device is None and self.min_memory_gb is None:
+            raise ValueError("give device, min_memory_gb or both")
+        return self
+
+    def wish(self) -> Placement:
+        """Return it as the core knows it."""
+        return Placement(self.device, self.min_memory_gb)
+
+
 class JobRequest(BaseModel):
     """Body of ``POST /v1/jobs``. Unknown fields are refused."""
 
@@ -28,6 +55,9 @@ class JobRequest(BaseModel):
     model: str | None = Field(None, description="Must agree with `input.model` where both are given.")
     input: dict[str, Any] = Field(description="The raw OpenAI request body.")
     priority: Priority = Field("normal", description="The lane to wait in; lanes are served in this order.")
+    placement: PlacementRequest | None = Field(
+        None, description="Which device it must run on; 400 `no_such_device` where no pool has it."
+    )
     stream: bool | None = Field(
         None, description="Keep and publish deltas while it runs. Default: `input.stream`, or false."
     )
@@ -45,6 +75,15 @@ class JobRequest(BaseModel):
     )
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
         3, description="Attempts that may be lost, with their worker or by a failure worth retrying."
+    )
+    affinity_key: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None,
+        description="Jobs with the same key prefer the worker that ran one last, whose prefix cache is warm."
+        " Default: `input.prompt_cache_key`, or else a long system message or prompt.",
+    )
+    coalesce: bool = Field(
+        False,
+        description="Let an identical, deterministic job of yours that is under way answer this one too.",
     )
 
 
@@ -84,14 +123,20 @@ class JobObject(BaseModel):
     id: str
     object: Literal["job"]
     state: State
-    endpoint: Endpoint
+    endpoint: str = Field(
+        description="The OpenAI endpoint it calls; `/v1/batches/chunk` for a piece of a batch."
+    )
     model: str
+    pool: str = Field(description="The pool whose workers run it.")
     priority: Literal["realtime", "high", "normal", "low", "bulk"]
     stream: bool
     metadata: dict[str, str]
     attempt: int = Field(description="Number of the current or last attempt, 0 before the first.")
     max_attempts: int
     position: int | None = Field(description="Jobs before it while queued; 0 is next.")
+    eta_s: float | None = Field(
+        description="Seconds until it starts, by what its pool was measured to do; null: not measured yet."
+    )
     created_at: float
     expires_at: float | None
     queue_timeout_s: float | None
@@ -99,12 +144,17 @@ class JobObject(BaseModel):
     not_before: float | None = Field(description="When its next attempt is due, while it waits for that.")
     retry_of: str | None = Field(description="The job that it repeats.")
     retried_as: str | None = Field(description="The job that repeats it.")
+    coalesced_with: str | None = Field(description="The identical job whose end is this one's too.")
+    trace_id: str | None = Field(description="The trace that its attempts belong to (W3C Trace Context).")
     timings: JobTimings
     usage: JobUsage | None
     error: JobFailure | None
     cancel_requested: bool
     worker: str | None
     history: list[dict[str, Any]] = Field(description="Attempts that were given up.")
+    warnings: list[dict[str, Any]] = Field(
+        description="Said once, at the submission: `infeasible_deadline`, with `estimate_s`."
+    )
     links: dict[str, str]
     result: dict[str, Any] | None = Field(
         None, description="The raw OpenAI response; not in lists and events."

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from api.admission import check_endpoint, model_not_found, named_model
+from api.admission import named_model
 from api.asgi import Header, header, reply
+from api.auth import tenant_of
 from api.body import parse_raw, parse_value, read_body
-from api.context_length import check_context
 from api.errors import invalid, job_not_found, validation_error
 from api.jobs_schema import JobRequest
 from api.jobs_view import job_view
 from api.openai_schema import check_body
+from api.routing import route
 from api.services import Services
+from api.sharing import affinity_of, coalescing_sum
+from api.trace import request_span
 from api.waiting import asked_wait, wait_for_end
 from broker.errors import StoreUnavailableError
 from broker.store import Accepted
@@ -23,6 +29,7 @@ from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.states import JobState
 from monitoring import failpoints
+from monitoring.trace_context import TraceContext
 
 _validator = TypeAdapter(JobRequest).validator
 
@@ -32,7 +39,6 @@ class Jobs:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._accepted = {lane: services.metrics.accepted.labels(lane.value) for lane in Lane}
 
     async def submit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``POST /v1/jobs``."""
@@ -40,11 +46,13 @@ class Jobs:
         wait_s, applied = asked_wait(scope, services.settings.max_wait_s)
         key = _idempotency_key(scope)
         body = await read_body(scope, receive, services.settings.max_body_bytes)
-        spec = await self._spec(body, key, services.process if wait_s else None)
+        spec = await self._spec(body, key, services.process if wait_s else None, tenant_of(scope))
+        warnings: list[dict[str, Any]] = []
+        span = request_span(scope)
         with services.hub.inbox(spec.id) as inbox:
             failpoints.hit("api.before_accept")
             try:
-                accepted = await services.store.accept(spec)
+                accepted = await services.accept(spec, span)
             except StoreUnavailableError:
                 # It may have been accepted all the same. With a key the client finds it; else nobody does.
                 if key is None:
@@ -55,15 +63,16 @@ class Jobs:
             if accepted.replayed:
                 job = await self._look(accepted.id, wait_s, receive)
             else:
-                self._accepted[spec.lane].inc()
-                job = _fresh(spec, accepted)
+                services.metrics.count_accepted(spec.lane, spec.tenant)
+                job = _fresh(spec, accepted, span.context)
+                warnings = deadline_warnings(spec, accepted)
                 if wait_s:
                     await wait_for_end(services, spec.id, inbox, wait_s, receive)
                     job = await services.store.get(spec.id)
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
         if applied:
             headers.append((b"preference-applied", applied.encode()))
-        await self._show(job, accepted.id, send, 202, headers)
+        await self._show(job, accepted.id, send, 202, headers, warnings)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``GET /v1/jobs/{job_id}``."""
@@ -74,40 +83,42 @@ class Jobs:
             await receive()  # the (empty) body, so that what comes next is the hang-up
         await self._show(await self._look(job_id, wait_s, receive), job_id, send, 200, headers)
 
-    async def _spec(self, body: bytes, key: str | None, sink: str | None) -> JobSpec:
+    async def _spec(self, body: bytes, key: str | None, sink: str | None, tenant: str) -> JobSpec:
         raw = parse_raw(body)
         fields = {name: parse_value(value) for name, value in raw.items()}
         try:
             request: JobRequest = _validator.validate_python(fields)
         except ValidationError as error:
             raise validation_error(error.errors(include_url=False, include_input=False)) from None
-        name = _model_name(request)
+        name = _model_name(request, self._services.settings.default_model)
         check_body(request.endpoint, request.input)
-        model = await self._services.catalogue.find(name)
-        if model is None:
-            raise model_not_found(name)
-        check_endpoint(model, request.endpoint)
-        payload = bytes(raw["input"])
-        if request.input.get("model") is None:
-            members = parse_raw(payload) | {"model": msgspec.Raw(msgspec.json.encode(name))}
-            payload = msgspec.json.encode(members)
-        await check_context(self._services, model, request.endpoint, request.input, payload)
-        stream = request.input.get("stream") if request.stream is None else request.stream
+        placement = None if request.placement is None else request.placement.wish()
+        model, payload = await route(
+            self._services, name, request.endpoint, request.input, bytes(raw["input"]), placement=placement
+        )
+        stream = bool(request.input.get("stream") if request.stream is None else request.stream)
+        coalesce = None
+        if request.coalesce:
+            coalesce = coalescing_sum(request.endpoint, request.input, stream=stream)
         return JobSpec(
             id=self._services.new_job_id(),
             endpoint=request.endpoint,
-            model=name,
+            model=model.name,
             body=payload,
             pool=model.pool,
             lane=Lane(request.priority),
-            stream=bool(stream),
+            stream=stream,
             metadata=request.metadata or {},
+            tenant=tenant,
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),
             queue_timeout_ms=_ms(request.queue_timeout_s),
             timeout_ms=_ms(request.timeout_s),
             idempotency_key=key,
             sink=sink,
+            affinity=affinity_of(request.input, request.affinity_key),
+            coalesce=coalesce,
+            placement=placement,
         )
 
     async def _look(self, job_id: str, wait_s: float, receive: Receive) -> Job | None:
@@ -121,15 +132,22 @@ class Jobs:
         return await services.store.get(job_id)
 
     async def _show(
-        self, job: Job | None, job_id: str, send: Send, unfinished: int, headers: list[Header]
+        self,
+        job: Job | None,
+        job_id: str,
+        send: Send,
+        unfinished: int,
+        headers: list[Header],
+        warnings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Answer with a job and, once it succeeded, its result."""
         if job is None:
             raise job_not_found(job_id)
-        view = job_view(job)
+        view = job_view(job, warnings=warnings)
         if job.state.terminal:
             stored = await self._services.store.result(job_id)
-            view = job_view(job, stored.body if job.state is JobState.SUCCEEDED else None, stored.partial)
+            result = stored.body if job.state is JobState.SUCCEEDED else None
+            view = job_view(job, result, stored.partial, warnings)
         body = msgspec.json.encode(view)
         await reply(send, 200 if job.state.terminal else unfinished, body, headers)
 
@@ -150,23 +168,46 @@ def _idempotency_key(scope: Scope) -> str | None:
     return value.decode("latin-1")
 
 
-def _model_name(request: JobRequest) -> str:
+def _model_name(request: JobRequest, default: str | None) -> str:
     """Return the model that both the job and its input can mean."""
     if request.model is None:
-        return named_model(request.input, "model")
+        return named_model(request.input, default)
     inner = request.input.get("model")
     if inner is not None and inner != request.model:
         raise invalid(f"model is {request.model!r}, but input.model is {inner!r}", "model")
     return named_model({"model": request.model})
 
 
-def _fresh(spec: JobSpec, accepted: Accepted) -> Job:
+def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]:
+    """Say so where a job will by estimate miss its deadline, or its time to start."""
+    if accepted.eta_ms is None:
+        return []
+    done_ms = accepted.eta_ms + (accepted.run_ms or 0)
+    found = []
+    for field, estimate_ms, limit_ms in (
+        ("expires_in_s", done_ms, spec.expires_in_ms),
+        ("queue_timeout_s", accepted.eta_ms, spec.queue_timeout_ms),
+    ):
+        if limit_ms is not None and estimate_ms > limit_ms:
+            seconds = estimate_ms / 1000
+            message = f"{field} cannot be met as the queue stands: it would take about {seconds:.1f} s"
+            warning = {
+                "code": "infeasible_deadline",
+                "message": message,
+                "param": field,
+                "estimate_s": seconds,
+            }
+            found.append(warning)
+    return found
+
+
+def _fresh(spec: JobSpec, accepted: Accepted, place: TraceContext | None) -> Job:
     """Return the job as it was accepted a moment ago: nothing needs to be read for that."""
     now_ms = accepted.created_ms
     return Job(
         id=spec.id,
         state=JobState.QUEUED,
-        phase=Queued(accepted.position),
+        phase=Queued(accepted.position, accepted.eta_ms),
         endpoint=spec.endpoint,
         model=spec.model,
         pool=spec.pool,
@@ -180,6 +221,7 @@ def _fresh(spec: JobSpec, accepted: Accepted) -> Job:
         expires_at_ms=None if spec.expires_in_ms is None else now_ms + spec.expires_in_ms,
         queue_timeout_ms=spec.queue_timeout_ms,
         timeout_ms=spec.timeout_ms,
+        trace=None if place is None else place.encode(),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,32 +13,42 @@ from api.errors import invalid
 from api.outcome import usage_json
 from broker.listings import Page
 from jobs.model import Failed, Job, Queued, Running, Succeeded
+from monitoring.trace_context import TraceContext
 
 
-def job_view(job: Job, result: bytes | None = None, partial: bytes | None = None) -> dict[str, Any]:
+def job_view(
+    job: Job,
+    result: bytes | None = None,
+    partial: bytes | None = None,
+    warnings: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Return the job object.
 
     Args:
         job: the job.
         result: its raw response, JSON; None leaves ``result`` null.
         partial: likewise, how far the response of one that did not succeed went.
+        warnings: what its submitter should know: ``code``, ``message`` and more.
     """
     phase, t = job.phase, job.timings
     usage = None if isinstance(phase, Queued | Running) else phase.usage
     error = phase.error if isinstance(phase, Failed) else None
     path = f"/v1/jobs/{job.id}"
+    place = TraceContext.decode(job.trace)
     return {
         "id": job.id,
         "object": "job",
         "state": job.state.value,
         "endpoint": job.endpoint,
         "model": job.model,
+        "pool": job.pool,
         "priority": job.lane.value,
         "stream": job.stream,
         "metadata": job.metadata,
         "attempt": job.attempt,
         "max_attempts": job.max_attempts,
         "position": phase.position if isinstance(phase, Queued) else None,
+        "eta_s": _seconds(phase.eta_ms) if isinstance(phase, Queued) else None,
         "created_at": t.queued_ms / 1000,
         "expires_at": _seconds(job.expires_at_ms),
         "queue_timeout_s": _seconds(job.queue_timeout_ms),
@@ -45,6 +56,8 @@ def job_view(job: Job, result: bytes | None = None, partial: bytes | None = None
         "not_before": _seconds(job.not_before_ms),
         "retry_of": job.retry_of,
         "retried_as": job.retried_as,
+        "coalesced_with": job.coalesced_with,
+        "trace_id": None if place is None else place.trace_id,
         "timings": {
             "queued_at": t.queued_ms / 1000,
             "started_at": _seconds(t.started_ms),
@@ -64,6 +77,7 @@ def job_view(job: Job, result: bytes | None = None, partial: bytes | None = None
             {"attempt": a.attempt, "worker": a.worker, "reason": a.reason, "ended_at": a.ended_ms / 1000}
             for a in job.history
         ],
+        "warnings": list(warnings),
         "links": {
             "status_url": path,
             "events_url": f"{path}/events",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,9 +34,13 @@ def run_api(
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     failpoints.arm_from_environment()
     settings = ApiSettings(**{**(overrides or {}), **given})
-    configure_logging(settings.log_level, as_json=settings.log_json)
+    configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     log.info("api_starting", host=settings.host, port=settings.port)
-    uvicorn.Server(server_config(settings)).run()
+    config = server_config(settings)
+    config.load()
+    gc.collect()
+    gc.freeze()  # a full collection over all that was imported stopped every request for 90 ms, every 2,000 requests
+    uvicorn.Server(config).run()
 
 
 def server_config(settings: ApiSettings) -> uvicorn.Config:

@@ -5,6 +5,7 @@ The hot path of the whole system, hence plain ASGI. A caller that hangs up cance
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,24 +16,28 @@ import msgspec
 from fastapi import APIRouter, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.admission import check_endpoint, model_not_found, named_model
-from api.asgi import RawRoute, reply, until_hangup
+from api.admission import model_not_found, named_model
+from api.asgi import RawRoute, header, reply, until_hangup
+from api.auth import tenant_of
 from api.body import parse_object, read_body
 from api.catalogue import Model
-from api.context_length import check_context
 from api.docs import EXAMPLES, body_docs, error_docs
-from api.errors import RETRY_WORKER_S, SERVER, ApiError, unavailable
+from api.errors import SERVER, ApiError, queue_timeout, unavailable
 from api.openai_schema import SCHEMAS, check_body
-from api.outcome import answer, timing_headers
+from api.outcome import answer, ended_without_result, timing_headers
 from api.render import OpenAIStream
+from api.routing import route
 from api.services import Services
-from broker.errors import BrokerError, StoreUnavailableError
+from api.sharing import affinity_of, coalescing_sum
+from api.trace import begin_stream, note_end, request_span
+from broker.errors import BrokerError, InfeasibleError, StoreUnavailableError
 from broker.hub import Inbox
 from broker.records import Ending
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState
 from monitoring import failpoints
+from monitoring.tracing import NO_SPAN, Span
 
 SSE_TYPE = (b"content-type", b"text/event-stream; charset=utf-8")
 NO_STORE = (b"cache-control", b"no-cache")
@@ -49,7 +54,8 @@ class OpenAIEndpoint:
         self._services = services
         self._endpoint = endpoint
         self._life_ms = int(services.settings.request_timeout_s * 1000)
-        self._accepted = services.metrics.accepted.labels(Lane.REALTIME.value)
+        self._first_token = services.metrics.first_token.labels(endpoint)
+        self._queue_ms = int(services.settings.queue_timeout_s * 1000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit the request, queue its job and answer with its end or its stream.
@@ -60,9 +66,10 @@ class OpenAIEndpoint:
             ClientGoneError: the client hung up; its job is being cancelled.
         """
         services = self._services
+        began = time.perf_counter()
         body = await read_body(scope, receive, services.settings.max_body_bytes)
         request = parse_object(body)
-        model = await self._admit(request, body)
+        model, body = await self._admit(request, body)
         stream = bool(request.get("stream")) and self._endpoint != "/v1/embeddings"
         job_id = services.new_job_id()
         spec = JobSpec(
@@ -75,18 +82,26 @@ class OpenAIEndpoint:
             stream=stream,
             max_attempts=3,
             expires_in_ms=self._life_ms,
+            queue_timeout_ms=self._queue_ms,
+            tenant=tenant_of(scope),
             sink=services.process,
+            affinity=affinity_of(request),
+            coalesce=self._coalesce(scope, request, stream=stream),
         )
-        run = self._stream if stream else self._whole
+        run = partial(self._stream, began) if stream else self._whole
+        span = request_span(scope)
         over = False
         with services.hub.inbox(job_id) as inbox:
             try:
                 async with until_hangup(receive):
                     failpoints.hit("api.before_accept")
-                    await services.store.accept(spec)
+                    await services.accept(spec, span)
                     failpoints.hit("api.after_accept")
-                    self._accepted.inc()
-                    over, last = await run(job_id, inbox, send)
+                    services.metrics.count_accepted(spec.lane, spec.tenant)
+                    over, last = await run(spec, inbox, send, span)
+            except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
+                over = True
+                raise queue_timeout(job_id, error.estimate_ms) from None
             except BrokerError as error:
                 over = not isinstance(
                     error, StoreUnavailableError
@@ -102,36 +117,52 @@ class OpenAIEndpoint:
                     services.abandon(job_id)
         await last()
 
-    async def _admit(self, request: dict[str, Any], body: bytes) -> Model:
+    async def _admit(self, request: dict[str, Any], body: bytes) -> tuple[Model, bytes]:
         check_body(self._endpoint, request)
-        name = named_model(request)
-        catalogue = self._services.catalogue
-        model = await catalogue.find(name, live=True)
-        if model is None:
-            raise model_not_found(name)
-        check_endpoint(model, self._endpoint)
-        await check_context(self._services, model, self._endpoint, request, body)
-        if not catalogue.live(model):
-            message = f"no worker for {name!r} is alive; submit to /v1/jobs to have it run when one is"
-            raise ApiError(503, message, "no_worker", type_=SERVER, retry_after_s=RETRY_WORKER_S)
-        return model
+        name = named_model(request, self._services.settings.default_model)
+        return await route(self._services, name, self._endpoint, request, body, live=True)
 
-    async def _whole(self, job_id: str, inbox: Inbox, send: Send) -> tuple[bool, Last]:
+    def _coalesce(self, scope: Scope, request: dict[str, Any], *, stream: bool) -> str | None:
+        asked = header(scope, b"x-penstock-coalesce")
+        if asked is None or asked.lower() not in {b"1", b"true"}:
+            return None
+        return coalescing_sum(self._endpoint, request, stream=stream)
+
+    async def _whole(self, spec: JobSpec, inbox: Inbox, send: Send, span: Span) -> tuple[bool, Last]:
         """Wait for the end. Returns that the job is over, and what is left to send."""
-        ending = await self._services.hub.ending(job_id, inbox)
-        return True, await self._answer(job_id, ending, send)
+        ending = await self._services.hub.ending(spec.id, inbox)
+        note_end(span, spec.id, ending)
+        return True, await self._answer(spec, ending, send)
 
-    async def _answer(self, job_id: str, ending: Ending, send: Send) -> Last:
+    async def _answer(self, spec: JobSpec, ending: Ending, send: Send) -> Last:
+        job_id, errors = spec.id, self._services.metrics.errors
+        if ending.state is JobState.EXPIRED and ending.in_queue:
+            return await self._too_late(spec, ending, send)
+        if ending.state is not JobState.SUCCEEDED:
+            errors.labels(ended_without_result(job_id, ending).code).inc()
         if not ending.result and ending.state in {JobState.SUCCEEDED, JobState.FAILED}:
             stored = await self._services.store.result(job_id)
             ending = replace(ending, status=ending.status or stored.status, result=stored.body or b"")
         return partial(reply, send, *answer(job_id, ending))
 
-    async def _stream(self, job_id: str, inbox: Inbox, send: Send) -> tuple[bool, Last]:
+    async def _too_late(self, spec: JobSpec, ending: Ending, send: Send) -> Last:
+        """Answer a caller whose job was not started in time with how long another try would wait."""
+        _, eta_ms = await self._services.store.outlook(spec.pool, spec.lane, spec.tenant)
+        refusal = queue_timeout(spec.id, eta_ms)
+        self._services.metrics.errors.labels(refusal.code).inc()
+        headers = [(name.encode(), value.encode()) for name, value in refusal.headers.items()]
+        headers += timing_headers(spec.id, ending)
+        return partial(reply, send, refusal.status, refusal.body(), headers)
+
+    async def _stream(
+        self, began: float, spec: JobSpec, inbox: Inbox, send: Send, span: Span
+    ) -> tuple[bool, Last]:
         """Stream the job. Returns whether the job is over, and what is left to send."""
+        job_id = spec.id
         stream = OpenAIStream(job_id)
         started = False
         data = b""
+        step = NO_SPAN
         async with aclosing(self._services.hub.follow(job_id, inbox, live=True)) as batches:
             try:
                 async for events in batches:
@@ -139,20 +170,28 @@ class OpenAIEndpoint:
                     data = stream.feed(events)
                     if data and not started:
                         started = True
+                        self._first_token.observe(time.perf_counter() - began)
+                        step = begin_stream(self._services.tracer, span)
                         headers = [SSE_TYPE, NO_STORE, NO_BUFFER, *timing_headers(job_id)]
                         await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    if stream.broken or stream.ending is not None:
+                    if stream.over:
                         break
                     if data:
                         await send({"type": "http.response.body", "body": data, "more_body": True})
             except StoreUnavailableError as error:
                 if not started:
                     raise
-                data = stream.fail(unavailable(error).body())
+                data = stream.fail(unavailable(error))
+            finally:
+                step.end()
+        if stream.ending is not None:
+            note_end(span, job_id, stream.ending)
         if (
             stream.ending is not None and not started
         ):  # it ended before it said anything: no stream, but an answer
-            return True, await self._answer(job_id, stream.ending, send)
+            return True, await self._answer(spec, stream.ending, send)
+        if stream.error_code is not None:
+            self._services.metrics.errors.labels(stream.error_code).inc()
         return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
 
 
@@ -177,9 +216,12 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/models", tags=["openai"], summary="List models", response_class=Response)
     async def list_models() -> Response:
-        """The models of live workers; while none is alive, every model that was ever served here."""
+        """The models of live workers, the default first, and their aliases, with `root` naming the model.
+
+        While none is alive, every model that was ever served here.
+        """
         await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
-        cards = [_card(model) for model in services.catalogue.listed()]
+        cards = [_card(name, model) for name, model in services.catalogue.listed()]
         return _json({"object": "list", "data": cards})
 
     @router.get(
@@ -190,15 +232,16 @@ def register(router: APIRouter, services: Services) -> None:
         responses=error_docs(404),
     )
     async def get_model(name: str) -> Response:
-        """One model's card."""
+        """One model, by its name or an alias; names may hold slashes."""
         model = await services.catalogue.find(name)
         if model is None:
             raise model_not_found(name)
-        return _json(_card(model))
+        return _json(_card(name, model))
 
 
-def _card(model: Model) -> dict[str, Any]:
-    return {"object": "model", "owned_by": "penstock", **model.card, "id": model.name}
+def _card(name: str, model: Model) -> dict[str, Any]:
+    card = {"object": "model", "owned_by": "penstock", **model.card, "id": name}
+    return card if name == model.name else card | {"root": model.name}
 
 
 def _json(value: Any) -> Response:

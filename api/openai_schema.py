@@ -136,6 +136,9 @@ SCHEMAS: dict[str, type[BaseModel]] = {
 }
 """The model of each endpoint's body."""
 
+STREAMING = ("/v1/chat/completions", "/v1/completions")
+"""The endpoints that stream tokens where they are asked to."""
+
 _validators = {endpoint: TypeAdapter(model).validator for endpoint, model in SCHEMAS.items()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from api.errors import error_body
+from api.errors import ApiError
 from api.outcome import ended_without_result, stream_facts, usage_json
 from broker.hub import EventId
 from broker.records import Ending, decode_ending
@@ -65,17 +65,22 @@ class OpenAIStream:
 
     Attributes:
         ending: how the job ended; None before that.
-        broken: an error frame was written: the stream is over, whatever the job does.
+        error_code: an error frame with this code was written: the stream is over, whatever the job does.
     """
 
     def __init__(self, job_id: str) -> None:
         self.ending: Ending | None = None
-        self.broken = False
+        self.error_code: str | None = None
         self._job_id = job_id
         self._texts = Texts()
         self._held: str | None = None
         self._last = ""
         self._sent = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the client has been told all."""
+        return self.error_code is not None or self.ending is not None
 
     def feed(self, events: Sequence[tuple[EventId, str]]) -> bytes:
         """Take a batch of log entries; return what to write now, empty where there is nothing to say yet."""
@@ -96,7 +101,7 @@ class OpenAIStream:
                 out.append(b"data: %b\n\n" % self._texts.frame("".join(run)))
                 run = []
             self._take(kind, payload, out)
-            if self.broken or self.ending is not None:
+            if self.over:
                 break
         if run:
             self._release(out)
@@ -133,7 +138,9 @@ class OpenAIStream:
         if self._sent or out:
             message = "the worker was lost after part of the answer was sent"
             info = FAILURES[FailureCode.WORKER_LOST]
-            self._error(error_body(message, info.error_type, FailureCode.WORKER_LOST), out)
+            self._error(
+                ApiError(info.http_status, message, FailureCode.WORKER_LOST, type_=info.error_type), out
+            )
         self._held = None
         self._texts = Texts()
 
@@ -147,7 +154,7 @@ class OpenAIStream:
                 out.append(DONE)
         elif self._sent or out:
             self._release(out)
-            self._error(ended_without_result(self._job_id, ending).body(), out)
+            self._error(ended_without_result(self._job_id, ending), out)
         self._held = None
 
     def _closing(self, frame: str, ending: Ending) -> str:
@@ -158,16 +165,16 @@ class OpenAIStream:
         members["penstock"] = msgspec.Raw(msgspec.json.encode(stream_facts(self._job_id, ending)))
         return msgspec.json.encode(members).decode()
 
-    def fail(self, body: bytes) -> bytes:
-        """End the stream with an error body; return what to write."""
+    def fail(self, error: ApiError) -> bytes:
+        """End the stream with an error; return what to write."""
         out: list[bytes] = []
         self._release(out)
-        self._error(body, out)
+        self._error(error, out)
         return b"".join(out)
 
-    def _error(self, body: bytes, out: list[bytes]) -> None:
-        self.broken = True
-        out.append(b"data: %b\n\n" % body)
+    def _error(self, error: ApiError, out: list[bytes]) -> None:
+        self.error_code = error.code
+        out.append(b"data: %b\n\n" % error.body())
 
     def _release(self, out: list[bytes]) -> None:
         """Write the frame that was held for the end: the end is not yet."""

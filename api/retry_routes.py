@@ -6,18 +6,27 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.docs import error_docs
-from api.errors import ApiError, job_not_found
+from api.errors import ApiError, foreign_errors, job_not_found
 from api.jobs_schema import JobList, JobObject
 from api.jobs_view import decode_cursor, job_view, page_view
 from api.services import Services
-from broker.errors import NewerRecordError, QueueFullError, UnfinishedError
+from api.trace import request_span
+from broker.errors import (
+    BusyError,
+    InfeasibleError,
+    NewerRecordError,
+    QueueFullError,
+    UnfinishedError,
+)
 from broker.store import Accepted
 from jobs.failures import FailureCode
 from jobs.ids import is_job_id
+from monitoring.trace_context import TraceContext
+from monitoring.tracing import Span
 
 _Ids = Annotated[list[str], Field(min_length=1, max_length=1000)]
 _Key = Annotated[
@@ -26,6 +35,12 @@ _Key = Annotated[
         alias="Idempotency-Key", min_length=1, max_length=255, description="The same key gives the same job."
     ),
 ]
+
+
+_REFUSALS = (ApiError, UnfinishedError, QueueFullError, BusyError, InfeasibleError, NewerRecordError)
+"""Of one job, when many are repeated."""
+
+_ANSWERS = foreign_errors()
 
 
 class DeadRetryRequest(BaseModel):
@@ -68,11 +83,12 @@ class Retries:
         self._services = services
         self._store = services.store
 
-    async def repeat(self, job_id: str, key: str | None = None) -> Accepted:
+    async def repeat(self, job_id: str, span: Span, key: str | None = None) -> Accepted:
         """Accept a job's request once more, or find its repetition.
 
         Args:
             job_id: a finished job.
+            span: the request's.
             key: an idempotency key.
 
         Raises:
@@ -87,38 +103,37 @@ class Retries:
         if spec is None:
             raise job_not_found(job_id)
         try:
-            accepted = await self._store.accept(replace(spec, idempotency_key=key))
+            earlier = TraceContext.decode(spec.trace)
+            accepted = await self._services.accept(
+                replace(spec, idempotency_key=key, trace=None), span, [earlier]
+            )
         except LookupError:
             raise job_not_found(job_id) from None
         if not accepted.replayed:
-            self._services.metrics.accepted.labels(spec.lane.value).inc()
+            self._services.metrics.count_accepted(spec.lane, spec.tenant)
         return accepted
 
-    async def retry_dead(self, request: DeadRetryRequest) -> tuple[list[dict[str, Any]], bool]:
+    async def retry_dead(self, request: DeadRetryRequest, span: Span) -> tuple[list[dict[str, Any]], bool]:
         """Repeat dead jobs; return what became of each (see :class:`Retried`), and whether more fit the request."""
         ids, more = (request.ids, False) if request.ids is not None else await self._pick(request)
         done = []
         for job_id in ids:
             new, error = None, None
             try:
-                new = (await self.repeat(job_id)).id
-            except ApiError as refused:
-                error = {"code": refused.code, "message": refused.message}
-            except UnfinishedError as refused:
-                error = {"code": "job_not_finished", "message": str(refused)}
-            except QueueFullError as refused:
-                error = {"code": "queue_full", "message": str(refused)}
-            except NewerRecordError as refused:
-                error = {"code": "internal_error", "message": str(refused)}
+                new = (await self.repeat(job_id, span)).id
+            except _REFUSALS as refused:
+                answer = _ANSWERS[type(refused)](refused)
+                error = {"code": answer.code, "message": answer.message}
             done.append({"id": job_id, "retried_as": new, "error": error})
         return done, more
 
     async def _pick(self, request: DeadRetryRequest) -> tuple[list[str], bool]:
         ids: list[str] = []
         cursor = None
+        model = None if request.model is None else self._services.catalogue.real_name(request.model)
         while len(ids) < request.limit:
             page = await self._store.list_dead(
-                code=request.code, model=request.model, limit=request.limit - len(ids), cursor=cursor
+                code=request.code, model=model, limit=request.limit - len(ids), cursor=cursor
             )
             ids += [job.id for job in page.jobs]
             cursor = page.cursor
@@ -139,9 +154,9 @@ def register(router: APIRouter, services: Services) -> None:
         responses={202: {"model": JobObject}, **error_docs(404, 409, 429, 503)},
         **docs,
     )
-    async def retry_job(job_id: str, key: _Key = None) -> Response:
+    async def retry_job(job_id: str, asked: Request, key: _Key = None) -> Response:
         """A new job with the same request and limits. A job is repeated once: a second call finds that repetition."""
-        accepted = await retries.repeat(job_id, key)
+        accepted = await retries.repeat(job_id, request_span(asked.scope), key)
         job = await store.get(accepted.id)
         if job is None:
             raise job_not_found(accepted.id)
@@ -164,7 +179,8 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Jobs that failed or expired and were not repeated, the latest end first."""
         cursor = None if after is None else decode_cursor(after)
-        page = await store.list_dead(code=code, model=model, limit=limit, cursor=cursor)
+        real = None if model is None else services.catalogue.real_name(model)
+        page = await store.list_dead(code=code, model=real, limit=limit, cursor=cursor)
         return Response(msgspec.json.encode(page_view(page)), media_type="application/json")
 
     @router.post(
@@ -173,8 +189,8 @@ def register(router: APIRouter, services: Services) -> None:
         responses={200: {"model": RetriedList}, **error_docs(400, 503)},
         **docs,
     )
-    async def retry_dead(request: DeadRetryRequest) -> Response:
+    async def retry_dead(request: DeadRetryRequest, asked: Request) -> Response:
         """Each becomes a new job, once, however often this is called."""
-        done, has_more = await retries.retry_dead(request)
+        done, has_more = await retries.retry_dead(request, request_span(asked.scope))
         listed = {"object": "list", "data": done, "has_more": has_more}
         return Response(msgspec.json.encode(listed), media_type="application/json")

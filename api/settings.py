@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
-from broker.settings import BrokerSettings, Seconds
+from broker.settings import BrokerSettings, Seconds, TenantName, named
 
 
 class ApiSettings(BrokerSettings):
@@ -12,14 +12,44 @@ class ApiSettings(BrokerSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
     port: int = Field(8080, ge=0, le=65_535, description="TCP port to listen on; 0 picks a free one.")
+    default_model: str | None = Field(
+        None,
+        description="The model, or an alias of one, for requests that name none; without it they are refused.",
+    )
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
+    )
+    file_max_bytes: int = Field(
+        16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
+    )
+    file_retention_s: Seconds = Field(
+        30 * 86_400.0, description="How long a batch's input is kept where its upload does not say."
+    )
+    batch_max_rows: int | None = Field(
+        None, ge=1, description="A batch with more rows fails its validation; default: no limit."
+    )
+    batch_chunk_rows: int = Field(
+        250, ge=1, le=100_000, description="Rows of a batch that are given to a worker at once, at least."
+    )
+    batch_retention_s: Seconds = Field(
+        30 * 86_400.0,
+        description="How long an ended batch can be looked up; its files have lifetimes of their own.",
+    )
+    batch_parts_retention_s: Seconds = Field(
+        3600.0,
+        description="How long after a batch's end a reader of `/results` can go on from where it was; "
+        "then the pieces of which the output was made are deleted.",
+    )
+    batch_lease_s: Seconds = Field(
+        10.0, description="When an api process dies, another looks after its batches after so long."
     )
     max_wait_s: Seconds = Field(
         300.0, description="Longest wait for a job's end that one request may ask for."
     )
     request_timeout_s: Seconds = Field(
-        600.0, description="Whole life of a call to an OpenAI endpoint, queueing included; then 504."
+        600.0,
+        validation_alias=named("request_timeout_s"),
+        description="Whole life of a call to an OpenAI endpoint, queueing included; then 504.",
     )
     sse_ping_s: Seconds = Field(
         15.0, description="An idle job event stream gets a comment this often, so that proxies keep it open."
@@ -35,9 +65,23 @@ class ApiSettings(BrokerSettings):
     catalogue_refresh_s: Seconds = Field(
         1.0, description="How often the models and live workers are looked up."
     )
-    queue_full_retry_s: int = Field(
-        5, ge=1, le=120, description="Retry-After of a 429: seconds until another try makes sense."
+    queue_timeout_s: Seconds = Field(
+        120.0,
+        validation_alias=named("queue_timeout_s"),
+        description="How long a call to an OpenAI endpoint may wait for its start; then 503 `queue_timeout`.",
+    )
+    api_keys: dict[TenantName, SecretStr] = Field(
+        {},
+        description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
     shutdown_grace_s: int = Field(
         5, ge=0, description="On SIGTERM, how long open requests may go on; then they are cut off."
     )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        given = [key.get_secret_value() for key in keys.values()]
+        if len(set(given)) < len(given) or not all(given):
+            raise ValueError("each tenant needs a key of its own, and none may be empty")
+        return keys

@@ -1,24 +1,32 @@
-"""What the api does by itself while it serves: Celery's envelope, the catalogue, queue depths, the reaper."""
+"""What the api does by itself while it serves: Celery's envelope, the catalogue, what it sees in Redis, the reaper."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import structlog
 
+from api.bulk.coordinator import Coordinator
 from api.services import Services
 from broker.envelope import learn_at
 from broker.errors import StoreUnavailableError
+from broker.observe import Observer
 from broker.reaper import reap_forever
-from broker.store import Reaped
-from monitoring.metrics import REAPER_ACTIONS
+from monitoring.metrics import WorkerState
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
+ANEW_S = 2.0
+"""Pause before a loop that failed begins anew."""
+
 START_PATIENCE_S = 2.0
+INFO_GAP_S = 5.0
+"""Least time between two looks at Redis's own figures."""
 
 
 @asynccontextmanager
@@ -30,26 +38,42 @@ async def upkeep(services: Services) -> AsyncIterator[None]:
     """
     settings = services.settings
     looked, published = asyncio.Event(), asyncio.Event()
+    count_reaped = services.metrics.reaper.count
     hub = asyncio.create_task(_follow_hub(services), name="hub")
     tasks = [
         hub,
-        asyncio.create_task(_keep_envelope(services, published), name="envelope"),
-        asyncio.create_task(_look_around(services, looked), name="look_around"),
-        asyncio.create_task(
-            reap_forever(services.store, settings.reap_interval_s, lambda done: _count(services, done)),
-            name="reaper",
+        *(
+            asyncio.create_task(_keep_up(name, loop), name=name)
+            for name, loop in (
+                ("envelope", lambda: _keep_envelope(services, published)),
+                ("look_around", lambda: _look_around(services, looked)),
+                ("reaper", lambda: reap_forever(services.store, settings.reap_interval_s, count_reaped)),
+            )
         ),
     ]
+    services.coordinator = Coordinator(settings, services.process, services.metrics.count_accepted)
+    services.coordinator.start()
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
             await asyncio.gather(asyncio.shield(hub), looked.wait(), published.wait())
     try:
         yield
     finally:
+        await asyncio.to_thread(services.coordinator.stop)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await services.aclose()
+
+
+async def _keep_up(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop that must never end: one that fails, for a fault of ours, begins anew, as its callers' streams go on."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("task_failed", task=name)
+        await asyncio.sleep(ANEW_S)
 
 
 async def _follow_hub(services: Services) -> None:
@@ -68,36 +92,57 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
             if envelope is None:
                 learned = await asyncio.to_thread(learn_at, settings.redis_url, settings.namespace)
                 await store.set_envelope(learned)
+                await store.set_limits()
                 envelope = learned
                 services.envelope_ready = True
                 published.set()
                 log.info("envelope_published")
-            else:  # a Redis that came back empty needs it again; a newer process's is left alone
-                await store.set_envelope(envelope, only_if_missing=True)
+            # A Redis that came back empty needs it again; a newer process's is left alone.
+            elif await store.set_envelope(envelope, only_if_missing=True):
+                await store.set_limits()
         except StoreUnavailableError as error:
             log.debug("envelope_not_published", error=str(error))
         await asyncio.sleep(RETRY_S)
 
 
 async def _look_around(services: Services, looked: asyncio.Event) -> None:
-    """Refresh the catalogue and the queue depths; set ``looked`` after the first success."""
-    catalogue, store, gauge = services.catalogue, services.store, services.metrics.queue_depth
+    """Refresh the catalogue and the gauges of what is in Redis; set ``looked`` after the first success."""
+    catalogue, seen = services.catalogue, services.shared
+    observer = Observer(services.store.client, services.store.keys)
     away = False
+    asked_at = float("-inf")
     while True:
         try:
             await catalogue.refresh()
-            for (pool, lane), depth in (await store.depths(catalogue.pools)).items():
-                gauge.labels(pool, lane.value).set(depth)
+            seen.take_queues(await observer.queues(catalogue.pools))
+            seen.take_workers(map(_worker_state, catalogue.alive), catalogue.pools)
+            if time.monotonic() - asked_at >= INFO_GAP_S:
+                asked_at = time.monotonic()
+                facts = await observer.server()
+                if facts is not None:
+                    seen.take_redis(facts)
         except StoreUnavailableError as error:
+            seen.redis_up.set(0)
             if not away:
                 log.warning("redis_unavailable", error=str(error))
             away = True
+        except Exception:
+            seen.redis_up.set(0)  # the figures are from before, whatever the reason
+            raise
         else:
+            seen.redis_up.set(1)
             away = False
             looked.set()
         await asyncio.sleep(services.settings.catalogue_refresh_s)
 
 
-def _count(services: Services, done: Reaped) -> None:
-    for action in REAPER_ACTIONS:
-        services.metrics.reaped.labels(action).inc(getattr(done, action))
+def _worker_state(worker: Mapping[str, Any]) -> WorkerState:
+    """Read what a worker said of itself with its last heartbeat; one of an earlier version does not tell of batches."""
+    jobs = (worker.get("running") or 0) - (worker.get("chunks") or 0)
+    return WorkerState(
+        worker["incarnation"],
+        worker.get("pool", "default"),
+        worker.get("state", "ready"),
+        max(0, jobs) + (worker.get("rows") or 0),
+        worker.get("capacity") or 0,
+    )

@@ -6,12 +6,29 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
-from fastapi import APIRouter, Response
+import structlog
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.docs import error_docs
 from api.errors import ApiError
 from api.services import Services
+from api.trace import asked_by
+
+log = structlog.get_logger(__name__)
+
+
+class GpuObject(BaseModel):
+    """A GPU of a worker. Null: it does not say."""
+
+    index: int
+    uuid: str | None
+    name: str | None
+    utilization: float | None = Field(description="0.0 to 1.0.")
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_c: float | None
+    power_w: float | None
 
 
 class WorkerObject(BaseModel):
@@ -25,13 +42,31 @@ class WorkerObject(BaseModel):
     pid: int | None
     pool: str
     engine: str | None
-    device: str | None
+    device: str | None = Field(
+        description="Its device's name, or `cpu`; null where it is behind another server."
+    )
+    devices: int | None = Field(description="How many of them its engine uses.")
+    device_memory_bytes: int | None = Field(description="Their memory together.")
     models: list[str]
-    running: int = Field(description="Jobs it runs.")
+    aliases: list[str]
+    running: int = Field(description="Jobs it runs; a chunk of a batch is one.")
+    chunks: int | None = Field(
+        description="Chunks of batches among them; null from a worker of an earlier version."
+    )
+    rows: int | None = Field(description="Rows of batches on its engine; null likewise.")
     capacity: int | None = Field(description="Jobs it runs at once.")
     engine_running: int | None = Field(description="Requests in the engine's batch.")
     engine_waiting: int | None = Field(description="Requests the engine holds and has not scheduled.")
     kv_cache_usage: float | None = Field(description="0.0 to 1.0.")
+    tokens_per_s: float | None = Field(
+        description="Tokens generated between the last two heartbeats, a second; of engines that do not count, those of the "
+        "runs that ended."
+    )
+    jobs_per_s: float | None = Field(description="Jobs that ended, likewise.")
+    wait_ms: float | None = Field(
+        description="What the jobs that began had waited in their queue, on average; null where none began."
+    )
+    gpus: list[GpuObject] = Field(description="What the driver says of its GPUs; empty where there is none.")
     started_at: float | None
     metrics_url: str | None
 
@@ -64,7 +99,9 @@ def worker_view(worker: Mapping[str, Any]) -> dict[str, Any]:
         "state": worker.get("state", "ready"),
         "pool": worker.get("pool", "default"),
         "models": worker.get("models", []),
+        "aliases": worker.get("aliases", []),
         "running": worker.get("running", 0),
+        "gpus": worker.get("gpus", []),
     }
     return view | given
 
@@ -95,7 +132,7 @@ def register(router: APIRouter, services: Services) -> None:
         responses={202: {"model": WorkerList}, **error_docs(400, 404, 503)},
         **docs,
     )
-    async def drain_worker(name: str, request: DrainRequest | None = None) -> Response:
+    async def drain_worker(name: str, asked: Request, request: DrainRequest | None = None) -> Response:
         """It takes no more jobs, gives back what it cannot finish in time, at no cost to those jobs, and ends with status 0.
 
         The name is a worker's (every incarnation of that name is told) or one incarnation's id.
@@ -108,4 +145,10 @@ def register(router: APIRouter, services: Services) -> None:
         if not told:
             message = f"there is no live worker {name!r}; GET /v1/workers lists them"
             raise ApiError(404, message, "worker_not_found", param="name")
+        log.info(
+            "drain_asked",
+            workers=[worker["incarnation"] for worker in told],
+            timeout_s=timeout_s,
+            tenant=asked_by(asked.scope),
+        )
         return answer([worker | {"state": "draining"} for worker in told], 202)

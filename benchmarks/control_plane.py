@@ -13,12 +13,16 @@ import json
 import statistics
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import uvloop
 from _client import Connection, Load, drive, percentile
 from _stack import machine, penstock_up
+from _tables import table, wrap
 
 BODY = {"model": "simulated", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 16}
+QUICK = ("--jobs=500", "--concurrency=32")
+TABLES = ("control-plane",)
 
 
 def row(name: str, load: Load) -> dict[str, float | str]:
@@ -77,6 +81,19 @@ async def measure(base: tuple[str, int], jobs: int, concurrency: int) -> list[di
         ),
         await submit_and_poll(base, jobs, concurrency),
     ]
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The page's table."""
+    *ways, polled = report["rows"]
+    rows = [[w["way"], f"{w['jobs_per_s']:.0f}", f"{w['mean_ms']} ms", f"{w['p99_ms']} ms"] for w in ways]
+    rows.append([polled["way"], f"{polled['jobs_per_s']:.0f}", None, None])
+    events = "on" if report["task_events"] else "off"
+    said = (
+        f"{ways[0]['jobs']} jobs per way, {report['concurrency']} clients on the same cores, task events {events}."
+        f" Submissions alone: {polled['accepted_per_s']:,.0f} accepted per second while the worker drains them."
+    )
+    return {"control-plane": f"{wrap(said)}\n\n{table(['way', 'jobs/s', 'mean', 'p99'], rows)}"}
 
 
 def main() -> None:

@@ -9,9 +9,14 @@ import argparse
 import json
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import psutil
 from _stack import machine, penstock_up
+from _tables import table
+
+QUICK = ("--seconds=5", "--engine=simulated")
+TABLES = ("idle",)
 
 
 def kind(process: psutil.Process) -> str:
@@ -29,6 +34,15 @@ def kind(process: psutil.Process) -> str:
         ("penstock up", "up"),
     )
     return next((name for mark, name in names if mark in line), "other")
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The page's table."""
+    cpu, memory = report["cpu_percent_of_one_core"], report["rss_mb"]
+    apart = f"Apart from the engine: **{report['apart_from_engine']} %** of one core."
+    said = f"`penstock up`, {report['seconds']:.0f} s. {apart}"
+    rows = [[name, cpu[name], f"{memory[name]} MB"] for name in cpu]
+    return {"idle": f"{said}\n\n{table(['process', 'CPU, % of one core', 'memory'], rows)}"}
 
 
 def main() -> None:

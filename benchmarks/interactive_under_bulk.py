@@ -1,8 +1,12 @@
 """What interactive users notice of a saturating bulk load, and what that costs the bulk load.
 
-One `penstock up`, four spells: interactive calls alone; bulk alone; both, with the bulk jobs in the lane ``bulk``, which
-the lane controller holds down; and, for contrast, both with the same jobs in the lane ``low``, of which a worker takes as
-many as it has slots. Interactive calls are streamed chats that arrive at random (Poisson) whatever the server does.
+With each setup one `penstock up` and five spells: interactive calls alone; bulk alone; both, with the bulk jobs in the
+lane ``bulk``, which the lane controller holds down; for contrast, both with the same jobs in the lane ``low``, of which
+a worker takes as many as it has slots; and plain FIFO: interactive requests in the same lane, behind so many bulk jobs
+as fill the slots four times. Interactive calls are streamed chats that arrive at random (Poisson) whatever the server does.
+
+Three setups: the simulated engine; vLLM with a tiny model, where everything but the model's arithmetic counts; and vLLM
+with a larger model and prompts as long as those of chats, where a first token waits for the prompt to be read.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import random
 import re
 import tempfile
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +27,35 @@ from typing import Any
 import uvloop
 from _client import Connection, drive, percentile
 from _stack import machine, penstock_up
+from _tables import table, wrap
 
-from workers.tiny_model import build_tiny_model
+from workers.tiny_model import SIZES, build_tiny_model
 
 Base = tuple[str, int]
+TEXT = "the river turns a wheel and its water goes on down to sea while they look at stone bridge"
+WORDS = TEXT.split()
+QUICK = ("--seconds=4", "--jobs=800", "--settle=1", "--fifo-calls=1")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is served, and the load: see the options of the same names. ``words``: of each interactive prompt."""
+
+    engine: str
+    concurrency: int = 64
+    jobs: int = 1500
+    rate: float = 4.0
+    seconds: float = 20.0
+    words: int = 1
+    size: str = "tiny"
+
+
+SETUPS = {
+    "simulated": Setup("simulated", jobs=4000),
+    "vllm": Setup("vllm"),
+    "vllm-chat": Setup("vllm", concurrency=16, jobs=1000, rate=0.15, seconds=120.0, words=300, size="small"),
+}
+TABLES = tuple(f"interactive-under-bulk-{name}" for name in SETUPS)
 
 
 @dataclass
@@ -76,14 +105,37 @@ async def one_call(base: Base, body: bytes, seen: Seen) -> None:
     seen.queue.append(facts["queue_ms"])
 
 
-async def interactive(base: Base, model: str, rate: float, seconds: float, seed: int) -> Seen:
-    """Call at ``rate`` per second for ``seconds``."""
+async def fifo(base: Base, args: argparse.Namespace) -> dict[str, Any]:
+    """Tell what a single queue would do: jobs of the same lane and tenant, one behind the other."""
+    waits: list[float] = []
+
+    async def bulk(count: int) -> None:
+        await fill(base, args.name, "normal", count, args.tokens)
+
+    for _ in range(args.fifo_calls):
+        await bulk(4 * args.concurrency)
+        link = Connection(*base)
+        body = json.dumps({"input": chat(args.name, "Question", 24), "stream": True}).encode()
+        reply = await link.request("POST", "/v1/jobs?wait=300", body)
+        link.close()
+        timings = json.loads(reply.body)["timings"]
+        waits.append((timings["first_token_at"] - timings["queued_at"]) * 1000)
+    return {
+        "lane": "normal",
+        "ttft_ms": {"p50": round(percentile(waits, 0.5), 1), "p99": round(max(waits), 1)},
+        "requests": len(waits),
+    }
+
+
+async def interactive(base: Base, args: argparse.Namespace, seconds: float, seed: int) -> Seen:
+    """Call at the given rate for ``seconds``."""
     rng, seen, calls = random.Random(seed), Seen(), []
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while loop.time() < end:
-        await asyncio.sleep(rng.expovariate(rate))
-        body = json.dumps(chat(model, f"Question {rng.random()}", 24, stream=True)).encode()
+        await asyncio.sleep(rng.expovariate(args.rate))
+        text = " ".join([f"Question {rng.random()}", *rng.choices(WORDS, k=args.words - 1)])
+        body = json.dumps(chat(args.name, text, 24, stream=True)).encode()
         calls.append(loop.create_task(one_call(base, body, seen)))
     await asyncio.gather(*calls)
     return seen
@@ -93,8 +145,9 @@ def tokens_done(metrics_url: str) -> float:
     """Read how many completion tokens the worker's finished jobs have."""
     with urllib.request.urlopen(metrics_url, timeout=10) as answer:
         text = answer.read().decode()
-    found = re.search(r'penstock_tokens_total\{kind="completion"\} (\S+)', text)
-    return float(found[1]) if found else 0.0
+    return sum(
+        map(float, re.findall(r'^penstock_tokens_total\{kind="completion",.*\} (\S+)', text, re.MULTILINE))
+    )
 
 
 async def ask(base: Base, path: str) -> Any:
@@ -138,7 +191,7 @@ async def spell(base: Base, args: argparse.Namespace, lane: str | None, *, calls
     done, start = await asyncio.to_thread(tokens_done, metrics), loop.time()
     seen = Seen()
     if calls:
-        seen = await interactive(base, args.name, args.rate, args.seconds, seed=7)
+        seen = await interactive(base, args, args.seconds, seed=7)
     else:
         await asyncio.sleep(args.seconds)
     wall = loop.time() - start
@@ -154,13 +207,14 @@ async def spell(base: Base, args: argparse.Namespace, lane: str | None, *, calls
 
 async def measure(base: Base, args: argparse.Namespace) -> dict[str, Any]:
     """Run the spells in turn."""
-    await interactive(base, args.name, args.rate, 3, seed=1)
+    await interactive(base, args, 10 / args.rate, seed=1)
     spells: dict[str, Any] = {
         "interactive alone": await spell(base, args, None, calls=True),
         "bulk alone": await spell(base, args, "bulk", calls=False),
         "both": await spell(base, args, "bulk", calls=True),
         "both, without the controller": await spell(base, args, "low", calls=True),
     }
+    spells["plain FIFO"] = await fifo(base, args)
     alone, both = spells["interactive alone"], spells["both"]
     return {
         "spells": spells,
@@ -170,43 +224,88 @@ async def measure(base: Base, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The page's tables, one for each setup."""
+    return {f"interactive-under-bulk-{name}": _table(found) for name, found in report["setups"].items()}
+
+
+def _table(found: dict[str, Any]) -> str:
+    given, rows = found["settings"], []
+    for name, spell_ in found["spells"].items():
+        calls = [spell_.get(what) for what in ("queue_ms", "ttft_ms", "inter_token_ms")]
+        rows.append(
+            [name, *(c and f"{c['p50']} / {c['p99']} ms" for c in calls), spell_.get("bulk_tokens_per_s")]
+        )
+    said = (
+        f"Engine `{given['engine']}`, {given['concurrency']} slots, {given['jobs']:,} bulk jobs of {given['tokens']} tokens"
+        f" queued before each spell of {given['seconds']:g} s, {given['rate']:g} interactive streams per second"
     )
-    parser.add_argument("--engine", choices=["simulated", "vllm"], default="simulated")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each spell")
-    parser.add_argument("--rate", type=float, default=4.0, help="interactive calls per second")
-    parser.add_argument(
-        "--jobs", type=int, default=4000, help="bulk jobs to queue before each spell with bulk"
+    if given["engine"] == "vllm":
+        size = SIZES[given["size"]]
+        said += f", model `{given['size']}` ({size.layers} layers of {size.hidden})"
+        said += f", interactive prompts of {given['words']} words" if given["words"] > 1 else ""
+    said += "."
+    header = [
+        "spell",
+        "queue wait p50 / p99",
+        "time to first token p50 / p99",
+        "between tokens p50 / p99",
+        "bulk, tokens/s",
+    ]
+    ratios = (
+        f"Time to first token p99: **{found['ttft_p99_ratio']}** of that without bulk (bar 1.25);"
+        f" bulk keeps **{found['bulk_kept']}** (bar 0.9)."
     )
-    parser.add_argument("--tokens", type=int, default=128, help="of each bulk job")
-    parser.add_argument("--concurrency", type=int, default=64, help="the worker's slots")
-    parser.add_argument(
-        "--settle", type=float, default=5.0, help="seconds from the last bulk submission to the spell"
-    )
-    args = parser.parse_args()
+    return f"{wrap(said)}\n\n{table(header, rows)}\n\n{ratios}"
+
+
+def run(setup: Setup, args: argparse.Namespace) -> dict[str, Any]:
+    """Start the stack with one engine, and measure."""
+    given = asdict(setup) | {name: value for name, value in vars(args).items() if value is not None}
+    args = argparse.Namespace(**given)
     with tempfile.TemporaryDirectory(prefix="bench") as cache:
         flags = [f"--engine={args.engine}", f"--concurrency={args.concurrency}"]
         env: dict[str, str] = {}
         if args.engine == "vllm":
             args.name = "tiny-bench"
-            given = [f"--served-model-name={args.name}", "--dtype=float32", "--enforce-eager"]
-            given += [f"--max-num-seqs={args.concurrency}", f"--kv-cache-memory-bytes={1 << 30}"]
-            flags += [f"--model={build_tiny_model(Path(cache))}", *(f"--engine-arg={flag}" for flag in given)]
+            engine = [f"--served-model-name={args.name}", "--dtype=float32", "--enforce-eager"]
+            engine += [f"--max-num-seqs={args.concurrency}", f"--kv-cache-memory-bytes={1 << 30}"]
+            model = build_tiny_model(Path(cache), args.size)
+            flags += [f"--model={model}", *(f"--engine-arg={flag}" for flag in engine)]
         else:
             args.name = "simulated"
             env = {"PENSTOCK_SIMULATED_TTFT_S": "0.02", "PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.01"}
         with penstock_up(*flags, **env) as base:
-            report = uvloop.run(measure(base, args))
-    given = {k: v for k, v in vars(args).items() if k != "name"}
+            return {"settings": given, **uvloop.run(measure(base, args))}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--setup", action="append", choices=list(SETUPS), help="one only (default: all)")
+    parser.add_argument("--seconds", type=float, help="of each spell (default 20; vllm-chat: 120)")
+    parser.add_argument(
+        "--rate", type=float, help="interactive calls per second (default 4; vllm-chat: 0.15)"
+    )
+    jobs_help = "bulk jobs to queue before each spell with bulk (default 4000 simulated, 1500, 1000)"
+    parser.add_argument("--jobs", type=int, help=jobs_help)
+    parser.add_argument("--tokens", type=int, default=128, help="of each bulk job (default %(default)s)")
+    parser.add_argument("--fifo-calls", type=int, default=3, help="interactive calls of the FIFO spell")
+    parser.add_argument("--concurrency", type=int, help="the worker's slots (default 64; vllm-chat: 16)")
+    parser.add_argument(
+        "--settle", type=float, default=5.0, help="seconds from the last bulk submission to the spell"
+    )
+    args = parser.parse_args()
+    chosen = vars(args).pop("setup") or list(SETUPS)
     facts = {
         "benchmark": "interactive_under_bulk",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
+        "setups": {name: run(SETUPS[name], args) for name in chosen},
     }
-    print(json.dumps(facts | {"settings": given} | report, indent=2))
+    print(json.dumps(facts, indent=2))
 
 
 if __name__ == "__main__":

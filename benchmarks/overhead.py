@@ -24,6 +24,7 @@ from typing import Any
 import uvloop
 from _client import Connection, drive, percentile
 from _stack import ROOT, machine, penstock_up, vllm_server
+from _tables import table, wrap
 
 from workers.tiny_model import build_tiny_model
 
@@ -45,6 +46,15 @@ WORDS = [
     "engine",
     "hum",
 ]
+QUICK = (
+    "--sizes=nano",
+    "--concurrency=4",
+    "--scale=2",
+    "--rounds=1",
+    "--latency-requests=10",
+    "--jobs=50",
+)
+TABLES = ("overhead", "generate")
 SEQS = 256
 SETTLE_S = (
     4.0  # vLLM's processes spin for some seconds after their last request, on the cores that both sides share
@@ -229,6 +239,52 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
         if args.jobs:
             report["queued_jobs"] = queued(model, name, args.jobs, ours)
         return report
+
+
+def _overhead(size: str, report: dict[str, Any]) -> str:
+    """One model's two tables: one request at a time, and throughput."""
+    latency_, sides = report["latency"], ("penstock", "vllm")
+    first = []
+    for what, label in (("ttft", "time to first token"), ("completion", "completion")):
+        for q in ("p50", "p99"):
+            one = latency_[f"{what}_{q}_ms"]
+            first.append([f"{label}, {q}", *(f"{one[side]} ms" for side in sides), f"{one['added']:+} ms"])
+    then = [
+        [
+            row["concurrency"],
+            "streamed" if row["streamed"] else "whole",
+            row["penstock_per_s"],
+            row["vllm_per_s"],
+            f"{row['ratio']:.2f} ({', '.join(f'{ratio:.2f}' for ratio in row['ratios'])})",
+        ]
+        for row in sorted(report["throughput"], key=lambda row: (row["concurrency"], row["streamed"]))
+    ]
+    return "\n\n".join(
+        [
+            f"**{size}.** One request at a time, streamed, 32 tokens, {latency_['requests']} requests:",
+            table(["", "Penstock", "vLLM's server", "added"], first),
+            table(["clients", "", "Penstock, req/s", "vLLM's server, req/s", "ratio (rounds)"], then),
+        ]
+    )
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The page's tables."""
+    models = report["models"]
+    made = {"overhead": "\n\n".join(_overhead(size, one) for size, one in models.items())}
+    bulk = {size: one["queued_jobs"] for size, one in models.items() if "queued_jobs" in one}
+    if bulk:
+        said = (
+            f"{max(one['jobs'] for one in bulk.values())} queued asynchronous jobs, submitted and awaited over HTTP by a"
+            " client on the same cores, against `LLM.chat` offline on the same requests."
+        )
+        rows = [
+            [size, b["penstock_per_s"], b["llm_generate_per_s"], f"{b['ratio']:.2f}"]
+            for size, b in bulk.items()
+        ]
+        header = ["model", "Penstock, jobs/s", "`LLM.chat`, requests/s", "ratio"]
+        made["generate"] = f"{wrap(said)}\n\n{table(header, rows)}"
+    return made
 
 
 def main() -> None:

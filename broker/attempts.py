@@ -34,6 +34,8 @@ class Claim:
     """The right to run a job, valid for this attempt only.
 
     ``timeout_ms`` is the run time it has, None for no limit; ``kills`` says under how many of its attempts the engine died.
+    ``trace`` is the job's place in a trace; ``waited_ms`` says how long it was in its queue, None where that is not known.
+    As of the claim, ``age_ms`` is since its acceptance and ``left_ms`` until its deadline, None where it has none.
     """
 
     id: str
@@ -45,6 +47,11 @@ class Claim:
     body: bytes
     timeout_ms: int | None = None
     kills: int = 0
+    trace: str | None = None
+    waited_ms: int | None = None
+    age_ms: int | None = None
+    left_ms: int | None = None
+    tenant: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Dropped:
     """A message that gives no right to run.
 
     ``reason`` is the job's state, ``gone``, ``fenced`` (this worker's lease has ended), ``delayed`` (the next attempt is not
-    due yet) or ``newer`` (a newer version of Penstock must run it).
+    due yet), ``coalesced`` (it ends with an identical one) or ``newer`` (a newer version of Penstock must run it).
     """
 
     reason: str
@@ -84,11 +91,12 @@ class Attempts:
             except StoreUnavailableError as error:
                 if isinstance(error.__cause__, ResponseError):
                     raise
-                log.warning("claim_delayed", job=job_id, error=str(error))
+                log.warning("claim_delayed", job_id=job_id, error=str(error))
                 await asyncio.sleep(_RETRY_S)
         if reply[0] == "drop":
             return Dropped(reply[1])
-        _, attempt, endpoint, stream, lane, model, body, timeout_ms, kills = reply
+        (_, attempt, endpoint, stream, lane, model, body, timeout_ms, kills, trace, waited_ms, *facts) = reply
+        age_ms, left_ms, tenant = facts
         return Claim(
             job_id,
             int(attempt),
@@ -99,6 +107,11 @@ class Attempts:
             body.encode(),
             int(timeout_ms) if timeout_ms else None,
             kills,
+            trace or None,
+            None if waited_ms < 0 else waited_ms,
+            age_ms,
+            None if left_ms == "" else left_ms,
+            tenant,
         )
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
@@ -228,12 +241,22 @@ class Attempts:
     ) -> dict[str, str] | None:
         """Prolong the lease.
 
+        Args:
+            worker: the incarnation.
+            first: register it.
+            info: what it says of itself; of this, ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and ``state``
+                matter to the queue.
+
         Returns:
             Jobs to abort, id to reason, and ``drain`` to seconds or the empty string where the worker is to drain. None: the
             lease is lost, abort everything.
         """
         said = json.dumps(info) if info else ""
-        reply = await self._run.call("heartbeat", worker, self._lease_ttl_ms, int(first), said)
+        facts = info or {}
+        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
+        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
+        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
+        reply = await self._run.call("heartbeat", worker, self._lease_ttl_ms, int(first), said, *place)
         if reply[0] == 0:
             return None
         return dict(zip(reply[1::2], reply[2::2], strict=True))

@@ -18,7 +18,20 @@ def lane_queues(keys: Keys, pool: str) -> list[Queue]:
     return [Queue(keys("queue", pool, lane), routing_key=keys("queue", pool, lane)) for lane in Lane]
 
 
-def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_events: bool = True) -> Celery:
+def worker_queues(keys: Keys, pool: str, node: str) -> list[Queue]:
+    """Return the queues of one worker: what it is preferred for, then the lanes."""
+    own = keys("own_queue", pool, node)
+    return [Queue(own, routing_key=own), *lane_queues(keys, pool)]
+
+
+def make_celery(
+    redis_url: str,
+    namespace: str,
+    pool: str = "default",
+    *,
+    node: str | None = None,
+    task_events: bool = True,
+) -> Celery:
     """Make the application.
 
     The Celery message only wakes a worker; the record in Redis owns the job. Hence no acknowledgements are emulated
@@ -28,9 +41,11 @@ def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_e
         redis_url: as redis-py reads it.
         namespace: prefix of the queue names.
         pool: whose lanes to declare.
+        node: the worker's node name, for a queue of its own; None: this is no worker.
         task_events: emit the events that Flower shows.
     """
     transport.install()
+    keys = Keys(namespace)
     app = Celery("penstock", broker=celery_url(redis_url), set_as_current=False)
     app.conf.update(
         broker_transport_options={
@@ -46,8 +61,8 @@ def make_celery(redis_url: str, namespace: str, pool: str = "default", *, task_e
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        task_queues=lane_queues(Keys(namespace), pool),
-        task_default_queue=Keys(namespace)("queue", pool, Lane.NORMAL),
+        task_queues=lane_queues(keys, pool) if node is None else worker_queues(keys, pool, node),
+        task_default_queue=keys("queue", pool, Lane.NORMAL),
         task_create_missing_queues=False,
         task_acks_late=True,
         task_ignore_result=True,

@@ -11,21 +11,53 @@ key                             type     holds                                  
 ``ns:jobs:state:<state>``       zset     the same, by state                                          (likewise)
 ``ns:jobs:model:<model>``       zset     the same, by model                                          (likewise)
 ``ns:queued:<queue>``           zset     jobs waiting in a queue, by the time they entered it   (until claimed)
+``ns:window:<queue>``           zset     of these, those let down to the queue's list: id -> turn    (likewise)
+``ns:backlog:<queue>:<tenant>``  zset     of these, a tenant's others, in their order                 (likewise)
+``ns:turns:<queue>``            zset     tenants with a backlog, by their next turn              (while they have)
+``ns:fair:<queue>``             hash     tenants without a backlog: the turn of their next  (until the lane is empty);
+                                         under the empty name the turn at which one was parked
+``ns:missing:<queue>``          hash     jobs let down whose message was not found: id -> since when  (until it is)
+``ns:parked:<pool>``            zset     ``<lane> <tenant>`` at its bound: the turn it waits with       (likewise)
+``ns:waiting:<pool>``           hash     tenant -> jobs waiting in all lanes                     (while there are)
+``ns:admitted:<pool>``          hash     tenant -> jobs let down or running                      (while there are)
+``ns:admitted_bulk:<pool>``     hash     the same, of the lane ``bulk`` only                     (while there are)
 ``ns:queues``                   set      queues that ever held a job                                  (for good)
-``ns:high_water``               hash     per queue, entry time of the last job claimed from it        (for good)
+``ns:limits``                   hash     ``max_active``, ``ageing_ms``; by tenant ``max_active:``, ``weight:``  (for good)
+``ns:paused``                   set      pools that are paused                                   (until resumed)
+``ns:rate:<pool>``              hash     what the pool was measured to do, see ``_ahead.lua``         (for good)
+``ns:affinity:<pool>:<key>``    string   node name of the worker that ran this prefix last    (TTL ten minutes)
+``ns:coalesce:<tenant>:<sum>``  string   the unfinished job that runs this very request        (until it ends)
+``ns:followers:<id>``           set      jobs that end with this one                             (until it ends)
 ``ns:deadlines``                zset     unfinished jobs with a deadline, by deadline            (until the end)
 ``ns:delayed``                  zset     queued jobs that wait for their next attempt, by its time       (until then)
 ``ns:dead``                     zset     jobs that failed or expired and were not repeated, by their end    (likewise)
 ``ns:retire``                   zset     finished jobs, by when their index entries go       (until they are gone)
 ``ns:idem:<tenant>:<key>``      string   ``<job id> <digest of the submission>``            (TTL ``retention_s``)
 ``ns:workers``                  zset     worker incarnations, by the end of their lease       (until buried)
-``ns:worker:<w>``               hash     what a worker says of itself                        (TTL, ten leases)
+``ns:worker:<w>``               hash     what a worker says of itself, and serves            (TTL, ten leases)
 ``ns:worker:<w>:jobs``          set      jobs it runs                                        (until it has none)
 ``ns:worker:<w>:cancels``       hash     jobs it must abort: id -> reason; ``drain`` -> seconds   (until the end)
-``ns:models``                   hash     served models: name -> facts as JSON                         (for good)
+``ns:models``                   hash     what each pool serves: ``<pool> <model>`` -> facts as JSON   (for good)
 ``ns:envelope``                 string   the Celery message with placeholders, see ``envelope.py``    (for good)
-``ns:reaper``                   hash     ``tick``: last round; ``hold``: no reaping of workers before  (for good)
+``ns:reaper``                   hash     ``tick``: when the last round was                              (for good)
+``ns:ended``                    hash     jobs that no worker ended: ``<pool> <lane> <state> <code>`` -> how many (for good)
+``ns:file:<id>``                hash     a file's record                        (until it is deleted or expires)
+``ns:files``                    zset     every file's id, by creation time                            (likewise)
+``ns:files:purpose:<purpose>``  zset     the same, by purpose                                         (likewise)
+``ns:files:expiry``             zset     files that expire, by when                                   (likewise)
+``ns:files:announced``          zset     ``<id> <key>`` of files whose object is written, by when  (until recorded, an hour)
+``ns:files:trash``              set      keys of objects in storage that are to be deleted  (until they are gone)
+``ns:files:was:<id>``           string   when a file was created that is deleted, for pages behind it     (TTL an hour)
+``ns:batch:<id>``               hash     a batch's record      (TTL ``batch_retention_s`` from its end; none before it)
+``ns:batch:<id>:open``          hash     chunks that were submitted and are not done: number -> JSON  (until its end)
+``ns:batch:<id>:done``          hash     chunks that are done: number -> ledger of committed parts    (as the record)
+``ns:batch:<id>:lease``         string   which api process looks after it                           (TTL, seconds)
+``ns:batches``                  zset     every batch's id, by creation time                    (as the records)
+``ns:batches:active``           set      batches that have not ended                            (until their end)
+``ns:batches:retire``           zset     ended batches, by when their index entries go      (until they are gone)
+``ns:batches:parts``            zset     ended batches, by when their parts in storage go    (until they are gone)
 ``ns.<pool>.<lane>``            list     a lane's Celery messages; also the Celery queue's name   (until popped)
+``ns.<pool>.@<node>``           list     the same, for one worker by its node name                    (likewise)
 ``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
 ==============================  =======  =====================================================================
 
@@ -35,6 +67,7 @@ questions to a worker.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _TEMPLATES = {
@@ -44,8 +77,22 @@ _TEMPLATES = {
     "by_state": "{ns}:jobs:state:@1",
     "by_model": "{ns}:jobs:model:@1",
     "queued": "{ns}:queued:@1",
+    "window": "{ns}:window:@1",
+    "backlog": "{ns}:backlog:@1:@2",
+    "turns": "{ns}:turns:@1",
+    "fair": "{ns}:fair:@1",
+    "missing": "{ns}:missing:@1",
+    "parked": "{ns}:parked:@1",
+    "waiting": "{ns}:waiting:@1",
+    "admitted": "{ns}:admitted:@1",
+    "admitted_bulk": "{ns}:admitted_bulk:@1",
     "queues": "{ns}:queues",
-    "high_water": "{ns}:high_water",
+    "limits": "{ns}:limits",
+    "paused": "{ns}:paused",
+    "rate": "{ns}:rate:@1",
+    "affinity": "{ns}:affinity:@1:@2",
+    "coalesce": "{ns}:coalesce:@1:@2",
+    "followers": "{ns}:followers:@1",
     "deadlines": "{ns}:deadlines",
     "delayed": "{ns}:delayed",
     "dead": "{ns}:dead",
@@ -58,9 +105,26 @@ _TEMPLATES = {
     "models": "{ns}:models",
     "envelope": "{ns}:envelope",
     "reaper": "{ns}:reaper",
+    "ended": "{ns}:ended",
+    "file": "{ns}:file:@1",
+    "files": "{ns}:files",
+    "files_by_purpose": "{ns}:files:purpose:@1",
+    "files_expiry": "{ns}:files:expiry",
+    "files_announced": "{ns}:files:announced",
+    "files_trash": "{ns}:files:trash",
+    "file_was": "{ns}:files:was:@1",
+    "batch": "{ns}:batch:@1",
+    "batch_open": "{ns}:batch:@1:open",
+    "batch_done": "{ns}:batch:@1:done",
+    "batch_lease": "{ns}:batch:@1:lease",
+    "batches": "{ns}:batches",
+    "batches_active": "{ns}:batches:active",
+    "batches_parts": "{ns}:batches:parts",
+    "batches_retire": "{ns}:batches:retire",
     "api_channel": "{ns}:api:@1",
     "ctl_channel": "{ns}:ctl:@1",
     "queue": "{ns}.@1.@2",
+    "own_queue": "{ns}.@1.@@2",
 }
 """One template per key; ``@1`` and ``@2`` are its arguments."""
 
@@ -82,10 +146,16 @@ class Keys:
             key = key.replace(f"@{place}", arg)
         return key
 
-    def lua(self) -> str:
-        """Return Lua source that defines the same names: ``K.job(id)``, ``K.jobs()``, ``K.queue(pool, lane)``."""
+    def lua(self, user: str) -> str:
+        """Return Lua source that defines the same names: ``K.job(id)``, ``K.jobs()``, ``K.queue(pool, lane)``.
+
+        Args:
+            user: the source that uses them; what it does not use is left out.
+        """
         lines = ["local K = {}"]
-        for name, template in _TEMPLATES.items():
+        used = set(re.findall(r"\bK\.(\w+)", user))
+        for name in sorted(used):
+            template = _TEMPLATES[name]
             text = template.replace("{ns}", self.namespace)
             expression = "'" + text.replace("@1", "' .. a .. '").replace("@2", "' .. b .. '") + "'"
             expression = expression.removesuffix(" .. ''")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from broker.lookups import JobLookups
+from broker.lookups import JobLookups, known
 from broker.records import FIELDS, to_job
 from jobs.failures import FailureCode
-from jobs.model import Failed, Job
+from jobs.model import Failed, Job, Queued
 from jobs.states import JobState
 
 _MOST_EXAMINED = 1000
@@ -41,7 +42,7 @@ class JobListings(JobLookups):
         cursor: str | None = None,
         newest_first: bool = True,
     ) -> Page:
-        """List jobs by creation time."""
+        """List jobs by creation time, the queued ones with their positions."""
         index = (
             self.keys("by_state", state)
             if state
@@ -55,7 +56,15 @@ class JobListings(JobLookups):
 
         low = float("-inf") if created_after_ms is None else created_after_ms
         high = float("inf") if created_before_ms is None else created_before_ms
-        return await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
+        page = await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
+        return Page(tuple(await asyncio.gather(*(self._placed(job) for job in page.jobs))), page.cursor)
+
+    async def _placed(self, job: Job) -> Job:
+        """Return a job with its position where it is queued. Many at once share a round trip."""
+        if job.state is not JobState.QUEUED:
+            return job
+        place = await self._run.call("place", job.id)
+        return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def list_dead(
         self,

@@ -1,9 +1,8 @@
-"""Reading jobs, models and workers: single commands and pipelines, no transitions."""
+"""Reading jobs and queues: single commands and pipelines, no transitions."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,9 @@ from redis.exceptions import RedisError
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
 from broker.records import FIELDS, to_job
+from broker.scripts import ScriptRunner
 from jobs.lanes import Lane
-from jobs.model import Job, JobSpec
+from jobs.model import Job, JobSpec, Queued
 from jobs.states import JobState
 
 
@@ -30,11 +30,17 @@ class StoredResult:
     partial: bytes | None = None
 
 
+def known(number: int) -> int | None:
+    """Return a script's number; None for its -1."""
+    return None if number < 0 else number
+
+
 class JobLookups:
     """What may be asked of the store. Every method raises ``StoreUnavailableError`` when Redis cannot be reached."""
 
     client: Redis
     keys: Keys
+    _run: ScriptRunner
 
     async def get(self, job_id: str) -> Job | None:
         """Read a job; a queued one with its position."""
@@ -42,15 +48,8 @@ class JobLookups:
         job = to_job(values)
         if job is None or job.state is not JobState.QUEUED:
             return job
-        return to_job(values, await self._position(job))
-
-    async def _position(self, job: Job) -> int | None:
-        pipe = self.client.pipeline(transaction=False)
-        pipe.zrank(self.keys("queued", self.keys("queue", job.pool, job.lane)), job.id)
-        for lane in list(Lane)[: list(Lane).index(job.lane)]:
-            pipe.zcard(self.keys("queued", self.keys("queue", job.pool, lane)))
-        rank, *above = await self._ask(pipe.execute())
-        return None if rank is None else int(rank) + sum(above)
+        place = await self._run.call("place", job_id)
+        return to_job(values, None if place is None else Queued(known(place[0]), known(place[1])))
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""
@@ -62,13 +61,13 @@ class JobLookups:
     async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
         """Read what a job was submitted as, to be accepted again as ``new_id``. None: there is no such job.
 
-        What it had of limits it has again, counted anew; the lane, the pool and the owner stay.
+        What it had of limits it has again, counted anew; the lane, the pool and the owner stay. The trace is the old one's.
 
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
         """
-        names = [*FIELDS, "req"]
-        *values, body = await self._ask(self.client.hmget(self.keys("job", job_id), names))
+        names = [*FIELDS, "req", "affinity"]
+        *values, body, affinity = await self._ask(self.client.hmget(self.keys("job", job_id), names))
         job = to_job(values)
         if job is None:
             return None
@@ -88,6 +87,8 @@ class JobLookups:
             queue_timeout_ms=job.queue_timeout_ms,
             timeout_ms=job.timeout_ms,
             retry_of=job_id,
+            trace=job.trace,
+            affinity=affinity,
         )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
@@ -100,32 +101,13 @@ class JobLookups:
         rows = await self._ask(self.client.xrange(self.keys("log", job_id), eid, eid))
         return rows[0][1]["p"] if rows else None
 
-    async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> None:
-        """Publish the Celery envelope (see :mod:`broker.envelope`), without which no job is accepted."""
-        await self._ask(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing))
+    async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> bool:
+        """Publish the Celery envelope (see :mod:`broker.envelope`), without which no job is accepted.
 
-    async def set_models(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        """Record what a pool serves: model name to its facts (``pool``, ``card``, ``endpoints``, limits)."""
-        await self._ask(
-            self.client.hset(self.keys("models"), mapping={k: json.dumps(v) for k, v in models.items()})
-        )
-
-    async def models(self) -> dict[str, dict[str, Any]]:
-        """Read every model that was ever served here, with its facts."""
-        rows = await self._ask(self.client.hgetall(self.keys("models")))
-        return {name: json.loads(facts) for name, facts in sorted(rows.items())}
-
-    async def workers(self) -> list[dict[str, Any]]:
-        """Read what every worker with a live lease says of itself (``name``, ``pool``, ``models``, ...)."""
-        seconds, _ = await self._ask(self.client.time())
-        names = await self._ask(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
-        pipe = self.client.pipeline(transaction=False)
-        for name in names:
-            pipe.hget(self.keys("worker", name), "info")
-        infos = await self._ask(pipe.execute()) if names else []
-        return [
-            json.loads(info) | {"incarnation": name} for name, info in zip(names, infos, strict=True) if info
-        ]
+        Returns:
+            Whether it was written.
+        """
+        return bool(await self._ask(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing)))
 
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""
@@ -135,9 +117,14 @@ class JobLookups:
             pipe.zcard(self.keys("queued", self.keys("queue", pool, lane)))
         return dict(zip(wanted, await self._ask(pipe.execute()), strict=True)) if wanted else {}
 
-    async def ping(self) -> None:
-        """Return if Redis answers."""
-        await self._ask(self.client.ping())
+    async def now_ms(self) -> int:
+        """Return the server's time in Unix milliseconds."""
+        seconds, micros = await self._ask(self.client.time())
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def ask(self, command: Awaitable[Any] | Any) -> Any:
+        """Return a command's reply, for the stores of other things on the same connection."""
+        return await self._ask(command)
 
     async def _ask(self, command: Awaitable[Any] | Any) -> Any:
         try:

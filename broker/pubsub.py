@@ -53,11 +53,6 @@ class Subscriber:
         self._stopping = False
         self._subscribed = asyncio.Event()
 
-    @property
-    def connected(self) -> bool:
-        """Whether the subscription stands, as far as is known."""
-        return self._subscribed.is_set()
-
     async def start(self, timeout_s: float = 10.0) -> None:
         """Subscribe, and return once the server has confirmed.
 

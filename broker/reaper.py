@@ -46,6 +46,8 @@ async def reap_forever(
                 failed=done.failed,
                 repushed=done.repushed,
                 expired=done.expired,
+                requeued_jobs=list(done.requeued_ids),
+                failed_jobs=list(done.failed_ids),
             )
         if on_round is not None:
             on_round(done)

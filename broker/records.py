@@ -57,6 +57,8 @@ FIELDS = (
     "retry_of",
     "retried_as",
     "due",
+    "leader",
+    "trace",
 )
 """The fields that :func:`to_job` reads, in the order in which it wants their values."""
 
@@ -133,8 +135,10 @@ def decode_ending(payload: str) -> Ending:
     )
 
 
-def to_job(values: Sequence[str | None], position: int | None = None) -> Job | None:
+def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | None:
     """Build a job from the values of :data:`FIELDS`; None where there is no record.
+
+    ``queued``: where it stands, if it waits.
 
     Raises:
         NewerRecordError: a newer version of Penstock wrote it.
@@ -149,7 +153,7 @@ def to_job(values: Sequence[str | None], position: int | None = None) -> Job | N
     return Job(
         id=f["id"],
         state=state,
-        phase=_phase(state, f, position),
+        phase=_phase(state, f, queued),
         endpoint=f["endpoint"],
         model=f["model"],
         pool=f["pool"],
@@ -166,7 +170,9 @@ def to_job(values: Sequence[str | None], position: int | None = None) -> Job | N
         retry_of=f["retry_of"],
         retried_as=f["retried_as"],
         not_before_ms=_int(f["due"]) if state is JobState.QUEUED else None,
+        coalesced_with=f["leader"],
         cancel_requested=f["cancel"] is not None or state is JobState.CANCELLED,
+        trace=f["trace"],
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 
@@ -175,10 +181,10 @@ def _int(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _phase(state: JobState, f: Mapping[str, Any], position: int | None) -> Phase:
+def _phase(state: JobState, f: Mapping[str, Any], queued: Queued | None) -> Phase:
     match state:
         case JobState.QUEUED:
-            return Queued(position)
+            return queued or Queued()
         case JobState.RUNNING:
             return Running(f["worker"])
         case JobState.SUCCEEDED:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeAlias
@@ -22,16 +23,39 @@ Arg: TypeAlias = str | bytes | int | float
 NAMES = (
     "accept",
     "append",
+    "batch_cancel",
+    "batch_create",
+    "batch_hold",
+    "batch_lease",
+    "batch_pause",
+    "batch_retire",
+    "batch_step",
     "bury",
     "cancel",
+    "chunk_commit",
+    "chunk_end",
+    "chunk_open",
+    "chunk_settle",
+    "chunk_take",
     "claim",
     "drain",
+    "file_announce",
+    "file_create",
+    "file_delete",
+    "file_orphans",
     "finish",
     "heartbeat",
+    "list_page",
+    "move",
+    "pause",
+    "place",
+    "purge",
     "reap",
+    "register",
     "release",
     "watch",
 )
+_SHARED = ("_lib", "_queue", "_ahead", "_jobs", "_batches")
 _BATCH = 512
 
 
@@ -44,20 +68,46 @@ class Script:
 
 
 def load_scripts(keys: Keys) -> dict[str, Script]:
-    """Read every script and put the key table and the shared functions before it.
+    """Read every script and put before it what it uses of the key table and the shared functions.
+
+    No more than that: a server makes the functions anew at every call, used or not, which for all of them took longer than
+    most scripts themselves.
 
     Each begins with ``#!lua`` and its flags: Redis then refuses it before it starts, or runs it to its end. When memory
     is out, only what makes data bigger without need is refused (no ``allow-oom``): new jobs, chunks and results. Leases
     are still kept, and jobs claimed, cancelled, given back and reaped.
     """
     room = resources.files("broker") / "lua"
-    prelude = keys.lua() + (room / "_lib.lua").read_text()
+    shared = _definitions([(room / f"{name}.lua").read_text() for name in _SHARED])
     scripts = {}
     for name in NAMES:
         flags, _, body = (room / f"{name}.lua").read_text().partition("\n")
-        source = f"{flags}\n{prelude}{body}"
+        used = _used(shared, body)
+        source = "\n".join([flags, keys.lua("".join(used) + body), *used, body])
         scripts[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
     return scripts
+
+
+def _definitions(sources: Sequence[str]) -> dict[str, str]:
+    """Cut shared Lua source into its definitions, by name: each begins with ``local`` at the start of a line."""
+    found = {}
+    for source in sources:
+        for piece in re.split(r"^(?=local )", source, flags=re.MULTILINE)[1:]:
+            named = re.match(r"local (?:function )?(\w+)", piece)
+            if named is not None:
+                found[named[1]] = re.sub(r"^--.*\n", "", piece, flags=re.MULTILINE)
+    return found
+
+
+def _used(shared: Mapping[str, str], body: str) -> list[str]:
+    """Return the definitions that a script uses, directly or through others, in their order."""
+    wanted: set[str] = set()
+    todo = [body]
+    while todo:
+        new = (set(re.findall(r"\w+", todo.pop())) & shared.keys()) - wanted
+        wanted |= new
+        todo += [shared[name] for name in new]
+    return [piece for name, piece in shared.items() if name in wanted]
 
 
 class ScriptRunner:

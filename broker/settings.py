@@ -4,9 +4,11 @@ environment (``PENSTOCK_*``), ``.env``, ``penstock.toml``; then passed on, never
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,6 +21,52 @@ from broker.urls import celery_url
 Seconds = Annotated[float, Field(gt=0)]
 
 
+TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def named(name: str) -> AliasChoices:
+    """Have a setting that operators of such gateways know found without our prefix too."""
+    return AliasChoices(f"penstock_{name}", name)
+
+
+class OneName(PydanticBaseSettingsSource):
+    """A source that gives a setting of :func:`named` one name, so that an earlier source goes before a later one.
+
+    pydantic-settings merges the sources by the names under which they found a setting, and picks among these afterwards.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._source = source
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Ask the source."""
+        return self._source.get_field_value(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        """Return what the source found."""
+        found = self._source()
+        for field in self.settings_cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                first, *others = field.validation_alias.choices
+                for other in others:
+                    if other in found:
+                        found.setdefault(str(first), found.pop(other))
+        return found
+
+
+class TenantSettings(BaseModel):
+    """What one tenant may have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: float = Field(
+        1.0, gt=0, le=1000, description="Its turns, against those of another in the same lane."
+    )
+    queue_max: int | None = Field(None, ge=1, description="As `tenant_queue_max`, for this one.")
+    max_active: int | None = Field(None, ge=1, description="As `tenant_max_active`, for this one.")
+
+
 class BrokerSettings(BaseSettings):
     """Where Redis is and how jobs live in it."""
 
@@ -29,6 +77,7 @@ class BrokerSettings(BaseSettings):
         extra="ignore",
         frozen=True,
         env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     redis_url: str = Field(
@@ -60,13 +109,96 @@ class BrokerSettings(BaseSettings):
     retry_max_s: Seconds = Field(60.0, description="Longest wait between attempts.")
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
     queue_max: int = Field(
-        1_000_000, ge=1, description="Jobs that may wait in one lane; more are answered 429."
+        1_000_000,
+        ge=1,
+        validation_alias=named("queue_max"),
+        description="Jobs that may wait in one lane; more are answered 429 `queue_full`.",
     )
+    max_active: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=named("max_active"),
+        description="Jobs of one pool on its engines at once, whatever its workers could take; default: what they can.",
+    )
+    queue_mode: Literal["queue", "reject"] = Field(
+        "queue",
+        validation_alias=named("queue_mode"),
+        description="queue: what cannot start at once waits. reject: it is answered 429 `gpu_busy`, but in `bulk`.",
+    )
+    infeasible_deadline: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="A job that by estimate misses its deadline is accepted with a warning, or answered 400.",
+    )
+    ageing_s: float = Field(
+        600.0,
+        ge=0,
+        description="Who has waited so long in `low` or `normal` goes on in the lane above; 0: never.",
+    )
+    tenant_queue_max: int | None = Field(
+        None, ge=1, description="Jobs of one tenant that may wait in a pool; more are answered 429."
+    )
+    tenant_max_active: int | None = Field(
+        None, ge=1, description="Jobs of one tenant on a pool's engines at once; more wait."
+    )
+    tenants: dict[TenantName, TenantSettings] = Field(
+        {},
+        description="Weights and bounds by tenant, for example `[tenants.alice]` with `weight = 3` in `penstock.toml`.",
+    )
+
+    def tenant(self, name: str) -> TenantSettings:
+        """Return a tenant's weight and bounds, those of all tenants where it has none of its own."""
+        own = self.tenants.get(name, TenantSettings())
+        return TenantSettings(
+            weight=own.weight,
+            queue_max=self.tenant_queue_max if own.queue_max is None else own.queue_max,
+            max_active=self.tenant_max_active if own.max_active is None else own.max_active,
+        )
+
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A larger engine response fails its job with result_too_large."
     )
+    data_dir: Path = Field(
+        Path(".penstock"), description="Where the embedded server, files, logs and the tiny model are kept."
+    )
+    files_url: str | None = Field(
+        None,
+        description="Where files and batches are kept, the same for every api and worker: a directory, or "
+        "s3://bucket/prefix. Default: `files` in `data_dir`.",
+    )
+    files_s3_endpoint: str | None = Field(
+        None,
+        description="Address of an S3-compatible server; default: Amazon's. Credentials: `AWS_*` variables.",
+    )
+    files_s3_region: str | None = Field(None, description="Its region.")
+    files_timeout_s: Seconds = Field(
+        20.0, description="Longest wait for one answer of an S3-compatible server, retries included."
+    )
     task_events: bool = Field(
-        default=True, description="Celery task events, which Flower shows; they cost about 0.3 ms CPU a job."
+        default=True, description="Celery task events, which Flower shows; see `task_events_max_per_s`."
+    )
+    task_events_max_per_s: float = Field(
+        50.0,
+        ge=0.0,
+        description="Jobs per second and worker at most whose events are sent; of the others Flower sees only a bad end. "
+        "0 is no limit.",
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Collector to which traces are sent as OTLP over HTTP, for example http://collector:4318; "
+        "without one there are none. OpenTelemetry's own variables (`OTEL_*`) are read too.",
+    )
+    trace_ratio: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the traces begun here that is recorded. A caller's own decision (`traceparent`) is followed.",
+    )
+    trace_max_per_s: float = Field(
+        20.0,
+        ge=0.0,
+        description="Traces begun and recorded per second and api process at most, so that they cost little under load; "
+        "0 is no limit.",
     )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
@@ -85,8 +217,8 @@ class BrokerSettings(BaseSettings):
         """Put ``penstock.toml`` last, behind the environment."""
         return (
             init_settings,
-            env_settings,
-            dotenv_settings,
+            OneName(settings_cls, env_settings),
+            OneName(settings_cls, dotenv_settings),
             file_secret_settings,
             TomlConfigSettingsSource(settings_cls),
         )

@@ -5,27 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 
 from broker.attempts import Attempts
 from broker.errors import (
+    BusyError,
     IdempotencyConflictError,
+    InfeasibleError,
     QueueFullError,
     StoreUnavailableError,
     UnfinishedError,
 )
 from broker.keys import Keys
 from broker.listings import JobListings
+from broker.lookups import known
+from broker.queues import QueueControl
+from broker.registry import Registry
 from broker.scripts import ScriptRunner
 from broker.settings import BrokerSettings
-from jobs.lanes import Lane
+from jobs.batches import CHUNK_ENDPOINT
 from jobs.model import SCHEMA_VERSION, JobSpec
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
+_pack = msgspec.msgpack.Encoder().encode
+_REAP_STEP = 1000
 _ACCEPT_WITHIN_MS = 4_000
 """Less than it takes until a submission fails for Redis's silence: the time-out in ``broker/connection.py``."""
 
@@ -39,17 +48,21 @@ class Accepted:
         created_ms: when it was accepted.
         position: jobs before it, in its lane and those above; None for a known one.
         replayed: the idempotency key was known, or the job to repeat had been repeated.
+        eta_ms: milliseconds until it starts, by what its pool was measured to do; None where nothing was measured.
+        run_ms: those that a run takes, on average; None likewise.
     """
 
     id: str
     created_ms: int
     position: int | None
     replayed: bool
+    eta_ms: int | None = None
+    run_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reaped:
-    """What one round of the reaper did, in jobs."""
+    """What one round of the reaper did, in jobs; and the first ids of those that it took from lost workers."""
 
     requeued: int
     failed: int
@@ -57,9 +70,12 @@ class Reaped:
     expired: int
     retired: int
     due: int
+    aged: int
+    requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
+    failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-class JobStore(JobListings, Attempts):
+class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.errors.StoreUnavailableError` when Redis cannot be reached.
@@ -75,64 +91,50 @@ class JobStore(JobListings, Attempts):
         self._run = ScriptRunner(client, self.keys)
         self._ahead_ms: int | None = None  # Redis's clock, of this process's
 
+    @property
+    def scripts(self) -> ScriptRunner:
+        """The scripts, for the stores of other things on the same connection."""
+        return self._run
+
+    @property
+    def retention_ms(self) -> int:
+        """How long finished jobs and idempotency keys are kept."""
+        return self._retention_ms
+
     # ---- the front ---------------------------------------------------------------------------------------------
 
     async def accept(self, spec: JobSpec) -> Accepted:
         """Create the job and queue it, or find it by its idempotency key or as the repetition of ``spec.retry_of``.
 
         Raises:
+            BusyError: reject mode, and nothing is free. Nothing was written.
+            InfeasibleError: it would miss its deadline, and the settings refuse such a job. Nothing was written.
             UnfinishedError: the job to repeat has not ended. Nothing was written.
             LookupError: there is no such job. Nothing was written.
-            QueueFullError: the lane is full. Nothing was written.
+            QueueFullError: the lane is full, or the tenant's share of it. Nothing was written.
             IdempotencyConflictError: the key belongs to another submission. Nothing was written.
         """
         digest = ""
         if spec.idempotency_key is not None:
             facts = [spec.endpoint, spec.model, spec.lane, spec.stream, spec.max_attempts, spec.expires_in_ms]
             limits = [spec.timeout_ms, spec.queue_timeout_ms, spec.retry_of]
-            seed = json.dumps([*facts, *limits, dict(spec.metadata)])
+            wishes = [] if spec.placement is None else [str(spec.placement)]
+            seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         reply = await self._accept(spec, digest)
-        if reply[0] == "full":
-            raise QueueFullError(reply[1])
-        if reply[0] == "conflict":
-            raise IdempotencyConflictError(reply[1])
-        if reply[0] == "unfinished":
-            raise UnfinishedError(reply[1])
-        if reply[0] == "gone":
-            raise LookupError(reply[1])
-        return Accepted(reply[1], reply[2], None if reply[3] < 0 else reply[3], reply[0] == "same")
+        if reply[0] not in {"accepted", "same"}:
+            raise _refusal(spec, reply)
+        position, eta_ms, run_ms = (known(number) for number in reply[3:])
+        return Accepted(reply[1], reply[2], position, reply[0] == "same", eta_ms, run_ms)
 
     async def _accept(self, spec: JobSpec, digest: str) -> Any:
         """Run the script so that Redis does not carry it out once this has failed for its silence."""
-        lanes = list(Lane)
+        facts = self._facts(spec, digest)
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
-            reply = await self._run.call(
-                "accept",
-                spec.id,
-                spec.pool,
-                spec.lane.value,
-                spec.endpoint,
-                spec.model,
-                spec.body,
-                int(spec.stream),
-                json.dumps(dict(spec.metadata)),
-                spec.tenant,
-                spec.max_attempts,
-                _or_empty(spec.expires_in_ms),
-                spec.idempotency_key or "",
-                digest,
-                spec.sink or "",
-                self._settings.queue_max,
-                self._retention_ms,
-                SCHEMA_VERSION,
-                _or_empty(spec.timeout_ms),
-                _or_empty(spec.queue_timeout_ms),
-                spec.retry_of or "",
-                "" if self._ahead_ms is None else give_up_at + self._ahead_ms,
-                *(self.keys("queue", spec.pool, lane) for lane in lanes[: lanes.index(spec.lane)]),
-            )
+            if self._ahead_ms is not None:
+                facts["not_after_ms"] = give_up_at + self._ahead_ms
+            reply = await self._run.call("accept", _pack(facts), spec.body)
             if reply[0] == "accepted":
                 self._ahead_ms = reply[2] - _now_ms()
             if reply[0] != "late":
@@ -140,6 +142,39 @@ class JobStore(JobListings, Attempts):
             self._ahead_ms = reply[1] - _now_ms()
             if _now_ms() > give_up_at:
                 raise StoreUnavailableError("accept: Redis answered too late")
+
+    def _facts(self, spec: JobSpec, digest: str) -> dict[str, Any]:
+        """Return what the script wants to know; what is None is left out."""
+        s = self._settings
+        facts = {
+            "id": spec.id,
+            "pool": spec.pool,
+            "lane": spec.lane.value,
+            "endpoint": spec.endpoint,
+            "model": spec.model,
+            "stream": spec.stream,
+            "meta": json.dumps(dict(spec.metadata)),
+            "tenant": spec.tenant,
+            "max_attempts": spec.max_attempts,
+            "expires_in_ms": spec.expires_in_ms,
+            "timeout_ms": spec.timeout_ms,
+            "queue_timeout_ms": spec.queue_timeout_ms,
+            "idem": spec.idempotency_key,
+            "digest": digest,
+            "sink": spec.sink,
+            "retry_of": spec.retry_of,
+            "affinity": spec.affinity,
+            "coalesce": spec.coalesce,
+            "trace": spec.trace,
+            "retention_ms": self._retention_ms,
+            "v": SCHEMA_VERSION,
+            "queue_max": s.queue_max,
+            "tenant_queue_max": s.tenant(spec.tenant).queue_max,
+            "reject": s.queue_mode == "reject" or None,
+            "chunk": spec.endpoint == CHUNK_ENDPOINT or None,
+            "feasible": s.infeasible_deadline == "refuse" or None,
+        }
+        return {name: value for name, value in facts.items() if value is not None}
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
@@ -160,17 +195,34 @@ class JobStore(JobListings, Attempts):
     async def reap(self) -> Reaped:
         """Run one round of the reaper. Any number of processes may."""
         s = self._settings
-        hold_gap = max(5 * s.reap_interval_s, s.lease_ttl_s / 3)
-        ms = [s.lease_ttl_s, s.requeue_grace_s, s.requeue_grace_s]
+        times = (s.lease_ttl_s, s.requeue_grace_s, 5 * s.reap_interval_s)
+        lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
+        ageing_ms = int(s.ageing_s * 1000)
         reply = await self._run.call(
-            "reap", *(int(x * 1000) for x in ms), 1000, self._retention_ms, int(hold_gap * 1000)
+            "reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
         )
-        return Reaped(*reply)
+        *counts, requeued_ids, failed_ids = reply
+        return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))
 
     async def aclose(self) -> None:
         """Send what is pending and close the connections."""
         await self._run.aclose()
         await self.client.aclose()
+
+
+def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
+    """Say why a job was not accepted."""
+    kind, fact, *more = reply
+    refusals: dict[str, Callable[[], Exception]] = {
+        "full": lambda: QueueFullError(fact, int(more[0])),
+        "tenant_full": lambda: QueueFullError(fact, int(more[0]), spec.tenant),
+        "busy": lambda: BusyError(fact, int(more[0])),
+        "infeasible": lambda: InfeasibleError(int(fact), more[0]),
+        "conflict": lambda: IdempotencyConflictError(fact),
+        "unfinished": lambda: UnfinishedError(fact),
+        "gone": lambda: LookupError(fact),
+    }
+    return refusals[kind]()
 
 
 def _or_empty(value: float | None) -> float | str:

@@ -1,17 +1,30 @@
-"""Job ids: sortable by time, made from the caller's clock and randomness (UUID version 7, RFC 9562 section 5.7)."""
+"""Ids of jobs, files and batches: sortable by time, made from the caller's clock and randomness (UUID version 7, RFC 9562
+section 5.7).
+"""
 
 from __future__ import annotations
 
 import re
 
+FILE_PREFIX = "file-"
+BATCH_PREFIX = "batch_"
+
 _PREFIX = "job_"
 _PATTERN = re.compile(r"job_[0-9a-f]{32}\Z")
+_FILE = re.compile(r"file-[0-9a-f]{32}\Z")
+_BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
 
 
 def make_job_id(now_ms: int, entropy: bytes) -> str:
-    """Make an id such as ``job_019a...`` (36 characters).
+    """Make an id such as ``job_019a...`` (36 characters). See :func:`make_id`."""
+    return make_id(_PREFIX, now_ms, entropy)
+
+
+def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
+    """Make an id: the prefix and 32 hexadecimal digits.
 
     Args:
+        prefix: what it is the id of.
         now_ms: Unix time in milliseconds.
         entropy: at least 10 random bytes.
 
@@ -19,16 +32,31 @@ def make_job_id(now_ms: int, entropy: bytes) -> str:
         ValueError: too little entropy, or a time outside 48 bits.
     """
     if len(entropy) < 10:
-        msg = "a job id needs 10 random bytes"
+        msg = "an id needs 10 random bytes"
         raise ValueError(msg)
     if not 0 <= now_ms < 1 << 48:
         msg = "now_ms is outside 48 bits"
         raise ValueError(msg)
     rand = int.from_bytes(entropy[:10], "big")
     value = now_ms << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
-    return f"{_PREFIX}{value:032x}"
+    return f"{prefix}{value:032x}"
+
+
+def made_ms(ident: str) -> int:
+    """Read from an id when it was made: Unix time in milliseconds, by its maker's clock."""
+    return int(ident[-32:], 16) >> 80
 
 
 def is_job_id(text: str) -> bool:
     """Whether ``text`` has the form of a job id (no look-up)."""
     return _PATTERN.match(text) is not None
+
+
+def is_file_id(text: str) -> bool:
+    """Whether ``text`` has the form of a file's id (no look-up)."""
+    return _FILE.match(text) is not None
+
+
+def is_batch_id(text: str) -> bool:
+    """Whether ``text`` has the form of a batch's id (no look-up)."""
+    return _BATCH.match(text) is not None

@@ -11,9 +11,10 @@ from typing import TypeAlias
 
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
+from jobs.placement import Placement
 from jobs.states import JobState
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the stored record. A reader refuses a newer one and reads every older one."""
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -29,7 +30,7 @@ class JobSpec:
         endpoint: one of :data:`ENDPOINTS`.
         model: the model's served name.
         body: the raw OpenAI request body, UTF-8 JSON, passed to the engine as it came.
-        pool: the pool whose workers serve the model.
+        pool: the pool whose workers run it.
         lane: the lane it waits in.
         stream: deltas are logged and published while it runs.
         metadata: up to 16 string pairs of the client's own.
@@ -41,6 +42,10 @@ class JobSpec:
         retry_of: the finished job that this one repeats.
         idempotency_key: a client's key for this submission; None means every submission is a new job.
         sink: id of the api process that wants this job's events; None means nobody waits.
+        affinity: names the prefix that it shares with others, which are best run by one worker; None means none.
+        coalesce: digest of a deterministic request that may be answered by an identical one under way; None means never.
+        trace: the place in a trace that its attempts belong to, as ``monitoring.trace_context`` writes it; None: no trace.
+        placement: what was asked of the device. The pool was chosen by it; it only tells submissions apart.
     """
 
     id: str
@@ -59,6 +64,10 @@ class JobSpec:
     retry_of: str | None = None
     idempotency_key: str | None = None
     sink: str | None = None
+    affinity: str | None = None
+    coalesce: str | None = None
+    trace: str | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +133,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Waiting. ``position`` counts the jobs before it in its pool, 0 is next; None where it was not asked for."""
+    """Waiting.
+
+    Attributes:
+        position: jobs before it in its pool, 0 is next; None where it was not asked for, or is not known.
+        eta_ms: milliseconds until it starts, by what its pool was measured to do; None where nothing was measured.
+    """
 
     position: int | None = None
+    eta_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +191,8 @@ class Job:
     """A job as read from the store, without its request and result bodies.
 
     ``attempt`` is the number of the current or last attempt, 0 before the first claim. ``not_before_ms``: it is queued, and
-    waits until then for its next attempt.
+    waits until then for its next attempt. ``coalesced_with``: an identical job, whose end is this one's too. ``trace``: as
+    in :class:`JobSpec`.
     """
 
     id: str
@@ -198,5 +214,7 @@ class Job:
     retry_of: str | None = None
     retried_as: str | None = None
     not_before_ms: int | None = None
+    coalesced_with: str | None = None
     cancel_requested: bool = False
+    trace: str | None = None
     history: tuple[Attempt, ...] = ()

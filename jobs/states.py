@@ -37,6 +37,8 @@ class JobEvent(StrEnum):
     LOSE = "lose"
     RETRY = "retry"
     GIVE_UP = "give_up"
+    SHARE = "share"
+    SHARE_FAILURE = "share_failure"
 
 
 TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED})
@@ -45,6 +47,8 @@ TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.QUEUED, JobEvent.CLAIM): JobState.RUNNING,
     (JobState.QUEUED, JobEvent.CANCEL): JobState.CANCELLED,
     (JobState.QUEUED, JobEvent.EXPIRE): JobState.EXPIRED,
+    (JobState.QUEUED, JobEvent.SHARE): JobState.SUCCEEDED,
+    (JobState.QUEUED, JobEvent.SHARE_FAILURE): JobState.FAILED,
     (JobState.RUNNING, JobEvent.SUCCEED): JobState.SUCCEEDED,
     (JobState.RUNNING, JobEvent.FAIL): JobState.FAILED,
     (JobState.RUNNING, JobEvent.CANCEL): JobState.CANCELLED,

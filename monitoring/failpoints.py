@@ -42,9 +42,18 @@ WINDOWS: Final[dict[str, str]] = {
     "api.before_accept": "the submission is valid and has not been sent to Redis",
     "api.after_accept": "the job is on disk, its client has not been answered",
     "api.mid_stream": "an OpenAI stream is about to send its next frames",
+    "bulk.before_turn": "the coordinator is about to do a batch's next step",
+    "bulk.after_plan": "a batch's plan is in storage, its record does not know",
+    "bulk.after_files": "a batch's output files are in storage and recorded, the batch is not finished",
+    "bulk.before_part": "rows of a chunk are finished, a part of them is about to be written",
+    "bulk.after_part": "a group's parts are in storage, the batch's record does not count them",
+    "bulk.before_end": "every row of a chunk is committed, the chunk is not done",
     "api.mid_events": "a job's event stream is about to send its next events",
 }
 """Every window, and what is true in it."""
+
+_TAKES_EFFECT_S = 0.2
+"""Another thread of the process may be the one that meets the signal; this one goes nowhere until it has."""
 
 _ACTIONS = ("kill", "stop", "sleep", "raise")
 
@@ -133,3 +142,4 @@ def _suffer(window: str, meaning: str) -> None:
         raise FailpointReachedError(f"failpoint {window}: {meaning}")
     else:
         os.kill(os.getpid(), signal.SIGKILL if point.action == "kill" else signal.SIGSTOP)
+        time.sleep(_TAKES_EFFECT_S)

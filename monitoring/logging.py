@@ -1,52 +1,95 @@
-"""Structured logs: one event name per happening, key-value, never a prompt or a completion."""
+"""Structured logs: one line per happening, key-value, with the job's and the trace's id; never a prompt or a completion.
+
+Every event's name, with what it means, is in :mod:`monitoring.events`.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
-def configure_logging(level: str = "info", *, as_json: bool = False) -> None:
+_SHARED: tuple[structlog.typing.Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+FIRST = ("timestamp", "level", "event", "service", "job_id", "trace_id", "logger")
+"""The fields that every JSON line has, or may have, in this order; what else an event says stands behind them."""
+
+
+def configure_logging(level: str = "info", *, as_json: bool = False, service: str | None = None) -> None:
     """Send structlog's and the standard library's records to standard error, in one form.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``.
+        level: ``debug``, ``info``, ``warning`` or ``error``. What is below it costs next to nothing.
         as_json: one JSON object a line; else for reading.
+        service: which process it is, for the JSON lines.
     """
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
-    )
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                renderer,
-            ],
-        )
-    )
+    handler.setFormatter(make_formatter(as_json=as_json, service=service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(_LEVELS[level], logging.INFO))
+
+
+_QUIET = ("aiohttp", "asyncio", "kombu", "celery", "amqp", "urllib3", "opentelemetry", "httpcore", "httpx")
+"""Libraries whose debug lines are about themselves. Ours are not drowned in them, and none of theirs quotes a message."""
+
+
+def make_formatter(*, as_json: bool, service: str | None = None) -> logging.Formatter:
+    """Return what turns a record, ours or a library's, into a line. Also named in vLLM's logging configuration."""
+    renderers: list[structlog.typing.Processor]
+    if as_json:
+
+        def arrange(_: Any, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+            if service is not None:
+                line["service"] = service
+            first = {name: line[name] for name in FIRST if name in line}
+            return first | {name: value for name, value in line.items() if name not in first}
+
+        renderers = [arrange, structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+    else:
+        renderers = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)]
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_SHARED,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            *renderers,
+        ],
+    )
+
+
+def vllm_logging_config(level: str, *, as_json: bool, service: str) -> dict[str, Any]:
+    """Return a ``logging.config`` dictionary by which vLLM's own records, in whichever process, look like ours."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "penstock": {"()": f"{__name__}.make_formatter", "as_json": as_json, "service": service}
+        },
+        "handlers": {
+            "penstock": {
+                "class": "logging.StreamHandler",
+                "formatter": "penstock",
+                "stream": "ext://sys.stderr",
+            }
+        },
+        "loggers": {"vllm": {"handlers": ["penstock"], "level": level, "propagate": False}},
+    }

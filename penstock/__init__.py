@@ -19,6 +19,15 @@ from penstock._version import __version__
 
 if TYPE_CHECKING:
     from penstock.aclient import AsyncPenstock
+    from penstock.batch_models import (
+        Batch,
+        BatchEvent,
+        File,
+        Progress,
+        RequestCounts,
+        ResultPage,
+        Verification,
+    )
     from penstock.client import Penstock
     from penstock.errors import (
         APIConnectionError,
@@ -27,6 +36,8 @@ if TYPE_CHECKING:
         APITimeoutError,
         AuthenticationError,
         BadRequestError,
+        BatchEndedError,
+        BatchWaitTimeoutError,
         ConflictError,
         JobCancelledError,
         JobEndedError,
@@ -39,21 +50,24 @@ if TYPE_CHECKING:
         RateLimitedError,
         ServerError,
         StreamRestartedError,
+        UnavailableError,
         WaitTimeoutError,
     )
+    from penstock.fleet_models import Gpu, Lane, Pool, Tenant, Worker
     from penstock.models import (
         Event,
         Health,
         Job,
         JobError,
+        JobWarning,
         Model,
         Page,
+        Placement,
         Restarted,
         RetryOutcome,
         RetryReport,
         Timings,
         Usage,
-        Worker,
     )
 
 __all__ = [
@@ -64,8 +78,14 @@ __all__ = [
     "AsyncPenstock",
     "AuthenticationError",
     "BadRequestError",
+    "Batch",
+    "BatchEndedError",
+    "BatchEvent",
+    "BatchWaitTimeoutError",
     "ConflictError",
     "Event",
+    "File",
+    "Gpu",
     "Health",
     "Job",
     "JobCancelledError",
@@ -74,28 +94,45 @@ __all__ = [
     "JobExpiredError",
     "JobFailedError",
     "JobNotFinishedError",
+    "JobWarning",
+    "Lane",
     "Model",
     "NotFoundError",
     "Page",
     "Penstock",
     "PenstockError",
     "PermissionDeniedError",
+    "Placement",
+    "Pool",
+    "Progress",
     "RateLimitedError",
+    "RequestCounts",
     "Restarted",
+    "ResultPage",
     "RetryOutcome",
     "RetryReport",
     "ServerError",
     "StreamRestartedError",
+    "Tenant",
     "Timings",
+    "UnavailableError",
     "Usage",
+    "Verification",
     "WaitTimeoutError",
     "Worker",
     "__version__",
 ]
 
 _MODELS = {
-    *("Event", "Health", "Job", "JobError", "Model", "Page", "Restarted"),
-    *("RetryOutcome", "RetryReport", "Timings", "Usage", "Worker"),
+    *("Event", "Health", "Job", "JobError", "JobWarning", "Model", "Page", "Placement", "Restarted"),
+    *("RetryOutcome", "RetryReport", "Timings", "Usage"),
+}
+
+_FLEET_MODELS = {"Gpu", "Lane", "Pool", "Tenant", "Worker"}
+
+_BATCH_MODELS = {
+    *("Batch", "BatchEvent", "File", "Progress", "RequestCounts"),
+    *("ResultPage", "Verification"),
 }
 
 
@@ -108,6 +145,10 @@ def __getattr__(name: str) -> object:
         home = "client"
     elif name == "AsyncPenstock":
         home = "aclient"
+    elif name in _BATCH_MODELS:
+        home = "batch_models"
+    elif name in _FLEET_MODELS:
+        home = "fleet_models"
     else:
         home = "models" if name in _MODELS else "errors"
     value: object = getattr(import_module(f"{__name__}.{home}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Generator
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -11,6 +12,8 @@ import httpx
 
 from penstock import _http as http
 from penstock._flows import Flow, Send, Step
+from penstock._tails import Tail
+from penstock.errors import PenstockError
 
 T = TypeVar("T")
 
@@ -74,6 +77,41 @@ class SyncDriver:
             value: T = stop.value
             return value
 
+    def _tail(self, tail: Tail[T]) -> Generator[T]:
+        """Read a streamed answer to its end, over as many connections as that takes."""
+        while True:
+            error: PenstockError | None = None
+            request = self._http.build_request(**self._settings.args(tail.request(), stream=True))
+            try:
+                response = self._http.send(request, stream=True)
+                try:
+                    if tail.opened(http.head_of(response)):
+                        for data in response.iter_bytes():
+                            yield from tail.feed(data)
+                            if tail.done:
+                                return
+                        tail.ended()
+                        if tail.done:
+                            return
+                    else:
+                        response.read()
+                        error = http.not_a_stream(response)
+                finally:
+                    response.close()
+            except httpx.RequestError as exc:
+                error = http.translate(exc, self._settings.url)
+                error.__cause__ = exc
+            time.sleep(tail.dropped(error))
+
+
+class SyncPart:
+    """A part of a client that is reached through an attribute of it, such as ``client.files``."""
+
+    def __init__(self, driver: SyncDriver) -> None:
+        self._settings = driver._settings  # noqa: SLF001 - it is a piece of the driver, put elsewhere
+        self._run = driver._run  # noqa: SLF001 - likewise
+        self._tail = driver._tail  # noqa: SLF001 - likewise
+
 
 class AsyncDriver:
     """As :class:`SyncDriver`, for one event loop."""
@@ -133,3 +171,39 @@ class AsyncDriver:
         except StopIteration as stop:
             value: T = stop.value
             return value
+
+    async def _tail(self, tail: Tail[T]) -> AsyncGenerator[T]:
+        """Read a streamed answer to its end, over as many connections as that takes."""
+        while True:
+            error: PenstockError | None = None
+            request = self._http.build_request(**self._settings.args(tail.request(), stream=True))
+            try:
+                response = await self._http.send(request, stream=True)
+                try:
+                    if tail.opened(http.head_of(response)):
+                        async for data in response.aiter_bytes():
+                            for item in tail.feed(data):
+                                yield item
+                            if tail.done:
+                                return
+                        tail.ended()
+                        if tail.done:
+                            return
+                    else:
+                        await response.aread()
+                        error = http.not_a_stream(response)
+                finally:
+                    await response.aclose()
+            except httpx.RequestError as exc:
+                error = http.translate(exc, self._settings.url)
+                error.__cause__ = exc
+            await asyncio.sleep(tail.dropped(error))
+
+
+class AsyncPart:
+    """As :class:`SyncPart`."""
+
+    def __init__(self, driver: AsyncDriver) -> None:
+        self._settings = driver._settings  # noqa: SLF001 - it is a piece of the driver, put elsewhere
+        self._run = driver._run  # noqa: SLF001 - likewise
+        self._tail = driver._tail  # noqa: SLF001 - likewise

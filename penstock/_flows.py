@@ -56,7 +56,8 @@ Flow: TypeAlias = Generator[Step, Reply | None, T]
 def call(request: Request, policy: RetryPolicy) -> Flow[Reply]:
     """Send until there is a success, or an error that another try cannot mend.
 
-    Every request of the contract may be repeated: GETs, cancel, and submit because of its idempotency key.
+    Every request of the contract may be repeated: GETs, cancel, and what creates because of its idempotency key.
+    The exception is an upload that is read from a pipe.
 
     Raises:
         APIConnectionError: no answer, also after the policy's retries.
@@ -73,7 +74,7 @@ def call(request: Request, policy: RetryPolicy) -> Flow[Reply]:
             if 200 <= reply.status < 300:
                 return reply
             error = protocol.status_error(reply)
-        delay_s = policy.delay_s(error, tried)
+        delay_s = policy.delay_s(error, tried) if request.repeatable else None
         if delay_s is None:
             raise error
         tried += 1

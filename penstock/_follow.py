@@ -7,7 +7,7 @@ from collections import deque
 from typing import Literal
 
 from penstock import _protocol as protocol
-from penstock._protocol import Request
+from penstock._protocol import Reply, Request
 from penstock._retry import RetryPolicy, is_transient
 from penstock._sse import ServerSentEvent, SSEParser
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError, StreamRestartedError
@@ -20,12 +20,12 @@ _REMEMBERED = 10_000
 class Follower:
     """One job's events, each delivered once.
 
-    A shell opens :meth:`request`, gives what it reads to :meth:`feed` until :attr:`done`, and where the
-    connection ends before that, asks :meth:`dropped` how long to pause.
+    A driver opens :meth:`request`, gives what it reads to :meth:`feed` until :attr:`done`, and where the
+    connection ends before that, asks :meth:`dropped` how long to pause (:class:`penstock._tails.Tail`).
 
     Attributes:
         cursor: id of the last event fed; empty before the first.
-        done: the terminal event was fed.
+        done: the terminal event was fed, or the server says that nothing follows.
     """
 
     def __init__(self, job_id: str, after: str | None, policy: RetryPolicy) -> None:
@@ -47,6 +47,16 @@ class Follower:
         self._progress = False
         self._before = set(self._recent)
         return protocol.events(self._job_id, self.cursor)
+
+    def opened(self, head: Reply) -> bool:
+        """Take an answer's status and headers; return whether its body is the event stream."""
+        if head.status == 204:  # the contract of EventSource: the cursor was the last event, nothing follows
+            self.done = True
+            return True
+        return head.status == 200 and "text/event-stream" in head.headers.get("content-type", "")
+
+    def ended(self) -> None:
+        """Take it that the connection came to an orderly end, which is no end of the job."""
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes of the present connection; return the events to deliver.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict, cast
 
 import httpx
 
@@ -35,6 +36,8 @@ class SendArgs(TypedDict):
     params: dict[str, str]
     headers: dict[str, str]
     content: bytes | None
+    data: Mapping[str, str] | None
+    files: Mapping[str, tuple[str, BinaryIO, str]] | None
     timeout: httpx.Timeout
 
 
@@ -86,6 +89,7 @@ class Settings:
         }
         if self.api_key:
             headers["authorization"] = f"Bearer {self.api_key}"
+        upload = request.upload
         read_s = max(self.timeout_s, IDLE_STREAM_S) if stream else self.timeout_s + request.extra_timeout_s
         return SendArgs(
             method=request.method,
@@ -93,8 +97,23 @@ class Settings:
             params=dict(request.params),
             headers=headers,
             content=request.body,
+            data=upload.fields if upload else None,
+            files={"file": (upload.filename, _readable(upload.file), "application/jsonl")}
+            if upload
+            else None,
             timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
         )
+
+
+class _Pipe:
+    """A file that cannot seek, with nothing by which httpx would guess its length: a pipe's looks like 0."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read = file.read
+
+
+def _readable(file: BinaryIO) -> BinaryIO:
+    return file if file.seekable() else cast("BinaryIO", _Pipe(file))
 
 
 def reply_of(response: httpx.Response) -> Reply:
@@ -102,15 +121,18 @@ def reply_of(response: httpx.Response) -> Reply:
     return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
 
 
-def is_event_stream(response: httpx.Response) -> bool:
-    """Whether the response is what ``events`` asked for; otherwise see :func:`not_a_stream`."""
-    return response.status_code == 200 and "text/event-stream" in response.headers.get("content-type", "")
+def head_of(response: httpx.Response) -> Reply:
+    """Copy a response whose body was not read yet."""
+    return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, b"")
 
 
 def not_a_stream(response: httpx.Response) -> PenstockError:
-    """Return the error that a response, whose body was read, is in place of an event stream."""
+    """Return the error that a response, whose body was read, is in place of the stream that was asked for."""
     if response.is_success:
-        return APIResponseError(f"{response.url} is no event stream: is this a Penstock server's address?")
+        kind = response.headers.get("content-type", "an unknown type")
+        return APIResponseError(
+            f"{response.url} is no event stream or file, but {kind}: is this a Penstock server?"
+        )
     return status_error(reply_of(response))
 
 

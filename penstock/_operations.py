@@ -1,4 +1,4 @@
-"""The calls of those who run the queue, for both clients: dead jobs, retries, workers.
+"""The calls of those who run the queue, for both clients: dead jobs, retries, queues, workers.
 
 Arguments, results and errors are documented at :class:`Operations`; :class:`AsyncOperations` is the same, awaited.
 """
@@ -11,7 +11,8 @@ from penstock import _flows as flows
 from penstock import _ops_protocol as ops
 from penstock._drivers import AsyncDriver, SyncDriver
 from penstock._paging import Pager
-from penstock.models import Job, Page, RetryReport, Worker, Workers
+from penstock.fleet_models import Pool, Pools, Purged, Worker, Workers
+from penstock.models import Job, Page, Priority, RetryReport
 
 
 class Operations(SyncDriver):
@@ -53,7 +54,7 @@ class Operations(SyncDriver):
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        pager = Pager(
+        pager: Pager[Job] = Pager(
             lambda size, after: ops.dead_page(code=code, model=model, limit=size, after=after),
             limit,
             page_size,
@@ -92,6 +93,63 @@ class Operations(SyncDriver):
         """
         return self._run(flows.fetch(ops.workers(), Workers, self._settings.calls)).data
 
+    def queues(self) -> tuple[Pool, ...]:
+        """Return the pools with what waits in their lanes.
+
+        Raises:
+            NotFoundError: the server is too old to tell.
+            PenstockError: any other error of a call.
+        """
+        return self._run(flows.fetch(ops.queues(), Pools, self._settings.calls)).data
+
+    def pause(self, pool: str) -> Pool:
+        """Let nothing more of a pool down to its workers, and return it. Jobs are accepted and wait; what runs goes on.
+
+        Raises:
+            NotFoundError: there is no such pool (``pool_not_found``).
+            PenstockError: any other error of a call.
+            ValueError: the name is empty.
+        """
+        return self._run(flows.fetch(ops.pause(pool, paused=True), Pool, self._settings.calls))
+
+    def resume(self, pool: str) -> Pool:
+        """Let a paused pool go on, and return it. Raises as :meth:`pause` does."""
+        return self._run(flows.fetch(ops.pause(pool, paused=False), Pool, self._settings.calls))
+
+    def purge(self, pool: str, lane: str) -> int:
+        """Cancel every job that waits in a lane, and return how many that were. What runs goes on.
+
+        Args:
+            pool: its name.
+            lane: ``realtime``, ``high``, ``normal``, ``low`` or ``bulk``.
+
+        Raises:
+            NotFoundError: there is no such pool (``pool_not_found``).
+            BadRequestError: there is no such lane.
+            PenstockError: any other error of a call.
+            ValueError: a name is empty.
+        """
+        return self._run(flows.fetch(ops.purge(pool, lane), Purged, self._settings.calls)).cancelled
+
+    def change(self, job_id: str, *, priority: Priority | None = None, top: bool = False) -> Job:
+        """Move a queued job to another lane, or to the head of its lane, and return it.
+
+        Args:
+            job_id: the job.
+            priority: the lane to wait in from now on; None leaves it where it is.
+            top: make it the next of its lane, before everybody else's jobs too.
+
+        Raises:
+            NotFoundError: there is no such job.
+            ConflictError: it is not queued any more (``job_not_queued``).
+            BadRequestError: it is a synchronous call, or the lane is none.
+            PenstockError: any other error of a call.
+            ValueError: nothing is to be changed.
+        """
+        return self._run(
+            flows.fetch(ops.change(job_id, priority=priority, top=top), Job, self._settings.calls)
+        )
+
     def drain_worker(self, name: str, timeout_s: float | None = None) -> tuple[Worker, ...]:
         """Have a worker finish what it runs, give back the rest, and end. Returns at once, with who was told.
 
@@ -124,7 +182,7 @@ class AsyncOperations(AsyncDriver):
         page_size: int = 100,
     ) -> AsyncIterator[Job]:
         """Iterate over the dead jobs: see :meth:`penstock.Penstock.list_dead`."""
-        pager = Pager(
+        pager: Pager[Job] = Pager(
             lambda size, after: ops.dead_page(code=code, model=model, limit=size, after=after),
             limit,
             page_size,
@@ -148,6 +206,27 @@ class AsyncOperations(AsyncDriver):
     async def workers(self) -> tuple[Worker, ...]:
         """Return the workers that are alive: see :meth:`penstock.Penstock.workers`."""
         return (await self._run(flows.fetch(ops.workers(), Workers, self._settings.calls))).data
+
+    async def queues(self) -> tuple[Pool, ...]:
+        """Return the pools with what waits in their lanes: see :meth:`penstock.Penstock.queues`."""
+        return (await self._run(flows.fetch(ops.queues(), Pools, self._settings.calls))).data
+
+    async def pause(self, pool: str) -> Pool:
+        """Let nothing more down to a pool's workers: see :meth:`penstock.Penstock.pause`."""
+        return await self._run(flows.fetch(ops.pause(pool, paused=True), Pool, self._settings.calls))
+
+    async def resume(self, pool: str) -> Pool:
+        """Let a paused pool go on: see :meth:`penstock.Penstock.resume`."""
+        return await self._run(flows.fetch(ops.pause(pool, paused=False), Pool, self._settings.calls))
+
+    async def purge(self, pool: str, lane: str) -> int:
+        """Cancel what waits in a lane: see :meth:`penstock.Penstock.purge`."""
+        return (await self._run(flows.fetch(ops.purge(pool, lane), Purged, self._settings.calls))).cancelled
+
+    async def change(self, job_id: str, *, priority: Priority | None = None, top: bool = False) -> Job:
+        """Move a queued job: see :meth:`penstock.Penstock.change`."""
+        request = ops.change(job_id, priority=priority, top=top)
+        return await self._run(flows.fetch(request, Job, self._settings.calls))
 
     async def drain_worker(self, name: str, timeout_s: float | None = None) -> tuple[Worker, ...]:
         """Have a worker finish and end: see :meth:`penstock.Penstock.drain_worker`."""

@@ -1,11 +1,11 @@
-"""The requests of those who run the queue: run jobs again, look at workers, drain them. Pure, as ``_protocol``."""
+"""The requests of those who run the queue: run jobs again, steer queues, drain workers. Pure, as ``_protocol``."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from penstock._protocol import Request, job_path
@@ -52,12 +52,47 @@ def retry_dead(
     if limit is not None and not 1 <= limit <= MAX_BULK:
         msg = f"limit must be 1 to {MAX_BULK}"
         raise ValueError(msg)
-    return _post("/v1/dead/retry", body)
+    return _with_body("POST", "/v1/dead/retry", body)
 
 
 def workers() -> Request:
     """Build ``GET /v1/workers``."""
     return Request("GET", "/v1/workers")
+
+
+def queues() -> Request:
+    """Build ``GET /v1/queues``."""
+    return Request("GET", "/v1/queues")
+
+
+def pause(pool: str, *, paused: bool) -> Request:
+    """Build ``POST /v1/queues/{pool}/pause`` or ``…/resume``. Raises ValueError where the name is empty."""
+    return Request("POST", f"{_pool_path(pool)}/{'pause' if paused else 'resume'}")
+
+
+def purge(pool: str, lane: str) -> Request:
+    """Build ``DELETE /v1/queues/{pool}/{lane}``. Raises ValueError where a name is empty."""
+    if not lane.strip():
+        msg = "the lane's name is empty"
+        raise ValueError(msg)
+    return Request("DELETE", f"{_pool_path(pool)}/{quote(lane, safe='')}")
+
+
+def change(job_id: str, *, priority: str | None, top: bool) -> Request:
+    """Build ``PATCH /v1/jobs/{id}``. Raises ValueError where the id is empty, or nothing is to be changed."""
+    if priority is None and not top:
+        msg = "give priority, or top"
+        raise ValueError(msg)
+    fields = {"priority": priority, "top": top or None}
+    body = {name: value for name, value in fields.items() if value is not None}
+    return _with_body("PATCH", job_path(job_id), body)
+
+
+def _pool_path(pool: str) -> str:
+    if not pool.strip():
+        msg = "the pool's name is empty"
+        raise ValueError(msg)
+    return f"/v1/queues/{quote(pool, safe='')}"
 
 
 def drain_worker(name: str, timeout_s: float | None) -> Request:
@@ -74,9 +109,9 @@ def drain_worker(name: str, timeout_s: float | None) -> Request:
         raise ValueError(msg)
     # "@" may stand in a path (RFC 3986 section 3.3), and reads better in logs so.
     path = f"/v1/workers/{quote(name, safe='@')}/drain"
-    return _post(path, {} if timeout_s is None else {"timeout_s": timeout_s})
+    return _with_body("POST", path, {} if timeout_s is None else {"timeout_s": timeout_s})
 
 
-def _post(path: str, body: dict[str, Any]) -> Request:
+def _with_body(method: Literal["POST", "PATCH"], path: str, body: dict[str, Any]) -> Request:
     encoded = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
-    return Request("POST", path, headers={"content-type": "application/json"}, body=encoded)
+    return Request(method, path, headers={"content-type": "application/json"}, body=encoded)

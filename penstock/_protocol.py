@@ -9,10 +9,10 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
@@ -35,15 +35,40 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A file to be sent as multipart/form-data, read as it goes out.
+
+    Attributes:
+        file: open at its beginning; where it can seek, it is rewound when the request is sent again.
+        filename: the name the server shall know.
+        fields: the form's other fields.
+    """
+
+    file: BinaryIO
+    filename: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def with_fields(self, fields: Mapping[str, str]) -> Upload:
+        """Return this upload with these fields in its form."""
+        return replace(self, fields=fields)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request, relative to the base URL; ``extra_timeout_s`` is the wait asked of the server."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PATCH", "DELETE"]
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     extra_timeout_s: float = 0.0
+    upload: Upload | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can be sent again: not where a pipe was being read."""
+        return self.upload is None or self.upload.file.seekable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +86,15 @@ def submit(
     model: str | None,
     endpoint: str,
     priority: str | None,
+    placement: Mapping[str, Any] | None,
     stream: bool | None,
     metadata: Mapping[str, str] | None,
     expires_in_s: float | None,
     queue_timeout_s: float | None,
     timeout_s: float | None,
     max_attempts: int | None,
+    affinity_key: str | None,
+    coalesce: bool,
     wait_s: float | None,
     idempotency_key: str | None,
 ) -> Request:
@@ -81,12 +109,15 @@ def submit(
         "model": model,
         "input": body,
         "priority": priority,
+        "placement": placement,
         "stream": stream,
         "metadata": metadata,
         "expires_in_s": expires_in_s,
         "queue_timeout_s": queue_timeout_s,
         "timeout_s": timeout_s,
         "max_attempts": max_attempts,
+        "affinity_key": affinity_key,
+        "coalesce": coalesce or None,
     }
     payload = {name: value for name, value in fields.items() if value is not None}
     # The key makes our own retries safe: a submission whose answer was lost is found again, not run twice.

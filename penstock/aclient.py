@@ -5,21 +5,18 @@ Arguments, results and errors are documented there; this module says only what d
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Literal, overload
 
-import httpx
-
 from penstock import _flows as flows
-from penstock import _http as http
 from penstock import _protocol as protocol
+from penstock._batches import AsyncBatches
+from penstock._files import AsyncFiles
 from penstock._follow import Follower, TextStream
 from penstock._operations import AsyncOperations
 from penstock._paging import Pager
-from penstock.errors import PenstockError
-from penstock.models import Event, Health, Job, Model, Page, Priority, Restarted
+from penstock.models import Event, Health, Job, Model, Page, Placement, Priority, Restarted
 
 
 class AsyncPenstock(AsyncOperations):
@@ -29,6 +26,16 @@ class AsyncPenstock(AsyncOperations):
     Close an iterator that you leave early (``contextlib.aclosing``), so that its connection goes at once.
     """
 
+    @property
+    def files(self) -> AsyncFiles:
+        """Files: see :attr:`penstock.Penstock.files`."""
+        return AsyncFiles(self)
+
+    @property
+    def batches(self) -> AsyncBatches:
+        """Batches: see :attr:`penstock.Penstock.batches`."""
+        return AsyncBatches(self)
+
     async def submit(
         self,
         input: Mapping[str, Any],  # noqa: A002  # the field's name on the wire
@@ -36,12 +43,15 @@ class AsyncPenstock(AsyncOperations):
         model: str | None = None,
         endpoint: str = "/v1/chat/completions",
         priority: Priority | None = None,
+        placement: Placement | None = None,
         stream: bool | None = None,
         metadata: Mapping[str, str] | None = None,
         expires_in_s: float | None = None,
         queue_timeout_s: float | None = None,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        affinity_key: str | None = None,
+        coalesce: bool = False,
         wait_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -51,12 +61,15 @@ class AsyncPenstock(AsyncOperations):
             model=model,
             endpoint=endpoint,
             priority=priority,
+            placement=placement,
             stream=stream,
             metadata=metadata,
             expires_in_s=expires_in_s,
             queue_timeout_s=queue_timeout_s,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            affinity_key=affinity_key,
+            coalesce=coalesce,
             wait_s=wait_s,
             idempotency_key=idempotency_key,
         )
@@ -92,7 +105,7 @@ class AsyncPenstock(AsyncOperations):
         page_size: int = 100,
     ) -> AsyncIterator[Job]:
         """Iterate over jobs, page by page: see :meth:`penstock.Penstock.list`."""
-        pager = Pager(
+        pager: Pager[Job] = Pager(
             lambda size, after: protocol.jobs_page(
                 state=state,
                 model=model,
@@ -111,30 +124,12 @@ class AsyncPenstock(AsyncOperations):
 
     async def events(self, job_id: str, after: str | None = None) -> AsyncGenerator[Event]:
         """Follow the job: see :meth:`penstock.Penstock.events`."""
-        follower = Follower(job_id, after, self._settings.follows)
-        while True:
-            error: PenstockError | None = None
-            request = self._http.build_request(**self._settings.args(follower.request(), stream=True))
-            try:
-                response = await self._http.send(request, stream=True)
-                try:
-                    if http.is_event_stream(response):
-                        async for data in response.aiter_bytes():
-                            for event in follower.feed(data):
-                                yield event
-                            if follower.done:
-                                return
-                    elif response.status_code == 204:
-                        return  # the contract of EventSource: ``after`` was the last event, nothing follows
-                    else:
-                        await response.aread()
-                        error = http.not_a_stream(response)
-                finally:
-                    await response.aclose()
-            except httpx.RequestError as exc:
-                error = http.translate(exc, self._settings.url)
-                error.__cause__ = exc
-            await asyncio.sleep(follower.dropped(error))
+        events = self._tail(Follower(job_id, after, self._settings.follows))
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
 
     @overload
     def stream(

@@ -6,16 +6,14 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, overload
 
-import httpx
-
 from penstock import _flows as flows
-from penstock import _http as http
 from penstock import _protocol as protocol
+from penstock._batches import Batches
+from penstock._files import Files
 from penstock._follow import Follower, TextStream
 from penstock._operations import Operations
 from penstock._paging import Pager
-from penstock.errors import PenstockError
-from penstock.models import Event, Health, Job, Model, Page, Priority, Restarted
+from penstock.models import Event, Health, Job, Model, Page, Placement, Priority, Restarted
 
 
 class Penstock(Operations):
@@ -36,6 +34,16 @@ class Penstock(Operations):
         ValueError: an argument is out of range.
     """
 
+    @property
+    def files(self) -> Files:
+        """Files: upload, list, read, delete."""
+        return Files(self)
+
+    @property
+    def batches(self) -> Batches:
+        """Batches: create, follow, read their results, pause, cancel, retry, verify."""
+        return Batches(self)
+
     def submit(
         self,
         input: Mapping[str, Any],  # noqa: A002  # the field's name on the wire
@@ -43,12 +51,15 @@ class Penstock(Operations):
         model: str | None = None,
         endpoint: str = "/v1/chat/completions",
         priority: Priority | None = None,
+        placement: Placement | None = None,
         stream: bool | None = None,
         metadata: Mapping[str, str] | None = None,
         expires_in_s: float | None = None,
         queue_timeout_s: float | None = None,
         timeout_s: float | None = None,
         max_attempts: int | None = None,
+        affinity_key: str | None = None,
+        coalesce: bool = False,
         wait_s: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
@@ -59,17 +70,23 @@ class Penstock(Operations):
             model: the served name; None takes the body's.
             endpoint: ``/v1/chat/completions``, ``/v1/completions`` or ``/v1/embeddings``.
             priority: ``high``, ``normal`` (the server's default), ``low`` or ``bulk``.
+            placement: which device it must run on; None is any that serves the model.
             stream: keep and publish deltas while it runs; None takes the body's.
             metadata: at most 16 string pairs of your own.
             expires_in_s: whole life in seconds, past which the job is ``expired``; None is no deadline.
             queue_timeout_s: seconds to its first start, past which it is ``expired``; None is no bound.
             timeout_s: run time of one attempt in seconds, past which it is ``failed`` with ``timeout``.
             max_attempts: attempts when workers are lost, 1 to 10; None leaves it to the server.
+            affinity_key: jobs with the same key prefer the worker that ran one last, whose prefix cache is warm;
+                None leaves it to the body's ``prompt_cache_key``, or else to a long system message or prompt.
+            coalesce: where an identical job of yours is under way, share its run; ``coalesced_with`` names it. The
+                request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
             wait_s: seconds to wait for the end, 0 to 300. A failed job is returned, not raised.
             idempotency_key: the same key gives the same job; None makes a fresh one.
 
         Raises:
-            BadRequestError: the submission is wrong.
+            BadRequestError: the submission is wrong, or its deadline cannot be met (``infeasible_deadline``).
+            RateLimitedError: no room (``queue_full``, ``gpu_busy``), also after the client's own retries.
             ConflictError: the key was used with another body.
             PenstockError: any other error of a call.
             ValueError: ``wait_s`` is out of range, or the body is not JSON.
@@ -79,12 +96,15 @@ class Penstock(Operations):
             model=model,
             endpoint=endpoint,
             priority=priority,
+            placement=placement,
             stream=stream,
             metadata=metadata,
             expires_in_s=expires_in_s,
             queue_timeout_s=queue_timeout_s,
             timeout_s=timeout_s,
             max_attempts=max_attempts,
+            affinity_key=affinity_key,
+            coalesce=coalesce,
             wait_s=wait_s,
             idempotency_key=idempotency_key,
         )
@@ -162,7 +182,7 @@ class Penstock(Operations):
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        pager = Pager(
+        pager: Pager[Job] = Pager(
             lambda size, after: protocol.jobs_page(
                 state=state,
                 model=model,
@@ -192,29 +212,7 @@ class Penstock(Operations):
             APIConnectionError: the stream could not be reopened ``max_reconnects`` times in a row.
             PenstockError: any other error of a call.
         """
-        follower = Follower(job_id, after, self._settings.follows)
-        while True:
-            error: PenstockError | None = None
-            request = self._http.build_request(**self._settings.args(follower.request(), stream=True))
-            try:
-                response = self._http.send(request, stream=True)
-                try:
-                    if http.is_event_stream(response):
-                        for data in response.iter_bytes():
-                            yield from follower.feed(data)
-                            if follower.done:
-                                return
-                    elif response.status_code == 204:
-                        return  # the contract of EventSource: ``after`` was the last event, nothing follows
-                    else:
-                        response.read()
-                        error = http.not_a_stream(response)
-                finally:
-                    response.close()
-            except httpx.RequestError as exc:
-                error = http.translate(exc, self._settings.url)
-                error.__cause__ = exc
-            time.sleep(follower.dropped(error))
+        yield from self._tail(Follower(job_id, after, self._settings.follows))
 
     @overload
     def stream(

@@ -12,12 +12,15 @@
     │   ├── ConflictError         409
     │   ├── RateLimitedError      429
     │   └── ServerError           500 and above
+    │       └── UnavailableError  503
     ├── JobEndedError             the job is over, without a result
     │   ├── JobFailedError
     │   ├── JobCancelledError
     │   └── JobExpiredError
     ├── JobNotFinishedError       asked for the result too early
     ├── WaitTimeoutError          still not over after ``timeout_s``; also a TimeoutError
+    ├── BatchEndedError           the batch is over, and not ``completed``
+    ├── BatchWaitTimeoutError     as WaitTimeoutError, of a batch
     └── StreamRestartedError      text that was already delivered no longer counts
 
 Which status becomes which class is one table, ``_BY_STATUS``.
@@ -28,6 +31,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.batch_models import Batch
     from penstock.models import Job
 
 
@@ -106,6 +110,10 @@ class ServerError(APIStatusError):
     """The server failed, or cannot serve just now."""
 
 
+class UnavailableError(ServerError):
+    """The server cannot serve just now: no worker, a start that came too late, or its Redis is away."""
+
+
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -116,6 +124,7 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     413: BadRequestError,
     422: BadRequestError,
     429: RateLimitedError,
+    503: UnavailableError,
 }
 
 
@@ -158,6 +167,22 @@ class WaitTimeoutError(PenstockError, TimeoutError):
     def __init__(self, message: str, *, job: Job) -> None:
         super().__init__(message)
         self.job = job
+
+
+class BatchEndedError(PenstockError):
+    """A batch failed (its input is wrong), expired or was cancelled. ``batch`` is the batch as it ended."""
+
+    def __init__(self, message: str, *, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class BatchWaitTimeoutError(PenstockError, TimeoutError):
+    """The batch was not over in the time given to ``wait``; it goes on. ``batch`` is the batch as last seen."""
+
+    def __init__(self, message: str, *, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class StreamRestartedError(PenstockError):

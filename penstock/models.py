@@ -1,29 +1,33 @@
-"""The wire models: what the server sends, frozen and typed.
-
-Fields that this version does not know are kept (``model_extra``), so an older client can read a newer server.
-Times are Unix seconds, durations say their unit.
-"""
+"""The wire models of jobs and models. Times are Unix seconds, durations say their unit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
-from pydantic import BaseModel, ConfigDict
+from penstock._wire import Wire
 
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
 """The lanes a job may ask for, first served first."""
+
+
+class Placement(TypedDict, total=False):
+    """What a job asks of the device that it runs on: either or both.
+
+    ``device`` is words of its name, such as ``h100`` or ``cpu``; ``min_memory_gb`` in 10^9 bytes, of all devices of one
+    engine together.
+    """
+
+    device: str
+    min_memory_gb: float
+
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 """The states that never change again."""
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-
-class Usage(_Wire):
+class Usage(Wire):
     """Token counts as the engine reported them."""
 
     prompt_tokens: int = 0
@@ -31,7 +35,7 @@ class Usage(_Wire):
     total_tokens: int = 0
 
 
-class Timings(_Wire):
+class Timings(Wire):
     """When things happened to a job. None: not yet, or never."""
 
     queued_at: float | None = None
@@ -43,7 +47,7 @@ class Timings(_Wire):
     tokens_per_s: float | None = None
 
 
-class JobError(_Wire):
+class JobError(Wire):
     """Why a job failed."""
 
     code: str
@@ -51,13 +55,25 @@ class JobError(_Wire):
     param: str | None = None
 
 
-class Job(_Wire):
+class JobWarning(Wire):
+    """What the submitter of a job should know; ``infeasible_deadline``: it will by estimate take ``estimate_s``."""
+
+    code: str
+    message: str
+    param: str | None = None
+    estimate_s: float | None = None
+
+
+class Job(Wire):
     """A job as the server shows it.
 
     Attributes:
         state: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``expired``.
+        model: its own name, also where an alias was asked for.
+        pool: whose workers run it.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
+        eta_s: seconds until it starts, by what its pool was measured to do; None unless queued, or not measured yet.
         expires_at: end of its whole life; None where it has none.
         queue_timeout_s: the time it may wait for its start; None where it may wait for ever.
         timeout_s: the run time of one attempt; None where that is not bounded.
@@ -65,6 +81,9 @@ class Job(_Wire):
         history: attempts that were given up.
         retry_of: the job that this one runs again; None where it is a first run.
         retried_as: the job that runs this one again; None where there is none.
+        coalesced_with: the identical job whose end is this one's too; None where it runs itself.
+        warnings: said once, by the submission.
+        trace_id: the trace that its attempts belong to; None where there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
         partial: what a job that failed, expired or was cancelled had produced, as a raw OpenAI response whose
             ``finish_reason`` is ``abort`` or None; None where that is nothing, and in lists and events.
@@ -74,12 +93,14 @@ class Job(_Wire):
     state: str
     endpoint: str = "/v1/chat/completions"
     model: str = ""
+    pool: str | None = None
     priority: str = "normal"
     stream: bool = False
     metadata: Mapping[str, str] = {}
     attempt: int = 0
     max_attempts: int = 1
     position: int | None = None
+    eta_s: float | None = None
     created_at: float | None = None
     expires_at: float | None = None
     queue_timeout_s: float | None = None
@@ -93,6 +114,9 @@ class Job(_Wire):
     history: tuple[Mapping[str, Any], ...] = ()
     retry_of: str | None = None
     retried_as: str | None = None
+    coalesced_with: str | None = None
+    warnings: tuple[JobWarning, ...] = ()
+    trace_id: str | None = None
     links: Mapping[str, str] = {}
     result: dict[str, Any] | None = None
     partial: dict[str, Any] | None = None
@@ -113,7 +137,7 @@ class Job(_Wire):
         return _first_text(self.partial or {}, "message")
 
 
-class Event(_Wire):
+class Event(Wire):
     """One server-sent event of a job.
 
     Attributes:
@@ -142,7 +166,7 @@ class Event(_Wire):
         return _first_text(self.data, "delta") if self.type == "chunk" else ""
 
 
-class Page(_Wire):
+class Page(Wire):
     """One page of a list. ``next_cursor`` is None on the last."""
 
     data: tuple[Job, ...]
@@ -150,7 +174,7 @@ class Page(_Wire):
     next_cursor: str | None = None
 
 
-class RetryOutcome(_Wire):
+class RetryOutcome(Wire):
     """What became of one job in a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
 
     id: str
@@ -158,59 +182,24 @@ class RetryOutcome(_Wire):
     error: JobError | None = None
 
 
-class RetryReport(_Wire):
+class RetryReport(Wire):
     """What a bulk retry did, job by job. ``has_more``: more dead jobs match than it was to take."""
 
     data: tuple[RetryOutcome, ...]
     has_more: bool = False
 
 
-class Worker(_Wire):
-    """A worker as it was at its last heartbeat.
-
-    Attributes:
-        id: this incarnation; a worker that was started again has another.
-        name: its node name, such as ``gpu0@host``. Names need not be unique.
-        state: ``ready``, or ``draining``: it finishes what it runs, takes nothing new, and ends.
-        running: jobs it runs, of the ``capacity`` it may.
-        engine_running: requests that its engine computes now; ``engine_waiting`` ones wait inside of it.
-        kv_cache_usage: 0 to 1; None where the engine does not say.
-    """
-
-    id: str
-    name: str
-    state: str = "ready"
-    host: str | None = None
-    pid: int | None = None
-    pool: str = "default"
-    engine: str | None = None
-    device: str | None = None
-    models: tuple[str, ...] = ()
-    running: int = 0
-    capacity: int | None = None
-    engine_running: int | None = None
-    engine_waiting: int | None = None
-    kv_cache_usage: float | None = None
-    started_at: float | None = None
-    metrics_url: str | None = None
-
-
-class Workers(_Wire):
-    """A list of workers."""
-
-    data: tuple[Worker, ...]
-
-
-class Model(_Wire):
-    """A served model; ``id`` is the name to ask for."""
+class Model(Wire):
+    """A served model; ``id`` is the name to ask for, and ``root``, of an alias, the model's own."""
 
     id: str
     created: float | None = None
     owned_by: str | None = None
+    root: str | None = None
     max_model_len: int | None = None
 
 
-class Health(_Wire):
+class Health(Wire):
     """Whether the server can take work: ``checks`` by name, ``missing`` names those that fail."""
 
     status: str

@@ -16,6 +16,7 @@ from broker.envelope import publish_envelope
 from broker.keys import Keys
 from broker.settings import BrokerSettings
 from broker.store import JobStore
+from tests.invariants import check_queues
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,7 @@ def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
     yield BrokerSettings(redis_url=valkey.url, namespace=namespace)
     with Redis.from_url(valkey.url, decode_responses=True) as client:
         check_lifetimes(client, Keys(namespace))
+        check_queues(client, Keys(namespace))
         for key in client.scan_iter(f"{namespace}*", count=1000):
             client.delete(key)
 

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+import httpx
+import openai
+import psutil
 
 from broker.settings import BrokerSettings
 from monitoring.failpoints import VARIABLE
 
 ROOT = Path(__file__).parents[1]
 _RUN = "import sys, json; from workers.main import run_worker; run_worker(json.loads(sys.argv[1]))"
+_API = "import sys, json; from api.main import run_api; run_api(overrides=json.loads(sys.argv[1]))"
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Return the children of a process, theirs, and so on, by who started whom, as the system says it now.
+
+    psutil's own walks leave a child out now and then: ``Process.children`` also compares the times of their starts, which
+    it reckons from a boot time that the kernel corrects by a second; ``process_iter`` passes over a process that has the
+    id of one that it saw before.
+    """
+    parents = []
+    for one in psutil.pids():
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(one)
+            parents.append((one, process.ppid(), process))
+    found, look = [], [pid]
+    while look:
+        parent = look.pop()
+        young = [(child, one) for child, of, one in parents if of == parent]
+        look += [child for child, _ in young]
+        found += [one for _, one in young]
+    return found
 
 
 class WorkerProcess:
@@ -67,5 +95,64 @@ class WorkerProcess:
         """End it, whatever state it is in."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(10)
+
+
+class ApiProcess:
+    """One api process.
+
+    Args:
+        settings: whose Redis and namespace it uses.
+        log: where its output goes.
+        port: its loopback port.
+        failpoints: see :mod:`monitoring.failpoints`.
+        overrides: further api settings, JSON-able.
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, log: Path, port: int, *, failpoints: str = "", **overrides: object
+    ) -> None:
+        self.log = log
+        self.url = f"http://127.0.0.1:{port}"
+        given = {
+            "redis_url": settings.redis_url,
+            "namespace": settings.namespace,
+            "port": port,
+            "catalogue_refresh_s": 0.1,
+            **overrides,
+        }
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _API, json.dumps(given)],
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+                | {VARIABLE: failpoints},
+                start_new_session=True,
+            )
+
+    def client(self) -> openai.AsyncOpenAI:
+        """Make a client; close it after use."""
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    async def ready(self, timeout_s: float = 30.0) -> None:
+        """Wait until it serves."""
+        async with httpx.AsyncClient(base_url=self.url) as http, asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    if (await http.get("/health/live")).status_code == 200:
+                        return
+                except httpx.HTTPError:
+                    await asyncio.sleep(0.05)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Return its exit status."""
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it."""
+        if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)

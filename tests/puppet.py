@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from broker.attempts import Claim
 from broker.store import JobStore
@@ -15,7 +16,6 @@ from jobs.states import JobState
 MODEL = "puppet"
 CARD = {"id": MODEL, "object": "model", "created": 1, "owned_by": "tests", "max_model_len": 100}
 FACTS = {
-    "pool": "default",
     "card": CARD,
     "endpoints": ["/v1/chat/completions", "/v1/completions"],
     "max_model_len": 100,
@@ -24,23 +24,32 @@ FACTS = {
 
 
 class Puppet:
-    """One worker incarnation on the ``default`` pool.
+    """One worker incarnation.
 
     Args:
         store: a store of its own.
         name: its incarnation.
+        pool: whose lanes it drains.
     """
 
-    def __init__(self, store: JobStore, name: str = "puppet-1") -> None:
+    def __init__(self, store: JobStore, name: str = "puppet-1", pool: str = "default") -> None:
         self.store = store
         self.name = name
+        self.pool = pool
         self._seq: dict[str, int] = {}
 
-    async def live(self) -> None:
+    async def live(
+        self,
+        model: str = MODEL,
+        *,
+        aliases: Sequence[str] = (),
+        facts: Mapping[str, Any] = FACTS,
+        **info: Any,
+    ) -> None:
         """Register with a model and take out the lease."""
-        await self.store.set_models({MODEL: FACTS})
-        info = {"name": self.name, "pool": "default", "models": [MODEL]}
-        await self.store.heartbeat(self.name, first=True, info=info)
+        said = {"name": self.name, "pool": self.pool, "models": [model], **info}
+        await self.store.register(self.name, said, {model: facts}, dict.fromkeys(aliases, model))
+        await self.store.heartbeat(self.name, first=True, info=said)
 
     async def beat(self) -> dict[str, str]:
         """Prolong the lease; return the jobs to abort."""
@@ -48,7 +57,7 @@ class Puppet:
 
     def queues(self) -> list[str]:
         """Return the lanes' lists."""
-        return [self.store.keys("queue", "default", lane) for lane in Lane]
+        return [self.store.keys("queue", self.pool, lane) for lane in Lane]
 
     async def waiting(self) -> int:
         """Count the messages in all lanes."""

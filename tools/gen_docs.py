@@ -4,7 +4,7 @@
     .venv/bin/python tools/gen_docs.py            write what is out of date
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
-The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys.
+The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs.
 The code is the source: a wrong sentence on such a page is mended there.
 """
 
@@ -23,7 +23,9 @@ REFERENCE = ROOT / "docs" / "reference"
 
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository's root need not be
 
+from tools.log_events import logs_page  # noqa: E402
 from tools.markdown import code, generated, table  # noqa: E402
+from tools.metrics_page import metrics_page  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
@@ -39,6 +41,8 @@ def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
         return ", ".join(code(str(arg)) for arg in args)
     if origin is tuple:
         return f"list of {type_words(args[0], ())}s"
+    if origin is dict:
+        return "table by name; JSON in the environment"
     words = _NAMES[annotation]
     bounds = []
     for bound in metadata:
@@ -58,7 +62,7 @@ def default_words(value: Any) -> str:
         return "empty"
     if isinstance(value, float):
         return code(f"{value:.15g}")
-    return code(json.dumps(value) if isinstance(value, bool) else str(value))
+    return code(json.dumps(value) if isinstance(value, bool | tuple) else str(value))
 
 
 def options_of(setting: str, commands: Sequence[Any]) -> str:
@@ -72,6 +76,12 @@ def options_of(setting: str, commands: Sequence[Any]) -> str:
     return "; ".join(f"{code(option)} ({', '.join(names)})" for option, names in found.items())
 
 
+def environment_names(name: str, field: Any) -> str:
+    """Name the variables that a setting is read from."""
+    aliases = getattr(field.validation_alias, "choices", [f"penstock_{name}"])
+    return ", ".join(code(alias.upper()) for alias in aliases)
+
+
 def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
     """Return a table of the settings that ``cls`` has beyond ``base``."""
     rows = []
@@ -80,7 +90,7 @@ def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
             continue
         rows.append(
             (
-                code(f"PENSTOCK_{name.upper()}"),
+                environment_names(name, field),
                 code(name),
                 type_words(field.annotation, field.metadata),
                 default_words(field.default),
@@ -97,7 +107,7 @@ Each process reads its settings once, when it starts. What is set twice is taken
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
 3. a file `.env` in the current folder (same names as the environment),
-4. a file `penstock.toml` in the current folder (top-level keys, no sections),
+4. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
 5. the default.
 
 - A value that cannot be is refused: the process does not start, and names the setting and what was given.
@@ -128,15 +138,47 @@ Redis: each process applies its own. `heartbeat_s` must be well below `lease_ttl
 
 _UP_NOTE = """\
 Without `redis_url` from any source, `penstock up` starts an embedded Valkey in `data_dir`. The logs are in
-`data_dir` too. `gpus` and `metrics_port` reach every worker alike: for workers with different ones, run
-`penstock worker` for each instead of setting `workers`."""
+`data_dir` too. Where several workers would have the same `metrics_port`, the second gets the next one, and so on."""
+
+_POOL_NOTE = """\
+A table `[pools.NAME]` of `penstock.toml` for each model; see [several models](../how-to/several-models.md). It may
+hold what follows, with the meanings above. The command line wins over a table, a table over everything else.
+
+```toml
+default_model = "gpt-4o-mini"
+
+[pools.chat]
+model = "Qwen/Qwen2.5-72B-Instruct"
+engine_args = ["--max-model-len=16384"]
+gpus = "0,1"
+tensor_parallel = 2
+aliases = ["gpt-4o-mini"]
+
+[pools.embed]
+model = "BAAI/bge-m3"
+gpus = "2"
+```"""
+
+
+def pool_table() -> str:
+    """Return a table of what a pool's table may hold."""
+    from workers.pools import KEYS, OWN
+    from workers.settings import WorkerSettings
+
+    rows = []
+    for name in KEYS:
+        field = WorkerSettings.model_fields[name]
+        without = default_words(field.default) if name in OWN else "as set for all"
+        rows.append((code(name), type_words(field.annotation, field.metadata), without))
+    return table(("key", "type", "where the table does not say"), rows)
+
 
 _OTHER = """\
 | environment | read by | meaning |
 | --- | --- | --- |
 | `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
 | `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
-| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; the server does not check it |
+| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed where `api_keys` are set |
 | `PENSTOCK_MODEL` | `penstock submit` | the served name to ask for; a worker reads it as the model to load |
 | `PENSTOCK_FLAVOUR` | `make` | `cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver |
 | `VLLM_*`, `HF_*` | vLLM, in the worker | as vLLM and the Hugging Face libraries document them |"""
@@ -164,66 +206,14 @@ def configuration() -> str:
         settings_table(ApiSettings, BrokerSettings, of("api")),
         "## A worker",
         settings_table(WorkerSettings, BrokerSettings, of("worker", "up")),
+        "## A pool",
+        _POOL_NOTE,
+        pool_table(),
         "## penstock up",
         settings_table(UpSettings, WorkerSettings, of("up")),
         _UP_NOTE,
         "## Not settings, but read from the environment",
         _OTHER,
-    )
-
-
-# ---- metrics -------------------------------------------------------------------------------------------
-
-
-def metrics_table(metrics: Any) -> str:
-    """Return a table of everything that an object of ``monitoring.metrics`` holds."""
-    rows = []
-    for metric in vars(metrics).values():
-        kind = type(metric).__name__.lower()
-        name = metric._name + ("_total" if kind == "counter" else "")  # noqa: SLF001 - there is no public way
-        labels = ", ".join(code(label) for label in metric._labelnames)  # noqa: SLF001
-        rows.append((code(name), kind, labels, metric._documentation))  # noqa: SLF001
-    return table(("metric", "kind", "labels", "meaning"), rows)
-
-
-_METRICS_INTRO = """\
-Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics`
-on `metrics_host`:`metrics_port`. The default is a free port on the loopback; its address is the field
-`metrics_url` of the worker's record (`ns:worker:<w>` in [Redis keys](redis-keys.md)). No label holds a job
-id.
-
-A histogram `x` has the series `x_bucket`, `x_sum` and `x_count`."""
-
-_API_METRICS_NOTE = """\
-`endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or
-`499` where the client hung up unanswered. `penstock_reaped_total` counts the rounds of this api process
-only: workers reap too, and do not count. Beside these: the `process_*` and `python_*` metrics of the
-Prometheus client. With several api processes each has its own figures; `api_queue_depth` is the same in
-all."""
-
-_WORKER_METRICS_NOTE = """\
-Beside these: the `process_*` and `python_*` metrics, and with the engine `vllm` all of vLLM's own
-(`vllm:*`)."""
-
-
-def metrics_page() -> str:
-    """Return the page on metrics."""
-    from prometheus_client import CollectorRegistry
-
-    from monitoring.metrics import LATENCY_BUCKETS_S, ApiMetrics, WorkerMetrics
-
-    buckets = ", ".join(f"{bound:g}" for bound in LATENCY_BUCKETS_S)
-    return generated(
-        "Metrics",
-        "monitoring/metrics.py",
-        _METRICS_INTRO,
-        f"Buckets of every histogram, in seconds: {buckets}.",
-        "## The api",
-        metrics_table(ApiMetrics(CollectorRegistry(), ())),
-        _API_METRICS_NOTE,
-        "## A worker",
-        metrics_table(WorkerMetrics(CollectorRegistry())),
-        _WORKER_METRICS_NOTE,
     )
 
 
@@ -305,6 +295,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics_page,
     "failure-codes.md": failure_codes,
     "redis-keys.md": redis_keys,
+    "logs.md": logs_page,
 }
 """Each page in ``docs/reference`` that is made here."""
 

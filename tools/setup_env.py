@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Sets up ``.venv`` for this checkout: what ``make up``, ``make test`` and ``make lint`` need.
 
-    python3 tools/setup_env.py [--browser]
+    python3 tools/setup_env.py [--browser] [--containers] [--prometheus]
+    python3 tools/setup_env.py --image api|worker-cpu|worker-gpu
+
+The second is for the Dockerfiles: what runs, without what tests.
 
 Standard library only. The flavour is ``gpu`` where an NVIDIA driver is present and ``cpu`` elsewhere;
 ``PENSTOCK_FLAVOUR=cpu|gpu|client`` overrules. Packages come from the lock file of the flavour, with the
@@ -23,6 +26,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import IO
@@ -37,6 +41,19 @@ OLDEST_PYTHON = (3, 11)
 TORCH_VERSION = "2.13.0"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CONTAINERS = (
+    "aardvark-dns",
+    "buildah",
+    "catatonit",
+    "curl",
+    "debootstrap",
+    "fuse-overlayfs",
+    "iptables",
+    "netavark",
+    "podman",
+    "runc",
+)
+PROMETHEUS = VENV / "tools" / "prometheus"
 LOG_TAIL_LINES = 15
 
 
@@ -92,7 +109,7 @@ def write_stamp(**fields: str) -> None:
     fresh.replace(STAMP)
 
 
-def logged(command: list[str], log: IO[bytes], env: dict[str, str] | None = None) -> int:
+def logged(command: list[str], log: IO[bytes], env: dict[str, str] | None = None, cwd: Path = ROOT) -> int:
     """Run a command with its output in the log and nothing to read. Returns its exit status.
 
     It inherits the lock: a pip that outlives a killed set-up keeps the next one waiting.
@@ -102,7 +119,7 @@ def logged(command: list[str], log: IO[bytes], env: dict[str, str] | None = None
         stdout=log,
         stderr=log,
         stdin=subprocess.DEVNULL,
-        cwd=ROOT,
+        cwd=cwd,
         env=env,
         check=False,
         close_fds=False,
@@ -206,6 +223,37 @@ def install(flavour: str) -> None:
         logged([str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")], log)
 
 
+# With its guard: the processes that vLLM spawns import it anew.
+LAUNCHER = """#!{python}
+import sys
+
+from penstock.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+
+
+def set_up_image(image: str) -> None:
+    """Make a venv for a container image: the packages that run, and this folder as where our own are found."""
+    lock = Path("requirements") / f"image-{image}.lock"
+    if not (ROOT / lock).exists():
+        raise SetupError(f"no such image: {image} (there is no {lock})")
+    make_venv(image)
+    LOG.write_bytes(b"")
+    if image == "worker-cpu":
+        install_torch_cpu()
+    pip_install("installing the packages", "--no-deps", "-r", str(lock))
+    site = next(VENV.glob("lib/python*/site-packages"))
+    (site / "penstock-root.pth").write_text(f"{ROOT}\n")
+    launcher = VENV / "bin" / "penstock"
+    launcher.write_text(LAUNCHER.format(python=PYTHON))
+    launcher.chmod(0o755)
+    with LOG.open("ab") as log:  # the status is not looked at: as in install()
+        logged([str(PYTHON), "-m", "compileall", "-q", "-j", "0", str(VENV / "lib")], log)
+    LOG.unlink()
+
+
 def set_up() -> None:
     """Bring ``.venv`` up to date with this checkout."""
     flavour = pick_flavour()
@@ -223,15 +271,15 @@ def set_up() -> None:
     say(f"done in {time.monotonic() - started:.0f} s")
 
 
-def apt_install(package: str) -> bool:
-    """Install a system package where that is possible: as root, on Debian's kind. Returns whether it did."""
+def apt_install(*packages: str) -> bool:
+    """Install system packages where that is possible: as root, on Debian's kind. Returns whether it did."""
     if not shutil.which("apt-get") or os.geteuid() != 0:
         return False
-    say(f"installing the system package {package} (apt-get)")
+    say(f"installing the system package {', '.join(packages)} (apt-get)")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with LOG.open("ab") as log:
         logged(["apt-get", "update"], log, env)  # a stale or partial list may do: the install decides
-        return logged(["apt-get", "install", "-y", "--no-install-recommends", package], log, env) == 0
+        return logged(["apt-get", "install", "-y", "--no-install-recommends", *packages], log, env) == 0
 
 
 def set_up_libnuma() -> None:
@@ -252,6 +300,43 @@ def set_up_browser() -> None:
         say("the browser tests need Chromium: install it (Debian: apt-get install chromium), then test again")
 
 
+def set_up_containers() -> None:
+    """Make sure of Podman and debootstrap, for the test of the compose file."""
+    if not (shutil.which("podman") and shutil.which("debootstrap")) and not apt_install(*CONTAINERS):
+        raise SetupError(f"the compose file's test needs these packages of Debian: {', '.join(CONTAINERS)}")
+
+
+def set_up_prometheus() -> None:
+    """Make sure of Prometheus and promtool for the tests of dashboards and rules.
+
+    Debian's package is unpacked into the venv rather than installed: installing it would start a server on the machine.
+    """
+    if (
+        all(map(shutil.which, ("prometheus", "promtool")))
+        or (PROMETHEUS / "usr" / "bin" / "promtool").exists()
+    ):
+        return
+    hint = (
+        "install prometheus and promtool (Debian: apt-get install prometheus; macOS: brew install prometheus)"
+    )
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        say(f"the tests of dashboards and rules need Prometheus: {hint}, then test again")
+        return
+    say("unpacking Debian's package prometheus into .venv/tools (20 MB)")
+    with tempfile.TemporaryDirectory() as folder, LOG.open("ab") as log:
+        download = ["apt-get", "download", "prometheus"]
+        if logged(download, log, cwd=Path(folder)) and os.geteuid() == 0:
+            logged(["apt-get", "update"], log)
+            logged(download, log, cwd=Path(folder))
+        unpacked = Path(folder) / "unpacked"
+        for package in Path(folder).glob("prometheus_*.deb"):
+            if logged(["dpkg-deb", "-x", str(package), str(unpacked)], log) == 0:
+                PROMETHEUS.parent.mkdir(exist_ok=True)
+                shutil.copytree(unpacked, PROMETHEUS, symlinks=True, dirs_exist_ok=True)
+                return
+    say(f"the package prometheus could not be had; see {LOG}. Or {hint}, then test again")
+
+
 def main() -> None:
     """Parse the command line, hold off a second call meanwhile, set up."""
     if sys.version_info < OLDEST_PYTHON:
@@ -261,6 +346,13 @@ def main() -> None:
         )
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--browser", action="store_true", help="Chromium too, for the browser tests")
+    parser.add_argument("--containers", action="store_true", help="Podman too, for the compose file's test")
+    parser.add_argument(
+        "--image", metavar="NAME", help="for a container image: api, worker-cpu or worker-gpu"
+    )
+    parser.add_argument(
+        "--prometheus", action="store_true", help="Prometheus too, for the tests of what it reads"
+    )
     args = parser.parse_args()
     if Path(sys.prefix).resolve() == VENV:  # called from the activated venv, which may have to be made anew
         base = getattr(sys, "_base_executable", sys.executable)
@@ -272,9 +364,16 @@ def main() -> None:
         except BlockingIOError:
             say("another set-up of this checkout is under way; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
+        if args.image:
+            set_up_image(args.image)
+            return
         set_up()
         if args.browser:
             set_up_browser()
+        if args.containers:
+            set_up_containers()
+        if args.prometheus:
+            set_up_prometheus()
 
 
 if __name__ == "__main__":

@@ -128,6 +128,12 @@ class CeleryWorker:
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
 
+    def ignore_signals(self) -> None:
+        """It is over: a signal that comes while the interpreter ends, which gives each its default, must not end it."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, signal.SIG_IGN)
+
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         """First: stop claiming and drain. Second: give back what still runs, now."""
         self._signals += 1

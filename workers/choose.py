@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from monitoring.tracing import traces_url
 from workers.engines.base import Engine
 from workers.engines.factory import make_engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
@@ -21,6 +24,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 base_url=settings.openai_base_url,
                 api_key=settings.openai_api_key,
                 models=(settings.model,) if settings.model else (),
+                endpoints=settings.openai_endpoints,
                 capacity=settings.concurrency or 256,
             ),
         )
@@ -28,7 +32,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
         return make_engine(
             "simulated",
             SimulatedSettings(
-                model=settings.model or "simulated",
+                model=settings.served_model_name or settings.model or "simulated",
                 ttft_s=settings.simulated_ttft_s,
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
@@ -36,7 +40,10 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 journal_path=settings.simulated_journal,
             ),
         )
-    return make_engine("vllm", _vllm(settings))
+    watched = replace(
+        _vllm(settings), log_json=settings.log_json, otlp_traces_url=traces_url(settings.otlp_endpoint)
+    )
+    return make_engine("vllm", watched)
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
@@ -51,5 +58,6 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         model=settings.model,
         served_model_name=(settings.served_model_name,) if settings.served_model_name else (),
         max_num_seqs=settings.concurrency,
+        tensor_parallel_size=settings.tensor_parallel,
         extra_args=settings.engine_args,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.engines.base import Final
 from workers.stream import StreamBuffer
+from workers.trace import NO_SPANS, AttemptSpans
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,9 @@ class Run:
         why: why it was stopped, None while it was not.
         on_engine: the engine has, or had, the request.
         abort: the task that stops it gently.
+        spans: what is recorded of it.
+        began_s: when it was claimed, on a monotonic clock.
+        first_s: when its stream said something first; 0.0 before that.
     """
 
     claim: Claim
@@ -78,6 +83,9 @@ class Run:
     why: str | None = None
     on_engine: bool = False
     abort: asyncio.Task[None] | None = None
+    spans: AttemptSpans = NO_SPANS
+    began_s: float = field(default_factory=time.monotonic)
+    first_s: float = 0.0
 
     def stopped(self) -> bool:
         """Say whether somebody asked for its end."""
@@ -167,7 +175,7 @@ class Endings:
     async def _give_back(self, run: Run, transition: Callable[[], Awaitable[JobState | None]]) -> Outcome:
         """Take the job off this worker, for as long as it takes while the lease may still be ours."""
         failpoints.hit("worker.before_release")
-        state = await self._insist(run, "release_delayed", transition)
+        state = await self._insist(run, "release", transition)
         if state is None:
             return Outcome(None, FENCED)
         if not state.terminal:
@@ -175,16 +183,21 @@ class Endings:
             return Outcome(None, RELEASED)
         return Outcome(state, await self._failure_code(run) if state is JobState.FAILED else None)
 
-    async def _insist(self, run: Run, event: str, write: Callable[[], Awaitable[T]]) -> T | None:
+    async def _insist(self, run: Run, step_name: str, write: Callable[[], Awaitable[T]]) -> T | None:
         """Write, again and again while Redis is away; None: the lease is lost, so that it no longer matters."""
-        while True:
-            try:
-                return await write()
-            except StoreUnavailableError as error:
-                if run.why == FENCED:
-                    return None
-                log.warning(event, job=run.claim.id, error=str(error))
-                await asyncio.sleep(_RETRY_S)
+        step = run.spans.step(step_name)
+        try:
+            while True:
+                try:
+                    return await write()
+                except StoreUnavailableError as error:
+                    if run.why == FENCED:
+                        return None
+                    log.warning("end_delayed", step=step_name, error=str(error))
+                    step.event("redis_unavailable")
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            step.end()
 
     async def _failure_code(self, run: Run) -> str:
         """Read with which code the store ended a job, for the log and the metrics."""
@@ -211,7 +224,7 @@ class Endings:
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
         written = await self._insist(
             run,
-            "finish_delayed",
+            "finish",
             lambda: self._store.finish(
                 run.claim,
                 self._worker,
@@ -228,6 +241,6 @@ class Endings:
             self._metrics.fenced.inc()
             return Outcome(None, FENCED)
         if usage is not None:
-            self._metrics.tokens.labels("prompt").inc(usage.prompt_tokens)
-            self._metrics.tokens.labels("completion").inc(usage.completion_tokens)
+            claim = run.claim
+            self._metrics.count_tokens(claim.lane, claim.tenant, usage.prompt_tokens, usage.completion_tokens)
         return Outcome(state, error.code if error else None)

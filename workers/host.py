@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import threading
 import time
 import uuid
@@ -21,20 +20,29 @@ import uvloop
 
 from broker.ask import Answerer, Question
 from broker.attempts import DRAIN
+from broker.chunks import ChunkStore
 from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.pubsub import Subscriber
 from broker.reaper import reap_forever
-from broker.store import JobStore, Reaped
+from broker.storage import Storage, open_storage
+from broker.store import JobStore
 from broker.urls import without_password
+from jobs.placement import Device
+from jobs.retry import RetryPolicy
 from monitoring import failpoints
-from monitoring.metrics import REAPER_ACTIONS, WorkerMetrics
+from monitoring.metrics import WorkerMetrics
+from monitoring.tracing import Tracer
+from workers.bulk import BulkRuns
 from workers.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
-from workers.engines.counting import prompt_overhead
-from workers.lanes import LaneController, Signals
+from workers.lanes import LaneController
+from workers.pulse import GpuWatch
+from workers.registration import description, register
+from workers.rooms import Rooms
 from workers.runner import Runner
 from workers.settings import WorkerSettings
+from workers.trace import tracer_for
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +55,7 @@ class EngineHost:
     Args:
         settings: the worker's settings.
         engine: not yet started.
+        device: what the engine runs on.
         metrics: the worker's metrics.
         on_dead: called (on the loop) when this process must end: the lease is lost or the engine died.
         on_drain: called (on the loop) when somebody asked for a drain, with the seconds it may take; None: as set.
@@ -56,18 +65,20 @@ class EngineHost:
         self,
         settings: WorkerSettings,
         engine: Engine,
+        device: Device,
         metrics: WorkerMetrics,
         on_dead: Callable[[str], None],
         on_drain: Callable[[float | None], None],
     ) -> None:
         self.settings = settings
         self.engine = engine
+        self._device = device
         self.worker = f"{settings.node_name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._metrics = metrics
         self._on_dead = on_dead
         self._on_drain = on_drain
         self._draining = False
-        self._lanes: LaneController | None = None
+        self.rooms: Rooms | None = None
         self._news = asyncio.Event()
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
@@ -75,9 +86,12 @@ class EngineHost:
         self._jobs: set[asyncio.Task[Outcome]] = set()
         self._store: JobStore | None = None
         self._runner: Runner | None = None
+        self._storage: Storage | None = None
         self._control: Subscriber | None = None
+        self._tracer = Tracer()
         self._answerer: Answerer | None = None
         self.info: dict[str, Any] = {}
+        self.gpus = GpuWatch()
         self._stopping = False
         self._dead = False
 
@@ -115,15 +129,9 @@ class EngineHost:
         self._jobs.add(task)
         task.add_done_callback(settle)
 
-    def bulk_room(self, bulk: int, others: int) -> int:
-        """Return how many more bulk jobs may be taken beside ``bulk`` bulk jobs and ``others``."""
-        if self._lanes is None:
-            return 0
-        stats = self.engine.stats()
-        signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
-        room = self._lanes.room(signals, time.monotonic())
-        self._metrics.bulk_limit.set(self._lanes.limit)
-        return room
+    def bulk_room(self) -> int:
+        """Return how many more bulk messages may be taken now."""
+        return 0 if self.rooms is None else self.rooms.messages()
 
     def cancel_job(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
@@ -163,47 +171,45 @@ class EngineHost:
     async def _start(self, info: Callable[[], dict[str, Any]]) -> None:
         s = self.settings
         await self.engine.start()
+        log.info("engine_ready", engine=self.engine.name)
+        self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         self._store = store = JobStore(connect(s.redis_url), s)
-        self._runner = Runner(
+        capacity = s.concurrency or self.engine.capacity()
+        lanes = LaneController(
+            capacity, s.bulk_reserve, on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc()
+        )
+        self._metrics.bulk_limit.set_function(lambda: lanes.limit)
+        self._metrics.capacity.set(capacity)
+        self.rooms = rooms = Rooms(self.engine, lanes)
+        self._metrics.rows_running.set_function(lambda: rooms.gate.running)
+        bulk = BulkRuns(
+            self.engine,
+            self._open_storage,
+            ChunkStore(store),
+            self._metrics,
+            rooms.gate,
+            RetryPolicy(s.retry_base_s, s.retry_max_s),
+            s.max_result_bytes,
+            careful=capacity,
+            tracer=self._tracer,
+        )
+        self._runner = runner = Runner(
             self.engine,
             store,
             self.worker,
             self._metrics,
             s.max_result_bytes,
             lambda why: self._die(f"the engine died: {why}"),
+            tracer=self._tracer,
+            pool=s.pool,
+            bulk=bulk,
         )
-        self._lanes = LaneController(s.concurrency or self.engine.capacity(), s.bulk_reserve)
+        rooms.chunks, rooms.pending, rooms.claimed = bulk.chunks, bulk.pending, lambda: runner.running
         self._answerer = Answerer(store.client, store.keys, self.engine.count)
-        models = self.engine.models()
-        overheads = {m.name: await prompt_overhead(self.engine, m) for m in models}
-        self.info = {
-            "name": s.node_name,
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "pool": s.pool,
-            "engine": self.engine.name,
-            "device": f"gpu {s.gpus}" if s.gpus else "auto",
-            "models": [m.name for m in models],
-            "capacity": s.concurrency or self.engine.capacity(),
-            "started_at": time.time(),
-            **info(),
-        }
+        said = description(s, self.engine, self._device, capacity, lanes.ceiling)
+        self.info = said | {"started_at": time.time(), **info()}
         try:
-            await store.set_models(
-                {
-                    m.name: {
-                        "pool": s.pool,
-                        "card": dict(m.card),
-                        "endpoints": list(m.endpoints),
-                        "max_model_len": m.max_model_len,
-                        "max_token_bytes": m.max_token_bytes,
-                        "max_output_tokens": m.max_output_tokens,
-                        "prompt_overhead": overheads[m.name],
-                    }
-                    for m in models
-                }
-            )
-            await store.heartbeat(self.worker, first=True, info=self._state())
+            await register(store, self.worker, self._state(), self.engine, s.aliases)
             self._control = Subscriber(
                 connect(s.redis_url, text=False),
                 store.keys("ctl_channel", self.worker),
@@ -216,13 +222,19 @@ class EngineHost:
             raise EngineStartError(msg) from error
         self._tasks = [
             asyncio.create_task(self._beat(), name="heartbeat"),
+            asyncio.create_task(self.gpus.run(s.heartbeat_s), name="gpu watch"),
             asyncio.create_task(
-                reap_forever(store, s.reap_interval_s, on_round=self._count_reaped), name="reaper"
+                reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count), name="reaper"
             ),
         ]
 
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
+
+    def _open_storage(self) -> Storage:
+        if self._storage is None:
+            self._storage = open_storage(self.settings)
+        return self._storage
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """A worker without a heartbeat or a reaper must not go on as if it had them."""
@@ -236,18 +248,18 @@ class EngineHost:
         self._dead = True
         self._on_dead(reason)
 
-    def _count_reaped(self, done: Reaped) -> None:
-        for action in REAPER_ACTIONS:
-            self._metrics.reaped.labels(action).inc(getattr(done, action))
-
     def _state(self) -> dict[str, Any]:
         stats = self.engine.stats()
         return self.info | {
             "state": "draining" if self._draining else "ready",
             "running": self._runner.running if self._runner else 0,
+            "chunks": sum(self.rooms.chunks()) if self.rooms else 0,
+            "rows": self.rooms.gate.running if self.rooms else 0,
             "engine_running": stats.running,
             "engine_waiting": stats.waiting,
             "kv_cache_usage": stats.kv_cache_usage,
+            "gpus": self.gpus.facts,
+            **(self._runner.pulse.read(stats.generated) if self._runner else {}),
         }
 
     def _on_control(self, message: list[str]) -> None:
@@ -288,6 +300,7 @@ class EngineHost:
                 cancels = await store.heartbeat(self.worker, info=self._state())
             except StoreUnavailableError as error:
                 log.warning("heartbeat_failed", error=str(error))
+                self._metrics.beats_failed.inc()
                 continue
             if cancels is None:
                 log.error("lease_lost", worker=self.worker)
@@ -314,3 +327,4 @@ class EngineHost:
                 log.warning("bury_failed", error=str(error))
             await self._store.aclose()
         await self.engine.stop()
+        await asyncio.to_thread(self._tracer.close)

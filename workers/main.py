@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,14 +17,23 @@ from broker.celery_app import make_celery
 from broker.envelope import greet
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
+from broker.storage import local_folders
 from jobs.failures import FailureCode
+from jobs.lanes import Lane
+from jobs.placement import Device
 from monitoring import failpoints
 from monitoring.logging import configure_logging
-from monitoring.metrics import WorkerMetrics
+from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, set_up
+from monitoring.sampling import Gate
 from workers.celery_worker import CeleryWorker, quiet_celery, register_task
 from workers.choose import engine_for
+from workers.consumer import GATE
+from workers.devices import DeviceStartError, indices
 from workers.engines.base import EngineStartError
 from workers.host import EngineHost
+from workers.lanes import Reason
+from workers.layout import device_for, gpus_for, groups_for
+from workers.pools import worker_settings
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -41,22 +51,32 @@ def run_worker(overrides: dict[str, Any]) -> None:
 
     Raises:
         pydantic.ValidationError: a bad setting.
+        PoolsStartError: a bad table in ``penstock.toml``.
+        DeviceStartError: its devices are not to be had.
         WorkerStartError: Redis or the metrics port is not to be had.
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
     failpoints.arm_from_environment()
-    settings = WorkerSettings(**overrides)
-    configure_logging(settings.log_level, as_json=settings.log_json)
+    settings = worker_settings(overrides)
+    configure_logging(settings.log_level, as_json=settings.log_json, service="worker")
     quiet_celery()
-    if settings.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = settings.gpus
-    app = make_celery(settings.redis_url, settings.namespace, settings.pool, task_events=settings.task_events)
+    settings, device = _take_devices(settings)
+    app = make_celery(
+        settings.redis_url,
+        settings.namespace,
+        settings.pool,
+        node=settings.node_name,
+        task_events=settings.task_events,
+    )
+    setattr(app, GATE, Gate(1.0, settings.task_events_max_per_s))
     try:
         greet(app, settings.redis_url, Keys(settings.namespace))
     except StoreUnavailableError as error:
         raise WorkerStartError(str(error)) from error
-    metrics = WorkerMetrics(REGISTRY, [code.value for code in FailureCode])
+    set_up(REGISTRY, "worker")
+    metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(Reason))
+    DataDisk(REGISTRY, local_folders(settings))
     worker: CeleryWorker | None = None
 
     orders: deque[Callable[[CeleryWorker], None]] = deque()
@@ -72,6 +92,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     host = EngineHost(
         settings,
         engine_for(settings),
+        device,
         metrics,
         on_dead=lambda reason: obey(lambda one: one.die(reason)),
         on_drain=lambda timeout_s: obey(lambda one: one.drain(timeout_s)),
@@ -79,7 +100,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     log.info("engine_starting", engine=settings.engine, model=settings.model)
     status = 1
     try:
-        host.start(lambda: {"metrics_url": _serve_metrics(settings)})
+        host.start(lambda: {"metrics_url": _serve_metrics(settings, host)})
         register_task(app, host)
         failpoints.hit("worker.before_consume")
         worker = CeleryWorker(app, host, settings, settings.concurrency or host.engine.capacity())
@@ -89,17 +110,67 @@ def run_worker(overrides: dict[str, Any]) -> None:
         status = worker.run()
     finally:
         host.stop()
+        if worker is not None:
+            worker.ignore_signals()
     raise SystemExit(status)
 
 
-def _serve_metrics(settings: WorkerSettings) -> str:
+def _take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
+    """Take the GPUs of this process, and hide the others from the engine.
+
+    Returns:
+        The settings with the GPUs that it has, and what they are.
+
+    Raises:
+        DeviceStartError: they are not there, too small for the model, or enough for several workers.
+    """
+    groups = groups_for(settings, gpus_for(settings))
+    if len(groups) != 1:
+        msg = f"these settings make {len(groups)} workers, and this process is one: `penstock worker` starts them all"
+        raise DeviceStartError(msg)
+    (group,) = groups
+    device = device_for(settings, group)
+    if group and settings.engine == "vllm":
+        os.environ["CUDA_VISIBLE_DEVICES"] = indices(group)
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's; CUDA's own puts the fastest first
+    log.info("device", device=str(device), gpus=indices(group) or "none: this worker runs on the CPU")
+    return settings.model_copy(update={"gpus": indices(group) or None}), device
+
+
+def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
     """Serve /metrics in a thread, and return its address. Called after the engine's start: vLLM forks on CPU."""
+    EngineGauges(REGISTRY, host.engine.stats)
+    gpus = Gpus(
+        REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
+    )
+    host.gpus.look_at(gpus.collect)
     try:
         server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
     except OSError as error:
         msg = f"cannot serve /metrics on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
         raise WorkerStartError(msg) from error
-    return f"http://{settings.metrics_host}:{server.server_port}/metrics"
+    server.set_app(_as_text(server.get_app()))
+    return f"http://{_advertised(settings)}:{server.server_port}/metrics"
+
+
+def _as_text(app: Any) -> Any:
+    """Have a WSGI application answer in Prometheus's text format, whatever it is asked for.
+
+    In OpenMetrics the client library writes ``vllm_`` where vLLM's names have ``vllm:``, and no dashboard finds them.
+    """
+
+    def answer(environ: dict[str, Any], start: Any) -> Any:
+        return app({**environ, "HTTP_ACCEPT": "text/plain;version=0.0.4"}, start)
+
+    return answer
+
+
+def _advertised(settings: WorkerSettings) -> str:
+    """Return the host under which others reach the metrics: a listener on every interface is known by its machine's name."""
+    if settings.metrics_advertise_host is not None:
+        return settings.metrics_advertise_host
+    anywhere = settings.metrics_host in {"0.0.0.0", "::", ""}
+    return socket.gethostname() if anywhere else settings.metrics_host
 
 
 __all__ = ["EngineStartError", "WorkerStartError", "run_worker"]

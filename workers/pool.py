@@ -61,6 +61,8 @@ class LoopPool(BasePool):  # type: ignore[misc]
         self._done: deque[tuple[Callable[..., Any], float, bool, Outcome | BaseException]] = deque()
         self._inflight = 0
         self._bulk = 0
+        if self.host.rooms is not None:
+            self.host.rooms.pool = lambda: (self._bulk, self._inflight - self._bulk)
         options = self.app.conf.broker_transport_options
         options[FREE_SLOTS] = _Asked(self.free_slots)
         options[BULK_ROOM] = (self.bulk_queue, _Asked(self.bulk_room))
@@ -77,8 +79,8 @@ class LoopPool(BasePool):  # type: ignore[misc]
         return int(self.limit) - self._inflight
 
     def bulk_room(self) -> int:
-        """Return how many more bulk jobs may start."""
-        return self.host.bulk_room(self._bulk, self._inflight - self._bulk)
+        """Return how many more bulk messages may be taken."""
+        return self.host.bulk_room()
 
     def on_apply(
         self,
@@ -108,7 +110,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def wake(self) -> None:
         """Have Celery's loop turn now, so that it sees what has changed. Callable from any thread."""
-        if self._ring < 0:  # its loop has not begun to turn
+        if self._ring < 0:  # its loop does not turn: not yet, or no more
             return
         with contextlib.suppress(BlockingIOError):  # a full pipe rings already
             os.write(self._ring, b"\0")
@@ -131,8 +133,9 @@ class LoopPool(BasePool):  # type: ignore[misc]
         while self._inflight:
             if select.select([self._wake], [], [], 1.0)[0]:
                 self._settle()
+        ring, self._ring = self._ring, -1  # a signal may come at any moment from now on, and rings
         os.close(self._wake)
-        os.close(self._ring)
+        os.close(ring)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()

@@ -6,9 +6,11 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from broker.settings import BrokerSettings, Seconds
+from jobs.batches import BATCH_ENDPOINTS
+from jobs.model import ENDPOINTS
 
 
 class WorkerSettings(BrokerSettings):
@@ -31,7 +33,19 @@ class WorkerSettings(BrokerSettings):
         "http://127.0.0.1:8000/v1", description="The server behind the openai engine, with its /v1."
     )
     openai_api_key: str | None = Field(None, description="Its API key.", repr=False)
-    data_dir: Path = Field(Path(".penstock"), description="Where the tiny model is kept.")
+    openai_endpoints: tuple[str, ...] = Field(
+        ENDPOINTS,
+        description="What it can do, since it cannot be asked; with `/v1/responses`, if it has that, for batches.",
+    )
+
+    @field_validator("openai_endpoints")
+    @classmethod
+    def _known_endpoints(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(endpoints) - set(BATCH_ENDPOINTS):
+            msg = f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}"
+            raise ValueError(msg)
+        return endpoints
+
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
@@ -42,8 +56,31 @@ class WorkerSettings(BrokerSettings):
     )
     gpus: str | None = Field(
         None,
-        pattern=r"^\d+(,\d+)*$",
-        description="GPU indices for this engine, for example 0,1; sets CUDA_VISIBLE_DEVICES.",
+        pattern=r"^(all|\d+(,\d+)*)$",
+        description="GPU indices, for example 0,1, or `all`: one worker process for each group of `tensor_parallel`.",
+    )
+    tensor_parallel: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="GPUs that hold one copy of the model; default: as `engine_args` says, or 1.",
+    )
+    workers: int | None = Field(
+        None, ge=1, le=64, description="Worker processes; default: one for each group of GPUs, or 1."
+    )
+    aliases: tuple[str, ...] = Field(
+        (),
+        description="Further names for the model, for clients that insist on theirs, such as `gpt-4o-mini`.",
+    )
+    device: str | None = Field(
+        None,
+        min_length=1,
+        max_length=128,
+        description="Name of the device behind the engine, for placement, where no NVIDIA driver tells it "
+        "(engines openai and simulated).",
+    )
+    device_memory_gb: float | None = Field(
+        None, gt=0, description="Its memory in 10^9 bytes, likewise; of all of them where there are several."
     )
     concurrency: int | None = Field(
         None,
@@ -60,6 +97,11 @@ class WorkerSettings(BrokerSettings):
     metrics_host: str = Field("127.0.0.1", description="Where /metrics listens.")
     metrics_port: int = Field(
         0, ge=0, le=65535, description="Its port; 0: a free one, which the worker logs."
+    )
+    metrics_advertise_host: str | None = Field(
+        None,
+        description="The host under which Prometheus finds it (`GET /v1/metrics/targets`); default: `metrics_host`, or "
+        "the machine's name where that is 0.0.0.0.",
     )
     simulated_ttft_s: float = Field(0.0, ge=0, description="Simulated engine: seconds to the first token.")
     simulated_inter_token_s: float = Field(0.0, ge=0, description="Simulated engine: seconds between tokens.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 
 import structlog
 
@@ -20,12 +21,13 @@ _RETRY_S = 0.2
 class StreamBuffer:
     """Chunks of one attempt that have not been written yet, merged where they may be."""
 
-    __slots__ = ("_pending", "_sending", "_texts", "attempt", "dirty", "job_id", "seq")
+    __slots__ = ("_pending", "_sending", "_texts", "attempt", "begun", "dirty", "job_id", "seq")
 
     def __init__(self, job_id: str, attempt: int) -> None:
         self.job_id = job_id
         self.attempt = attempt
         self.seq = 0
+        self.begun = False
         self.dirty = False
         self._pending: list[Chunk] = []
         self._texts: list[str] = []
@@ -33,6 +35,7 @@ class StreamBuffer:
 
     def put(self, chunk: Chunk) -> None:
         """Take a chunk."""
+        self.begun = True
         if isinstance(chunk, Text):
             self._texts.append(chunk.text)
             return
@@ -93,7 +96,8 @@ class Flusher:
         buffer.dirty = True
         self._dirty.append(buffer)
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._flush())
+            # It writes for all jobs, so its log lines must not bear the name of the one that woke it.
+            self._task = asyncio.get_running_loop().create_task(self._flush(), context=Context())
 
     async def _flush(self) -> None:
         try:

@@ -44,8 +44,11 @@ class TinySize:
 SIZES: dict[str, TinySize] = {
     "tiny": TinySize(hidden=256, layers=4, heads=4, kv_heads=2, intermediate=512),
     "nano": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64),
+    "small": TinySize(hidden=512, layers=8, heads=8, kv_heads=4, intermediate=1536),
 }
-"""``tiny`` lets the engine dominate, ``nano`` the Python front, as it does beside a fast GPU."""
+"""``tiny`` lets the engine dominate, ``nano`` the Python front, as it does beside a fast GPU. With ``small`` (28 million
+weights) reading the prompt is what the first token waits for, as with models that people chat with.
+"""
 
 CHAT_TEMPLATE = """\
 {%- if tools %}

@@ -1,74 +1,127 @@
 #!lua
--- Create a job's record and push its Celery message: all or nothing.
--- ARGV: id pool lane endpoint model body stream meta tenant max_attempts expires_in_ms|'' idem|'' digest sink|'' queue_max
---       retention_ms schema_version timeout_ms|'' queue_timeout_ms|'' retry_of|'' not_after_ms|'' earlier_queue...
--- Returns {'accepted'|'same', id, created, position} | {'conflict', id} | {'full', depth} | {'unfinished', id} | {'gone', id}
---       | {'late', now}
-local id, pool, lane, endpoint, model = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local stream, tenant, idem, digest, sink = ARGV[7], ARGV[9], ARGV[12], ARGV[13], ARGV[14]
-local retention = tonumber(ARGV[16])
-local timeout, queue_timeout, retry_of = ARGV[18], ARGV[19], ARGV[20]
+-- Create a job's record and queue it: all or nothing.
+-- ARGV: facts (a msgpack map, see JobStore._accept) body
+-- Returns {'accepted'|'same', id, created, position, eta_ms, run_ms} | {'conflict', id} | {'full', depth, retry_ms} |
+--   {'tenant_full', depth, retry_ms} | {'busy', active, retry_ms} | {'infeasible', estimate_ms, limit} | {'unfinished', id} | {'gone', id} |
+--   {'late', now}. -1: not known.
+local a = cmsgpack.unpack(ARGV[1])
+local id, pool, lane, tenant = a.id, a.pool, a.lane, a.tenant
 local queue = K.queue(pool, lane)
+local stream = a.stream and '1' or '0'
 local now = now_ms()
 
-if idem ~= '' then
-  local known = redis.call('GET', K.idem(tenant, idem))
+if a.idem then
+  local known = redis.call('GET', K.idem(tenant, a.idem))
   if known then
     local old, old_digest = string.match(known, '(%S+) (%S+)')
     local created = redis.call('HGET', K.job(old), 'created')
     if created then
-      if old_digest ~= digest then return {'conflict', old} end
-      return {'same', old, tonumber(created), -1}
+      if old_digest ~= a.digest then return {'conflict', old} end
+      return {'same', old, tonumber(created), -1, -1, -1}
     end
   end
 end
 local created = redis.call('HGET', K.job(id), 'created')
-if created then return {'accepted', id, tonumber(created), -1} end -- the client library sent the script twice
+if created then return {'accepted', id, tonumber(created), -1, -1, -1} end -- the client library sent the script twice
 -- A server that stalled meets what was sent to it long ago, and whose client has been told that it failed.
-if ARGV[21] ~= '' and now > tonumber(ARGV[21]) then return {'late', now} end
+if a.not_after_ms and now > a.not_after_ms then return {'late', now} end
 
 -- A job is repeated once, by whomever; who wants another repetition repeats that one.
-if retry_of ~= '' then
-  local old = redis.call('HMGET', K.job(retry_of), 'finished', 'retried_as')
-  if not old[1] then return {redis.call('EXISTS', K.job(retry_of)) == 1 and 'unfinished' or 'gone', retry_of} end
+if a.retry_of then
+  local old = redis.call('HMGET', K.job(a.retry_of), 'finished', 'retried_as')
+  if not old[1] then return {redis.call('EXISTS', K.job(a.retry_of)) == 1 and 'unfinished' or 'gone', a.retry_of} end
   local since = old[2] and redis.call('HGET', K.job(old[2]), 'created')
-  if since then return {'same', old[2], tonumber(since), -1} end
+  if since then return {'same', old[2], tonumber(since), -1, -1, -1} end
+end
+if not message(id, queue) then return redis.error_reply('NOENVELOPE no process has published the Celery envelope') end
+
+-- An identical request that is under way, and not in a lower lane (a running one: not of bulk, which others overtake), answers this
+-- one too. So many at most: they all end in one script.
+local FOLLOWERS = 1000
+local leader, leads = a.coalesce and redis.call('GET', K.coalesce(tenant, a.coalesce)), nil
+if leader then
+  local s = redis.call('HMGET', K.job(leader), 'state', 'cancel', 'pool', 'lane')
+  leads = s[1]
+  local under_way = (leads == 'running' and not s[2] and (s[4] ~= 'bulk' or lane == 'bulk'))
+    or (leads == 'queued' and place_of(s[4]) <= place_of(lane))
+  if not under_way or s[3] ~= pool or redis.call('SCARD', K.followers(leader)) >= FOLLOWERS then leader = nil end
 end
 
-local depth = redis.call('ZCARD', K.queued(queue))
-if depth >= tonumber(ARGV[15]) then return {'full', depth} end
-local position = depth
-for i = 22, #ARGV do position = position + redis.call('ZCARD', K.queued(ARGV[i])) end
+local position, rank, eta, run
+if leader then
+  position = position_of(pool, redis.call('HGET', K.job(leader), 'lane'), leader, tenant)
+else
+  -- How long until so many of the jobs that wait have started; 0: nothing was measured yet.
+  local function wait_for(count) return foretell(pool, lane, math.max(count - 1, 0)) or 0 end
+  local interactive = lane ~= 'bulk' and not a.chunk
+  local depth = redis.call('ZCARD', K.queued(queue))
+  -- What has just come and finds a place is still in the lane for a moment, and does not wait.
+  local function waits() return depth - (is_paused(pool) and 0 or free_places(pool, lane) or 0) end
+  if depth >= a.queue_max and waits() >= a.queue_max and not (a.reject and interactive) then
+    return {'full', depth, wait_for(math.ceil(depth / 8))}
+  end
+  local waiting = tonumber(redis.call('HGET', K.waiting(pool), tenant) or 0)
+  if a.tenant_queue_max and waiting >= a.tenant_queue_max then return {'tenant_full', waiting, wait_for(math.ceil(waiting / 8))} end
+  if a.reject and interactive then
+    local active, bulk = running(pool)
+    for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), now, '+inf')) do -- one that drains has no slots, and still jobs
+      local w = redis.call('HMGET', K.worker(worker), 'pool', 'cap')
+      if w[1] == pool and w[2] == '0' then active = active - redis.call('SCARD', K.worker_jobs(worker)) end
+    end
+    active = math.max(0, active)
+    for i = 1, #LANES - 1 do active = active + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
+    local most = places(pool, lane) or 0
+    local room = most > 0 and fits(lane, most, active, math.min(bulk, active))
+    if not room or is_paused(pool) or at_bound(pool, lane, tenant) then
+      return {'busy', active, tonumber(redis.call('HGET', K.rate(pool), 'run') or 0) / math.max(active, 1)}
+    end
+  end
+  position, rank = position_of_next(pool, lane, tenant)
+  eta, run = foretell(pool, lane, position, tenant, rank)
+  if a.feasible and eta then
+    local done = eta + (run or 0)
+    if a.queue_timeout_ms and eta > a.queue_timeout_ms then return {'infeasible', eta, 'queue_timeout_s'} end
+    if a.expires_in_ms and done > a.expires_in_ms then return {'infeasible', done, 'expires_in_s'} end
+  end
+end
 
-local failed = push(id, queue, false)
-if failed then return failed end
-redis.call('HSET', K.job(id), 'v', ARGV[17], 'id', id, 'state', 'queued', 'pool', pool, 'lane', lane, 'queue', queue,
-  'endpoint', endpoint, 'model', model, 'tenant', tenant, 'stream', stream, 'meta', ARGV[8], 'created', now, 'entered', now,
-  'attempt', 0, 'losses', 0, 'max', ARGV[10], 'req', ARGV[6])
+local job = K.job(id)
+redis.call('HSET', job, 'v', a.v, 'id', id, 'state', 'queued', 'pool', pool, 'lane', lane, 'endpoint', a.endpoint, 'model', a.model,
+  'tenant', tenant, 'stream', stream, 'meta', a.meta, 'created', now, 'attempt', 0, 'losses', 0, 'max', a.max_attempts, 'req', ARGV[2])
 -- Who submits a streamed job follows it from the start; who waits for any other wants its end alone.
-if sink ~= '' then redis.call('HSET', K.job(id), stream == '1' and 'sinks' or 'waiter', sink) end
-if timeout ~= '' then redis.call('HSET', K.job(id), 'timeout', timeout) end
-if retry_of ~= '' then
-  redis.call('HSET', K.job(id), 'retry_of', retry_of)
-  redis.call('HSET', K.job(retry_of), 'retried_as', id)
-  redis.call('ZREM', K.dead(), retry_of)
+if a.sink then redis.call('HSET', job, a.stream and 'sinks' or 'waiter', a.sink) end
+if a.timeout_ms then redis.call('HSET', job, 'timeout', a.timeout_ms) end
+if a.trace then redis.call('HSET', job, 'trace', a.trace) end
+if a.affinity then redis.call('HSET', job, 'affinity', a.affinity) end
+if a.retry_of then
+  redis.call('HSET', job, 'retry_of', a.retry_of)
+  redis.call('HSET', K.job(a.retry_of), 'retried_as', id)
+  redis.call('ZREM', K.dead(), a.retry_of)
 end
 local deadline = math.huge
-if ARGV[11] ~= '' then
-  deadline = now + tonumber(ARGV[11])
-  redis.call('HSET', K.job(id), 'exp', deadline)
+if a.expires_in_ms then
+  deadline = now + a.expires_in_ms
+  redis.call('HSET', job, 'exp', deadline)
 end
-if queue_timeout ~= '' then
-  local start_by = now + tonumber(queue_timeout)
-  redis.call('HSET', K.job(id), 'qtimeout', queue_timeout, 'qexp', start_by)
+if a.queue_timeout_ms and not (leader and leads == 'running') then
+  local start_by = now + a.queue_timeout_ms
+  redis.call('HSET', job, 'qtimeout', a.queue_timeout_ms, 'qexp', start_by)
   deadline = math.min(deadline, start_by)
 end
 if deadline < math.huge then redis.call('ZADD', K.deadlines(), deadline, id) end
-if idem ~= '' then redis.call('SET', K.idem(tenant, idem), id .. ' ' .. digest, 'PX', retention) end
-redis.call('SADD', K.queues(), queue)
-redis.call('ZADD', K.queued(queue), now, id)
+if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', a.retention_ms) end
 redis.call('ZADD', K.jobs(), now, id)
 redis.call('ZADD', K.by_state('queued'), now, id)
-redis.call('ZADD', K.by_model(model), now, id)
+redis.call('ZADD', K.by_model(a.model), now, id)
+if leader then
+  redis.call('HSET', job, 'leader', leader)
+  redis.call('SADD', K.followers(leader), id)
+else
+  if a.coalesce then
+    redis.call('HSET', job, 'coalesce', a.coalesce)
+    redis.call('SET', K.coalesce(tenant, a.coalesce), id)
+  end
+  enter(pool, lane, id, tenant, now_us(), now)
+end
 say_state(id, stream, nil, '0-1', 'queued', 0)
-return {'accepted', id, now, position}
+return {'accepted', id, now, position or -1, eta or -1, run and math.floor(run) or -1}

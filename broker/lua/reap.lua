@@ -1,83 +1,105 @@
 #!lua flags=allow-oom
 -- One round of looking after what nobody looks after; any number of processes may do it.
--- ARGV: lease_ttl_ms grace_ms slack_ms limit retention_ms hold_gap_ms
--- Returns {requeued, failed, repushed, expired, retired, due}
-local ttl, grace, slack, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local retention = tonumber(ARGV[5])
+-- ARGV: lease_ttl_ms grace_ms step retention_ms usual_gap_ms (rounds may be so far apart on a busy machine) ageing_ms (0: none; for as long as no api
+-- has told its own)
+-- Returns {requeued, failed, repushed, expired, retired, due, aged, ids of requeued, ids of failed}; of each so many ids at most
+local NAMED = 20
+local ttl, grace, step = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local retention, ageing = tonumber(ARGV[4]), limit('ageing_ms') or tonumber(ARGV[6])
 local now = now_ms()
-local requeued, failed, repushed, expired, retired, due = 0, 0, 0, 0, 0, 0
+local requeued, failed, repushed, expired, retired, due, aged = 0, 0, 0, 0, 0, 0, 0
+local requeued_ids, failed_ids = {}, {}
 
--- When no round ran for a while, Redis itself was away and no worker could beat: give them one lease's time.
-local r = redis.call('HMGET', K.reaper(), 'tick', 'hold')
-if r[1] and now - tonumber(r[1]) > tonumber(ARGV[6]) then
-  r[2] = now + ttl
-  redis.call('HSET', K.reaper(), 'hold', r[2])
-end
+-- When no round ran for a while, Redis itself was away and no worker could beat: each gets one lease's time more, by its own
+-- setting, for it need not be ours. 0 was set by bury and stays.
+local tick = tonumber(redis.call('HGET', K.reaper(), 'tick') or now)
 redis.call('HSET', K.reaper(), 'tick', now)
+local gap, usual = now - tick, tonumber(ARGV[5])
+if gap > usual / 4 then -- an interval, and its jitter
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), '(0', '+inf')) do
+    local own = tonumber(redis.call('HGET', K.worker(worker), 'ttl') or ttl)
+    if gap > math.max(own / 3, math.min(usual, own * 2 / 3)) then redis.call('ZADD', K.workers(), 'GT', now + own, worker) end
+  end
+end
 
--- 1. Jobs of workers whose lease has ended. A lease of 0 was ended on purpose and is never held back.
-local bound = (r[2] and tonumber(r[2]) > now) and 0 or now
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), '-inf', bound)) do
-  for _, id in ipairs(redis.call('SRANDMEMBER', K.worker_jobs(worker), limit - requeued)) do
-    local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'queue', 'stream', 'sinks', 'cancel', 'worker', 'max')
+-- 1. Jobs of workers whose lease has ended.
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), '-inf', now)) do
+  for _, id in ipairs(redis.call('SRANDMEMBER', K.worker_jobs(worker), step - requeued)) do
+    local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'pool', 'stream', 'sinks', 'cancel', 'worker', 'max',
+      'lane', 'tenant')
     leave_worker(id, worker)
     if s[1] == 'running' and s[8] == worker then
       if s[7] then
         end_job(id, 'running', s[7], now, retention, {})
+        count_end(s[4], s[10], s[7], '')
       elseif redis.call('HINCRBY', K.job(id), 'losses', 1) >= tonumber(s[9]) then
         end_job(id, 'running', 'failed', now, retention, {status = 503,
           error = cjson.encode({code = 'worker_lost', message = 'every attempt was lost with its worker; attempts: ' .. s[2]})})
+        count_end(s[4], s[10], 'failed', 'worker_lost')
         failed = failed + 1
+        if failed <= NAMED then failed_ids[failed] = id end
       else
-        back_to_queue(id, {s[3], s[2], s[4], s[5], s[6]}, worker, 'worker_lost', now)
+        back_to_queue(id, {s[3], s[2], s[5], s[6], s[4], s[10], s[11]}, worker, 'worker_lost', now)
         requeued = requeued + 1
+        if requeued <= NAMED then requeued_ids[requeued] = id end
       end
     end
   end
   if redis.call('EXISTS', K.worker_jobs(worker)) == 0 then
+    local pool = redis.call('HGET', K.worker(worker), 'pool')
     redis.call('ZREM', K.workers(), worker)
     redis.call('DEL', K.worker(worker), K.worker_cancels(worker))
+    if pool then count_slots(pool, now) end
   end
-  if requeued >= limit then break end
+  if requeued >= step then break end
 end
 
--- 2. Jobs that are queued, but whose message is gone: older than what has been claimed from a queue that still has
--- messages, or than a grace where it has none.
+-- 2. Jobs that were let down, but whose message is gone: its worker died between the pop and the claim. Most that look so are
+-- just being claimed, hence the grace.
 for _, queue in ipairs(redis.call('SMEMBERS', K.queues())) do
-  local before = now - grace
-  if redis.call('LLEN', queue) > 0 then
-    before = math.min(before, tonumber(redis.call('HGET', K.high_water(), queue) or 0) - slack)
+  local down = redis.call('ZRANGE', K.window(queue), 0, -1)
+  local missing = {}
+  if down[1] then
+    local there = {}
+    for _, text in ipairs(redis.call('LRANGE', queue, 0, -1)) do there[text] = true end
+    for i = #down, 1, -1 do -- the first is pushed last, to the head
+      local text = message(down[i], queue)
+      if text and not there[text] then
+        local since = tonumber(redis.call('HGET', K.missing(queue), down[i]) or now)
+        if now - since > grace then
+          redis.call('RPUSH', queue, text)
+          repushed = repushed + 1
+        else
+          missing[#missing + 1] = down[i]
+          missing[#missing + 1] = since
+        end
+      end
+    end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.queued(queue), '-inf', before, 'LIMIT', 0, limit)) do
-    redis.call('HSET', K.job(id), 'rq', 1, 'entered', now)
-    redis.call('ZADD', K.queued(queue), now, id)
-    push(id, queue, true)
-    repushed = repushed + 1
-  end
+  redis.call('DEL', K.missing(queue))
+  if missing[1] then redis.call('HSET', K.missing(queue), unpack(missing)) end
 end
 
--- 3. Jobs whose next attempt was put off until now.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.delayed(), '-inf', now, 'LIMIT', 0, limit)) do
+-- 3. Jobs whose next attempt was put off until now are the next of their tenant's.
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.delayed(), '-inf', now, 'LIMIT', 0, step)) do
   redis.call('ZREM', K.delayed(), id)
-  local s = redis.call('HMGET', K.job(id), 'state', 'queue')
+  local s = redis.call('HMGET', K.job(id), 'state', 'pool', 'lane', 'tenant')
   if s[1] == 'queued' then
     redis.call('HDEL', K.job(id), 'due')
-    redis.call('HSET', K.job(id), 'entered', now)
-    redis.call('ZADD', K.queued(s[2]), now, id)
-    push(id, s[2], true)
+    enter(s[2], s[3], id, s[4], 0, now)
     due = due + 1
   end
 end
 
 -- 4. Deadlines.
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.deadlines(), '-inf', now, 'LIMIT', 0, limit)) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.deadlines(), '-inf', now, 'LIMIT', 0, step)) do
   redis.call('ZREM', K.deadlines(), id)
   stop_job(id, 'expired', now, retention)
   expired = expired + 1
 end
 
 -- 5. Index entries of records whose time is over.
-for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.retire(), '-inf', now, 'LIMIT', 0, limit)) do
+for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.retire(), '-inf', now, 'LIMIT', 0, step)) do
   local id, state, model = string.match(entry, '^(%S+) (%S+) (.*)$')
   redis.call('ZREM', K.by_state(state), id)
   redis.call('ZREM', K.by_model(model), id)
@@ -87,4 +109,28 @@ for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.retire(), '-inf', now, 'LIM
   redis.call('DEL', K.job(id), K.log(id))
   retired = retired + 1
 end
-return {requeued, failed, repushed, expired, retired, due}
+
+-- 6. Who has waited long in a lane goes on in the one above, so that no lane starves for ever.
+local pools = {}
+for _, queue in ipairs(redis.call('SMEMBERS', K.queues())) do
+  local pool, lane = string.match(queue, '^[^.]+%.([^.]+)%.(.+)$')
+  pools[pool] = true
+  local above = ({normal = 'high', low = 'normal'})[lane]
+  if above and ageing > 0 then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.queued(queue), '-inf', now - ageing, 'LIMIT', 0, step - aged)) do
+      local j = redis.call('HMGET', K.job(id), 'tenant', 'created')
+      leave(pool, lane, id, j[1], false)
+      redis.call('HSET', K.job(id), 'lane', above)
+      enter(pool, above, id, j[1], j[2] * 1000, now)
+      aged = aged + 1
+    end
+  end
+end
+
+-- 7. Whatever may be let down now, and was not: limits have changed, or the envelope was away.
+for pool in pairs(pools) do
+  if redis.call('EXISTS', K.admitted(pool)) == 0 then redis.call('DEL', K.admitted_bulk(pool)) end -- an older version does not count there
+  unpark(pool)
+  offer_all(pool)
+end
+return {requeued, failed, repushed, expired, retired, due, aged, requeued_ids, failed_ids}

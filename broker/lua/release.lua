@@ -6,8 +6,8 @@
 -- Returns the state the job is in now, or nil where it is not running with this attempt. A pending cancel ends it.
 local id, attempt, worker, kind, reason, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local delay, retention = tonumber(ARGV[9]), tonumber(ARGV[11])
-local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'queue', 'stream', 'sinks', 'cancel', 'max', 'exp',
-  'finished_by', 'released_by')
+local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'pool', 'stream', 'sinks', 'cancel', 'max', 'exp',
+  'finished_by', 'released_by', 'lane', 'tenant')
 local me = worker .. ' ' .. attempt
 if s[11] == me or s[10] == me then return s[1] end -- the client library sent the script twice
 if s[1] ~= 'running' or s[2] ~= attempt then return nil end
@@ -32,6 +32,5 @@ if kind ~= 'back' then
     return 'failed'
   end
 end
-local failed = back_to_queue(id, {s[3], attempt, s[4], s[5], s[6]}, worker, kind == 'back' and reason or code, now, delay)
-if failed then return failed end
+back_to_queue(id, {s[3], attempt, s[5], s[6], s[4], s[12], s[13]}, worker, kind == 'back' and reason or code, now, delay)
 return 'queued'

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console as RichConsole
 
-    from penstock.models import Health, Job, Model, Worker
+    from penstock.fleet_models import Worker
+    from penstock.models import Health, Job, Model
 
 T = TypeVar("T")
 
 # Generated text is not to be trusted with the terminal: control characters go, but newline and tab stay.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_ROOMY = 110
+"""Columns from which a list of jobs shows everything."""
 
 _STYLES = {
     "succeeded": "green",
@@ -100,15 +104,22 @@ def job_panel(job: Job) -> None:
 
 
 def jobs_table(jobs: Iterable[Job]) -> None:
-    """Print jobs as a table, a line each."""
+    """Print jobs as a table, a line each: where any waits, with its place; how it went, where there is room for both."""
+    listed = list(jobs)
+    waits = any(job.position is not None for job in listed)
+    went = not waits or _rich().width >= _ROOMY
 
     def row(job: Job) -> tuple[str, ...]:
+        place = "" if job.position is None else str(job.position)
+        eta = "" if job.eta_s is None else _about(job.eta_s)
         tokens = str(job.usage.total_tokens) if job.usage else ""
         total = f"{job.timings.total_ms:.0f}" if job.timings.total_ms is not None else ""
-        return job.id, job.state, job.model, job.priority, _ago(job.created_at), tokens, total
+        facts = job.id, job.state, job.model, job.priority, _ago(job.created_at)
+        return facts + (place, eta) * waits + (tokens, total) * went
 
-    columns = ("id", "state", "model", "priority", "created", "tokens", "total ms")
-    _table(columns, jobs, row, "no jobs", cut=("model", "priority"))
+    columns: tuple[str, ...] = ("id", "state", "model", "priority", "created")
+    columns += ("position", "eta") * waits + ("tokens", "total ms") * went
+    _table(columns, listed, row, "no jobs", cut=("model", "priority"))
 
 
 def dead_table(jobs: Iterable[Job]) -> None:
@@ -122,24 +133,33 @@ def dead_table(jobs: Iterable[Job]) -> None:
 
 
 def workers_table(workers: Sequence[Worker]) -> None:
-    """Print workers as a table, a line each; their pools where there are several."""
+    """Print workers as a table, a line each; their pools where there are several, their devices where known."""
     pools = len({worker.pool for worker in workers}) > 1
+    devices = any(worker.device for worker in workers)
 
     def row(worker: Worker) -> tuple[str, ...]:
         share = worker.kv_cache_usage
         return (
             worker.name,
             worker.state,
-            f"{worker.running} of {worker.capacity}" if worker.capacity else str(worker.running),
+            f"{worker.active} of {worker.capacity}" if worker.capacity else str(worker.active),
             "" if worker.engine_waiting is None else str(worker.engine_waiting),
             "" if share is None else f"{share:.0%}",
             _ago(worker.started_at),
             *([worker.pool] if pools else []),
+            *([_device(worker)] if devices else []),
             " ".join(worker.models),
         )
 
-    columns = ("name", "state", "running", "waiting", "kv", "started", *(["pool"] if pools else []), "models")
+    some = (*(["pool"] if pools else []), *(["device"] if devices else []))
+    columns = ("name", "state", "running", "waiting", "kv", "started", *some, "models")
     _table(columns, workers, row, "no worker is alive", cut=("models",))
+
+
+def _device(worker: Worker) -> str:
+    """Say what a worker runs on: ``2 x NVIDIA L4``."""
+    times = f"{worker.devices} x " if (worker.devices or 1) > 1 else ""
+    return f"{times}{worker.device}" if worker.device else ""
 
 
 def models_table(models: Iterable[Model]) -> None:
@@ -165,8 +185,8 @@ def _fields(job: Job) -> list[tuple[str, str]]:
         ("endpoint", job.endpoint),
         ("priority", job.priority),
     ]
-    if job.position is not None:
-        fields.append(("position", "next" if job.position == 0 else f"{job.position} before it"))
+    if where := standing(job):
+        fields.append(("position", where))
     if job.not_before is not None:
         fields.append(("next attempt", f"in {max(job.not_before - time.time(), 0):.0f} s"))
     if job.created_at is not None:
@@ -184,8 +204,30 @@ def _fields(job: Job) -> list[tuple[str, str]]:
         fields.append(("cancel", "requested"))
     if job.error is not None:
         fields.append(("error", f"{job.error.code}: {job.error.message}"))
-    rest = (("retry of", job.retry_of), ("retried as", job.retried_as), ("partial", job.partial_text))
+    fields += [("warning", warning.message) for warning in job.warnings]
+    rest = (
+        ("runs as", job.coalesced_with),
+        ("retry of", job.retry_of),
+        ("retried as", job.retried_as),
+        ("trace", job.trace_id),
+        ("partial", job.partial_text),
+    )
     return fields + [(name, value) for name, value in rest if value]
+
+
+def standing(job: Job) -> str:
+    """Say how many jobs come before a queued one, and when it starts by estimate; nothing where that is not known."""
+    if job.position is None:
+        return ""
+    place = "next" if job.position == 0 else f"{job.position} before it"
+    return place if job.eta_s is None else f"{place}, starts in about {_about(job.eta_s)}"
+
+
+def _about(seconds: float) -> str:
+    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 def _limits(job: Job) -> list[str]:

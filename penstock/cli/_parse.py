@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -15,6 +16,9 @@ ENDPOINTS = {
     "embeddings": "/v1/embeddings",
 }
 """Short names of the endpoints; the paths themselves are accepted too."""
+
+BATCH_ENDPOINTS = {**ENDPOINTS, "responses": "/v1/responses"}
+"""Those that a batch's rows may have."""
 
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
@@ -48,9 +52,22 @@ def endpoint(text: str) -> str:
     Raises:
         click.BadParameter: it is neither.
     """
-    path = ENDPOINTS.get(text, text)
+    return _path(text, ENDPOINTS)
+
+
+def batch_endpoint(text: str) -> str:
+    """Read the endpoint of a batch's rows, likewise.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    return _path(text, BATCH_ENDPOINTS)
+
+
+def _path(text: str, names: Mapping[str, str]) -> str:
+    path = names.get(text, text)
     if not path.startswith("/v1/"):
-        msg = f"{text!r} is not one of {', '.join(ENDPOINTS)}, nor a path such as /v1/completions"
+        msg = f"{text!r} is not one of {', '.join(names)}, nor a path such as /v1/completions"
         raise click.BadParameter(msg)
     return path
 

@@ -22,7 +22,7 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  the job failed, was cancelled or expired
+  1  the job failed, was cancelled or expired; of a batch also: rows of it failed
   2  wrong usage
   3  the server cannot be reached
   4  the server refused
@@ -47,18 +47,24 @@ class Console:
         url: the server's address; None is the SDK's default.
         api_key: None is the SDK's default.
         json: machine-readable output, one JSON object a line.
+        events: that was asked for in words, so that also what happens meanwhile is to be told so.
     """
 
     url: str | None
     api_key: str | None
     json: bool
+    events: bool = False
 
-    def client(self) -> Penstock:
-        """Open a client. Raises click.UsageError where the address is no address."""
+    def client(self, url: str | None = None) -> Penstock:
+        """Open a client, of another address where one is given.
+
+        Raises:
+            click.UsageError: the address is no address.
+        """
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
 
         try:
-            return Penstock(self.url, api_key=self.api_key)
+            return Penstock(url or self.url, api_key=self.api_key)
         except ValueError as exc:
             raise click.UsageError(str(exc)) from exc
 
@@ -85,6 +91,7 @@ def client_command(function: F) -> F:
             url=url or above.url,
             api_key=api_key or above.api_key,
             json=not sys.stdout.isatty() if as_json is None else as_json,
+            events=bool(as_json),
         )
         return ending(lambda: function(console, *args, **kw))
 
@@ -109,9 +116,11 @@ def exit_code(error: PenstockError) -> int:
 
     table: tuple[tuple[type[PenstockError], int], ...] = (
         (errors.JobEndedError, JOB_NOT_OK),
+        (errors.BatchEndedError, JOB_NOT_OK),
         (errors.StreamRestartedError, JOB_NOT_OK),
         (errors.APIConnectionError, UNREACHABLE),
         (errors.WaitTimeoutError, NOT_YET),
+        (errors.BatchWaitTimeoutError, NOT_YET),
         (errors.JobNotFinishedError, NOT_YET),
     )
     return next((code for kind, code in table if isinstance(error, kind)), REFUSED)

@@ -73,6 +73,7 @@ def get(console: Console, *, job_id: str, result: bool) -> None:
       penstock get job_0199...
       penstock get job_0199... --result > response.json
       penstock get job_0199... --json | jq -r .state
+      penstock get job_0199... --json | jq '{position, eta_s}'
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if result:
@@ -111,6 +112,7 @@ def list_jobs(
     Examples:
       penstock list
       penstock list --state failed --since 1h
+      penstock list --state queued --oldest-first
       penstock list --all --json | jq -r 'select(.usage) | .usage.total_tokens'
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:

@@ -18,9 +18,14 @@ _CLIENT = {
     "get": ("penstock.cli.jobs", "get", "Show a job as it is now."),
     "list": ("penstock.cli.jobs", "list_jobs", "List jobs, newest first."),
     "cancel": ("penstock.cli.jobs", "cancel", "Cancel jobs."),
+    "priority": ("penstock.cli.queue", "priority", "Move a queued job to another lane."),
+    "queue": ("penstock.cli.queue", "queue", "Look at the queues; pause, resume, purge them."),
     "retry": ("penstock.cli.retry", "retry", "Run jobs again that are over."),
     "dead": ("penstock.cli.retry", "dead", "Failed and expired jobs: list them, run them again."),
+    "batch": ("penstock.cli.batch", "batch", "Bulk runs: files of prompts to files of answers."),
+    "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
     "workers": ("penstock.cli.workers", "workers", "List the workers and how busy they are."),
+    "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.server_info", "models", "List the models that are served now."),
     "health": ("penstock.cli.server_info", "health", "Say whether the server can run jobs now."),
 }
@@ -77,6 +82,7 @@ def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
     Examples:
       penstock health
       penstock submit "Why is the sky blue?" --stream
+      penstock batch run prompts.txt -o out.jsonl
       penstock list --state running
       penstock --url https://penstock.example submit --input request.json --wait
     """  # noqa: D301  # \b is click's mark

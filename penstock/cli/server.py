@@ -13,6 +13,10 @@ from penstock.cli.workers import drain
 
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for trying the plumbing."
+_GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
+_TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
+_WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
+_ALIAS_HELP = "A further name for the model; may be given several times."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
 
 
@@ -28,7 +32,10 @@ def _given(**options: Any) -> dict[str, Any]:
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
-@click.option("--workers", type=int, metavar="N", help="Worker processes.  [default: 1]")
+@click.option("--workers", type=int, metavar="N", help=_WORKERS_HELP)
+@click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
+@click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help=_ALIAS_HELP)
 @click.option("--flower/--no-flower", default=None, help="Flower too.  [default: yes]")
 @click.option("--flower-port", type=int, metavar="PORT", help="Flower's port.  [default: 5555]")
 @click.option("--openai-base-url", metavar="URL", help="With --engine openai: its server, with /v1.")
@@ -37,7 +44,15 @@ def _given(**options: Any) -> dict[str, Any]:
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
 @click.option("--verbose", is_flag=True, help="Show the processes' logs here too.")
 def up(*, verbose: bool, **options: Any) -> None:
-    """Run everything on this machine until Ctrl-C: queue, api, workers, Flower."""
+    """Run everything on this machine until Ctrl-C: queue, api, workers, Flower.
+
+    \b
+    Examples:
+      penstock up
+      penstock up --model Qwen/Qwen2.5-7B-Instruct --gpus all --tensor-parallel 2
+
+    Several models: one table [pools.NAME] for each in penstock.toml, see docs/how-to/several-models.md.
+    """  # noqa: D301  # \b is click's mark
     from penstock.server.errors import starting
 
     def body() -> None:
@@ -70,8 +85,15 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
 @click.option("--name", metavar="NAME", help="The worker's name before @host.  [default: its device]")
-@click.option("--pool", metavar="NAME", help="The pool whose lanes it drains.  [default: default]")
-@click.option("--gpus", metavar="LIST", help="GPU indices for this engine, as 0,1.")
+@click.option(
+    "--pool",
+    metavar="NAME",
+    help="Its pool; a table of penstock.toml, where that has any.  [default: default]",
+)
+@click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
+@click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)
+@click.option("--workers", type=int, metavar="N", help=_WORKERS_HELP)
+@click.option("--alias", "aliases", multiple=True, metavar="NAME", help=_ALIAS_HELP)
 @click.option("--concurrency", type=int, metavar="N", help="Jobs on the engine at once.")
 @click.option("--metrics-host", metavar="HOST", help="Where /metrics listens.  [default: 127.0.0.1]")
 @click.option("--metrics-port", type=int, metavar="PORT", help="Port of /metrics.  [default: a free one]")
@@ -83,11 +105,13 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 @click.pass_context
 def worker(ctx: click.Context, /, **options: Any) -> None:
-    """Run one worker: one engine on one group of devices. Or drain one that runs, here or elsewhere.
+    """Run a worker: an engine on a group of devices; one process for each group. Or drain one, here or elsewhere.
 
     \b
     Examples:
       penstock worker --model Qwen/Qwen2.5-7B-Instruct --gpus 0 --redis-url redis://queue:6379/0
+      penstock worker --model Qwen/Qwen2.5-72B-Instruct --gpus all --tensor-parallel 4
+      penstock worker --pool chat          # as penstock.toml says in [pools.chat]
       penstock worker drain gpu0@host --wait
 
     On SIGTERM it drains too: running jobs get the drain timeout, the rest goes back to the queue, and it exits
@@ -102,9 +126,9 @@ def worker(ctx: click.Context, /, **options: Any) -> None:
     from penstock.server.errors import starting
 
     def body() -> None:
-        from workers.main import run_worker
+        from penstock.server.workers import run_workers
 
-        run_worker(_given(**options))
+        run_workers(_given(**options))
 
     starting("worker", body)
 

@@ -14,6 +14,7 @@ from penstock.cli._watch import wait, watch
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
+    from penstock.models import Placement
 
 
 @click.command("submit", epilog=EXIT_CODES)
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
 @click.option(
     "--priority", type=click.Choice(["high", "normal", "low", "bulk"]), help="Its lane; default: normal."
 )
+@click.option("--device", metavar="WORDS", help="A device it must run on: h100, 'H100 80GB', cpu.")
+@click.option(
+    "--min-memory-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory that the device must have.",
+)
 @click.option("--stream", is_flag=True, help="Then show the text as it is generated.")
 @click.option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
 @click.option(
@@ -42,6 +50,12 @@ if TYPE_CHECKING:
 @click.option("--queue-timeout", type=duration, metavar="TIME", help="Give up if not started by then.")
 @click.option("--timeout", type=duration, metavar="TIME", help="Run time of one attempt, for example 2m.")
 @click.option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
+@click.option(
+    "--affinity-key",
+    metavar="KEY",
+    help="Prefer the worker that ran a job with this key last: its cache is warm.",
+)
+@click.option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
 def submit(
@@ -54,6 +68,8 @@ def submit(
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
+    device: str | None,
+    min_memory_gb: float | None,
     stream: bool,
     waiting: bool,
     metadata: tuple[tuple[str, str], ...],
@@ -70,7 +86,10 @@ def submit(
       penstock submit "Summarise: ..." --wait --max-tokens 200 --temperature 0
       penstock submit "Hello" --priority high --metadata run=7 --expires-in 10m
       penstock submit "Hello" --queue-timeout 30s --timeout 2m
+      penstock submit "Hello" --device h100 --min-memory-gb 40
       penstock submit --input request.json --wait
+      penstock submit --input turn7.json --affinity-key chat-42
+      penstock submit "Summarise: ..." --temperature 0 --coalesce --wait
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
 
@@ -96,6 +115,7 @@ def submit(
         job = client.submit(
             body,
             endpoint=endpoint,
+            placement=_placement(device, min_memory_gb),
             stream=True if stream else None,
             metadata=dict(metadata) or None,
             expires_in_s=expires_in,
@@ -113,6 +133,15 @@ def submit(
         else:
             output.job_panel(job)
             note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")
+
+
+def _placement(device: str | None, min_memory_gb: float | None) -> Placement | None:
+    placement: Placement = {}
+    if device is not None:
+        placement["device"] = device
+    if min_memory_gb is not None:
+        placement["min_memory_gb"] = min_memory_gb
+    return placement or None
 
 
 def _first_model(client: Penstock) -> str:

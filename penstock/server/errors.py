@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 
 import click
@@ -12,6 +13,10 @@ _START_ERROR = "StartError"
 
 class UpStartError(Exception):
     """``penstock up`` cannot start. The message says why and what to do."""
+
+
+class WorkersStartError(Exception):
+    """One of several workers did not come up. The message carries its own last words."""
 
 
 class CommandFailed(click.ClickException):
@@ -30,8 +35,8 @@ class CommandFailed(click.ClickException):
 def starting(command: str, body: Callable[[], object]) -> None:
     """Run a command's body and turn what stops its start into one message.
 
-    That is a bad setting (pydantic's ValidationError), and any exception whose class is named
-    ``...StartError`` (by name: who raises them need not be imported here). All else keeps its traceback.
+    That is a bad setting (pydantic's ValidationError), a ``penstock.toml`` that is not TOML, and any exception whose
+    class is named ``...StartError`` (by name: who raises them need not be imported here). All else keeps its traceback.
 
     Raises:
         CommandFailed: in the place of those.
@@ -40,6 +45,8 @@ def starting(command: str, body: Callable[[], object]) -> None:
         body()
     except pydantic.ValidationError as error:
         raise CommandFailed(command, bad_settings(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise CommandFailed(command, f"penstock.toml cannot be read: {error}") from error
     except Exception as error:
         if type(error).__name__.endswith(_START_ERROR):
             raise CommandFailed(command, str(error)) from error

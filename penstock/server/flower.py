@@ -7,6 +7,7 @@ from typing import Any
 
 from broker.celery_app import make_celery
 from broker.settings import BrokerSettings
+from monitoring.logging import configure_logging
 
 
 class FlowerStartError(Exception):
@@ -43,6 +44,7 @@ def run_flower(
             " set a login with --basic-auth USER:PASSWORD (or PENSTOCK_FLOWER_BASIC_AUTH),"
             " or allow it with --without-auth"
         )
+    configure_logging(settings.log_level, as_json=settings.log_json, service="flower")
     options = [f"--address={address}", f"--port={port}", "--persistent=False"]
     if not settings.task_events:
         options.append("--enable_events=False")  # else it turns every worker's events on, every 5 s

@@ -1,10 +1,12 @@
-"""Ends the lease of a worker process that has ended, so that its jobs need not wait for the lease to run out."""
+"""The leases of worker processes of this machine: waiting until they have one, and ending it when they have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import platform
 import time
+from collections.abc import Collection
+from contextlib import suppress
 
 from broker.connection import connect
 from broker.errors import StoreUnavailableError
@@ -13,6 +15,28 @@ from broker.store import JobStore
 
 _TRY_EVERY_S = 0.5
 _PATIENCE_S = 2.0
+
+
+async def until_alive(redis_url: str, settings: BrokerSettings, pids: Collection[int]) -> None:
+    """Wait until each of these processes of this machine has a live lease, which means that it takes jobs.
+
+    While Redis is away it waits on.
+
+    Args:
+        redis_url: the server in use.
+        settings: the namespace.
+        pids: of worker processes.
+    """
+    store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
+    wanted = {(platform.node(), pid) for pid in pids}
+    try:
+        while True:
+            with suppress(StoreUnavailableError):
+                if wanted <= {(worker["host"], worker["pid"]) for worker in await store.workers()}:
+                    return
+            await asyncio.sleep(_TRY_EVERY_S)
+    finally:
+        await store.aclose()
 
 
 async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import penstock
 from broker.embedded import EmbeddedServer
+from penstock.server.fleet import Part
 from penstock.server.settings import UpSettings
 from penstock.server.supervisor import ChildSpec, OnEnd
 
@@ -27,6 +28,7 @@ class Plan:
         embedded: our own server, prepared; None where one was named.
         port: the api's.
         flower_port: Flower's; None without Flower.
+        parts: the workers.
     """
 
     settings: UpSettings
@@ -34,6 +36,7 @@ class Plan:
     embedded: EmbeddedServer | None
     port: int
     flower_port: int | None
+    parts: Sequence[Part]
 
     @property
     def logs(self) -> Path:
@@ -59,28 +62,7 @@ class Plan:
 
     def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
         """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""
-        asked = self.settings
-        flags = ["--engine", asked.engine, "--drain-timeout-s", str(asked.drain_timeout_s)]
-        if asked.model is not None:
-            flags += ["--model", asked.model]
-        if asked.engine == "openai":
-            flags += ["--openai-base-url", asked.openai_base_url]
-        if asked.concurrency is not None:
-            flags += ["--concurrency", str(asked.concurrency)]
-        flags += [f"--engine-arg={arg}" for arg in asked.engine_args]
-        names = ["worker"] if asked.workers == 1 else [f"worker-{n}" for n in range(1, asked.workers + 1)]
-        specs = [
-            self._penstock(
-                name,
-                "worker",
-                (*flags, *(("--name", name) if asked.workers > 1 else ())),
-                _STOP_WORKERS,
-                asked.drain_timeout_s + _DRAIN_MARGIN_S,
-            )
-            for name in names
-        ]
-        # One that was drained (`penstock worker drain`) ends with status 0, and is meant to stay away.
-        return [replace(spec, may_finish=True, on_end=on_end) for spec in specs]
+        return [worker_child(part, self.logs, self._redirect, on_end) for part in self.parts]
 
     def flower(self) -> ChildSpec | None:
         """Return Flower's process."""
@@ -92,19 +74,46 @@ class Plan:
     def _penstock(
         self, name: str, command: str, flags: tuple[str, ...], stop_rank: int, stop_timeout_s: float = 10.0
     ) -> ChildSpec:
-        # -P: not the current folder, which may hold an api/ or jobs/ of its own.
-        argv = (sys.executable, "-P", "-m", "penstock", command, *flags)
-        return ChildSpec(
-            name, argv, self.logs / f"{name}.log", self._env(), stop_rank, stop_timeout_s=stop_timeout_s
-        )
+        return _child(name, (command, *flags), self.logs, self._redirect, stop_rank, stop_timeout_s)
 
-    def _env(self) -> Mapping[str, str]:
-        root = Path(penstock.__file__).resolve().parent.parent
-        paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {
-            **os.environ,
-            "PENSTOCK_REDIS_URL": self.redis_url,
-            "PENSTOCK_DATA_DIR": str(self.settings.data_dir),
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",  # a log that ends with what was said last
-        }
+    @property
+    def _redirect(self) -> Mapping[str, str]:
+        return {"PENSTOCK_REDIS_URL": self.redis_url, "PENSTOCK_DATA_DIR": str(self.settings.data_dir)}
+
+
+def worker_child(
+    part: Part, logs: Path, env: Mapping[str, str] | None = None, on_end: OnEnd | None = None
+) -> ChildSpec:
+    """Return a worker's process.
+
+    Args:
+        part: which.
+        logs: the folder of the log files.
+        env: what its environment has beyond ours.
+        on_end: called with the process id of one that has ended.
+    """
+    stop_s = part.settings.drain_timeout_s + _DRAIN_MARGIN_S
+    child = _child(part.name, ("worker", *part.flags), logs, env or {}, _STOP_WORKERS, stop_s)
+    # One that was drained (`penstock worker drain`) ends with status 0, and is meant to stay away.
+    return replace(child, may_finish=True, on_end=on_end)
+
+
+def _child(
+    name: str,
+    command: tuple[str, ...],
+    logs: Path,
+    env: Mapping[str, str],
+    stop_rank: int,
+    stop_timeout_s: float,
+) -> ChildSpec:
+    # -P: not the current folder, which may hold an api/ or jobs/ of its own.
+    argv = (sys.executable, "-P", "-m", "penstock", *command)
+    root = Path(penstock.__file__).resolve().parent.parent
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    whole = {
+        **os.environ,
+        **env,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",  # a log that ends with what was said last
+    }
+    return ChildSpec(name, argv, logs / f"{name}.log", whole, stop_rank, stop_timeout_s=stop_timeout_s)

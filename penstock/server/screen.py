@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 from rich.console import Console
 
 from broker.urls import without_password
+from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
+from workers.pools import served_name
 
 _LINE_EVERY_S = 5.0  # while waiting, where there is no terminal for a spinner
 
@@ -41,13 +44,13 @@ class Screen:
             self.line(f"  flower  {http_address('127.0.0.1', plan.flower_port)}")
         own = "  (embedded Valkey, every write on disk)" if plan.embedded else ""
         self.line(f"  redis   {without_password(plan.redis_url)}{own}")
-        times = f"{asked.workers} x " if asked.workers > 1 else ""
-        model = "" if asked.engine == "simulated" else f", model {asked.model or 'tiny-random'}"
-        self.line(f"  worker  {times}engine {asked.engine}{model}")
+        for pool, parts in groupby(plan.parts, key=lambda part: part.settings.pool):
+            self.line(f"  worker  {_workers(pool, list(parts))}")
         self.line(f"  logs    {plan.logs}/")
-        if asked.engine == "vllm" and asked.model is None:
+        engines = {(part.settings.engine, part.settings.model is None) for part in plan.parts}
+        if ("vllm", True) in engines:
             self.line(_RANDOM_MODEL)
-        if asked.engine == "simulated":
+        if any(engine == "simulated" for engine, _ in engines):
             self.line(_SIMULATED)
 
     @contextmanager
@@ -82,6 +85,19 @@ class Screen:
         """Say that the stop has begun."""
         if self._was_ready:
             self.line(f"stopping: running jobs get up to {drain_timeout_s:g} s; Ctrl-C again to hurry")
+
+
+def _workers(pool: str, parts: Sequence[Part]) -> str:
+    """Say what a pool's workers are: ``2 x engine vllm, model x, on GPU 0 | GPU 1``."""
+    settings = parts[0].settings
+    times = f"{len(parts)} x " if len(parts) > 1 else ""
+    model = served_name(settings)
+    what = f"engine {settings.engine}" + ("" if model in {None, "simulated"} else f", model {model}")
+    where = ""
+    if settings.engine == "vllm":
+        where = ", on " + " | ".join(dict.fromkeys(part.place for part in parts))
+    also = f", also called {', '.join(settings.aliases)}" if settings.aliases else ""
+    return ("" if pool == "default" else f"pool {pool}: ") + times + what + where + also
 
 
 def _phrase(missing: str) -> str:

@@ -12,7 +12,6 @@ class UpSettings(WorkerSettings):
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
     port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
-    workers: int = Field(1, ge=1, le=64, description="Worker processes, each with an engine of its own.")
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
 

@@ -73,6 +73,7 @@ class _Child:
     log_offset: int
     watcher: asyncio.Task[None] | None = None
     restarts: int = 0
+    finished: bool = False
 
 
 class Supervisor:
@@ -140,7 +141,7 @@ class Supervisor:
                     await pending
 
     async def supervise(self) -> None:
-        """From now on restart children that end; return when a stop is asked for."""
+        """From now on restart children that end; return when a stop is asked for, or when all have finished."""
         self._steady = True
         await self._stop.wait()
 
@@ -185,7 +186,10 @@ class Supervisor:
                     self._failed.set_exception(ChildEndedError(_obituary(child, status)))
                 return
             if status == 0 and child.spec.may_finish:
+                child.finished = True
                 self._report(f"{child.spec.name} has finished (status 0) and is not started again")
+                if all(one.finished for one in self._children.values()):
+                    self._stop.set()
                 return
             while not await self._restart(child, status):
                 if self._stop.is_set():

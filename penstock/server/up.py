@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import signal
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+from api.settings import ApiSettings
 from broker.connection import ping
 from broker.embedded import EmbeddedServer
 from broker.errors import StoreUnavailableError
 from broker.urls import celery_url
 from penstock.server.errors import UpStartError
-from penstock.server.leases import end_lease
+from penstock.server.fleet import Part, parts_of_machine
+from penstock.server.leases import end_lease, until_alive
 from penstock.server.logs import follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.screen import Screen
 from penstock.server.settings import UpSettings
+from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
 
 _PROBE_EVERY_S = 0.25
 _PROBE_TIMEOUT_S = 5.0
-_HURRY_AFTER_S = 1.0  # a second signal within this time is the same Ctrl-C, sent twice
 
 
 def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
@@ -39,6 +39,8 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
 
     Raises:
         pydantic.ValidationError: a bad setting.
+        PoolsStartError: a bad table in ``penstock.toml``.
+        DeviceStartError: devices are not there, or too small.
         UpStartError: a port is taken, or a process did not come up. Nothing is left running.
         EmbeddedStartError: the embedded server cannot start.
     """
@@ -48,17 +50,18 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         celery_url(settings.redis_url)
     except ValueError as error:
         raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
-    asyncio.run(_up(settings, verbose=verbose))
+    parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
+    asyncio.run(_up(settings, parts, verbose=verbose))
 
 
-async def _up(settings: UpSettings, *, verbose: bool) -> None:
+async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> None:
     screen = Screen()
     supervisor = Supervisor(screen.line)
-    _on_signals(supervisor.request_stop)
+    on_signals(supervisor.request_stop)
     embedded: EmbeddedServer | None = None
     try:
         async with AsyncExitStack() as stack:
-            plan = _plan(settings)
+            plan = _plan(settings, parts)
             embedded = plan.embedded
             screen.table(plan)
             if verbose:
@@ -74,29 +77,14 @@ async def _up(settings: UpSettings, *, verbose: bool) -> None:
     except StoppedError:
         pass  # asked for: no failure
     finally:
-        screen.stopping(settings.drain_timeout_s)
+        screen.stopping(max(part.settings.drain_timeout_s for part in parts))
         await supervisor.stop()
         if embedded is not None:
             embedded.release()
     screen.line("stopped")
 
 
-def _on_signals(stop: Callable[[], None]) -> None:
-    """Call ``stop`` at the first signal, and again at one that comes clearly later."""
-    first = 0.0
-
-    def signalled() -> None:
-        nonlocal first
-        now = time.monotonic()
-        if not first or now - first > _HURRY_AFTER_S:
-            first = first or now
-            stop()
-
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(signum, signalled)
-
-
-def _plan(settings: UpSettings) -> Plan:
+def _plan(settings: UpSettings, parts: Sequence[Part]) -> Plan:
     """Check what can be checked before anything runs, and prepare the embedded server."""
     port = claim_port(settings.host, settings.port, "the api", "--port")
     flower_port = None
@@ -111,7 +99,7 @@ def _plan(settings: UpSettings) -> Plan:
         embedded = EmbeddedServer(settings.data_dir)
         embedded.prepare()
         redis_url = embedded.url
-    return Plan(settings, redis_url, embedded, port, flower_port)
+    return Plan(settings, redis_url, embedded, port, flower_port, parts)
 
 
 async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
@@ -132,6 +120,12 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
         await supervisor.during_start(_until_ready(plan, waiting))
+        if len(plan.parts) > 1:  # ready means one of them; we say it of all
+            waiting("worker")
+            pids = [supervisor.pids[part.name] for part in plan.parts]
+            await supervisor.during_start(until_alive(plan.redis_url, plan.settings, pids))
+            # Asked again, the api looks again, and knows them all.
+            await supervisor.during_start(_until_ready(plan, waiting))
 
 
 def _greet_redis(url: str) -> None:

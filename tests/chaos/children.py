@@ -63,9 +63,11 @@ class Life:
         if self.status == 0:
             return "terminated" in self.fates
         # A worker that lost its lease or its engine, or that found no Redis at its start, ends with 1, for its supervisor.
-        own = {"frozen", "engine", "no_redis"} & set(self.fates) or {"stop", "sleep", "raise"} & set(
-            self.reached.values()
-        )
+        own = {"frozen", "frozen_early", "engine", "no_redis"} & set(self.fates) or {
+            "stop",
+            "sleep",
+            "raise",
+        } & set(self.reached.values())
         return self.status == 1 and bool(own)
 
 
@@ -159,6 +161,8 @@ class Child:
         if not self.alive or self._process is None:
             return
         fate = fate or _FATES.get(signum)
+        if fate == "frozen" and self.life.ready is None:
+            fate = "frozen_early"  # with no job on it
         if fate:
             self.life.fates.setdefault(fate, time.time())
         self._process.send_signal(signum)

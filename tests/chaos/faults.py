@@ -14,13 +14,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import psutil
 from redis.exceptions import RedisError
 
 from jobs.lanes import Lane
 from tests.chaos.children import Child
 from tests.chaos.ledger import Ledger
 from tests.chaos.stack import Stack
+from tests.processes import descendants
 from tests.support import eventually, free_port
 
 DRAIN_SLACK_S = 2.0
@@ -186,7 +186,7 @@ async def kill_engine(scene: Scene) -> None:
     child = scene.rng.choice(scene.stack.workers)
     if not child.alive:
         return
-    cores = [p for p in psutil.Process(child.life.pid).children(recursive=True) if "EngineCore" in p.name()]
+    cores = [p for p in descendants(child.life.pid) if "EngineCore" in p.name()]
     for core in cores:
         child.life.fates.setdefault("engine", time.time())
         core.send_signal(signal.SIGKILL)

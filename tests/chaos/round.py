@@ -12,6 +12,7 @@ from tests.chaos.faults import Fault, Scene, inflict
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import Load
 from tests.chaos.stack import Stack
+from tests.invariants import check_queues
 
 _SHOWN = 8
 
@@ -74,6 +75,11 @@ class Round:
         if not await quiet(self.stack, self._patience_s):
             self.ledger.break_("every job ends", seed=self.seed, patience_s=self._patience_s)
         self.seen = await self.observer.stop()
+        with self.stack.admin() as client:
+            try:
+                check_queues(client, self.stack.keys)
+            except AssertionError as disagreement:
+                self.ledger.break_("the parts of the queue agree", what=str(disagreement)[:500])
         checker = Checker(self.stack, self.ledger, self.observer)
         checker.check(self.seen)
         self.takeovers = checker.takeovers

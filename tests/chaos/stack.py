@@ -22,6 +22,7 @@ from redis.retry import Retry
 
 from broker.embedded import EmbeddedServer
 from broker.keys import Keys
+from jobs.lanes import Lane
 from tests.chaos.children import Child, Life, clean_env
 from tests.support import eventually, free_port
 
@@ -207,11 +208,20 @@ class Stack:
         self.note("started", name=child.name, pid=child.life.pid, failpoints=failpoints)
 
     async def rearm(self, failpoints: dict[Child, str]) -> None:
-        """Start some children anew, each with failpoints, and wait until they serve. For a stack without load."""
+        """Start some children anew, each with failpoints, and wait until they serve. For a stack without load.
+
+        What faults have left in the lanes is popped before, lest it set off the failpoints.
+        """
+        await eventually(self.lanes_are_empty, 60.0)
         for child, points in failpoints.items():
             child.end()
             self.restart(child, points)
         await self.ready()
+
+    def lanes_are_empty(self) -> bool:
+        """Whether no message lies in any lane."""
+        with self.admin() as client:
+            return not any(client.llen(self.keys("queue", "default", lane)) for lane in Lane)
 
     async def ready(self, timeout_s: float | None = None) -> None:
         """Wait until every process that is wanted serves."""

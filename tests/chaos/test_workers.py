@@ -9,6 +9,7 @@ import pytest
 from monitoring.failpoints import WINDOWS
 from tests.chaos.faults import drain, freeze_worker, kill_worker, pause_worker, power_cut
 from tests.chaos.round import Round
+from tests.processes import ROOT
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -66,7 +67,9 @@ async def test_every_window_is_some_scenarios() -> None:
 
     apis = {point.split("=")[0] for point in POINTS}
     # The last is reached in tests/integration/test_worker_failures.py.
-    assert windows(PAIRS) | apis | {"worker.before_release", "worker.before_consume"} == set(WINDOWS)
+    here = windows(PAIRS) | apis | {"worker.before_release", "worker.before_consume"}
+    batches = (ROOT / "tests" / "integration" / "test_batch_faults.py").read_text()
+    assert here | {window for window in WINDOWS if f'"{window}=' in batches} == set(WINDOWS)
 
 
 async def test_a_killed_workers_jobs_run_elsewhere_in_time(stack, a_round) -> None:

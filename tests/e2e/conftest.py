@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.browser import (  # noqa: F401 - fixtures
+    browser,
+    page,
+)
 from tests.e2e.engines import (  # noqa: F401 - fixtures
     engine,
     openai_engine,

@@ -48,10 +48,15 @@ def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) ->
         assert process.poll() is None, f"penstock up ended:\n{output.read_text()}"
         return ready in output.read_text()
 
-    wait_until(is_ready, timeout_s)
-    return Stack(
+    stack = Stack(
         f"http://127.0.0.1:{port}", f"http://127.0.0.1:{flower_port}", folder / "data", output, process
     )
+    try:
+        wait_until(is_ready, timeout_s)
+    except BaseException:  # no process may stay behind, whatever came in between
+        stop_stack(stack)
+        raise
+    return stack
 
 
 def stop_stack(stack: Stack) -> None:

@@ -318,6 +318,7 @@ async def test_without_a_live_worker_a_call_is_refused_and_a_job_is_taken(
     http: httpx.AsyncClient, puppet: Puppet
 ) -> None:
     await puppet.store.bury(puppet.name)
+    assert (await http.get("/health/ready")).status_code == 503  # the api has looked
     got = await http.post(CHAT, json=BODY)
     assert (got.status_code, got.json()["error"]["code"]) == (503, "no_worker")
     assert 1 <= int(got.headers["retry-after"]) <= 120

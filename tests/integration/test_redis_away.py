@@ -71,9 +71,8 @@ class Site:
     def running(self) -> int:
         """Jobs on the engine, by the worker's gauge."""
         with urllib.request.urlopen(self.metrics_url) as answer:
-            return int(
-                float(re.search(r"^penstock_jobs_running (\S+)", answer.read().decode(), re.MULTILINE)[1])
-            )
+            by_lane = re.findall(r"^penstock_jobs_running\S* (\S+)", answer.read().decode(), re.MULTILINE)
+        return int(sum(map(float, by_lane)))
 
     def starts(self) -> Counter[str]:
         """How often the engine began with each job."""
@@ -433,7 +432,7 @@ async def test_a_claim_whose_answer_was_lost_is_known_again(
     spec = JobSpec(id=new_id(), endpoint="/v1/completions", model="m", body=b"{}")
     await store.accept(spec)
     hasty = JobStore(connect(broker_settings.redis_url, timeout_s=0.2), broker_settings)
-    await hasty.ping()
+    await hasty.now_ms()
     await store.client.execute_command("CLIENT", "PAUSE", "1500", "ALL")
     claim = await hasty.claim(spec.id, "w")
     assert isinstance(claim, Claim)
@@ -481,17 +480,17 @@ async def test_a_demoted_master_is_left_for_the_one_at_its_address(tmp_path: Pat
             address.target = old.socket_path
             settings = BrokerSettings(redis_url=f"redis://127.0.0.1:{address.port}/0")
             store = JobStore(connect(settings.redis_url), settings)
-            await store.set_models({"m": {"pool": "old"}})
+            await store.register("w", {"pool": "old"}, {"m": {}})
             client = connect(settings.redis_url, text=False)
             subscriber = Subscriber(client, "channel", heard.append, lambda: None, silence_s=0.3)
             await subscriber.start()
             address.target = new.socket_path
             with connect_sync(old.url) as admin:
                 demote(admin)
-            await store.set_models({"m": {"pool": "new"}})
+            await store.register("w", {"pool": "new"}, {"m": {}})
             with connect_sync(new.url) as admin:
-                assert admin.hgetall(store.keys("models")) == {b"m": b'{"pool": "new"}'}
-                assert await store.models() == {"m": {"pool": "new"}}
+                assert list(admin.hgetall(store.keys("models"))) == [b"new m"]
+                assert await store.models() == [{"name": "m", "pool": "new", "aliases": []}]
                 said = msgspec.msgpack.encode(["word"])
                 await eventually(lambda: admin.publish("channel", said), 5)
                 await eventually(lambda: ["word"] in heard, 5)

@@ -59,8 +59,8 @@ class Fleet:
                 f"sentinel sentinel-pass {SENTINEL_PASSWORD}",
                 f"sentinel monitor {NAME} 127.0.0.1 {self.data[0]} 2",
                 f'sentinel auth-pass {NAME} "{PASSWORD}"',
-                f"sentinel down-after-milliseconds {NAME} 500",
-                f"sentinel failover-timeout {NAME} 2000",
+                f"sentinel down-after-milliseconds {NAME} 2000",  # a busy machine stalls for one
+                f"sentinel failover-timeout {NAME} 4000",
             ]
             self._run(port, lines, "--sentinel")
         for port in self.sentinels:
@@ -125,6 +125,15 @@ class Fleet:
         with Redis(port=self.sentinels[-1], password=SENTINEL_PASSWORD) as sentinel:
             seen = {s["port"]: s for s in sentinel.sentinel_slaves(NAME)}
         return replica in seen and seen[replica]["flags"] == "slave" and not seen[replica]["is_disconnected"]
+
+    def agreed(self) -> bool:
+        """Whether every sentinel sees the same master, up: after a failover the others hear of it one by one."""
+        seen = set()
+        for port in self.sentinels:
+            with Redis(port=port, password=SENTINEL_PASSWORD) as sentinel:
+                state = sentinel.sentinel_masters()[NAME]
+            seen.add((state["port"], state["flags"]))
+        return seen == {(self.master, "master")}
 
     def synced(self) -> bool:
         """Whether the replica has everything, so that nothing is lost with the master."""
@@ -200,6 +209,7 @@ async def goes_on(http: httpx.AsyncClient, fleet: Fleet, change, text: str) -> f
     await submit(http, f"{text} first")
     jobs = [await submit(http, f"{text} {n}", tokens=100) for n in range(8)]  # 2 s each
     await eventually(fleet.synced)
+    await eventually(fleet.agreed)
     before = fleet.master
     started = time.monotonic()
     change()
@@ -216,11 +226,11 @@ async def test_clients_find_the_master(fleet: Fleet, settings: BrokerSettings, s
     ping(fleet.url)
     with connect_sync(fleet.url) as client:
         assert client.execute_command("ROLE")[0] == b"master"
-    await store.ping()
+    await store.now_ms()
     fleet.kill(fleet.sentinels[0])
     ping(fleet.url)
     await store.client.connection_pool.disconnect()
-    await store.ping()
+    await store.now_ms()
     fleet._run(fleet.sentinels[0], [], "--sentinel")
     unknown = fleet.url.replace(NAME, "other")
     with pytest.raises(StoreUnavailableError, match="No master found for 'other'") as caught:
@@ -247,6 +257,7 @@ async def test_jobs_go_on_after_the_masters_death_and_after_its_demotion(
 async def test_flower_reads_the_queues_through_the_sentinels(fleet: Fleet, settings: BrokerSettings) -> None:
     app = make_celery(settings.redis_url, settings.namespace)
     queue = Keys(settings.namespace)("queue", "flower", Lane.NORMAL)
+    await eventually(fleet.agreed)
     with connect_sync(fleet.url) as client:
         client.lpush(queue, "a", "b")
         broker = Broker(

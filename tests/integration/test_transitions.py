@@ -13,7 +13,7 @@ from broker.settings import BrokerSettings
 from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
-from jobs.model import Failed, Job, JobError, JobSpec, Queued, Running, Succeeded, Usage
+from jobs.model import SCHEMA_VERSION, Failed, Job, JobError, JobSpec, Queued, Running, Succeeded, Usage
 from jobs.states import TRANSITIONS, JobState
 from tests.support import eventually, new_id
 
@@ -99,6 +99,19 @@ async def test_positions_count_the_lanes_above(store: JobStore) -> None:
     assert low.position == 1
     await store.accept(spec(lane=Lane.NORMAL))
     assert (await read(store, low.id)).phase == Queued(2)
+
+
+async def test_a_claim_whose_answer_was_lost_is_still_this_workers_after_an_outage(store: JobStore) -> None:
+    """It asks again before its lease is prolonged: were it refused, the job would be its own, and it would not know."""
+    await store.heartbeat(W, first=True, info={"name": W})
+    accepted = await store.accept(spec())
+    ask = ("claim", accepted.id, W, 60_000, "token", SCHEMA_VERSION)
+    assert (await store.scripts.call(*ask))[:2] == ["run", 1]
+    await store.client.zadd(store.keys("workers"), {W: 1})
+    assert (await store.scripts.call(*ask))[:2] == ["run", 1]
+    assert (await store.scripts.call(*ask[:4], "another", SCHEMA_VERSION))[0] == "drop"
+    ask = ("claim", (await store.accept(spec())).id, *ask[2:])
+    assert await store.scripts.call(*ask) == ["drop", "fenced"]
 
 
 async def test_claim_gives_the_body_once(store: JobStore) -> None:
@@ -255,7 +268,8 @@ async def test_reaper_expires_queued_and_running(store: JobStore) -> None:
 async def test_lost_worker_gives_back_then_fails(store: JobStore) -> None:
     claim = await claimed(store, max_attempts=2)
     await store.bury(W)
-    assert (await store.reap()).requeued == 1
+    reaped = await store.reap()
+    assert (reaped.requeued, reaped.requeued_ids, reaped.failed_ids) == (1, (claim.id,), ())
     assert (await read(store, claim.id)).history[0].reason == "worker_lost"
     assert await store.heartbeat(W) is None
     second = await store.claim(claim.id, W)
@@ -264,10 +278,19 @@ async def test_lost_worker_gives_back_then_fails(store: JobStore) -> None:
     assert isinstance(await store.claim(claim.id, "worker-b"), Claim)
     assert not await store.finish(claim, W, JobState.SUCCEEDED)
     await store.bury("worker-b")
-    assert (await store.reap()).failed == 1
+    reaped = await store.reap()
+    assert (reaped.failed, reaped.requeued_ids, reaped.failed_ids) == (1, (), (claim.id,))
     job = await read(store, claim.id)
     assert isinstance(job.phase, Failed)
     assert job.phase.error.code is FailureCode.WORKER_LOST
+
+
+async def test_a_reaper_names_a_few_of_many(store: JobStore) -> None:
+    claims = {(await claimed(store)).id for _ in range(25)}
+    await store.bury(W)
+    reaped = await store.reap()
+    assert (reaped.requeued, len(reaped.requeued_ids)) == (25, 20)
+    assert set(reaped.requeued_ids) < claims
 
 
 async def test_expired_lease_is_reaped(store: JobStore, broker_settings: BrokerSettings) -> None:
@@ -278,6 +301,26 @@ async def test_expired_lease_is_reaped(store: JobStore, broker_settings: BrokerS
         return (await brief.reap()).requeued
 
     assert await eventually(requeued) == 1
+    assert (await read(store, claim.id)).state is JobState.QUEUED
+
+
+async def test_after_redis_was_away_a_lease_goes_on_for_its_workers_own_time(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """The settings of the reaper do not matter: 4 s without a round are little for 15 s, too much for 0.3 s."""
+    brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 0.3}))
+    claim = await claimed(brief)
+    await brief.heartbeat(W, info={"pool": "default"})
+    await store.heartbeat("worker-b", first=True, info={"pool": "default"})
+    long = await store.client.zscore(store.keys("workers"), "worker-b")
+    await asyncio.sleep(0.35)  # past the lease
+    now_s, _ = await store.client.time()
+    await store.client.hset(store.keys("reaper"), "tick", (now_s - 4) * 1000)
+    assert (await store.reap()).requeued == 0
+    assert await brief.heartbeat(W) == {}
+    assert await store.client.zscore(store.keys("workers"), "worker-b") == long
+    await asyncio.sleep(0.35)
+    assert (await store.reap()).requeued == 1
     assert (await read(store, claim.id)).state is JobState.QUEUED
 
 
@@ -367,6 +410,11 @@ async def test_the_scripts_know_the_transition_table(store: JobStore) -> None:
         await note(JobState.QUEUED, claim.id)
         await store.finish(claim, W, end)
         await note(JobState.RUNNING, claim.id)
+    for end in (JobState.SUCCEEDED, JobState.FAILED):
+        claim = await claimed(store, coalesce="sum")
+        follower = await store.accept(spec(coalesce="sum"))
+        await store.finish(claim, W, end)
+        await note(JobState.QUEUED, follower.id)
     claim = await claimed(store)
     await store.release(claim, W, "released")
     await note(JobState.RUNNING, claim.id)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from penstock import Penstock, StreamRestartedError
-from tests.processes import ROOT
+from tests.processes import ROOT, descendants
 from tests.support import free_port, wait_until
 
 BODY = {"model": "simulated", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
@@ -47,7 +47,7 @@ class Up:
         line = f"penstock is ready on {self.url}\n"
         wait_until(lambda: self.printed(line) or self.process.poll() is not None, 60)
         assert self.printed(line), self.err.read_text()
-        self.family = set(psutil.Process(self.process.pid).children(recursive=True))
+        self.family = set(descendants(self.process.pid))
 
     def child(self, name):
         found = [one for one in self.family if f"{name} --" in " ".join(one.cmdline())]
@@ -95,6 +95,22 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
     assert one.printed("stopped\n")
     assert one.nothing_left()
     assert one.err.read_text() == ""
+
+
+def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
+    (tmp_path / "penstock.toml").write_text(
+        'max_active = 2\n[api_keys]\nalice = "sk-alice"\n[tenants.alice]\nweight = 3\n'
+    )
+    one = up("--no-flower")
+    one.until_ready()
+    assert httpx.post(f"{one.url}/v1/chat/completions", json=BODY, timeout=30).status_code == 401
+    with Penstock(one.url, api_key="sk-alice") as client:
+        assert client.wait(client.submit(BODY).id, 30).done
+        (pool,) = client.queues()
+        assert (pool.max_active, pool.slots > 2) == (2, True)
+    assert httpx.get(f"{one.url}/health/ready").status_code == 200
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(40) == 0
 
 
 def test_killed_it_takes_everything_with_it(up):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
 import threading
 import time
 import urllib.request
@@ -168,6 +169,25 @@ async def test_sigterm_lets_short_jobs_end_and_gives_back_the_long(store: JobSto
     assert await store.workers() == []
 
 
+async def test_signals_in_a_storm_end_a_worker_as_one_does(store: JobStore, ready) -> None:
+    worker = await ready(simulated_inter_token_s=0.05, drain_timeout_s=1.0)
+    long = await submit(store, chat(max_tokens=2000), max_attempts=1)
+    await running(store, long)
+
+    def storm() -> int:
+        while True:
+            try:
+                worker.signal(signal.SIGTERM)
+                return worker.wait(0.01)
+            except subprocess.TimeoutExpired:
+                continue
+
+    assert await asyncio.to_thread(storm) == 0, worker.log.read_text()
+    job = await read(store, long)
+    assert (job.state, [a.reason for a in job.history]) == (JobState.QUEUED, ["released"])
+    assert await store.workers() == []
+
+
 async def test_a_killed_workers_jobs_move_to_another(store: JobStore, ready) -> None:
     lease = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
     first = await ready("w1", simulated_inter_token_s=0.05, **lease)
@@ -238,13 +258,17 @@ async def test_metrics_tell_what_ran(store: JobStore, ready) -> None:
     (worker,) = await store.workers()
 
     def scrape() -> str:
-        with urllib.request.urlopen(worker["metrics_url"]) as answer:
+        asks = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"}
+        with urllib.request.urlopen(urllib.request.Request(worker["metrics_url"], headers=asks)) as answer:
+            assert answer.headers["content-type"].startswith(
+                "text/plain"
+            )  # where vLLM's names keep their colon
             return answer.read().decode()
 
     text = await asyncio.to_thread(scrape)
-    assert 'penstock_jobs_total{state="succeeded"} 3.0' in text
-    assert 'penstock_jobs_total{state="failed"} 0.0' in text
-    assert 'penstock_tokens_total{kind="completion"} 15.0' in text
+    assert 'penstock_jobs_total{lane="normal",state="succeeded"} 3.0' in text
+    assert 'penstock_jobs_total{lane="normal",state="failed"} 0.0' in text
+    assert 'penstock_tokens_total{kind="completion",lane="normal"} 15.0' in text
 
 
 async def test_start_failures_are_one_line(start_worker, tmp_path: Path) -> None:

@@ -153,4 +153,4 @@ def test_settings_exist(page: Path) -> None:
         f"PENSTOCK_{name}"
         for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")
     }
-    assert set(re.findall(r"PENSTOCK_[A-Z][A-Z_]*[A-Z]", page.read_text())) <= settings | others
+    assert set(re.findall(r"PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", page.read_text())) <= settings | others

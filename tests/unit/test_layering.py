@@ -26,8 +26,10 @@ CONFINED = {
     "celery": ("broker/celery_app.py", "broker/envelope.py", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/inner_app.py"),  # there, the request type of vLLM's own app
+    "obstore": ("broker/storage/",),
     "vllm": ("workers/engines/vllm.py",),
     "torch": ("workers/engines/vllm.py", "workers/tiny_model.py"),
+    "opentelemetry": ("monitoring/tracing.py",),
     "structlog": ("api/", "broker/", "monitoring/", "workers/"),
 }
 NOT_IN_THE_CORE = {

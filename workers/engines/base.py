@@ -40,11 +40,12 @@ class EngineRequest:
 
     Attributes:
         id: the job's id. The response's ``id`` ends in it (``chatcmpl-<id>``).
-        endpoint: ``/v1/chat/completions``, ``/v1/completions`` or ``/v1/embeddings``.
+        endpoint: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings`` or, never streamed, ``/v1/responses``.
         body: the client's raw JSON body. Its own ``stream`` field is overruled by ``stream``.
         stream: chunks are wanted.
         priority: smaller runs sooner.
         attempt: which run of this job it is, from 1.
+        trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty where there is none.
     """
 
     id: str
@@ -53,6 +54,7 @@ class EngineRequest:
     stream: bool = False
     priority: int = 0
     attempt: int = 1
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class ModelInfo:
     Attributes:
         name: the name clients use.
         card: its entry for ``GET /v1/models``, JSON-able.
-        endpoints: which of the three endpoints it can do.
+        endpoints: which of the four endpoints it can do; empty where the engine does not know.
         max_model_len: context length in tokens; None where unknown.
         max_token_bytes: the longest token of its vocabulary in UTF-8 bytes, so that ``bytes / max_token_bytes`` is a
             lower bound of a text's token count; None where unknown.
@@ -102,12 +104,14 @@ class EngineStats:
         waiting: requests it holds but has not scheduled.
         kv_cache_usage: 0.0 to 1.0.
         preemptions: requests that were taken out of the batch again for want of KV cache, since the start.
+        generated: tokens generated since the start.
     """
 
     running: int | None = None
     waiting: int | None = None
     kv_cache_usage: float | None = None
     preemptions: int | None = None
+    generated: int | None = None
 
 
 class Engine(Protocol):
@@ -157,7 +161,7 @@ class Engine(Protocol):
         With the chat template, tools and special tokens; of several prompts, the longest one's.
 
         Args:
-            endpoint: one of the three.
+            endpoint: one that a job may call, so not ``/v1/responses``.
             body: the client's raw JSON body; it may be one that :meth:`run` would refuse.
 
         Returns:

@@ -15,6 +15,8 @@ from workers.engines.base import Emit, EngineDeadError, Final
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
+    input_tokens: int = 0  # these two are the words of /v1/responses
+    output_tokens: int = 0
     total_tokens: int = 0
 
 
@@ -33,7 +35,8 @@ def read_usage(body: bytes) -> Usage | None:
         return None
     if usage is None:
         return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens)
+    prompt, completion = usage.prompt_tokens or usage.input_tokens, usage.completion_tokens
+    return Usage(prompt, completion or usage.output_tokens, usage.total_tokens)
 
 
 def whole(status: int, body: bytes) -> Final:

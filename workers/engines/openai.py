@@ -123,7 +123,7 @@ class OpenAIEngine:
         """See the Protocol."""
         client = self._client()
         body, hide_usage = _prepare(request)
-        headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority)}
+        headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         self._running += 1
         try:
             # Leaving the block early closes the connection, by which the server knows to abort.

@@ -25,6 +25,8 @@ class VllmSettings:
         convert: ``embed`` makes an embedding model of a generating one.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
         log_level: vLLM's log level.
+        log_json: write vLLM's log lines as JSON, as ours.
+        otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
         extra_args: any other ``vllm serve`` flags, verbatim.
     """
 
@@ -42,6 +44,8 @@ class VllmSettings:
     convert: str | None = None
     compact_streams: bool = True
     log_level: str = "WARNING"
+    log_json: bool = False
+    otlp_traces_url: str | None = None
     extra_args: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
@@ -53,6 +57,8 @@ class VllmSettings:
             args.append("--enforce-eager")
         if self.tool_call_parser:
             args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        if self.otlp_traces_url is not None:
+            args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         for flag in (
             "max_model_len",
             "max_num_seqs",

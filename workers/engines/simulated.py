@@ -22,8 +22,16 @@ from workers.engines import simulated_shapes as shapes
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated_journal import Journal
-
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+from workers.engines.simulated_request import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    RESPONSES,
+    Body,
+    inputs_of,
+    read_body,
+    token_count,
+)
 
 _TEXT = """
 water falls through the gate and turns a wheel that lights every window in town while rain fills lakes
@@ -36,29 +44,6 @@ _WORDS = tuple(f" {word}" for word in _TEXT.split())
 _DEAD = "the engine is stopped"
 _DIED = "a simulated death"
 
-_NOTHING = frozenset({b"", b"null", b"[]"})
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool = False
-
-
-class _Body(msgspec.Struct):
-    """What it reads of a request; the rest is ignored."""
-
-    model: str | None = None
-    messages: msgspec.Raw = msgspec.Raw(b"")
-    prompt: msgspec.Raw = msgspec.Raw(b"")
-    input: msgspec.Raw = msgspec.Raw(b"")
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
-    stream_options: _StreamOptions | None = None
-    encoding_format: str = "float"
-    simulate: str | None = None
-
-
-_decode = msgspec.json.Decoder(_Body).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,6 +66,7 @@ class SimulatedEngine:
         self._failed: set[str] = set()
         self._journal = Journal(settings.journal_path)
         self._alive = False
+        self._generated = 0
 
     async def start(self) -> None:
         """See the Protocol."""
@@ -99,7 +85,7 @@ class SimulatedEngine:
             "description": "Simulated: pretends to generate; for load and fault tests.",
             "max_model_len": limit,
         }
-        endpoints = (CHAT, COMPLETIONS, EMBEDDINGS)
+        endpoints = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
         return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit),)
 
     def capacity(self) -> int:
@@ -166,7 +152,7 @@ class SimulatedEngine:
 
     async def _answer(self, request: EngineRequest, emit: Emit, stop: asyncio.Event) -> Final:
         try:
-            body = _decode(request.body)
+            body = read_body(request.body)
         except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
         self._perhaps_die(request.id)
@@ -178,14 +164,13 @@ class SimulatedEngine:
             return await self._embed(body)
         return await self._complete(request, body, emit, stop)
 
-    async def _complete(self, request: EngineRequest, body: _Body, emit: Emit, stop: asyncio.Event) -> Final:
+    async def _complete(self, request: EngineRequest, body: Body, emit: Emit, stop: asyncio.Event) -> Final:
         settings = self._settings
-        chat = request.endpoint == CHAT
-        asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+        endpoint, chat = request.endpoint, request.endpoint == CHAT
+        asked, prompt = body.asked(endpoint), body.prompt_of(endpoint)
         count = settings.tokens if asked is None else asked
-        prompt_bytes = bytes(body.messages if chat else body.prompt)
-        prompt_tokens, limit = _tokens(prompt_bytes), settings.max_model_len
-        if prompt_bytes in _NOTHING or count < 1 or (body.n or 1) != 1:
+        prompt_tokens, limit = token_count(prompt), settings.max_model_len
+        if not prompt or count < 1 or (body.n or 1) != 1:
             return _refuse(
                 400, "the prompt must not be missing, max_tokens must be at least 1 and n must be 1"
             )
@@ -194,8 +179,8 @@ class SimulatedEngine:
         count = min(count, limit - prompt_tokens)
         ident = ("chatcmpl-" if chat else "cmpl-") + request.id
         created = int(time.time())
-        words = self._words(prompt_bytes, count)
-        if request.stream:
+        words = self._words(prompt, count)
+        if request.stream and endpoint != RESPONSES:
             with_usage = body.stream_options is not None and body.stream_options.include_usage
             shape = shapes.StreamShape(ident, created, settings.model, chat=chat)
             said = await self._stream(emit, words, shape, stop, prompt_tokens if with_usage else None)
@@ -204,6 +189,11 @@ class SimulatedEngine:
         usage = Usage(prompt_tokens, said, prompt_tokens + said)
         reason = "abort" if stop.is_set() else "length"
         text = "".join(words[:said])
+        if endpoint == RESPONSES:
+            answer = shapes.response(
+                request.id, created, settings.model, text, usage, msgspec.json.decode(request.body)
+            )
+            return Final(200, answer, usage)
         whole = shapes.whole(ident, created, settings.model, text, usage, reason, chat=chat)
         return Final(200, whole, usage)
 
@@ -230,12 +220,13 @@ class SimulatedEngine:
         """Take the time that ``count`` tokens need; return how many there are, fewer when stopped."""
         first_s, next_s = self._settings.ttft_s, self._settings.inter_token_s
         began = time.monotonic()
-        if not await _pause(first_s + next_s * (count - 1), stop):
-            return count
-        elapsed_s = time.monotonic() - began
-        if elapsed_s < first_s or not next_s:
-            return 0
-        return min(count, 1 + int((elapsed_s - first_s) / next_s))
+        if await _pause(first_s + next_s * (count - 1), stop):
+            elapsed_s = time.monotonic() - began
+            count = (
+                min(count, 1 + int((elapsed_s - first_s) / next_s)) if elapsed_s >= first_s and next_s else 0
+            )
+        self._generated += count
+        return count
 
     def _words(self, prompt: bytes, count: int) -> list[str]:
         digest = hashlib.blake2b(prompt + b"%d" % self._settings.seed, digest_size=4).digest()
@@ -260,22 +251,24 @@ class SimulatedEngine:
             if place and await _pause(settings.inter_token_s, stop):
                 return place
             emit(Text(word))
+            self._generated += 1
         if len(words) > 1 and await _pause(settings.inter_token_s, stop):
             return len(words) - 1
         usage = None
         if prompt_tokens is not None:
             usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
         emit(shape.tail(words[-1], usage))
+        self._generated += 1
         return len(words)
 
-    async def _embed(self, body: _Body) -> Final:
+    async def _embed(self, body: Body) -> Final:
         given = msgspec.json.decode(body.input) if body.input else None
         if not isinstance(given, str | list) or not given:
             return _refuse(400, "input must be a string or a list that is not empty")
         if self._settings.ttft_s:
             await asyncio.sleep(self._settings.ttft_s)
-        items = _items(given)
-        counts = [_tokens(_encode(item)) for item in items]
+        items = inputs_of(given)
+        counts = [token_count(_encode(item)) for item in items]
         if max(counts) > self._settings.max_model_len:
             return _refuse(
                 400, f"This model's maximum context length is {self._settings.max_model_len} tokens."
@@ -297,16 +290,17 @@ class SimulatedEngine:
         """See the Protocol."""
         await self.check()
         try:
-            request = _decode(body)
+            request = read_body(body)
             if endpoint != EMBEDDINGS:
-                return _tokens(bytes(request.messages if endpoint == CHAT else request.prompt))
-            return max(_tokens(_encode(item)) for item in _items(msgspec.json.decode(request.input)))
+                return token_count(request.prompt_of(endpoint))
+            return max(token_count(_encode(item)) for item in inputs_of(msgspec.json.decode(request.input)))
         except (msgspec.DecodeError, ValueError, LookupError):
             return None  # no request that it would run
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
-        return EngineStats(self._running, len(self._waiters), self._running / self._settings.capacity)
+        usage = self._running / self._settings.capacity
+        return EngineStats(self._running, len(self._waiters), usage, generated=self._generated)
 
     async def check(self) -> None:
         """See the Protocol."""
@@ -317,16 +311,6 @@ class SimulatedEngine:
         """See the Protocol."""
         self._alive = False
         self._journal.close()
-
-
-def _tokens(prompt: bytes) -> int:
-    """Return how many tokens it makes of a prompt, as JSON."""
-    return max(1, len(prompt) // 4)
-
-
-def _items(given: Any) -> list[Any]:
-    """Return the inputs of an embeddings request."""
-    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
 
 
 def _refuse(status: int, message: str, kind: str = "BadRequestError", param: str | None = None) -> Final:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64 as b64
 import json
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.chunks import Frames, Head
@@ -56,6 +57,80 @@ def whole(ident: str, created: int, model: str, text: str, usage: Usage, reason:
         f'{{"id":"{ident}","object":"{kind}","created":{created},"model":{json.dumps(model)},"choices":[{{"index":0,'
         f'{part},"logprobs":null,"finish_reason":"{reason}"}}],"usage":{_counts(usage)}}}'
     ).encode()
+
+
+_REPEATED: dict[str, Any] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+"""What a response repeats of its request, with OpenAI's defaults."""
+
+
+def response(
+    ident: str, created: int, model: str, text: str, usage: Usage, asked: Mapping[str, Any]
+) -> bytes:
+    """Return the ``response`` object of ``/v1/responses``.
+
+    It is ``incomplete`` where the request bounds its tokens, since the text always goes to that bound.
+
+    Args:
+        ident: the request's; ``id`` ends in it.
+        created: Unix seconds.
+        model: its name.
+        text: what is said.
+        usage: token counts.
+        asked: the request's body.
+    """
+    bounded = asked.get("max_output_tokens") is not None
+    status = "incomplete" if bounded else "completed"
+    said = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    message = {
+        "id": f"msg_{ident}",
+        "type": "message",
+        "status": status,
+        "role": "assistant",
+        "content": [said],
+    }
+    given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
+    whole = {
+        "id": f"resp_{ident}",
+        "object": "response",
+        "created_at": created,
+        "completed_at": None if bounded else int(time.time()),
+        "status": status,
+        "background": False,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if bounded else None,
+        "model": model,
+        "output": [message],
+        "previous_response_id": None,
+        "service_tier": "default",
+        "store": False,
+        **_REPEATED,
+        **given,
+        "usage": {
+            "input_tokens": usage.prompt_tokens,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": usage.completion_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage.total_tokens,
+        },
+    }
+    return json.dumps(whole, separators=(",", ":")).encode()
 
 
 def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> bytes:

@@ -1,9 +1,7 @@
-"""vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own.
+"""vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own (ADR 0013).
 
-All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. See ADR 0013,
-in
-``docs/``: requests are served by vLLM's own endpoint functions; plain streams are taken as deltas
-(:mod:`.tap`).
+All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. Requests are served by vLLM's own
+endpoint functions; plain streams are taken as deltas (:mod:`.tap`).
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from workers.engines import vllm_wire as wire
 from workers.engines.base import (
     Emit,
     EngineDeadError,
@@ -34,9 +33,9 @@ from workers.engines.leash import Leash
 from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
 from workers.engines.tap import Tap
-from workers.engines.vllm_wire import as_bytes, closing, explain, max_token_bytes, parse_body, usage_beside
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES = "/v1/responses"
 
 _RESPONSE_IDS = {CHAT: ("chatcmpl-{}", "chatcmpl-{}"), COMPLETIONS: ("cmpl-{}", "cmpl-{}-0")}
 """For each endpoint that streams: a response's ``id``, and the engine request's, from the job's."""
@@ -61,11 +60,10 @@ class VllmEngine:
         self._models: tuple[ModelInfo, ...] = ()
         self._steps: dict[int, Any] = {}
         self._auth: Headers = []
+        self._traced = False
 
     async def start(self) -> None:
-        """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at
-        times.
-        """
+        """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
         settings = self._settings
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
@@ -84,12 +82,13 @@ class VllmEngine:
             raise
         except Exception as error:
             await self.stop()
-            raise EngineStartError(explain(error)) from error
+            raise EngineStartError(wire.explain(error)) from error
 
     def _load(self) -> Any:
         """Parse the flags, load the model and start the engine process (blocking)."""
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        wire.log_as_we_do(os.environ["VLLM_LOGGING_LEVEL"], as_json=self._settings.log_json)
         if Path(self._settings.model).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from vllm import envs
@@ -110,14 +109,17 @@ class VllmEngine:
         engine_args = AsyncEngineArgs.from_cli_args(args)
         config = engine_args.create_engine_config()
         assert self._leash is not None  # noqa: S101 - start() made it
-        with self._leash.hold_new_children():
+        with (
+            self._leash.hold_new_children(),
+            wire.otel_environment(traced=self._settings.otlp_traces_url is not None),
+        ):
             self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
                 config,
                 stat_loggers=[_stat_logger(self._steps)],
                 disable_log_stats=engine_args.disable_log_stats,
             )
-        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does
-        # the same.
+        self._traced = config.observability_config.otlp_traces_endpoint is not None
+        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
         envs.enable_envs_cache()
         return args
 
@@ -131,7 +133,7 @@ class VllmEngine:
         await init_app_state(self._llm, self._app.state, args, tasks)
         if key := os.environ.get("VLLM_API_KEY"):
             self._auth = [(b"authorization", b"Bearer " + key.encode())]
-        for path in (CHAT, COMPLETIONS, EMBEDDINGS):
+        for path in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES):
             with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
                 self._endpoints[path] = Endpoint(self._app, path)
 
@@ -143,10 +145,12 @@ class VllmEngine:
             chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
             await learn(self, COMPLETIONS, self._shapes, compact=compact)
             endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
+            if chat and RESPONSES in self._endpoints:
+                endpoints = (*endpoints, RESPONSES)
         if "embed" in tasks:
             endpoints = (*endpoints, EMBEDDINGS)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
-        config, token_bytes = self._llm.model_config, max_token_bytes(self._llm.tokenizer)
+        config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
         limit, output = context_length(config), config.max_model_len
         self._models = tuple(
             ModelInfo(card["id"], card, endpoints, limit, token_bytes, output)
@@ -202,10 +206,14 @@ class VllmEngine:
             (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's priority
             *self._auth,
         ]
+        if self._traced:  # otherwise vLLM complains of them
+            headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
         path, raw = request.endpoint, request.body
-        endpoint, body = self._endpoints.get(path), parse_body(raw)
+        endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
             return whole(*await call_app(self._app, "POST", path, raw, headers))
+        if path == RESPONSES:
+            body |= wire.own_response(request.id)
         stream = request.stream and path in _RESPONSE_IDS
         tap_id = self._open_tap(request, body, emit) if stream else None
         as_sent = bool(body.get("stream")) == request.stream
@@ -226,13 +234,13 @@ class VllmEngine:
         if parts is None:
             return whole(response.status_code, bytes(response.body))
         if not stream:
-            return whole(response.status_code, b"".join([as_bytes(part) async for part in parts]))
+            return whole(response.status_code, b"".join([wire.as_bytes(part) async for part in parts]))
         return await relay(
-            closing(parts),
+            wire.closing(parts),
             emit,
             chat=path == CHAT,
             hide_usage=False,
-            ask_usage=lambda: usage_beside(raw_request),
+            ask_usage=lambda: wire.usage_beside(raw_request),
         )
 
     def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
@@ -270,7 +278,8 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
-        steps = [step for index, step in self._steps.items() if index != _PREEMPTED]
+        # A snapshot: the consumer asks from its own thread.
+        steps = [step for index, step in list(self._steps.items()) if index >= 0]
         if self._llm is None or not steps:
             return EngineStats(0, 0, 0.0)
         # An aborted request leaves no step behind it that would say so.
@@ -278,7 +287,8 @@ class VllmEngine:
         running = min(held, sum(step.num_running_reqs for step in steps))
         waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
         usage = max(step.kv_cache_usage for step in steps) if held else 0.0
-        return EngineStats(running, waiting, usage, self._steps.get(_PREEMPTED, 0))
+        counts = (self._steps.get(key, 0) for key in (_PREEMPTED, _GENERATED))
+        return EngineStats(running, waiting, usage, *counts)
 
     async def check(self) -> None:
         """See the Protocol."""
@@ -298,18 +308,16 @@ class VllmEngine:
 
 
 _DEAD = "vLLM's engine process is dead"
-_PREEMPTED = -1
-"""Where ``steps`` counts preempted requests; the other keys are engines."""
-
+_PREEMPTED, _GENERATED = -1, -2
+_COUNTED = {_PREEMPTED: "num_preempted_reqs", _GENERATED: "num_generation_tokens"}
+"""Where ``steps`` adds up which of vLLM's figures; the other keys are engines."""
 
 _STOP_S = 1.0
 """How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""
 
 
 def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
-    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through
-    its tap.
-    """
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
     from vllm.sampling_params import RequestOutputKind
 
     class TappedLLM(base):  # type: ignore[misc]
@@ -329,7 +337,7 @@ def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
 
 
 def _stat_logger(steps: dict[int, Any]) -> Any:
-    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``, and counts preemptions."""
+    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``, and adds up counts."""
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     class LastStep(StatLoggerBase):  # type: ignore[misc]
@@ -339,9 +347,8 @@ def _stat_logger(steps: dict[int, Any]) -> Any:
         def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
             if scheduler_stats is not None:
                 steps[self._index] = scheduler_stats
-            preempted = getattr(iteration_stats, "num_preempted_reqs", 0)
-            if preempted:
-                steps[_PREEMPTED] = steps.get(_PREEMPTED, 0) + preempted
+            for key, name in _COUNTED.items():
+                steps[key] = steps.get(key, 0) + getattr(iteration_stats, name, 0)
 
         def log_engine_initialized(self) -> None:
             pass

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jobs.model import Usage
+from monitoring.logging import vllm_logging_config
 
 _decode = msgspec.json.Decoder().decode
+
+
+@contextlib.contextmanager
+def otel_environment(*, traced: bool) -> Iterator[None]:
+    """Have vLLM, and the processes it starts meanwhile, send their spans over HTTP, as a service of its own name."""
+    wanted = (
+        {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "vllm"} if traced else {}
+    )
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def log_as_we_do(level: str, *, as_json: bool) -> None:
+    """Have vLLM's own records, here and in the processes it starts, look like ours, unless the environment says otherwise.
+
+    To be called before vLLM is imported.
+    """
+    if {"VLLM_LOGGING_CONFIG_PATH", "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
+        return
+    handle, path = tempfile.mkstemp(prefix="penstock-vllm-", suffix=".json")
+    with os.fdopen(handle, "w") as file:
+        json.dump(vllm_logging_config(level, as_json=as_json, service="vllm"), file)
+    os.environ["VLLM_LOGGING_CONFIG_PATH"] = path
+    atexit.register(_forget, path, os.getpid())
+
+
+def _forget(path: str, owner: int) -> None:
+    if os.getpid() == owner:  # not a process that was forked from us
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).unlink()
 
 
 def parse_body(raw: bytes) -> dict[str, Any] | None:
@@ -24,6 +64,11 @@ def parse_body(raw: bytes) -> dict[str, Any] | None:
         except ValueError:
             return None
     return body if isinstance(body, dict) else None
+
+
+def own_response(request_id: str) -> dict[str, Any]:
+    """Return what a request of ``/v1/responses`` is told: its response's id, and not to be kept: nobody could ask for it."""
+    return {"request_id": f"resp_{request_id}", "store": False}
 
 
 def usage_beside(raw_request: Any) -> Usage | None:

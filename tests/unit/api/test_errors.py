@@ -11,29 +11,42 @@ from starlette.exceptions import HTTPException
 
 from api import outcome
 from api.errors import ApiError, foreign_errors, validation_error
-from api.settings import ApiSettings
 from broker import errors as broker_errors
 from broker.errors import (
+    BatchUnfinishedError,
     BrokerError,
+    BusyError,
+    FileInUseError,
     IdempotencyConflictError,
+    InfeasibleError,
     NewerRecordError,
+    NoInputFileError,
     QueueFullError,
     StoreUnavailableError,
     UnfinishedError,
 )
 from broker.records import Ending
+from broker.storage import MissingObjectError, StorageError, StorageFullError, StorageUnavailableError
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Timings
 from jobs.states import TERMINAL, JobState
 
-TABLE = foreign_errors(ApiSettings())
+TABLE = foreign_errors()
 
 EXPECTED = [
     (StoreUnavailableError("x"), 503, "redis_unavailable", "server_error"),
     (NewerRecordError("x"), 500, "internal_error", "server_error"),
     (QueueFullError(5), 429, "queue_full", "rate_limit_error"),
+    (QueueFullError(5, 10**9, "a tenant"), 429, "queue_full", "rate_limit_error"),
+    (BusyError(5, 2500), 429, "gpu_busy", "rate_limit_error"),
+    (InfeasibleError(5000), 400, "infeasible_deadline", "invalid_request_error"),
     (IdempotencyConflictError("job_1"), 409, "idempotency_conflict", "invalid_request_error"),
     (UnfinishedError("job_1"), 409, "job_not_finished", "invalid_request_error"),
+    (BatchUnfinishedError("batch_1"), 409, "batch_not_finished", "invalid_request_error"),
+    (FileInUseError("file-1"), 409, "file_in_use", "invalid_request_error"),
+    (NoInputFileError("file-1", None), 400, "invalid_value", "invalid_request_error"),
+    (NoInputFileError("file-1", "vision"), 400, "invalid_value", "invalid_request_error"),
+    (StorageError("x"), 503, "storage_error", "server_error"),
     (HTTPException(404), 404, "not_found", "invalid_request_error"),
     (HTTPException(405), 405, "method_not_allowed", "invalid_request_error"),
     (HTTPException(418), 418, "invalid_request", "invalid_request_error"),
@@ -59,10 +72,18 @@ def test_the_table(error: Exception, status: int, code: str, type_: str) -> None
         assert 1 <= int(ours.headers["retry-after"]) <= 120
 
 
+def test_storage() -> None:
+    gone = TABLE[StorageError](MissingObjectError("x"))
+    assert (gone.status, gone.code, gone.headers) == (410, "storage_object_missing", {})
+    full, away = TABLE[StorageError](StorageFullError("x")), TABLE[StorageError](StorageUnavailableError("x"))
+    assert (full.status, full.code) == (507, "storage_full")
+    assert (away.status, away.code) == (503, "storage_unavailable")
+
+
 def test_no_error_lacks_a_row() -> None:
     ours = {kind for _, kind in inspect.getmembers(broker_errors, inspect.isclass)}
     ours = {kind for kind in ours if issubclass(kind, BrokerError) and kind is not BrokerError}
-    assert ours | {ApiError, HTTPException, RequestValidationError} == set(TABLE)
+    assert ours | {ApiError, HTTPException, RequestValidationError, StorageError} == set(TABLE)
     assert {type(row[0]) for row in EXPECTED} == set(TABLE)
 
 

@@ -106,12 +106,12 @@ def test_a_failure_is_a_frame_after_the_head_and_nothing_before_it() -> None:
     held, told = parsed(stream.feed(entries(end("failed", error=error, status=500))))
     assert held == json.loads(CLOSED)
     assert told["error"]["code"] == "engine_error"
-    assert stream.broken
+    assert stream.error_code == "engine_error"
 
     silent = OpenAIStream(JOB)
     assert silent.feed(entries(Head((), "", ""), end("failed", error=error, status=500))) == b""
     assert silent.ending is not None
-    assert not silent.broken
+    assert silent.error_code is None
 
 
 @pytest.mark.parametrize(("state", "code"), [("cancelled", "job_cancelled"), ("expired", "expired")])
@@ -132,7 +132,7 @@ def test_a_restart() -> None:
     seen.feed(entries(HEAD, Text("a")))
     assert seen.feed(entries(queued)) == b""
     assert parsed(seen.feed(entries(running, HEAD, Text("a"))))[-1]["error"]["code"] == "worker_lost"
-    assert seen.broken
+    assert seen.error_code == "worker_lost"
     assert seen.ending is None
 
 

@@ -33,7 +33,7 @@ def test_ids_sort_by_time_and_differ() -> None:
 
 @pytest.mark.parametrize(("now_ms", "entropy"), [(1, b"short"), (-1, bytes(10)), (1 << 48, bytes(10))])
 def test_ids_refuse_what_does_not_fit(now_ms: int, entropy: bytes) -> None:
-    with pytest.raises(ValueError, match=r"job id|48 bits"):
+    with pytest.raises(ValueError, match=r"random bytes|48 bits"):
         make_job_id(now_ms, entropy)
 
 

@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.unit.penstock.batch_double import BatchDouble
+
 ID = "job_" + "0" * 31 + "1"
 
 
@@ -77,6 +79,34 @@ def worker(**fields: Any) -> dict[str, Any]:
     } | fields
 
 
+def pool(**fields: Any) -> dict[str, Any]:
+    """A pool object of the contract; ``fields`` replace its own."""
+    lanes = ("realtime", "high", "normal", "low", "bulk")
+    return {
+        "object": "pool",
+        "pool": "default",
+        "paused": False,
+        "running": 2,
+        "slots": 8,
+        "max_active": None,
+        "queued": 1234,
+        "starts_per_s": 12.5,
+        "bulk_starts_per_s": None,
+        "mean_run_s": 1.25,
+        "lanes": [
+            {
+                "lane": lane,
+                "queued": 1234 * (lane == "low"),
+                "dispatched": 8 * (lane == "low"),
+                "oldest_s": age,
+            }
+            for lane, age in zip(lanes, (None, None, None, 75.0, None), strict=True)
+        ],
+        "tenants": [{"tenant": "default", "queued": 1234, "active": 2}],
+        "a_field_of_the_future": 1,
+    } | fields
+
+
 def answer(text: str) -> dict[str, Any]:
     """A raw chat completion."""
     return {"object": "chat.completion", "choices": [{"index": 0, "message": {"content": text}}]}
@@ -114,31 +144,37 @@ class Double:
 
     Attributes:
         faults: (status, headers, body) answered to the next requests in place of what they ask for.
+        faults_of: the same, to every request for a path.
         job: the present state of the one job.
         later: states the job takes at the following GETs.
         jobs: what the list pages through.
         dead: what the list of dead jobs pages through; one that is run again leaves it.
         refused: ids of dead jobs that cannot be run again.
         workers: the live workers; one that is drained is gone once it was listed again.
+        pools: their queues, which can be paused and purged; None: a server that is too old to tell.
         events: (id, type, data) of the job, in order.
         cuts: for each connection, how many events it carries before it ends; None: all, and hold.
         abort: end cut connections in mid-air instead of in order.
+        bulk: files and batches.
         seen: the requests.
     """
 
     url: str = ""
     faults: deque[tuple[int, dict[str, str], Any]] = field(default_factory=deque)
+    faults_of: dict[str, tuple[int, dict[str, str], Any]] = field(default_factory=dict)
     job: dict[str, Any] = field(default_factory=job)
     later: deque[dict[str, Any]] = field(default_factory=deque)
     jobs: list[dict[str, Any]] = field(default_factory=list)
     dead: list[dict[str, Any]] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     workers: list[dict[str, Any]] = field(default_factory=list)
+    pools: list[dict[str, Any]] | None = None
     events: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     cuts: deque[int] = field(default_factory=deque)
     abort: bool = True
     ignore_cursor: bool = False
     models: list[str] = field(default_factory=lambda: ["m"])
+    bulk: BatchDouble = field(default_factory=BatchDouble)
     seen: list[Seen] = field(default_factory=list)
 
     def asked(self, path: str) -> list[Seen]:
@@ -151,7 +187,7 @@ class Double:
         self.events += [(str(n), "chunk", chunk(text)) for n, text in enumerate(texts, 2)]
         self.events.append((str(len(self.events)), end, job(state=end)))
 
-    async def handle(self, request: Request) -> Response:  # noqa: PLR0911  # a route table in lines
+    async def handle(self, request: Request) -> Response:  # noqa: C901, PLR0911  # a route table in lines
         """Answer one request."""
         body = await request.body()
         path = request.url.path
@@ -159,15 +195,20 @@ class Double:
         self.seen.append(
             Seen(request.method, path, dict(request.query_params), headers, body, time.monotonic())
         )
-        if self.faults:
-            status, extra, content = self.faults.popleft()
+        if self.faults or path in self.faults_of:
+            status, extra, content = self.faults.popleft() if self.faults else self.faults_of[path]
             if isinstance(content, str):
                 return Response(content, status, extra)
             return JSONResponse(content, status, extra)
+        answered = self.bulk.answer(request, body)
+        if answered is not None:
+            return answered
         if path in {"/v1/models", "/health/ready"}:
             served = {"object": "list", "data": [{"id": name} for name in self.models]}
             ready = {"status": "ready", "checks": {"redis": "ok", "worker": "ok"}}
             return JSONResponse(served if path == "/v1/models" else ready)
+        if path.startswith("/v1/queues") and self.pools is not None:
+            return self._steer(path, self.pools)
         if path == "/v1/jobs" and request.method == "GET":
             return JSONResponse(self._page(self.jobs, request.query_params))
         if path.startswith(("/v1/dead", "/v1/workers")):
@@ -181,9 +222,30 @@ class Double:
         if not path.startswith(f"/v1/jobs/{ID}"):
             return JSONResponse(error("job_not_found"), 404)
         now = job(id=again(ID), retry_of=ID) if path.endswith("/retry") else self.job
+        if request.method == "PATCH":
+            asked = json.loads(body)
+            now["priority"] = asked.get("priority", now["priority"])
+            now["position"] = 0 if asked.get("top") else now["position"]
         if self.later and request.method == "GET":
             self.job = self.later.popleft()
         return JSONResponse(now)
+
+    def _steer(self, path: str, pools: list[dict[str, Any]]) -> Response:
+        """Answer what is asked about queues; a lane is purged by any other word than pause and resume."""
+        _, _, _, *rest = path.split("/")
+        if not rest:
+            return JSONResponse({"object": "list", "data": pools})
+        name, word = rest
+        found = [one for one in pools if one["pool"] == name]
+        if not found:
+            return JSONResponse(error("pool_not_found"), 404)
+        if word in {"pause", "resume"}:
+            found[0]["paused"] = word == "pause"
+            return JSONResponse(found[0])
+        (lane,) = (lane for lane in found[0]["lanes"] if lane["lane"] == word)
+        purged = {"object": "purged", "pool": name, "lane": word, "cancelled": lane["queued"]}
+        lane["queued"] = 0
+        return JSONResponse(purged)
 
     def _operate(self, path: str, request: Request, body: Any) -> Response:
         """Answer what is asked about dead jobs and workers."""
@@ -243,7 +305,7 @@ class Double:
 def serving() -> Iterator[Double]:
     """Serve a double on a free port, in a thread."""
     double = Double()
-    routes = [Route("/{path:path}", double.handle, methods=["GET", "POST"])]
+    routes = [Route("/{path:path}", double.handle, methods=["GET", "POST", "PATCH", "DELETE"])]
     config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="critical", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

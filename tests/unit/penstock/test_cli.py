@@ -79,6 +79,10 @@ def test_submit_a_prompt_prints_the_job(server):
         "a=b",
         "--expires-in",
         "10m",
+        "--device",
+        "h100",
+        "--min-memory-gb",
+        "40",
     ]
     done = run(server, "submit", "hello", *options, "--idempotency-key", "k")
     assert (done.returncode, done.stderr) == (0, "")
@@ -93,6 +97,7 @@ def test_submit_a_prompt_prints_the_job(server):
             "model": "m",
         },
         "priority": "low",
+        "placement": {"device": "h100", "min_memory_gb": 40},
         "metadata": {"a": "b"},
         "expires_in_s": 600,
     }

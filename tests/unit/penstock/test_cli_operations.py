@@ -151,7 +151,7 @@ def test_workers(server):
     assert [item["name"] for item in lines(done)] == ["cpu@host", "gpu0@host"]
     assert len(lines(run(server, "workers"))) == 1  # the draining one has gone
     shown = " ".join(run(server, "workers", "--text").stdout.split())
-    assert "name state running waiting kv started models" in shown
+    assert "name state running waiting kv started device models" in shown
     assert "cpu@host ready 2 of 8 0 25%" in shown
     assert "pool" not in shown
     server.workers = [worker(), worker(id="x", pool="small")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from penstock.cli._parse import duration, endpoint, grace, pair, prompt_body, raw_body
+from penstock.cli._parse import batch_endpoint, duration, endpoint, grace, pair, prompt_body, raw_body
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,13 @@ def test_a_grace_may_be_nothing():
 )
 def test_endpoints(text, path):
     assert endpoint(text) == path
+
+
+def test_rows_of_batches_have_one_more_endpoint():
+    assert batch_endpoint("responses") == batch_endpoint("/v1/responses") == "/v1/responses"
+    assert batch_endpoint("chat") == "/v1/chat/completions"
+    with pytest.raises(click.BadParameter):
+        endpoint("responses")
 
 
 def test_an_endpoint_that_is_none():

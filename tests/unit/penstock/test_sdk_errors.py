@@ -24,7 +24,7 @@ STATUSES = {
     429: errors.RateLimitedError,
     500: errors.ServerError,
     502: errors.ServerError,
-    503: errors.ServerError,
+    503: errors.UnavailableError,
     504: errors.ServerError,
 }
 

@@ -85,7 +85,7 @@ def test_an_error_that_stays_is_raised_at_once(server, client, status, kind):
 
 def test_what_is_no_stream_is_said(server, client):
     server.faults.append((200, {}, {"status": "fine"}))
-    with pytest.raises(errors.APIResponseError, match="no event stream"):
+    with pytest.raises(errors.APIResponseError, match="no event stream or file, but application/json"):
         next(client.events(ID))
 
 

@@ -26,10 +26,20 @@ def test_others_beyond_the_share_take_from_bulk() -> None:
     assert controller.room(Signals(6, 16), 0.0) == 0
 
 
+def test_a_few_wait_ahead_in_the_engine_where_bulk_may_have_every_slot() -> None:
+    free = LaneController(64, 0.0)
+    assert free.room(Signals(64, 0), 0.0) == 0
+    assert free.room(Signals(64, 0), 0.0, ahead=True) == 4
+    assert free.room(Signals(68, 0), 0.0, ahead=True) == 0
+    assert free.room(Signals(60, 4), 0.0, ahead=True) == 0  # not beside interactive jobs
+    assert LaneController(64, 0.25).room(Signals(48, 0), 0.0, ahead=True) == 0
+    free.room(Signals(64, 0, kv_cache_usage=0.99), 1.0)
+    assert free.room(Signals(64, 0), 1.05, ahead=True) == 0  # nor while it is held back
+
+
 @pytest.mark.parametrize(
     ("signals", "reason"),
     [
-        (Signals(160, 5, waiting=3), Reason.WAITING),
         (Signals(160, 0, kv_cache_usage=0.99), Reason.KV_CACHE),
         (Signals(160, 5, preemptions=1), Reason.PREEMPTED),
     ],
@@ -44,6 +54,15 @@ def test_congestion_halves_and_rest_gives_back_step_by_step(signals: Signals, re
     for step in range(4, 20):
         controller.room(calm, 0.1 * step)
     assert controller.limit == 192
+
+
+def test_requests_that_go_on_waiting_in_the_engine_are_congestion_and_new_ones_are_not() -> None:
+    controller = LaneController(256, 0.25)
+    for step, waiting in enumerate([1, 4, 0, 2, 3]):
+        controller.room(Signals(160, 5, waiting=waiting), step)
+        assert (controller.limit, controller.reason) == (192, Reason.OPEN)
+    controller.room(Signals(160, 5, waiting=1), 5)
+    assert (controller.limit, controller.reason) == (80, Reason.WAITING)
 
 
 def test_bulk_that_waits_in_the_engine_alone_is_no_congestion() -> None:

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from openai.types.responses import Response
 
 from jobs.chunks import Chunk, Head, Text
 from tests.support import eventually
@@ -104,6 +105,31 @@ async def test_journal(tmp_path: Path) -> None:
         ("job_2", "start"),
         ("job_2", "abort"),
     ]
+
+
+async def test_responses() -> None:
+    engine = await started()
+
+    async def respond(**body: object) -> Response:
+        raw = json.dumps(body).encode()
+        final = await engine.run(EngineRequest("r_1", "/v1/responses", raw, stream=True), pytest.fail)
+        answer = Response.model_validate_json(final.body)
+        assert (final.usage.prompt_tokens, final.usage.completion_tokens) == (
+            answer.usage.input_tokens,
+            answer.usage.output_tokens,
+        )
+        return answer
+
+    one, bounded = await respond(input="one"), await respond(input="one", max_output_tokens=3, temperature=0)
+    told = await respond(input="one", instructions="be brief")
+    assert (one.id, one.status, one.usage.output_tokens, one.temperature) == ("resp_r_1", "completed", 16, 1)
+    assert (bounded.status, bounded.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (bounded.usage.output_tokens, bounded.temperature) == (3, 0)
+    assert one.output_text.startswith(bounded.output_text)
+    assert told.output_text != one.output_text
+    for bad in ({}, {"input": []}, {"input": "x", "max_output_tokens": 0}):
+        request = EngineRequest("r_1", "/v1/responses", json.dumps(bad).encode())
+        assert (await engine.run(request, pytest.fail)).status == 400
 
 
 async def test_embeddings() -> None:

@@ -1,0 +1,181 @@
+"""One batch, from its creation to its end, step by step. Whatever process takes it up goes on from what is written."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from api.bulk.context import Bulk, ChangedError
+from api.bulk.outputs import settle, write_files
+from api.bulk.progress import Submitter
+from api.bulk.validate import read_plan, validate, write_plan
+from broker.batches import encode_errors
+from broker.errors import StoreUnavailableError
+from broker.storage import StorageError
+from jobs.batch_model import Batch
+from jobs.batch_rows import NeverRan, RowError, RowErrorCode
+from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status
+from jobs.states import JobState
+from monitoring import failpoints
+
+log = structlog.get_logger(__name__)
+
+TURN_S = 0.2
+STORAGE_RETRY_S = 1.0
+STORAGE_RETRY_MAX_S = 15.0
+
+INTERNAL = "internal_error"
+"""Why a batch is held that Penstock itself failed to advance."""
+
+
+class Driver:
+    """Drives one batch for as long as this process has its lease.
+
+    Args:
+        bulk: the stores.
+        batch_id: the batch.
+    """
+
+    def __init__(self, bulk: Bulk, batch_id: str) -> None:
+        self._bulk = bulk
+        self._id = batch_id
+        self._plan: list[Chunk] | None = None
+        self._submitter: Submitter | None = None
+        self._held = False
+
+    async def run(self) -> None:
+        """Return when the batch has ended. Storage and Redis that fail are waited for."""
+        pause_s = STORAGE_RETRY_S
+        while True:
+            try:
+                batch = await self._bulk.batches.get(self._id)
+                if batch is None or batch.status.terminal:
+                    return
+                await self._turn(batch)
+                if self._held or batch.hold == INTERNAL:
+                    await self._bulk.batches.hold(self._id, None)
+                    self._held = False
+                pause_s = STORAGE_RETRY_S
+            except ChangedError:
+                continue
+            except StorageError as error:
+                log.warning("batch_waits_for_storage", batch=self._id, reason=error.reason, error=str(error))
+                await self._hold(error.reason)
+                await asyncio.sleep(pause_s)
+                pause_s = min(STORAGE_RETRY_MAX_S, 2 * pause_s)
+            except StoreUnavailableError as error:
+                log.warning("batch_waits_for_redis", batch=self._id, error=str(error))
+                await asyncio.sleep(STORAGE_RETRY_S)
+
+    async def _hold(self, reason: str) -> None:
+        try:
+            await self._bulk.batches.hold(self._id, reason)
+        except StoreUnavailableError as error:
+            log.warning("batch_hold_not_noted", batch=self._id, error=str(error))
+        self._held = True
+
+    async def _turn(self, batch: Batch) -> None:
+        """Do what is to be done next."""
+        failpoints.hit("bulk.before_turn")
+        now_ms = await self._bulk.store.now_ms()
+        if batch.status is BatchStatus.CANCELLING:
+            await self._close(batch, BatchEvent.FILES_WRITTEN, NeverRan.CANCELLED)
+        elif batch.status is BatchStatus.FINALIZING:
+            await self._finish(batch, BatchEvent.FILES_WRITTEN)
+        elif batch.closing is not None:
+            await self._close(batch, BatchEvent.WINDOW_CLOSED, NeverRan.EXPIRED)
+        elif now_ms >= batch.expires_ms:
+            await self._bulk.batches.step(batch, self._bulk.token, None, {"closing": "expired"})
+        elif batch.status is BatchStatus.VALIDATING:
+            await self._validate(batch)
+        else:
+            await self._go_on(batch, now_ms)
+
+    async def _step(self, batch: Batch, event: BatchEvent, fields: dict[str, object] | None = None) -> None:
+        to = next_status(batch.status, event)
+        if not await self._bulk.batches.step(batch, self._bulk.token, to, fields):
+            raise ChangedError
+        counts = batch.counts
+        log.info(
+            "batch_moved", batch=batch.id, status=to.value, completed=counts.completed, failed=counts.failed
+        )
+
+    async def _validate(self, batch: Batch) -> None:
+        found = await validate(self._bulk, batch)
+        if isinstance(found, list):
+            await self._step(batch, BatchEvent.INVALID, {"errors": encode_errors(found)})
+            return
+        await write_plan(self._bulk, batch.id, found.chunks)
+        failpoints.hit("bulk.after_plan")
+        fields: dict[str, object] = {"model": found.model, "total": found.rows, "chunks": len(found.chunks)}
+        await self._step(batch, BatchEvent.VALID, fields)
+
+    async def _pieces(self, batch: Batch) -> list[Chunk]:
+        if self._plan is None:
+            self._plan = await read_plan(self._bulk, batch.id) if batch.chunks else []
+        return self._plan
+
+    async def _go_on(self, batch: Batch, now_ms: int) -> None:
+        if self._submitter is None:
+            self._submitter = Submitter(self._bulk, await self._pieces(batch))
+        if await self._submitter.turn(batch, now_ms):
+            fresh = await self._bulk.batches.get(batch.id)
+            if fresh is not None:
+                await self._step(fresh, BatchEvent.ALL_ROWS_DONE)
+            return
+        for number in self._submitter.lost:
+            opened, _ = await self._bulk.batches.open_chunks(batch.id)
+            if number in opened:
+                await settle(
+                    self._bulk,
+                    batch,
+                    (await self._pieces(batch))[number],
+                    opened[number],
+                    NeverRan.WORKER_LOST,
+                )
+        await asyncio.sleep(TURN_S)
+
+    async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
+        """Stop what runs, then write down what was done, and that the rest was not."""
+        opened, _ = await self._bulk.batches.open_chunks(batch.id)
+        jobs = [chunk.job for chunk in opened.values() if chunk.job]
+        states = await self._bulk.batches.job_states(jobs)
+        live = [
+            job
+            for job, state in zip(jobs, states, strict=True)
+            if state in {JobState.QUEUED, JobState.RUNNING}
+        ]
+        if live:
+            for job in live:
+                await self._bulk.store.cancel(job)
+            await asyncio.sleep(TURN_S)
+            return
+        opened, done = await self._bulk.batches.chunks(batch.id)
+        for piece in await self._pieces(batch):
+            if piece.number not in done:
+                await settle(self._bulk, batch, piece, opened.get(piece.number), why)
+        await self._finish(batch, event)
+
+    async def _finish(self, batch: Batch, event: BatchEvent) -> None:
+        fresh = await self._bulk.batches.get(batch.id)
+        if fresh is None:
+            raise ChangedError
+        fields = await write_files(self._bulk, fresh)
+        failpoints.hit("bulk.after_files")
+        await self._step(fresh, event, dict(fields))
+
+
+async def give_up(bulk: Bulk, batch_id: str, error: BaseException) -> None:
+    """Say of a batch that Penstock itself failed to advance it.
+
+    While it is validated it fails: nothing of it has run. Later it is held, and tried again, since what was committed is
+    not to be lost to a fault that may be mended.
+    """
+    batch = await bulk.batches.get(batch_id)
+    if batch is None or batch.status is not BatchStatus.VALIDATING:
+        await bulk.batches.hold(batch_id, INTERNAL)
+    else:
+        message = f"Penstock itself failed: {type(error).__name__}; its log has the trace"
+        errors = encode_errors([RowError(RowErrorCode.INVALID_REQUEST, message)])
+        await bulk.batches.step(batch, bulk.token, BatchStatus.FAILED, {"errors": errors})

@@ -1,0 +1,330 @@
+"""Batches: against `LLM.generate` and vLLM's own `run_batch` on the same rows; and many simulated rows, with memory.
+
+The first takes the tiny model with the same settings on every side, one side after the other, in rounds. Bars: 0.95 of
+`LLM.generate`, 1.0 of `run_batch`. Penstock's time is from `POST /v1/batches` to `completed`, validation and output file
+included. The second watches the resident memory of api and worker and the bytes in Redis while the rows run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from _stack import ROOT, machine, penstock_up
+from _tables import table, wrap
+from redis import Redis
+
+from workers.engines.settings import VllmSettings
+from workers.tiny_model import SERVED_NAME, build_tiny_model
+
+QUICK = ("--rows=200", "--rounds=1", "--scale=2000")
+TABLES = ("batch", "batch-scale")
+
+_GENERATE = """
+import json, sys, time
+
+def main():
+    from vllm import LLM, SamplingParams
+    rows = [json.loads(line)["body"] for line in open(sys.argv[1])]
+    llm = LLM(model=sys.argv[2], dtype="float32", enforce_eager=True, kv_cache_memory_bytes=256 << 20, max_num_seqs=64,
+              disable_log_stats=True)
+    params = [SamplingParams(temperature=0.0, max_tokens=row["max_tokens"], ignore_eos=True) for row in rows]
+    began = time.perf_counter()
+    llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
+    print(json.dumps({"seconds": time.perf_counter() - began}))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def chat_rows(count: int, model: str, seed: int) -> Iterator[bytes]:
+    """Yield input lines: 32 to 128 words in, 32 to 128 tokens out."""
+    dice = random.Random(seed)
+    for n in range(count):
+        words = " ".join(
+            dice.choice(["water", "wheel", "lake", "rain"]) for _ in range(dice.randint(32, 128) // 4)
+        )
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": words}],
+            "max_tokens": dice.randint(32, 128),
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        line = {"custom_id": f"r{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        yield json.dumps(line).encode() + b"\n"
+
+
+def call(url: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:
+    """Make a request, and read its JSON."""
+    request = urllib.request.Request(url + path, body, {"content-type": kind})
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        return json.load(answer)
+
+
+def upload(url: str, data: Path) -> str:
+    """Upload a file with curl, which streams it; return its id."""
+    command = ["curl", "-sS", "-F", "purpose=batch", "-F", f"file=@{data}", f"{url}/v1/files"]
+    return str(json.loads(subprocess.check_output(command))["id"])
+
+
+def run_batch(url: str, data: Path, watch: Any = None) -> dict[str, Any]:
+    """Run a batch to its end; return it with its seconds, from its creation."""
+    file = upload(url, data)
+    asked = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    began = time.perf_counter()
+    batch = call(url, "/v1/batches", json.dumps(asked).encode())
+    while batch["status"] not in {"completed", "failed", "expired", "cancelled"}:
+        time.sleep(0.2 if watch is None else 1.0)
+        batch = call(url, f"/v1/batches/{batch['id']}")
+        if watch is not None:
+            watch(batch)
+    seconds = time.perf_counter() - began
+    if batch["status"] != "completed" or batch["request_counts"]["failed"]:
+        raise RuntimeError(f"the batch ended badly: {batch}")
+    proof = call(url, f"/v1/batches/{batch['id']}/verify")
+    if not proof["ok"]:
+        raise RuntimeError(f"the batch does not verify: {proof}")
+    return {"seconds": seconds, "batch": batch}
+
+
+def compare(rows: int, rounds: int) -> dict[str, Any]:
+    """Time the three sides in turn, so many times."""
+    with tempfile.TemporaryDirectory(prefix="bb") as folder:
+        sides = Sides(Path(folder), rows)
+        seconds = [[sides.generate(), sides.own(), sides.ours()] for _ in range(rounds)]
+    generate_s, own_s, ours_s = (statistics.median(one) for one in zip(*seconds, strict=True))
+    return {
+        "rows": rows,
+        "rounds": rounds,
+        "generate_rows_per_s": round(rows / generate_s, 2),
+        "run_batch_rows_per_s": round(rows / own_s, 2),
+        "penstock_rows_per_s": round(rows / ours_s, 2),
+        "against_generate": [round(generate / ours, 3) for generate, _, ours in seconds],
+        "against_run_batch": [round(own / ours, 3) for _, own, ours in seconds],
+    }
+
+
+class Sides:
+    """The three sides, on the same rows with the same model.
+
+    Args:
+        folder: for the files.
+        rows: how many.
+    """
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self._folder = folder
+        self._model = build_tiny_model(folder / "models")
+        self._data, self._one = folder / "in.jsonl", folder / "one.jsonl"
+        self._data.write_bytes(b"".join(chat_rows(rows, SERVED_NAME, 1)))
+        self._one.write_bytes(b"".join(chat_rows(1, SERVED_NAME, 2)))
+
+    def generate(self) -> float:
+        """Return the seconds of `LLM.generate`, the engine being up."""
+        script = self._folder / "generate.py"
+        script.write_text(_GENERATE)
+        command = [sys.executable, str(script), str(self._data), str(self._model)]
+        said = subprocess.check_output(command, cwd=self._folder)
+        (answer,) = (line for line in said.splitlines() if line.startswith(b'{"seconds"'))  # vLLM prints, too
+        return float(json.loads(answer)["seconds"])
+
+    def own(self) -> float:
+        """Return the seconds of `run_batch`, less those of a run with a single row."""
+        return -self._own(self._one) + self._own(self._data)
+
+    def _own(self, given: Path) -> float:
+        flags = [flag for flag in VllmSettings.tiny(self._model).argv() if "tool" not in flag]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *flags]
+        began = time.perf_counter()
+        subprocess.run(
+            [*command, "-i", str(given), "-o", str(self._folder / "out")],
+            check=True,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        return time.perf_counter() - began
+
+    def ours(self) -> float:
+        """Return the seconds of a batch, the server being up and warm."""
+        with penstock_up(PENSTOCK_BULK_RESERVE="0") as (host, port):
+            url = f"http://{host}:{port}"
+            run_batch(url, self._one)
+            return float(run_batch(url, self._data)["seconds"])
+
+
+class Prober:
+    """Asks the api for its health again and again, and notes how long each answer took."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._connection = http.client.HTTPConnection(host, port, timeout=30)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.seen: list[tuple[float, float]] = []
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(0.01):
+            began = time.perf_counter()
+            self._connection.request("GET", "/health/live")
+            self._connection.getresponse().read()
+            self.seen.append((time.time(), (time.perf_counter() - began) * 1000))
+
+    def stop(self) -> None:
+        """End."""
+        self._stopped.set()
+        self._thread.join()
+        self._connection.close()
+
+    def between(self, first: float, last: float) -> dict[str, float | None]:
+        """Return percentiles in milliseconds."""
+        took = sorted(ms for at, ms in self.seen if first <= at <= last)
+        if not took:
+            return {"p50": None, "p99": None}
+        return {"p50": round(took[len(took) // 2], 2), "p99": round(took[int(len(took) * 0.99)], 2)}
+
+
+def scale(rows: int) -> dict[str, Any]:
+    """Run many short rows on the simulated engine, and watch memory."""
+    samples: list[dict[str, float]] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="bb") as folder,
+        penstock_up("--engine=simulated", PENSTOCK_LOG_LEVEL="warning") as (host, port),
+    ):
+        data = Path(folder) / "in.jsonl"
+        with data.open("wb") as out:
+            for n in range(rows):
+                out.write(
+                    b'{"custom_id":"r%d","method":"POST","url":"/v1/chat/completions","body":{"model":"simulated",'
+                    b'"messages":[{"role":"user","content":"number %d"}],"max_tokens":8}}\n' % (n, n)
+                )
+        family = psutil.Process().children(recursive=True)
+        api, worker = (
+            next(p for p in family if mark in " ".join(p.cmdline())) for mark in ("penstock api", "celeryd")
+        )
+        socket = next(
+            str(one.laddr)
+            for p in family
+            if "valkey" in p.name()
+            for one in p.net_connections("unix")
+            if one.laddr
+        )
+        with Redis.from_url(f"unix://{socket}") as redis:
+            before = int(redis.info("memory")["used_memory"])
+
+            def watch(batch: dict[str, Any]) -> None:
+                samples.append(
+                    {
+                        "done": batch["request_counts"]["completed"],
+                        "api_mb": round(api.memory_info().rss / 1e6, 1),
+                        "worker_mb": round(worker.memory_info().rss / 1e6, 1),
+                        "redis_kb": round((int(redis.info("memory")["used_memory"]) - before) / 1e3, 1),
+                    }
+                )
+
+            prober = Prober(host, port)
+            time.sleep(3)  # what the prober sees without a batch
+            created = time.time()
+            done = run_batch(f"http://{host}:{port}", data, watch)
+            prober.stop()
+        validated = done["batch"]["in_progress_at"]
+        size = data.stat().st_size
+    running = [sample for sample in samples if sample["done"]] or samples
+    quarter = running[: max(1, len(running) // 4)], running[-max(1, len(running) // 4) :]
+
+    def mean(part: list[dict[str, float]], name: str) -> float:
+        return round(sum(sample[name] for sample in part) / len(part), 1)
+
+    return {
+        "rows": rows,
+        "input_mb": round(size / 1e6, 1),
+        "seconds": round(done["seconds"], 1),
+        "rows_per_s": round(rows / done["seconds"], 1),
+        "validation_s": done["batch"]["in_progress_at"] - done["batch"]["created_at"],
+        "health_ms_before": prober.between(created - 3, created),
+        "health_ms_while_validating": prober.between(done["batch"]["created_at"] + 1, validated),
+        "first_quarter": {name: mean(quarter[0], name) for name in ("api_mb", "worker_mb", "redis_kb")},
+        "last_quarter": {name: mean(quarter[1], name) for name in ("api_mb", "worker_mb", "redis_kb")},
+        "most": {name: max(s[name] for s in samples) for name in ("api_mb", "worker_mb", "redis_kb")},
+    }
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """The page's tables."""
+    found = {}
+    if "compare" in report:
+        c = report["compare"]
+        head = ["side", "rows/s, median", "a batch against it", "in each round"]
+        rows = [
+            [name, c[f"{side}_rows_per_s"], round(statistics.median(ratios), 3), ", ".join(map(str, ratios))]
+            for name, side, ratios in (
+                ("`LLM.generate`", "generate", c["against_generate"]),
+                ("vLLM's `run_batch`", "run_batch", c["against_run_batch"]),
+            )
+        ]
+        said = (
+            f"{c['rows']:,} rows, tiny model, 64 slots, all of them for bulk (`bulk_reserve` 0),"
+            f" {c['rounds']} rounds in turn. A batch: {c['penstock_rows_per_s']} rows/s."
+        )
+        found["batch"] = f"{wrap(said)}\n\n{table(head, rows)}"
+    if "scale" in report:
+        s = report["scale"]
+        names = {"api_mb": "api, MB", "worker_mb": "worker, MB", "redis_kb": "Redis, kB more than before"}
+        rows = [
+            [label, s["first_quarter"][name], s["last_quarter"][name], s["most"][name]]
+            for name, label in names.items()
+        ]
+        said = f"{s['rows']} rows ({s['input_mb']} MB) in {s['seconds']} s: **{s['rows_per_s']} rows/s**"
+        said += f", of which {s['validation_s']} s validation."
+        before, during = s["health_ms_before"], s["health_ms_while_validating"]
+        said += f" `GET /health/live`: p50 {before['p50']} ms and p99 {before['p99']} ms before,"
+        said += f" {during['p50']} and {during['p99']} ms while the input was validated in the same process."
+        head = ["memory", "first quarter", "last quarter", "most"]
+        found["batch-scale"] = f"{wrap(said)}\n\n{table(head, rows)}"
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=5000, help="against vLLM; 0: not (default %(default)s)")
+    parser.add_argument(
+        "--scale", type=int, default=1_000_000, help="simulated rows; 0: none (default %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of the comparison with vLLM (default %(default)s)"
+    )
+    args = parser.parse_args()
+    report: dict[str, Any] = {
+        "benchmark": "batch",
+        "machine": machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    if args.scale:
+        report["scale"] = scale(args.scale)
+    if args.rows:
+        report["compare"] = compare(args.rows, args.rounds)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

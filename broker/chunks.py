@@ -1,0 +1,94 @@
+"""The worker's side of a batch: taking a chunk, committing its rows, ending it. Fenced by the chunk's job."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+from broker.attempts import Claim
+from broker.batches import numbers
+from broker.store import JobStore
+from jobs.batch_model import Counts
+
+
+class Go(StrEnum):
+    """What a chunk's worker is to do next."""
+
+    RUN = "run"
+    PAUSED = "paused"
+    DONE = "done"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSpec:
+    """The body of a chunk's job.
+
+    Attributes:
+        batch: the batch's id.
+        chunk: its number.
+        generation: how often the chunk was submitted, from 1.
+        input_key: the input's object.
+        offset: of its first line's first byte.
+        length: in bytes.
+        rows: how many requests it holds.
+        endpoint: of every row.
+    """
+
+    batch: str
+    chunk: int
+    generation: int
+    input_key: str
+    offset: int
+    length: int
+    rows: int
+    endpoint: str
+
+    def writer(self, attempt: int) -> int:
+        """Return the number under which an attempt's parts are kept, see also :func:`jobs.batches.new_writer`."""
+        return self.generation * 100_000 + min(attempt, 99_999)
+
+
+class ChunkStore:
+    """One chunk's transitions, as its worker carries them out.
+
+    Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    async def ledger(self, spec: ChunkSpec) -> str | None:
+        """Read what of a chunk is committed; None: it is done, or not there."""
+        raw = await self._store.ask(
+            self._store.client.hget(self._store.keys("batch_open", spec.batch), str(spec.chunk))
+        )
+        return None if raw is None else str(json.loads(raw)["ledger"])
+
+    async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
+        """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: it is no longer ``seen``."""
+        reply = await self._store.scripts.call(
+            "chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
+        )
+        return None if reply[0] == "changed" else Go(reply[0])
+
+    async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
+        """Count a writer's parts up to ``last``, which are in storage; ``new`` are their rows since the one before."""
+        return Go(
+            await self._store.scripts.call(
+                "chunk_commit", spec.batch, spec.chunk, claim.id, claim.attempt, writer, last, *numbers(new)
+            )
+        )
+
+    async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
+        """End a chunk: every row is committed, or the rest is for a later job. False: it is no longer this attempt's."""
+        kind = "done" if done else "idle"
+        reply = await self._store.scripts.call(
+            "chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind
+        )
+        return bool(reply)
+
+    async def hold(self, batch: str, reason: str) -> None:
+        """Note why a batch cannot go on; the next commit takes it back."""
+        await self._store.scripts.call("batch_hold", batch, reason)

@@ -1,0 +1,149 @@
+"""Records of files in Redis; their bytes are in :mod:`broker.storage`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.errors import FileInUseError, IdempotencyConflictError
+from broker.store import JobStore
+from jobs.batch_model import File
+from jobs.ids import made_ms
+
+_FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires")
+
+
+class FileStore:
+    """Files' records. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+
+    Args:
+        store: whose connection and scripts to use.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    async def announce(self, file_id: str, key: str) -> None:
+        """Note that a file's object is about to be in storage. If it is not recorded then, it is deleted in the end."""
+        await self._store.scripts.call("file_announce", file_id, key)
+
+    async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
+        """Put objects into the trash that were announced so long ago and were not recorded; return their keys."""
+        return list(await self._store.scripts.call("file_orphans", int(age_s * 1000), limit))
+
+    async def create(
+        self,
+        file: File,
+        *,
+        expires_after_ms: int | None,
+        idempotency_key: str | None = None,
+        digest: str = "",
+    ) -> tuple[File, bool]:
+        """Record a file whose object is in storage. ``file``'s times are not looked at.
+
+        Returns:
+            The file, and whether it is an earlier one with this key; then the new object is nobody's.
+
+        Raises:
+            IdempotencyConflictError: the key belongs to another file.
+        """
+        fields = ("bytes", file.size, "filename", file.filename, "key", file.key, "users", 0)
+        kind, file_id = await self._store.scripts.call(
+            "file_create",
+            file.id,
+            file.purpose,
+            idempotency_key or "",
+            digest,
+            self._store.retention_ms,
+            "" if expires_after_ms is None else expires_after_ms,
+            *fields,
+        )
+        if kind == "conflict":
+            raise IdempotencyConflictError(file_id)
+        found = await self.get(file_id)
+        if found is None:
+            raise LookupError(file_id)
+        return found, kind == "same"
+
+    async def get(self, file_id: str) -> File | None:
+        """Read a file's record; None: there is none."""
+        return _file(await self._store.ask(self._store.client.hmget(self._keys("file", file_id), _FIELDS)))
+
+    async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
+        """Forget a file and mark its object for deletion. False: there was none, or it has not expired.
+
+        Raises:
+            FileInUseError: a batch that has not ended reads it.
+        """
+        reply = await self._store.scripts.call("file_delete", file_id, int(only_if_expired))
+        if reply == "busy":
+            raise FileInUseError(file_id)
+        return bool(reply == "deleted")
+
+    async def page(
+        self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None = None
+    ) -> tuple[list[File], bool]:
+        """List files by their creation; return them, and whether there are more behind them.
+
+        Args:
+            after: a file's id; those behind it in this order. It may have been deleted within the last hour.
+            limit: how many at most.
+            newest_first: the order.
+            purpose: only those of this one.
+        """
+        ids, more = await page_of_ids(
+            self._store, "files", after, limit, newest_first=newest_first, purpose=purpose
+        )
+        pipe = self._store.client.pipeline(transaction=False)
+        for file_id in ids:
+            pipe.hmget(self._keys("file", file_id), _FIELDS)
+        rows = await self._store.ask(pipe.execute()) if ids else []
+        return [file for values in rows if (file := _file(values))], more
+
+    async def expired(self, limit: int = 100) -> list[str]:
+        """Return ids of files whose time has passed."""
+        seconds, micros = await self._store.ask(self._store.client.time())
+        now = seconds * 1000 + micros // 1000
+        key = self._keys("files_expiry")
+        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
+
+    async def trash(self, limit: int = 100) -> list[str]:
+        """Return keys of objects that are to be deleted."""
+        key = self._keys("files_trash")
+        return list(await self._store.ask(self._store.client.srandmember(key, limit)))
+
+    async def discard(self, keys: Sequence[str]) -> None:
+        """Put objects of no file into the trash."""
+        if keys:
+            await self._store.ask(self._store.client.sadd(self._keys("files_trash"), *keys))
+
+    async def emptied(self, keys: Sequence[str]) -> None:
+        """Note that objects are gone from storage."""
+        if keys:
+            await self._store.ask(self._store.client.srem(self._keys("files_trash"), *keys))
+
+
+async def page_of_ids(
+    store: JobStore,
+    what: str,
+    after: str | None,
+    limit: int,
+    *,
+    newest_first: bool,
+    purpose: str | None = None,
+) -> tuple[list[str], bool]:
+    """Return ids of ``files`` or ``batches`` by creation, and whether there are more behind them."""
+    made = 0 if after is None else made_ms(after)
+    rows = await store.scripts.call(
+        "list_page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
+    )
+    return list(rows[:limit]), len(rows) > limit
+
+
+def _file(values: Sequence[str | None]) -> File | None:
+    ident, size, filename, purpose, key, created, expires = values
+    if ident is None or purpose is None or key is None or filename is None:
+        return None
+    return File(
+        ident, int(size or 0), filename, purpose, key, int(created or 0), int(expires) if expires else None
+    )

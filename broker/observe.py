@@ -1,0 +1,163 @@
+"""Reading what operators watch: the queues as a whole, and Redis itself. No transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from broker.errors import StoreUnavailableError
+from broker.keys import Keys
+from jobs.lanes import Lane
+from jobs.states import JobState
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """Queues at one moment.
+
+    Attributes:
+        depths: jobs waiting, by (pool, lane).
+        oldest_s: seconds since the first of them entered its queue, by (pool, lane); nothing where none waits.
+        states: records held, by state.
+        delayed: queued jobs that wait for their next attempt.
+        dead: jobs that failed or expired and were not repeated.
+        batches: batches that have not ended.
+        paused: whether a pool is, by pool.
+        tenants: jobs waiting, by (pool, tenant).
+        max_active: jobs of a pool that may be on its engines at once, by the setting; None for no such limit.
+        ended: jobs that no worker ended, ever, by (pool, lane, state, code of a failure or the empty string).
+    """
+
+    depths: Mapping[tuple[str, str], int]
+    oldest_s: Mapping[tuple[str, str], float]
+    states: Mapping[str, int]
+    delayed: int
+    dead: int
+    batches: int = 0
+    paused: Mapping[str, bool] = field(default_factory=dict)
+    tenants: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    max_active: int | None = None
+    ended: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What ``INFO`` says of Redis.
+
+    Attributes:
+        memory_used_bytes: what its data takes.
+        memory_max_bytes: ``maxmemory``; 0 for no limit.
+        memory_system_bytes: of its machine; 0 where it does not say.
+        aof_enabled: whether it writes an append-only file.
+        aof_ok: the last write and the last rewrite of that went well (or it is off).
+        rdb_ok: the last snapshot went well.
+        clients: connections.
+        evicted: keys it threw away for want of memory, since its start.
+        uptime_s: seconds since its start.
+    """
+
+    memory_used_bytes: int
+    memory_max_bytes: int
+    memory_system_bytes: int
+    aof_enabled: bool
+    aof_ok: bool
+    rdb_ok: bool
+    clients: int
+    evicted: int
+    uptime_s: int
+
+
+class Observer:
+    """Looks at everything of one namespace. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+
+    Args:
+        client: a connected client that decodes its replies.
+        keys: the namespace.
+    """
+
+    def __init__(self, client: Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._info_allowed = True
+
+    async def queues(self, pools: Sequence[str]) -> QueueFacts:
+        """Look at the queues of these pools, and at the jobs of all."""
+        wanted = [(pool, lane.value) for pool in pools for lane in Lane]
+        states = list(JobState)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.zcard(self._keys("delayed"))
+        pipe.zcard(self._keys("dead"))
+        pipe.scard(self._keys("batches_active"))
+        pipe.smembers(self._keys("paused"))
+        pipe.hget(self._keys("limits"), "max_active")
+        pipe.hgetall(self._keys("ended"))
+        for state in states:
+            pipe.zcard(self._keys("by_state", state.value))
+        for pool, lane in wanted:
+            queued = self._keys("queued", self._keys("queue", pool, lane))
+            pipe.zcard(queued)
+            pipe.zrange(queued, 0, 0, withscores=True)
+        for pool in pools:
+            pipe.hgetall(self._keys("waiting", pool))
+        try:
+            (seconds, micros), delayed, dead, batches, paused, most, ended, *rest = await pipe.execute()
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError(str(error)) from error
+        now_s = int(seconds) + int(micros) / 1e6
+        held = dict(zip((state.value for state in states), rest[: len(states)], strict=True))
+        by_lane, by_pool = rest[len(states) : -len(pools) or None], rest[len(rest) - len(pools) :]
+        first = zip(wanted, by_lane[1::2], strict=True)
+        tenants = zip(pools, by_pool, strict=True)
+        return QueueFacts(
+            depths=dict(zip(wanted, by_lane[::2], strict=True)),
+            oldest_s={place: now_s - float(rows[0][1]) / 1000 for place, rows in first if rows},
+            states=held,
+            delayed=delayed,
+            dead=dead,
+            batches=batches,
+            paused={pool: pool in paused for pool in pools},
+            tenants={(pool, name): int(jobs) for pool, row in tenants for name, jobs in row.items()},
+            max_active=int(most) if most else None,
+            ended={_place(name): int(jobs) for name, jobs in ended.items()},
+        )
+
+    async def server(self) -> ServerFacts | None:
+        """Ask Redis about itself. None: this user may not ask (an ACL forbids ``INFO``)."""
+        if not self._info_allowed:
+            return None
+        try:
+            info: dict[str, Any] = await self._client.info()
+        except ResponseError as error:
+            log.warning("no_redis_metrics", error=str(error))
+            self._info_allowed = False
+            return None
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError(str(error)) from error
+        ok = "ok"
+        aof_on = bool(info.get("aof_enabled"))
+        aof_ok = info.get("aof_last_write_status") == ok == info.get("aof_last_bgrewrite_status")
+        return ServerFacts(
+            memory_used_bytes=int(info.get("used_memory", 0)),
+            memory_max_bytes=int(info.get("maxmemory", 0)),
+            memory_system_bytes=int(info.get("total_system_memory", 0)),
+            aof_enabled=aof_on,
+            aof_ok=aof_ok or not aof_on,
+            rdb_ok=info.get("rdb_last_bgsave_status") == ok,
+            clients=int(info.get("connected_clients", 0)),
+            evicted=int(info.get("evicted_keys", 0)),
+            uptime_s=int(info.get("uptime_in_seconds", 0)),
+        )
+
+
+def _place(name: str) -> tuple[str, str, str, str]:
+    """Read a field of the counts of ends; see the key ``ended``."""
+    pool, lane, state, code = name.split(" ")
+    return pool, lane, state, code

@@ -1,0 +1,169 @@
+"""The queues as those who run them see and steer them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from broker.lookups import JobLookups, known
+from broker.settings import BrokerSettings
+from jobs.lanes import Lane
+from jobs.states import JobState
+
+_PURGE_STEP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LaneView:
+    """One lane.
+
+    Attributes:
+        lane: which.
+        queued: jobs that wait in it.
+        dispatched: of these, those whose message lies ready for a worker.
+        oldest_ms: milliseconds that the oldest of them has waited in it; None where none waits.
+    """
+
+    lane: Lane
+    queued: int
+    dispatched: int
+    oldest_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TenantView:
+    """What a tenant has in a pool: jobs that wait, and jobs that run or are about to."""
+
+    tenant: str
+    queued: int
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """One pool.
+
+    Attributes:
+        pool: its name.
+        paused: nothing is let down to its workers.
+        running: jobs on its engines.
+        slots: jobs that its live workers take at once.
+        max_active: the setting; None without one.
+        starts_per_s: jobs of the interactive lanes that started a second while others waited; None: not measured.
+        bulk_starts_per_s: the same of the lane ``bulk``.
+        run_ms: mean milliseconds of a run; None: not measured.
+        lanes: first served first.
+        tenants: those with jobs, the busiest first.
+    """
+
+    pool: str
+    paused: bool
+    running: int
+    slots: int
+    max_active: int | None
+    starts_per_s: float | None
+    bulk_starts_per_s: float | None
+    run_ms: int | None
+    lanes: tuple[LaneView, ...]
+    tenants: tuple[TenantView, ...]
+
+
+class QueueControl(JobLookups):
+    """Looking at queues and steering them. Part of :class:`broker.store.JobStore`."""
+
+    _settings: BrokerSettings
+    _retention_ms: int
+
+    async def move(self, job_id: str, lane: Lane | None = None, *, top: bool = False) -> JobState | None:
+        """Change a queued job's lane; with ``top`` make it the next of its lane.
+
+        Returns:
+            The state it is in: any other than queued, and it was left alone. None: there is no such job.
+        """
+        reply = await self._run.call("move", job_id, lane or "", int(top))
+        return None if reply is None else JobState(reply)
+
+    async def pause(self, pool: str, *, paused: bool) -> bool:
+        """Let nothing more down to a pool's workers, or go on. What runs goes on. Returns whether that changed anything."""
+        return bool(await self._run.call("pause", pool, int(paused)))
+
+    async def purge(self, pool: str, lane: Lane) -> int:
+        """Cancel what waits in a lane, and return how many jobs that were."""
+        purged = 0
+        while count := await self._run.call("purge", pool, lane, _PURGE_STEP, self._retention_ms):
+            purged += count
+        return purged
+
+    async def set_limits(self) -> None:
+        """Make the settings' ``max_active``, ``ageing_s`` and the tenants' bounds and weights those of all processes."""
+        s = self._settings
+        limits: dict[str, float | None] = {
+            "max_active": s.max_active,
+            "tenant_max_active": s.tenant_max_active,
+            "ageing_ms": int(s.ageing_s * 1000),
+        }
+        for name, tenant in s.tenants.items():
+            limits[f"max_active:{name}"] = tenant.max_active
+            limits[f"weight:{name}"] = tenant.weight
+        given: dict[Any, Any] = {name: value for name, value in limits.items() if value is not None}
+        pipe = self.client.pipeline(transaction=True)
+        pipe.delete(self.keys("limits"))
+        if given:
+            pipe.hset(self.keys("limits"), mapping=given)
+        await self._ask(pipe.execute())
+
+    async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int, int | None]:
+        """Tell where a new job would stand: jobs before it, and milliseconds to its start (None: nothing was measured)."""
+        position, eta_ms, _ = await self._run.call("place", "", pool, lane, tenant)
+        return position, known(eta_ms)
+
+    async def queues(self, pools: Sequence[str]) -> tuple[PoolView, ...]:
+        """Look at the queues of these pools."""
+        seconds, micros = await self._ask(self.client.time())
+        now_ms = seconds * 1000 + micros // 1000
+        return tuple([await self._pool(pool, now_ms) for pool in sorted(pools)])
+
+    async def _pool(self, pool: str, now_ms: int) -> PoolView:
+        pipe = self.client.pipeline(transaction=True)  # one moment for all counts
+        pipe.sismember(self.keys("paused"), pool)
+        pipe.hgetall(self.keys("rate", pool))
+        pipe.hget(self.keys("limits"), "max_active")
+        pipe.hgetall(self.keys("admitted", pool))
+        pipe.hgetall(self.keys("waiting", pool))
+        for lane in Lane:
+            queue = self.keys("queue", pool, lane)
+            pipe.zcard(self.keys("queued", queue))
+            pipe.zcard(self.keys("window", queue))
+            pipe.zrange(self.keys("queued", queue), 0, 0, withscores=True)
+        paused, rate, max_active, admitted, waiting, *counts = await self._ask(pipe.execute())
+        admitted = {name: int(count) for name, count in admitted.items()}
+        waiting = {name: int(count) for name, count in waiting.items()}
+        lanes = []
+        for lane, queued, window, oldest in zip(Lane, *(counts[i::3] for i in range(3)), strict=True):
+            age_ms = now_ms - int(oldest[0][1]) if oldest else None
+            lanes.append(LaneView(lane, queued, window, age_ms))
+        return PoolView(
+            pool=pool,
+            paused=bool(paused),
+            running=sum(admitted.values()) - sum(lane.dispatched for lane in lanes),
+            slots=int(rate.get("cap", 0)),
+            max_active=None if max_active is None else int(max_active),
+            starts_per_s=_per_s(rate.get("in"), rate.get("it")),
+            bulk_starts_per_s=_per_s(rate.get("bn"), rate.get("bt")),
+            run_ms=int(float(rate["run"])) if "run" in rate else None,
+            lanes=tuple(lanes),
+            tenants=_tenants(waiting, admitted),
+        )
+
+
+def _tenants(waiting: dict[str, int], admitted: dict[str, int]) -> tuple[TenantView, ...]:
+    names = waiting.keys() | admitted.keys()
+    views = [TenantView(name, waiting.get(name, 0), admitted.get(name, 0)) for name in names]
+    return tuple(sorted(views, key=lambda view: (-view.queued - view.active, view.tenant)))
+
+
+def _per_s(starts: Any, over_ms: Any) -> float | None:
+    if starts is None or not float(over_ms):
+        return None
+    return float(starts) / float(over_ms) * 1000

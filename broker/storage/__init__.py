@@ -1,0 +1,24 @@
+"""Where files live: a directory, or a bucket of an S3-compatible store. obstore is used here and nowhere else."""
+
+from broker.storage.base import (
+    MissingObjectError,
+    ObjectInfo,
+    Storage,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+    Writer,
+)
+from broker.storage.choose import local_folders, open_storage
+
+__all__ = [
+    "MissingObjectError",
+    "ObjectInfo",
+    "Storage",
+    "StorageError",
+    "StorageFullError",
+    "StorageUnavailableError",
+    "Writer",
+    "local_folders",
+    "open_storage",
+]

@@ -1,0 +1,35 @@
+# Penstock without vLLM: the api, Flower, and workers whose engine is elsewhere (--engine openai) or simulated.
+#
+#   docker build -f deploy/api.Dockerfile -t penstock-api .
+#
+# An index or a mirror of your own goes in as a secret, and stays out of the image and its history:
+#   docker build --secret id=pip,src=$HOME/.config/pip/pip.conf -f deploy/api.Dockerfile -t penstock-api .
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /opt/penstock
+ENV PIP_NO_CACHE_DIR=1
+COPY tools/setup_env.py tools/
+COPY requirements/image-api.lock requirements/
+RUN --mount=type=secret,id=pip PIP_CONFIG_FILE=/run/secrets/pip python tools/setup_env.py --image api
+
+FROM ${PYTHON_IMAGE}
+WORKDIR /opt/penstock
+RUN useradd --system --uid 10001 --no-create-home --home-dir /var/lib/penstock penstock \
+    && install -d -o penstock -g penstock /var/lib/penstock /var/lib/penstock-files
+COPY --from=build /opt/penstock/.venv .venv
+COPY api api
+COPY broker broker
+COPY jobs jobs
+COPY monitoring monitoring
+COPY penstock penstock
+COPY workers workers
+# The root file system may be read-only: what is written goes to the volume, or to /tmp.
+ENV PATH=/opt/penstock/.venv/bin:$PATH \
+    HOME=/var/lib/penstock \
+    PENSTOCK_DATA_DIR=/var/lib/penstock \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001
+ENTRYPOINT ["penstock"]
+CMD ["api", "--host", "0.0.0.0"]

@@ -1,0 +1,121 @@
+"""What files and batches are, as read from the store. Times are Unix milliseconds of the Redis server's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jobs.batch_rows import RowError
+from jobs.batches import BatchStatus
+from jobs.lanes import Lane
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An uploaded or written file.
+
+    Attributes:
+        id: see :func:`jobs.ids.make_id`.
+        size: in bytes.
+        filename: as the client called it.
+        purpose: OpenAI's word for what it is for.
+        key: of its object in storage.
+        created_ms: when it was complete.
+        expires_ms: when it is deleted; None: never.
+    """
+
+    id: str
+    size: int
+    filename: str
+    purpose: str
+    key: str
+    created_ms: int
+    expires_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows and tokens. ``total`` is 0 until the input has been read."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch, without its chunks.
+
+    Attributes:
+        id: see :func:`jobs.ids.make_id`.
+        status: where it is.
+        endpoint: of every row.
+        input_file_id: its rows.
+        input_key: the input's object in storage.
+        window: the completion window, as the client wrote it.
+        window_ms: its length.
+        created_ms: when it was created.
+        expires_ms: when its window closes.
+        priority: the lane that was asked for.
+        lane: the lane its chunks are submitted in now.
+        tenant: whose batch it is.
+        counts: what has been committed.
+        times: status to when it was reached, in milliseconds.
+        metadata: the client's own.
+        output_after_ms: how long its output files are kept; None: until they are deleted.
+        model: of every row; None until the input has been read.
+        output_file_id: rows that succeeded; None where there are none, or not yet.
+        error_file_id: rows that did not.
+        errors: why the input was refused.
+        paused: by a client.
+        hold: why it cannot go on; None where it can.
+        closing: the terminal status that it is on its way to, out of ``validating`` or ``in_progress``.
+        rows_per_s: of late; None where nothing is known.
+        tokens_per_s: completion tokens, of late.
+        retry_of: the batch whose failed rows these are.
+        retried_as: the batch that has this one's failed rows.
+        chunks: how many it is cut into; 0 until the input has been read.
+        next_chunk: the first that was never submitted.
+    """
+
+    id: str
+    status: BatchStatus
+    endpoint: str
+    input_file_id: str
+    input_key: str
+    window: str
+    window_ms: int
+    created_ms: int
+    expires_ms: int
+    priority: Lane
+    lane: Lane
+    tenant: str
+    counts: Counts
+    times: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, str] | None = None
+    output_after_ms: int | None = None
+    model: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: tuple[RowError, ...] = ()
+    paused: bool = False
+    hold: str | None = None
+    closing: str | None = None
+    rows_per_s: float | None = None
+    tokens_per_s: float | None = None
+    retry_of: str | None = None
+    retried_as: str | None = None
+    chunks: int = 0
+    next_chunk: int = 0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until its rows are done, at the rate of late."""
+        if self.status.terminal or not self.rows_per_s or not self.counts.total:
+            return None
+        left = self.counts.total - self.counts.completed - self.counts.failed
+        return left / self.rows_per_s

@@ -1,0 +1,268 @@
+"""A batch's rows: an input line becomes a row or an error with its line number; a response becomes an output line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from jobs.failures import FAILURES, FailureCode, code_for_status
+
+
+class RowErrorCode(StrEnum):
+    """Why an input file is refused."""
+
+    INVALID_JSON_LINE = "invalid_json_line"
+    DUPLICATE_CUSTOM_ID = "duplicate_custom_id"
+    URL_MISMATCH = "url_mismatch"
+    MODEL_MISMATCH = "model_mismatch"
+    MODEL_NOT_FOUND = "model_not_found"
+    EMPTY_FILE = "empty_file"
+    INVALID_REQUEST = "invalid_request"
+
+
+class NeverRan(StrEnum):
+    """Why a row has no response at all."""
+
+    EXPIRED = "batch_expired"
+    CANCELLED = "batch_cancelled"
+    WORKER_LOST = "worker_lost"
+
+
+NEVER_RAN_MESSAGES = {
+    NeverRan.EXPIRED: "This request could not be executed before the completion window expired.",
+    NeverRan.CANCELLED: "This request was not executed: the batch was cancelled.",
+    NeverRan.WORKER_LOST: "Every attempt of this request's chunk was lost with its worker or engine.",
+}
+
+MAX_CUSTOM_ID = 512
+"""Most characters of a ``custom_id``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """What is wrong with an input file. ``line`` counts from 1; None where it is about the whole file."""
+
+    code: RowErrorCode
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request. ``body`` is the raw JSON of the request's body."""
+
+    custom_id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the rows of one batch must keep to. ``model``: None until the first row has named it."""
+
+    endpoint: str
+    model: str | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    url: str
+    body: msgspec.Raw
+    method: str = "POST"
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    messages: msgspec.Raw = msgspec.Raw(b"null")
+    prompt: msgspec.Raw = msgspec.Raw(b"null")
+    prompt_embeds: msgspec.Raw = msgspec.Raw(b"null")
+    input: msgspec.Raw = msgspec.Raw(b"null")
+    background: msgspec.Raw = msgspec.Raw(b"null")
+    previous_response_id: msgspec.Raw = msgspec.Raw(b"null")
+    conversation: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Named(msgspec.Struct):
+    custom_id: str
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_value = msgspec.json.Decoder(msgspec.Raw).decode
+_encode = msgspec.json.Encoder().encode
+_null = msgspec.Raw(b"null")
+_left_out = (_null, msgspec.Raw(b"false"))
+
+_PROMPTS = {
+    "/v1/chat/completions": ("messages",),
+    "/v1/completions": ("prompt", "prompt_embeds"),
+    "/v1/embeddings": ("input", "messages"),
+    "/v1/responses": ("input",),
+}
+_NOT_HERE = {
+    "/v1/responses": {
+        "background": "a batch runs in the background already, and its answers are in its output file",
+        "previous_response_id": "responses are not kept here; give what was said before in input",
+        "conversation": "conversations are not kept here; give what was said before in input",
+    },
+}
+"""For an endpoint, the fields of its body that a row must leave out, and why."""
+
+
+def read_row(line: bytes) -> Row:
+    """Read a line of an input that was validated.
+
+    Raises:
+        ValueError: it is no request line.
+    """
+    parsed = _decode_line(line)
+    return Row(parsed.custom_id, bytes(parsed.body))
+
+
+def custom_id_of(line: bytes) -> str:
+    """Read the ``custom_id`` of an input or output line.
+
+    Raises:
+        ValueError: it has none.
+    """
+    return _decode_named(line).custom_id
+
+
+def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowError:
+    """Check an input line: (custom_id, model), or what is wrong with it.
+
+    Whether the ``custom_id`` occurs twice, and whether the model is served, is for the caller to find.
+
+    Args:
+        line: without its newline; not empty.
+        number: its number, from 1.
+        rules: of the batch.
+    """
+    try:
+        row = _decode_line(line)
+    except msgspec.ValidationError as error:
+        return _wrong_shape(line, number, error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"line {number} is not JSON: {error}"
+        return RowError(RowErrorCode.INVALID_JSON_LINE, message, number)
+    if not 1 <= len(row.custom_id) <= MAX_CUSTOM_ID:
+        message = f"custom_id must have 1 to {MAX_CUSTOM_ID} characters"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, "custom_id")
+    if row.method != "POST":
+        message = f"method must be POST, not {row.method[:20]!r}"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, "method")
+    if row.url != rules.endpoint:
+        message = f"url is {row.url[:100]!r}, but the batch's endpoint is {rules.endpoint!r}"
+        return RowError(RowErrorCode.URL_MISMATCH, message, number, "url")
+    return _check_body(row, number, rules)
+
+
+def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowError:
+    try:
+        body = _decode_body(row.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return RowError(RowErrorCode.INVALID_REQUEST, f"body: {error}", number, "body")
+    if not body.model:
+        return RowError(RowErrorCode.INVALID_REQUEST, "body.model: name a model", number, "body.model")
+    if rules.model is not None and body.model != rules.model:
+        message = f"the model is {body.model[:100]!r}, but the first request's is {rules.model!r}"
+        return RowError(RowErrorCode.MODEL_MISMATCH, message, number, "body.model")
+    return _check_fields(body, number, rules.endpoint) or (row.custom_id, body.model)
+
+
+def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
+    """Say what a body has that a row must not have, or lacks."""
+    if body.stream:
+        message = "body.stream: a batch's requests cannot be streamed"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, "body.stream")
+    for field, why in _NOT_HERE.get(endpoint, {}).items():
+        if getattr(body, field) not in _left_out:
+            message = f"body.{field}: {why}"
+            return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{field}")
+    fields = _PROMPTS[endpoint]
+    if all(getattr(body, field) == _null for field in fields):
+        message = f"body.{fields[0]}: Field required"
+        return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{fields[0]}")
+    return None
+
+
+def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> RowError:
+    """Say what a line of JSON lacks."""
+    try:
+        parsed: Any = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} is not JSON: {broken}", number)
+    if not isinstance(parsed, dict):
+        return RowError(RowErrorCode.INVALID_JSON_LINE, f"line {number} is not a JSON object", number)
+    param = next((name for name in ("custom_id", "method", "url", "body") if f"`{name}`" in str(error)), None)
+    if param is None:
+        param = next((name for name in ("custom_id", "method", "url") if f"$.{name}" in str(error)), None)
+    return RowError(RowErrorCode.INVALID_REQUEST, str(error), number, param)
+
+
+def row_id(batch_id: str, offset: int) -> str:
+    """Return the id of an output line: unique, and the same whenever it is made. ``offset``: of its input line."""
+    return f"batch_req_{batch_id.removeprefix('batch_')}_{offset}"
+
+
+# ---- output --------------------------------------------------------------------------------------------------------
+
+
+def response_line(row_id: str, custom_id: str, status: int, body: bytes, request_id: str) -> bytes:
+    """Form the line of a row that has a response, of whichever status.
+
+    Args:
+        row_id: unique id of this line.
+        custom_id: the row's.
+        status: HTTP status.
+        body: the response's JSON, one value, as the engine wrote it; see :func:`json_or_failure`.
+        request_id: the engine's request.
+    """
+    head = _encode({"id": row_id, "custom_id": custom_id})[:-1]
+    told = b'"response":{"status_code":%d,"request_id":%b,"body":%b}' % (
+        status,
+        _encode(request_id),
+        body.translate(None, b"\r\n"),  # in JSON they stand between values only
+    )
+    return b'%b,%b,"error":null}\n' % (head, told)
+
+
+_SLACK = 32
+_NESTED = b"[" * _SLACK, b"]" * _SLACK
+_TOLD = 500
+
+
+def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
+    """Return an engine's answer as it is where its body is one JSON value, and otherwise as an error that quotes it.
+
+    A proxy before a server answers in HTML, a server that crashed in plain text. Such an answer keeps its status if that is
+    an error's, and otherwise counts as 502. Nesting that a reader of the whole line could not follow is no JSON either.
+    """
+    try:
+        body.decode()
+        _decode_value(body)
+        _decode_value(_NESTED[0] + body + _NESTED[1])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        told = body[:_TOLD].decode(errors="replace")
+        message = f"the engine answered with status {status} and a body that is not JSON: {told}"
+        failed = status if status >= 400 else 502
+        return failed, failure_body(code_for_status(failed), message)[1]
+    return status, body
+
+
+def never_ran_line(row_id: str, custom_id: str, why: NeverRan) -> bytes:
+    """Form the line of a row that has no response."""
+    error = {"code": why.value, "message": NEVER_RAN_MESSAGES[why]}
+    return _encode({"id": row_id, "custom_id": custom_id, "response": None, "error": error}) + b"\n"
+
+
+def failure_body(code: FailureCode, message: str) -> tuple[int, bytes]:
+    """Form the response of a row that failed here rather than by the engine's answer: HTTP status and JSON."""
+    info = FAILURES[code]
+    error = {"message": message, "type": info.error_type, "param": None, "code": code.value}
+    return info.http_status, _encode({"error": error})

@@ -1,0 +1,49 @@
+"""Every metric of Penstock, each with its unit and a sentence. Series with labels start at 0.
+
+Each process makes its own objects on a registry of its choice; importing this package registers nothing. No label holds
+a job id or any other unbounded value. What is measured where:
+
+=======================  ==========================================================================
+:class:`ApiMetrics`      what one api process did: its requests, errors and accepted jobs
+:class:`SharedState`     what every api process sees in Redis, the same in each: queues, workers, Redis itself
+:class:`WorkerMetrics`   what one worker did: attempts, times, tokens
+:class:`EngineGauges`    what its engine says at the moment of the scrape
+:class:`Gpus`            what the NVIDIA driver says of its GPUs; nothing where there is no driver
+:class:`DataDisk`        the disks under a process's folders
+=======================  ==========================================================================
+
+The page ``docs/reference/metrics.md`` is made of these.
+"""
+
+from monitoring.metrics.api import ApiMetrics
+from monitoring.metrics.common import (
+    LATENCY_BUCKETS_S,
+    OTHER_TENANT,
+    REAPER_ACTIONS,
+    Children,
+    TenantNames,
+    set_up,
+)
+from monitoring.metrics.disk import DataDisk
+from monitoring.metrics.engine import EngineGauges
+from monitoring.metrics.gpu import Gpus
+from monitoring.metrics.shared import SharedState, WorkerState
+from monitoring.metrics.worker import BATCH_ROW_OUTCOMES, JOB_ENDS, WorkerMetrics
+
+__all__ = [
+    "BATCH_ROW_OUTCOMES",
+    "JOB_ENDS",
+    "LATENCY_BUCKETS_S",
+    "OTHER_TENANT",
+    "REAPER_ACTIONS",
+    "ApiMetrics",
+    "Children",
+    "DataDisk",
+    "EngineGauges",
+    "Gpus",
+    "SharedState",
+    "TenantNames",
+    "WorkerMetrics",
+    "WorkerState",
+    "set_up",
+]

@@ -1,0 +1,105 @@
+"""What one api process measures of its own work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics, TenantNames
+
+STATUSES = (
+    *("200", "202", "206", "400", "401", "404", "405", "409", "410", "413", "416", "429", "499"),
+    *("500", "503", "504", "507"),
+)
+"""The statuses that every route's counter has from the start; others come when they happen."""
+
+
+class ApiMetrics:
+    """What the api process measures.
+
+    Args:
+        registry: where to register.
+        lanes: the values of the label ``lane``.
+        error_codes: the values of the label ``code``.
+        tenants: whose jobs are counted by name.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        lanes: Iterable[str] = (),
+        error_codes: Iterable[str] = (),
+        tenants: TenantNames | None = None,
+    ) -> None:
+        self.tenants = TenantNames() if tenants is None else tenants
+        self.requests = Counter(
+            "api_requests_total",
+            "HTTP requests answered, by route and status code.",
+            ["endpoint", "status"],
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "api_request_latency_seconds",
+            "Seconds from the arrival of a request to the end of its response.",
+            ["endpoint"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "api_time_to_first_token_seconds",
+            "Seconds from the arrival of a streamed call to the first chunk that is sent to its client, queueing included.",
+            ["endpoint"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.active = Gauge(
+            "api_active_requests", "HTTP requests in progress, open streams included.", registry=registry
+        )
+        self.errors = Counter(
+            "api_errors_total",
+            "Errors answered, by the code in their body; those that end a stream included.",
+            ["code"],
+            registry=registry,
+        )
+        self.accepted = Counter(
+            "penstock_jobs_accepted_total",
+            "Jobs accepted, by lane; a chunk of a batch is one.",
+            ["lane"],
+            registry=registry,
+        )
+        self.tenant_accepted = Counter(
+            "penstock_tenant_jobs_accepted_total",
+            "Jobs accepted, by tenant; `other` for those without a name of their own.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._accepted = Children(self.accepted)
+        self._tenant_accepted = Children(self.tenant_accepted)
+        self.reaper = ReaperMetrics(registry)
+        for lane in lanes:
+            self.accepted.labels(lane)
+        for code in error_codes:
+            self.errors.labels(code)
+        for tenant in self.tenants:
+            self.tenant_accepted.labels(tenant)
+
+    def expect(self, endpoints: Iterable[str], streaming: Iterable[str] = ()) -> None:
+        """Have the series of these routes start at 0.
+
+        Args:
+            endpoints: route templates.
+            streaming: those among them that stream tokens.
+        """
+        for endpoint in endpoints:
+            self.latency.labels(endpoint)
+            for status in STATUSES:
+                self.requests.labels(endpoint, status)
+        for endpoint in streaming:
+            self.first_token.labels(endpoint)
+
+    def count_accepted(self, lane: str, tenant: str) -> None:
+        """Count an accepted job."""
+        self._accepted[(lane,)].inc()
+        self._tenant_accepted[(self.tenants.label(tenant),)].inc()

@@ -1,0 +1,159 @@
+"""What several kinds of process measure, and how labels stay few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import ClassVar, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+LATENCY_BUCKETS_S = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+)
+"""From a cached look-up to a long generation."""
+
+REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
+"""What a round of the reaper does to jobs, as ``broker.store.Reaped`` names it."""
+
+OTHER_TENANT = "other"
+"""The label of every tenant that has none of its own."""
+
+
+def set_up(registry: CollectorRegistry, component: str) -> None:
+    """Prepare a process's metrics: who it is, and no ``*_created`` series, which would double the counters.
+
+    Args:
+        registry: where to say who it is.
+        component: ``api`` or ``worker``.
+    """
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    try:
+        version = metadata.version("penstock")
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        version = "unknown"
+    info = Gauge(
+        "penstock_build_info",
+        "1, with the process's kind and version.",
+        ["component", "version"],
+        registry=registry,
+    )
+    info.labels(component, version).set(1)
+
+
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Children(dict[tuple[str, ...], M]):
+    """A metric's series by their label values, each looked up once: ``labels`` itself costs microseconds a call."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric: M = metric
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        child = self[values] = self._metric.labels(*values)
+        return child
+
+
+class TenantNames:
+    """Bounds the label ``tenant``: names that are configured, or the first few that come; everybody else is ``other``.
+
+    Args:
+        configured: the only names with a label of their own; None where the process does not know them.
+        limit: how many names may have one.
+    """
+
+    def __init__(self, configured: Iterable[str] | None = None, limit: int = 100) -> None:
+        self._open = configured is None
+        self._names = set(configured or ())
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names | {OTHER_TENANT}))
+
+    def label(self, tenant: str) -> str:
+        """Return the label of a tenant."""
+        if tenant in self._names:
+            return tenant
+        if not self._open or len(self._names) >= self._limit:
+            return OTHER_TENANT
+        self._names.add(tenant)
+        return tenant
+
+
+class ReaperMetrics:
+    """What the rounds of this process's reaper did. Every api and worker process has one, and they share the work."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.reaped = Counter(
+            "penstock_reaped_total",
+            "Jobs that this process's reaper looked after, by what it did.",
+            ["action"],
+            registry=registry,
+        )
+        self.takeovers = Counter(
+            "penstock_takeovers_total",
+            "Jobs that this process's reaper took from a worker whose lease had ended.",
+            registry=registry,
+        )
+        for action in REAPER_ACTIONS:
+            self.reaped.labels(action)
+
+    def count(self, done: object) -> None:
+        """Count a round: ``done`` has an attribute for each of :data:`REAPER_ACTIONS`."""
+        for action in REAPER_ACTIONS:
+            if jobs := getattr(done, action):
+                self.reaped.labels(action).inc(jobs)
+        self.takeovers.inc(getattr(done, "requeued") + getattr(done, "failed"))  # noqa: B009 - any such object
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric whose values are asked for at the scrape.
+
+    Attributes:
+        name: as in the exposition, counters without ``_total``.
+        meaning: one sentence, with the unit.
+        labels: label names.
+        counter: it only rises.
+    """
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    counter: bool = False
+
+    def metric(self) -> GaugeMetricFamily | CounterMetricFamily:
+        """Return an empty family for one scrape."""
+        kind = CounterMetricFamily if self.counter else GaugeMetricFamily
+        return kind(self.name, self.meaning, labels=self.labels)
+
+
+class Asked(Collector):
+    """A collector whose families are known before any value is."""
+
+    FAMILIES: ClassVar[tuple[Family, ...]] = ()
+
+    def describe(self) -> list[Metric]:
+        """Return the families, so that a registry need not collect to know the names."""
+        return [family.metric() for family in self.FAMILIES]

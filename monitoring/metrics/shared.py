@@ -1,0 +1,305 @@
+"""What every api process sees in Redis: the same in each, so expressions take ``max by`` over the api processes.
+
+The api looks every ``catalogue_refresh_s`` (at Redis itself every few seconds) and hands over what it saw.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from monitoring.metrics.common import TenantNames
+
+WORKER_STATES = ("ready", "draining")
+UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
+"""How jobs end without a worker, and with which code; other codes are those of an identical job that ran."""
+
+
+class QueueState(Protocol):
+    """As ``broker.observe.QueueFacts``, which says what each is."""
+
+    @property
+    def depths(self) -> Mapping[tuple[str, str], int]: ...  # noqa: D102 - see there
+
+    @property
+    def oldest_s(self) -> Mapping[tuple[str, str], float]: ...  # noqa: D102
+
+    @property
+    def states(self) -> Mapping[str, int]: ...  # noqa: D102
+
+    @property
+    def delayed(self) -> int: ...  # noqa: D102
+
+    @property
+    def dead(self) -> int: ...  # noqa: D102
+
+    @property
+    def batches(self) -> int: ...  # noqa: D102
+
+    @property
+    def paused(self) -> Mapping[str, bool]: ...  # noqa: D102
+
+    @property
+    def tenants(self) -> Mapping[tuple[str, str], int]: ...  # noqa: D102
+
+    @property
+    def max_active(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def ended(self) -> Mapping[tuple[str, str, str, str], int]: ...  # noqa: D102
+
+
+class RedisState(Protocol):
+    """As ``broker.observe.ServerFacts``, which says what each is."""
+
+    @property
+    def memory_used_bytes(self) -> int: ...  # noqa: D102 - see there
+
+    @property
+    def memory_max_bytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def memory_system_bytes(self) -> int: ...  # noqa: D102
+
+    @property
+    def aof_enabled(self) -> bool: ...  # noqa: D102
+
+    @property
+    def aof_ok(self) -> bool: ...  # noqa: D102
+
+    @property
+    def rdb_ok(self) -> bool: ...  # noqa: D102
+
+    @property
+    def clients(self) -> int: ...  # noqa: D102
+
+    @property
+    def evicted(self) -> int: ...  # noqa: D102
+
+    @property
+    def uptime_s(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """One live worker, as its last heartbeat told it.
+
+    Attributes:
+        incarnation: it changes with every start.
+        pool: whose lanes it drains.
+        state: one of :data:`WORKER_STATES`.
+        active: jobs that it runs; of a batch, its rows on the engine.
+        capacity: jobs that it may run at once.
+    """
+
+    incarnation: str
+    pool: str
+    state: str
+    active: int
+    capacity: int
+
+
+class SharedState:
+    """Gauges of what is in Redis, and counters of workers that came and went.
+
+    Args:
+        registry: where to register.
+        tenants: whose waiting jobs are counted by name.
+    """
+
+    def __init__(self, registry: CollectorRegistry, tenants: TenantNames | None = None) -> None:
+        self._tenants = TenantNames() if tenants is None else tenants
+        self._max_active: int | None = None
+        self._counted: dict[tuple[str, str, str, str], int] = {}
+        self._make_queues(registry)
+        self._make_pools(registry)
+        self._make_redis(registry)
+        self._seen: dict[str, str] | None = None
+        self._pools: set[str] = set()
+
+    def _make_queues(self, registry: CollectorRegistry) -> None:
+        self.queue_depth = Gauge(
+            "api_queue_depth", "Jobs waiting, by pool and lane.", ["pool", "lane"], registry=registry
+        )
+        self.oldest = Gauge(
+            "penstock_oldest_queued_age_seconds",
+            "Seconds since the longest waiting job entered its queue, by pool and lane; 0 where none waits.",
+            ["pool", "lane"],
+            registry=registry,
+        )
+        self.jobs_held = Gauge(
+            "penstock_jobs_held",
+            "Jobs whose records Redis holds, by state; finished ones are held for `retention_s`.",
+            ["state"],
+            registry=registry,
+        )
+        self.delayed = Gauge(
+            "penstock_jobs_delayed",
+            "Queued jobs that wait for the time of their next attempt.",
+            registry=registry,
+        )
+        self.dead = Gauge(
+            "penstock_jobs_dead", "Jobs that failed or expired and were not repeated.", registry=registry
+        )
+        self.tenant_waiting = Gauge(
+            "penstock_tenant_waiting_jobs",
+            "Jobs waiting in all lanes, by pool and tenant.",
+            ["pool", "tenant"],
+            registry=registry,
+        )
+        self.batches = Gauge("penstock_batches_active", "Batches that have not ended.", registry=registry)
+        self.ended = Counter(
+            "penstock_jobs_ended_without_worker_total",
+            "Jobs that no worker ended: cancelled or expired in the queue, lost with their worker, or as an identical job.",
+            ["pool", "lane", "state", "code"],
+            registry=registry,
+        )
+
+    def _make_pools(self, registry: CollectorRegistry) -> None:
+        self.paused = Gauge(
+            "penstock_pool_paused", "1 while the pool is paused, else 0.", ["pool"], registry=registry
+        )
+        self.workers = Gauge(
+            "penstock_workers",
+            "Workers whose lease is alive, by pool and state.",
+            ["pool", "state"],
+            registry=registry,
+        )
+        self.active = Gauge(
+            "penstock_pool_active_jobs",
+            "Jobs that the pool's live workers run, as of their last heartbeats; of batches, the rows on the engines.",
+            ["pool"],
+            registry=registry,
+        )
+        self.capacity = Gauge(
+            "penstock_pool_capacity_jobs",
+            "Jobs that the pool may run at once: what its workers take (draining ones nothing), or `max_active` if less.",
+            ["pool"],
+            registry=registry,
+        )
+        self.joined = Counter(
+            "penstock_worker_joins_total",
+            "Worker incarnations that this api process saw take out a lease.",
+            ["pool"],
+            registry=registry,
+        )
+        self.left = Counter(
+            "penstock_worker_leaves_total",
+            "Worker incarnations that this api process saw lose or end their lease.",
+            ["pool"],
+            registry=registry,
+        )
+
+    def _make_redis(self, registry: CollectorRegistry) -> None:
+        self.redis_up = Gauge(
+            "penstock_redis_up",
+            "1 if the last look into Redis went well, else 0; then the other figures are from before.",
+            registry=registry,
+        )
+        self.memory_used = Gauge(
+            "penstock_redis_memory_used_bytes", "Bytes of memory that Redis's data takes.", registry=registry
+        )
+        self.memory_max = Gauge(
+            "penstock_redis_memory_max_bytes",
+            "Redis's `maxmemory` in bytes; 0 means no limit.",
+            registry=registry,
+        )
+        self.memory_system = Gauge(
+            "penstock_redis_memory_system_bytes",
+            "Bytes of memory of the machine that Redis runs on; 0 where Redis does not say.",
+            registry=registry,
+        )
+        self.aof_enabled = Gauge(
+            "penstock_redis_aof_enabled", "1 if Redis writes an append-only file, else 0.", registry=registry
+        )
+        self.persistence_ok = Gauge(
+            "penstock_redis_persistence_ok",
+            "1 if the last write of this kind to Redis's disk went well, else 0; `aof` is 1 where it is off.",
+            ["kind"],
+            registry=registry,
+        )
+        self.clients = Gauge("penstock_redis_clients", "Connections that Redis has.", registry=registry)
+        self.evicted = Gauge(
+            "penstock_redis_evicted_keys",
+            "Keys that Redis threw away for want of memory since its start; any is data loss.",
+            registry=registry,
+        )
+        self.uptime = Gauge(
+            "penstock_redis_uptime_seconds", "Seconds since Redis's start.", registry=registry
+        )
+        for kind in ("aof", "rdb"):
+            self.persistence_ok.labels(kind)
+
+    def take_queues(self, state: QueueState) -> None:
+        """Take what the queues hold."""
+        for (pool, lane), depth in state.depths.items():
+            self.queue_depth.labels(pool, lane).set(depth)
+            self.oldest.labels(pool, lane).set(max(0.0, state.oldest_s.get((pool, lane), 0.0)))
+        for name, held in state.states.items():
+            self.jobs_held.labels(name).set(held)
+        self.delayed.set(state.delayed)
+        self.dead.set(state.dead)
+        self.batches.set(state.batches)
+        self._max_active = state.max_active
+        for pool, paused in state.paused.items():
+            self.paused.labels(pool).set(paused)
+            waiting = Tally(dict.fromkeys(self._tenants, 0))
+            for (place, tenant), jobs in state.tenants.items():
+                if place == pool:
+                    waiting[self._tenants.label(tenant)] += jobs
+            for name, jobs in waiting.items():
+                self.tenant_waiting.labels(pool, name).set(jobs)
+        self._take_ends(state)
+
+    def _take_ends(self, state: QueueState) -> None:
+        """Count on from what was seen last; a Redis that came back empty begins at 0."""
+        at_0 = {(*place, *end): 0 for place in state.depths for end in UNATTENDED_ENDS}
+        for labels, jobs in (at_0 | dict(state.ended)).items():
+            before = self._counted.get(labels, 0)
+            self.ended.labels(*labels).inc(jobs - before if jobs >= before else jobs)
+            self._counted[labels] = jobs
+
+    def take_workers(self, workers: Iterable[WorkerState], pools: Iterable[str]) -> None:
+        """Take who is alive.
+
+        Args:
+            workers: every worker with a live lease.
+            pools: every known pool, so that one without workers says 0.
+        """
+        workers = list(workers)
+        self._pools |= {*pools, *(worker.pool for worker in workers)}
+        alive = Tally((worker.pool, worker.state) for worker in workers)
+        for pool in self._pools:
+            mine = [worker for worker in workers if worker.pool == pool]
+            for state in WORKER_STATES:
+                self.workers.labels(pool, state).set(alive[pool, state])
+            self.active.labels(pool).set(sum(worker.active for worker in mine))
+            capacity = sum(worker.capacity for worker in mine if worker.state != "draining")
+            self.capacity.labels(pool).set(min(capacity, self._max_active or capacity))
+            self.joined.labels(pool)
+            self.left.labels(pool)
+        now = {worker.incarnation: worker.pool for worker in workers}
+        if (
+            self._seen is not None
+        ):  # those that are there at this process's first look have not joined under its eyes
+            for incarnation in now.keys() - self._seen.keys():
+                self.joined.labels(now[incarnation]).inc()
+            for incarnation in self._seen.keys() - now.keys():
+                self.left.labels(self._seen[incarnation]).inc()
+        self._seen = now
+
+    def take_redis(self, state: RedisState) -> None:
+        """Take Redis's own figures."""
+        self.memory_used.set(state.memory_used_bytes)
+        self.memory_max.set(state.memory_max_bytes)
+        self.memory_system.set(state.memory_system_bytes)
+        self.aof_enabled.set(state.aof_enabled)
+        self.persistence_ok.labels("aof").set(state.aof_ok)
+        self.persistence_ok.labels("rdb").set(state.rdb_ok)
+        self.clients.set(state.clients)
+        self.evicted.set(state.evicted)
+        self.uptime.set(state.uptime_s)

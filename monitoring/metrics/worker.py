@@ -1,0 +1,220 @@
+"""What one worker measures of its own work; vLLM's own metrics stand beside these in the default registry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics, TenantNames
+
+JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
+TOKEN_KINDS = ("prompt", "completion")
+BATCH_ROW_OUTCOMES = ("completed", "failed")
+DROP_REASONS = ("running", "gone", "fenced", "delayed", "coalesced", "newer", "redis_unavailable", *JOB_ENDS)
+ATTEMPT_NUMBERS = ("1", "2", "3+")
+
+QUEUE_BUCKETS_S = (
+    0.005,
+    0.025,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    1800.0,
+    7200.0,
+    43_200.0,
+)
+INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+MARGIN_BUCKETS_S = (0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
+
+
+class WorkerMetrics:
+    """What a worker process measures.
+
+    Args:
+        registry: where to register.
+        failure_codes: the values of the label ``code``.
+        lanes: the values of the label ``lane``.
+        limit_reasons: the lane controller's reasons.
+        tenants: whose jobs are counted by name.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        failure_codes: Iterable[str] = (),
+        *,
+        lanes: Iterable[str] = (),
+        limit_reasons: Iterable[str] = (),
+        tenants: TenantNames | None = None,
+    ) -> None:
+        self.tenants = TenantNames() if tenants is None else tenants
+        self._make_outcomes(registry)
+        self._make_times(registry)
+        self._make_own(registry)
+        self.reaper = ReaperMetrics(registry)
+        self._tokens = Children(self.tokens)
+        self._tenant_tokens = Children(self.tenant_tokens)
+        self._start_lanes(lanes)
+        self._start_tenants()
+        for counter, values in (
+            (self.failures, failure_codes),
+            (self.attempts, ATTEMPT_NUMBERS),
+            (self.dropped, DROP_REASONS),
+            (self.bulk_limits, limit_reasons),
+            (self.batch_rows, BATCH_ROW_OUTCOMES),
+            (self.run_time, JOB_ENDS),
+        ):
+            for value in values:
+                counter.labels(value)
+
+    def count_tokens(self, lane: str, tenant: str, prompt: int, completion: int) -> None:
+        """Count the tokens of a job that has ended, or of committed rows of a batch."""
+        name = self.tenants.label(tenant)
+        for kind, tokens in (("prompt", prompt), ("completion", completion)):
+            self._tokens[kind, lane].inc(tokens)
+            self._tenant_tokens[name, kind].inc(tokens)
+
+    def _start_lanes(self, lanes: Iterable[str]) -> None:
+        for lane in lanes:
+            self.running.labels(lane)
+            for kind in TOKEN_KINDS:
+                self.tokens.labels(kind, lane)
+            for timer in (self.queue_wait, self.first_token, self.inter_token, self.margin):
+                timer.labels(lane)
+            for state in JOB_ENDS:
+                self.jobs.labels(state, lane)
+
+    def _start_tenants(self) -> None:
+        for tenant in self.tenants:
+            for state in JOB_ENDS:
+                self.tenant_jobs.labels(tenant, state)
+            for kind in TOKEN_KINDS:
+                self.tenant_tokens.labels(tenant, kind)
+
+    def _make_outcomes(self, registry: CollectorRegistry) -> None:
+        self.jobs = Counter(
+            "penstock_jobs_total",
+            "Jobs this worker ended, by final state and lane.",
+            ["state", "lane"],
+            registry=registry,
+        )
+        self.failures = Counter(
+            "penstock_job_failures_total", "Failed jobs, by failure code.", ["code"], registry=registry
+        )
+        self.tokens = Counter(
+            "penstock_tokens_total",
+            "Tokens of finished jobs, and of committed rows of batches, by kind and lane.",
+            ["kind", "lane"],
+            registry=registry,
+        )
+        self.tenant_jobs = Counter(
+            "penstock_tenant_jobs_total",
+            "Jobs this worker ended, by tenant and final state.",
+            ["tenant", "state"],
+            registry=registry,
+        )
+        self.tenant_tokens = Counter(
+            "penstock_tenant_tokens_total",
+            "The same, by tenant and kind.",
+            ["tenant", "kind"],
+            registry=registry,
+        )
+        self.attempts = Counter(
+            "penstock_attempts_total",
+            "Attempts begun, by which attempt of its job it is.",
+            ["number"],
+            registry=registry,
+        )
+        self.dropped = Counter(
+            "penstock_messages_dropped_total",
+            "Queue messages that gave no right to run, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self.fenced = Counter(
+            "penstock_fence_rejections_total",
+            "Writes refused because the job was no longer this attempt's.",
+            registry=registry,
+        )
+        self.given_back = Counter(
+            "penstock_attempts_given_back_total",
+            "Attempts that this worker ended without ending the job: drained, or to be tried again.",
+            registry=registry,
+        )
+        self.batch_rows = Counter(
+            "penstock_batch_rows_total",
+            "Rows of batches written to disk, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def _make_times(self, registry: CollectorRegistry) -> None:
+        self.run_time = Histogram(
+            "penstock_run_seconds",
+            "Seconds from claim to end, by final state.",
+            ["state"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "penstock_queue_wait_seconds",
+            "Seconds from a job's acceptance to its first claim, by lane.",
+            ["lane"],
+            buckets=QUEUE_BUCKETS_S,
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "penstock_time_to_first_token_seconds",
+            "Seconds from the claim of a streamed job to its first chunk, by lane; the wait in the queue is not in it.",
+            ["lane"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "penstock_inter_token_seconds",
+            "Mean seconds between the tokens of a streamed job, observed once for each job, by lane.",
+            ["lane"],
+            buckets=INTER_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self.margin = Histogram(
+            "penstock_deadline_margin_seconds",
+            "Seconds that were left of a job's life when it ended, by lane; jobs without a deadline do not count.",
+            ["lane"],
+            buckets=MARGIN_BUCKETS_S,
+            registry=registry,
+        )
+
+    def _make_own(self, registry: CollectorRegistry) -> None:
+        self.running = Gauge(
+            "penstock_jobs_running", "Jobs on this worker's engine, by lane.", ["lane"], registry=registry
+        )
+        self.capacity = Gauge(
+            "penstock_capacity_jobs", "Jobs that this worker may run at once.", registry=registry
+        )
+        self.rows_running = Gauge(
+            "penstock_batch_rows_running", "Rows of batches on this worker's engine.", registry=registry
+        )
+        self.bulk_limit = Gauge(
+            "penstock_bulk_limit", "Bulk jobs that the lane controller allows at once.", registry=registry
+        )
+        self.bulk_limits = Counter(
+            "penstock_bulk_limit_adjustments_total",
+            "Adjustments of the lane controller, by reason; `open` raises the limit, every other reason halves it.",
+            ["reason"],
+            registry=registry,
+        )
+        self.beats = Counter("penstock_heartbeats_total", "Leases prolonged.", registry=registry)
+        self.beats_failed = Counter(
+            "penstock_heartbeats_failed_total",
+            "Heartbeats that Redis did not answer; the lease goes on until it ends.",
+            registry=registry,
+        )

@@ -1,0 +1,112 @@
+"""From the rows that came back to the output and the error file, checked on the way, each there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import BinaryIO
+
+from penstock.bulk.check import Check, Verdict, rows_of, succeeded
+from penstock.bulk.workdir import Workdir
+
+_REPORT_EVERY = 1000
+
+
+def input_ids(workdir: Workdir) -> Iterable[tuple[int, str]]:
+    """Give line and id of every row that was sent."""
+    for line, row in rows_of(workdir.input):
+        yield line, row["custom_id"]
+
+
+def write(
+    workdir: Workdir,
+    output: Path,
+    errors: Path,
+    *,
+    ordered: bool,
+    report: Callable[[int], None] = lambda _rows: None,
+) -> Verdict:
+    """Write both files and return what the check found. No error file is made where no row failed.
+
+    Args:
+        workdir: of a run whose rows have all come back.
+        output: where successful rows go.
+        errors: where the others go; the same path puts both into one file.
+        ordered: in the input's order; otherwise as they were finished.
+        report: takes the number of rows so far.
+
+    Raises:
+        OSError: one cannot be written; then neither is there.
+    """
+    check = Check()
+    check.expect(input_ids(workdir))
+    with ExitStack() as stack:
+        drafts = {path: _Draft(path, stack) for path in dict.fromkeys((output, errors))}
+        if ordered:
+            _in_order(workdir, check, drafts[output], drafts[errors], report)
+        else:
+            _as_finished(workdir, check, drafts[output], drafts[errors], report)
+        verdict = check.end(input_ids(workdir))
+        for path, draft in drafts.items():
+            draft.finish(keep=path == output or draft.rows > 0)
+    return verdict
+
+
+class _Draft:
+    """A file on its way, beside its final place."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path = path
+        self.rows = 0
+        self._draft = path.with_name(path.name + ".part")
+        self._file: BinaryIO = stack.enter_context(self._draft.open("wb"))
+        stack.callback(self._draft.unlink, missing_ok=True)
+
+    def add(self, line: bytes) -> None:
+        self._file.write(line)
+        self.rows += 1
+
+    def finish(self, *, keep: bool) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        if keep:
+            self._draft.replace(self.path)
+
+
+def _as_finished(
+    workdir: Workdir, check: Check, output: _Draft, errors: _Draft, report: Callable[[int], None]
+) -> None:
+    with workdir.rows.open("rb") as rows:
+        for line, raw in enumerate(rows, 1):
+            row = json.loads(raw)
+            if check.show(row, f"line {line} of what came back") is not None:
+                (output if succeeded(row) else errors).add(raw)
+            if line % _REPORT_EVERY == 0:
+                report(line)
+
+
+def _in_order(
+    workdir: Workdir, check: Check, output: _Draft, errors: _Draft, report: Callable[[int], None]
+) -> None:
+    """As :func:`_as_finished`, by a table of where each row stands: a row costs some bytes of disk, none of memory."""
+    with closing(sqlite3.connect("", isolation_level=None)) as db, workdir.rows.open("rb") as rows:
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("CREATE TABLE places (n INTEGER PRIMARY KEY, at INTEGER, good INTEGER)")
+        db.execute("BEGIN")
+        at = 0
+        for line, raw in enumerate(rows, 1):
+            row = json.loads(raw)
+            number = check.show(row, f"line {line} of what came back")
+            if number is not None:
+                db.execute("INSERT INTO places VALUES (?, ?, ?)", (number, at, succeeded(row)))
+            at += len(raw)
+        places = db.execute("SELECT at, good FROM places ORDER BY n")
+        for done, (place, good) in enumerate(places, 1):
+            rows.seek(place)
+            (output if good else errors).add(rows.readline())
+            if done % _REPORT_EVERY == 0:
+                report(done)

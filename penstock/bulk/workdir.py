@@ -1,0 +1,160 @@
+"""The folder beside the output that a run keeps until it is done: its rows, what came back, and how far it is.
+
+``state.json`` is replaced as a whole, after what it speaks of is on disk. So after a crash, or a full disk, it is
+true: what lies behind the bytes it counts is cut off, and half a line never counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from penstock.bulk.problems import InputError
+
+_VERSION = 1
+
+
+@dataclass(slots=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        asked: what shaped the rows: a run that is resumed is asked for the same.
+        file_key: idempotency key of the upload; ``batch_key`` of the batch: sent again, they are no second ones.
+        cursor: behind the rows that came back.
+        received_bytes: of ``rows.jsonl`` that count.
+    """
+
+    asked: dict[str, Any] = field(default_factory=dict)
+    version: int = _VERSION
+    url: str | None = None
+    embedded: bool = False
+    kind: str = ""
+    rows: int = 0
+    endpoint: str = ""
+    model: str = ""
+    file_key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    batch_key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    file_id: str | None = None
+    batch_id: str | None = None
+    cursor: str | None = None
+    received: int = 0
+    received_bytes: int = 0
+
+
+class Workdir:
+    """The folder of one run. Use it in a ``with``: it is locked meanwhile.
+
+    Args:
+        path: where it is.
+        begin: make it anew, whatever was there; False opens the one that is there.
+
+    Raises:
+        InputError: another run has it, or it cannot be read.
+    """
+
+    def __init__(self, path: Path, *, begin: bool) -> None:
+        self.path = path
+        self.input = path / "input.jsonl"
+        self.rows = path / "rows.jsonl"
+        self._lock: IO[str] | None = None
+        path.mkdir(parents=True, exist_ok=True)
+        self._take()
+        try:
+            self.state = self._begin() if begin else self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def started(self) -> bool:
+        """Whether there is anything to go on with."""
+        return self.state.rows > 0 and self.input.exists()
+
+    def save(self) -> None:
+        """Put the state on disk."""
+        draft = self.path / "state.json.part"
+        with draft.open("w") as file:
+            json.dump(asdict(self.state), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path / "state.json")
+
+    def take(self, lines: bytes, cursor: str | None) -> None:
+        """Keep rows that came back, and the cursor behind them; on return they are on disk."""
+        with self.rows.open("ab") as file:
+            file.truncate(self.state.received_bytes)  # of a page that was cut short
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        self.state.received_bytes += len(lines)
+        self.state.received += lines.count(b"\n")
+        self.state.cursor = cursor
+        self.save()
+
+    def settle(self) -> None:
+        """Cut off what does not count."""
+        with self.rows.open("ab") as file:
+            file.truncate(self.state.received_bytes)
+
+    def remove(self) -> None:
+        """Delete the folder: the run is done."""
+        self.close()
+        shutil.rmtree(self.path)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Return the folder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of it."""
+        self.close()
+
+    def _begin(self) -> State:
+        for one in self.path.iterdir():
+            if one.name == "lock":
+                continue
+            if one.is_dir():
+                shutil.rmtree(one)
+            else:
+                one.unlink()
+        return State()
+
+    def _read(self) -> State:
+        path = self.path / "state.json"
+        try:
+            kept = json.loads(path.read_bytes())
+            if kept.get("version") != _VERSION:
+                raise InputError(f"{path} is of another version of penstock; begin anew with --overwrite")
+            return State(**kept)
+        except FileNotFoundError:
+            return State()
+        except (ValueError, TypeError, AttributeError) as exc:
+            raise InputError(f"{path} cannot be read: {exc}; begin anew with --overwrite") from exc
+
+    def _take(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows: there two runs with one output are the user's to avoid
+            return
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self._lock.close()
+            self._lock = None
+            raise InputError(f"another run is at work in {self.path}") from exc

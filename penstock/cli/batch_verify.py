@@ -1,0 +1,111 @@
+"""``penstock batch verify``, of a batch on the server or of files that lie here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from penstock.cli._output import as_json
+from penstock.cli._run import (
+    EXIT_CODES,
+    JOB_NOT_OK,
+    USAGE,
+    Console,
+    client_command,
+    fail,
+)
+from penstock.cli.batch_options import id_options
+
+if TYPE_CHECKING:
+    from penstock.batch_models import Verification
+    from penstock.bulk.check import Verdict
+
+
+@click.command("verify", epilog=EXIT_CODES)
+@click.argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
+@click.option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
+@id_options
+@client_command
+def verify(
+    console: Console,
+    *,
+    names: tuple[str, ...],
+    errors: tuple[str, ...],
+    kind: str | None,
+    delimiter: str | None,
+    id_field: str | None,
+) -> None:
+    """Check that every row was answered: none missing, none twice, total = completed + failed.
+
+    With the id of a BATCH the server reads its files. With files it is done here, without a server: INPUT is what
+    was run, and the options that named its rows are to be given again.
+
+    \b
+    Examples:
+      penstock batch verify batch_0199...
+      penstock batch verify prompts.txt out.jsonl --errors out.errors.jsonl
+      penstock batch verify papers.csv out.jsonl --errors out.errors.jsonl --id-field doi
+
+    Exit code 1 where the check fails.
+    """  # noqa: D301  # \b is click's mark
+    if len(names) == 1:
+        if errors or Path(names[0]).exists():
+            msg = "name the OUTPUT too, or the id of a batch alone"
+            raise click.UsageError(msg)
+        with console.client() as client:
+            found = client.batches.verify(names[0])
+        if console.json:
+            as_json(found)
+        else:
+            click.echo("\n".join([_head(found), *(f"  {example}" for example in found.examples)]))
+        raise SystemExit(0 if found.ok else JOB_NOT_OK)
+    from penstock.bulk.problems import InputError
+
+    try:
+        verdict = _check(names[0], [*names[1:], *errors], kind, delimiter, id_field)
+    except InputError as exc:
+        fail(str(exc), USAGE)
+    if console.json:
+        as_json(verdict.as_dict())
+    else:
+        click.echo("\n".join(verdict_lines(verdict)))
+    if not verdict.ok:
+        raise SystemExit(JOB_NOT_OK)
+
+
+def _check(
+    source: str, outputs: Iterable[str], kind: str | None, delimiter: str | None, id_field: str | None
+) -> Verdict:
+    from penstock.bulk.check import Check
+    from penstock.bulk.convert import custom_ids
+    from penstock.bulk.problems import InputError
+    from penstock.bulk.rows import Recipe
+    from penstock.bulk.source import opened
+
+    if source == "-":
+        raise InputError("the input is read twice: give a file")
+    recipe = Recipe(id_field=id_field)
+    check = Check()
+    with opened(source) as file:
+        check.expect(custom_ids(file, recipe, kind=kind, delimiter=delimiter))
+    for name in outputs:
+        if not Path(name).is_file():
+            raise InputError(f"there is no file {name}")
+        check.show_file(Path(name))
+    with opened(source) as file:
+        return check.end(custom_ids(file, recipe, kind=kind, delimiter=delimiter))
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return a check's outcome in lines."""
+    return [_head(verdict), *(f"  {kind}: {', '.join(names)}" for kind, names in verdict.named.items())]
+
+
+def _head(found: Verdict | Verification) -> str:
+    word = "ok" if found.ok else "FAILED"
+    figures = ("completed", "failed", "duplicates", "missing", "unknown", "unreadable")
+    counts = ", ".join(f"{getattr(found, name):,} {name}" for name in figures)
+    return f"{word}: {found.total:,} rows, {counts}"

@@ -1,0 +1,151 @@
+"""``penstock top``: pools, lanes, workers, GPUs and running jobs, drawn anew every few seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from penstock.cli import _output as output
+from penstock.cli._run import EXIT_CODES, Console, client_command, message_of
+
+if TYPE_CHECKING:
+    from penstock.cli._top_view import Look
+    from penstock.client import Penstock
+
+_QUIT = {b"q", b"Q", b"\x1b", b"\x03"}
+_STEP_S = 0.1
+
+
+@click.command("top", epilog=EXIT_CODES)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks.",
+)
+@click.option("--once", is_flag=True, help="Look once and end.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(0, 100),
+    default=5,
+    show_default=True,
+    help="Longest running jobs to show.",
+)
+@client_command
+def top(console: Console, *, interval: float, once: bool, jobs: int) -> None:
+    """Watch the queues, the workers, their GPUs and the longest running jobs. `q` ends it.
+
+    \b
+    Examples:
+      penstock top
+      penstock top --interval 5 --jobs 0
+      penstock top --once --json | jq '.workers[] | {name, running, tokens_per_s}'
+
+    The workers' figures are as of their last heartbeat (3 seconds apart by default). "wait" is what the jobs that
+    a worker took lately had waited, on average. With --json: one object per look, one line each.
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        if once:
+            look = _look(client, jobs)
+            if console.json:
+                output.as_json(look.as_json())
+            else:
+                _print(look)
+        else:
+            with suppress(KeyboardInterrupt):  # the other way to say q
+                (_stream if console.json else _watch)(client, jobs, interval)
+
+
+def _look(client: Penstock, jobs: int) -> Look:
+    """Ask the server. Raises PenstockError."""
+    from penstock.cli._top_view import Look
+    from penstock.errors import NotFoundError
+
+    workers = client.workers()
+    try:
+        pools = client.queues()
+    except NotFoundError:  # an older server
+        pools = None
+    oldest = tuple(client.list(state="running", order="asc", limit=jobs)) if jobs else ()
+    return Look(time.time(), client.base_url, workers, pools, oldest)
+
+
+def _print(look: Look) -> None:
+    from rich.console import Console as RichConsole
+
+    from penstock.cli._top_view import draw
+
+    rich = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160)
+    rich.print(draw(look, rich.width), end="")
+
+
+def _stream(client: Penstock, jobs: int, interval: float) -> None:
+    while True:
+        output.as_json(_look(client, jobs).as_json())
+        time.sleep(interval)
+
+
+def _watch(client: Penstock, jobs: int, interval: float) -> None:
+    """Draw until somebody presses q. A server that does not answer is said so, above the last figures."""
+    from rich.console import Console as RichConsole
+    from rich.live import Live
+
+    from penstock.cli._top_view import draw
+    from penstock.errors import PenstockError
+
+    rich = RichConsole(highlight=False)
+    look = _look(client, jobs)  # a server that was never there is an error, not a picture
+    with (
+        _keys() as pressed,
+        Live(console=rich, screen=True, auto_refresh=False, redirect_stderr=False) as live,
+    ):
+        while True:
+            live.update(draw(look, rich.width, rich.height), refresh=True)
+            size, until = rich.size, time.monotonic() + interval
+            while time.monotonic() < until:
+                if pressed() in _QUIT:
+                    return
+                if rich.size != size:
+                    size = rich.size
+                    live.update(draw(look, rich.width, rich.height), refresh=True)
+            try:
+                look = _look(client, jobs)
+            except PenstockError as error:
+                look = replace(look, error=f"no answer: {message_of(error)}")
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[], bytes | None]]:
+    """Yield what reads one key, or None after a moment; without a terminal to read from it only lets the moment pass."""
+    try:
+        import select
+        import termios
+        import tty
+
+        fd = sys.stdin.fileno()
+        before = termios.tcgetattr(fd)
+    except (ImportError, OSError, ValueError, AttributeError):  # another system, or no terminal
+        yield _no_key
+        return
+    tty.setcbreak(fd)
+
+    def pressed() -> bytes | None:
+        ready, _, _ = select.select([fd], [], [], _STEP_S)
+        return os.read(fd, 16) if ready else None  # an arrow key is several bytes at once, and no Escape
+
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _no_key() -> None:
+    time.sleep(_STEP_S)

@@ -1,0 +1,158 @@
+"""Which worker processes there are to be: one for each device group of each pool."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workers.devices import DeviceStartError, Group, indices
+from workers.layout import gpus_for, groups_for
+from workers.pools import (
+    PoolsStartError,
+    check_names,
+    pool_settings,
+    read_tables,
+    served_name,
+    settings_file,
+    worker_settings,
+)
+from workers.settings import WorkerSettings
+
+OPTIONS = {
+    "engine": "--engine",
+    "model": "--model",
+    "served_model_name": "--served-model-name",
+    "aliases": "--alias",
+    "tensor_parallel": "--tensor-parallel",
+    "concurrency": "--concurrency",
+    "metrics_host": "--metrics-host",
+    "openai_base_url": "--openai-base-url",
+    "drain_timeout_s": "--drain-timeout-s",
+    "engine_args": "--engine-arg",
+    "data_dir": "--data-dir",
+    "redis_url": "--redis-url",
+    "namespace": "--namespace",
+}
+"""Options of ``penstock worker`` by setting, for what each process gets as we did; the layout decides on the others."""
+
+ONE_POOL = ("model", "served_model_name", "aliases", "gpus", "tensor_parallel", "workers")
+"""Settings that cannot be said on the command line for several pools."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One worker process.
+
+    Attributes:
+        name: of the process, for logs: ``worker``, ``worker-2``, ``worker-chat-1``.
+        settings: its pool's.
+        group: its GPUs; empty: the CPU.
+        flags: for ``penstock worker``.
+    """
+
+    name: str
+    settings: WorkerSettings
+    group: Group
+    flags: tuple[str, ...]
+
+    @property
+    def place(self) -> str:
+        """Where it runs, in words."""
+        return f"GPU {indices(self.group)}" if self.group else "the CPU"
+
+
+def parts_of_worker(overrides: Mapping[str, Any]) -> list[Part]:
+    """Return the processes that ``penstock worker`` is to start: its pool's.
+
+    Args:
+        overrides: given on the command line; they are given to each.
+
+    Raises:
+        pydantic.ValidationError: a bad setting.
+        PoolsStartError: a bad table in the file, or no or an unknown pool was named.
+        DeviceStartError: the devices are not there, or too small for the model.
+    """
+    settings = worker_settings(overrides)
+    return _parts(settings, overrides, settings.pool if read_tables() else None, Counter())
+
+
+def parts_of_machine(
+    settings: WorkerSettings, overrides: Mapping[str, Any], default_model: str | None
+) -> list[Part]:
+    """Return the processes that ``penstock up`` is to start: every pool's.
+
+    Args:
+        settings: the flat ones, for the case that there are no pools.
+        overrides: given on the command line, for all pools.
+        default_model: what the api will take for a request without a model.
+
+    Raises:
+        pydantic.ValidationError: a bad setting.
+        PoolsStartError: a bad table in the file, or names and GPUs that contradict each other.
+        DeviceStartError: the devices are not there, or too small for the model.
+    """
+    tables = read_tables()
+    if not tables:
+        return _parts(settings, overrides, None, Counter())
+    file = settings_file()
+    odd = [name for name in ONE_POOL if name in overrides]
+    if odd:
+        msg = f"{OPTIONS.get(odd[0], '--' + odd[0])} is for one model, and {file} has the pools {', '.join(tables)}"
+        raise PoolsStartError(f"{msg}: say it there")
+    pools = pool_settings(tables, overrides)
+    names = check_names(pools)
+    known = all(served_name(one) is not None for one in pools.values())
+    if default_model is not None and known and default_model not in names:
+        there = ", ".join(sorted(names))
+        msg = f"default_model (PENSTOCK_DEFAULT_MODEL): no pool of {file} serves {default_model!r}; there are {there}"
+        raise PoolsStartError(f"bad setting {msg}")
+    parts: list[Part] = []
+    owner: dict[int, str] = {}
+    ports: Counter[int] = Counter()
+    for pool, one in pools.items():
+        try:
+            found = _parts(one, overrides, pool, ports)
+        except DeviceStartError as error:
+            raise DeviceStartError(f"{file}: [pools.{pool}] {error}") from error
+        for gpu in (gpu for part in found for gpu in part.group):
+            if owner.setdefault(gpu.index, pool) != pool:
+                msg = f"{file}: [pools.{pool}] gpus: GPU {gpu.index} is taken by [pools.{owner[gpu.index]}]"
+                raise PoolsStartError(msg)
+        parts += found
+    return parts
+
+
+def _parts(
+    settings: WorkerSettings, overrides: Mapping[str, Any], pool: str | None, ports: Counter[int]
+) -> list[Part]:
+    """Return one pool's processes. ``ports`` counts how often each metrics port was wanted: they take the next ones."""
+    groups = groups_for(settings, gpus_for(settings))
+    several = len(groups) > 1
+    child = "worker" if pool is None else f"worker-{pool}"
+    parts = []
+    for n, group in enumerate(groups, 1):
+        flags = ["--workers", "1"]  # whatever the file and the environment say
+        if pool is not None or "pool" in overrides:
+            flags += ["--pool", settings.pool]
+        if group:
+            flags += ["--gpus", indices(group)]
+        name = settings.name or (None if group or not (several or pool) else pool or "worker")
+        if name is not None:
+            flags += ["--name", f"{name}-{n}" if several else name]
+        if port := settings.metrics_port:
+            flags += ["--metrics-port", str(port + ports[port])]
+            ports[port] += 1
+        flags += _as_flags(overrides)
+        parts.append(Part(f"{child}-{n}" if several else child, settings, group, tuple(flags)))
+    return parts
+
+
+def _as_flags(overrides: Mapping[str, Any]) -> list[str]:
+    """Write what was given on our command line for the command line of ``penstock worker``."""
+    flags = []
+    for name, option in OPTIONS.items():
+        value = overrides.get(name, ())
+        flags += [f"{option}={one}" for one in (value if isinstance(value, tuple | list) else (value,))]
+    return flags

@@ -1,0 +1,226 @@
+"""`docker-compose.yml` brought up for real: built, started, used, hardened as it says, taken down, nothing left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from openai import OpenAI
+
+from tests.heavy.containers import Compose, Engine
+from tests.processes import ROOT
+from tests.support import free_port, wait_until
+
+pytestmark = pytest.mark.timeout(3000)  # the first test builds the images
+
+FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+UP = ("valkey", "api", "worker-simulated", "flower", "prometheus")
+OURS = ("api", "worker-simulated", "flower")
+LOGIN = ("operator", "correct-horse")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The stack that is up."""
+
+    engine: Engine
+    compose: Compose
+    ports: dict[str, int]
+
+    def url(self, service: str) -> str:
+        return f"http://127.0.0.1:{self.ports[service]}"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    folder = Path(tempfile.mkdtemp(prefix="penstock-containers-"))
+    engine = Engine(folder)
+    yield engine
+    engine.close()
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def images(engine: Engine) -> Engine:
+    """The images that the services of this test name."""
+    engine.make_base()
+    engine.make_stand_ins(FILE["services"]["valkey"]["image"], FILE["services"]["prometheus"]["image"])
+    engine.build("deploy/api.Dockerfile", "penstock-api:local")
+    return engine
+
+
+@pytest.fixture(scope="module")
+def stack(images: Engine) -> Iterator[Stack]:
+    ports = {name: free_port() for name in ("api", "flower", "prometheus", "grafana", "open_webui")}
+    settings = {
+        "VALKEY_PASSWORD": "0123456789abcdef",
+        "FLOWER_USER": LOGIN[0],
+        "FLOWER_PASSWORD": LOGIN[1],
+        "GRAFANA_PASSWORD": "unused",
+        "COMPOSE_PROFILES": "simulated",
+    } | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()}
+    env_file = images.folder / "env"
+    env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    compose = Compose(images, "penstocktest", env_file)
+    try:
+        compose.up(UP)
+        yield Stack(images, compose, ports)
+        for service in UP:
+            print(f"--- {service}\n{compose.logs(service)}")
+    finally:
+        compose.run("--profile", "simulated", "--profile", "cpu", "down", "-v", "-t", "60")
+    assert images.podman("ps", "-aq") == ""
+    assert images.podman("volume", "ls", "-q") == ""
+    assert images.podman("network", "ls", "-q", "--filter", "name=penstocktest") == ""
+
+
+def curl(*argv: str) -> str:
+    return subprocess.run(["curl", "-sS", "--fail", *argv], capture_output=True, text=True, check=True).stdout
+
+
+def submit(stack: Stack) -> str:
+    body = {"model": "simulated", "input": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}}
+    said = curl(f"{stack.url('api')}/v1/jobs", "-H", "content-type: application/json", "-d", json.dumps(body))
+    return json.loads(said)["id"]
+
+
+def state(stack: Stack, job_id: str) -> str:
+    return json.loads(curl(f"{stack.url('api')}/v1/jobs/{job_id}?wait=20"))["state"]
+
+
+def test_a_job_by_curl(stack: Stack) -> None:
+    assert state(stack, submit(stack)) == "succeeded"
+
+
+def test_a_chat_by_the_openai_sdk(stack: Stack) -> None:
+    client = OpenAI(base_url=f"{stack.url('api')}/v1", api_key="none")
+    ask = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    whole = client.chat.completions.create(**ask)
+    parts = [
+        c.choices[0].delta.content or ""
+        for c in client.chat.completions.create(**ask, stream=True)
+        if c.choices
+    ]
+    assert len("".join(parts)) > 0
+    assert "".join(parts) == whole.choices[0].message.content
+
+
+def test_flower_is_behind_its_login(stack: Stack) -> None:
+    job_id = submit(stack)
+    assert httpx.get(f"{stack.url('flower')}/tasks").status_code == 401
+    assert httpx.get(f"{stack.url('flower')}/tasks", auth=(LOGIN[0], "wrong")).status_code == 401
+    assert httpx.get(f"{stack.url('flower')}/tasks", auth=LOGIN).status_code == 200
+
+    def known() -> bool:
+        answer = httpx.get(f"{stack.url('flower')}/api/task/info/{job_id}", auth=LOGIN)
+        return answer.status_code == 200 and answer.json()["state"] == "SUCCESS"
+
+    wait_until(known)
+
+
+def test_prometheus_scrapes_api_and_worker(stack: Stack) -> None:
+    def value(query: str) -> float:
+        found = httpx.get(f"{stack.url('prometheus')}/api/v1/query", params={"query": query}).json()["data"][
+            "result"
+        ]
+        return float(found[0]["value"][1]) if found else 0.0
+
+    submit(stack)
+    wait_until(lambda: value("sum(api_requests_total)") > 0, 90)
+    wait_until(lambda: value('sum(penstock_jobs_total{state="succeeded"})') > 0, 90)
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_our_containers_can_do_little(stack: Stack, service: str) -> None:
+    assert stack.compose.execute(service, "id", "-u") == "10001"
+    status = stack.compose.execute(service, "cat", "/proc/self/status")
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert {facts[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {"0" * 16}
+    assert facts["NoNewPrivs"] == "1"
+    trial = "import pathlib; pathlib.Path('/opt/penstock/x').touch()"
+    assert "Read-only" in stack.engine.run(
+        "podman", "exec", stack.compose.container(service), "python", "-c", trial, check=False
+    ).stderr  # fmt: skip
+
+
+def test_valkey_wants_the_password_and_is_not_published(stack: Stack) -> None:
+    assert "NOAUTH" in stack.compose.execute("valkey", "valkey-cli", "ping")
+    assert stack.compose.execute("valkey", "id", "-u") == "999"
+    assert not stack.compose.inspect("valkey")["NetworkSettings"]["Ports"].get("6379/tcp")
+    shown = stack.engine.podman("top", stack.compose.container("valkey"), "args")
+    assert "valkey-server" in shown
+    assert "0123456789abcdef" not in shown
+
+
+def test_limits_reach_the_engine(stack: Stack) -> None:
+    assert stack.compose.inspect("api")["HostConfig"]["Memory"] == 1 << 30
+    for service in UP:
+        assert stack.compose.inspect(service)["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+
+
+def test_images_hold_what_runs_and_nothing_more(images: Engine) -> None:
+    python = ["run", "--rm", "--entrypoint", "python", "penstock-api:local", "-c"]
+    look = "import importlib.util as u, sys; print([n for n in sys.argv[1:] if u.find_spec(n)])"
+    names = [
+        "api",
+        "celery",
+        "flower",
+        "pytest",
+        "mypy",
+        "hypothesis",
+        "playwright",
+        "vllm",
+        "torch",
+        "tests",
+    ]
+    assert images.podman(*python, look, *names) == "['api', 'celery', 'flower']"
+    files = images.podman(
+        *python, "import os; print(sorted(os.listdir()), os.path.exists('/run/secrets/pip'))"
+    )
+    packages = ["api", "broker", "jobs", "monitoring", "penstock", "workers"]
+    assert files == f"{['.venv', *packages]} False"
+    built = json.loads(images.podman("inspect", "penstock-api:local"))[0]
+    assert "index" not in json.dumps(built)  # of the pip configuration that the build was given
+
+
+def test_jobs_outlive_valkeys_death(stack: Stack) -> None:
+    done = submit(stack)
+    assert state(stack, done) == "succeeded"
+    stack.compose.run("kill", "-s", "KILL", "valkey")
+    wait_until(lambda: not stack.compose.inspect("valkey")["State"]["Running"])
+    stack.compose.run("start", "valkey")
+    wait_until(lambda: stack.compose.healthy("valkey"), 60)
+    wait_until(lambda: state(stack, done) == "succeeded", 60)
+    wait_until(lambda: state(stack, submit(stack)) == "succeeded", 60)
+
+
+def test_a_stopped_worker_drains(stack: Stack) -> None:
+    stack.compose.run("stop", "worker-simulated")
+    assert stack.compose.inspect("worker-simulated")["State"]["ExitCode"] == 0
+    stack.compose.run("start", "worker-simulated")
+    wait_until(lambda: stack.compose.healthy("worker-simulated"), 60)
+    assert state(stack, submit(stack)) == "succeeded"
+
+
+def test_the_worker_image_runs_vllm(stack: Stack) -> None:
+    assert shutil.disk_usage(stack.engine.folder).free > 15e9, (
+        "the worker's image needs 15 GB while it is made"
+    )
+    stack.engine.build("deploy/worker.Dockerfile", "penstock-worker:local-cpu", FLAVOUR="cpu")
+    stack.compose.run("stop", "worker-simulated")  # the workers of a pool serve the same models
+    stack.compose.run("--profile", "cpu", "up", "-d", "--no-build", "--no-deps", "worker-cpu")
+    wait_until(lambda: stack.compose.healthy("worker-cpu"), 300)
+    client = OpenAI(base_url=f"{stack.url('api')}/v1", api_key="none")
+    wait_until(lambda: any(model.id == "tiny-random" for model in client.models.list()), 60)
+    ask = [{"role": "user", "content": "Why is the sky blue?"}]
+    answer = client.chat.completions.create(model="tiny-random", messages=ask, max_tokens=8)
+    assert answer.usage
+    assert answer.usage.completion_tokens == 8

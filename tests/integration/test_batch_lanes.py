@@ -1,0 +1,50 @@
+"""Batches of different lanes on one worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from broker.settings import BrokerSettings
+from tests.apiserver import ApiServer
+from tests.batching import create, ended, row
+from tests.integration.batch_fixtures import client, files_url, ready, start_worker, work
+from tests.support import eventually
+
+__all__ = ["client", "files_url", "ready", "start_worker", "work"]  # fixtures
+
+pytestmark = pytest.mark.asyncio
+
+
+@pytest.fixture
+def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
+    """An api that makes one chunk of each batch here."""
+    with ApiServer(broker_settings, files_url=files_url, batch_chunk_rows=200) as server:
+        yield server
+
+
+def started(journal: Path) -> list[str]:
+    """Return the rows that went onto the engine, in order."""
+    events = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    return [event["job"] for event in events if event["event"] == "start"]
+
+
+async def test_rows_of_a_higher_lane_do_not_take_turns_with_those_of_a_lower(
+    client: openai.AsyncOpenAI, work: Callable, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    await work(concurrency=8, simulated_inter_token_s=0.02, simulated_journal=str(journal))
+    bulk = await create(client, [row(n, max_tokens=10) for n in range(100)])
+    await eventually(lambda: len(started(journal)) >= 12)
+    high = await create(client, [row(n, max_tokens=10) for n in range(10)], extra_body={"priority": "high"})
+    batches = [await ended(client, one.id) for one in (high, bulk)]
+    assert [batch.request_counts.completed for batch in batches] == [10, 100]
+    names = [high.id.removeprefix("batch_") in job for job in started(journal)]
+    first, last = names.index(True), len(names) - 1 - names[::-1].index(True)
+    assert names.count(True) == 10
+    assert last < 100  # it overtook
+    assert names[first : last + 1].count(False) <= 1

@@ -1,0 +1,85 @@
+"""Workers that register: one pool, one set of models; one name, one meaning."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.errors import RegistrationRefusedError
+from broker.store import JobStore
+from tests.puppet import FACTS, Puppet
+
+pytestmark = pytest.mark.asyncio
+
+
+async def refused(puppet: Puppet, *args, **kwargs) -> str:
+    before = await puppet.store.models()
+    with pytest.raises(RegistrationRefusedError) as caught:
+        await puppet.live(*args, **kwargs)
+    assert await puppet.store.models() == before
+    assert puppet.name not in {worker["incarnation"] for worker in await puppet.store.workers()}
+    return str(caught.value)
+
+
+async def test_a_pools_workers_serve_the_same(store: JobStore) -> None:
+    await Puppet(store, "one").live("m")
+    await Puppet(store, "two").live("m")
+    said = await refused(Puppet(store, "three"), "other")
+    assert said.startswith(
+        "the pool 'default' is served by the worker one, which serves 'm' (context of 100 tokens); this worker "
+        "serves 'other' (context of 100 tokens)."
+    )
+    said = await refused(Puppet(store, "three"), "m", facts=FACTS | {"max_model_len": 50})
+    assert "this worker serves 'm' (context of 50 tokens)" in said
+    await Puppet(store, "three", "another").live("m", facts=FACTS | {"max_model_len": 50})
+    assert [(m["pool"], m["max_model_len"]) for m in await store.models()] == [
+        ("another", 50),
+        ("default", 100),
+    ]
+
+
+async def test_with_no_live_worker_left_a_pool_may_serve_something_else(store: JobStore) -> None:
+    await Puppet(store, "one").live("m")
+    await store.bury("one")
+    await Puppet(store, "two").live("other")
+    assert [m["name"] for m in await store.models()] == ["other"]
+
+
+async def test_a_worker_that_has_not_beaten_yet_has_no_slots_and_harms_no_other(store: JobStore) -> None:
+    await store.register("late", {"name": "late@host", "pool": "default"}, {"m": {}}, {})
+    await store.heartbeat("early", first=True, info={"name": "early@host", "pool": "default", "capacity": 3})
+    assert await store.client.hget(store.keys("rate", "default"), "cap") == "3"
+
+
+async def test_the_same_worker_may_say_it_twice(store: JobStore) -> None:
+    """The client library sends a script again when the connection breaks before the answer."""
+    await Puppet(store, "one").live("m")
+    await Puppet(store, "one").live("other")
+    assert [m["name"] for m in await store.models()] == ["other"]
+
+
+async def test_a_name_means_one_model(store: JobStore) -> None:
+    await Puppet(store, "one", "a").live("m", aliases=["gpt-4o"])
+    await Puppet(store, "two", "b").live("m", aliases=["gpt-4o", "fast"])
+    said = await refused(Puppet(store, "three", "c"), "n", aliases=["gpt-4o"])
+    assert said.startswith("the name 'gpt-4o' means 'n' here, but 'm' at the worker ")
+    assert " in the pool 'a'" in said or " in the pool 'b'" in said
+    assert "the name 'fast' means 'fast' here, but 'm'" in await refused(Puppet(store, "three", "c"), "fast")
+    assert "the name 'm' means 'n' here, but 'm'" in await refused(
+        Puppet(store, "three", "c"), "n", aliases=["m"]
+    )
+    assert {m["pool"]: m["aliases"] for m in await store.models()} == {
+        "a": ["gpt-4o"],
+        "b": ["fast", "gpt-4o"],
+    }
+
+
+async def test_models_written_by_an_older_version_are_read(store: JobStore) -> None:
+    await store.client.hset(store.keys("models"), "org/m", '{"pool": "old", "max_model_len": 7}')
+    assert await store.models() == [{"name": "org/m", "pool": "old", "max_model_len": 7, "aliases": []}]
+    await Puppet(store, "one", "old").live("org/m")
+    assert [m["max_model_len"] for m in await store.models()] == [100]
+
+
+async def test_running_jobs_are_counted_now(store: JobStore) -> None:
+    await Puppet(store, "one").live(running=5)
+    assert [worker["running"] for worker in await store.workers()] == [0]

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.batch_rows import (
+    NEVER_RAN_MESSAGES,
+    NeverRan,
+    RowError,
+    RowErrorCode,
+    Rules,
+    check_line,
+    custom_id_of,
+    failure_body,
+    json_or_failure,
+    never_ran_line,
+    read_row,
+    response_line,
+)
+from jobs.batches import BATCH_ENDPOINTS
+from jobs.failures import FailureCode
+
+CHAT = "/v1/chat/completions"
+RULES = Rules(CHAT, "m")
+GOOD = {
+    "custom_id": "a",
+    "method": "POST",
+    "url": CHAT,
+    "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+def line(**changes: object) -> bytes:
+    fields = {**GOOD, **changes}
+    return json.dumps({name: value for name, value in fields.items() if value is not ...}).encode()
+
+
+def body(**changes: object) -> dict[str, object]:
+    return {**GOOD["body"], **changes}  # type: ignore[dict-item]
+
+
+def test_a_good_line() -> None:
+    assert check_line(line(), 1, RULES) == ("a", "m")
+    assert check_line(line(method=...), 1, Rules(CHAT)) == ("a", "m")
+    assert check_line(line() + b"\r", 1, RULES) == ("a", "m")
+    row = read_row(line())
+    assert (row.custom_id, json.loads(row.body)) == ("a", GOOD["body"])
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "param"),
+    [
+        (b"{", RowErrorCode.INVALID_JSON_LINE, None),
+        (b"not json", RowErrorCode.INVALID_JSON_LINE, None),
+        (b"\xff\xfe", RowErrorCode.INVALID_JSON_LINE, None),
+        (b'"text"', RowErrorCode.INVALID_JSON_LINE, None),
+        (b"[1]", RowErrorCode.INVALID_JSON_LINE, None),
+        (b"[" * 100_000, RowErrorCode.INVALID_JSON_LINE, None),
+        (line(custom_id=...), RowErrorCode.INVALID_REQUEST, "custom_id"),
+        (line(custom_id=7), RowErrorCode.INVALID_REQUEST, "custom_id"),
+        (line(custom_id=""), RowErrorCode.INVALID_REQUEST, "custom_id"),
+        (line(custom_id="x" * 513), RowErrorCode.INVALID_REQUEST, "custom_id"),
+        (line(method="GET"), RowErrorCode.INVALID_REQUEST, "method"),
+        (line(url=...), RowErrorCode.INVALID_REQUEST, "url"),
+        (line(url="/v1/completions"), RowErrorCode.URL_MISMATCH, "url"),
+        (line(body=...), RowErrorCode.INVALID_REQUEST, "body"),
+        (line(body="x"), RowErrorCode.INVALID_REQUEST, "body"),
+        (line(body=body(model=None)), RowErrorCode.INVALID_REQUEST, "body.model"),
+        (line(body=body(model=3)), RowErrorCode.INVALID_REQUEST, "body"),
+        (line(body=body(model="other")), RowErrorCode.MODEL_MISMATCH, "body.model"),
+        (line(body=body(stream=True)), RowErrorCode.INVALID_REQUEST, "body.stream"),
+        (line(body={"model": "m"}), RowErrorCode.INVALID_REQUEST, "body.messages"),
+    ],
+)
+def test_bad_lines(text: bytes, code: RowErrorCode, param: str | None) -> None:
+    found = check_line(text, 17, RULES)
+    assert isinstance(found, RowError)
+    assert (found.code, found.line, found.param) == (code, 17, param)
+    assert found.message
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({}, None),
+        ({"background": False, "previous_response_id": None, "stream": False, "conversation": None}, None),
+        ({"input": [{"role": "user", "content": "hi"}]}, None),
+        ({"input": None}, "body.input"),
+        ({"background": True}, "body.background"),
+        ({"background": "yes"}, "body.background"),
+        ({"previous_response_id": "resp_1"}, "body.previous_response_id"),
+        ({"conversation": {"id": "conv_1"}}, "body.conversation"),
+        ({"stream": True}, "body.stream"),
+    ],
+)
+def test_rows_of_responses_stand_for_themselves(given: dict[str, object], param: str | None) -> None:
+    text = line(url="/v1/responses", body={"model": "m", "input": "hi", **given})
+    found = check_line(text, 17, Rules("/v1/responses"))
+    if param is None:
+        assert found == ("a", "m")
+    else:
+        assert isinstance(found, RowError)
+        assert (found.code, found.line, found.param) == (RowErrorCode.INVALID_REQUEST, 17, param)
+        assert found.message.startswith(param)
+
+
+def test_what_rows_of_responses_must_leave_out_others_may_have() -> None:
+    assert check_line(line(body=body(background=True, conversation="c")), 1, RULES) == ("a", "m")
+
+
+@pytest.mark.parametrize("endpoint", BATCH_ENDPOINTS)
+def test_every_endpoint_has_its_prompt(endpoint: str) -> None:
+    given = {"messages": [], "prompt": "x", "input": "x"}
+    text = line(url=endpoint, body={"model": "m", **given})
+    assert check_line(text, 1, Rules(endpoint)) == ("a", "m")
+    assert isinstance(check_line(line(url=endpoint, body={"model": "m"}), 1, Rules(endpoint)), RowError)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), st.integers(200, 599))
+def test_output_lines_are_one_line_of_json(custom_id: str, status: int) -> None:
+    text = response_line("r", custom_id, status, b'{\n "a": "b"\n}', "q")
+    assert text.count(b"\n") == 1
+    assert msgspec.json.decode(text) == {
+        "id": "r",
+        "custom_id": custom_id,
+        "response": {"status_code": status, "request_id": "q", "body": {"a": "b"}},
+        "error": None,
+    }
+    assert custom_id_of(text) == custom_id
+
+
+@pytest.mark.parametrize("why", NeverRan)
+def test_rows_that_never_ran(why: NeverRan) -> None:
+    told = json.loads(never_ran_line("r", "a", why))
+    error = {"code": why.value, "message": NEVER_RAN_MESSAGES[why]}
+    assert told == {"id": "r", "custom_id": "a", "response": None, "error": error}
+
+
+@pytest.mark.parametrize("code", FailureCode)
+def test_failures_here_have_openai_s_shape(code: FailureCode) -> None:
+    status, told = failure_body(code, "why")
+    assert status >= 400
+    assert json.loads(told)["error"]["code"] == code.value
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b" \n",
+        b"Internal Server Error",
+        b"<html>\n<body>429</body>\n</html>",
+        b'{"a": 1',
+        b'{"a": 1}{"a": 2}',
+        b'"\xff"',
+        b"1, 2",
+        b"[" * 960 + b"]" * 960,
+        b"[" * 100_000,
+    ],
+)
+@pytest.mark.parametrize(("status", "told"), [(200, 502), (204, 502), (429, 429), (500, 500)])
+def test_an_answer_that_is_not_json_becomes_an_error(answer: bytes, status: int, told: int) -> None:
+    failed, body = json_or_failure(status, answer)
+    assert failed == told
+    parsed = json.loads(response_line("r", "a", failed, body, "q"))
+    error = parsed["response"]["body"]["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert f"status {status}" in error["message"]
+    assert answer[:20].decode(errors="replace") in error["message"]
+
+
+@pytest.mark.parametrize("answer", [b"{}", b' {"a":\r\n [1]}\n', b"null", b'"text"', '{"ä": 1}'.encode()])
+def test_an_answer_that_is_json_stays_as_it_is(answer: bytes) -> None:
+    assert json_or_failure(200, answer) == (200, answer)
+    line = response_line("r", "a", 200, answer, "q")
+    assert len(line.splitlines()) == 1
+    assert json.loads(line)["response"]["body"] == json.loads(answer)

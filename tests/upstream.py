@@ -1,0 +1,42 @@
+"""A real HTTP server that speaks of itself as OpenAI-compatible, and answers what a test wishes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.loopback import LoopbackServer
+
+Answer = tuple[int, str, bytes]
+"""Status, content type and body."""
+
+
+class Upstream(LoopbackServer):
+    """Serves until the block ends. ``answer``: called with a request's body. It cannot count tokens."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Answer], model: str = "upstream") -> None:
+        card = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(200, "application/json", card)
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                known = self.path.startswith("/v1/")
+                self._send(*(answer(body) if known else (404, "application/json", b"{}")))
+
+            def _send(self, status: int, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("content-type", kind)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                return
+
+        super().__init__(Handler, "upstream")
+        self.url += "/v1"

@@ -1,0 +1,1 @@
+"""Grafana dashboards as code; see ``tools/gen_dashboards.py``."""

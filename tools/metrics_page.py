@@ -1,0 +1,123 @@
+"""The reference page on metrics, from the objects that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tools.markdown import code, generated, table
+
+_UNITS = ("seconds", "bytes", "ratio", "celsius", "watts")
+
+
+def unit_of(name: str) -> str:
+    """Say the unit that a metric's name ends in; without one it counts."""
+    return next((unit for unit in _UNITS if f"_{unit}" in name), "count")
+
+
+def metrics_rows(metrics: Any) -> Iterator[tuple[str, ...]]:
+    """Make a row of everything that an object of ``monitoring.metrics`` holds, and its parts hold."""
+    from prometheus_client.metrics import MetricWrapperBase
+
+    from monitoring.metrics.common import ReaperMetrics
+
+    for metric in vars(metrics).values():
+        if isinstance(metric, ReaperMetrics):
+            yield from metrics_rows(metric)
+        if not isinstance(metric, MetricWrapperBase):
+            continue
+        kind = type(metric).__name__.lower()
+        name = metric._name + ("_total" if kind == "counter" else "")  # noqa: SLF001 - there is no public way
+        labels = ", ".join(code(label) for label in metric._labelnames)  # noqa: SLF001
+        yield code(name), kind, unit_of(name), labels, metric._documentation  # noqa: SLF001
+
+
+def metrics_table(metrics: Any) -> str:
+    """Return a table of everything that an object of ``monitoring.metrics`` holds."""
+    return table(_METRICS_HEADER, list(metrics_rows(metrics)))
+
+
+def families_table(*collectors: Any) -> str:
+    """Return a table of the families of collectors that are asked at the scrape."""
+    rows = []
+    for family in (family for collector in collectors for family in collector.FAMILIES):
+        kind, name = ("counter", family.name + "_total") if family.counter else ("gauge", family.name)
+        rows.append((code(name), kind, unit_of(name), ", ".join(map(code, family.labels)), family.meaning))
+    return table(_METRICS_HEADER, rows)
+
+
+_METRICS_HEADER = ("metric", "kind", "unit", "labels", "meaning")
+
+_METRICS_INTRO = """\
+Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics` on
+`metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists the workers' addresses for Prometheus, with the
+labels `pool`, `worker`, `engine` and `host`, which every series of a worker then has: see
+[watch it with Prometheus and Grafana](../how-to/watch-with-prometheus-and-grafana.md).
+
+No label holds a job id. `tenant` holds configured names only; everybody else is `other`. Series exist at 0 from
+the start, so that `rate` and `increase` see the first event; a worker learns its tenants as their jobs come.
+
+A histogram `x` has the series `x_bucket`, `x_sum` and `x_count`."""
+
+_API_METRICS_NOTE = """\
+`endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or `499` where
+the client hung up unanswered. Each api process is a target of its own with figures of its own: sum them.
+`penstock_reaped_total` and `penstock_takeovers_total` are in every api and worker process; the rounds of all of them
+share the work, so the sum over all is the truth. `action`: `requeued` and `failed` (from a lost worker), `repushed`
+(its message was lost), `expired` (its deadline passed: it ended in the queue, or its worker was told), `due` (the time of
+its next attempt came), `aged` (it waited long and goes on in the lane above), `retired` (its record's time was over)."""
+
+_SHARED_METRICS_NOTE = """\
+These are the same in every api process, up to the moment of its last look, and stay as they were in one that is cut off from
+Redis. Take `max by (pool, lane) (… unless on (instance) penstock_redis_up == 0)`, as the recording rules do, never the sum.
+Where Redis's user may not ask for `INFO`, `penstock_redis_*` stays at 0 but for `penstock_redis_up`.
+
+`penstock_jobs_ended_without_worker_total` is counted in Redis, as the job ends: take `max by (pool, lane, state, code)
+(rate(…))`. `code` is a failed job's, else empty."""
+
+_WORKER_METRICS_NOTE = """\
+A job that no worker ended (cancelled or expired in its queue, failed since its worker was lost, answered together with an
+identical job) is not in `penstock_jobs_total`, `penstock_job_failures_total` and `penstock_tenant_jobs_total`, but in
+`penstock_jobs_ended_without_worker_total`, which every api process has; together they are all jobs that ended. The
+recording rule `penstock:jobs_ended:rate5m` adds them up."""
+
+_ASKED_METRICS_NOTE = """\
+The GPUs are those of `gpus`, else all; several workers may report the same one: take `max by (uuid, gpu)`. Where no NVIDIA
+driver is there are no such series. What an engine does not say has no series either. The disks' figures are the api's too.
+
+Beside these: the `process_*` and `python_*` metrics, and with the engine `vllm` all of vLLM's own (`vllm:*`)."""
+
+
+def metrics_page() -> str:
+    """Return the page on metrics."""
+    from prometheus_client import CollectorRegistry
+
+    from monitoring.metrics import (
+        LATENCY_BUCKETS_S,
+        ApiMetrics,
+        DataDisk,
+        EngineGauges,
+        Gpus,
+        SharedState,
+        WorkerMetrics,
+    )
+
+    buckets = ", ".join(f"{bound:g}" for bound in LATENCY_BUCKETS_S)
+    return generated(
+        "Metrics",
+        "monitoring/metrics",
+        _METRICS_INTRO,
+        f"Buckets of the latencies, in seconds: {buckets}.",
+        "## The api",
+        metrics_table(ApiMetrics(CollectorRegistry())),
+        _API_METRICS_NOTE,
+        "## What every api process sees in Redis",
+        metrics_table(SharedState(CollectorRegistry())),
+        _SHARED_METRICS_NOTE,
+        "## A worker",
+        metrics_table(WorkerMetrics(CollectorRegistry())),
+        _WORKER_METRICS_NOTE,
+        "## A worker, asked at the scrape",
+        families_table(EngineGauges, DataDisk, Gpus),
+        _ASKED_METRICS_NOTE,
+    )

@@ -1,0 +1,180 @@
+"""Committing a chunk's finished rows in small groups: parts in storage, durable, and then their count in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from broker.attempts import Claim
+from broker.chunks import ChunkSpec, ChunkStore, Go
+from broker.errors import StoreUnavailableError
+from broker.storage import Storage, StorageError
+from broker.storage.parts import add
+from jobs.batch_keys import part_key
+from jobs.batch_model import Counts
+from monitoring import failpoints
+
+log = structlog.get_logger(__name__)
+
+GROUP_ROWS = 64
+GROUP_S = 0.5
+_RETRY_S = 1.0
+_RETRY_MAX_S = 10.0
+
+
+class ChunkGoneError(Exception):
+    """The chunk is no longer this attempt's: what it still has is thrown away."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRow:
+    """An output line, its kind (``ok`` or ``err``) and its tokens."""
+
+    line: bytes
+    kind: str
+    usage: Counts
+
+
+class Committer:
+    """Commits one chunk's rows, in groups of 64 or after half a second; one group at a time.
+
+    Args:
+        storage: where parts go.
+        chunks: the chunk's transitions.
+        spec: the chunk.
+        claim: the right to it.
+        writer: the number under which this attempt's parts are kept.
+        on_commit: told the rows of each group that is committed.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        chunks: ChunkStore,
+        spec: ChunkSpec,
+        claim: Claim,
+        writer: int,
+        on_commit: Callable[[list[FinishedRow]], None],
+    ) -> None:
+        self._storage, self._chunks, self._spec, self._claim = storage, chunks, spec, claim
+        self._writer = writer
+        self._on_commit = on_commit
+        self._finished: list[FinishedRow] = []
+        self._writing: list[FinishedRow] = []
+        self._stored = False
+        self._part = 1
+        self._news = asyncio.Event()
+        self._committed = asyncio.Event()
+        self._closing = False
+        self.paused = False
+
+    @property
+    def uncommitted(self) -> int:
+        """Rows that are finished and not committed."""
+        return len(self._finished) + len(self._writing)
+
+    def put(self, row: FinishedRow) -> None:
+        """Add a finished row."""
+        self._finished.append(row)
+        if len(self._finished) >= GROUP_ROWS or len(self._finished) == 1:
+            self._news.set()
+
+    async def below(self, most: int) -> None:
+        """Return when fewer than ``most`` rows are uncommitted."""
+        while self.uncommitted >= most:
+            self._committed.clear()
+            await self._committed.wait()
+
+    def close(self) -> None:
+        """Have :meth:`run` commit what is left and return."""
+        self._closing = True
+        self._news.set()
+
+    async def run(self) -> None:
+        """Commit until closed. Storage and Redis that fail are waited for.
+
+        Raises:
+            ChunkGoneError: another attempt has the chunk, or its batch has ended.
+        """
+        while self._finished or self._writing or not self._closing:
+            await self._gather()
+            if self._finished or self._writing:
+                await self.flush()
+
+    async def _gather(self) -> None:
+        """Wait for a group."""
+        while not self._closing and not self._writing and len(self._finished) < GROUP_ROWS:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(GROUP_S if self._finished else None):
+                    await self._news.wait()
+            except TimeoutError:
+                return
+
+    async def flush(self) -> None:
+        """Commit what is finished now. A group that was interrupted is taken up again."""
+        if not self._writing:
+            self._writing, self._finished, self._stored = self._finished, [], False
+        if not self._stored:
+            await self._store()
+            self._stored = True
+            failpoints.hit("bulk.after_part")
+        parts = self._parts()
+        go = await self._count(self._part + len(parts) - 1)
+        if go is Go.GONE:
+            raise ChunkGoneError
+        self.paused = go is Go.PAUSED
+        group, self._writing = self._writing, []
+        self._part += len(parts)
+        self._committed.set()
+        self._on_commit(group)
+
+    def _parts(self) -> list[tuple[str, bytes]]:
+        """Return the group as parts, (kind, lines): each is one object with a number of its own.
+
+        An object is there or not. A part of two could be adopted with one of them there, and the other would come late, from
+        a writer that has lost the chunk, into a ledger whose rows were run again.
+        """
+        lines = {
+            kind: b"".join(row.line for row in self._writing if row.kind == kind) for kind in ("err", "ok")
+        }
+        return [(kind, data) for kind, data in lines.items() if data]
+
+    async def _store(self) -> None:
+        pause_s = _RETRY_S
+        while True:
+            try:
+                for part, (kind, data) in enumerate(self._parts(), self._part):
+                    failpoints.hit("bulk.before_part")
+                    key = part_key(self._spec.batch, self._spec.chunk, self._writer, part, kind)
+                    await self._storage.put(key, data)
+            except StorageError as error:
+                log.warning(
+                    "commit_waits_for_storage", batch=self._spec.batch, reason=error.reason, error=str(error)
+                )
+                await self._hold(error.reason)
+                await asyncio.sleep(pause_s)
+                pause_s = min(_RETRY_MAX_S, 2 * pause_s)
+            else:
+                return
+
+    async def _hold(self, reason: str) -> None:
+        try:
+            await self._chunks.hold(self._spec.batch, reason)
+        except StoreUnavailableError as error:
+            log.warning("batch_hold_not_noted", batch=self._spec.batch, error=str(error))
+
+    async def _count(self, last: int) -> Go:
+        rows = [
+            Counts(completed=int(row.kind == "ok"), failed=int(row.kind == "err")) for row in self._writing
+        ]
+        new = add([*rows, *(row.usage for row in self._writing)])
+        while True:
+            try:
+                return await self._chunks.commit(self._spec, self._claim, self._writer, last, new)
+            except StoreUnavailableError as error:
+                log.warning("commit_delayed", batch=self._spec.batch, error=str(error))
+                await asyncio.sleep(_RETRY_S)

@@ -1,0 +1,100 @@
+"""From a worker's settings to its device groups: one engine process for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from jobs.placement import CPU, GB, Device
+from workers.devices import (
+    DeviceStartError,
+    Gpu,
+    Group,
+    check_room,
+    cut,
+    device_of,
+    look,
+    visible,
+    vllm_runs_on_cpu,
+)
+from workers.settings import WorkerSettings
+from workers.weights import flag, weights_bytes
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+_SHARE = 0.9
+"""vLLM's own ``gpu_memory_utilization``; later versions take a little more."""
+
+
+def gpus_for(settings: WorkerSettings) -> tuple[Gpu, ...]:
+    """Return the GPUs that workers with these settings may use.
+
+    An engine that uses none here gets stand-ins for those that it names: the simulated one plays a layout with them.
+
+    Raises:
+        DeviceStartError: the driver fails, or ``CUDA_VISIBLE_DEVICES`` cannot be read.
+    """
+    if settings.engine == "vllm":
+        return () if vllm_runs_on_cpu() else visible(look(), os.environ.get(VISIBLE))
+    if settings.gpus is None or settings.gpus == "all":
+        return ()
+    if settings.engine == "openai":
+        raise DeviceStartError("the engine openai uses no GPU of this machine: leave out gpus (--gpus)")
+    return tuple(
+        Gpu(int(word), settings.device or CPU, 0) for word in dict.fromkeys(settings.gpus.split(","))
+    )
+
+
+def groups_for(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[Group]:
+    """Return the group of each worker process that these settings ask for; an empty one is the CPU. Pure, but for the
+    look at the model's files.
+
+    Raises:
+        DeviceStartError: they are not there, or too small for the model.
+    """
+    size, copies = group_size(settings)
+    groups = cut(settings.gpus, size, gpus, settings.workers)
+    if settings.engine == "vllm" and settings.model is not None and groups[0]:
+        share = flag(settings.engine_args, "--gpu-memory-utilization")
+        need = weights_bytes(settings.model, settings.engine_args)
+        for group in groups:
+            check_room(settings.model, need, group, copies, _share(share))
+    return groups
+
+
+def group_size(settings: WorkerSettings) -> tuple[int, int]:
+    """Return how many GPUs one engine needs, and how many copies of the model are on them.
+
+    Raises:
+        DeviceStartError: ``tensor_parallel`` and ``engine_args`` disagree.
+    """
+    args = settings.engine_args
+    said = _count(flag(args, "--tensor-parallel-size", "-tp"))
+    if said and settings.tensor_parallel and said != settings.tensor_parallel:
+        msg = f"tensor_parallel is {settings.tensor_parallel}, but engine_args say --tensor-parallel-size={said}"
+        raise DeviceStartError(msg)
+    stages = _count(flag(args, "--pipeline-parallel-size", "-pp")) or 1
+    copies = _count(flag(args, "--data-parallel-size", "-dp")) or 1
+    return (settings.tensor_parallel or said or 1) * stages * copies, copies
+
+
+def device_for(settings: WorkerSettings, group: Group) -> Device:
+    """Return what the worker's record says of its device."""
+    if settings.device is not None or settings.device_memory_gb is not None:
+        memory = None if settings.device_memory_gb is None else int(settings.device_memory_gb * GB)
+        return Device(settings.device, memory, len(group) or 1)
+    if settings.engine == "openai":
+        return Device()  # behind a server that does not say
+    return device_of(group if settings.engine == "vllm" else ())
+
+
+def _count(text: str | None) -> int | None:
+    """Read a flag's number; None where it is none: vLLM says it better."""
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+def _share(text: str | None) -> float:
+    try:
+        return _SHARE if text is None else float(text)
+    except ValueError:
+        return _SHARE  # likewise

@@ -1,0 +1,182 @@
+"""The pools in ``penstock.toml``: one table ``[pools.<name>]`` for each, with a worker's settings in it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pydantic
+
+from broker.settings import BrokerSettings
+from workers.settings import WorkerSettings
+
+Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+OWN = (
+    "model",
+    "served_model_name",
+    "aliases",
+    "engine_args",
+    "gpus",
+    "tensor_parallel",
+    "workers",
+    "device",
+    "device_memory_gb",
+)
+"""Keys that each pool says for itself: what is set beside the tables, or in the environment, is for the one-model case."""
+
+KEYS = tuple(
+    name
+    for name in WorkerSettings.model_fields
+    if name not in BrokerSettings.model_fields and name not in {"pool", "name", "data_dir"}
+)
+"""What a table may hold."""
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class PoolsStartError(Exception):
+    """Something is wrong with the tables. The message names the file, the table and the key."""
+
+
+def settings_file() -> Path:
+    """Return the file that every process reads its settings from."""
+    return Path(str(BrokerSettings.model_config["toml_file"]))
+
+
+def read_tables() -> Tables:
+    """Return the file's ``[pools.*]`` by name; empty where there is no file or no pool in it.
+
+    Raises:
+        PoolsStartError: it is not TOML, or a table, its name or a key is not what it may be.
+    """
+    file = settings_file()
+    try:
+        with file.open("rb") as source:
+            whole = tomllib.load(source)
+    except FileNotFoundError:
+        return {}
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PoolsStartError(f"{file} cannot be read: {error}") from error
+    tables = whole.get("pools", {})
+    if not isinstance(tables, dict):
+        raise PoolsStartError(f"{file}: pools must be tables, such as [pools.chat]")
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise PoolsStartError(f"{file}: [pools] {name}: a pool is a table of its own, [pools.{name}]")
+        if not _NAME.fullmatch(name):
+            raise PoolsStartError(
+                f"{file}: [pools.{name}]: a pool's name is up to 64 letters, digits, - and _"
+            )
+        for key in table:
+            if key not in KEYS:
+                raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
+    beside = [key for key in OWN if key in whole] if tables else []
+    if beside:
+        msg = (
+            f"{file}: {beside[0]}: it stands beside the pools {_names(tables)}; move it into the table of one"
+        )
+        raise PoolsStartError(msg)
+    return tables
+
+
+def worker_settings(overrides: Mapping[str, Any]) -> WorkerSettings:
+    """Return the settings of a worker: those of its pool where the file has pools, else the flat ones.
+
+    Args:
+        overrides: given on the command line; they win over the table.
+
+    Raises:
+        pydantic.ValidationError: a bad setting outside of the tables.
+        PoolsStartError: a bad table, or no or an unknown pool was named.
+    """
+    tables = read_tables()
+    flat = WorkerSettings(**overrides)
+    if not tables:
+        return flat
+    every = pool_settings(tables, overrides)
+    check_names(every)
+    if "pool" not in flat.model_fields_set:
+        msg = f"{settings_file()} has the pools {_names(tables)}: say which with --pool (or PENSTOCK_POOL)"
+        raise PoolsStartError(msg)
+    if flat.pool not in every:
+        msg = f"{settings_file()} has no table [pools.{flat.pool}]; it has the pools {_names(tables)}"
+        raise PoolsStartError(msg)
+    return every[flat.pool]
+
+
+def pool_settings(tables: Tables, overrides: Mapping[str, Any]) -> dict[str, WorkerSettings]:
+    """Return each pool's settings.
+
+    Args:
+        tables: see :func:`read_tables`.
+        overrides: given on the command line, for all of them.
+
+    Raises:
+        pydantic.ValidationError: a bad setting outside of the tables.
+        PoolsStartError: a bad value in a table.
+    """
+    return {name: _one(name, table, overrides) for name, table in tables.items()}
+
+
+def _one(name: str, table: Mapping[str, Any], overrides: Mapping[str, Any]) -> WorkerSettings:
+    defaults = {key: WorkerSettings.model_fields[key].default for key in OWN}
+    try:
+        return WorkerSettings(**{**defaults, **table, **overrides, "pool": name})
+    except pydantic.ValidationError as error:
+        for found in error.errors(include_url=False):
+            key = str(found["loc"][0]) if found["loc"] else ""
+            if key in table and key not in overrides:
+                msg = f"{settings_file()}: [pools.{name}] {key}: {found['msg']} (it is {found['input']!r})"
+                raise PoolsStartError(msg) from error
+        raise
+
+
+def served_name(settings: WorkerSettings) -> str | None:
+    """Return the name of the model that such a worker serves; None where its engine decides."""
+    if settings.engine == "openai":
+        return settings.model
+    if settings.engine == "simulated":
+        return settings.served_model_name or settings.model or "simulated"
+    return (settings.served_model_name or settings.model) if settings.model else "tiny-random"
+
+
+def check_names(pools: Mapping[str, WorkerSettings]) -> dict[str, str]:
+    """Refuse a name that means one model in one pool and another in the next; return what each name means.
+
+    Raises:
+        PoolsStartError: naming both tables.
+    """
+    meaning: dict[str, tuple[str, str]] = {}
+    for pool, settings in pools.items():
+        model = served_name(settings)
+        if model is None:
+            continue
+        for name in (model, *settings.aliases):
+            known, where = meaning.setdefault(name, (model, pool))
+            if known != model:
+                msg = (
+                    f"{settings_file()}: [pools.{pool}] {'model' if name == model else 'aliases'}: {name!r} means {model!r} "
+                    f"here, and {known!r} in [pools.{where}]"
+                )
+                raise PoolsStartError(msg)
+    return {name: model for name, (model, _) in meaning.items()}
+
+
+def _unknown(key: str) -> str:
+    if key in WorkerSettings.model_fields:
+        return "it cannot be said for one pool; it stands above the tables"
+    near = difflib.get_close_matches(key, KEYS, n=1)
+    return (
+        f"there is no such key; did you mean {near[0]}?"
+        if near
+        else f"there is no such key; there are {', '.join(KEYS)}"
+    )
+
+
+def _names(tables: Tables) -> str:
+    return ", ".join(tables)

@@ -1,0 +1,128 @@
+"""What a worker says of itself when it starts: its pool's models, their aliases, and its device."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from broker.errors import RegistrationRefusedError
+from broker.store import JobStore
+from jobs.placement import Device
+from workers.engines.base import Engine, EngineStartError, ModelInfo
+from workers.engines.counting import prompt_overhead
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+_ASK_AGAIN_S = 0.25
+
+
+def description(
+    settings: WorkerSettings, engine: Engine, device: Device, capacity: int, bulk_capacity: int
+) -> dict[str, Any]:
+    """Return what a worker's record says for its whole life.
+
+    Args:
+        settings: the worker's.
+        engine: started.
+        device: what it runs on.
+        capacity: jobs at once.
+        bulk_capacity: bulk jobs of these at most.
+    """
+    return {
+        "name": settings.node_name,
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "pool": settings.pool,
+        "engine": engine.name,
+        "device": device.name,
+        "devices": device.count,
+        "device_memory_bytes": device.memory_bytes,
+        "models": [model.name for model in engine.models()],
+        "aliases": list(settings.aliases),
+        "capacity": capacity,
+        "bulk_capacity": bulk_capacity,
+    }
+
+
+async def register(
+    store: JobStore,
+    worker: str,
+    info: Mapping[str, Any],
+    engine: Engine,
+    aliases: Sequence[str],
+) -> None:
+    """Say what is served here, and take out the lease.
+
+    A refusal stands only once the other worker has beaten again: one that was killed holds its lease for a while, and is
+    waited for.
+
+    Args:
+        store: of this worker.
+        worker: its incarnation.
+        info: its record, see :func:`description`.
+        engine: started.
+        aliases: further names of its one model.
+
+    Raises:
+        EngineStartError: another worker disagrees, or the aliases mean nothing.
+        StoreUnavailableError: Redis is away.
+    """
+    models = engine.models()
+    facts = {
+        model.name: {
+            "card": dict(model.card),
+            "endpoints": list(model.endpoints),
+            "max_model_len": model.max_model_len,
+            "max_token_bytes": model.max_token_bytes,
+            "max_output_tokens": model.max_output_tokens,
+            "prompt_overhead": await prompt_overhead(engine, model),
+            **{name: info[name] for name in ("device", "devices", "device_memory_bytes")},
+        }
+        for model in models
+    }
+    meanings = aliased(models, aliases)
+    leases: dict[str, int] = {}
+    while True:
+        try:
+            await store.register(worker, info, facts, meanings)
+        except RegistrationRefusedError as refused:
+            if refused.worker not in leases:
+                log.info("registration_waits", other=refused.worker, why=str(refused))
+            if leases.setdefault(refused.worker, refused.lease_end_ms) < refused.lease_end_ms:
+                raise EngineStartError(str(refused)) from refused
+            await asyncio.sleep(_ASK_AGAIN_S)
+        else:
+            await store.heartbeat(worker, first=True, info=info)
+            return
+
+
+def aliased(models: Sequence[ModelInfo], aliases: Sequence[str]) -> dict[str, str]:
+    """Return which model each alias means: the one model there is, adapters aside.
+
+    Args:
+        models: what the engine serves. A LoRA adapter names its base model as ``parent`` in its card.
+        aliases: as set.
+
+    Raises:
+        EngineStartError: there is not exactly one model, or an alias is the name of another.
+    """
+    if not aliases:
+        return {}
+    names = {model.name for model in models}
+    bases = [model.name for model in models if not model.card.get("parent")]
+    if len(bases) != 1:
+        there = ", ".join(sorted(names)) or "none"
+        msg = f"bad setting aliases: they need a worker with one model, and this one serves {there}; choose with model"
+        raise EngineStartError(msg)
+    taken = sorted(names.intersection(aliases) - {bases[0]})
+    if taken:
+        raise EngineStartError(
+            f"bad setting aliases: {taken[0]!r} is the name of another model of this worker"
+        )
+    return {alias: bases[0] for alias in aliases if alias != bases[0]}

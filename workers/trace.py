@@ -1,0 +1,164 @@
+"""The spans of an attempt: its wait, the claim, the engine's run, and how it ended."""
+
+from __future__ import annotations
+
+import time
+
+from broker.attempts import Claim
+from monitoring.trace_context import TraceContext
+from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, make_tracer
+from workers.engines.base import Final
+from workers.settings import WorkerSettings
+
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+"""OpenAI's endpoints by ``gen_ai.operation.name``."""
+
+
+def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
+    """Make a worker's tracer. ``worker``: its incarnation. To be called after the engine's start: vLLM may fork."""
+    resource = {
+        "service.instance.id": worker,
+        "service.namespace": settings.namespace,
+        "penstock.pool": settings.pool,
+        "penstock.engine": settings.engine,
+    }
+    return make_tracer(
+        "penstock-worker",
+        settings.otlp_endpoint,
+        ratio=settings.trace_ratio,
+        max_per_s=settings.trace_max_per_s,
+        resource=resource,
+    )
+
+
+class AttemptSpans:
+    """What is recorded of one attempt; nothing where its job's trace is not recorded.
+
+    Args:
+        tracer: the worker's tracer.
+        span: the attempt's span.
+    """
+
+    __slots__ = ("_tracer", "span")
+
+    def __init__(self, tracer: Tracer, span: Span) -> None:
+        self._tracer = tracer
+        self.span = span
+
+    def step(self, name: str) -> Span:
+        """Begin a part of the attempt."""
+        return self._tracer.begin(name, Kind.INTERNAL, self.span.context) if self.span.recording else NO_SPAN
+
+    def engine(self, claim: Claim, engine: str) -> Span:
+        """Begin the engine's run. Its context is what the engine's own spans belong to."""
+        if not self.span.recording:
+            return self.span
+        operation = _OPERATIONS.get(claim.endpoint, claim.endpoint)
+        facts: Attributes = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": engine,
+            "gen_ai.request.model": claim.model,
+            "penstock.stream": claim.stream,
+        }
+        return self._tracer.begin(f"{operation} {claim.model}", Kind.CLIENT, self.span.context, facts)
+
+    def end(self, state: str | None, reason: str | None) -> None:
+        """End the attempt: with the state it gave the job, or with why it gave none."""
+        span = self.span
+        if span.recording:
+            outcome = state or reason or "unknown"
+            span.set({"penstock.attempt.outcome": outcome})
+            if outcome != "succeeded":
+                span.event(outcome)
+            if state == "failed" or outcome in {"fenced", "crashed"}:
+                span.error(reason or outcome)
+        span.end()
+
+
+NO_SPANS = AttemptSpans(Tracer(), NO_SPAN)
+
+
+def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_ns: int) -> AttemptSpans:
+    """Begin the spans of an attempt that has just been claimed.
+
+    Args:
+        tracer: the worker's tracer.
+        claim: the attempt.
+        worker: this worker's incarnation.
+        queue: the name of the queue it waited in.
+        asked_ns: when the claim was sent, Unix nanoseconds.
+    """
+    place = TraceContext.decode(claim.trace)
+    if place is None and not tracer.enabled:
+        return NO_SPANS
+    if place is not None and not (tracer.enabled and place.sampled):
+        return AttemptSpans(tracer, Span(place))
+    now_ns = time.time_ns()
+    facts: Attributes = {
+        "messaging.system": "celery",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "run",
+        "messaging.destination.name": queue,
+        "messaging.message.id": claim.id,
+        "messaging.client.id": worker,
+        "gen_ai.request.model": claim.model,
+        "penstock.job.id": claim.id,
+        "penstock.job.attempt": claim.attempt,
+        "penstock.worker": worker,
+        "penstock.lane": claim.lane.value,
+    }
+    if claim.waited_ms is not None and place is not None:
+        # By one clock, Redis's: only the length of the wait travels, so that the machines' clocks do not matter.
+        start_ns = now_ns - claim.waited_ms * 1_000_000
+        tracer.begin(f"wait {queue}", Kind.INTERNAL, place, start_ns=start_ns).end(now_ns)
+    # Without a place, as for a chunk of a batch, which no request brought by itself, it begins a trace.
+    span = tracer.begin(f"process {queue}", Kind.CONSUMER, place, facts, start_ns=asked_ns)
+    if not span.recording:
+        return AttemptSpans(tracer, span)
+    tracer.begin("claim", Kind.INTERNAL, span.context, start_ns=asked_ns).end(now_ns)
+    if claim.attempt > 1:
+        span.event("restarted", {"penstock.job.attempt": claim.attempt})
+    return AttemptSpans(tracer, span)
+
+
+def begin_row(tracer: Tracer, chunk: TraceContext | None, claim: Claim, row: str, engine: str) -> Span:
+    """Begin the span of a batch's row: a trace of its own, linked to the chunk that runs it.
+
+    Args:
+        tracer: the worker's tracer, whose bounds count: of a large batch a few rows a second are recorded.
+        chunk: the place of the chunk's attempt.
+        claim: that attempt.
+        row: the row's id.
+        engine: the engine's name.
+    """
+    span = tracer.begin("row", Kind.CLIENT, links=[chunk])
+    if span.recording:
+        span.set(
+            {
+                "gen_ai.provider.name": engine,
+                "gen_ai.request.model": claim.model,
+                "penstock.job.id": claim.id,
+                "penstock.job.attempt": claim.attempt,
+                "penstock.batch.row": row,
+            }
+        )
+    return span
+
+
+def note_final(span: Span, final: Final) -> None:
+    """Write what the engine returned onto the span of its run."""
+    if not span.recording:
+        return
+    if final.usage is not None:
+        span.set(
+            {
+                "gen_ai.usage.input_tokens": final.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": final.usage.completion_tokens,
+            }
+        )
+    if final.status >= 400:
+        span.error(str(final.status))

@@ -1,0 +1,114 @@
+"""How large a model's weights are, told from its files without loading it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "half": 2, "float": 4}
+_INDEX = "model.safetensors.index.json"
+
+
+def flag(args: Sequence[str], *names: str) -> str | None:
+    """Return what a flag of ``vllm serve`` is set to, the last time it is; None where it is not there.
+
+    Args:
+        args: ``--a=b``, or ``--a`` and ``b``.
+        names: the flag's, with dashes.
+    """
+    value = None
+    for at, arg in enumerate(args):
+        name, equals, said = arg.partition("=")
+        if name.replace("_", "-") in names:
+            value = said if equals else (args[at + 1] if at + 1 < len(args) else "")
+    return value
+
+
+def model_folder(model: str) -> Path | None:
+    """Return the folder of a model's files, on this machine; None where it has yet to be downloaded."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub") / f"models--{model.replace('/', '--')}"
+    try:
+        revision = (cache / "refs" / "main").read_text().strip()
+    except OSError:
+        return None
+    snapshot = cache / "snapshots" / revision
+    return snapshot if snapshot.is_dir() else None
+
+
+def weights_bytes(model: str, engine_args: Sequence[str] = ()) -> int | None:
+    """Return the size of one copy of a model's weights in memory; None where it cannot be told.
+
+    From the safetensors files where they are here, else from ``config.json``. It cannot be told of a model that has yet to
+    be downloaded, nor where the engine changes the weights as it loads them (``--quantization``, ``--cpu-offload-gb``).
+
+    Args:
+        model: a folder or a hub name.
+        engine_args: vLLM's flags.
+    """
+    folder = model_folder(model)
+    if folder is None or any(
+        flag(engine_args, name) for name in ("--quantization", "-q", "--cpu-offload-gb")
+    ):
+        return None
+    config = _config(folder)
+    stored = (
+        "" if config.get("quantization_config") else str(config.get("torch_dtype") or config.get("dtype"))
+    )
+    asked = flag(engine_args, "--dtype") or ""
+    size = _stored_bytes(folder)
+    if size is None:
+        bytes_each = _DTYPE_BYTES.get(asked) or _DTYPE_BYTES.get(stored, 2)
+        parameters = None if config.get("quantization_config") else parameter_count(config)
+        return None if parameters is None else parameters * bytes_each
+    if asked in _DTYPE_BYTES and stored in _DTYPE_BYTES:
+        return size * _DTYPE_BYTES[asked] // _DTYPE_BYTES[stored]
+    # vLLM's own choice, `auto`, halves what is stored in 32 bits.
+    return size // 2 if stored == "float32" else size
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _stored_bytes(folder: Path) -> int | None:
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+        files: set[Path] = {folder / name for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        files = set(folder.glob("model*.safetensors")) or set(folder.glob("*.safetensors"))
+    if not files or not all(file.exists() for file in files):
+        return None
+    return sum([file.stat().st_size for file in files])
+
+
+def parameter_count(config: dict[str, Any]) -> int | None:
+    """Estimate a decoder's parameters from its ``config.json``: embeddings, attention and gated feed-forward layers.
+
+    None where a size is missing, or where the layers are not all alike in a way this knows (mixtures of experts are).
+    """
+    text = config.get("text_config") or config
+    try:
+        hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
+        heads, vocabulary = int(text["num_attention_heads"]), int(text["vocab_size"])
+        inner = int(text.get("moe_intermediate_size") or text["intermediate_size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    head_size = int(text.get("head_dim") or hidden // heads)
+    kv_heads = int(text.get("num_key_value_heads") or heads)
+    experts = int(
+        text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 1
+    )
+    attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
+    tables = vocabulary * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    return tables + layers * (attention + 3 * hidden * inner * experts)
