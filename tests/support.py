@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from jobs.ids import make_job_id
@@ -21,10 +23,15 @@ def new_id() -> str:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody uses at this moment."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Return a loopback port that nobody uses at this moment, and that nobody gets who asks for any port.
+
+    The system gives those from 32768 on (Linux): a worker's metrics, or a connection, could take it before its server does.
+    """
+    while True:
+        port = random.randrange(16_384, 32_768)
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 async def eventually(condition: Callable[[], Awaitable[T] | T], timeout_s: float = 20.0) -> T:

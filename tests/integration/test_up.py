@@ -50,7 +50,13 @@ class Up:
         self.family = set(descendants(self.process.pid))
 
     def child(self, name):
-        found = [one for one in self.family if f"{name} --" in " ".join(one.cmdline())]
+        """The api's process by its command line; the worker's by what it says, for Celery writes over its command line."""
+        if name == "worker":
+            with Penstock(self.url) as client:
+                (pid,) = [worker.pid for worker in client.workers()]
+            found = [one for one in self.family if one.pid == pid]
+        else:
+            found = [one for one in self.family if f"{name} --" in " ".join(one.cmdline())]
         assert len(found) == 1, found
         return found[0]
 
