@@ -131,7 +131,8 @@ class Workers:
         """The workers' processes by group, as each says its own pid: its command line is what Celery left of it."""
         family = {one.pid: one for one in descendants(self.process.pid)}
         live = self.redis.zrange(self.keys("workers"), 0, -1)
-        said = [json.loads(self.redis.hget(self.keys("worker", name), "info")) for name in live]
+        infos = [self.redis.hget(self.keys("worker", name), "info") for name in live]
+        said = [json.loads(info) for info in infos if info]  # none: buried since
         return {one["name"].partition("@")[0]: family[one["pid"]] for one in said if one["pid"] in family}
 
     def close(self):
