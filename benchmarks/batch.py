@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ import json, sys, time
 def main():
     from vllm import LLM, SamplingParams
     rows = [json.loads(line)["body"] for line in open(sys.argv[1])]
-    llm = LLM(model=sys.argv[2], dtype="float32", enforce_eager=True, kv_cache_memory_bytes=256 << 20, max_num_seqs=64,
-              disable_log_stats=True)
+    llm = LLM(**json.loads(sys.argv[2]), disable_log_stats=True)
     params = [SamplingParams(temperature=0.0, max_tokens=row["max_tokens"], ignore_eos=True) for row in rows]
     began = time.perf_counter()
     llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
@@ -106,18 +105,11 @@ def run_batch(url: str, data: Path, watch: Any = None) -> dict[str, Any]:
 def compare(rows: int, rounds: int) -> dict[str, Any]:
     """Time the three sides in turn, so many times."""
     with tempfile.TemporaryDirectory(prefix="bb") as folder:
-        sides = Sides(Path(folder), rows)
-        seconds = [[sides.generate(), sides.own(), sides.ours()] for _ in range(rounds)]
-    generate_s, own_s, ours_s = (statistics.median(one) for one in zip(*seconds, strict=True))
-    return {
-        "rows": rows,
-        "rounds": rounds,
-        "generate_rows_per_s": round(rows / generate_s, 2),
-        "run_batch_rows_per_s": round(rows / own_s, 2),
-        "penstock_rows_per_s": round(rows / ours_s, 2),
-        "against_generate": [round(generate / ours, 3) for generate, _, ours in seconds],
-        "against_run_batch": [round(own / ours, 3) for _, own, ours in seconds],
-    }
+        model = build_tiny_model(Path(folder) / "models")
+        llm = {"model": str(model), "dtype": "float32", "enforce_eager": True, "max_num_seqs": 64}
+        flags = [flag for flag in VllmSettings.tiny(model).argv() if "tool" not in flag]
+        sides = Sides(Path(folder), rows, llm | {"kv_cache_memory_bytes": 256 << 20}, flags)
+        return sides.compare(rounds)
 
 
 class Sides:
@@ -126,20 +118,44 @@ class Sides:
     Args:
         folder: for the files.
         rows: how many.
+        llm: the arguments of ``vllm.LLM``.
+        flags: the same for ``run_batch``.
+        options: the same for ``penstock up``.
     """
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        self._folder = folder
-        self._model = build_tiny_model(folder / "models")
+    def __init__(
+        self,
+        folder: Path,
+        rows: int,
+        llm: dict[str, Any],
+        flags: Sequence[str],
+        options: Sequence[str] = (),
+    ) -> None:
+        self._folder, self._rows = folder, rows
+        self._llm, self._flags, self._options = llm, flags, options
         self._data, self._one = folder / "in.jsonl", folder / "one.jsonl"
         self._data.write_bytes(b"".join(chat_rows(rows, SERVED_NAME, 1)))
         self._one.write_bytes(b"".join(chat_rows(1, SERVED_NAME, 2)))
+
+    def compare(self, rounds: int) -> dict[str, Any]:
+        """Time the three sides in turn, so many times."""
+        seconds = [[self.generate(), self.own(), self.ours()] for _ in range(rounds)]
+        generate_s, own_s, ours_s = (statistics.median(one) for one in zip(*seconds, strict=True))
+        return {
+            "rows": self._rows,
+            "rounds": rounds,
+            "generate_rows_per_s": round(self._rows / generate_s, 2),
+            "run_batch_rows_per_s": round(self._rows / own_s, 2),
+            "penstock_rows_per_s": round(self._rows / ours_s, 2),
+            "against_generate": [round(generate / ours, 3) for generate, _, ours in seconds],
+            "against_run_batch": [round(own / ours, 3) for _, own, ours in seconds],
+        }
 
     def generate(self) -> float:
         """Return the seconds of `LLM.generate`, the engine being up."""
         script = self._folder / "generate.py"
         script.write_text(_GENERATE)
-        command = [sys.executable, str(script), str(self._data), str(self._model)]
+        command = [sys.executable, str(script), str(self._data), json.dumps(self._llm)]
         said = subprocess.check_output(command, cwd=self._folder)
         (answer,) = (line for line in said.splitlines() if line.startswith(b'{"seconds"'))  # vLLM prints, too
         return float(json.loads(answer)["seconds"])
@@ -149,8 +165,7 @@ class Sides:
         return -self._own(self._one) + self._own(self._data)
 
     def _own(self, given: Path) -> float:
-        flags = [flag for flag in VllmSettings.tiny(self._model).argv() if "tool" not in flag]
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *flags]
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *self._flags]
         began = time.perf_counter()
         subprocess.run(
             [*command, "-i", str(given), "-o", str(self._folder / "out")],
@@ -163,7 +178,7 @@ class Sides:
 
     def ours(self) -> float:
         """Return the seconds of a batch, the server being up and warm."""
-        with penstock_up(PENSTOCK_BULK_RESERVE="0") as (host, port):
+        with penstock_up(*self._options, PENSTOCK_BULK_RESERVE="0") as (host, port):
             url = f"http://{host}:{port}"
             run_batch(url, self._one)
             return float(run_batch(url, self._data)["seconds"])
@@ -265,24 +280,27 @@ def scale(rows: int) -> dict[str, Any]:
     }
 
 
+def comparison(c: dict[str, Any], setup: str) -> str:
+    """The table of the three sides; ``setup``: with what, for the sentence above it."""
+    head = ["side", "rows/s, median", "a batch against it", "in each round"]
+    rows = [
+        [name, c[f"{side}_rows_per_s"], round(statistics.median(ratios), 3), ", ".join(map(str, ratios))]
+        for name, side, ratios in (
+            ("`LLM.generate`", "generate", c["against_generate"]),
+            ("vLLM's `run_batch`", "run_batch", c["against_run_batch"]),
+        )
+    ]
+    turns = f"{c['rounds']} rounds in turn" if c["rounds"] > 1 else "one after the other, once"
+    said = f"{c['rows']:,} rows, {setup}, {turns}. A batch: {c['penstock_rows_per_s']} rows/s."
+    return f"{wrap(said)}\n\n{table(head, rows)}"
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's tables."""
     found = {}
     if "compare" in report:
-        c = report["compare"]
-        head = ["side", "rows/s, median", "a batch against it", "in each round"]
-        rows = [
-            [name, c[f"{side}_rows_per_s"], round(statistics.median(ratios), 3), ", ".join(map(str, ratios))]
-            for name, side, ratios in (
-                ("`LLM.generate`", "generate", c["against_generate"]),
-                ("vLLM's `run_batch`", "run_batch", c["against_run_batch"]),
-            )
-        ]
-        said = (
-            f"{c['rows']:,} rows, tiny model, 64 slots, all of them for bulk (`bulk_reserve` 0),"
-            f" {c['rounds']} rounds in turn. A batch: {c['penstock_rows_per_s']} rows/s."
-        )
-        found["batch"] = f"{wrap(said)}\n\n{table(head, rows)}"
+        said = "tiny model, 64 slots, all of them for bulk (`bulk_reserve` 0)"
+        found["batch"] = comparison(report["compare"], said)
     if "scale" in report:
         s = report["scale"]
         names = {"api_mb": "api, MB", "worker_mb": "worker, MB", "redis_kb": "Redis, kB more than before"}

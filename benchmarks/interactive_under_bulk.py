@@ -34,6 +34,7 @@ from workers.tiny_model import SIZES, build_tiny_model
 Base = tuple[str, int]
 TEXT = "the river turns a wheel and its water goes on down to sea while they look at stone bridge"
 WORDS = TEXT.split()
+TEXT_OF_A_DELTA = re.compile(rb'"content":"[^"]')  # one part of the answer may hold several chunks
 QUICK = ("--seconds=4", "--jobs=800", "--settle=1", "--fifo-calls=1")
 
 
@@ -98,7 +99,7 @@ async def one_call(base: Base, body: bytes, seen: Seen) -> None:
     link.close()
     if reply.status != 200 or b"[DONE]" not in reply.body:
         raise RuntimeError(reply.body[-300:])
-    times = [at for at, part in reply.chunks if b'"content":"' in part and b'"content":""' not in part]
+    times = [at for at, part in reply.chunks if TEXT_OF_A_DELTA.search(part)]
     seen.ttft.append(times[0] * 1000)
     seen.gaps += [(b - a) * 1000 for a, b in itertools.pairwise(times)]
     facts = json.loads(reply.body.split(b"data: ")[-2])["penstock"]
@@ -226,10 +227,11 @@ async def measure(base: Base, args: argparse.Namespace) -> dict[str, Any]:
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's tables, one for each setup."""
-    return {f"interactive-under-bulk-{name}": _table(found) for name, found in report["setups"].items()}
+    return {f"interactive-under-bulk-{name}": comparison(found) for name, found in report["setups"].items()}
 
 
-def _table(found: dict[str, Any]) -> str:
+def comparison(found: dict[str, Any]) -> str:
+    """One setup's table."""
     given, rows = found["settings"], []
     for name, spell_ in found["spells"].items():
         calls = [spell_.get(what) for what in ("queue_ms", "ttft_ms", "inter_token_ms")]

@@ -241,7 +241,7 @@ def measure(size: str, args: argparse.Namespace) -> dict[str, Any]:
         return report
 
 
-def _overhead(size: str, report: dict[str, Any]) -> str:
+def comparison(size: str, report: dict[str, Any]) -> str:
     """One model's two tables: one request at a time, and throughput."""
     latency_, sides = report["latency"], ("penstock", "vllm")
     first = []
@@ -271,7 +271,7 @@ def _overhead(size: str, report: dict[str, Any]) -> str:
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's tables."""
     models = report["models"]
-    made = {"overhead": "\n\n".join(_overhead(size, one) for size, one in models.items())}
+    made = {"overhead": "\n\n".join(comparison(size, one) for size, one in models.items())}
     bulk = {size: one["queued_jobs"] for size, one in models.items() if "queued_jobs" in one}
     if bulk:
         said = (

@@ -7,6 +7,8 @@ Every script here whose name does not begin with an underscore is a benchmark, a
 - ``TABLES``: the names of its tables;
 - ``tables(report)``: the Markdown of each table that it owns, by the table's name.
 
+One that needs what not every machine has also has ``unavailable()``, which says what is missing, or returns None.
+
 A table stands in the page between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``. What is between them belongs
 to this script; the prose around it does not.
 """
@@ -127,6 +129,19 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, str]:
     return {table: block(report, text) for table, text in module.tables(report).items()}
 
 
+def left_out(name: str, args: argparse.Namespace) -> str | None:
+    """Say why a benchmark is not run on this machine; None where it is.
+
+    Raises:
+        BenchmarkError: it was asked for by its name.
+    """
+    says = getattr(load(name), "unavailable", None)
+    reason = says() if says and not args.from_reports else None
+    if reason and args.only:
+        raise BenchmarkError(f"{name} cannot run: {reason}")
+    return reason
+
+
 def run_all(wanted: Iterable[str], args: argparse.Namespace) -> list[str]:
     """Run benchmarks one after the other; return those that failed. One that fails leaves its tables as they were."""
     failed = []
@@ -134,6 +149,9 @@ def run_all(wanted: Iterable[str], args: argparse.Namespace) -> list[str]:
         start = time.monotonic()
         print(f"bench: {name} …", file=sys.stderr, flush=True)
         try:
+            if reason := left_out(name, args):
+                print(f"bench: {name} is left out: {reason}", file=sys.stderr, flush=True)
+                continue
             tables = measure(name, args)
             if args.quick:
                 print("".join(f"## {table}\n{text}" for table, text in tables.items()), flush=True)

@@ -30,7 +30,7 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class TinySize:
-    """One size of the model. Sizes are counts, ``max_len`` is in tokens."""
+    """One size. Sizes are counts, ``max_len`` is in tokens; ``alike``: every layer has the weights of the first."""
 
     hidden: int
     layers: int
@@ -39,15 +39,18 @@ class TinySize:
     intermediate: int
     vocab: int = 4096
     max_len: int = 4096
+    alike: bool = False
 
 
 SIZES: dict[str, TinySize] = {
     "tiny": TinySize(hidden=256, layers=4, heads=4, kv_heads=2, intermediate=512),
     "nano": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64),
     "small": TinySize(hidden=512, layers=8, heads=8, kv_heads=4, intermediate=1536),
+    "8b": TinySize(hidden=4096, layers=32, heads=32, kv_heads=8, intermediate=14336, alike=True),
 }
 """``tiny`` lets the engine dominate, ``nano`` the Python front, as it does beside a fast GPU. With ``small`` (28 million
-weights) reading the prompt is what the first token waits for, as with models that people chat with.
+weights) reading the prompt is what the first token waits for, as with models that people chat with. ``8b`` has the layers
+of Llama 3 8B, for a GPU: 14 GB, made in half a minute.
 """
 
 CHAT_TEMPLATE = """\
@@ -165,6 +168,10 @@ def _weights(size: TinySize) -> dict[str, Any]:
     out["lm_head.weight"][: len(_SPECIAL) + 256] *= 0.1
     for layer in range(size.layers):
         at = f"model.layers.{layer}."
+        if layer and size.alike:
+            of = "model.layers.0."
+            out |= {name.replace(of, at): one.clone() for name, one in out.items() if name.startswith(of)}
+            continue
         out[at + "self_attn.q_proj.weight"] = normal(size.heads * head_dim, size.hidden, std=std)
         out[at + "self_attn.k_proj.weight"] = normal(size.kv_heads * head_dim, size.hidden, std=std)
         out[at + "self_attn.v_proj.weight"] = normal(size.kv_heads * head_dim, size.hidden, std=std)

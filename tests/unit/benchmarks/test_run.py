@@ -55,7 +55,9 @@ def own(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mod
 
 
 def options(**given) -> argparse.Namespace:
-    return argparse.Namespace(**({"quick": False, "from_reports": False, "arguments": []} | given))
+    return argparse.Namespace(
+        **({"quick": False, "from_reports": False, "arguments": [], "only": None} | given)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,6 +110,22 @@ def test_a_report_of_another_shape_costs_no_other_benchmark_its_tables(
     assert own.run_all(["measured", "measured"], options(from_reports=True)) == ["measured"] * 2
     assert own.PAGE.read_text() == before
     assert "KeyError: 'argv'" in capsys.readouterr().err
+
+
+def test_one_that_this_machine_cannot_run_is_left_out(
+    own: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert own.run_all(["measured"], options()) == []
+    with (own.HERE / "measured.py").open("a") as script:
+        script.write("def unavailable():\n    return 'there is no such device here'\n")
+    sys.modules.pop("measured")
+    before = own.PAGE.read_text()
+    assert own.run_all(["measured"], options()) == []
+    assert "measured is left out: there is no such device here" in capsys.readouterr().err
+    assert own.run_all(["measured"], options(only=["measured"])) == ["measured"]
+    assert "measured cannot run: there is no such device here" in capsys.readouterr().err
+    assert own.PAGE.read_text() == before
+    assert own.run_all(["measured"], options(from_reports=True)) == []
 
 
 def test_a_table_without_a_place_is_an_error(own: ModuleType) -> None:
