@@ -6,7 +6,6 @@ A chunk is an ordinary job, claimed and fenced like any other. What earlier atte
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,25 +20,19 @@ from broker.errors import StoreUnavailableError
 from broker.storage import Storage, StorageError
 from broker.storage.base import read_lines
 from broker.storage.parts import Recovered, recover, usage_of
-from jobs.batch_rows import Row, failure_body, json_or_failure, read_row, response_line, row_id
+from jobs.batch_rows import Row, read_row, response_line, row_id
 from jobs.batches import new_writer
-from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.lanes import Lane
-from jobs.retry import RetryPolicy
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import Tracer
 from workers.accounts import count_rows
 from workers.commits import ChunkGoneError, Committer, FinishedRow
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
+from workers.engines.base import Final
 from workers.row_gate import RowGate
-from workers.trace import begin_row, note_final
+from workers.rows import Attempt, RowRunner
 
 log = structlog.get_logger(__name__)
-
-ROW_ATTEMPTS = 3
-"""Tries of a row whose engine fails in a way that another try could mend."""
 
 UNCOMMITTED = 512
 """Rows that may be finished and not committed, of one chunk; beyond them it waits for storage."""
@@ -51,50 +44,48 @@ _DONE = b"{}"
 
 @dataclass(slots=True)
 class _Run:
-    """One chunk on this worker."""
+    """One chunk on this worker: ``rows``, what their runs share; ``left``, how many are not on the engine yet."""
 
-    claim: Claim
-    spec: ChunkSpec
+    rows: Attempt
     committer: Committer
-    writer: int
     left: int
-    place: TraceContext | None = None
     tasks: set[asyncio.Task[bool]] = field(default_factory=set)
-    dead: EngineDeadError | None = None
     stopped: asyncio.Event = field(default_factory=asyncio.Event)
-    on_engine: int = 0
+
+    @property
+    def spec(self) -> ChunkSpec:
+        """The chunk."""
+        return self.rows.spec
+
+    @property
+    def claim(self) -> Claim:
+        """Its attempt."""
+        return self.rows.claim
 
 
 class BulkRuns:
     """The chunks that this worker runs.
 
     Args:
-        engine: a started engine.
+        rows: runs each row.
         storage: opened when first used.
         chunks: the chunks' transitions.
         metrics: the worker's.
         gate: lets rows onto the engine.
-        retry: how long a row waits for its next try.
-        max_result_bytes: a larger response fails its row.
         careful: rows that run one at a time after the engine died under a chunk.
-        tracer: the worker's.
     """
 
     def __init__(
         self,
-        engine: Engine,
+        rows: RowRunner,
         storage: Callable[[], Storage],
         chunks: ChunkStore,
         metrics: WorkerMetrics,
         gate: RowGate,
-        retry: RetryPolicy,
-        max_result_bytes: int,
         careful: int,
-        tracer: Tracer,
     ) -> None:
-        self._engine, self._storage, self._chunks = engine, storage, chunks
-        self._metrics, self._gate, self._retry = metrics, gate, retry
-        self._max_result_bytes, self._careful, self._tracer = max_result_bytes, careful, tracer
+        self._rows, self._storage, self._chunks = rows, storage, chunks
+        self._metrics, self._gate, self._careful = metrics, gate, careful
         self._runs: dict[str, _Run] = {}
         self._starting: dict[str, tuple[Lane, int]] = {}
 
@@ -146,7 +137,7 @@ class BulkRuns:
             writer,
             lambda rows: count_rows(self._metrics, claim, rows),
         )
-        run = _Run(claim, spec, committer, writer, spec.rows - len(left.ids), place)
+        run = _Run(Attempt(claim, spec, writer, place), committer, spec.rows - len(left.ids))
         self._runs[claim.id] = run
         try:
             await self._work(run, left.ids)
@@ -199,8 +190,8 @@ class BulkRuns:
             if not isinstance(error, ChunkGoneError):
                 await self._save(run)
             raise
-        if run.dead is not None:
-            raise run.dead
+        if run.rows.dead is not None:
+            raise run.rows.dead
         failpoints.hit("bulk.before_end")
         complete = not run.stopped.is_set() and not run.committer.paused
         await self._end(run.spec, run.claim, done=complete and run.left == 0)
@@ -231,7 +222,7 @@ class BulkRuns:
                 await run.committer.below(UNCOMMITTED)
                 await self._gate.enter(run.claim.lane.engine_priority)
                 run.left -= 1
-                if run.stopped.is_set() or run.committer.paused or run.dead is not None:
+                if run.stopped.is_set() or run.committer.paused or run.rows.dead is not None:
                     run.left += 1
                     self._gate.leave()
                     break
@@ -269,68 +260,15 @@ class BulkRuns:
             run.left += 1
 
     async def _row(self, run: _Run, row: Row, at: int) -> bool:
-        """Run one row. Returns whether it came to an end."""
+        """Run one row, and hand its line to the committer. Returns whether it came to an end."""
         ident = row_id(run.spec.batch, at)
-        final = await self._tries(run, row, ident)
+        final = await self._rows.run(run.rows, row, ident)
         if final is None:
             return False
         line = response_line(ident, row.custom_id, final.status, final.body, ident)
         kind = "ok" if final.status < 400 else "err"
         run.committer.put(FinishedRow(line, kind, usage_of(final.body)))
         return True
-
-    async def _tries(self, run: _Run, row: Row, ident: str) -> Final | None:
-        """Run a row, again where that makes sense. None: the engine died, the row is for another attempt."""
-        for attempt in range(1, ROW_ATTEMPTS + 1):
-            priority = run.claim.lane.engine_priority
-            span = begin_row(self._tracer, run.place, run.claim, ident, self._engine.name)
-            request = EngineRequest(
-                f"{ident}-{run.writer}",
-                run.spec.endpoint,
-                row.body,
-                stream=False,
-                priority=priority,
-                attempt=attempt,
-                trace={} if span.context is None else span.context.headers(),
-            )
-            run.on_engine += 1
-            try:
-                final = _readable(await self._engine.run(request, _drop))
-                note_final(span, final)
-            except EngineDeadError as error:
-                if await self._engine_is_dead(run, error):
-                    return self._verdict(run, error)
-                final = Final(*failure_body(FailureCode.ENGINE_UNAVAILABLE, str(error)[:500]), None)
-            except Exception as error:  # an engine's bug must not take the chunk with it
-                log.exception("row_crashed", batch=run.spec.batch)
-                message = f"{type(error).__name__}: {error}"
-                final = Final(*failure_body(FailureCode.INTERNAL, message[:500]), None)
-            finally:
-                run.on_engine -= 1
-                span.end()
-            if len(final.body) > self._max_result_bytes:
-                message = f"the response has {len(final.body)} bytes, more than max_result_bytes"
-                return Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None)
-            retryable = final.status >= 400 and FAILURES[code_for_status(final.status)].retryable
-            if not retryable or attempt == ROW_ATTEMPTS:
-                return final
-            await asyncio.sleep(self._retry.delay_s(attempt, random.random()))
-        raise AssertionError("the loop returns")
-
-    async def _engine_is_dead(self, run: _Run, error: EngineDeadError) -> bool:
-        try:
-            await self._engine.check()
-        except EngineDeadError:
-            run.dead = run.dead or error
-            return True
-        return False
-
-    def _verdict(self, run: _Run, error: EngineDeadError) -> Final | None:
-        """Say what a row is that was on the engine when that died: the cause, if it was alone and not the first."""
-        if run.claim.kills and run.on_engine == 1 and error.reached:
-            message = "the engine died while it ran this request alone, after it had died under its chunk"
-            return Final(*failure_body(FailureCode.POISONED, message), None)
-        return None
 
     async def _end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> None:
         while True:
@@ -341,16 +279,6 @@ class BulkRuns:
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
-
-
-def _drop(_: object) -> None:
-    """Take the chunks of a stream: rows are never streamed."""
-
-
-def _readable(final: Final) -> Final:
-    """Return an end whose body fits into a line of JSON."""
-    status, body = json_or_failure(final.status, final.body)
-    return final if body is final.body else Final(status, body, None)
 
 
 async def _stop(tasks: list[Any]) -> None:

@@ -40,6 +40,7 @@ from workers.lanes import LaneController
 from workers.pulse import GpuWatch
 from workers.registration import description, register
 from workers.rooms import Rooms
+from workers.rows import RowRunner
 from workers.runner import Runner
 from workers.settings import WorkerSettings
 from workers.trace import tracer_for
@@ -182,16 +183,14 @@ class EngineHost:
         self._metrics.capacity.set(capacity)
         self.rooms = rooms = Rooms(self.engine, lanes)
         self._metrics.rows_running.set_function(lambda: rooms.gate.running)
+        retry = RetryPolicy(s.retry_base_s, s.retry_max_s)
         bulk = BulkRuns(
-            self.engine,
+            RowRunner(self.engine, retry, s.max_result_bytes, self._tracer),
             self._open_storage,
             ChunkStore(store),
             self._metrics,
             rooms.gate,
-            RetryPolicy(s.retry_base_s, s.retry_max_s),
-            s.max_result_bytes,
             careful=capacity,
-            tracer=self._tracer,
         )
         self._runner = runner = Runner(
             self.engine,

@@ -1,8 +1,7 @@
 """Build a tiny random Llama in seconds, offline: the default model of laptops, tests and control-plane
 benchmarks.
 
-Its texts are word salad, but everything about it is real: a byte-level BPE tokenizer, a chat template with
-tools,
+Its texts are word salad, but everything about it is real: a byte-level BPE tokenizer, a chat template with tools,
 safetensors weights. The seed is fixed, so the same versions of the libraries build the same model.
 """
 

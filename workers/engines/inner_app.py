@@ -1,7 +1,6 @@
 """Calling a FastAPI app inside this process: its endpoint functions directly, or all of it over ASGI.
 
-The direct call skips routing, middlewares and FastAPI's parsing, which cost more than the endpoint itself
-beside a
+The direct call skips routing, middlewares and FastAPI's parsing, which cost more than the endpoint itself beside a
 fast GPU; everything that is not a valid request goes through the whole app, so that refusals are the app's
 own.
 """

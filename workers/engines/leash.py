@@ -1,7 +1,6 @@
 """Kills the engine's processes when the worker dies, however it dies. Run as a script; standard library only.
 
-vLLM's engine process does not notice that its parent was killed with SIGKILL and would keep the GPU's memory
-for
+vLLM's engine process does not notice that its parent was killed with SIGKILL and would keep the GPU's memory for
 ever. The parent-death signal of Linux is tied to a thread, not a process, so a small process watches instead.
 
 The worker writes one process id per line to standard input; ``quit`` ends the watch without killing.

@@ -33,8 +33,7 @@ _encode = msgspec.json.Encoder().encode
 class OpenAIEngine:
     """The engine ``openai``; see :class:`workers.engines.base.Engine`.
 
-    The server learns the job's id as ``X-Request-Id`` and its priority as ``X-Vllm-Priority``; servers that
-    do not
+    The server learns the job's id as ``X-Request-Id`` and its priority as ``X-Vllm-Priority``; servers that do not
     know these headers give their own response ids and no order.
     """
 

@@ -24,8 +24,7 @@ async def learn(
     Args:
         engine: a started engine that streams compactly wherever ``shapes`` has the endpoint.
         path: a generating endpoint.
-        shapes: gets an entry for (path, with usage chunk) where the lesson was learned and holds; others
-        stay away,
+        shapes: gets an entry for (path, with usage chunk) where the lesson was learned and holds; others stay away,
             and such requests are streamed by the server's own chunks.
         compact: learn at all; otherwise only see whether the endpoint works.
 

@@ -14,8 +14,7 @@ from workers.engines.compact import Ending, Shapes, encode_str
 class Tap:
     """Stands before one request's output collector.
 
-    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits
-    the
+    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
 
     Args:
@@ -73,3 +72,23 @@ class Tap:
         self._held.append(choice.text)
         choice.text, choice.token_ids = "".join(self._held), self._tokens
         self._put(output)
+
+
+def tapped(base: Any, taps: dict[str, Tap]) -> Any:
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class TappedLLM(base):  # type: ignore[misc]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tap = taps.get(request_id)
+            if tap is None:
+                return await super().add_request(request_id, prompt, params, *args, **kwargs)
+            params.output_kind = RequestOutputKind.DELTA
+            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            lora = kwargs.get("lora_request")
+            tap.attach(collector, None if lora is None else lora.lora_name)
+            return collector
+
+    return TappedLLM

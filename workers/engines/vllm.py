@@ -32,7 +32,8 @@ from workers.engines.inner_app import Endpoint, Headers, InvalidBodyError, call_
 from workers.engines.leash import Leash
 from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
-from workers.engines.tap import Tap
+from workers.engines.tap import Tap, tapped
+from workers.engines.vllm_steps import Steps
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"
@@ -58,7 +59,7 @@ class VllmEngine:
         self._shapes: dict[tuple[str, bool], Shapes] = {}
         self._taps: dict[str, Tap] = {}
         self._models: tuple[ModelInfo, ...] = ()
-        self._steps: dict[int, Any] = {}
+        self._steps = Steps()
         self._auth: Headers = []
         self._traced = False
 
@@ -113,9 +114,9 @@ class VllmEngine:
             self._leash.hold_new_children(),
             wire.otel_environment(traced=self._settings.otlp_traces_url is not None),
         ):
-            self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
+            self._llm = tapped(AsyncLLM, self._taps).from_vllm_config(
                 config,
-                stat_loggers=[_stat_logger(self._steps)],
+                stat_loggers=[self._steps.logger()],
                 disable_log_stats=engine_args.disable_log_stats,
             )
         self._traced = config.observability_config.otlp_traces_endpoint is not None
@@ -278,17 +279,9 @@ class VllmEngine:
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
-        # A snapshot: the consumer asks from its own thread.
-        steps = [step for index, step in list(self._steps.items()) if index >= 0]
-        if self._llm is None or not steps:
+        if self._llm is None:
             return EngineStats(0, 0, 0.0)
-        # An aborted request leaves no step behind it that would say so.
-        held = self._llm.output_processor.get_num_unfinished_requests()
-        running = min(held, sum(step.num_running_reqs for step in steps))
-        waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
-        usage = max(step.kv_cache_usage for step in steps) if held else 0.0
-        counts = (self._steps.get(key, 0) for key in (_PREEMPTED, _GENERATED))
-        return EngineStats(running, waiting, usage, *counts)
+        return self._steps.stats(self._llm.output_processor.get_num_unfinished_requests())
 
     async def check(self) -> None:
         """See the Protocol."""
@@ -308,49 +301,5 @@ class VllmEngine:
 
 
 _DEAD = "vLLM's engine process is dead"
-_PREEMPTED, _GENERATED = -1, -2
-_COUNTED = {_PREEMPTED: "num_preempted_reqs", _GENERATED: "num_generation_tokens"}
-"""Where ``steps`` adds up which of vLLM's figures; the other keys are engines."""
-
 _STOP_S = 1.0
 """How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""
-
-
-def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
-    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
-    from vllm.sampling_params import RequestOutputKind
-
-    class TappedLLM(base):  # type: ignore[misc]
-        async def add_request(
-            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            tap = taps.get(request_id)
-            if tap is None:
-                return await super().add_request(request_id, prompt, params, *args, **kwargs)
-            params.output_kind = RequestOutputKind.DELTA
-            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
-            lora = kwargs.get("lora_request")
-            tap.attach(collector, None if lora is None else lora.lora_name)
-            return collector
-
-    return TappedLLM
-
-
-def _stat_logger(steps: dict[int, Any]) -> Any:
-    """Return a stat logger class that keeps each engine's last scheduler statistics in ``steps``, and adds up counts."""
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class LastStep(StatLoggerBase):  # type: ignore[misc]
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            self._index = engine_index
-
-        def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
-            if scheduler_stats is not None:
-                steps[self._index] = scheduler_stats
-            for key, name in _COUNTED.items():
-                steps[key] = steps.get(key, 0) + getattr(iteration_stats, name, 0)
-
-        def log_engine_initialized(self) -> None:
-            pass
-
-    return LastStep

@@ -1,0 +1,57 @@
+"""What vLLM's scheduler says of its steps: the lane controller looks at it, and so do the metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workers.engines.base import EngineStats
+
+_COUNTED = ("num_preempted_reqs", "num_generation_tokens")
+
+
+class Steps:
+    """Each engine's last step, and what all steps add up to. One event loop writes; any thread reads."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, Any] = {}
+        self._sums = dict.fromkeys(_COUNTED, 0)
+
+    def clear(self) -> None:
+        """Forget all: another engine starts."""
+        self._last.clear()
+        self._sums = dict.fromkeys(_COUNTED, 0)
+
+    def stats(self, held: int) -> EngineStats:
+        """Return the sum over the engines.
+
+        Args:
+            held: requests that the engine client holds. An aborted request leaves no step behind it that would say so.
+        """
+        steps = list(self._last.values())  # a snapshot
+        if not steps:
+            return EngineStats(0, 0, 0.0)
+        running = min(held, sum(step.num_running_reqs for step in steps))
+        waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
+        usage = max(step.kv_cache_usage for step in steps) if held else 0.0
+        return EngineStats(running, waiting, usage, *self._sums.values())
+
+    def logger(self) -> Any:
+        """Return a stat logger class for vLLM that writes here."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        last, sums = self._last, self._sums
+
+        class LastStep(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                self._index = engine_index
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+                if scheduler_stats is not None:
+                    last[self._index] = scheduler_stats
+                for name in _COUNTED:
+                    sums[name] += getattr(iteration_stats, name, 0)
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return LastStep
