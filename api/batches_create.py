@@ -30,9 +30,16 @@ _PAIRS, _KEY, _VALUE = 16, 64, 512
 
 
 async def create_batch(
-    services: Services, body: dict[str, Any], key: str | None, tenant: str
+    services: Services, body: dict[str, Any], key: str | None, tenant: str, trace: str | None
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
+
+    Args:
+        services: the api's.
+        body: the request's.
+        key: an idempotency key.
+        tenant: who asks.
+        trace: the request's place in a trace (:func:`api.trace.place_of`).
 
     Raises:
         ApiError: 400, naming the parameter.
@@ -65,6 +72,7 @@ async def create_batch(
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),
         idempotency_key=key,
+        trace=trace,
         digest=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
     )
     return await submit(services, spec)

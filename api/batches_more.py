@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+import structlog
+from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from api.batches_create import submit
@@ -29,12 +30,15 @@ from api.bulk.verify import verify
 from api.docs import error_docs
 from api.errors import ApiError
 from api.services import Services
+from api.trace import asked_by, place_of
 from broker.batches import BatchSpec
 from broker.errors import BatchUnfinishedError, StoreUnavailableError
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
 from jobs.batches import BatchStatus
 from jobs.ids import BATCH_PREFIX, FILE_PREFIX
+
+log = structlog.get_logger(__name__)
 
 EVENT_GAP_S = 1.0
 _PING_EVERY = 15
@@ -52,7 +56,7 @@ class More:
         count = services.metrics.count_accepted
         return Bulk.make(services.settings, services.store, services.process, count, services.storage)
 
-    async def set_paused(self, batch_id: str, *, paused: bool) -> Response:
+    async def set_paused(self, batch_id: str, request: Request, *, paused: bool) -> Response:
         """Pause or resume."""
         services = self._services
         batch = await found_batch(services, batch_id)
@@ -61,11 +65,14 @@ class More:
             word = "pause" if paused else "resume"
             message = f"Cannot {word} a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
+        log.info(
+            "batch_paused" if paused else "batch_resumed", batch=batch.id, tenant=asked_by(request.scope)
+        )
         if services.coordinator is not None:
             services.coordinator.poke()
         return answer(batch_view(await found_batch(services, batch_id)))
 
-    async def retry(self, batch_id: str) -> Response:
+    async def retry(self, batch_id: str, request: Request) -> Response:
         """Make a batch of the failed rows, once."""
         services = self._services
         batch = await found_batch(services, batch_id)
@@ -95,10 +102,13 @@ class More:
             metadata=batch.metadata,
             output_after_ms=batch.output_after_ms,
             retry_of=batch.id,
+            trace=place_of(request.scope),
         )
         child, replayed = await submit(services, spec)
         if replayed:
             await services.files.delete(file.id)
+        else:
+            log.info("batch_retried", batch=batch.id, retried_as=child.id, tenant=asked_by(request.scope))
         return answer(batch_view(child))
 
     async def events(self, batch_id: str) -> AsyncIterator[bytes]:
@@ -191,9 +201,9 @@ def register(router: APIRouter, services: Services) -> None:
         responses={200: {"model": BatchObject}, **error_docs(404, 409, 503)},
         **docs,
     )
-    async def pause(batch_id: str) -> Response:
+    async def pause(batch_id: str, request: Request) -> Response:
         """Rows that run end; no more begin until it is resumed. Its window goes on."""
-        return await more.set_paused(batch_id, paused=True)
+        return await more.set_paused(batch_id, request, paused=True)
 
     @router.post(
         "/v1/batches/{batch_id}/resume",
@@ -201,9 +211,9 @@ def register(router: APIRouter, services: Services) -> None:
         responses={200: {"model": BatchObject}, **error_docs(404, 409, 503)},
         **docs,
     )
-    async def resume(batch_id: str) -> Response:
+    async def resume(batch_id: str, request: Request) -> Response:
         """Let a paused batch go on."""
-        return await more.set_paused(batch_id, paused=False)
+        return await more.set_paused(batch_id, request, paused=False)
 
     @router.post(
         "/v1/batches/{batch_id}/retry",
@@ -211,9 +221,9 @@ def register(router: APIRouter, services: Services) -> None:
         responses={200: {"model": BatchObject}, **error_docs(404, 409, 410, 503, 507)},
         **docs,
     )
-    async def retry(batch_id: str) -> Response:
+    async def retry(batch_id: str, request: Request) -> Response:
         """A new batch of the rows in the error file. A batch is repeated once: a second call finds that repetition."""
-        return await more.retry(batch_id)
+        return await more.retry(batch_id, request)
 
     @router.get(
         "/v1/batches/{batch_id}/verify",

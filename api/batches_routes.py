@@ -18,6 +18,7 @@ from api.errors import ApiError, invalid
 from api.files_routes import idempotency_key
 from api.files_view import list_view
 from api.services import Services
+from api.trace import place_of
 from jobs.batch_model import Batch
 from jobs.batches import BATCH_ENDPOINTS, BatchStatus
 from jobs.ids import is_batch_id
@@ -81,7 +82,7 @@ def register(router: APIRouter, services: Services) -> None:
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
         key = idempotency_key(scope)
         body = parse_object(await read_body(scope, receive, services.settings.max_body_bytes))
-        batch, _ = await create_batch(services, body, key, tenant_of(scope))
+        batch, _ = await create_batch(services, body, key, tenant_of(scope), place_of(scope))
         await reply(send, 200, msgspec.json.encode(batch_view(batch)))
 
     router.routes.append(

@@ -6,15 +6,17 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.types import Scope
 
 from api.docs import error_docs
 from api.errors import ApiError, foreign_errors, job_not_found
 from api.jobs_schema import JobList, JobObject
 from api.jobs_view import decode_cursor, job_view, page_view
 from api.services import Services
-from api.trace import request_span
+from api.trace import asked_by, request_span
 from broker.errors import (
     BusyError,
     InfeasibleError,
@@ -26,9 +28,10 @@ from broker.store import Accepted
 from jobs.failures import FailureCode
 from jobs.ids import is_job_id
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import Span
 
 _Ids = Annotated[list[str], Field(min_length=1, max_length=1000)]
+log = structlog.get_logger(__name__)
+
 _Key = Annotated[
     str | None,
     Header(
@@ -83,12 +86,12 @@ class Retries:
         self._services = services
         self._store = services.store
 
-    async def repeat(self, job_id: str, span: Span, key: str | None = None) -> Accepted:
+    async def repeat(self, job_id: str, scope: Scope, key: str | None = None) -> Accepted:
         """Accept a job's request once more, or find its repetition.
 
         Args:
             job_id: a finished job.
-            span: the request's.
+            scope: the request's.
             key: an idempotency key.
 
         Raises:
@@ -105,22 +108,23 @@ class Retries:
         try:
             earlier = TraceContext.decode(spec.trace)
             accepted = await self._services.accept(
-                replace(spec, idempotency_key=key, trace=None), span, [earlier]
+                replace(spec, idempotency_key=key, trace=None), request_span(scope), [earlier]
             )
         except LookupError:
             raise job_not_found(job_id) from None
         if not accepted.replayed:
             self._services.metrics.count_accepted(spec.lane, spec.tenant)
+            log.info("job_retried", job_id=job_id, retried_as=accepted.id, tenant=asked_by(scope))
         return accepted
 
-    async def retry_dead(self, request: DeadRetryRequest, span: Span) -> tuple[list[dict[str, Any]], bool]:
+    async def retry_dead(self, request: DeadRetryRequest, scope: Scope) -> tuple[list[dict[str, Any]], bool]:
         """Repeat dead jobs; return what became of each (see :class:`Retried`), and whether more fit the request."""
         ids, more = (request.ids, False) if request.ids is not None else await self._pick(request)
         done = []
         for job_id in ids:
             new, error = None, None
             try:
-                new = (await self.repeat(job_id, span)).id
+                new = (await self.repeat(job_id, scope)).id
             except _REFUSALS as refused:
                 answer = _ANSWERS[type(refused)](refused)
                 error = {"code": answer.code, "message": answer.message}
@@ -156,7 +160,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def retry_job(job_id: str, asked: Request, key: _Key = None) -> Response:
         """A new job with the same request and limits. A job is repeated once: a second call finds that repetition."""
-        accepted = await retries.repeat(job_id, request_span(asked.scope), key)
+        accepted = await retries.repeat(job_id, asked.scope, key)
         job = await store.get(accepted.id)
         if job is None:
             raise job_not_found(accepted.id)
@@ -191,6 +195,6 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def retry_dead(request: DeadRetryRequest, asked: Request) -> Response:
         """Each becomes a new job, once, however often this is called."""
-        done, has_more = await retries.retry_dead(request, request_span(asked.scope))
+        done, has_more = await retries.retry_dead(request, asked.scope)
         listed = {"object": "list", "data": done, "has_more": has_more}
         return Response(msgspec.json.encode(listed), media_type="application/json")

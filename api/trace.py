@@ -108,6 +108,12 @@ def request_span(scope: Scope) -> Span:
     return span
 
 
+def place_of(scope: Scope) -> str | None:
+    """Return the request's place in a trace, as a record keeps it; None where it has none."""
+    context = request_span(scope).context
+    return None if context is None else context.encode()
+
+
 def asked_by(scope: Scope) -> str:
     """Return the tenant whose request it is, for a line on what it asks for; from here on its lines have its trace."""
     context = request_span(scope).context

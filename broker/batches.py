@@ -37,6 +37,7 @@ class BatchSpec:
     retry_of: str | None = None
     idempotency_key: str | None = None
     digest: str = ""
+    trace: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class BatchStore:
         fields: list[Any] = ["endpoint", spec.endpoint, "window", spec.window, "window_ms", spec.window_ms]
         fields += ["priority", spec.priority.value, "lane", spec.priority.value, "input_key", spec.input_key]
         fields += ["tenant", spec.tenant]
+        if spec.trace is not None:
+            fields += ["trace", spec.trace]
         if spec.metadata is not None:
             fields += ["metadata", json.dumps(dict(spec.metadata))]
         if spec.output_after_ms is not None:
@@ -290,6 +293,7 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         rows_per_s=float(f["rows_per_s"]) if "rows_per_s" in f else None,
         tokens_per_s=float(f["tokens_per_s"]) if "tokens_per_s" in f else None,
         retry_of=f.get("retry_of") or None,
+        trace=f.get("trace"),
         retried_as=f.get("retried_as"),
         chunks=int(f.get("chunks", 0)),
         next_chunk=int(f.get("next", 0)),

@@ -34,6 +34,7 @@ class ChunkSpec:
         length: in bytes.
         rows: how many requests it holds.
         endpoint: of every row.
+        trace: the batch's, to which the chunk's own traces link.
     """
 
     batch: str
@@ -44,6 +45,7 @@ class ChunkSpec:
     length: int
     rows: int
     endpoint: str
+    trace: str | None = None
 
     def writer(self, attempt: int) -> int:
         """Return the number under which an attempt's parts are kept, see also :func:`jobs.batches.new_writer`."""

@@ -77,6 +77,7 @@ class Batch:
         rows_per_s: of late; None where nothing is known.
         tokens_per_s: completion tokens, of late.
         retry_of: the batch whose failed rows these are.
+        trace: the place in a trace of the request that created it (``TraceContext.encode``).
         retried_as: the batch that has this one's failed rows.
         chunks: how many it is cut into; 0 until the input has been read.
         next_chunk: the first that was never submitted.
@@ -108,6 +109,7 @@ class Batch:
     rows_per_s: float | None = None
     tokens_per_s: float | None = None
     retry_of: str | None = None
+    trace: str | None = None
     retried_as: str | None = None
     chunks: int = 0
     next_chunk: int = 0

@@ -88,6 +88,7 @@ class BulkRuns:
         self._metrics, self._gate, self._careful = metrics, gate, careful
         self._runs: dict[str, _Run] = {}
         self._starting: dict[str, tuple[Lane, int]] = {}
+        self._stuck: set[str] = set()
 
     def chunks(self) -> tuple[int, int]:
         """Return how many chunks run here: those of the lane bulk, and others. Called from the consumer's thread, too."""
@@ -97,9 +98,13 @@ class BulkRuns:
         return bulk, len(lanes) - bulk
 
     def pending(self) -> int:
-        """Return how many rows of the chunks here are not on the engine yet. From any thread, as :meth:`chunks`."""
-        starting = sum(rows for _, rows in list(self._starting.values()))
-        return starting + sum(run.left for run in list(self._runs.values()))
+        """Return how many rows of the chunks here are not on the engine yet. From any thread, as :meth:`chunks`.
+
+        Chunks that storage keeps from going on do not count: the engine is free for others meanwhile.
+        """
+        left = [(job, rows) for job, (_, rows) in list(self._starting.items())]
+        left += [(job, run.left) for job, run in list(self._runs.items())]
+        return sum(rows for job, rows in left if job not in self._stuck)
 
     def abort(self, job_id: str) -> None:
         """End a chunk early: its running rows are stopped, what is finished is committed."""
@@ -124,6 +129,7 @@ class BulkRuns:
             go, left, writer = await self._begin(spec, claim)
         finally:
             del self._starting[claim.id]
+            self._stuck.discard(claim.id)
         if go in {Go.DONE, Go.GONE}:
             return Final(200, _DONE, None)
         if go is Go.PAUSED:
@@ -146,6 +152,7 @@ class BulkRuns:
             return Final(200, _DONE, None)
         finally:
             del self._runs[claim.id]
+            self._stuck.discard(claim.id)
         return Final(200, _DONE, None)
 
     async def _begin(self, spec: ChunkSpec, claim: Claim) -> tuple[Go, Recovered, int]:
@@ -163,10 +170,7 @@ class BulkRuns:
                 if go is not None:
                     return go, left, writer
             except StorageError as error:
-                log.warning("chunk_waits_for_storage", batch=spec.batch, error=str(error))
-                with suppress(StoreUnavailableError):
-                    await self._chunks.hold(spec.batch, error.reason)
-                await asyncio.sleep(_RETRY_S)
+                await self._wait_for_storage(spec, claim, error)
             except StoreUnavailableError as error:
                 log.warning("chunk_waits_for_redis", batch=spec.batch, error=str(error))
                 await asyncio.sleep(_RETRY_S)
@@ -210,7 +214,7 @@ class BulkRuns:
         careful = self._careful if run.claim.kills else 0
         end = spec.offset + spec.length
         line_offset = spec.offset
-        async for offset, lines in self._lines(spec, end):
+        async for offset, lines in self._lines(run, end):
             line_offset = offset
             for line in lines:
                 at, line_offset = line_offset, line_offset + len(line) + 1
@@ -219,7 +223,10 @@ class BulkRuns:
                 row = read_row(line)
                 if row.custom_id in done:
                     continue
-                await run.committer.below(UNCOMMITTED)
+                if run.committer.uncommitted >= UNCOMMITTED:
+                    self._stuck.add(run.claim.id)
+                    await run.committer.below(UNCOMMITTED)
+                    self._stuck.discard(run.claim.id)
                 await self._gate.enter(run.claim.lane.engine_priority)
                 run.left -= 1
                 if run.stopped.is_set() or run.committer.paused or run.rows.dead is not None:
@@ -238,19 +245,24 @@ class BulkRuns:
         while run.tasks:
             await asyncio.wait(set(run.tasks))
 
-    async def _lines(self, spec: ChunkSpec, end: int) -> AsyncIterator[tuple[int, list[bytes]]]:
+    async def _lines(self, run: _Run, end: int) -> AsyncIterator[tuple[int, list[bytes]]]:
         """Read the chunk's lines; storage that fails is waited for, and read on from where it failed."""
-        at = spec.offset
+        at = run.spec.offset
         while at < end:
             try:
-                async for offset, lines in read_lines(self._storage(), spec.input_key, at, end):
+                async for offset, lines in read_lines(self._storage(), run.spec.input_key, at, end):
+                    self._stuck.discard(run.claim.id)
                     yield offset, lines
                     at = offset + sum(len(line) + 1 for line in lines)
             except StorageError as error:
-                log.warning("chunk_waits_for_storage", batch=spec.batch, error=str(error))
-                with suppress(StoreUnavailableError):
-                    await self._chunks.hold(spec.batch, error.reason)
-                await asyncio.sleep(_RETRY_S)
+                await self._wait_for_storage(run.spec, run.claim, error)
+
+    async def _wait_for_storage(self, spec: ChunkSpec, claim: Claim, error: StorageError) -> None:
+        self._stuck.add(claim.id)  # until it goes on
+        log.warning("chunk_waits_for_storage", batch=spec.batch, error=str(error))
+        with suppress(StoreUnavailableError):
+            await self._chunks.hold(spec.batch, error.reason)
+        await asyncio.sleep(_RETRY_S)
 
     def _left(self, run: _Run, task: asyncio.Task[bool]) -> None:
         """A row's task is over, whatever its end: its place is free."""

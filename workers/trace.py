@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from broker.attempts import Claim
+from broker.chunks import ChunkSpec
+from jobs.batches import CHUNK_ENDPOINT
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, make_tracer
 from workers.engines.base import Final
@@ -115,14 +119,21 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
         # By one clock, Redis's: only the length of the wait travels, so that the machines' clocks do not matter.
         start_ns = now_ns - claim.waited_ms * 1_000_000
         tracer.begin(f"wait {queue}", Kind.INTERNAL, place, start_ns=start_ns).end(now_ns)
-    # Without a place, as for a chunk of a batch, which no request brought by itself, it begins a trace.
-    span = tracer.begin(f"process {queue}", Kind.CONSUMER, place, facts, start_ns=asked_ns)
+    # Without a place, as for a chunk of a batch, which no request brought by itself, it begins a trace. It links to the
+    # request that brought the batch: that trace would not end before the batch does, days later maybe.
+    links = [_batch_of(claim)] if claim.endpoint == CHUNK_ENDPOINT else []
+    span = tracer.begin(f"process {queue}", Kind.CONSUMER, place, facts, links=links, start_ns=asked_ns)
     if not span.recording:
         return AttemptSpans(tracer, span)
     tracer.begin("claim", Kind.INTERNAL, span.context, start_ns=asked_ns).end(now_ns)
     if claim.attempt > 1:
         span.event("restarted", {"penstock.job.attempt": claim.attempt})
     return AttemptSpans(tracer, span)
+
+
+def _batch_of(claim: Claim) -> TraceContext | None:
+    """Return the place of the request that created a chunk's batch."""
+    return TraceContext.decode(msgspec.json.decode(claim.body, type=ChunkSpec).trace)
 
 
 def begin_row(tracer: Tracer, chunk: TraceContext | None, claim: Claim, row: str, engine: str) -> Span:

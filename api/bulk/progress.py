@@ -170,6 +170,7 @@ class Submitter:
             length=piece.length,
             rows=piece.rows,
             endpoint=batch.endpoint,
+            trace=batch.trace,
         )
         catalogue = Catalogue(self._bulk.store)
         await catalogue.refresh()

@@ -306,3 +306,27 @@ class TestS3:
         await eventually(goes_on, 40)
         s3.delay_s = 0.0
         await complete(client, batch.id, 80)
+
+    async def test_a_chunk_that_waits_for_storage_keeps_no_other_bulk_job_waiting(
+        self, client: openai.AsyncOpenAI, ready: Callable, storage: dict[str, object], s3: S3Server
+    ) -> None:
+        batch = await create(client, [row(n, max_tokens=10) for n in range(40)])
+
+        async def planned() -> bool:
+            return (await client.batches.retrieve(batch.id)).status == "in_progress"
+
+        await eventually(planned)
+        s3.fault = lambda method, path: 500 if "/files/" in path and method == "GET" else None
+        await ready("w1", **QUICK, **storage, concurrency=4)
+        await held(client, batch.id, "storage_unavailable", 40)
+        asked = {"priority": "bulk", "input": row("alone", max_tokens=5)["body"]}
+        job: Any = await client.post("/jobs", body=asked, cast_to=object)
+
+        async def ran() -> bool:
+            found: Any = await client.get(f"/jobs/{job['id']}", cast_to=object)
+            return found["state"] == "succeeded"
+
+        await eventually(ran)
+        assert (await client.batches.retrieve(batch.id)).request_counts.completed == 0
+        s3.fault = None
+        await complete(client, batch.id, 40)

@@ -143,6 +143,7 @@ async def test_what_an_operator_asks_for_is_one_line_each(stack) -> None:
     assert (await http.patch(f"/v1/jobs/{first}", json={"priority": "high", "top": True})).status_code == 200
     assert (await http.post(f"/v1/jobs/{second}/cancel")).status_code == 200
     assert (await http.delete("/v1/queues/default/low")).json()["cancelled"] == 1
+    again = (await http.post(f"/v1/jobs/{second}/retry")).json()["id"]
     assert (await http.post("/v1/queues/default/resume")).status_code == 200
     drained = await http.post(f"/v1/workers/{worker['name']}/drain", json={"timeout_s": 5})
     assert drained.status_code == 202
@@ -150,6 +151,7 @@ async def test_what_an_operator_asks_for_is_one_line_each(stack) -> None:
         "pool_paused": {"pool": "default", "changed": True},
         "job_moved": {"job_id": first, "lane": "high", "top": True},
         "cancel_asked": {"job_id": second, "state": "cancelled"},
+        "job_retried": {"job_id": second, "retried_as": again},
         "lane_purged": {"pool": "default", "lane": "low", "cancelled": 1},
         "pool_resumed": {"pool": "default", "changed": True},
         "drain_asked": {"workers": [worker["id"]], "timeout_s": 5.0},

@@ -303,7 +303,9 @@ async def test_a_batchs_rows_are_traces_of_their_own_linked_to_their_chunk(
                 "endpoint": "/v1/chat/completions",
                 "completion_window": "24h",
             }
-            batch = (await http.post("/v1/batches", json=body)).json()
+            caller = TraceContext.new(sampled=True)
+            asked = await http.post("/v1/batches", json=body, headers=caller.headers())
+            batch = asked.json()
 
             async def completed() -> bool:
                 return (await http.get(f"/v1/batches/{batch['id']}")).json()["status"] == "completed"
@@ -312,6 +314,7 @@ async def test_a_batchs_rows_are_traces_of_their_own_linked_to_their_chunk(
     await eventually(lambda: sum(span.name == "row" for span in otlp.spans) == 5)
     await eventually(lambda: any(span.name.startswith("process ") for span in otlp.spans))
     chunk = next(span for span in otlp.spans if span.name.startswith("process "))
+    assert [trace_id for trace_id, _ in chunk.links] == [caller.trace_id]
     rows = [span for span in otlp.spans if span.name == "row"]
     assert {trace_id for span in rows for trace_id, _ in span.links} == {chunk.trace_id}
     assert all(len(span.links) == 1 for span in rows)

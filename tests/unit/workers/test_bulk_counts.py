@@ -27,7 +27,7 @@ def nervous() -> Iterator[None]:
 @pytest.mark.usefixtures("nervous")
 def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     run = SimpleNamespace(claim=SimpleNamespace(lane=Lane.BULK), left=1)
-    books: Any = SimpleNamespace(_starting={}, _runs={})
+    books: Any = SimpleNamespace(_starting={}, _runs={}, _stuck=set())
     over = threading.Event()
 
     def work() -> None:
