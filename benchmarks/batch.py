@@ -89,7 +89,7 @@ def run_batch(url: str, data: Path, watch: Any = None) -> dict[str, Any]:
     began = time.perf_counter()
     batch = call(url, "/v1/batches", json.dumps(asked).encode())
     while batch["status"] not in {"completed", "failed", "expired", "cancelled"}:
-        time.sleep(0.2 if watch is None else 1.0)
+        time.sleep(0.5 if watch is None else 1.0)
         batch = call(url, f"/v1/batches/{batch['id']}")
         if watch is not None:
             watch(batch)
@@ -138,8 +138,13 @@ class Sides:
         self._one.write_bytes(b"".join(chat_rows(1, SERVED_NAME, 2)))
 
     def compare(self, rounds: int) -> dict[str, Any]:
-        """Time the three sides in turn, so many times."""
-        seconds = [[self.generate(), self.own(), self.ours()] for _ in range(rounds)]
+        """Time the three sides so many times, in the other order every other time: the machine's speed drifts."""
+        sides = (self.generate, self.own, self.ours)
+        seconds = []
+        for round_ in range(rounds):
+            order = sides if round_ % 2 == 0 else tuple(reversed(sides))
+            took = {side: side() for side in order}
+            seconds.append([took[side] for side in sides])
         generate_s, own_s, ours_s = (statistics.median(one) for one in zip(*seconds, strict=True))
         return {
             "rows": self._rows,

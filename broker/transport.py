@@ -29,11 +29,11 @@ FREE_SLOTS = "penstock_free_slots"
 """Transport option: a function that says how many more messages the worker has room for."""
 
 BULK_ROOM = "penstock_bulk_room"
-"""Transport option: the bulk lane's queue, and a function that says how many of its messages may be taken now."""
+"""Transport option: the bulk lane's queue, and two functions: how many of its messages may be taken now, and where that is
+none, after how many seconds to ask again."""
 
 _MOST = 32
-_HELD_S = 0.02
-"""How long a pop without the bulk lane waits before it is looked whether bulk may go on."""
+_NO_BULK: tuple[Any, Any, Any] = (None, None, None)
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
@@ -62,13 +62,13 @@ class Channel(redis.Channel):  # type: ignore[misc]
         free_slots = self.connection.client.transport_options.get(FREE_SLOTS)
         count = min(max(free_slots(), 1), _MOST) if free_slots else 1
         wait_s = self.brpop_timeout if timeout is None else timeout
-        bulk_queue, bulk_room = self.connection.client.transport_options.get(BULK_ROOM) or (None, None)
+        bulk_queue, bulk_room, held_s = self.connection.client.transport_options.get(BULK_ROOM) or _NO_BULK
         if bulk_queue in queues and bulk_room is not None:
             room = bulk_room()
             count = max(1, min(count, room))
             if room <= 0 and len(queues) > 1:
                 queues = [queue for queue in queues if queue != bulk_queue]
-                wait_s = min(wait_s or _HELD_S, _HELD_S)
+                wait_s = min(wait_s or held_s(), held_s())
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self.client.connection.send_command(

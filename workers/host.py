@@ -134,6 +134,10 @@ class EngineHost:
         """Return how many more bulk messages may be taken now."""
         return 0 if self.rooms is None else self.rooms.messages()
 
+    def held_s(self) -> float:
+        """Return after how many seconds to ask again where :meth:`bulk_room` is 0."""
+        return 1.0 if self.rooms is None else self.rooms.held_s()
+
     def cancel_job(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
         if self._store is None:

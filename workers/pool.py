@@ -37,10 +37,10 @@ class JobFailedError(Exception):
 class _Asked:
     """A number that is asked for, as a transport option: ``inspect stats``, and so Flower, writes those as JSON."""
 
-    def __init__(self, ask: Callable[[], int]) -> None:
+    def __init__(self, ask: Callable[[], float]) -> None:
         self._ask = ask
 
-    def __call__(self) -> int:
+    def __call__(self) -> float:
         return self._ask()
 
     __json__ = __call__
@@ -65,7 +65,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             self.host.rooms.pool = lambda: (self._bulk, self._inflight - self._bulk)
         options = self.app.conf.broker_transport_options
         options[FREE_SLOTS] = _Asked(self.free_slots)
-        options[BULK_ROOM] = (self.bulk_queue, _Asked(self.bulk_room))
+        options[BULK_ROOM] = (self.bulk_queue, _Asked(self.bulk_room), _Asked(self.host.held_s))
         self._wake, self._ring = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(self._ring, False)

@@ -9,6 +9,9 @@ from workers.engines.base import Engine
 from workers.lanes import LaneController, Signals
 from workers.row_gate import RowGate
 
+_HELD_S = 0.02
+_HELD_LONG_S = 0.1
+
 
 class Rooms:
     """Counts rows and jobs for the lane controller.
@@ -37,6 +40,13 @@ class Rooms:
             return max(0, room)
         unclaimed = sum(self.pool()) > self.claimed()
         return 0 if unclaimed else max(0, min(1, room))
+
+    def held_s(self) -> float:
+        """Return how long bulk may be left alone where there is no room for it now, in seconds. From the consumer's thread.
+
+        Rows that wait here for more than every slot once over keep the engine busy for longer than that.
+        """
+        return _HELD_LONG_S if self.pending() > self._lanes.capacity else _HELD_S
 
     def _room(self, rows: int, *, ahead: bool = False) -> int:
         """Return how many more rows may go onto the engine beside ``rows``."""
