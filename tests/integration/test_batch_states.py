@@ -93,14 +93,19 @@ async def test_a_cancelled_batch_is_repeated_from_where_it_was(
     created = await create(client, rows)
 
     async def some() -> bool:
-        return (await client.batches.retrieve(created.id)).request_counts.completed >= 10
+        return (await client.batches.retrieve(created.id)).request_counts.completed >= 1
 
     await eventually(some)
     await client.batches.cancel(created.id)
     batch = await ended(client, created.id)
     assert batch.status == "cancelled"
+    done = {line["custom_id"] for line in await lines(client, batch.output_file_id)}
+    assert done
+    assert done <= {one["custom_id"] for one in rows[:10]}
     child = await retried(api, batch)
-    assert await lines(client, child["input_file_id"]) == rows[10:]
+    assert await lines(client, child["input_file_id"]) == [
+        one for one in rows if one["custom_id"] not in done
+    ]
     await client.batches.cancel(child["id"])
     await ended(client, child["id"])
 

@@ -136,6 +136,7 @@ async def test_pages_are_by_creation_and_not_by_id(
     late = [make_id(FILE_PREFIX, ms, bytes(10)) for ms in made]
     for n, ident in enumerate(late):
         purpose = "batch_output" if n % 2 else "batch"
+        await asyncio.sleep(0.003)  # two of one millisecond are in the order of their ids
         await files.create(File(ident, 0, "x", purpose, file_key(ident), 0), expires_after_ms=None)
     ids = [uploaded.id, *late]
     assert [file.id async for file in client.files.list(limit=1)] == ids[::-1]

@@ -32,7 +32,7 @@ from workers.engines.inner_app import Endpoint, Headers, InvalidBodyError, call_
 from workers.engines.leash import Leash
 from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
-from workers.engines.tap import Tap, tapped
+from workers.engines.tap import Tap
 from workers.engines.vllm_steps import Steps
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -97,6 +97,7 @@ class VllmEngine:
         from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
         from vllm.utils.argparse_utils import FlexibleArgumentParser
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.loggers import StatLoggerBase
 
         envs.disable_envs_cache()  # of an engine before this one
         said = io.StringIO()
@@ -114,9 +115,9 @@ class VllmEngine:
             self._leash.hold_new_children(),
             wire.otel_environment(traced=self._settings.otlp_traces_url is not None),
         ):
-            self._llm = tapped(AsyncLLM, self._taps).from_vllm_config(
+            self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
                 config,
-                stat_loggers=[self._steps.logger()],
+                stat_loggers=[self._steps.logger(StatLoggerBase)],
                 disable_log_stats=engine_args.disable_log_stats,
             )
         self._traced = config.observability_config.otlp_traces_endpoint is not None
@@ -303,3 +304,23 @@ class VllmEngine:
 _DEAD = "vLLM's engine process is dead"
 _STOP_S = 1.0
 """How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""
+
+
+def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class TappedLLM(base):  # type: ignore[misc]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tap = taps.get(request_id)
+            if tap is None:
+                return await super().add_request(request_id, prompt, params, *args, **kwargs)
+            params.output_kind = RequestOutputKind.DELTA
+            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            lora = kwargs.get("lora_request")
+            tap.attach(collector, None if lora is None else lora.lora_name)
+            return collector
+
+    return TappedLLM

@@ -35,13 +35,11 @@ class Steps:
         usage = max(step.kv_cache_usage for step in steps) if held else 0.0
         return EngineStats(running, waiting, usage, *self._sums.values())
 
-    def logger(self) -> Any:
-        """Return a stat logger class for vLLM that writes here."""
-        from vllm.v1.metrics.loggers import StatLoggerBase
-
+    def logger(self, base: Any) -> Any:
+        """Return a stat logger class for vLLM that writes here. ``base``: vLLM's ``StatLoggerBase``."""
         last, sums = self._last, self._sums
 
-        class LastStep(StatLoggerBase):  # type: ignore[misc]
+        class LastStep(base):  # type: ignore[misc]
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 self._index = engine_index
 
