@@ -18,7 +18,7 @@ import batch
 import interactive_under_bulk
 import overhead
 import uvloop
-from _stack import ROOT, machine, penstock_up, vllm_server
+from _stack import machine, penstock_up, vllm_server
 from _tables import wrap
 
 from workers.devices import device_of, look
@@ -154,5 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

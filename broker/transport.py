@@ -13,6 +13,7 @@ for the master anew at every connection.
 
 from __future__ import annotations
 
+import math
 from queue import Empty
 from time import monotonic
 from typing import Any
@@ -68,7 +69,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             count = max(1, min(count, room))
             if room <= 0 and len(queues) > 1:
                 queues = [queue for queue in queues if queue != bulk_queue]
-                wait_s = min(wait_s or held_s(), held_s())
+                wait_s = min(wait_s or math.inf, held_s())
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self.client.connection.send_command(
