@@ -38,12 +38,45 @@ import json, sys, time
 
 def main():
     from vllm import LLM, SamplingParams
-    rows = [json.loads(line)["body"] for line in open(sys.argv[1])]
-    llm = LLM(**json.loads(sys.argv[2]), disable_log_stats=True)
-    params = [SamplingParams(temperature=0.0, max_tokens=row["max_tokens"], ignore_eos=True) for row in rows]
-    began = time.perf_counter()
-    llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
-    print(json.dumps({"seconds": time.perf_counter() - began}))
+    first, given, settings = sys.argv[1:]
+    llm = LLM(**json.loads(settings), disable_log_stats=True)
+
+    def run(path):
+        rows = [json.loads(line)["body"] for line in open(path)]
+        params = [SamplingParams(temperature=0.0, max_tokens=row["max_tokens"], ignore_eos=True) for row in rows]
+        began = time.perf_counter()
+        llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
+        return time.perf_counter() - began
+
+    run(first)
+    print(json.dumps({"seconds": run(given)}))
+
+if __name__ == "__main__":
+    main()
+"""
+
+_RUN_BATCH = """
+import asyncio, json, sys, time
+
+try:
+    from vllm.entrypoints.launchers import run_batch as own
+except ImportError:  # older than vLLM 0.32
+    from vllm.entrypoints.openai import run_batch as own
+
+def main():
+    first, given, *flags = sys.argv[1:]
+    sys.argv[1:] = [*flags, "-i", given, "-o", "out"]
+    args, run = own.parse_args(), own.run_batch
+
+    async def timed(client, args):
+        args.input_file = first
+        await run(client, args)
+        args.input_file, began = given, time.perf_counter()
+        await run(client, args)
+        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
+
+    own.run_batch = timed
+    asyncio.run(own.main(args))
 
 if __name__ == "__main__":
     main()
@@ -156,29 +189,20 @@ class Sides:
         }
 
     def generate(self) -> float:
-        """Return the seconds of `LLM.generate`, the engine being up."""
-        script = self._folder / "generate.py"
-        script.write_text(_GENERATE)
-        command = [sys.executable, str(script), str(self._data), json.dumps(self._llm)]
-        said = subprocess.check_output(command, cwd=self._folder)
-        (answer,) = (line for line in said.splitlines() if line.startswith(b'{"seconds"'))  # vLLM prints, too
-        return float(json.loads(answer)["seconds"])
+        """Return the seconds of `LLM.generate`, the engine being up and warm."""
+        return self._timed("generate", _GENERATE, json.dumps(self._llm))
 
     def own(self) -> float:
-        """Return the seconds of `run_batch`, less those of a run with a single row."""
-        return -self._own(self._one) + self._own(self._data)
+        """Return the seconds of `run_batch`, the engine being up and warm."""
+        return self._timed("run_batch", _RUN_BATCH, *self._flags)
 
-    def _own(self, given: Path) -> float:
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *self._flags]
-        began = time.perf_counter()
-        subprocess.run(
-            [*command, "-i", str(given), "-o", str(self._folder / "out")],
-            check=True,
-            cwd=self._folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        return time.perf_counter() - began
+    def _timed(self, name: str, text: str, *args: str) -> float:
+        script = self._folder / f"time_{name}.py"
+        script.write_text(text)
+        command = [sys.executable, str(script), str(self._one), str(self._data), *args]
+        said = subprocess.check_output(command, cwd=self._folder, stderr=subprocess.DEVNULL)
+        (answer,) = (line for line in said.splitlines() if line.startswith(b'{"seconds"'))  # vLLM prints, too
+        return float(json.loads(answer)["seconds"])
 
     def ours(self) -> float:
         """Return the seconds of a batch, the server being up and warm."""

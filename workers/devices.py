@@ -96,16 +96,17 @@ def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
             gpu for gpu in gpus if word == str(gpu.index) or (len(word) > 4 and gpu.uuid.startswith(word))
         ]
         if len(named) != 1:
-            raise DeviceStartError(f"CUDA_VISIBLE_DEVICES names {word!r}, which is none of {there_is(gpus)}")
+            raise DeviceStartError(f"CUDA_VISIBLE_DEVICES names {word!r}, which is no GPU here; {there_is(gpus)}")
         found += named
     return tuple(found)
 
 
 def there_is(gpus: Sequence[Gpu]) -> str:
-    """Say which GPUs there are."""
-    return (
-        f"the GPUs {', '.join(map(str, gpus))}" if gpus else "no GPU (no NVIDIA driver, or none is visible)"
-    )
+    """Say which GPUs there are, as a clause."""
+    if not gpus:
+        return "there is no GPU (no NVIDIA driver, or none is visible)"
+    named = ", ".join(map(str, gpus))
+    return f"there is GPU {named}" if len(gpus) == 1 else f"there are GPUs {named}"
 
 
 def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None = None) -> list[Group]:
@@ -134,7 +135,7 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
         indices = [int(word) for word in wanted.split(",")]
         for at, index in enumerate(indices):
             if index not in by_index:
-                raise DeviceStartError(f"there is no GPU {index} here; there is {there_is(gpus)}")
+                raise DeviceStartError(f"there is no GPU {index} here; {there_is(gpus)}")
             if index in indices[:at]:
                 raise DeviceStartError(f"GPU {index} is named twice in {wanted}")
         chosen = [by_index[index] for index in indices]
@@ -145,7 +146,7 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
         )
         groups = "1 group" if len(chosen) // size == 1 else f"{len(chosen) // size or 'no'} groups"
         rest = f", with {len(chosen) % size} left over" if len(chosen) >= size and len(chosen) % size else ""
-        msg = f"the GPUs {names} make {groups} of {size}{rest}; {need}. There is {there_is(gpus)}"
+        msg = f"the GPUs {names} make {groups} of {size}{rest}; {need}; {there_is(gpus)}"
         raise DeviceStartError(msg)
     cuts = [tuple(chosen[at : at + size]) for at in range(0, len(chosen), size)]
     return cuts[: workers or len(cuts)]

@@ -45,19 +45,21 @@ def test_without_a_gpu_workers_run_on_the_cpu(wanted, workers, count):
 
 
 def test_what_is_not_there_is_refused_with_what_is():
-    there = "the GPUs 0 (NVIDIA L4, 24.2 GB), 1 (NVIDIA L4, 24.2 GB)"
-    assert refusal("0,4", 1, L4[:2]) == f"there is no GPU 4 here; there is {there}"
-    none = "no GPU (no NVIDIA driver, or none is visible)"
-    assert refusal("0", 1, []) == f"there is no GPU 0 here; there is {none}"
+    there = "there are GPUs 0 (NVIDIA L4, 24.2 GB), 1 (NVIDIA L4, 24.2 GB)"
+    assert refusal("0,4", 1, L4[:2]) == f"there is no GPU 4 here; {there}"
+    none = "there is no GPU (no NVIDIA driver, or none is visible)"
+    assert refusal("0", 1, []) == f"there is no GPU 0 here; {none}"
+    one = "there is GPU 0 (NVIDIA L4, 24.2 GB)"
+    assert refusal("1", 1, L4[:1]) == f"there is no GPU 1 here; {one}"
     assert refusal("1,0,1", 1, L4) == "GPU 1 is named twice in 1,0,1"
     assert refusal("all", 4, L4[:2]) == (
-        f"the GPUs 0,1 make no groups of 4; a worker needs one. There is {there}"
+        f"the GPUs 0,1 make no groups of 4; a worker needs one; {there}"
     )
 
 
 def test_groups_that_do_not_come_out_even_or_are_too_few_are_refused():
     assert refusal("all", 2, L4[:3]).startswith("the GPUs 0,1,2 make 1 group of 2, with 1 left over;")
-    assert refusal("0,1", 2, L4, 2).startswith("the GPUs 0,1 make 1 group of 2; 2 workers need 2 of them.")
+    assert refusal("0,1", 2, L4, 2).startswith("the GPUs 0,1 make 1 group of 2; 2 workers need 2 of them; there are")
     assert refusal(None, 2, L4[:3], 2).startswith("the GPUs 0,1,2 make 1 group of 2")
 
 
@@ -68,7 +70,7 @@ def test_cuda_visible_devices_is_heeded():
     assert visible(L4, "2, 0") == (L4[2], L4[0])
     assert visible(L4, "GPU-1111") == (L4[1],)
     assert visible((), "0") == ()
-    with pytest.raises(DeviceStartError, match="names 'MIG-5', which is none of the GPUs 0"):
+    with pytest.raises(DeviceStartError, match="names 'MIG-5', which is no GPU here; there are GPUs 0"):
         visible(L4, "MIG-5")
 
 
