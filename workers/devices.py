@@ -96,7 +96,9 @@ def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
             gpu for gpu in gpus if word == str(gpu.index) or (len(word) > 4 and gpu.uuid.startswith(word))
         ]
         if len(named) != 1:
-            raise DeviceStartError(f"CUDA_VISIBLE_DEVICES names {word!r}, which is no GPU here; {there_is(gpus)}")
+            raise DeviceStartError(
+                f"CUDA_VISIBLE_DEVICES names {word!r}, which is no GPU here; {there_is(gpus)}"
+            )
         found += named
     return tuple(found)
 
