@@ -40,6 +40,7 @@ def engine_flags(args: argparse.Namespace) -> list[str]:
         f"--served-model-name={SERVED_NAME}",
         "--dtype=bfloat16",
         f"--max-num-seqs={args.slots}",
+        f"--max-num-batched-tokens={args.step_tokens}",
         f"--kv-cache-memory-bytes={args.kv_gib << 30}",
         *args.engine_arg,
     ]
@@ -73,9 +74,10 @@ def interactive(model: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def beside(model: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Penstock and vLLM's server on the one GPU, asked in turn."""
+    half = "--gpu-memory-utilization=0.45"  # as much must be free at the start, though the KV cache has its own size
     with (
-        penstock_up(*options(model, args), timeout_s=400) as ours,
-        vllm_server(model, *engine_flags(args), timeout_s=400) as theirs,
+        penstock_up(*options(model, args), f"--engine-arg={half}", timeout_s=400) as ours,
+        vllm_server(model, *engine_flags(args), half, timeout_s=400) as theirs,
     ):
         given = argparse.Namespace(
             latency_requests=args.latency_requests,
@@ -90,6 +92,7 @@ def rows(model: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A batch, ``LLM.generate`` and ``run_batch``, one after the other."""
     flags = [f"--model={model}", *engine_flags(args)]
     llm = {"model": str(model), "dtype": "bfloat16", "max_num_seqs": args.slots}
+    llm |= {"max_num_batched_tokens": args.step_tokens}
     llm |= {"kv_cache_memory_bytes": args.kv_gib << 30, "enforce_eager": "--enforce-eager" in args.engine_arg}
     with tempfile.TemporaryDirectory(prefix="bb") as folder:
         return batch.Sides(Path(folder), args.rows, llm, flags, options(model, args)).compare(1)
@@ -120,7 +123,10 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="keep the model in this folder, and find it there")
     parser.add_argument("--slots", type=int, default=256, help="requests at once (default %(default)s)")
     parser.add_argument(
-        "--kv-gib", type=int, default=20, help="KV cache of each engine (default %(default)s)"
+        "--step-tokens", type=int, default=2048, help="in one step of the engine (default %(default)s)"
+    )
+    parser.add_argument(
+        "--kv-gib", type=int, default=16, help="KV cache of each engine (default %(default)s)"
     )
     parser.add_argument(
         "--engine-arg", action="append", default=[], help="one more flag of vLLM's, repeatable"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.usage.usage_lib import UsageContext
 
 from jobs.chunks import Chunk
 from tests.support import eventually
@@ -52,11 +54,20 @@ async def test_generating_model_has_no_embeddings(vllm_engine: Engine) -> None:
     assert final.status == 404
 
 
-async def test_embedding_model(vllm_settings: VllmSettings) -> None:
-    settings = dataclasses.replace(vllm_settings, runner="pooling", convert="embed", tool_call_parser=None)
+async def test_embedding_model_and_the_defaults_of_vllm_serve(
+    vllm_settings: VllmSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defaults(_: type[EngineArgs], __: int) -> tuple[dict[UsageContext, int], dict[UsageContext, int]]:
+        return {UsageContext.OPENAI_API_SERVER: 1024}, {UsageContext.OPENAI_API_SERVER: 9}
+
+    monkeypatch.setattr(EngineArgs, "get_batch_defaults", classmethod(defaults))
+    settings = dataclasses.replace(
+        vllm_settings, runner="pooling", convert="embed", tool_call_parser=None, max_num_seqs=None
+    )
     engine = make_engine("vllm", settings)
     await engine.start()
     try:
+        assert engine.capacity() == 9
         assert engine.models()[0].endpoints == (EMBEDDINGS,)
         body = json.dumps({"model": "tiny-random", "input": ["one", "two"]}).encode()
         final = await engine.run(EngineRequest("job_9", EMBEDDINGS, body), lambda _: None)
