@@ -12,7 +12,6 @@ import json
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from _offline import generate_s, run_batch_s
 from _prober import Prober
 from _stack import machine, penstock_up
 from _tables import table, wrap
@@ -32,55 +32,6 @@ from workers.tiny_model import SERVED_NAME, build_tiny_model
 
 QUICK = ("--rows=200", "--rounds=1", "--scale=2000")
 TABLES = ("batch", "batch-scale")
-
-_GENERATE = """
-import json, sys, time
-
-def main():
-    from vllm import LLM, SamplingParams
-    first, given, settings = sys.argv[1:]
-    llm = LLM(**json.loads(settings), disable_log_stats=True)
-
-    def run(path):
-        rows = [json.loads(line)["body"] for line in open(path)]
-        params = [SamplingParams(temperature=0.0, max_tokens=row["max_tokens"], ignore_eos=True) for row in rows]
-        began = time.perf_counter()
-        llm.chat([row["messages"] for row in rows], params, use_tqdm=False)
-        return time.perf_counter() - began
-
-    run(first)
-    print(json.dumps({"seconds": run(given)}))
-
-if __name__ == "__main__":
-    main()
-"""
-
-_RUN_BATCH = """
-import asyncio, json, sys, time
-
-try:
-    from vllm.entrypoints.launchers import run_batch as own
-except ImportError:  # older than vLLM 0.32
-    from vllm.entrypoints.openai import run_batch as own
-
-def main():
-    first, given, *flags = sys.argv[1:]
-    sys.argv[1:] = [*flags, "-i", given, "-o", "out"]
-    args, run = own.parse_args(), own.run_batch
-
-    async def timed(client, args):
-        args.input_file = first
-        await run(client, args)
-        args.input_file, began = given, time.perf_counter()
-        await run(client, args)
-        print(json.dumps({"seconds": time.perf_counter() - began}), flush=True)
-
-    own.run_batch = timed
-    asyncio.run(own.main(args))
-
-if __name__ == "__main__":
-    main()
-"""
 
 
 def chat_rows(count: int, model: str, seed: int) -> Iterator[bytes]:
@@ -163,7 +114,7 @@ class Sides:
         flags: Sequence[str],
         options: Sequence[str] = (),
     ) -> None:
-        self._folder, self._rows = folder, rows
+        self._rows = rows
         self._llm, self._flags, self._options = llm, flags, options
         self._data, self._one = folder / "in.jsonl", folder / "one.jsonl"
         self._data.write_bytes(b"".join(chat_rows(rows, SERVED_NAME, 1)))
@@ -190,19 +141,15 @@ class Sides:
 
     def generate(self) -> float:
         """Return the seconds of `LLM.generate`, the engine being up and warm."""
-        return self._timed("generate", _GENERATE, json.dumps(self._llm))
+        bodies, one = (
+            [json.loads(line)["body"] for line in data.read_text().splitlines()]
+            for data in (self._data, self._one)
+        )
+        return generate_s(bodies, self._llm, one)
 
     def own(self) -> float:
         """Return the seconds of `run_batch`, the engine being up and warm."""
-        return self._timed("run_batch", _RUN_BATCH, *self._flags)
-
-    def _timed(self, name: str, text: str, *args: str) -> float:
-        script = self._folder / f"time_{name}.py"
-        script.write_text(text)
-        command = [sys.executable, str(script), str(self._one), str(self._data), *args]
-        said = subprocess.check_output(command, cwd=self._folder, stderr=subprocess.DEVNULL)
-        (answer,) = (line for line in said.splitlines() if line.startswith(b'{"seconds"'))  # vLLM prints, too
-        return float(json.loads(answer)["seconds"])
+        return run_batch_s(self._data, self._flags, self._one)
 
     def ours(self) -> float:
         """Return the seconds of a batch, the server being up and warm."""

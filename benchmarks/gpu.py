@@ -91,9 +91,14 @@ def beside(model: Path, args: argparse.Namespace) -> dict[str, Any]:
 def rows(model: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A batch, ``LLM.generate`` and ``run_batch``, one after the other."""
     flags = [f"--model={model}", *engine_flags(args)]
-    llm = {"model": str(model), "dtype": "bfloat16", "max_num_seqs": args.slots}
-    llm |= {"max_num_batched_tokens": args.step_tokens}
-    llm |= {"kv_cache_memory_bytes": args.kv_gib << 30, "enforce_eager": "--enforce-eager" in args.engine_arg}
+    llm = {
+        "model": str(model),
+        "dtype": "bfloat16",
+        "max_num_seqs": args.slots,
+        "max_num_batched_tokens": args.step_tokens,
+        "kv_cache_memory_bytes": args.kv_gib << 30,
+        "enforce_eager": "--enforce-eager" in args.engine_arg,
+    }
     with tempfile.TemporaryDirectory(prefix="bb") as folder:
         return batch.Sides(Path(folder), args.rows, llm, flags, options(model, args)).compare(1)
 

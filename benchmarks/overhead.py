@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -23,7 +21,8 @@ from typing import Any
 
 import uvloop
 from _client import Connection, drive, percentile
-from _stack import ROOT, machine, penstock_up, vllm_server
+from _offline import generate_s
+from _stack import machine, penstock_up, vllm_server
 from _tables import table, wrap
 
 from workers.tiny_model import build_tiny_model
@@ -152,42 +151,11 @@ async def queued_jobs(base: tuple[str, int], bodies: list[dict[str, Any]]) -> fl
     return len(bodies) / (loop.time() - start)
 
 
-_OFFLINE = """
-import json, sys, time
-from vllm import LLM, SamplingParams
-def main():
-    job = json.load(sys.stdin)
-    llm = LLM(**job["llm"])
-    params = [SamplingParams(temperature=0.0, max_tokens=b["max_tokens"], ignore_eos=True) for b in job["bodies"]]
-    llm.chat([b["messages"] for b in job["bodies"][:8]], params[:8], use_tqdm=False)
-    start = time.perf_counter()
-    llm.chat([b["messages"] for b in job["bodies"]], params, use_tqdm=False)
-    print(json.dumps(len(params) / (time.perf_counter() - start)))
-if __name__ == "__main__":
-    main()
-"""
-
-
 def offline(model: Path, bodies: list[dict[str, Any]]) -> float:
     """Run the same requests through ``LLM.chat`` in a process of its own; returns requests per second."""
     llm = {"model": str(model), "dtype": "float32", "enforce_eager": True, "max_num_seqs": SEQS}
-    llm |= {"kv_cache_memory_bytes": 1 << 30, "disable_log_stats": True}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
-        script.write(_OFFLINE)
-        script.flush()
-        done = subprocess.run(
-            [sys.executable, script.name],
-            cwd=ROOT,
-            input=json.dumps({"llm": llm, "bodies": bodies}),
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ
-            | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
-        )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return float(done.stdout.splitlines()[-1])
+    llm |= {"kv_cache_memory_bytes": 1 << 30}
+    return len(bodies) / generate_s(bodies, llm, bodies[:8])
 
 
 async def both(sides: dict[str, tuple[str, int]], name: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -111,8 +111,7 @@ class VllmEngine:
         args.api_key = None  # who may ask is the api's business
         engine_args = AsyncEngineArgs.from_cli_args(args)
         # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
-        usage = UsageContext.OPENAI_API_SERVER
-        config = engine_args.create_engine_config(usage_context=usage)
+        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
         assert self._leash is not None  # noqa: S101 - start() made it
         with (
             self._leash.hold_new_children(),
@@ -120,7 +119,6 @@ class VllmEngine:
         ):
             self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
                 config,
-                usage_context=usage,
                 stat_loggers=[self._steps.logger(StatLoggerBase)],
                 disable_log_stats=engine_args.disable_log_stats,
             )

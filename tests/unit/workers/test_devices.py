@@ -52,7 +52,7 @@ def test_what_is_not_there_is_refused_with_what_is():
     one = "there is GPU 0 (NVIDIA L4, 24.2 GB)"
     assert refusal("1", 1, L4[:1]) == f"there is no GPU 1 here; {one}"
     assert refusal("1,0,1", 1, L4) == "GPU 1 is named twice in 1,0,1"
-    assert refusal("all", 4, L4[:2]) == (f"the GPUs 0,1 make no groups of 4; a worker needs one; {there}")
+    assert refusal("all", 4, L4[:2]) == f"the GPUs 0,1 make no groups of 4; a worker needs one; {there}"
 
 
 def test_groups_that_do_not_come_out_even_or_are_too_few_are_refused():
