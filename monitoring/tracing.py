@@ -26,6 +26,8 @@ Attributes: TypeAlias = Mapping[str, Value]
 
 _CLOSE_S = 3.0
 """How long the last spans may take at the end of a process; a collector that is away must not hold it up."""
+_GIVE_UP_S = 0.5
+"""How long the exporter may take to let go of them then. A request that is under way cannot be cut off."""
 
 
 class Kind(Enum):
@@ -99,7 +101,7 @@ class Tracer:
         return NO_SPAN if parent is None else Span(parent)
 
     def close(self) -> None:
-        """Send what is left, within three seconds."""
+        """Send what is left, within three seconds, and give up on what could not be sent."""
 
 
 def make_tracer(
@@ -212,7 +214,8 @@ class _OtlpTracer(Tracer):
         self._provider = TracerProvider(
             resource=resources, sampler=ALWAYS_ON if gate else None, shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
+        self._exporter: Any = OTLPSpanExporter(endpoint=url)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("penstock")
         log.info(
             "traces_on",
@@ -272,3 +275,5 @@ class _OtlpTracer(Tracer):
         last.join(_CLOSE_S)
         if last.is_alive():
             log.warning("spans_left_behind", waited_s=_CLOSE_S)
+            self._exporter.shutdown()  # ends its retries, and with them the SDK's threads
+            last.join(_GIVE_UP_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,13 +175,16 @@ def test_what_the_gate_refuses_has_a_trace_id_all_the_same(otlp: OtlpReceiver) -
     assert [span.name for span in otlp.spans] == ["y"]
 
 
-def test_a_collector_that_is_away_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collector_that_is_away_does_not_hold_up_the_end_and_nothing_goes_on_trying(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("monitoring.tracing._CLOSE_S", 0.2)
     tracer = make_tracer("s", f"http://127.0.0.1:{free_port()}")
     tracer.begin("x").end()
     with capture_logs() as logs:
         tracer.close()
     assert "spans_left_behind" in [line["event"] for line in logs]
+    assert not [t for t in threading.enumerate() if t.name == "last-spans" or "Otel" in t.name]
 
 
 OURS = re.compile(r"penstock\.[a-z_.]+\Z")
