@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 from redis import Redis
 
 from broker.celery_app import make_celery
@@ -17,6 +18,10 @@ from broker.keys import Keys
 from broker.settings import BrokerSettings
 from broker.store import JobStore
 from tests.invariants import check_queues
+
+# No test fails for being slow: the machine may be busy.
+settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("penstock")
 
 
 @pytest.fixture(scope="session")

@@ -265,7 +265,7 @@ def test_the_pauses_of_waiting_grow_and_keep_the_deadline():
     assert max(pauses) <= _batch_flows.LAST_LOOK_S
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.binary(max_size=60), st.integers(0, 60), st.lists(st.integers(0, 30), max_size=6), st.booleans())
 def test_a_download_gives_each_byte_once_however_it_is_cut(content, offset, cuts, ranges):
     offset = min(offset, len(content))

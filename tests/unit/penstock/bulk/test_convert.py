@@ -245,7 +245,7 @@ def test_gzip_goes_by_its_magic_bytes_and_damage_is_said(tmp_path):
         pass
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), max_size=30),
@@ -260,7 +260,7 @@ def test_csv_gives_back_what_was_written(tmp_path_factory, texts):
     assert prompts(rows_of(write(folder, "r.csv", out.getvalue()))) == texts
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(max_size=20), min_size=1),
     st.text(),

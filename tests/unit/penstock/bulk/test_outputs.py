@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_leaves_no_output(workdir, tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 200), st.binary(max_size=40))
 def test_what_a_crash_left_behind_the_counted_bytes_is_cut_off(tmp_path_factory, kept, torn):
     path = tmp_path_factory.mktemp("run") / "out.penstock"
@@ -144,7 +144,7 @@ def test_each_kind_of_fault_is_found_and_named():
     }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(0, 40),
     st.randoms(use_true_random=False),
