@@ -152,12 +152,12 @@ class Keys:
         Args:
             user: the source that uses them; what it does not use is left out.
         """
-        lines = ["local K = {}"]
+        lines = ["local K = {"]
         used = set(re.findall(r"\bK\.(\w+)", user))
         for name in sorted(used):
             template = _TEMPLATES[name]
             text = template.replace("{ns}", self.namespace)
             expression = "'" + text.replace("@1", "' .. a .. '").replace("@2", "' .. b .. '") + "'"
             expression = expression.removesuffix(" .. ''")
-            lines.append(f"function K.{name}(a, b) return {expression} end")
-        return "\n".join(lines) + "\n"
+            lines.append(f"  {name} = function(a, b) return {expression} end,")
+        return "\n".join([*lines, "}", ""])

@@ -13,10 +13,27 @@ local WINDOW = 32
 local function exactly(number) return string.format('%.17g', number) end
 
 local envelope_read
+local function envelope()
+  if envelope_read == nil then envelope_read = redis.call('GET', K.envelope()) end
+  return envelope_read
+end
+
+-- Put a value where a mark stands. (string.gsub, which tries its pattern at every character, takes five times as long.)
+local function put(text, mark, value)
+  local pieces, from = {}, 1
+  while true do
+    local at, to = string.find(text, mark, from, true)
+    if not at then break end
+    pieces[#pieces + 1] = string.sub(text, from, at - 1)
+    from = to + 1
+  end
+  pieces[#pieces + 1] = string.sub(text, from)
+  return table.concat(pieces, value)
+end
+
 local function message(id, queue)
-  envelope_read = envelope_read or redis.call('GET', K.envelope())
-  if not envelope_read then return nil end
-  return (string.gsub(string.gsub(envelope_read, '@ID@', id), '@QUEUE@', queue))
+  local text = envelope()
+  return text and put(put(text, '@ID@', id), '@QUEUE@', queue)
 end
 
 local function place_of(lane)
@@ -223,7 +240,7 @@ local function offer(pool, lane)
   while true do
     local first = redis.call('ZRANGE', K.turns(queue), 0, 0, 'WITHSCORES')
     local tenant, turn = first[1], tonumber(first[2])
-    if not tenant or is_paused(pool) or not message('', '') then return end
+    if not tenant or is_paused(pool) or not envelope() then return end
     if at_bound(pool, lane, tenant) and not make_way(pool, lane, tenant) then
       park(pool, lane, queue, tenant, turn)
     elseif window_has_room(pool, lane, queue, turn) and has_ticket(pool, lane) then
@@ -279,7 +296,7 @@ local function enter(pool, lane, id, tenant, order, now)
   redis.call('ZADD', K.queued(queue), now, id)
   count_waiting(pool, tenant, 1)
   local alone = redis.call('EXISTS', K.turns(queue)) == 0 and redis.call('EXISTS', K.parked(pool)) == 0
-  if alone and not is_paused(pool) and message('', '') and not at_bound(pool, lane, tenant) then
+  if alone and not is_paused(pool) and envelope() and not at_bound(pool, lane, tenant) then
     local turn = turn_of(queue, tenant)
     if window_has_room(pool, lane, queue, turn) and has_ticket(pool, lane) then
       let_down(pool, lane, queue, id, turn)
@@ -298,7 +315,7 @@ local function enter_at_head(pool, lane, id, tenant, now, has_place)
   redis.call('SADD', K.queues(), queue)
   redis.call('ZADD', K.queued(queue), now, id)
   count_waiting(pool, tenant, 1)
-  local down = not is_paused(pool) and message('', '')
+  local down = not is_paused(pool) and envelope()
     and (has_place or has_ticket(pool, lane) or take_back(pool, lane, queue))
   if down then
     local first = tonumber(redis.call('ZRANGE', K.window(queue), 0, 0, 'WITHSCORES')[2] or nil)

@@ -33,7 +33,7 @@ if a.retry_of then
   local since = old[2] and redis.call('HGET', K.job(old[2]), 'created')
   if since then return {'same', old[2], tonumber(since), -1, -1, -1} end
 end
-if not message(id, queue) then return redis.error_reply('NOENVELOPE no process has published the Celery envelope') end
+if not envelope() then return redis.error_reply('NOENVELOPE no process has published the Celery envelope') end
 
 -- An identical request that is under way, and not in a lower lane (a running one: not of bulk, which others overtake), answers this
 -- one too. So many at most: they all end in one script.
