@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, TypeAlias
 
@@ -65,6 +65,8 @@ class Script:
 
     source: str
     sha: str
+    reads_only: bool
+    """It may run where nothing may be written, on a master that was demoted."""
 
 
 def load_scripts(keys: Keys) -> dict[str, Script]:
@@ -84,7 +86,8 @@ def load_scripts(keys: Keys) -> dict[str, Script]:
         flags, _, body = (room / f"{name}.lua").read_text().partition("\n")
         used = _used(shared, body)
         source = "\n".join([flags, keys.lua("".join(used) + body), *used, body])
-        scripts[name] = Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+        sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        scripts[name] = Script(source, sha, "no-writes" in flags)
     return scripts
 
 
@@ -110,19 +113,32 @@ def _used(shared: Mapping[str, str], body: str) -> list[str]:
     return [piece for name, piece in shared.items() if name in wanted]
 
 
+_Call: TypeAlias = tuple[str, tuple[Arg, ...], asyncio.Future[Any]]
+
+
+@dataclass(slots=True)
+class _Line:
+    """Calls that wait for the next round trip, and the task that makes those."""
+
+    calls: deque[_Call] = field(default_factory=deque)
+    task: asyncio.Task[None] | None = None
+
+
 class ScriptRunner:
     """Runs scripts in the order they were asked for, all that gathered during a round trip in the next one.
 
     This is group commit: under load a round trip (and, with ``appendfsync always``, a disk flush) is shared by many
     jobs, and when idle nothing waits. The client may send a script twice after a broken connection, so each script
     recognises its own repetition.
+
+    Scripts that write nothing stand in a line of their own: a demoted master answers them, while it refuses the others
+    and so breaks their connection.
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:
         self._client = client
         self._scripts = load_scripts(keys)
-        self._queue: deque[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._transitions, self._looks = _Line(), _Line()
         self._loaded = False
 
     async def call(self, name: str, *args: Arg) -> Any:
@@ -135,15 +151,17 @@ class ScriptRunner:
 
     def submit(self, name: str, args: Sequence[Arg]) -> asyncio.Future[Any]:
         """Queue a script and return the future of its reply; its place in the order is taken now."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((name, tuple(args), future))
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._drain())
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        line = self._looks if self._scripts[name].reads_only else self._transitions
+        line.calls.append((name, tuple(args), future))
+        if line.task is None or line.task.done():
+            line.task = loop.create_task(self._drain(line.calls))
         return future
 
-    async def _drain(self) -> None:
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(len(self._queue), _BATCH))]
+    async def _drain(self, calls: deque[_Call]) -> None:
+        while calls:
+            batch = [calls.popleft() for _ in range(min(len(calls), _BATCH))]
             try:
                 replies = await self._send(batch)
             except (RedisError, OSError) as error:
@@ -161,7 +179,7 @@ class ScriptRunner:
                 else:
                     future.set_result(reply)
 
-    async def _send(self, batch: list[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]]) -> list[Any]:
+    async def _send(self, batch: list[_Call]) -> list[Any]:
         if not self._loaded:
             await self._load()
         replies = await self._evaluate(batch)
@@ -172,7 +190,7 @@ class ScriptRunner:
                 replies[i] = reply
         return replies
 
-    async def _evaluate(self, batch: list[tuple[str, tuple[Arg, ...], asyncio.Future[Any]]]) -> list[Any]:
+    async def _evaluate(self, batch: list[_Call]) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
         for name, args, _ in batch:
             pipe.execute_command("EVALSHA", self._scripts[name].sha, 0, *args)
@@ -189,5 +207,5 @@ class ScriptRunner:
 
     async def aclose(self) -> None:
         """Wait for what was asked for."""
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [line.task for line in (self._transitions, self._looks) if line.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)

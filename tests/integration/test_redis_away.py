@@ -23,13 +23,17 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, ResponseError
 
 from broker.attempts import Claim, Dropped
+from broker.celery_app import make_celery
 from broker.connection import connect, connect_sync, ping
 from broker.embedded import EmbeddedServer
+from broker.envelope import publish_envelope
 from broker.errors import StoreUnavailableError
+from broker.keys import Keys
 from broker.pubsub import Subscriber
 from broker.settings import BrokerSettings
 from broker.store import JobStore
-from jobs.model import JobSpec
+from jobs.lanes import Lane
+from jobs.model import JobSpec, Queued
 from penstock._sse import SSEParser
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
@@ -470,6 +474,30 @@ class Moving:
                 writer.write(data)
         finally:
             writer.close()
+
+
+async def test_a_demoted_master_still_says_where_a_job_stands(tmp_path: Path) -> None:
+    """Its refusals break the connections of writes; who only looks has others."""
+
+    def spec() -> JobSpec:
+        return JobSpec(id=new_id(), endpoint="/v1/completions", model="m", body=b"{}")
+
+    with EmbeddedServer(tmp_path) as server:
+        settings = BrokerSettings(redis_url=server.url)
+        store = JobStore(connect(server.url), settings)
+        with connect_sync(server.url) as admin:
+            publish_envelope(make_celery(server.url, settings.namespace), admin, Keys(settings.namespace))
+            waiting = (await store.accept(spec())).id
+            demote(admin)
+        write = store.accept(spec())
+        look = store.outlook("default", Lane.NORMAL, "default")
+        refused, stands = await asyncio.gather(write, look, return_exceptions=True)
+        assert isinstance(refused, StoreUnavailableError)
+        assert stands == (1, None)
+        job = await store.get(waiting)
+        assert job is not None
+        assert job.phase == Queued(0)
+        await store.aclose()
 
 
 async def test_a_demoted_master_is_left_for_the_one_at_its_address(tmp_path: Path) -> None:
