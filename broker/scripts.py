@@ -55,7 +55,7 @@ NAMES = (
     "release",
     "watch",
 )
-_SHARED = ("_lib", "_queue", "_ahead", "_jobs", "_batches")
+_SHARED = ("_lib", "_message", "_queue", "_ahead", "_jobs", "_batches")
 _BATCH = 512
 
 

@@ -12,30 +12,6 @@ local WINDOW = 32
 
 local function exactly(number) return string.format('%.17g', number) end
 
-local envelope_read
-local function envelope()
-  if envelope_read == nil then envelope_read = redis.call('GET', K.envelope()) end
-  return envelope_read
-end
-
--- Put a value where a mark stands. (string.gsub, which tries its pattern at every character, takes five times as long.)
-local function put(text, mark, value)
-  local pieces, from = {}, 1
-  while true do
-    local at, to = string.find(text, mark, from, true)
-    if not at then break end
-    pieces[#pieces + 1] = string.sub(text, from, at - 1)
-    from = to + 1
-  end
-  pieces[#pieces + 1] = string.sub(text, from)
-  return table.concat(pieces, value)
-end
-
-local function message(id, queue)
-  local text = envelope()
-  return text and put(put(text, '@ID@', id), '@QUEUE@', queue)
-end
-
 local function place_of(lane)
   for place, name in ipairs(LANES) do
     if name == lane then return place end
