@@ -32,8 +32,8 @@ from broker.errors import (
     StoreUnavailableError,
     UnfinishedError,
 )
-from broker.storage import MissingObjectError, StorageError, StorageFullError
 from jobs.failures import FAILURES
+from storage import MissingObjectError, StorageError, StorageFullError
 
 log = structlog.get_logger(__name__)
 

@@ -26,10 +26,10 @@ from api.files_view import (
 from api.services import Services
 from api.uploads import Upload, read_upload
 from broker.errors import IdempotencyConflictError
-from broker.storage import MissingObjectError
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import is_file_id
+from storage import MissingObjectError
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
 

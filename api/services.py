@@ -25,7 +25,6 @@ from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.files import FileStore
 from broker.hub import EventHub
-from broker.storage import Storage, StorageUnavailableError, local_folders, open_storage
 from broker.store import Accepted, JobStore
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
@@ -33,6 +32,7 @@ from jobs.model import JobSpec
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Span, make_tracer
+from storage import Storage, StorageUnavailableError, local_folders, open_storage
 
 if TYPE_CHECKING:
     from api.bulk.coordinator import Coordinator

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope
 
 from api.asgi import ClientGoneError, header
 from api.errors import ApiError, invalid
-from broker.storage import Storage, Writer
-from broker.storage.base import BLOCK
+from storage import Storage, Writer
+from storage.base import BLOCK
 
 MAX_FIELD_BYTES = 16 * 1024
 MAX_FIELDS = 32

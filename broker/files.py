@@ -1,4 +1,4 @@
-"""Records of files in Redis; their bytes are in :mod:`broker.storage`."""
+"""Records of files in Redis; their bytes are in :mod:`storage`."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ RUN useradd --system --uid 10001 --no-create-home --home-dir /var/lib/penstock p
 COPY --from=build /opt/penstock/.venv .venv
 COPY api api
 COPY broker broker
+COPY storage storage
 COPY jobs jobs
 COPY monitoring monitoring
 COPY penstock penstock

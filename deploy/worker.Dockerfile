@@ -29,6 +29,7 @@ RUN apt-get update \
     && install -d -o penstock -g penstock /var/lib/penstock /var/lib/penstock-files
 COPY --from=build /opt/penstock/.venv .venv
 COPY broker broker
+COPY storage storage
 COPY jobs jobs
 COPY monitoring monitoring
 COPY penstock penstock

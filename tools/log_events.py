@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.markdown import code, generated, table
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("api", "broker", "jobs", "monitoring", "penstock", "workers")
+ROOMS = ("api", "broker", "jobs", "monitoring", "penstock", "storage", "workers")
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 
 

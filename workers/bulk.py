@@ -17,15 +17,15 @@ import structlog
 from broker.attempts import Claim
 from broker.chunks import ChunkSpec, ChunkStore, Go
 from broker.errors import StoreUnavailableError
-from broker.storage import Storage, StorageError
-from broker.storage.base import read_lines
-from broker.storage.parts import Recovered, recover, usage_of
 from jobs.batch_rows import Row, read_row, response_line, row_id
 from jobs.batches import new_writer
 from jobs.lanes import Lane
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.trace_context import TraceContext
+from storage import Storage, StorageError
+from storage.base import read_lines
+from storage.parts import Recovered, recover, usage_of
 from workers.accounts import count_rows
 from workers.commits import ChunkGoneError, Committer, FinishedRow
 from workers.engines.base import Final

@@ -11,11 +11,11 @@ import structlog
 from broker.attempts import Claim
 from broker.chunks import ChunkSpec, ChunkStore, Go
 from broker.errors import StoreUnavailableError
-from broker.storage import Storage, StorageError
-from broker.storage.parts import add
 from jobs.batch_keys import part_key
 from jobs.batch_model import Counts
 from monitoring import failpoints
+from storage import Storage, StorageError
+from storage.parts import add
 
 log = structlog.get_logger(__name__)
 

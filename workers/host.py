@@ -25,7 +25,6 @@ from broker.connection import connect
 from broker.errors import StoreUnavailableError
 from broker.pubsub import Subscriber
 from broker.reaper import reap_forever
-from broker.storage import Storage, open_storage
 from broker.store import JobStore
 from broker.urls import without_password
 from jobs.placement import Device
@@ -33,6 +32,7 @@ from jobs.retry import RetryPolicy
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
+from storage import Storage, open_storage
 from workers.bulk import BulkRuns
 from workers.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
 from workers.engines.base import Engine, EngineDeadError, EngineStartError

@@ -17,7 +17,6 @@ from broker.celery_app import make_celery
 from broker.envelope import greet
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
-from broker.storage import local_folders
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Device
@@ -25,6 +24,7 @@ from monitoring import failpoints
 from monitoring.logging import configure_logging
 from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, set_up
 from monitoring.sampling import Gate
+from storage import local_folders
 from workers.celery_worker import CeleryWorker, quiet_celery, register_task
 from workers.choose import engine_for
 from workers.consumer import GATE

@@ -11,8 +11,8 @@ from api.services import batch_store
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.files import FileStore
-from broker.storage import Storage, open_storage
 from broker.store import JobStore
+from storage import Storage, open_storage
 
 SLICE_S = 0.002
 PAUSE_S = 0.0003

@@ -20,8 +20,8 @@ from api.bulk.sweep import sweep
 from api.settings import ApiSettings
 from broker.connection import connect
 from broker.errors import StoreUnavailableError
-from broker.storage import StorageError
 from broker.store import JobStore
+from storage import StorageError
 
 log = structlog.get_logger(__name__)
 

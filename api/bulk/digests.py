@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import IO
 
-from broker.storage.base import disk_error
+from storage.base import disk_error
 
 _PARTITIONS = 64
 _DIGEST = 16

@@ -12,12 +12,12 @@ from api.bulk.progress import Submitter
 from api.bulk.validate import read_plan, validate, write_plan
 from broker.batches import encode_errors
 from broker.errors import StoreUnavailableError
-from broker.storage import StorageError
 from jobs.batch_model import Batch
 from jobs.batch_rows import NeverRan, RowError, RowErrorCode
 from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status
 from jobs.states import JobState
 from monitoring import failpoints
+from storage import StorageError
 
 log = structlog.get_logger(__name__)
 

@@ -6,14 +6,14 @@ import secrets
 
 from api.bulk.context import Breath, Bulk, ChangedError
 from broker.batches import OpenChunk
-from broker.storage import Writer
-from broker.storage.base import read_lines
-from broker.storage.parts import add, committed_keys, recover
 from jobs.batch_keys import file_key, part_key
 from jobs.batch_model import Batch, Counts, File
 from jobs.batch_rows import NeverRan, never_ran_line, read_row, row_id
 from jobs.batches import Chunk, form_ledger, parse_ledger
 from jobs.ids import FILE_PREFIX, make_id
+from storage import Writer
+from storage.base import read_lines
+from storage.parts import add, committed_keys, recover
 
 _SETTLED = 99_999
 """Part of the number under which the rows that never ran are kept: no attempt has it."""

@@ -7,9 +7,9 @@ from array import array
 import msgspec
 
 from api.bulk.context import Breath, Bulk
-from broker.storage.base import read_lines
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch, File
+from storage.base import read_lines
 
 _BATCH_OF_WRITES = 1024 * 1024
 

@@ -10,9 +10,9 @@ from typing import Any
 from api.bulk.needed import ERROR, OUTPUT, needed
 from api.errors import ApiError, invalid
 from api.services import Services
-from broker.storage.base import read_lines
-from broker.storage.parts import committed_keys
 from jobs.batch_model import Batch
+from storage.base import read_lines
+from storage.parts import committed_keys
 
 MOST_BYTES = 8 * 1024 * 1024
 """A page ends when it holds so many bytes; it has one row at least."""

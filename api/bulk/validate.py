@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from api.bulk.context import Breath, Bulk, ChangedError
 from api.bulk.digests import Digests, same_id, tag_of
 from api.catalogue import Catalogue
-from broker.storage import MissingObjectError
-from broker.storage.base import read_all, read_lines
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
 from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line
 from jobs.batches import BatchStatus, Chunk, Cutter
+from storage import MissingObjectError
+from storage.base import read_all, read_lines
 
 MOST_ERRORS = 100
 """Errors of a file that are told; the first ones."""

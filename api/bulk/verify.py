@@ -8,10 +8,10 @@ from api.bulk.context import Breath, Bulk
 from api.bulk.digests import Digests, same_id, tag_of
 from api.bulk.needed import ERROR, INPUT, OUTPUT, needed
 from broker.errors import BatchUnfinishedError
-from broker.storage.base import read_lines
 from jobs.batch_model import Batch
 from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus
+from storage.base import read_lines
 
 _INPUT, _OUTPUT, _ERROR = range(3)
 _KINDS = (INPUT, OUTPUT, ERROR)

@@ -14,9 +14,6 @@ from broker.attempts import Claim
 from broker.batches import BatchSpec, BatchStore
 from broker.chunks import ChunkSpec, ChunkStore, Go
 from broker.files import FileStore
-from broker.storage.base import ObjectInfo, read_all
-from broker.storage.local import LocalStorage
-from broker.storage.parts import committed_keys, recover
 from broker.store import JobStore
 from jobs.batch_keys import chunk_folder, part_key
 from jobs.batch_model import Counts, File
@@ -25,6 +22,9 @@ from jobs.batches import CHUNK_ENDPOINT, BatchStatus, new_writer
 from jobs.batches import Chunk as Piece
 from jobs.failures import FailureCode
 from jobs.model import JobError, JobSpec
+from storage.base import ObjectInfo, read_all
+from storage.local import LocalStorage
+from storage.parts import committed_keys, recover
 from tests.batching import jsonl, row
 from tests.puppet import Puppet
 from tests.support import new_id

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"api", "broker", "jobs", "monitoring", "penstock", "workers"}
+OURS = {"api", "broker", "jobs", "monitoring", "penstock", "storage", "workers"}
 MAY_IMPORT = {
     "jobs": set(),
     "monitoring": set(),
+    "storage": {"jobs"},
     "broker": {"jobs", "monitoring"},
-    "workers": {"broker", "jobs", "monitoring"},
-    "api": {"broker", "jobs", "monitoring", "penstock"},
+    "workers": {"broker", "jobs", "monitoring", "storage"},
+    "api": {"broker", "jobs", "monitoring", "penstock", "storage"},
     "penstock": set(),
 }
 # `penstock up` and the commands of the single processes start the application; a client-only install lacks them.
@@ -26,7 +27,7 @@ CONFINED = {
     "celery": ("broker/celery_app.py", "broker/envelope.py", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/inner_app.py"),  # there, the request type of vLLM's own app
-    "obstore": ("broker/storage/",),
+    "obstore": ("storage/",),
     "vllm": ("workers/engines/vllm.py",),
     "torch": ("workers/engines/vllm.py", "workers/tiny_model.py"),
     "opentelemetry": ("monitoring/tracing.py",),

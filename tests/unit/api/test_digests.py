@@ -7,7 +7,7 @@ import pytest
 
 import api.bulk.digests as module
 from api.bulk.digests import Digests, same_id, tag_of
-from broker.storage import StorageUnavailableError
+from storage import StorageUnavailableError
 
 
 def groups(digests: Digests) -> list[list[int]]:

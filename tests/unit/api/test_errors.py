@@ -26,10 +26,10 @@ from broker.errors import (
     UnfinishedError,
 )
 from broker.records import Ending
-from broker.storage import MissingObjectError, StorageError, StorageFullError, StorageUnavailableError
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Timings
 from jobs.states import TERMINAL, JobState
+from storage import MissingObjectError, StorageError, StorageFullError, StorageUnavailableError
 
 TABLE = foreign_errors()
 

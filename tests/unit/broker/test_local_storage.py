@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from broker.settings import BrokerSettings
-from broker.storage import (
+from storage import (
     MissingObjectError,
     ObjectInfo,
     StorageFullError,
@@ -20,8 +20,8 @@ from broker.storage import (
     local_folders,
     open_storage,
 )
-from broker.storage.base import BLOCK, read_all, read_lines
-from broker.storage.local import LocalStorage
+from storage.base import BLOCK, read_all, read_lines
+from storage.local import LocalStorage
 
 pytestmark = pytest.mark.asyncio
 
@@ -59,7 +59,7 @@ async def test_who_is_cancelled_as_a_file_is_opened_leaves_none(
     staged = tmp_path / "files" / ".staging"
     os.mkfifo(staged / "slow")  # opening it waits for a reader
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.storage.local.uuid.uuid4", lambda: begun.set() or SimpleNamespace(hex="slow"))
+        patch.setattr("storage.local.uuid.uuid4", lambda: begun.set() or SimpleNamespace(hex="slow"))
         opening = asyncio.create_task(storage.writer("a/b"))
         await asyncio.to_thread(begun.wait)
         await asyncio.sleep(0.05)

@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
-from broker.settings import BrokerSettings
-from broker.storage.base import Storage
-from broker.storage.local import LocalStorage
-from broker.storage.remote import RemoteStorage, s3_store
+from storage.base import Storage
+from storage.local import LocalStorage
+from storage.remote import RemoteStorage, s3_store
 
 
-def open_storage(settings: BrokerSettings) -> Storage:
+class StorageSettings(Protocol):
+    """The settings that say where files are: those of :class:`broker.settings.BrokerSettings`."""
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of everything local; files are in ``files`` there by default."""
+
+    @property
+    def files_url(self) -> str | None:
+        """A directory, or ``s3://bucket/prefix``; None: in ``data_dir``."""
+
+    @property
+    def files_s3_endpoint(self) -> str | None:
+        """Address of an S3-compatible server; None: Amazon's."""
+
+    @property
+    def files_s3_region(self) -> str | None:
+        """Its region."""
+
+    @property
+    def files_timeout_s(self) -> float:
+        """Longest wait for one answer, in seconds."""
+
+
+def open_storage(settings: StorageSettings) -> Storage:
     """Open the storage that the settings name; nothing is read or written yet but the directory itself.
 
     Raises:
@@ -25,7 +49,7 @@ def open_storage(settings: BrokerSettings) -> Storage:
     return LocalStorage(settings.data_dir / "files" if url is None else Path(url))
 
 
-def local_folders(settings: BrokerSettings) -> dict[str, Path]:
+def local_folders(settings: StorageSettings) -> dict[str, Path]:
     """Return the folders of this machine that fill up: ``data``, and ``files`` where those are in another directory."""
     data, url = settings.data_dir.absolute(), settings.files_url
     folders = {"data": data}

@@ -18,13 +18,13 @@ from typing import IO, ParamSpec, TypeVar
 
 from obstore.store import LocalStore
 
-from broker.storage.base import (
+from storage.base import (
     BLOCK,
     MissingObjectError,
     Writer,
     disk_error,
 )
-from broker.storage.remote import ObstoreReads
+from storage.remote import ObstoreReads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +54,7 @@ async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 class LocalStorage(ObstoreReads):
-    """See :class:`broker.storage.base.Storage`.
+    """See :class:`storage.base.Storage`.
 
     Args:
         root: the directory; made where it is missing.
@@ -76,7 +76,7 @@ class LocalStorage(ObstoreReads):
                     path.unlink()
 
     async def writer(self, key: str) -> Writer:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         staged = self._staging / uuid.uuid4().hex
         opened: list[IO[bytes]] = []
         try:
@@ -89,7 +89,7 @@ class LocalStorage(ObstoreReads):
         return _LocalWriter(key, self._root, staged, opened[0])
 
     async def put(self, key: str, data: bytes) -> None:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         writer = await self.writer(key)
         try:
             await writer.write(data)
@@ -99,7 +99,7 @@ class LocalStorage(ObstoreReads):
             raise
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         with _translated("delete"):
             await _in_thread(self._delete, keys)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from broker.storage.base import Storage, read_lines
 from jobs.batch_keys import chunk_folder, read_part_key
 from jobs.batch_model import Counts
 from jobs.batches import form_ledger, parse_ledger
+from storage.base import Storage, read_lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from broker.storage.base import (
+from storage.base import (
     BLOCK,
     MissingObjectError,
     ObjectInfo,
@@ -43,7 +43,7 @@ class ObstoreReads:
     _store: Any
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         if end is not None and start >= end:
             return
         options: Any = {}
@@ -57,19 +57,19 @@ class ObstoreReads:
                 yield bytes(piece)
 
     async def size(self, key: str) -> int:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         with translated(f"look at {key}"):
             return int((await obstore.head_async(self._store, key))["size"])
 
     async def list(self, prefix: str) -> list[ObjectInfo]:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         with translated(f"list {prefix}"):
             found = await obstore.list(self._store, prefix=prefix).collect_async()
         return sorted((ObjectInfo(one["path"], one["size"]) for one in found), key=lambda one: one.key)
 
 
 class RemoteStorage(ObstoreReads):
-    """See :class:`broker.storage.base.Storage`.
+    """See :class:`storage.base.Storage`.
 
     Args:
         store: obstore's.
@@ -79,16 +79,16 @@ class RemoteStorage(ObstoreReads):
         self._store = store
 
     async def writer(self, key: str) -> Writer:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         return _RemoteWriter(self._store, key)
 
     async def put(self, key: str, data: bytes) -> None:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         with translated(f"write {key}"):
             await obstore.put_async(self._store, key, data)
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """See :class:`broker.storage.base.Storage`."""
+        """See :class:`storage.base.Storage`."""
         for first in range(0, len(keys), 500):
             with translated("delete"):
                 try:

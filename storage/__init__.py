@@ -1,6 +1,6 @@
 """Where files live: a directory, or a bucket of an S3-compatible store. obstore is used here and nowhere else."""
 
-from broker.storage.base import (
+from storage.base import (
     MissingObjectError,
     ObjectInfo,
     Storage,
@@ -9,7 +9,7 @@ from broker.storage.base import (
     StorageUnavailableError,
     Writer,
 )
-from broker.storage.choose import local_folders, open_storage
+from storage.choose import local_folders, open_storage
 
 __all__ = [
     "MissingObjectError",
