@@ -27,7 +27,6 @@ from redis import Redis
 from broker.attempts import Claim
 from broker.celery_app import make_celery
 from broker.connection import connect
-from broker.embedded import EmbeddedServer
 from broker.envelope import publish_envelope
 from broker.keys import Keys
 from broker.settings import BrokerSettings
@@ -35,6 +34,7 @@ from broker.store import JobStore
 from jobs.ids import make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec
+from penstock.server.valkey import EmbeddedServer
 
 QUICK = ("--jobs=20000", "--samples=50")
 TABLES = ("million",)

@@ -12,11 +12,11 @@ from redis import Redis
 
 from broker.celery_app import make_celery
 from broker.connection import connect
-from broker.embedded import EmbeddedServer
 from broker.envelope import publish_envelope
 from broker.keys import Keys
 from broker.settings import BrokerSettings
 from broker.store import JobStore
+from penstock.server.valkey import EmbeddedServer
 from tests.invariants import check_queues
 
 # No test fails for being slow: the machine may be busy.

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import penstock
-from broker.deathsig import die_with_parent
+from penstock.server.deathsig import die_with_parent
 from penstock.server.errors import UpStartError
 from penstock.server.guardian import Guardian
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import penstock
-from broker.embedded import EmbeddedServer
 from penstock.server.fleet import Part
 from penstock.server.settings import UpSettings
 from penstock.server.supervisor import ChildSpec, OnEnd
+from penstock.server.valkey import EmbeddedServer
 
 _STOP_FLOWER, _STOP_WORKERS, _STOP_API, _STOP_REDIS = range(4)  # who hangs on whom, last one last
 _DRAIN_MARGIN_S = 15.0  # beyond the drain: giving jobs back, and the engine's own end

@@ -12,7 +12,6 @@ from typing import Any
 
 from api.settings import ApiSettings
 from broker.connection import ping
-from broker.embedded import EmbeddedServer
 from broker.errors import StoreUnavailableError
 from broker.urls import celery_url
 from penstock.server.errors import UpStartError
@@ -25,6 +24,7 @@ from penstock.server.screen import Screen
 from penstock.server.settings import UpSettings
 from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+from penstock.server.valkey import EmbeddedServer
 
 _PROBE_EVERY_S = 0.25
 _PROBE_TIMEOUT_S = 5.0

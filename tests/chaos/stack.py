@@ -20,9 +20,9 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker.embedded import EmbeddedServer
 from broker.keys import Keys
 from jobs.lanes import Lane
+from penstock.server.valkey import EmbeddedServer
 from tests.chaos.children import Child, Life, clean_env
 from tests.support import eventually, free_port
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from broker.connection import connect
-from broker.embedded import EmbeddedServer
 from broker.settings import BrokerSettings
 from broker.store import JobStore
 from jobs.chunks import Head, Text
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually

@@ -13,9 +13,9 @@ import pytest_asyncio
 from redis import Redis
 
 from broker.connection import connect
-from broker.embedded import EmbeddedServer
 from broker.settings import BrokerSettings
 from broker.store import JobStore
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import new_id

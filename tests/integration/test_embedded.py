@@ -13,13 +13,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker.embedded import EmbeddedServer, EmbeddedStartError
+from penstock.server.valkey import EmbeddedServer, EmbeddedStartError
 from tests.support import wait_until
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from broker.embedded import EmbeddedServer
+from penstock.server.valkey import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]))
 server.start()
 print(server.pid, server.url, flush=True)

@@ -15,7 +15,6 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from broker.embedded import EmbeddedServer
 from broker.files import FileStore
 from broker.keys import Keys
 from broker.settings import BrokerSettings
@@ -23,6 +22,7 @@ from broker.store import JobStore
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX, make_id
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.redisproxy import RedisProxy
 from tests.s3server import S3Server

@@ -25,7 +25,6 @@ from redis.exceptions import BusyLoadingError, ResponseError
 from broker.attempts import Claim, Dropped
 from broker.celery_app import make_celery
 from broker.connection import connect, connect_sync, ping
-from broker.embedded import EmbeddedServer
 from broker.envelope import publish_envelope
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
@@ -35,6 +34,7 @@ from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobSpec, Queued
 from penstock._sse import SSEParser
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.puppet import MODEL, Puppet

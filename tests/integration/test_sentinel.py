@@ -19,13 +19,13 @@ from redis.exceptions import RedisError
 
 from broker.celery_app import make_celery
 from broker.connection import connect, connect_sync, ping
-from broker.deathsig import die_with_parent
-from broker.embedded import _binary
 from broker.errors import StoreUnavailableError
 from broker.keys import Keys
 from broker.settings import BrokerSettings
 from broker.store import JobStore
 from jobs.lanes import Lane
+from penstock.server.deathsig import die_with_parent
+from penstock.server.valkey import _binary
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually, free_port, wait_until
@@ -88,7 +88,7 @@ class Fleet:
                 [str(_binary()), str(conf), *flags],
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent(),  # noqa: PLW1509 - as in broker/embedded.py
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - as in penstock/server/valkey.py
             )
 
     def _knows_all(self, port: int) -> bool:

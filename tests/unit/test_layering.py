@@ -22,7 +22,7 @@ MAY_IMPORT = {
 # `penstock up` and the commands of the single processes start the application; a client-only install lacks them.
 STARTERS = ("penstock/server/", "penstock/cli/server.py")
 CONFINED = {
-    "redis": ("broker/",),
+    "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/",),
     "celery": ("broker/celery_app.py", "broker/envelope.py", "workers/"),
     "fastapi": ("api/",),

@@ -23,8 +23,8 @@ from urllib.parse import quote
 import redis
 import redis.exceptions
 
-from broker.deathsig import die_with_parent
-from broker.dirlock import FolderInUseError, lock_folder
+from penstock.server.deathsig import die_with_parent
+from penstock.server.dirlock import FolderInUseError, lock_folder
 
 _SUN_PATH_MAX = 100  # bytes; the limit is 104 on macOS and 108 on Linux, with the final zero
 _LOCK_WAIT_S = 3.0  # a server whose owner was killed just now goes within this time
