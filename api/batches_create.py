@@ -11,7 +11,7 @@ from api.errors import ApiError, invalid
 from api.files_view import expires_after_s
 from api.services import Services
 from broker.batches import BatchSpec
-from broker.errors import NoInputFileError
+from broker.db.errors import NoInputFileError
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
 from jobs.batches import BATCH_ENDPOINTS, window_s

@@ -32,7 +32,7 @@ from api.errors import ApiError
 from api.services import Services
 from api.trace import asked_by, place_of
 from broker.batches import BatchSpec
-from broker.errors import BatchUnfinishedError, StoreUnavailableError
+from broker.db.errors import BatchUnfinishedError, StoreUnavailableError
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
 from jobs.batches import BatchStatus

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.placement import Device, Offer, Placement, rank
 
 MIN_GAP_S = 0.2
@@ -85,7 +85,7 @@ class Catalogue:
 
     @property
     def alive(self) -> tuple[Mapping[str, Any], ...]:
-        """What the workers alive at the last look said of themselves; see :meth:`broker.store.JobStore.workers`."""
+        """What the workers alive at the last look said of themselves; see :meth:`broker.jobs.JobStore.workers`."""
         return self._alive
 
     @property

@@ -20,7 +20,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asgi import ClientGoneError
-from broker.errors import (
+from broker.db.errors import (
     BatchUnfinishedError,
     BusyError,
     FileInUseError,

@@ -16,8 +16,8 @@ from api.errors import job_not_found
 from api.jobs_view import job_view
 from api.services import Services
 from api.sse import PING, Cursor, EventFrames, frame, read_cursor
-from broker.errors import StoreUnavailableError
-from broker.hub import SEQ_END, EventId, Inbox
+from broker.db.errors import StoreUnavailableError
+from broker.events.hub import SEQ_END, EventId, Inbox
 from jobs.ids import is_job_id
 from monitoring import failpoints
 

@@ -25,7 +25,7 @@ from api.files_view import (
 )
 from api.services import Services
 from api.uploads import Upload, read_upload
-from broker.errors import IdempotencyConflictError
+from broker.db.errors import IdempotencyConflictError
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import is_file_id

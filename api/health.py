@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.services import Services
-from broker.errors import StoreUnavailableError
+from broker.db.errors import StoreUnavailableError
 
 REDIS_PATIENCE_S = 2.0
 

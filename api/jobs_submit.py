@@ -22,8 +22,8 @@ from api.services import Services
 from api.sharing import affinity_of, coalescing_sum
 from api.trace import request_span
 from api.waiting import asked_wait, wait_for_end
-from broker.errors import StoreUnavailableError
-from broker.store import Accepted
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import Accepted
 from jobs.ids import is_job_id
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings

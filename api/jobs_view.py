@@ -11,7 +11,7 @@ import msgspec
 
 from api.errors import invalid
 from api.outcome import usage_json
-from broker.listings import Page
+from broker.listing import Page
 from jobs.model import Failed, Job, Queued, Running, Succeeded
 from monitoring.trace_context import TraceContext
 

@@ -30,8 +30,8 @@ from api.routing import route
 from api.services import Services
 from api.sharing import affinity_of, coalescing_sum
 from api.trace import begin_stream, note_end, request_span
-from broker.errors import BrokerError, InfeasibleError, StoreUnavailableError
-from broker.hub import Inbox
+from broker.db.errors import BrokerError, InfeasibleError, StoreUnavailableError
+from broker.events.hub import Inbox
 from broker.records import Ending
 from jobs.lanes import Lane
 from jobs.model import JobSpec

@@ -13,11 +13,11 @@ import msgspec
 
 from api.errors import ApiError
 from api.outcome import ended_without_result, stream_facts, usage_json
-from broker.hub import EventId
+from broker.events.hub import EventId
 from broker.records import Ending, decode_ending
-from jobs.chunks import Frames, Head, decode
 from jobs.failures import FAILURES, FailureCode
 from jobs.states import JobState
+from jobs.stream_chunks import Frames, Head, decode
 
 MERGE_ABOVE = 8
 """When more texts than this wait for a client, it gets them as one frame."""

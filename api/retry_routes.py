@@ -17,14 +17,14 @@ from api.jobs_schema import JobList, JobObject
 from api.jobs_view import decode_cursor, job_view, page_view
 from api.services import Services
 from api.trace import asked_by, request_span
-from broker.errors import (
+from broker.db.errors import (
     BusyError,
     InfeasibleError,
     NewerRecordError,
     QueueFullError,
     UnfinishedError,
 )
-from broker.store import Accepted
+from broker.jobs import Accepted
 from jobs.failures import FailureCode
 from jobs.ids import is_job_id
 from monitoring.trace_context import TraceContext

@@ -19,13 +19,13 @@ from api.catalogue import Catalogue
 from api.errors import ERROR_CODES
 from api.settings import ApiSettings
 from api.trace import begin_accept
-from broker.ask import Asker
 from broker.batches import BatchStore
-from broker.connection import connect
-from broker.errors import StoreUnavailableError
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.events.ask import Asker
+from broker.events.hub import EventHub
 from broker.files import FileStore
-from broker.hub import EventHub
-from broker.store import Accepted, JobStore
+from broker.jobs import Accepted, JobStore
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec
@@ -87,7 +87,7 @@ class Services:
         return make_job_id(time.time_ns() // 1_000_000, os.urandom(10))
 
     async def accept(self, spec: JobSpec, span: Span, links: Iterable[TraceContext | None] = ()) -> Accepted:
-        """Accept a job as :meth:`broker.store.JobStore.accept` does, as a step of the trace of the request that brings it.
+        """Accept a job as :meth:`broker.jobs.JobStore.accept` does, as a step of the trace of the request that brings it.
 
         Args:
             spec: the job, without a trace.

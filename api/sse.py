@@ -15,8 +15,8 @@ import msgspec
 
 from api.errors import invalid
 from api.render import MERGE_ABOVE, Texts
-from broker.hub import EventId, parse_cursor
-from jobs.chunks import Frames, Head, decode
+from broker.events.hub import EventId, parse_cursor
+from jobs.stream_chunks import Frames, Head, decode
 
 PING = b": ping\n\n"
 

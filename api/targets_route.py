@@ -28,7 +28,7 @@ def target_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the groups; a worker without a metrics address has none.
 
     Args:
-        workers: as of :meth:`broker.store.JobStore.workers`.
+        workers: as of :meth:`broker.jobs.JobStore.workers`.
     """
     groups = []
     for worker in workers:

@@ -12,8 +12,8 @@ import structlog
 
 from api.bulk.coordinator import Coordinator
 from api.services import Services
-from broker.envelope import learn_at
-from broker.errors import StoreUnavailableError
+from broker.celery.envelope import learn_at
+from broker.db.errors import StoreUnavailableError
 from broker.observe import Observer
 from broker.reaper import reap_forever
 from monitoring.metrics import WorkerState

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope
 from api.asgi import header, until_hangup
 from api.errors import invalid
 from api.services import Services
-from broker.hub import Inbox
+from broker.events.hub import Inbox
 
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 

@@ -90,7 +90,7 @@ class DrainRequest(BaseModel):
 
 
 def worker_view(worker: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the worker object. ``worker``: as of :meth:`broker.store.JobStore.workers`."""
+    """Return the worker object. ``worker``: as of :meth:`broker.jobs.JobStore.workers`."""
     view = {name: worker.get(name) for name in WorkerObject.model_fields}
     given = {
         "id": worker["incarnation"],

@@ -25,12 +25,12 @@ from _tables import table, wrap
 from redis import Redis
 
 from broker.attempts import Claim
-from broker.celery_app import make_celery
-from broker.connection import connect
-from broker.envelope import publish_envelope
-from broker.keys import Keys
+from broker.celery.app import make_celery
+from broker.celery.envelope import publish_envelope
+from broker.db.client import connect
+from broker.db.keys import Keys
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.ids import make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec

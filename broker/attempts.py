@@ -12,9 +12,9 @@ from typing import Any
 import structlog
 from redis.exceptions import ResponseError
 
-from broker.errors import StoreUnavailableError
+from broker.db.errors import StoreUnavailableError
+from broker.db.scripts import Arg, ScriptRunner
 from broker.records import encode_error, encode_usage
-from broker.scripts import Arg, ScriptRunner
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
@@ -66,7 +66,7 @@ class Dropped:
 
 
 class Attempts:
-    """The transitions of a job that a worker carries out. Part of :class:`broker.store.JobStore`."""
+    """The transitions of a job that a worker carries out. Part of :class:`broker.jobs.JobStore`."""
 
     _run: ScriptRunner
     _retry: RetryPolicy

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from broker.errors import (
+from broker.db.errors import (
     BatchUnfinishedError,
     IdempotencyConflictError,
     NoInputFileError,
 )
 from broker.files import page_of_ids
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus

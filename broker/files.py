@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from broker.errors import FileInUseError, IdempotencyConflictError
-from broker.store import JobStore
+from broker.db.errors import FileInUseError, IdempotencyConflictError
+from broker.jobs import JobStore
 from jobs.batch_model import File
 from jobs.ids import made_ms
 

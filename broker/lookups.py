@@ -9,10 +9,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
+from broker.db.scripts import ScriptRunner
 from broker.records import FIELDS, to_job
-from broker.scripts import ScriptRunner
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.states import JobState
@@ -102,7 +102,7 @@ class JobLookups:
         return rows[0][1]["p"] if rows else None
 
     async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> bool:
-        """Publish the Celery envelope (see :mod:`broker.envelope`), without which no job is accepted.
+        """Publish the Celery envelope (see :mod:`broker.celery.envelope`), without which no job is accepted.
 
         Returns:
             Whether it was written.

@@ -10,8 +10,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
 from jobs.lanes import Lane
 from jobs.states import JobState
 

@@ -70,7 +70,7 @@ class PoolView:
 
 
 class QueueControl(JobLookups):
-    """Looking at queues and steering them. Part of :class:`broker.store.JobStore`."""
+    """Looking at queues and steering them. Part of :class:`broker.jobs.JobStore`."""
 
     _settings: BrokerSettings
     _retention_ms: int

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.errors import StoreUnavailableError
-from broker.store import JobStore, Reaped
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore, Reaped
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.errors import NewerRecordError
+from broker.db.errors import NewerRecordError
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import (

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from broker.errors import RegistrationRefusedError
+from broker.db.errors import RegistrationRefusedError
+from broker.db.scripts import ScriptRunner
 from broker.lookups import JobLookups
-from broker.scripts import ScriptRunner
 
 
 class Registry(JobLookups):
-    """The workers and the models of every pool. Part of :class:`broker.store.JobStore`."""
+    """The workers and the models of every pool. Part of :class:`broker.jobs.JobStore`."""
 
     _run: ScriptRunner
     _lease_ttl_ms: int

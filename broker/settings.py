@@ -16,7 +16,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from broker.urls import celery_url
+from broker.db.urls import celery_url
 
 Seconds = Annotated[float, Field(gt=0)]
 

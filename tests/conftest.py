@@ -10,12 +10,12 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from redis import Redis
 
-from broker.celery_app import make_celery
-from broker.connection import connect
-from broker.envelope import publish_envelope
-from broker.keys import Keys
+from broker.celery.app import make_celery
+from broker.celery.envelope import publish_envelope
+from broker.db.client import connect
+from broker.db.keys import Keys
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from penstock.server.valkey import EmbeddedServer
 from tests.invariants import check_queues
 
@@ -44,7 +44,7 @@ def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
 
 
 def check_lifetimes(client: Redis, keys: Keys) -> None:
-    """Fail for a finished job's record or log, or an idempotency key, that would stay for ever (schema: broker/keys.py)."""
+    """Fail for a finished job's record or log, or an idempotency key, without a lifetime (schema: broker/db/keys.py)."""
     endless = []
     for key in client.scan_iter(f"{keys.namespace}:*", count=1000):
         if client.ttl(key) != -1:

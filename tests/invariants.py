@@ -6,7 +6,7 @@ from collections import Counter
 
 from redis import Redis
 
-from broker.keys import Keys
+from broker.db.keys import Keys
 from jobs.lanes import Lane
 
 

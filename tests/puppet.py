@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.attempts import Claim
-from broker.store import JobStore
-from jobs.chunks import Chunk, encode
+from broker.jobs import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobError, Usage
 from jobs.states import JobState
+from jobs.stream_chunks import Chunk, encode
 
 MODEL = "puppet"
 CARD = {"id": MODEL, "object": "model", "created": 1, "owned_by": "tests", "max_model_len": 100}

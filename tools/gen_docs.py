@@ -264,10 +264,10 @@ with the code, and jobs are written by the scripts in `broker/lua` alone."""
 
 
 def redis_keys() -> str:
-    """Return the page on Redis keys, from the docstring of ``broker/keys.py``."""
-    import broker.keys
+    """Return the page on Redis keys, from the docstring of ``broker/db/keys.py``."""
+    import broker.db.keys
 
-    lines = (broker.keys.__doc__ or "").splitlines()
+    lines = (broker.db.keys.__doc__ or "").splitlines()
     rules = [number for number, line in enumerate(lines) if line.startswith("====")]
     starts = [
         at
@@ -284,7 +284,7 @@ def redis_keys() -> str:
     body = table(("key", "type", "holds", "lifetime"), rows)
     return generated(
         "Redis keys",
-        "broker/keys.py",
+        "broker/db/keys.py",
         _KEYS_INTRO,
         *(part.replace("``", "`") for part in (before, body, after)),
     )

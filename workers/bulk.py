@@ -15,8 +15,8 @@ import msgspec
 import structlog
 
 from broker.attempts import Claim
-from broker.chunks import ChunkSpec, ChunkStore, Go
-from broker.errors import StoreUnavailableError
+from broker.batch_chunks import ChunkSpec, ChunkStore, Go
+from broker.db.errors import StoreUnavailableError
 from jobs.batch_rows import Row, read_row, response_line, row_id
 from jobs.batches import new_writer
 from jobs.lanes import Lane

@@ -15,8 +15,8 @@ from celery.signals import worker_ready
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 
-from broker.celery_app import TASK_NAME
-from broker.keys import Keys
+from broker.celery.app import TASK_NAME
+from broker.db.keys import Keys
 from jobs.lanes import Lane
 from workers.host import EngineHost
 from workers.pool import loop_pool

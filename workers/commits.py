@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import structlog
 
 from broker.attempts import Claim
-from broker.chunks import ChunkSpec, ChunkStore, Go
-from broker.errors import StoreUnavailableError
+from broker.batch_chunks import ChunkSpec, ChunkStore, Go
+from broker.db.errors import StoreUnavailableError
 from jobs.batch_keys import part_key
 from jobs.batch_model import Counts
 from monitoring import failpoints

@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from broker.attempts import Claim
-from broker.errors import StoreUnavailableError
-from broker.store import JobStore
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
 from jobs.states import JobState

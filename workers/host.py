@@ -18,15 +18,15 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from broker.ask import Answerer, Question
 from broker.attempts import DRAIN
-from broker.chunks import ChunkStore
-from broker.connection import connect
-from broker.errors import StoreUnavailableError
-from broker.pubsub import Subscriber
+from broker.batch_chunks import ChunkStore
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.db.urls import without_password
+from broker.events.ask import Answerer, Question
+from broker.events.subscriber import Subscriber
+from broker.jobs import JobStore
 from broker.reaper import reap_forever
-from broker.store import JobStore
-from broker.urls import without_password
 from jobs.placement import Device
 from jobs.retry import RetryPolicy
 from monitoring import failpoints

@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 from prometheus_client import REGISTRY, start_http_server
 
-from broker.celery_app import make_celery
-from broker.envelope import greet
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
+from broker.celery.app import make_celery
+from broker.celery.envelope import greet
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Device

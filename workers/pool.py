@@ -21,7 +21,7 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
 
-from broker.transport import BULK_ROOM, FREE_SLOTS
+from broker.celery.transport import BULK_ROOM, FREE_SLOTS
 from jobs.states import JobState
 from monitoring import failpoints
 from workers.endings import Outcome

@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from broker.errors import RegistrationRefusedError
-from broker.store import JobStore
+from broker.db.errors import RegistrationRefusedError
+from broker.jobs import JobStore
 from jobs.placement import Device
 from workers.engines.base import Engine, EngineStartError, ModelInfo
 from workers.engines.counting import prompt_overhead

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from broker.attempts import Claim
-from broker.chunks import ChunkSpec
+from broker.batch_chunks import ChunkSpec
 from jobs.batch_rows import Row, failure_body, json_or_failure
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy

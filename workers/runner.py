@@ -11,13 +11,13 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from broker.attempts import Claim, Dropped
-from broker.errors import StoreUnavailableError
-from broker.store import JobStore
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
 from jobs.batches import CHUNK_ENDPOINT
-from jobs.chunks import Chunk, Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.states import JobState
+from jobs.stream_chunks import Chunk, Head, Text
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import NO_SPAN, Tracer

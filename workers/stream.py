@@ -8,9 +8,9 @@ from contextvars import Context
 
 import structlog
 
-from broker.errors import StoreUnavailableError
-from broker.store import JobStore
-from jobs.chunks import Chunk, Text, encode, merge
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
+from jobs.stream_chunks import Chunk, Text, encode, merge
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from broker.attempts import Claim
-from broker.chunks import ChunkSpec
+from broker.batch_chunks import ChunkSpec
 from jobs.batches import CHUNK_ENDPOINT
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, make_tracer

@@ -11,7 +11,7 @@ from api.services import batch_store
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.files import FileStore
-from broker.store import JobStore
+from broker.jobs import JobStore
 from storage import Storage, open_storage
 
 SLICE_S = 0.002

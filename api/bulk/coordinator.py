@@ -18,9 +18,9 @@ from api.bulk.context import Bulk
 from api.bulk.drive import Driver, give_up
 from api.bulk.sweep import sweep
 from api.settings import ApiSettings
-from broker.connection import connect
-from broker.errors import StoreUnavailableError
-from broker.store import JobStore
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
 from storage import StorageError
 
 log = structlog.get_logger(__name__)

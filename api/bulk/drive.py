@@ -11,7 +11,7 @@ from api.bulk.outputs import settle, write_files
 from api.bulk.progress import Submitter
 from api.bulk.validate import read_plan, validate, write_plan
 from broker.batches import encode_errors
-from broker.errors import StoreUnavailableError
+from broker.db.errors import StoreUnavailableError
 from jobs.batch_model import Batch
 from jobs.batch_rows import NeverRan, RowError, RowErrorCode
 from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status

@@ -11,9 +11,9 @@ import structlog
 
 from api.bulk.context import Bulk
 from api.catalogue import Catalogue, Model
+from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
-from broker.chunks import ChunkSpec
-from broker.errors import BusyError, QueueFullError
+from broker.db.errors import BusyError, QueueFullError
 from jobs.batch_model import Batch
 from jobs.batches import CHUNK_ENDPOINT, Chunk, lane_for
 from jobs.ids import make_job_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.bulk.context import Bulk
-from broker.errors import FileInUseError
+from broker.db.errors import FileInUseError
 from jobs.batch_keys import batch_folder
 
 ORPHANED_S = 3600.0

@@ -7,7 +7,7 @@ from typing import Any
 from api.bulk.context import Breath, Bulk
 from api.bulk.digests import Digests, same_id, tag_of
 from api.bulk.needed import ERROR, INPUT, OUTPUT, needed
-from broker.errors import BatchUnfinishedError
+from broker.db.errors import BatchUnfinishedError
 from jobs.batch_model import Batch
 from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus

@@ -1,4 +1,4 @@
--- The Celery message that carries a job's id, filled in from the envelope (broker/envelope.py).
+-- The Celery message that carries a job's id, filled in from the envelope (broker/celery/envelope.py).
 local envelope_read
 local function envelope()
   if envelope_read == nil then envelope_read = redis.call('GET', K.envelope()) end

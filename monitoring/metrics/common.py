@@ -33,7 +33,7 @@ LATENCY_BUCKETS_S = (
 """From a cached look-up to a long generation."""
 
 REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
-"""What a round of the reaper does to jobs, as ``broker.store.Reaped`` names it."""
+"""What a round of the reaper does to jobs, as ``broker.jobs.Reaped`` names it."""
 
 OTHER_TENANT = "other"
 """The label of every tenant that has none of its own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from broker.celery_app import make_celery
+from broker.celery.app import make_celery
 from broker.settings import BrokerSettings
 from monitoring.logging import configure_logging
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
-from broker.connection import connect
-from broker.errors import StoreUnavailableError
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 
 _TRY_EVERY_S = 0.5
 _PATIENCE_S = 2.0

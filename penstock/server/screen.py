@@ -9,7 +9,7 @@ from itertools import groupby
 
 from rich.console import Console
 
-from broker.urls import without_password
+from broker.db.urls import without_password
 from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address

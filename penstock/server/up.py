@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from api.settings import ApiSettings
-from broker.connection import ping
-from broker.errors import StoreUnavailableError
-from broker.urls import celery_url
+from broker.db.client import ping
+from broker.db.errors import StoreUnavailableError
+from broker.db.urls import celery_url
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, until_alive

@@ -20,7 +20,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from broker.keys import Keys
+from broker.db.keys import Keys
 from jobs.lanes import Lane
 from penstock.server.valkey import EmbeddedServer
 from tests.chaos.children import Child, Life, clean_env

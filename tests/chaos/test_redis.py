@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker.celery_app import make_celery
+from broker.celery.app import make_celery
 from tests.chaos.faults import (
     cut_connections,
     demote_redis,

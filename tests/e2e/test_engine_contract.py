@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from jobs.chunks import Chunk, Head, Text
+from jobs.stream_chunks import Chunk, Head, Text
 from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
 from workers.engines.counting import prompt_overhead

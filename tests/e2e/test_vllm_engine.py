@@ -12,7 +12,7 @@ import pytest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.usage.usage_lib import UsageContext
 
-from jobs.chunks import Chunk
+from jobs.stream_chunks import Chunk
 from tests.support import eventually
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, EngineStartError
 from workers.engines.factory import make_engine

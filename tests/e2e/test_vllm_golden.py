@@ -9,7 +9,7 @@ import re
 import httpx
 import pytest
 
-from jobs.chunks import Chunk
+from jobs.stream_chunks import Chunk
 from workers.engines.assemble import Assembler, SseReader
 from workers.engines.base import Engine, EngineRequest
 from workers.engines.probe import render

@@ -8,9 +8,9 @@ import json
 import httpx
 import pytest
 
-from jobs.chunks import Frames, Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError
+from jobs.stream_chunks import Frames, Head, Text
 from penstock._sse import ServerSentEvent, SSEParser
 from tests.puppet import MODEL, Puppet
 

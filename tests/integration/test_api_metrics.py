@@ -8,11 +8,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
-from jobs.chunks import Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError
+from jobs.stream_chunks import Head, Text
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from broker.attempts import Claim
-from jobs.chunks import Frames, Head, Text
 from jobs.failures import FailureCode
 from jobs.model import JobError, Usage
 from jobs.states import JobState
+from jobs.stream_chunks import Frames, Head, Text
 from tests.apiserver import ApiServer
 from tests.puppet import CARD, MODEL, Puppet
 from tests.support import eventually

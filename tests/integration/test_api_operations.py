@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from broker.connection import connect
+from broker.db.client import connect
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
-from jobs.chunks import Head, Text
+from jobs.stream_chunks import Head, Text
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet

@@ -9,8 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from tests.apiserver import ApiServer
 from tests.puppet import FACTS, Puppet
 

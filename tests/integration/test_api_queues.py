@@ -9,8 +9,8 @@ import httpx
 import openai
 import pytest
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually, new_id

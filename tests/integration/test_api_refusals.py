@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from broker.connection import connect
+from broker.db.client import connect
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet

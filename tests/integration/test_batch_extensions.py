@@ -13,9 +13,9 @@ import pytest
 from redis import Redis
 
 from broker.batches import BatchStore
-from broker.keys import Keys
+from broker.db.keys import Keys
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work

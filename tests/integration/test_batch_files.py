@@ -15,7 +15,7 @@ import pytest_asyncio
 from redis import Redis
 
 from api.bulk.results import Position
-from broker.keys import Keys
+from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row

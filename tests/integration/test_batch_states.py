@@ -11,7 +11,7 @@ import openai
 import pytest
 from redis import Redis
 
-from broker.keys import Keys
+from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, jsonl, lines, row, upload

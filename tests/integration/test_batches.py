@@ -10,7 +10,7 @@ from typing import Any
 import openai
 import pytest
 
-from broker.store import JobStore
+from broker.jobs import JobStore
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, jsonl, lines, row, upload
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.lanes import Lane
 from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, start_worker, submit

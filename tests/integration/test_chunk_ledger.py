@@ -11,10 +11,10 @@ from api.bulk.context import Bulk, ChangedError
 from api.bulk.outputs import settle
 from api.settings import ApiSettings
 from broker.attempts import Claim
+from broker.batch_chunks import ChunkSpec, ChunkStore, Go
 from broker.batches import BatchSpec, BatchStore
-from broker.chunks import ChunkSpec, ChunkStore, Go
 from broker.files import FileStore
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.batch_keys import chunk_folder, part_key
 from jobs.batch_model import Counts, File
 from jobs.batch_rows import NeverRan, custom_id_of, response_line

@@ -13,13 +13,13 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from broker.ask import MAX_BYTES, Answerer, Asker, Question
-from broker.connection import connect
-from broker.hub import EventHub
-from broker.keys import Keys
-from broker.pubsub import Subscriber
+from broker.db.client import connect
+from broker.db.keys import Keys
+from broker.events.ask import MAX_BYTES, Answerer, Asker, Question
+from broker.events.hub import EventHub
+from broker.events.subscriber import Subscriber
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually

@@ -8,10 +8,10 @@ import json
 import pytest
 from redis import Redis
 
-from broker.celery_app import TASK_NAME, make_celery
-from broker.envelope import learn_envelope, template
+from broker.celery.app import TASK_NAME, make_celery
+from broker.celery.envelope import learn_envelope, template
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from tests.support import new_id

@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 
 from broker.attempts import Claim
-from broker.errors import BusyError, InfeasibleError, QueueFullError
+from broker.db.errors import BusyError, InfeasibleError, QueueFullError
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobSpec, Queued
 from jobs.states import JobState

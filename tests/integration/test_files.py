@@ -15,10 +15,10 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
+from broker.db.keys import Keys
 from broker.files import FileStore
-from broker.keys import Keys
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX, make_id

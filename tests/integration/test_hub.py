@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 
 from broker.attempts import Claim
-from broker.connection import connect
-from broker.hub import EventHub, parse_cursor
+from broker.db.client import connect
+from broker.events.hub import EventHub, parse_cursor
+from broker.jobs import JobStore
 from broker.records import decode_ending
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState
 from tests.support import eventually, new_id

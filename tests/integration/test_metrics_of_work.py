@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from broker.attempts import Claim
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.states import JobState
 from tests.apiserver import ApiServer

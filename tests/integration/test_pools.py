@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from broker.store import JobStore
+from broker.jobs import JobStore
 from penstock import Penstock
 from penstock.errors import BadRequestError
 from tests.apiserver import ApiServer

@@ -20,8 +20,8 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from monitoring.metrics import Gpus

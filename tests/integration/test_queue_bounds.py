@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from broker.errors import BusyError, InfeasibleError, QueueFullError
+from broker.db.errors import BusyError, InfeasibleError, QueueFullError
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
-from broker.store import JobStore
 from jobs.batches import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane

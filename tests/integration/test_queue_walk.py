@@ -10,8 +10,8 @@ import pytest
 from redis import Redis
 
 from broker.attempts import Claim
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
-from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import JobError, JobSpec

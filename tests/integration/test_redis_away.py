@@ -23,14 +23,14 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, ResponseError
 
 from broker.attempts import Claim, Dropped
-from broker.celery_app import make_celery
-from broker.connection import connect, connect_sync, ping
-from broker.envelope import publish_envelope
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
-from broker.pubsub import Subscriber
+from broker.celery.app import make_celery
+from broker.celery.envelope import publish_envelope
+from broker.db.client import connect, connect_sync, ping
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
+from broker.events.subscriber import Subscriber
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from jobs.model import JobSpec, Queued
 from penstock._sse import SSEParser

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from broker.errors import RegistrationRefusedError
-from broker.store import JobStore
+from broker.db.errors import RegistrationRefusedError
+from broker.jobs import JobStore
 from tests.puppet import FACTS, Puppet
 
 pytestmark = pytest.mark.asyncio

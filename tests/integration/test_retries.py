@@ -8,9 +8,9 @@ import dataclasses
 import pytest
 
 from broker.attempts import Claim, Dropped
-from broker.errors import NewerRecordError, UnfinishedError
+from broker.db.errors import NewerRecordError, UnfinishedError
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import Expired, Failed, JobError, JobSpec, Queued, Usage

@@ -17,12 +17,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from broker.celery_app import make_celery
-from broker.connection import connect, connect_sync, ping
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
+from broker.celery.app import make_celery
+from broker.db.client import connect, connect_sync, ping
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.lanes import Lane
 from penstock.server.deathsig import die_with_parent
 from penstock.server.valkey import _binary

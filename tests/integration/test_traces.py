@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from broker.keys import Keys
+from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from monitoring.trace_context import TraceContext
 from tests.apiserver import ApiServer

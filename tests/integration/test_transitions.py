@@ -8,9 +8,9 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.attempts import Claim, Dropped
-from broker.errors import IdempotencyConflictError, QueueFullError
+from broker.db.errors import IdempotencyConflictError, QueueFullError
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, Failed, Job, JobError, JobSpec, Queued, Running, Succeeded, Usage

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from broker.keys import Keys
+from broker.db.keys import Keys
 from penstock import Penstock
 from tests.integration.test_up import Up
 from tests.processes import ROOT, descendants

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.states import JobState
 from tests.apiserver import ApiServer
 from tests.integration.test_worker import submit

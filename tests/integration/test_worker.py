@@ -16,9 +16,9 @@ import pytest
 import pytest_asyncio
 from celery.events.state import State
 
-from broker.celery_app import make_celery
+from broker.celery.app import make_celery
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from broker.store import JobStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import Failed, Job, JobSpec, Running, Succeeded

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.failures import FailureCode
 from jobs.model import Failed, Succeeded
 from jobs.states import JobState

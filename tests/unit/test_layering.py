@@ -23,8 +23,8 @@ MAY_IMPORT = {
 STARTERS = ("penstock/server/", "penstock/cli/server.py")
 CONFINED = {
     "redis": ("broker/", "penstock/server/valkey.py"),
-    "kombu": ("broker/",),
-    "celery": ("broker/celery_app.py", "broker/envelope.py", "workers/"),
+    "kombu": ("broker/celery/",),
+    "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),

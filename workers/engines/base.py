@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from jobs.chunks import Chunk
 from jobs.model import Usage
+from jobs.stream_chunks import Chunk
 
 Emit: TypeAlias = Callable[[Chunk], None]
 """Takes a stream's next chunk. Never blocks, never raises; called on the engine's event loop."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from jobs.chunks import Frames, Head
+from jobs.stream_chunks import Frames, Head
 
 _SAMPLING_FIELDS = """
 model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop stop_token_ids

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from jobs.chunks import Frames
 from jobs.model import Usage
+from jobs.stream_chunks import Frames
 from workers.engines.assemble import Assembler, SseReader, StreamError
 from workers.engines.base import Emit, EngineDeadError, Final
 

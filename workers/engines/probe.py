@@ -8,7 +8,7 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-from jobs.chunks import Chunk, Frames, Head, Text
+from jobs.stream_chunks import Chunk, Frames, Head, Text
 from workers.engines.base import Engine, EngineRequest
 from workers.engines.compact import Shapes
 

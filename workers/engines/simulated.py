@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from jobs.chunks import Text
 from jobs.model import Usage
+from jobs.stream_chunks import Text
 from monitoring import failpoints
 from workers.engines import simulated_shapes as shapes
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo

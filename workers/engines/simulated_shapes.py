@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.chunks import Frames, Head
 from jobs.model import Usage
+from jobs.stream_chunks import Frames, Head
 
 
 class StreamShape:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobs.chunks import Text
+from jobs.stream_chunks import Text
 from workers.engines.base import Emit
 from workers.engines.compact import Ending, Shapes, encode_str
 

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from api import outcome
 from api.errors import ApiError, foreign_errors, validation_error
-from broker import errors as broker_errors
-from broker.errors import (
+from broker.db import errors as broker_errors
+from broker.db.errors import (
     BatchUnfinishedError,
     BrokerError,
     BusyError,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from api.render import DONE, MERGE_ABOVE, OpenAIStream, Texts, json_string
-from jobs.chunks import Chunk, Frames, Head, Text, encode
+from jobs.stream_chunks import Chunk, Frames, Head, Text, encode
 
 JOB = "job_1"
 HEAD = Head(('{"n":"first"}',), '{"t":', "}")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.urls import Sentinels, celery_options, celery_url, sentinels_of, without_password
+from broker.db.urls import Sentinels, celery_options, celery_url, sentinels_of, without_password
 
 
 @pytest.mark.parametrize(

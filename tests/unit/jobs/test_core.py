@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.chunks import Frames, Head, Text, decode, encode, merge
 from jobs.ids import is_job_id, make_job_id
 from jobs.lanes import SUBMITTABLE, Lane
 from jobs.model import Timings, Usage
+from jobs.stream_chunks import Frames, Head, Text, decode, encode, merge
 
 
 @given(st.integers(0, (1 << 48) - 1), st.binary(min_size=10, max_size=16))

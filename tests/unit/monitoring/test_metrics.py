@@ -8,8 +8,8 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from broker.jobs import Reaped
 from broker.observe import QueueFacts
-from broker.store import Reaped
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from openai.types.responses import Response
 
-from jobs.chunks import Chunk, Head, Text
+from jobs.stream_chunks import Chunk, Head, Text
 from tests.support import eventually
 from workers.engines.base import EngineDeadError, EngineRequest
 from workers.engines.settings import SimulatedSettings

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from jobs.chunks import Text
+from jobs.stream_chunks import Text
 from workers.stream import StreamBuffer
 
 

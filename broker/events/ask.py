@@ -1,7 +1,7 @@
 """Asking a live worker to count a prompt's tokens: one message there, one back, nothing stored.
 
 The question goes out on the worker's control channel and names the asking process; the answer comes on that process's own
-channel, as an event under the question's id (see :class:`broker.hub.EventHub`). Pub/sub promises nothing, so silence
+channel, as an event under the question's id (see :class:`broker.events.hub.EventHub`). Pub/sub promises nothing, so silence
 is an answer too: the asker goes on without one.
 """
 
@@ -19,8 +19,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from broker.hub import EventHub
-from broker.keys import Keys
+from broker.db.keys import Keys
+from broker.events.hub import EventHub
 
 log = structlog.get_logger(__name__)
 

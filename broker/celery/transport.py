@@ -24,7 +24,7 @@ from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from broker.sentinel import SyncMasterConnection, client_options
+from broker.db.sentinel import SyncMasterConnection, client_options
 
 FREE_SLOTS = "penstock_free_slots"
 """Transport option: a function that says how many more messages the worker has room for."""
@@ -103,7 +103,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
 
 
 class SentinelChannel(Channel):
-    """The same channel to the master that the sentinels name, see :func:`broker.urls.celery_options`."""
+    """The same channel to the master that the sentinels name, see :func:`broker.db.urls.celery_options`."""
 
     from_transport_options = (*Channel.from_transport_options, "sentinels")
     connection_class = SyncMasterConnection
@@ -129,5 +129,5 @@ class SentinelTransport(Transport):
 def install() -> None:
     """Make kombu's ``redis://``, ``rediss://``, ``redis+socket://`` and ``sentinel://`` addresses use these transports."""
     for alias in ("redis", "rediss", "redis+socket"):
-        TRANSPORT_ALIASES[alias] = "broker.transport:Transport"
-    TRANSPORT_ALIASES["sentinel"] = "broker.transport:SentinelTransport"
+        TRANSPORT_ALIASES[alias] = "broker.celery.transport:Transport"
+    TRANSPORT_ALIASES["sentinel"] = "broker.celery.transport:SentinelTransport"

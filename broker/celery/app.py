@@ -5,9 +5,9 @@ from __future__ import annotations
 from celery import Celery
 from kombu import Queue
 
-from broker import transport
-from broker.keys import Keys
-from broker.urls import celery_options, celery_url
+from broker.celery import transport
+from broker.db.keys import Keys
+from broker.db.urls import celery_options, celery_url
 from jobs.lanes import Lane
 
 TASK_NAME = "penstock.run"

@@ -13,7 +13,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from broker.attempts import Attempts
-from broker.errors import (
+from broker.db.errors import (
     BusyError,
     IdempotencyConflictError,
     InfeasibleError,
@@ -21,12 +21,12 @@ from broker.errors import (
     StoreUnavailableError,
     UnfinishedError,
 )
-from broker.keys import Keys
-from broker.listings import JobListings
+from broker.db.keys import Keys
+from broker.db.scripts import ScriptRunner
+from broker.listing import JobListings
 from broker.lookups import known
 from broker.queues import QueueControl
 from broker.registry import Registry
-from broker.scripts import ScriptRunner
 from broker.settings import BrokerSettings
 from jobs.batches import CHUNK_ENDPOINT
 from jobs.model import SCHEMA_VERSION, JobSpec
@@ -36,7 +36,7 @@ from jobs.states import JobState
 _pack = msgspec.msgpack.Encoder().encode
 _REAP_STEP = 1000
 _ACCEPT_WITHIN_MS = 4_000
-"""Less than it takes until a submission fails for Redis's silence: the time-out in ``broker/connection.py``."""
+"""Less than it takes until a submission fails for Redis's silence: the time-out in ``broker/db/client.py``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Reaped:
 class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
-    Every method raises :class:`~broker.errors.StoreUnavailableError` when Redis cannot be reached.
+    Every method raises :class:`~broker.db.errors.StoreUnavailableError` when Redis cannot be reached.
     """
 
     def __init__(self, client: Redis, settings: BrokerSettings) -> None:

@@ -18,11 +18,11 @@ from kombu.exceptions import KombuError, OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
-from broker.celery_app import TASK_NAME, make_celery
-from broker.connection import connect_sync
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
-from broker.urls import without_password
+from broker.celery.app import TASK_NAME, make_celery
+from broker.db.client import connect_sync
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
+from broker.db.urls import without_password
 
 ID = "@ID@"
 QUEUE = "@QUEUE@"

@@ -16,9 +16,9 @@ from typing import TypeAlias
 
 from redis.asyncio import Redis
 
-from broker.pubsub import Subscriber
+from broker.events.subscriber import Subscriber
+from broker.jobs import JobStore
 from broker.records import Ending, decode_ending, encode_error, encode_usage
-from broker.store import JobStore
 from jobs.model import Expired, Failed, Job, Queued, Running, Succeeded, Usage
 from jobs.states import JobState
 

@@ -16,7 +16,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry as SyncRetry
 
-from broker.urls import Sentinels
+from broker.db.urls import Sentinels
 
 _PATIENCE_S = 1.0  # with one sentinel: there are others
 

@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 
-from broker.errors import StoreUnavailableError
-from broker.keys import Keys
+from broker.db.errors import StoreUnavailableError
+from broker.db.keys import Keys
 
 Arg: TypeAlias = str | bytes | int | float
 

@@ -17,9 +17,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from broker.errors import StoreUnavailableError
-from broker.sentinel import MasterConnection, SyncMasterConnection, client_options
-from broker.urls import sentinels_of, without_password
+from broker.db.errors import StoreUnavailableError
+from broker.db.sentinel import MasterConnection, SyncMasterConnection, client_options
+from broker.db.urls import sentinels_of, without_password
 
 T = TypeVar("T")
 

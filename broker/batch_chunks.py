@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from broker.attempts import Claim
 from broker.batches import numbers
-from broker.store import JobStore
+from broker.jobs import JobStore
 from jobs.batch_model import Counts
 
 

@@ -1,0 +1,1 @@
+"""Celery's application, message format and transport."""

@@ -1,0 +1,1 @@
+"""Pub/sub: one subscription per process, and the hub that follows jobs with it."""
