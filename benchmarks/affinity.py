@@ -23,7 +23,7 @@ from _client import Connection, percentile
 from _stack import machine, penstock_up
 from _tables import table, wrap
 
-from workers.tiny_model import build_tiny_model
+from workers.devices.tiny_models import build_tiny_model
 
 Base = tuple[str, int]
 QUICK = ("--prompts=4", "--rounds=3")

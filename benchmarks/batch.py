@@ -27,8 +27,8 @@ from _stack import machine, penstock_up
 from _tables import table, wrap
 from redis import Redis
 
+from workers.devices.tiny_models import SERVED_NAME, build_tiny_model
 from workers.engines.settings import VllmSettings
-from workers.tiny_model import SERVED_NAME, build_tiny_model
 
 QUICK = ("--rows=200", "--rounds=1", "--scale=2000")
 TABLES = ("batch", "batch-scale")

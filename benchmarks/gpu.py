@@ -21,8 +21,8 @@ import uvloop
 from _stack import machine, penstock_up, vllm_server
 from _tables import wrap
 
-from workers.devices import device_of, look
-from workers.tiny_model import SERVED_NAME, build_tiny_model
+from workers.devices.nvml import device_of, look
+from workers.devices.tiny_models import SERVED_NAME, build_tiny_model
 
 QUICK = ("--seconds=5", "--rows=500", "--clients=64", "--rounds=1", "--latency-requests=10")
 TABLES = ("gpu-interactive-under-bulk", "gpu-overhead", "gpu-batch")

@@ -29,7 +29,7 @@ from _client import Connection, drive, percentile
 from _stack import machine, penstock_up
 from _tables import table, wrap
 
-from workers.tiny_model import SIZES, build_tiny_model
+from workers.devices.tiny_models import SIZES, build_tiny_model
 
 Base = tuple[str, int]
 TEXT = "the river turns a wheel and its water goes on down to sea while they look at stone bridge"

@@ -25,7 +25,7 @@ from _offline import generate_s
 from _stack import machine, penstock_up, vllm_server
 from _tables import table, wrap
 
-from workers.tiny_model import build_tiny_model
+from workers.devices.tiny_models import build_tiny_model
 
 WORDS = [
     "water",

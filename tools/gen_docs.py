@@ -162,7 +162,7 @@ gpus = "2"
 
 def pool_table() -> str:
     """Return a table of what a pool's table may hold."""
-    from workers.pools import KEYS, OWN
+    from workers.devices.pools import KEYS, OWN
     from workers.settings import WorkerSettings
 
     rows = []

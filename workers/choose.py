@@ -48,7 +48,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
     if settings.model is None:
-        from workers.tiny_model import build_tiny_model  # it imports torch
+        from workers.devices.tiny_models import build_tiny_model  # it imports torch
 
         path = build_tiny_model(settings.data_dir.resolve() / "models")
         return VllmSettings.tiny(

@@ -25,15 +25,15 @@ from monitoring.logging import configure_logging
 from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, set_up
 from monitoring.sampling import Gate
 from storage import local_folders
-from workers.celery_worker import CeleryWorker, quiet_celery, register_task
+from workers.admission.policy import Reason
+from workers.celery.app import CeleryWorker, quiet_celery, register_task
+from workers.celery.consumer import GATE
 from workers.choose import engine_for
-from workers.consumer import GATE
-from workers.devices import DeviceStartError, indices
+from workers.devices.layout import device_for, gpus_for, groups_for
+from workers.devices.nvml import DeviceStartError, indices
+from workers.devices.pools import worker_settings
 from workers.engines.base import EngineStartError
-from workers.host import EngineHost
-from workers.lanes import Reason
-from workers.layout import device_for, gpus_for, groups_for
-from workers.pools import worker_settings
+from workers.process.loop import EngineHost
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workers.devices import DeviceStartError, Group, indices
-from workers.layout import gpus_for, groups_for
-from workers.pools import (
+from workers.devices.layout import gpus_for, groups_for
+from workers.devices.nvml import DeviceStartError, Group, indices
+from workers.devices.pools import (
     PoolsStartError,
     check_names,
     pool_settings,

@@ -13,7 +13,7 @@ from broker.db.urls import without_password
 from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
-from workers.pools import served_name
+from workers.devices.pools import served_name
 
 _LINE_EVERY_S = 5.0  # while waiting, where there is no terminal for a spinner
 

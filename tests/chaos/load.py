@@ -17,7 +17,7 @@ from tests.chaos.ledger import TERMINAL, Ledger, Submission, Try
 from tests.chaos.stack import Stack
 from tests.chaos.streams import EventReader, OpenAIReader, text_of
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated import SimulatedEngine
+from workers.engines.simulated.engine import SimulatedEngine
 
 CHAT = "/v1/chat/completions"
 RETRY_S = 0.2

@@ -17,10 +17,10 @@ import pytest
 import pytest_asyncio
 
 from tests.support import free_port, wait_until
+from workers.devices.tiny_models import build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.factory import make_engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
-from workers.tiny_model import build_tiny_model
 
 START_TIMEOUT_S = 120
 

@@ -11,7 +11,7 @@ from jobs.stream_chunks import Chunk, Head, Text
 from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
 from workers.engines.counting import prompt_overhead
-from workers.engines.probe import render
+from workers.engines.vllm.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 

@@ -12,7 +12,7 @@ import pytest
 from jobs.stream_chunks import Chunk
 from workers.engines.assemble import Assembler, SseReader
 from workers.engines.base import Engine, EngineRequest
-from workers.engines.probe import render
+from workers.engines.vllm.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 

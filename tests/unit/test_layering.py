@@ -26,10 +26,10 @@ CONFINED = {
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),
-    "starlette": ("api/", "workers/engines/inner_app.py"),  # there, the request type of vLLM's own app
+    "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": ("workers/engines/vllm.py",),
-    "torch": ("workers/engines/vllm.py", "workers/tiny_model.py"),
+    "vllm": ("workers/engines/vllm/engine.py",),
+    "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
     "opentelemetry": ("monitoring/tracing.py",),
     "structlog": ("api/", "broker/", "monitoring/", "workers/"),
 }

@@ -28,15 +28,15 @@ def make_engine(kind: EngineKind, settings: VllmSettings | OpenAISettings | Simu
     """
     # Imported here so that a process pays only for the engine it runs.
     if kind == "vllm" and isinstance(settings, VllmSettings):
-        from workers.engines.vllm import VllmEngine
+        from workers.engines.vllm.engine import VllmEngine
 
         return VllmEngine(settings)
     if kind == "openai" and isinstance(settings, OpenAISettings):
-        from workers.engines.openai import OpenAIEngine
+        from workers.engines.openai.engine import OpenAIEngine
 
         return OpenAIEngine(settings)
     if kind == "simulated" and isinstance(settings, SimulatedSettings):
-        from workers.engines.simulated import SimulatedEngine
+        from workers.engines.simulated.engine import SimulatedEngine
 
         return SimulatedEngine(settings)
     msg = f"{type(settings).__name__} does not belong to engine kind {kind!r}"

@@ -78,8 +78,8 @@ class VllmSettings:
     def tiny(
         cls, model_path: Path, *, max_num_seqs: int = 64, extra_args: tuple[str, ...] = ()
     ) -> VllmSettings:
-        """Return settings for the model of :mod:`workers.tiny_model`: eager, small, with tools."""
-        from workers.tiny_model import SERVED_NAME  # here: nothing else needs it
+        """Return settings for the model of :mod:`workers.devices.tiny_models`: eager, small, with tools."""
+        from workers.devices.tiny_models import SERVED_NAME  # here: nothing else needs it
 
         return cls(
             model=str(model_path),

@@ -24,8 +24,8 @@ from monitoring.metrics import (
     set_up,
 )
 from tests.gpus import TwoGpus
+from workers.admission.policy import Reason
 from workers.engines.base import EngineStats
-from workers.lanes import Reason
 
 
 @pytest.fixture

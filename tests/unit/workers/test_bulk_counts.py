@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jobs.lanes import Lane
-from workers.bulk import BulkRuns
+from workers.batches.chunk import BulkRuns
 
 
 @pytest.fixture

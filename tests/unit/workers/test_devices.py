@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.placement import Device
-from workers.devices import DeviceStartError, Gpu, check_room, cut, device_of, indices, look, visible
+from workers.devices.nvml import DeviceStartError, Gpu, check_room, cut, device_of, indices, look, visible
 
 L4 = [Gpu(n, "NVIDIA L4", 24_152_899_584, f"GPU-{n}{n}{n}{n}-aaaa") for n in range(4)]
 

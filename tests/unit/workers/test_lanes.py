@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.lanes import LaneController, Reason, Signals
+from workers.admission.policy import LaneController, Reason, Signals
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.support import wait_until
 
 CHILD = """
 import subprocess, sys, time
-from workers.engines.leash import Leash
+from workers.engines.vllm.leash import Leash
 leash = Leash()
 with leash.hold_new_children():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -9,11 +9,11 @@ from penstock.cli.server import worker as worker_command
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.fleet import OPTIONS, parts_of_machine, parts_of_worker
 from penstock.server.settings import UpSettings
-from workers.devices import DeviceStartError
+from workers.devices.layout import device_for, group_size
+from workers.devices.nvml import DeviceStartError
+from workers.devices.pools import KEYS, PoolsStartError, worker_settings
 from workers.engines.base import EngineStartError, ModelInfo
-from workers.layout import device_for, group_size
-from workers.pools import KEYS, PoolsStartError, worker_settings
-from workers.registration import aliased
+from workers.process.registration import aliased
 from workers.settings import WorkerSettings
 
 TWO = """

@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from api.workers_routes import GpuObject
 from monitoring.metrics import Gpus
 from penstock.fleet_models import Gpu
-from workers.pulse import _GPU_FIELDS, Pulse, gpu_facts
+from workers.process.pulse import _GPU_FIELDS, Pulse, gpu_facts
 
 
 class Clock:

@@ -6,10 +6,10 @@ import pytest
 
 from jobs.lanes import Lane
 from tests.support import eventually
+from workers.admission.gate import RowGate
+from workers.admission.policy import LaneController
+from workers.admission.rooms import Rooms
 from workers.engines.base import EngineStats
-from workers.lanes import LaneController
-from workers.rooms import Rooms
-from workers.row_gate import RowGate
 
 pytestmark = pytest.mark.asyncio
 

@@ -13,7 +13,7 @@ from jobs.stream_chunks import Chunk, Head, Text
 from tests.support import eventually
 from workers.engines.base import EngineDeadError, EngineRequest
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated import SimulatedEngine
+from workers.engines.simulated.engine import SimulatedEngine
 
 CHAT = "/v1/chat/completions"
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from jobs.stream_chunks import Text
-from workers.stream import StreamBuffer
+from workers.attempts.stream import StreamBuffer
 
 
 def test_chunks_are_numbered_and_texts_merged() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, repeat
 
-from workers.task_events import BoundedEvents
+from workers.celery.events import BoundedEvents
 
 
 def run(allowed: list[bool], *events: tuple[str, str]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from workers.tiny_model import CHAT_TEMPLATE, SIZES, _tokenizer, build_tiny_model
+from workers.devices.tiny_models import CHAT_TEMPLATE, SIZES, _tokenizer, build_tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workers.weights import flag, parameter_count, weights_bytes
+from workers.devices.weights import flag, parameter_count, weights_bytes
 
 # config.json of Qwen/Qwen2.5-7B-Instruct, which has 7.62e9 parameters (its model card)
 QWEN_7B = {

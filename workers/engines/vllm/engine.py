@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from workers.engines import vllm_wire as wire
 from workers.engines.base import (
     Emit,
     EngineDeadError,
@@ -25,15 +24,16 @@ from workers.engines.base import (
     Final,
     ModelInfo,
 )
-from workers.engines.compact import Shapes, plain
 from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
-from workers.engines.inner_app import Endpoint, Headers, InvalidBodyError, call_app
-from workers.engines.leash import Leash
-from workers.engines.probe import learn
 from workers.engines.settings import VllmSettings
-from workers.engines.tap import Tap
-from workers.engines.vllm_steps import Steps
+from workers.engines.vllm import wire
+from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
+from workers.engines.vllm.leash import Leash
+from workers.engines.vllm.probe import learn
+from workers.engines.vllm.steps import Steps
+from workers.engines.vllm.tap import Tap
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 RESPONSES = "/v1/responses"

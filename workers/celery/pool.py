@@ -24,8 +24,8 @@ from celery.exceptions import Ignore
 from broker.celery.transport import BULK_ROOM, FREE_SLOTS
 from jobs.states import JobState
 from monitoring import failpoints
-from workers.endings import Outcome
-from workers.host import EngineHost
+from workers.attempts.endings import Outcome
+from workers.process.loop import EngineHost
 
 log = structlog.get_logger(__name__)
 

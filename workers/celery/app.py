@@ -18,8 +18,8 @@ from celery.worker.control import Panel
 from broker.celery.app import TASK_NAME
 from broker.db.keys import Keys
 from jobs.lanes import Lane
-from workers.host import EngineHost
-from workers.pool import loop_pool
+from workers.celery.pool import loop_pool
+from workers.process.loop import EngineHost
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ def register_task(app: Celery, host: EngineHost) -> None:
 
     @app.task(name=TASK_NAME)
     def run(job_id: str) -> None:
-        """Stand for the job in Celery's registry; :class:`workers.pool.LoopPool` runs it."""
+        """Stand for the job in Celery's registry; :class:`workers.celery.pool.LoopPool` runs it."""
         raise RuntimeError(f"job {job_id} can be run by Penstock's own pool only")
 
     def revoke(_state: Any, task_id: str | list[str], **_: Any) -> dict[str, str]:

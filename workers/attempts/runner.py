@@ -21,14 +21,14 @@ from jobs.stream_chunks import Chunk, Head, Text
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import NO_SPAN, Tracer
-from workers.accounts import Accounts
-from workers.bulk import BulkRuns
-from workers.endings import ENGINE_DEAD, FENCED, RELEASED, TIMED_OUT, Endings, Outcome, Run
+from workers.attempts.accounts import Accounts
+from workers.attempts.endings import ENGINE_DEAD, FENCED, RELEASED, TIMED_OUT, Endings, Outcome, Run
+from workers.attempts.quarantine import Quarantine
+from workers.attempts.spans import begin_attempt, note_final
+from workers.attempts.stream import Flusher, StreamBuffer
+from workers.batches.chunk import BulkRuns
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.pulse import Pulse
-from workers.quarantine import Quarantine
-from workers.stream import Flusher, StreamBuffer
-from workers.trace import begin_attempt, note_final
+from workers.process.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 

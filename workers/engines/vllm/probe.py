@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.stream_chunks import Chunk, Frames, Head, Text
 from workers.engines.base import Engine, EngineRequest
-from workers.engines.compact import Shapes
+from workers.engines.vllm.compact import Shapes
 
 _PROMPTS = ("Hello", "1, 2, 3,", "Once upon a time")
 _TOKENS = 6

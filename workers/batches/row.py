@@ -15,8 +15,8 @@ from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Tracer
+from workers.attempts.spans import begin_row, note_final
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.trace import begin_row, note_final
 
 log = structlog.get_logger(__name__)
 

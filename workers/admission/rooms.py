@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from workers.admission.gate import RowGate
+from workers.admission.policy import LaneController, Signals
 from workers.engines.base import Engine
-from workers.lanes import LaneController, Signals
-from workers.row_gate import RowGate
 
 _HELD_S = 0.02
 _HELD_LONG_S = 0.1

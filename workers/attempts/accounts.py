@@ -7,8 +7,8 @@ import time
 from broker.attempts import Claim
 from jobs.states import JobState
 from monitoring.metrics import Children, WorkerMetrics
-from workers.commits import FinishedRow
-from workers.endings import Outcome, Run
+from workers.attempts.endings import Outcome, Run
+from workers.batches.commits import FinishedRow
 from workers.engines.base import Final
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.stream_chunks import Text
 from workers.engines.base import Emit
-from workers.engines.compact import Ending, Shapes, encode_str
+from workers.engines.vllm.compact import Ending, Shapes, encode_str
 
 
 class Tap:

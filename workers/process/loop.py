@@ -33,17 +33,17 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import Storage, open_storage
-from workers.bulk import BulkRuns
-from workers.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
+from workers.admission.policy import LaneController
+from workers.admission.rooms import Rooms
+from workers.attempts.endings import ENGINE_DEAD, FENCED, RELEASED, Outcome
+from workers.attempts.runner import Runner
+from workers.attempts.spans import tracer_for
+from workers.batches.chunk import BulkRuns
+from workers.batches.row import RowRunner
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
-from workers.lanes import LaneController
-from workers.pulse import GpuWatch
-from workers.registration import description, register
-from workers.rooms import Rooms
-from workers.rows import RowRunner
-from workers.runner import Runner
+from workers.process.pulse import GpuWatch
+from workers.process.registration import description, register
 from workers.settings import WorkerSettings
-from workers.trace import tracer_for
 
 log = structlog.get_logger(__name__)
 

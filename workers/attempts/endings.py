@@ -20,9 +20,9 @@ from jobs.model import Failed, JobError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
+from workers.attempts.spans import NO_SPANS, AttemptSpans
+from workers.attempts.stream import StreamBuffer
 from workers.engines.base import Final
-from workers.stream import StreamBuffer
-from workers.trace import NO_SPANS, AttemptSpans
 
 log = structlog.get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 Celery flushes its event buffer in every turn of its loop, which under load means one PUBLISH for one or two events.
 A tenth of a second later nobody looking at Flower can tell, and a batch of 24 costs little more than one event. And they are
-sent of so many jobs a second at most, see :mod:`workers.task_events`.
+sent of so many jobs a second at most, see :mod:`workers.celery.events`.
 
 Between its attempts to connect Celery pauses up to half a minute, the longer Redis has been away.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.worker import consumer
 
-from workers.task_events import BoundedEvents
+from workers.celery.events import BoundedEvents
 
 _FLUSH_AFTER_S = 0.1
 _RECONNECT_S = 2

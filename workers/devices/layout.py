@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from jobs.placement import CPU, GB, Device
-from workers.devices import (
+from workers.devices.nvml import (
     DeviceStartError,
     Gpu,
     Group,
@@ -17,8 +17,8 @@ from workers.devices import (
     visible,
     vllm_runs_on_cpu,
 )
+from workers.devices.weights import flag, weights_bytes
 from workers.settings import WorkerSettings
-from workers.weights import flag, weights_bytes
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

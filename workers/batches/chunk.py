@@ -26,11 +26,11 @@ from monitoring.trace_context import TraceContext
 from storage import Storage, StorageError
 from storage.base import read_lines
 from storage.parts import Recovered, recover, usage_of
-from workers.accounts import count_rows
-from workers.commits import ChunkGoneError, Committer, FinishedRow
+from workers.admission.gate import RowGate
+from workers.attempts.accounts import count_rows
+from workers.batches.commits import ChunkGoneError, Committer, FinishedRow
+from workers.batches.row import Attempt, RowRunner
 from workers.engines.base import Final
-from workers.row_gate import RowGate
-from workers.rows import Attempt, RowRunner
 
 log = structlog.get_logger(__name__)
 

@@ -18,11 +18,11 @@ import msgspec
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
-from workers.engines import simulated_shapes as shapes
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated_journal import Journal
-from workers.engines.simulated_request import (
+from workers.engines.simulated import shapes
+from workers.engines.simulated.journal import Journal
+from workers.engines.simulated.request import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,

@@ -1,0 +1,1 @@
+"""Running a claimed job, and writing how it ended."""

@@ -1,0 +1,1 @@
+"""Running a batch's chunk row by row."""

@@ -1,0 +1,1 @@
+"""Celery's side of a worker: pool, consumer and task events."""

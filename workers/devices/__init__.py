@@ -1,0 +1,1 @@
+"""GPUs, weights and pools: which process runs where."""

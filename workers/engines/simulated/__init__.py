@@ -1,0 +1,1 @@
+"""An engine that only pretends, for load and fault tests."""
