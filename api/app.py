@@ -7,28 +7,26 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from api import (
-    batches_more,
-    batches_routes,
-    errors,
-    files_routes,
-    health,
-    jobs_routes,
-    openai_routes,
-    queues_routes,
-    retry_routes,
-    targets_route,
-    workers_routes,
-)
-from api.auth import Keys
-from api.docs import describe
-from api.jobs_schema import JobRequest
-from api.measure import UNMATCHED, Measure
-from api.openai_schema import SCHEMAS, STREAMING
+from api.access.authenticate import Keys
+from api.admission.schema import SCHEMAS, STREAMING
+from api.background import upkeep
+from api.batches import extensions as batches_more
+from api.batches import routes as batches_routes
+from api.files import routes as files_routes
+from api.http import errors
+from api.http.openapi import describe
+from api.jobs import retry as retry_routes
+from api.jobs import routes as jobs_routes
+from api.jobs.schema import JobRequest
+from api.middleware.metrics import UNMATCHED, Measure
+from api.middleware.trace import Trace
+from api.openai import routes as openai_routes
+from api.operations import health
+from api.operations import queues as queues_routes
+from api.operations import targets as targets_route
+from api.operations import workers as workers_routes
 from api.services import Services
 from api.settings import ApiSettings
-from api.trace import Trace
-from api.upkeep import upkeep
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
-from api.auth import DEFAULT
-from api.catalogue import Catalogue
-from api.errors import ERROR_CODES
+from api.access.authenticate import DEFAULT
+from api.http.errors import ERROR_CODES
+from api.middleware.trace import begin_accept
 from api.settings import ApiSettings
-from api.trace import begin_accept
 from broker.batches import BatchStore
+from broker.catalogue import Catalogue
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
 from broker.events.ask import Asker

@@ -10,9 +10,9 @@ import msgspec
 import structlog
 
 from api.bulk.context import Bulk
-from api.catalogue import Catalogue, Model
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
+from broker.catalogue import Catalogue, Model
 from broker.db.errors import BusyError, QueueFullError
 from jobs.batch_model import Batch
 from jobs.batches import CHUNK_ENDPOINT, Chunk, lane_for

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from api.bulk.needed import ERROR, OUTPUT, needed
-from api.errors import ApiError, invalid
+from api.http.errors import ApiError, invalid
 from api.services import Services
 from jobs.batch_model import Batch
 from storage.base import read_lines

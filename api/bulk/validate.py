@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from api.bulk.context import Breath, Bulk, ChangedError
 from api.bulk.digests import Digests, same_id, tag_of
-from api.catalogue import Catalogue
+from broker.catalogue import Catalogue
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
 from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line

@@ -20,7 +20,7 @@ _MOST_EXAMPLES = 10
 
 
 async def verify(bulk: Bulk, batch: Batch) -> dict[str, Any]:
-    """Return the verification object, see :class:`api.batches_view.Verified`.
+    """Return the verification object, see :class:`api.batches.view.Verified`.
 
     Raises:
         BatchUnfinishedError: it has not ended.

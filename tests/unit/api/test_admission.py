@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from api.admission import check_endpoint, named_model
-from api.catalogue import Model
-from api.errors import ApiError
-from api.jobs_view import decode_cursor, encode_cursor
-from api.openai_schema import SCHEMAS, check_body
-from api.waiting import asked_wait
+from api.admission.models import check_endpoint, named_model
+from api.admission.schema import SCHEMAS, check_body
+from api.http.errors import ApiError
+from api.http.waiting import asked_wait
+from api.jobs.view import decode_cursor, encode_cursor
+from broker.catalogue import Model
 from jobs.model import ENDPOINTS
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.catalogue import Model
-from api.context_length import check_length
-from api.errors import ApiError
+from api.admission.context_length import check_length
+from api.http.errors import ApiError
+from broker.catalogue import Model
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MODEL = Model("m", max_model_len=10, max_token_bytes=4, max_output_tokens=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from api.errors import ERROR_CODES
+from api.http.errors import ERROR_CODES
 from jobs.failures import FAILURES
 from monitoring.metrics.api import STATUSES
 
@@ -41,13 +41,13 @@ def test_statuses_are_listed() -> None:
     assert {str(status) for status in answered} <= set(STATUSES)
 
 
-@pytest.mark.parametrize("path", sorted(API.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(API.rglob("*.py")), ids=lambda path: path.name)
 def test_codes_are_listed(path: Path) -> None:
     missing = set(codes(path)) - set(ERROR_CODES)
-    assert not missing, f"add {missing} to ERROR_CODES in api/errors.py"
+    assert not missing, f"add {missing} to ERROR_CODES in api/http/errors.py"
 
 
 def test_the_walk_finds_codes() -> None:
-    found = {code for path in API.glob("*.py") for code in codes(path)}
+    found = {code for path in API.rglob("*.py") for code in codes(path)}
     assert {"queue_full", "unsupported", "body_too_large"} <= found
     assert len(ERROR_CODES) == len(set(ERROR_CODES))

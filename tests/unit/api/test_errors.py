@@ -9,8 +9,8 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api import outcome
-from api.errors import ApiError, foreign_errors, validation_error
+from api.http import job_end as outcome
+from api.http.errors import ApiError, foreign_errors, validation_error
 from broker.db import errors as broker_errors
 from broker.db.errors import (
     BatchUnfinishedError,

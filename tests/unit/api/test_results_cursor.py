@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from api.bulk.results import Position
-from api.errors import ApiError
+from api.http.errors import ApiError
 
 
 def cursor(text: str) -> str:

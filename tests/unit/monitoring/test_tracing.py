@@ -208,7 +208,9 @@ SEMCONV = {
 }
 
 
-@pytest.mark.parametrize("name", ["api/trace.py", "workers/attempts/spans.py", "monitoring/tracing.py"])
+@pytest.mark.parametrize(
+    "name", ["api/middleware/trace.py", "workers/attempts/spans.py", "monitoring/tracing.py"]
+)
 def test_attributes_have_opentelemetrys_names_or_are_marked_as_ours(name: str) -> None:
     found = [
         key.value

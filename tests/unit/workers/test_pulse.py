@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.core import GaugeMetricFamily
 
-from api.workers_routes import GpuObject
+from api.operations.workers import GpuObject
 from monitoring.metrics import Gpus
 from penstock.fleet_models import Gpu
 from workers.process.pulse import _GPU_FIELDS, Pulse, gpu_facts

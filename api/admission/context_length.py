@@ -1,0 +1,162 @@
+"""Does the prompt fit into the model's context? What does not is refused here, and never enters the queue.
+
+Most requests are decided by their size alone, in either direction:
+
+- *Too long for sure.* No token is longer than ``max_token_bytes``, so a text of B bytes has at least
+  ``B / max_token_bytes`` tokens. Token ids are counted exactly.
+- *Short for sure.* A token stands for at least one byte of text, so a text of B bytes has at most B tokens, and the
+  special tokens and the template's own words, ``prompt_overhead``, around it. A conversation has at most as many as its
+  JSON has bytes: what a template writes around each message (about 5 tokens) is less than the JSON around it
+  (``{"role":"user","content":""},`` is 29 bytes). Tools are counted twice, since templates write them with spaces and
+  null fields. Text that a tokenizer's normalization lengthens could break this bound: then the engine refuses.
+
+In between, a live worker is asked for the exact count. Without an answer the request is accepted, and the engine decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from api.http.errors import ApiError, invalid
+from api.services import Services
+from broker.catalogue import Model
+
+_CODE = "context_length_exceeded"
+_EMBEDDINGS = "/v1/embeddings"
+_OUTPUT_FIELDS = {
+    "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
+    "/v1/completions": ("max_tokens",),
+}
+"""Fields that ask for an amount of completion tokens; the first that is given counts."""
+
+
+async def check_context(
+    services: Services, model: Model, endpoint: str, request: Mapping[str, Any], body: bytes
+) -> None:
+    """Refuse a prompt that does not fit, asking a worker where its size alone does not tell.
+
+    Args:
+        services: the process's services.
+        model: the model.
+        endpoint: the OpenAI endpoint.
+        request: the parsed body.
+        body: as it came.
+
+    Raises:
+        ApiError: 400 ``context_length_exceeded``.
+    """
+    param = check_length(model, endpoint, request, len(body))
+    limit = model.max_model_len
+    if param is None or limit is None:
+        return
+    tokens = await services.asker.count(services.catalogue.workers(model), endpoint, body)
+    if tokens is not None and tokens > _longest(limit, endpoint):
+        raise _too_long(limit, param, f"{tokens}")
+
+
+def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int) -> str | None:
+    """Decide by size.
+
+    Args:
+        model: the model.
+        endpoint: the OpenAI endpoint.
+        body: the parsed request.
+        size: the request's bytes; a prompt is never larger, so a small one needs no closer look.
+
+    Returns:
+        None: it fits, or nobody can count. Otherwise the field whose tokens must be counted.
+
+    Raises:
+        ApiError: 400 ``context_length_exceeded``: it cannot fit.
+    """
+    _check_output(model, endpoint, body)
+    limit = model.max_model_len
+    if limit is None or body.get("truncate_prompt_tokens") is not None:
+        return None
+    longest, around = _longest(limit, endpoint), model.prompt_overhead
+    most = size * (2 if body.get("tools") else 1) + (around or 0)
+    if most <= longest:
+        return None
+    doubtful = None
+    for param, prompt in _prompts(body):
+        if isinstance(prompt, list):
+            if len(prompt) > longest:
+                raise _too_long(limit, param, f"{len(prompt)}")
+            continue
+        length = len(prompt.encode())
+        least = -(-length // model.max_token_bytes) if model.max_token_bytes else 0
+        if least > longest:
+            raise _too_long(limit, param, f"at least {least}")
+        if around is not None and (param == "messages" or length + around > longest):
+            doubtful = param
+    if doubtful == "messages" and not _only_text(body["messages"]):
+        return None  # what an image costs, only the engine knows, and only by running it
+    return doubtful
+
+
+def _longest(limit: int, endpoint: str) -> int:
+    """Return how many tokens a prompt may have: text generation needs room for one token more."""
+    return limit if endpoint == _EMBEDDINGS else limit - 1
+
+
+def _check_output(model: Model, endpoint: str, body: Mapping[str, Any]) -> None:
+    """Refuse to be asked for more tokens than the engine ever writes."""
+    most = model.max_output_tokens
+    if most is None:
+        return
+    for param in _OUTPUT_FIELDS.get(endpoint, ()):
+        asked = body.get(param)
+        if asked is None:
+            continue
+        if isinstance(asked, int) and asked > most:
+            message = f"{param} is {asked}, and the model's maximum context length is {most} tokens."
+            raise invalid(f"{message} Please request fewer output tokens.", param, _CODE)
+        return
+
+
+def _too_long(limit: int, param: str, count: str) -> ApiError:
+    have = "have" if param == "messages" else "has"
+    rest = ", which leaves none for the answer" if count == f"{limit}" else ""
+    message = (
+        f"This model's maximum context length is {limit} tokens."
+        f" However, your {param} {have} {count} tokens{rest}. Please shorten the {param}."
+    )
+    return invalid(message, param, _CODE)
+
+
+def _prompts(body: Mapping[str, Any]) -> Iterator[tuple[str, str | list[int]]]:
+    """Yield (field, prompt) for each prompt that must fit on its own: its text, or its token ids."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        yield "messages", "".join(_texts(messages))
+    for param in ("prompt", "input"):
+        value = body.get(param)
+        if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
+            yield param, value
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, str | list):
+                    yield param, item
+
+
+def _texts(messages: list[Any]) -> Iterator[str]:
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            for part in content:
+                text = part.get("text") if isinstance(part, dict) else part
+                if isinstance(text, str):
+                    yield text
+
+
+def _only_text(messages: list[Any]) -> bool:
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            for part in content:
+                if isinstance(part, dict) and "text" not in part:
+                    return False
+    return True

@@ -1,0 +1,67 @@
+"""What requests have in common: a prefix that one worker's cache holds, or everything. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from api.http.errors import invalid
+
+MIN_PREFIX = 256
+"""Characters that a shared prefix has at least: less is computed sooner than sent to the right worker."""
+
+_PROMPT_PREFIX = 1024
+_canonical = msgspec.json.Encoder(order="deterministic").encode
+
+
+def affinity_of(request: Mapping[str, Any], explicit: str | None = None) -> str | None:
+    """Name the prefix that a request shares with others, so that they prefer the worker whose prefix cache holds it.
+
+    Args:
+        request: the OpenAI request body.
+        explicit: the client's own name for it; ``prompt_cache_key`` of the body counts after it.
+
+    Returns:
+        A short name; None where there is nothing to share: no name, no long first system message, no long prompt.
+    """
+    named = explicit or request.get("prompt_cache_key")
+    if isinstance(named, str) and named:
+        return _digest("named", named)
+    text = _system_text(request.get("messages")) or request.get("prompt")
+    if not isinstance(text, str) or len(text) < MIN_PREFIX:
+        return None
+    return _digest("text", text[:_PROMPT_PREFIX] if "prompt" in request else text)
+
+
+def coalescing_sum(endpoint: str, request: Mapping[str, Any], *, stream: bool) -> str:
+    """Return a digest that only identical requests share.
+
+    Raises:
+        ApiError: 400, its answer may differ from run to run, or it is streamed.
+    """
+    if stream:
+        raise invalid("a streamed job cannot be coalesced", "coalesce")
+    fixed = request.get("temperature") == 0 or request.get("seed") is not None
+    if not fixed and endpoint != "/v1/embeddings":
+        message = "only deterministic requests can be coalesced: set temperature to 0, or a seed"
+        raise invalid(message, "coalesce")
+    return _digest(endpoint, _canonical(request).decode())
+
+
+def _system_text(messages: Any) -> str | None:
+    if not isinstance(messages, list) or not messages or not isinstance(messages[0], dict):
+        return None
+    first = messages[0]
+    if first.get("role") not in {"system", "developer"}:
+        return None
+    content = first.get("content")
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else None
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""OpenAI's Batches API, and what Penstock adds to it."""

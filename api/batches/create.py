@@ -1,0 +1,144 @@
+"""Reading ``POST /v1/batches``: a wrong or missing parameter is answered 400 with its name, and nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from api.batches.view import batch_not_found
+from api.files.view import expires_after_s
+from api.http.errors import ApiError, invalid
+from api.services import Services
+from broker.batches import BatchSpec
+from broker.db.errors import NoInputFileError
+from jobs.batch_keys import file_key
+from jobs.batch_model import Batch
+from jobs.batches import BATCH_ENDPOINTS, window_s
+from jobs.ids import BATCH_PREFIX, is_file_id
+from jobs.lanes import SUBMITTABLE, Lane
+
+_KNOWN = {
+    "input_file_id",
+    "endpoint",
+    "completion_window",
+    "metadata",
+    "output_expires_after",
+    "priority",
+}
+_PAIRS, _KEY, _VALUE = 16, 64, 512
+
+
+async def create_batch(
+    services: Services, body: dict[str, Any], key: str | None, tenant: str, trace: str | None
+) -> tuple[Batch, bool]:
+    """Create the batch that a body describes. Returns it, and whether it is an earlier one.
+
+    Args:
+        services: the api's.
+        body: the request's.
+        key: an idempotency key.
+        tenant: who asks.
+        trace: the request's place in a trace (:func:`api.middleware.trace.place_of`).
+
+    Raises:
+        ApiError: 400, naming the parameter.
+        IdempotencyConflictError: the key belongs to another batch.
+    """
+    unknown = sorted(body.keys() - _KNOWN)
+    if unknown:
+        raise ApiError(400, f"Unknown parameter: '{unknown[0]}'.", "unknown_parameter", param=unknown[0])
+    file_id = _text(body, "input_file_id")
+    endpoint = _text(body, "endpoint")
+    if endpoint not in BATCH_ENDPOINTS:
+        raise _wrong(f"Invalid value: {endpoint[:64]!r}. Supported: {', '.join(BATCH_ENDPOINTS)}", "endpoint")
+    window = _text(body, "completion_window")
+    try:
+        window_ms = window_s(window) * 1000
+    except ValueError as error:
+        raise _wrong(str(error), "completion_window") from None
+    if not is_file_id(file_id):
+        raise NoInputFileError(file_id[:64], None)
+    file = await services.files.get(file_id)  # None: a batch of this key may be there all the same
+    spec = BatchSpec(
+        id=services.new_id(BATCH_PREFIX),
+        input_file_id=file_id,
+        input_key=file_key(file_id) if file is None else file.key,
+        endpoint=endpoint,
+        window=window,
+        window_ms=window_ms,
+        priority=_priority(body),
+        tenant=tenant,
+        metadata=_metadata(body),
+        output_after_ms=_output_after_ms(body),
+        idempotency_key=key,
+        trace=trace,
+        digest=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
+    )
+    return await submit(services, spec)
+
+
+async def submit(services: Services, spec: BatchSpec) -> tuple[Batch, bool]:
+    """Create a batch, and have it looked at. Returns it, and whether it is an earlier one.
+
+    Raises:
+        NoInputFileError: there is no such file, or it has another purpose.
+        ApiError: 404, the batch to repeat is gone.
+    """
+    try:
+        batch, replayed = await services.batches.create(spec)
+    except LookupError:
+        raise batch_not_found(spec.retry_of or spec.id) from None
+    if services.coordinator is not None:
+        services.coordinator.poke()
+    return batch, replayed
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if value is None:
+        raise ApiError(
+            400, f"Missing required parameter: '{name}'.", "missing_required_parameter", param=name
+        )
+    if not isinstance(value, str):
+        raise _wrong(f"Invalid type for '{name}': expected a string.", name)
+    return value
+
+
+def _wrong(message: str, param: str) -> ApiError:
+    return invalid(message, param, "invalid_value")
+
+
+def _priority(body: dict[str, Any]) -> Lane:
+    value = body.get("priority")
+    if value is None:
+        return Lane.BULK
+    if value not in {lane.value for lane in SUBMITTABLE}:
+        raise _wrong("priority must be high, normal, low or bulk", "priority")
+    return Lane(value)
+
+
+def _metadata(body: dict[str, Any]) -> dict[str, str] | None:
+    value = body.get("metadata")
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+        raise _wrong("metadata must be an object with string values", "metadata")
+    if len(value) > _PAIRS:
+        raise _wrong(f"metadata must have {_PAIRS} pairs at most", "metadata")
+    for name, one in value.items():
+        if len(name) > _KEY or len(one) > _VALUE:
+            raise _wrong(
+                f"metadata: a key must have {_KEY} characters at most, a value {_VALUE}",
+                f"metadata.{name[:_KEY]}",
+            )
+    return value
+
+
+def _output_after_ms(body: dict[str, Any]) -> int | None:
+    value = body.get("output_expires_after")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _wrong("output_expires_after must be an object", "output_expires_after")
+    return 1000 * expires_after_s(value.get("anchor"), value.get("seconds"), "output_expires_after")

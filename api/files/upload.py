@@ -1,0 +1,170 @@
+"""Reading a ``multipart/form-data`` upload as a stream (RFC 7578): its file goes to storage piece by piece."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.types import Receive, Scope
+
+from api.http.asgi import ClientGoneError, header
+from api.http.errors import ApiError, invalid
+from storage import Storage, Writer
+from storage.base import BLOCK
+
+MAX_FIELD_BYTES = 16 * 1024
+MAX_FIELDS = 32
+
+
+@dataclass(slots=True)
+class Upload:
+    """What came: text fields by name, and one file, which is in storage but not committed.
+
+    Attributes:
+        fields: as they came.
+        filename: the file's; None where no file came.
+        digest: SHA-256 of the file.
+        size: of the file in bytes.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    filename: str | None = None
+    digest: str = ""
+    size: int = 0
+
+
+class _Form:
+    """Takes the parser's events; what is to be written is kept until the caller has written it."""
+
+    def __init__(self) -> None:
+        self.upload = Upload()
+        self.pending: list[bytes] = []
+        self.pending_size = 0
+        self.done = False
+        self._hash = hashlib.sha256()
+        self._header_name = b""
+        self._header_value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._name = ""
+        self._is_file = False
+        self._text: list[bytes] = []
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value_piece,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._headers, self._text = {}, []
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _header_value_piece(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._header_name.lower()] = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = options.get(b"name", b"").decode("utf-8", "replace")
+        filename = options.get(b"filename")
+        self._is_file = self._name == "file" and filename is not None
+        if self._is_file:
+            if self.upload.filename is not None:
+                raise invalid("send one file", "file")
+            self.upload.filename = (filename or b"").decode("utf-8", "replace")[:512] or "upload"
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        piece = data[start:end]
+        if self._is_file:
+            self._hash.update(piece)
+            self.upload.size += len(piece)
+            self.pending.append(piece)
+            self.pending_size += len(piece)
+            return
+        self._text.append(piece)
+        if sum(map(len, self._text)) > MAX_FIELD_BYTES:
+            raise invalid(f"a field is larger than {MAX_FIELD_BYTES} bytes", self._name)
+
+    def _end(self) -> None:
+        if not self._is_file:
+            if len(self.upload.fields) >= MAX_FIELDS:
+                raise invalid("there are too many fields")
+            self.upload.fields[self._name] = b"".join(self._text).decode("utf-8", "replace")
+
+    def _finish(self) -> None:
+        self.done = True
+        self.upload.digest = self._hash.hexdigest()
+
+    def check(self) -> None:
+        """Refuse a form that is cut off or has no file."""
+        if not self.done:
+            raise invalid("the form ends before its last boundary", code="invalid_encoding")
+        if self.upload.filename is None:
+            raise invalid("file: Field required", "file")
+
+
+async def read_upload(
+    scope: Scope, receive: Receive, storage: Storage, key: str, max_bytes: int
+) -> tuple[Upload, Writer]:
+    """Read an upload; its file is written to ``key``, for the caller to commit or abort.
+
+    Raises:
+        ApiError: 400 for what is no such form, 413 for a file of more than ``max_bytes``. Nothing is left behind.
+        ClientGoneError: the client hung up first. Nothing is left behind.
+        StorageError: storage failed. Nothing is left behind.
+    """
+    form = _Form()
+    parser = MultipartParser(_boundary(scope, max_bytes), form.callbacks())  # type: ignore[arg-type]
+    writer = await storage.writer(key)
+    try:
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            more = message.get("more_body", False)
+            try:
+                parser.write(message.get("body", b""))
+            except FormParserError as error:
+                raise invalid(f"the form cannot be read: {error}", code="invalid_encoding") from None
+            if form.upload.size > max_bytes:
+                raise too_large(max_bytes)
+            if form.pending_size >= BLOCK or not more:
+                pieces, form.pending, form.pending_size = form.pending, [], 0
+                await writer.write(b"".join(pieces))
+        form.check()
+    except BaseException:
+        await writer.abort()
+        raise
+    return form.upload, writer
+
+
+def _boundary(scope: Scope, max_bytes: int) -> bytes:
+    """Return the form's boundary. Raises ApiError where it is no form, or says that it is too large."""
+    kind, options = parse_options_header(header(scope, b"content-type") or b"")
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise invalid("send the file as multipart/form-data, with the fields file and purpose", "file")
+    told = header(scope, b"content-length")
+    if told is not None and told.isdigit() and int(told) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES:
+        raise too_large(max_bytes)
+    return boundary
+
+
+def too_large(max_bytes: int) -> ApiError:
+    """Make the 413 for a file."""
+    message = f"the file is larger than {max_bytes} bytes (setting file_max_bytes)"
+    return ApiError(413, message, "file_too_large", param="file", headers={"connection": "close"})

@@ -1,0 +1,1 @@
+"""Between ASGI and the handlers: bodies, errors, streams, the OpenAPI document. Imports no other room."""

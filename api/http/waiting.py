@@ -1,0 +1,73 @@
+"""Waiting for a job's end within one request: how long the client asks for, and the wait itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope
+
+from api.http.asgi import header, until_hangup
+from api.http.errors import invalid
+from api.services import Services
+from broker.events.hub import Inbox
+
+_PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+
+
+def asked_wait(scope: Scope, max_wait_s: float) -> tuple[float, str | None]:
+    """Read ``?wait=N`` or ``Prefer: wait=N`` (RFC 7240 section 4.3).
+
+    A preference is a wish: one that cannot be read is ignored, one that is too long is cut. The query is not.
+
+    Returns:
+        Seconds to wait, and the value for ``Preference-Applied`` where the header counted.
+
+    Raises:
+        ApiError: 400, the query's value is not a number from 0 to ``max_wait_s``.
+    """
+    query = scope.get("query_string", b"")
+    if b"wait" in query:
+        text = QueryParams(query).get("wait")
+        if text is not None:
+            return _query_wait(text, max_wait_s), None
+    prefer = header(scope, b"prefer")
+    found = None if prefer is None else _PREFER_WAIT.search(prefer.decode("latin-1"))
+    if found is None:
+        return 0.0, None
+    wait_s = min(int(found[1]), math.floor(max_wait_s))
+    return float(wait_s), f"wait={wait_s}"
+
+
+def _query_wait(text: str, max_wait_s: float) -> float:
+    try:
+        wait_s = float(text)
+    except ValueError:
+        wait_s = math.nan
+    if not 0 <= wait_s <= max_wait_s:
+        raise invalid(f"wait must be 0 to {max_wait_s:g} seconds", "wait")
+    return wait_s
+
+
+async def wait_for_end(
+    services: Services, job_id: str, inbox: Inbox, wait_s: float, receive: Receive
+) -> None:
+    """Return when the job is over, its record is gone or the time is up, whichever is first.
+
+    Args:
+        services: the process's services.
+        job_id: the job, whose events come to this process (see ``sink`` and ``watch``).
+        inbox: registered before that.
+        wait_s: seconds.
+        receive: the request's source, read to its end.
+
+    Raises:
+        ClientGoneError: the client hung up.
+    """
+    try:
+        async with until_hangup(receive), asyncio.timeout(wait_s):
+            await services.hub.ending(job_id, inbox)
+    except (TimeoutError, LookupError):
+        return  # the caller reads the record, which says what is the case

@@ -1,0 +1,122 @@
+"""The JSON job object. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from api.http.errors import invalid
+from api.http.job_end import usage_json
+from broker.listing import Page
+from jobs.model import Failed, Job, Queued, Running, Succeeded
+from monitoring.trace_context import TraceContext
+
+
+def job_view(
+    job: Job,
+    result: bytes | None = None,
+    partial: bytes | None = None,
+    warnings: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the job object.
+
+    Args:
+        job: the job.
+        result: its raw response, JSON; None leaves ``result`` null.
+        partial: likewise, how far the response of one that did not succeed went.
+        warnings: what its submitter should know: ``code``, ``message`` and more.
+    """
+    phase, t = job.phase, job.timings
+    usage = None if isinstance(phase, Queued | Running) else phase.usage
+    error = phase.error if isinstance(phase, Failed) else None
+    path = f"/v1/jobs/{job.id}"
+    place = TraceContext.decode(job.trace)
+    return {
+        "id": job.id,
+        "object": "job",
+        "state": job.state.value,
+        "endpoint": job.endpoint,
+        "model": job.model,
+        "pool": job.pool,
+        "priority": job.lane.value,
+        "stream": job.stream,
+        "metadata": job.metadata,
+        "attempt": job.attempt,
+        "max_attempts": job.max_attempts,
+        "position": phase.position if isinstance(phase, Queued) else None,
+        "eta_s": _seconds(phase.eta_ms) if isinstance(phase, Queued) else None,
+        "created_at": t.queued_ms / 1000,
+        "expires_at": _seconds(job.expires_at_ms),
+        "queue_timeout_s": _seconds(job.queue_timeout_ms),
+        "timeout_s": _seconds(job.timeout_ms),
+        "not_before": _seconds(job.not_before_ms),
+        "retry_of": job.retry_of,
+        "retried_as": job.retried_as,
+        "coalesced_with": job.coalesced_with,
+        "trace_id": None if place is None else place.trace_id,
+        "timings": {
+            "queued_at": t.queued_ms / 1000,
+            "started_at": _seconds(t.started_ms),
+            "first_token_at": _seconds(t.first_token_ms),
+            "finished_at": _seconds(t.finished_ms),
+            "queue_ms": t.queue_ms,
+            "total_ms": t.total_ms,
+            "tokens_per_s": t.tokens_per_s(usage),
+        },
+        "usage": usage_json(usage),
+        "error": None
+        if error is None
+        else {"code": error.code, "message": error.message, "param": error.param},
+        "cancel_requested": job.cancel_requested,
+        "worker": phase.worker if isinstance(phase, Running | Succeeded) else None,
+        "history": [
+            {"attempt": a.attempt, "worker": a.worker, "reason": a.reason, "ended_at": a.ended_ms / 1000}
+            for a in job.history
+        ],
+        "warnings": list(warnings),
+        "links": {
+            "status_url": path,
+            "events_url": f"{path}/events",
+            "cancel_url": f"{path}/cancel",
+            "result_url": f"{path}/result",
+        },
+        "result": msgspec.Raw(result) if result else None,
+        "partial": msgspec.Raw(partial) if partial else None,
+    }
+
+
+def page_view(page: Page) -> dict[str, Any]:
+    """Return a page of jobs as a list object."""
+    return {
+        "object": "list",
+        "data": [job_view(job) for job in page.jobs],
+        "has_more": page.cursor is not None,
+        "next_cursor": encode_cursor(page.cursor),
+    }
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def encode_cursor(cursor: str | None) -> str | None:
+    """Make the store's cursor opaque."""
+    return None if cursor is None else base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
+
+
+def decode_cursor(text: str) -> str:
+    """Read what :func:`encode_cursor` wrote.
+
+    Raises:
+        ApiError: 400, it did not write this.
+    """
+    try:
+        cursor = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
+        int(cursor.partition("_")[0])
+    except (binascii.Error, ValueError):
+        raise invalid("after is not a cursor of this list; use next_cursor as it came", "after") from None
+    return cursor
