@@ -9,8 +9,8 @@ from itertools import takewhile
 from pathlib import Path
 
 import click
-import pytest
 
+from jobs import batches, states
 from penstock.cli.main import cli
 from penstock.cli.server import COMMANDS
 from penstock.server.settings import UpSettings
@@ -19,7 +19,6 @@ from tools import gen_docs
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -41,22 +40,20 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("name", gen_docs.PAGES)
-def test_generated_page_is_fresh(name: str) -> None:
-    assert not gen_docs.is_stale(name), "run tools/gen_docs.py"
+def test_generated_pages_are_fresh() -> None:
+    assert [name for name in gen_docs.PAGES if gen_docs.is_stale(name)] == [], "run tools/gen_docs.py"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in LINK.findall(prose(page)):
+def test_links_lead_somewhere() -> None:
+    for page, link in ((one, link) for one in PAGES for link in LINK.findall(prose(one))):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path).resolve() if path else page
-        assert target.exists(), f"{page.name}: {link}"
-        assert target.is_relative_to(ROOT), f"{page.name}: {link} leaves the repository"
+        assert target.exists(), f"{page}: {link}"
+        assert target.is_relative_to(ROOT), f"{page}: {link} leaves the repository"
         if anchor and target.suffix == ".md":
-            assert anchor in anchors(target), f"{page.name}: {link} has no such heading"
+            assert anchor in anchors(target), f"{page}: {link} has no such heading"
 
 
 def test_every_page_can_be_reached_from_the_index() -> None:
@@ -72,14 +69,14 @@ def test_every_page_can_be_reached_from_the_index() -> None:
     assert {page for page in PAGES if page.is_relative_to(DOCS)} <= seen
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "adr").glob("0*.md")), ids=lambda page: page.stem)
-def test_a_decision_says_all_of_it(page: Path) -> None:
-    text = page.read_text()
-    assert text.startswith(f"# {page.name[:4]}: ")
-    assert re.search(r"^\d{4}-\d\d-\d\d · (accepted|superseded)", text, re.MULTILINE)
-    places = [text.find(f"\n## {part}\n") for part in ("Context", "Decision", "Rejected", "Consequences")]
-    assert -1 not in places
-    assert places == sorted(places)
+def test_a_decision_says_all_of_it() -> None:
+    for page in (DOCS / "adr").glob("0*.md"):
+        text = page.read_text()
+        assert text.startswith(f"# {page.name[:4]}: "), page
+        assert re.search(r"^\d{4}-\d\d-\d\d · (accepted|superseded)", text, re.MULTILINE), page
+        places = [text.find(f"\n## {part}\n") for part in ("Context", "Decision", "Rejected", "Consequences")]
+        assert -1 not in places, page
+        assert places == sorted(places), page
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:
@@ -87,10 +84,10 @@ def test_decisions_are_numbered_without_a_gap() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_python_examples_parse(page: Path) -> None:
-    for body in blocks(page, "python"):
-        compile(body, page.name, "exec", flags=ast.PyCF_ONLY_AST)
+def test_python_examples_parse() -> None:
+    for page in PAGES:
+        for body in blocks(page, "python"):
+            compile(body, str(page), "exec", flags=ast.PyCF_ONLY_AST)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -122,9 +119,8 @@ def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
     return name, command, words
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_commands_and_options_exist(page: Path) -> None:
-    for line in commands(page):
+def test_commands_and_options_exist() -> None:
+    for page, line in ((one, line) for one in PAGES for line in commands(one)):
         if line[0] == "--help":
             continue
         name, command, words = find(line)
@@ -133,7 +129,7 @@ def test_commands_and_options_exist(page: Path) -> None:
         }
         for word in words:
             if word.startswith("--"):
-                assert word.partition("=")[0] in options, f"penstock {name} {word}"
+                assert word.partition("=")[0] in options, f"{page}: penstock {name} {word}"
 
 
 def test_the_command_finder_finds_them() -> None:
@@ -144,8 +140,7 @@ def test_the_command_finder_finds_them() -> None:
     assert ["dead", "list", "--all", "--json"] in commands(DOCS / "how-to" / "retries-and-dead-jobs.md")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_settings_exist(page: Path) -> None:
+def test_settings_exist() -> None:
     from api.settings import ApiSettings
 
     settings = {f"PENSTOCK_{name.upper()}" for cls in (UpSettings, ApiSettings) for name in cls.model_fields}
@@ -153,4 +148,12 @@ def test_settings_exist(page: Path) -> None:
         f"PENSTOCK_{name}"
         for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")
     }
-    assert set(re.findall(r"PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", page.read_text())) <= settings | others
+    for page in PAGES:
+        named = set(re.findall(r"PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", page.read_text()))
+        assert named <= settings | others, page
+
+
+def test_the_diagrams_are_the_tables() -> None:
+    page = (DOCS / "architecture.md").read_text()
+    assert states.mermaid() in page
+    assert batches.mermaid() in page

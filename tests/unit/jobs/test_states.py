@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from jobs.states import TERMINAL, TRANSITIONS, IllegalTransitionError, JobEvent, JobState, mermaid, next_state
+from jobs.states import TERMINAL, TRANSITIONS, IllegalTransitionError, JobEvent, JobState, next_state
 
 PAIRS = [(state, event) for state in JobState for event in JobEvent]
 
@@ -36,8 +34,3 @@ def test_every_state_is_reached_and_every_life_can_end() -> None:
                     seen.add(target)
                     frontier.append(target)
         assert seen & TERMINAL
-
-
-def test_the_documented_diagram_is_the_table() -> None:
-    page = Path(__file__).parents[3] / "docs" / "architecture.md"
-    assert mermaid() in page.read_text()
