@@ -59,12 +59,12 @@ def test_an_alert_says_what_it_is_and_where_its_runbook_is(alert: str) -> None:
     assert rule["labels"]["severity"] in {"critical", "warning"}
     notes = rule["annotations"]
     assert set(notes) == {"summary", "description", "runbook"}
-    assert notes["runbook"] == f"docs/runbooks.md#{alert.lower()}"
-    assert f"\n## {alert}\n" in (ROOT / "docs" / "runbooks.md").read_text()
+    assert notes["runbook"] == f"docs/operate/runbooks.md#{alert.lower()}"
+    assert f"\n## {alert}\n" in (ROOT / "docs" / "operate" / "runbooks.md").read_text()
 
 
 def test_every_runbook_has_its_alert() -> None:
-    text = (ROOT / "docs" / "runbooks.md").read_text()
+    text = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
     assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == set(BY_ALERT)
 
 
