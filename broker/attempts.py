@@ -19,11 +19,18 @@ from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.retry import MAX_KILLS, RetryPolicy
-from jobs.states import JobState
+from jobs.states import JobEvent, JobState
 
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.5
+
+_END_EVENTS = {
+    JobState.SUCCEEDED: JobEvent.SUCCEED,
+    JobState.FAILED: JobEvent.FAIL,
+    JobState.CANCELLED: JobEvent.CANCEL,
+    JobState.EXPIRED: JobEvent.EXPIRE,
+}
 
 DRAIN = "drain"
 """Stands for a job's id where a worker is told to drain."""
@@ -158,7 +165,7 @@ class Attempts:
             claim.id,
             claim.attempt,
             worker,
-            state.value,
+            _END_EVENTS[state].value,
             "" if status is None else status,
             result,
             encode_usage(usage),

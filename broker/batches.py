@@ -169,6 +169,7 @@ class BatchStore:
                 token,
                 batch.status.value,
                 target.value,
+                int(target.terminal),
                 self._retention_ms,
                 self._parts_ms,
                 *flat,

@@ -1,4 +1,4 @@
-"""The Lua scripts: read from their folders, each completed with the keys and the shared functions that it uses."""
+"""The Lua scripts: read from their folders, each completed with the keys, tables and functions that it uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
+import jobs.batches
+import jobs.states
 from broker.db.keys import Keys
+from jobs.lanes import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,15 @@ class Script:
 def load_scripts(keys: Keys) -> dict[str, Script]:
     """Read every script of ``broker/lua``: ``job/claim`` is in ``job/claim.lua``.
 
-    A script is completed with the key names and the shared functions that it uses, and no others: the server makes the
-    functions anew at every call, and making all of them took longer than most scripts.
+    A script is completed with the key names, the tables and the shared functions that it uses, and no others: the server
+    makes these anew at every call, and making all of them took longer than most scripts.
 
     Each begins with ``#!lua`` and its flags. Redis then either refuses it before it starts or runs it to its end. Without
     the flag ``allow-oom`` it is refused when memory is out. Scripts that add data (new jobs, chunks and results) lack the
     flag; those that keep leases or claim, cancel, release and reap jobs have it.
     """
     files = dict(_files())
-    shared: dict[str, str] = {}
+    shared = _tables()
     for name, text in files.items():
         if _is_shared(name):
             shared |= _definitions(text)
@@ -50,6 +53,22 @@ def load_scripts(keys: Keys) -> dict[str, Script]:
             sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
             scripts[name] = Script(source, sha, "no-writes" in flags)
     return scripts
+
+
+def _tables() -> dict[str, str]:
+    """Return the facts of ``jobs`` that scripts go by, as Lua definitions by name.
+
+    ``LANES`` is the order of the lanes. ``on_claim`` is a table from a job's state to the state that the event ``claim``
+    leads to, and so for every event; a pair that is missing is illegal. ``on_batch_cancel`` is the same for a batch.
+    """
+    leads: dict[str, list[str]] = {}
+    for (state, event), target in jobs.states.TRANSITIONS.items():
+        leads.setdefault(f"on_{event}", []).append(f"{state} = '{target}'")
+    for (status, happening), outcome in jobs.batches.TRANSITIONS.items():
+        leads.setdefault(f"on_batch_{happening}", []).append(f"{status} = '{outcome}'")
+    lanes = ", ".join(f"'{lane}'" for lane in Lane)
+    tables = {name: f"local {name} = {{{', '.join(rows)}}}" for name, rows in leads.items()}
+    return {"LANES": f"local LANES = {{{lanes}}}"} | tables
 
 
 def _files() -> Iterator[tuple[str, str]]:

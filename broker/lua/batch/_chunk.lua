@@ -1,5 +1,4 @@
--- Shared by the scripts of batches.
--- A chunk that was submitted as this job, which is running with this attempt; nil where it is not.
+-- A chunk that was submitted as this job, which is running with this attempt; nil if it is not.
 local function chunk_of(batch, n, job, attempt)
   local raw = redis.call('HGET', K.batch_open(batch), n)
   if not raw then return nil end
@@ -9,7 +8,7 @@ local function chunk_of(batch, n, job, attempt)
   return entry
 end
 
--- Add to a batch's counts what ARGV says from this place on.
+-- Add the numbers from ARGV[first] on to a batch's counts.
 local function count_rows(batch, first)
   for i, field in ipairs({'completed', 'failed', 'input_tokens', 'output_tokens', 'cached_tokens', 'reasoning_tokens'}) do
     local by = tonumber(ARGV[first + i - 1])

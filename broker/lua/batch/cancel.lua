@@ -1,10 +1,8 @@
 #!lua flags=allow-oom
--- Ask for a batch's end: it cancels as soon as the rows that run have been stopped.
+-- Cancel a batch: it ends as soon as its running rows have been stopped.
 -- ARGV: id
--- Returns the status it is in now, or nil where there is no such batch.
+-- Returns the status it is in now, or nil if there is no such batch.
 local status = redis.call('HGET', K.batch(ARGV[1]), 'status')
-if status == 'validating' or status == 'in_progress' then
-  redis.call('HSET', K.batch(ARGV[1]), 'status', 'cancelling', 'cancelling_at', now_ms())
-  return 'cancelling'
-end
-return status
+local to = on_batch_cancel[status]
+if to then redis.call('HSET', K.batch(ARGV[1]), 'status', to, to .. '_at', now_ms()) end
+return to or status

@@ -2,7 +2,7 @@
 -- Parts of a chunk are in storage: count their rows, once.
 -- ARGV: batch chunk job attempt writer last completed failed input_tokens output_tokens cached_tokens reasoning_tokens
 --       (writer: the number under which this attempt's parts are kept; last: the number of the latest one)
--- Returns 'run' | 'paused', or 'gone' where the chunk is no longer this attempt's.
+-- Returns 'run' | 'paused', or 'gone' if the chunk is no longer this attempt's.
 local id, n = ARGV[1], ARGV[2]
 local entry = chunk_of(id, n, ARGV[3], ARGV[4])
 if not entry then return 'gone' end

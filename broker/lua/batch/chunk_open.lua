@@ -1,7 +1,7 @@
 #!lua
--- Note that a chunk is about to be submitted as a job; what an earlier job of it committed stays.
+-- Note that a chunk is about to be submitted as a job. Rows that an earlier job of it committed stay.
 -- ARGV: batch token chunk job generation
--- Returns 1, or 0 where the lease is another's, the batch is not in progress or the chunk is done.
+-- Returns 1, or 0 if the lease is another's, the batch is not in progress or the chunk is done.
 local id, n = ARGV[1], ARGV[3]
 if redis.call('GET', K.batch_lease(id)) ~= ARGV[2] or redis.call('HGET', K.batch(id), 'status') ~= 'in_progress' then return 0 end
 if redis.call('HEXISTS', K.batch_done(id), n) == 1 then return 0 end

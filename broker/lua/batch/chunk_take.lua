@@ -1,6 +1,6 @@
 #!lua
--- A worker begins a chunk: its ledger becomes what lies in storage of earlier attempts; rows of parts that had not been
--- counted are counted now. What an earlier attempt writes from now on is in no ledger.
+-- A worker begins a chunk: the ledger becomes the parts of earlier attempts that storage has, and their uncounted rows are counted now.
+-- Parts that an earlier attempt writes from now on are in no ledger.
 -- ARGV: batch chunk job attempt ledger seen_ledger completed failed input_tokens output_tokens cached_tokens reasoning_tokens
 -- Returns {'run'|'paused'} | {'done'} | {'gone'} | {'changed', ledger} (the ledger is no longer seen_ledger)
 local id, n = ARGV[1], ARGV[2]

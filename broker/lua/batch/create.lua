@@ -1,5 +1,5 @@
 #!lua
--- Create a batch's record over a file, or find it by its idempotency key or as the repetition of retry_of.
+-- Create a batch's record over a file, or find it by its idempotency key or as the retry of retry_of.
 -- ARGV: id input_file_id idem|'' digest idem_ttl_ms window_ms retry_of|'' (field value)...
 -- Returns {'created'|'same'|'conflict', id} | {'no_file'} | {'purpose', purpose} | {'gone'} | {'unfinished'}
 local id, input, idem, digest, retry_of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[7]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take, prolong or (ttl 0) give up the right to look after a batch.
+-- Take, prolong or (ttl 0) give up the right to drive a batch.
 -- ARGV: id token ttl_ms
--- Returns 1, or 0 where another process has it.
+-- Returns 1, or 0 if another process has it.
 local key, token = K.batch_lease(ARGV[1]), ARGV[2]
 local owner = redis.call('GET', key)
 if owner and owner ~= token then return 0 end

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Take index entries of batches whose records' time is over.
+-- Delete records and index entries of batches whose retention is over.
 -- ARGV: limit
 -- Returns their ids.
 local gone = redis.call('ZRANGEBYSCORE', K.batches_retire(), '-inf', now_ms(), 'LIMIT', 0, ARGV[1])

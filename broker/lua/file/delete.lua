@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Forget a file; its object is left in the trash, for whoever empties it.
+-- Delete a file's record, and put its object into the trash, which the sweeper empties.
 -- ARGV: id expired('1'|'0'; with 1 only if its time has passed)
 -- Returns 'deleted' | 'gone' | 'busy' (a batch that has not ended reads it) | 'kept'
 local id = ARGV[1]

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Put objects into the trash that were announced long ago and have no record.
+-- Put the objects that were announced long ago and have no record into the trash.
 -- ARGV: age_ms limit
 -- Returns their keys.
 local keys = {}

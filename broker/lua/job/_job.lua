@@ -1,16 +1,16 @@
--- What becomes of a job: shared by the scripts that carry out its transitions.
+-- Transitions of a job that several scripts carry out.
 local function move_index(id, created, from, to)
   redis.call('ZREM', K.by_state(from), id)
   redis.call('ZADD', K.by_state(to), created, id)
 end
 
--- Count an end that is in no worker's metrics. code: of a failed job, else ''.
+-- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(pool, lane, state, code)
   redis.call('HINCRBY', K.ended(), pool .. ' ' .. lane .. ' ' .. state .. ' ' .. code, 1)
 end
 
--- End a job. f: the fields that change, beside state and finished. Nothing changes a record after this, but that a job
--- which repeats it leaves its name. A queued one has left its lane before.
+-- End one job. f: the fields that change, besides state and finished. A queued job has left its lane before. After this the record does
+-- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, from, to, now, retention, f)
   local job = K.job(id)
   local j = redis.call('HMGET', job, 'created', 'started', 'first', 'attempt', 'stream', 'sinks', 'worker', 'exp', 'model', 'waiter',
@@ -31,7 +31,7 @@ local function end_one(id, from, to, now, retention, f)
   move_index(id, j[1], from, to)
   if from == 'running' then
     if to == 'succeeded' then note_run(j[12], tonumber(j[2]), now) end
-    give_up_place(j[12], j[16], j[13])
+    release_place(j[12], j[16], j[13])
   else
     count_end(j[12], j[16], to, f.error and cjson.decode(f.error).code or '')
   end
@@ -55,11 +55,11 @@ local function end_one(id, from, to, now, retention, f)
   return j[14], j[13]
 end
 
--- Failures of this one job's limits and luck, which say nothing of the request.
+-- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
 local OWN_FAILURES = {timeout = true, worker_lost = true}
 
--- The same, with the jobs that follow this one (identical, deterministic, of the same tenant): they end as it did; where it ended
--- without saying anything of the request, one of them runs in its place.
+-- End a job and its followers (identical, deterministic jobs of the same tenant). They share its end if that comes from the request;
+-- otherwise one of them runs in its place.
 local function end_job(id, from, to, now, retention, f)
   local sum, tenant = end_one(id, from, to, now, retention, f)
   if not sum then return end
@@ -67,9 +67,11 @@ local function end_job(id, from, to, now, retention, f)
   local followers = redis.call('SMEMBERS', K.followers(id))
   redis.call('DEL', K.followers(id))
   table.sort(followers)
-  if to == 'succeeded' or (to == 'failed' and not (f.error and OWN_FAILURES[cjson.decode(f.error).code])) then
+  local shared = to == 'succeeded' and on_share.queued
+    or to == 'failed' and not (f.error and OWN_FAILURES[cjson.decode(f.error).code]) and on_share_failure.queued
+  if shared then
     for _, follower in ipairs(followers) do
-      end_one(follower, 'queued', to, now, retention, {status = f.status, result = f.result, usage = f.usage, error = f.error})
+      end_one(follower, 'queued', shared, now, retention, {status = f.status, result = f.result, usage = f.usage, error = f.error})
     end
     return
   end
@@ -83,54 +85,56 @@ local function end_job(id, from, to, now, retention, f)
     redis.call('SADD', K.followers(heir), followers[i])
   end
   local h = redis.call('HMGET', K.job(heir), 'pool', 'lane', 'created')
-  enter(h[1], h[2], heir, tenant, h[3] * 1000, now)
+  enqueue(h[1], h[2], heir, tenant, h[3] * 1000, now)
 end
 
--- A job has started in time; the deadline of its whole life (exp) stays.
+-- A job has started in time: its queue time-out ends, its deadline (exp) stays.
 local function start_in_time(id, exp)
   redis.call('HDEL', K.job(id), 'qexp')
   if exp then redis.call('ZADD', K.deadlines(), exp, id) else redis.call('ZREM', K.deadlines(), id) end
 end
 
--- Take a running job off its worker's books.
+-- Remove a running job from its worker's jobs.
 local function leave_worker(id, worker)
   redis.call('SREM', K.worker_jobs(worker), id)
   redis.call('HDEL', K.worker_cancels(worker), id)
 end
 
--- running -> queued. j: created, attempt, stream, sinks, pool, lane, tenant of the record. delay: milliseconds to wait before it may be
--- let down again; nil or 0: it is the next.
-local function back_to_queue(id, j, worker, reason, now, delay)
+-- running -> to, which is queued. j: created, attempt, stream, sinks, pool, lane, tenant of the record. delay: milliseconds before it may
+-- be dispatched again; nil or 0: it is the next.
+local function requeue(id, to, j, worker, reason, now, delay)
   local job = K.job(id)
   local hist = redis.call('HGET', job, 'hist')
   hist = hist and cjson.decode(hist) or {}
   hist[#hist + 1] = {attempt = tonumber(j[2]), worker = worker, reason = reason, ended_ms = now}
-  redis.call('HSET', job, 'state', 'queued', 'hist', cjson.encode(hist))
+  redis.call('HSET', job, 'state', to, 'hist', cjson.encode(hist))
   redis.call('HDEL', job, 'worker', 'started', 'first')
-  move_index(id, j[1], 'running', 'queued')
-  say_state(id, j[3], j[4], j[2] .. '-' .. SEQ_BACK, 'queued', tonumber(j[2]))
+  move_index(id, j[1], 'running', to)
+  publish_state(id, j[3], j[4], j[2] .. '-' .. SEQ_BACK, to, tonumber(j[2]))
   if delay and delay > 0 then
     redis.call('HSET', job, 'due', now + delay)
     redis.call('ZADD', K.delayed(), now + delay, id)
-    give_up_place(j[5], j[6], j[7])
+    release_place(j[5], j[6], j[7])
   else
-    enter_at_head(j[5], j[6], id, j[7], now, true)
+    enqueue_first(j[5], j[6], id, j[7], now, true)
   end
 end
 
--- Cancel (why = 'cancelled') or expire (why = 'expired') a job in whatever state it is.
-local function stop_job(id, why, now, retention)
+-- Cancel (event: on_cancel) or expire (event: on_expire) a job in whatever state it is. Returns its state: a running job ends when its
+-- worker, which is told, has stopped it.
+local function stop_job(id, event, now, retention)
   local s = redis.call('HMGET', K.job(id), 'state', 'worker', 'cancel', 'exp', 'pool', 'lane', 'tenant')
+  local to = event[s[1]]
   if s[1] == 'queued' then
-    leave(s[5], s[6], id, s[7], false)
-    local in_queue = why == 'expired' and not (s[4] and tonumber(s[4]) <= now)
-    end_job(id, 'queued', why, now, retention, {in_queue = in_queue and 1 or nil})
-    return why
+    dequeue(s[5], s[6], id, s[7], false)
+    local in_queue = event == on_expire and not (s[4] and tonumber(s[4]) <= now)
+    end_job(id, 'queued', to, now, retention, {in_queue = in_queue and 1 or nil})
+    return to
   end
-  if s[1] == 'running' and not s[3] then
-    redis.call('HSET', K.job(id), 'cancel', why)
-    redis.call('HSET', K.worker_cancels(s[2]), id, why)
-    redis.call('PUBLISH', K.ctl_channel(s[2]), cmsgpack.pack({id, why}))
+  if to and not s[3] then
+    redis.call('HSET', K.job(id), 'cancel', to)
+    redis.call('HSET', K.worker_cancels(s[2]), id, to)
+    redis.call('PUBLISH', K.ctl_channel(s[2]), cmsgpack.pack({id, to}))
   end
   return s[1]
 end

@@ -23,10 +23,10 @@ if a.idem then
 end
 local created = redis.call('HGET', K.job(id), 'created')
 if created then return {'accepted', id, tonumber(created), -1, -1, -1} end -- the client library sent the script twice
--- A server that stalled meets what was sent to it long ago, and whose client has been told that it failed.
+-- After a stall the server meets submissions that were sent long ago, and whose clients were told that they failed.
 if a.not_after_ms and now > a.not_after_ms then return {'late', now} end
 
--- A job is repeated once, by whomever; who wants another repetition repeats that one.
+-- A job is retried once. A further retry is a retry of the job that retried it.
 if a.retry_of then
   local old = redis.call('HMGET', K.job(a.retry_of), 'finished', 'retried_as')
   if not old[1] then return {redis.call('EXISTS', K.job(a.retry_of)) == 1 and 'unfinished' or 'gone', a.retry_of} end
@@ -35,15 +35,15 @@ if a.retry_of then
 end
 if not envelope() then return redis.error_reply('NOENVELOPE no process has published the Celery envelope') end
 
--- An identical request that is under way, and not in a lower lane (a running one: not of bulk, which others overtake), answers this
--- one too. So many at most: they all end in one script.
+-- An identical request that is under way answers this one too, unless it is in a lower lane (or runs in bulk, which others overtake).
+-- At most FOLLOWERS follow one job, as one script ends them all.
 local FOLLOWERS = 1000
 local leader, leads = a.coalesce and redis.call('GET', K.coalesce(tenant, a.coalesce)), nil
 if leader then
   local s = redis.call('HMGET', K.job(leader), 'state', 'cancel', 'pool', 'lane')
   leads = s[1]
   local under_way = (leads == 'running' and not s[2] and (s[4] ~= 'bulk' or lane == 'bulk'))
-    or (leads == 'queued' and place_of(s[4]) <= place_of(lane))
+    or (leads == 'queued' and rank_of(s[4]) <= rank_of(lane))
   if not under_way or s[3] ~= pool or redis.call('SCARD', K.followers(leader)) >= FOLLOWERS then leader = nil end
 end
 
@@ -51,33 +51,33 @@ local position, rank, eta, run
 if leader then
   position = position_of(pool, redis.call('HGET', K.job(leader), 'lane'), leader, tenant)
 else
-  -- How long until so many of the jobs that wait have started; 0: nothing was measured yet.
-  local function wait_for(count) return foretell(pool, lane, math.max(count - 1, 0)) or 0 end
+  -- How long until `count` of the waiting jobs have started; 0: nothing was measured yet.
+  local function wait_for(count) return estimate_start(pool, lane, math.max(count - 1, 0)) or 0 end
   local interactive = lane ~= 'bulk' and not a.chunk
   local depth = redis.call('ZCARD', K.queued(queue))
-  -- What has just come and finds a place is still in the lane for a moment, and does not wait.
-  local function waits() return depth - (is_paused(pool) and 0 or free_places(pool, lane) or 0) end
+  -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.
+  local function waits() return depth - (is_paused(pool) and 0 or free_slots(pool, lane) or 0) end
   if depth >= a.queue_max and waits() >= a.queue_max and not (a.reject and interactive) then
     return {'full', depth, wait_for(math.ceil(depth / 8))}
   end
   local waiting = tonumber(redis.call('HGET', K.waiting(pool), tenant) or 0)
   if a.tenant_queue_max and waiting >= a.tenant_queue_max then return {'tenant_full', waiting, wait_for(math.ceil(waiting / 8))} end
   if a.reject and interactive then
-    local active, bulk = running(pool)
-    for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), now, '+inf')) do -- one that drains has no slots, and still jobs
+    local active, bulk = count_running(pool)
+    for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), now, '+inf')) do -- a draining worker has no slots, but still has jobs
       local w = redis.call('HMGET', K.worker(worker), 'pool', 'cap')
       if w[1] == pool and w[2] == '0' then active = active - redis.call('SCARD', K.worker_jobs(worker)) end
     end
     active = math.max(0, active)
     for i = 1, #LANES - 1 do active = active + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
-    local most = places(pool, lane) or 0
+    local most = slots_for(pool, lane) or 0
     local room = most > 0 and fits(lane, most, active, math.min(bulk, active))
     if not room or is_paused(pool) or at_bound(pool, lane, tenant) then
       return {'busy', active, tonumber(redis.call('HGET', K.rate(pool), 'run') or 0) / math.max(active, 1)}
     end
   end
   position, rank = position_of_next(pool, lane, tenant)
-  eta, run = foretell(pool, lane, position, tenant, rank)
+  eta, run = estimate_start(pool, lane, position, tenant, rank)
   if a.feasible and eta then
     local done = eta + (run or 0)
     if a.queue_timeout_ms and eta > a.queue_timeout_ms then return {'infeasible', eta, 'queue_timeout_s'} end
@@ -88,7 +88,7 @@ end
 local job = K.job(id)
 redis.call('HSET', job, 'v', a.v, 'id', id, 'state', 'queued', 'pool', pool, 'lane', lane, 'endpoint', a.endpoint, 'model', a.model,
   'tenant', tenant, 'stream', stream, 'meta', a.meta, 'created', now, 'attempt', 0, 'losses', 0, 'max', a.max_attempts, 'req', ARGV[2])
--- Who submits a streamed job follows it from the start; who waits for any other wants its end alone.
+-- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
 if a.sink then redis.call('HSET', job, a.stream and 'sinks' or 'waiter', a.sink) end
 if a.timeout_ms then redis.call('HSET', job, 'timeout', a.timeout_ms) end
 if a.trace then redis.call('HSET', job, 'trace', a.trace) end
@@ -121,7 +121,7 @@ else
     redis.call('HSET', job, 'coalesce', a.coalesce)
     redis.call('SET', K.coalesce(tenant, a.coalesce), id)
   end
-  enter(pool, lane, id, tenant, now_us(), now)
+  enqueue(pool, lane, id, tenant, now_us(), now)
 end
-say_state(id, stream, nil, '0-1', 'queued', 0)
+publish_state(id, stream, nil, '0-1', 'queued', 0)
 return {'accepted', id, now, position or -1, eta or -1, run and math.floor(run) or -1}

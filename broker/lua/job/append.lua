@@ -1,5 +1,5 @@
 #!lua
--- Log and publish new chunks of many jobs in one go; the part of a job that is not running with this attempt is refused.
+-- Log and publish new chunks of many jobs at once. Chunks of a job that is not running with this attempt are refused.
 -- ARGV: groups of (id attempt seq payload)
 -- Returns the ids that were refused.
 local refused, outbox = {}, {}

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Stop a job: a queued one at once, a running one by telling its worker. A finished one stays as it is.
+-- Cancel a job: a queued one ends at once, a running one when its worker, which is told, has stopped it. A finished one stays.
 -- ARGV: id retention_ms
--- Returns the state it is in now, or nil where there is no such job.
-return stop_job(ARGV[1], 'cancelled', now_ms(), tonumber(ARGV[2]))
+-- Returns the state it is in now, or nil if there is no such job.
+return stop_job(ARGV[1], on_cancel, now_ms(), tonumber(ARGV[2]))

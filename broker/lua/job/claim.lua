@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- queued -> running, for a worker whose lease is alive.
--- ARGV: id worker retention_ms claim (unique per call, so that a call sent twice is known) schema_version
+-- ARGV: id worker retention_ms claim (unique per call, so that a call sent twice is recognised) schema_version
 -- Returns {'run', attempt, endpoint, stream, lane, model, body, timeout_ms|'', kills, trace|'', waited_ms|-1, age_ms,
 -- left_ms|'', tenant} | {'drop', reason}; age: since it was accepted, left: until its deadline
 local id, worker = ARGV[1], ARGV[2]
@@ -16,37 +16,38 @@ local function run(attempt, waited)
     now - tonumber(s[6]), s[5] and tonumber(s[5]) - now or '', tenant}
 end
 if s[1] == 'running' and s[10] == worker and redis.call('HGET', job, 'claim') == ARGV[4] then
-  return run(tonumber(s[9])) -- asked again: the first answer was lost. Whatever became of the lease, the job is still this worker's
+  return run(tonumber(s[9])) -- a repetition: the first answer was lost. Even if the lease has ended, the job is still this worker's
 end
 local lease = redis.call('ZSCORE', K.workers(), worker)
 if not lease or tonumber(lease) < now then return {'drop', 'fenced'} end
-if s[1] ~= 'queued' then return {'drop', s[1]} end
+local to = on_claim[s[1]]
+if not to then return {'drop', s[1]} end
 if tonumber(s[12]) > tonumber(ARGV[5]) then return {'drop', 'newer'} end -- the reaper pushes it again, for a newer worker
 if s[13] and tonumber(s[13]) > now then return {'drop', 'delayed'} end
 if s[15] then return {'drop', 'coalesced'} end
 local too_late = s[5] and tonumber(s[5]) <= now
 if too_late or (s[11] and tonumber(s[11]) <= now) then
-  leave(pool, lane, id, tenant, false)
-  end_job(id, 'queued', 'expired', now, tonumber(ARGV[3]), {in_queue = not too_late and 1 or nil})
+  dequeue(pool, lane, id, tenant, false)
+  end_job(id, s[1], on_expire[s[1]], now, tonumber(ARGV[3]), {in_queue = not too_late and 1 or nil})
   return {'drop', 'expired'}
 end
 if s[11] then start_in_time(id, s[5]) end
-if s[16] then -- others follow it, and have started with it
+if s[16] then -- its followers have started with it
   for _, follower in ipairs(redis.call('SMEMBERS', K.followers(id))) do
     local f = redis.call('HMGET', K.job(follower), 'qexp', 'exp')
     if f[1] then start_in_time(follower, f[2]) end
   end
 end
 local attempt = redis.call('HINCRBY', job, 'attempt', 1)
-redis.call('HSET', job, 'state', 'running', 'worker', worker, 'started', now, 'claim', ARGV[4])
+redis.call('HSET', job, 'state', to, 'worker', worker, 'started', now, 'claim', ARGV[4])
 redis.call('SADD', K.worker_jobs(worker), id)
 if s[14] then
   local node = redis.call('HGET', K.worker(worker), 'node')
   if node then redis.call('SET', K.affinity(pool, s[14]), node, 'PX', 600000) end
 end
-move_index(id, s[6], 'queued', 'running')
+move_index(id, s[6], s[1], to)
 local entered = redis.call('ZSCORE', K.queued(K.queue(pool, lane)), id)
-leave(pool, lane, id, tenant, true)
+dequeue(pool, lane, id, tenant, true)
 note_start(pool, lane, now)
-say_state(id, s[7], s[8], attempt .. '-0', 'running', attempt, worker)
+publish_state(id, s[7], s[8], attempt .. '-0', to, attempt, worker)
 return run(attempt, entered and now - tonumber(entered))

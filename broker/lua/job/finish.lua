@@ -1,7 +1,8 @@
 #!lua
 -- running -> a terminal state, with the last chunks of a stream.
--- ARGV: id attempt worker state status|'' result|'' usage|'' error|'' partial|'' retention_ms (seq payload)...
--- Returns 1, or 0 where the job is not running with this attempt.
+-- ARGV: id attempt worker event('succeed'|'fail'|'cancel'|'expire') status|'' result|'' usage|'' error|'' partial|'' retention_ms (seq payload)...
+-- Returns 1, or 0 if the job is not running with this attempt.
+local EVENTS = {succeed = on_succeed, fail = on_fail, cancel = on_cancel, expire = on_expire}
 local id, attempt, worker = ARGV[1], ARGV[2], ARGV[3]
 local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'sinks', 'first', 'finished_by')
 if s[5] == worker .. ' ' .. attempt then return 1 end -- the client library sent the script twice
@@ -20,5 +21,5 @@ for i = 11, #ARGV, 2 do
   if not s[4] then fields.first = now end
 end
 leave_worker(id, worker)
-end_job(id, 'running', ARGV[4], now, tonumber(ARGV[10]), fields)
+end_job(id, 'running', EVENTS[ARGV[4]].running, now, tonumber(ARGV[10]), fields)
 return 1

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Change the lane of a queued job, or bring it before all of its tenant's in its lane.
+-- Change the lane of a queued job, or make it the next of its lane.
 -- ARGV: id lane|'' (as it is) top('1'|'0')
--- Returns the job's state, or nil where there is no such job. Only a queued one is moved.
+-- Returns the job's state, or nil if there is no such job. Only a queued one is moved.
 local id = ARGV[1]
 local s = redis.call('HMGET', K.job(id), 'state', 'pool', 'lane', 'tenant', 'created', 'leader')
 if s[1] ~= 'queued' then return s[1] end
@@ -12,10 +12,10 @@ if lane == s[3] and not top then return 'queued' end
 local now = now_ms()
 redis.call('HSET', K.job(id), 'lane', lane)
 if s[6] or not redis.call('ZSCORE', K.queued(K.queue(pool, s[3])), id) then return 'queued' end -- it follows another, or waits for its next attempt
-leave(pool, s[3], id, tenant, false)
+dequeue(pool, s[3], id, tenant, false)
 if top then
-  enter_at_head(pool, lane, id, tenant, now)
+  enqueue_first(pool, lane, id, tenant, now)
 else
-  enter(pool, lane, id, tenant, s[5] * 1000, now)
+  enqueue(pool, lane, id, tenant, s[5] * 1000, now)
 end
 return 'queued'

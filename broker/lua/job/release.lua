@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- running -> queued: a worker gives a job back. What is given back costs nothing ('back', a drain), or is an attempt that was
--- lost: to a failure worth another try after a delay ('retry'), or to the death of the engine under it ('kill'). A job under
--- which the engine died max_kills times is taken for the cause, so that it does not go round the fleet.
+-- running -> queued: a worker gives a job back. A release ('back', as in a drain) does not count. A lost attempt counts: the attempt failed
+-- and may succeed after a delay ('retry'), or the engine died under it ('kill'). A job under which the engine died max_kills times counts
+-- as the cause and fails, so that it does not kill engine after engine.
 -- ARGV: id attempt worker kind('back'|'retry'|'kill') reason code|'' status|'' result|'' delay_ms max_kills retention_ms
--- Returns the state the job is in now, or nil where it is not running with this attempt. A pending cancel ends it.
+-- Returns the state the job is in now, or nil if it is not running with this attempt. A pending cancel ends it.
 local id, attempt, worker, kind, reason, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local delay, retention = tonumber(ARGV[9]), tonumber(ARGV[11])
 local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'pool', 'stream', 'sinks', 'cancel', 'max', 'exp',
@@ -28,9 +28,10 @@ if kind ~= 'back' then
   end
   if f then
     f.finished_by = me
-    end_job(id, 'running', 'failed', now, retention, f)
-    return 'failed'
+    end_job(id, 'running', on_give_up.running, now, retention, f)
+    return on_give_up.running
   end
 end
-back_to_queue(id, {s[3], attempt, s[5], s[6], s[4], s[12], s[13]}, worker, kind == 'back' and reason or code, now, delay)
-return 'queued'
+local to = kind == 'back' and on_release.running or on_retry.running
+requeue(id, to, {s[3], attempt, s[5], s[6], s[4], s[12], s[13]}, worker, kind == 'back' and reason or code, now, delay)
+return to

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Have a job's events sent to an api process too.
+-- Send a job's events to an api process too.
 -- ARGV: id sink
--- Returns the job's state, or nil where there is no such job.
+-- Returns the job's state, or nil if there is no such job.
 local s = redis.call('HMGET', K.job(ARGV[1]), 'state', 'sinks')
 if s[1] == 'queued' or s[1] == 'running' then
   local sinks = s[2] or ''

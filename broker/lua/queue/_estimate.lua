@@ -1,9 +1,8 @@
--- What a pool was measured to do, and so how long one who comes now will wait; and how many come before.
+-- Positions and waits: how many jobs come before one, and how long it will wait by the pool's measured rate.
 local RATE_MS = 30000
 
--- Count a start. rate:<pool> holds, for interactive lanes (i) and bulk (b), starts n in t milliseconds during which others waited,
--- both fading with RATE_MS; run: the mean milliseconds of a run; cap: slots of the live workers; bulk_cap: of these, those that bulk may
--- ever have.
+-- Count a start. rate:<pool> holds, for interactive lanes (i) and bulk (b), n starts in t milliseconds during which others waited,
+-- both fading with RATE_MS; run: the mean milliseconds of a run; cap: slots of the live workers; bulk_cap: the slots that bulk may have.
 local function note_start(pool, lane, now)
   local kind = lane == 'bulk' and 'b' or 'i'
   local key = K.rate(pool)
@@ -31,7 +30,7 @@ local function count_slots(pool, now)
   local slots, for_bulk = 0, 0
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), now, '+inf')) do
     local w = redis.call('HMGET', K.worker(worker), 'pool', 'cap', 'bulk_cap')
-    if w[1] == pool and w[2] then -- else it has registered and not beaten yet
+    if w[1] == pool and w[2] then -- else it has registered and has sent no heartbeat yet
       slots = slots + tonumber(w[2])
       for_bulk = for_bulk + tonumber(w[3] or w[2])
     end
@@ -40,18 +39,18 @@ local function count_slots(pool, now)
 end
 
 -- Jobs on engines now, and how many of them are bulk.
-local function running(pool)
+local function count_running(pool)
   local all, bulk = count_admitted(pool)
   for _, lane in ipairs(LANES) do
-    local down = redis.call('ZCARD', K.window(K.queue(pool, lane)))
-    all = all - down
-    if lane == 'bulk' then bulk = bulk - down end
+    local dispatched = redis.call('ZCARD', K.window(K.queue(pool, lane)))
+    all = all - dispatched
+    if lane == 'bulk' then bulk = bulk - dispatched end
   end
   return all, bulk
 end
 
--- Jobs of this lane that may run at once, by the slots there are and by max_active; nil where no slots were counted yet.
-local function places(pool, lane)
+-- Jobs of this lane that may run at once, by the workers' slots and by max_active; nil if no slots were counted yet.
+local function slots_for(pool, lane)
   local r = redis.call('HMGET', K.rate(pool), 'cap', 'bulk_cap')
   local cap, most = tonumber(r[1] or nil), limit('max_active')
   if not cap then return nil end
@@ -59,42 +58,42 @@ local function places(pool, lane)
   return math.min(tonumber(r[2] or r[1]), most and math.max(1, most - kept_from_bulk(most)) or cap)
 end
 
--- Of these, how many are free.
-local function free_places(pool, lane)
-  local most = places(pool, lane)
+-- How many of these slots are free.
+local function free_slots(pool, lane)
+  local most = slots_for(pool, lane)
   if not most then return nil end
-  local all, bulk = running(pool)
+  local all, bulk = count_running(pool)
   if lane ~= 'bulk' then return math.max(0, most - all) end
-  return math.max(0, math.min(most - bulk, places(pool, 'normal') - all))
+  return math.max(0, math.min(most - bulk, slots_for(pool, 'normal') - all))
 end
 
--- Milliseconds until a job starts that has so many before it, of which so many (rank) in its tenant's backlog, and those that a run takes;
--- nil where nothing was measured yet, and while the pool is paused.
-local function foretell(pool, lane, ahead, tenant, rank)
+-- Milliseconds until the start of a job with `ahead` jobs before it, `rank` of them in its tenant's backlog; and milliseconds of a run.
+-- nil: nothing was measured yet, or the pool is paused.
+local function estimate_start(pool, lane, ahead, tenant, rank)
   local kind = lane == 'bulk' and 'b' or 'i'
   local r = redis.call('HMGET', K.rate(pool), kind .. 'n', kind .. 't', 'run')
   local n, t, run = tonumber(r[1] or nil), tonumber(r[2] or nil), tonumber(r[3] or nil)
   if is_paused(pool) then return nil, run end
-  local most, eta = places(pool, lane), nil
-  if most and ahead < most and ahead < free_places(pool, lane) then
+  local most, eta = slots_for(pool, lane), nil
+  if most and ahead < most and ahead < free_slots(pool, lane) then
     eta = 0
   elseif n and t and t > 0 then
     eta = math.floor((ahead + 1) * t / n)
   elseif run and most and most > 0 then
     eta = math.floor((ahead + 1) * run / most)
   end
-  if rank and at_bound(pool, lane, tenant) then -- its own jobs must end first, whoever else's do
+  if rank and at_bound(pool, lane, tenant) then -- jobs of its own tenant must end first
     if not run then return nil, nil end
     eta = math.max(eta or 0, math.floor((rank + 1) * run / math.max(1, bound_of(tenant))))
   end
   return eta, run
 end
 
--- How many jobs come before the one that is number rank (from 0) in its tenant's backlog, with this turn.
+-- How many jobs come before the job with this rank (from 0) in its tenant's backlog and this turn.
 local function count_before(pool, lane, tenant, rank, turn)
   local queue = K.queue(pool, lane)
   local before = rank + redis.call('ZCOUNT', K.window(queue), '-inf', exactly(turn))
-  for i = 1, place_of(lane) - 1 do before = before + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
+  for i = 1, rank_of(lane) - 1 do before = before + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
   local turns = redis.call('ZRANGEBYSCORE', K.turns(queue), '-inf', exactly(turn), 'WITHSCORES')
   for i = 1, #turns, 2 do
     local other, their = turns[i], tonumber(turns[i + 1])
@@ -107,12 +106,12 @@ local function count_before(pool, lane, tenant, rank, turn)
   return before
 end
 
--- How many jobs come before a queued one, and how many of them in its tenant's backlog (nil: it was let down); nil: it is not in its lane.
+-- How many jobs come before a queued one, and how many of them in its tenant's backlog (nil: it was dispatched); nil: it is not in its lane.
 local function position_of(pool, lane, id, tenant)
   local queue = K.queue(pool, lane)
   local rank = redis.call('ZRANK', K.window(queue), id)
   if rank then
-    for i = 1, place_of(lane) - 1 do rank = rank + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
+    for i = 1, rank_of(lane) - 1 do rank = rank + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
     return rank
   end
   rank = redis.call('ZRANK', K.backlog(queue, tenant), id)
@@ -121,10 +120,10 @@ local function position_of(pool, lane, id, tenant)
   return count_before(pool, lane, tenant, rank, (tonumber(turn or nil) or 0) + rank * step_of(tenant)), rank
 end
 
--- How many would come before a new job of this tenant, and how many of them in its backlog.
+-- How many jobs would come before a new one of this tenant, and how many of them in its backlog.
 local function position_of_next(pool, lane, tenant)
   local queue = K.queue(pool, lane)
   local rank = redis.call('ZCARD', K.backlog(queue, tenant))
   local turn = redis.call('ZSCORE', K.turns(queue), tenant) or redis.call('ZSCORE', K.parked(pool), lane .. ' ' .. tenant)
-  return count_before(pool, lane, tenant, rank, (tonumber(turn or nil) or turn_of(queue, tenant)) + rank * step_of(tenant)), rank
+  return count_before(pool, lane, tenant, rank, (tonumber(turn or nil) or turn_of_next(queue, tenant)) + rank * step_of(tenant)), rank
 end

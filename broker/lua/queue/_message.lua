@@ -1,12 +1,12 @@
--- The Celery message that carries a job's id, filled in from the envelope (broker/celery/envelope.py).
+-- The Celery message that carries a job's id, made from the envelope (broker/celery/envelope.py).
 local envelope_read
 local function envelope()
   if envelope_read == nil then envelope_read = redis.call('GET', K.envelope()) end
   return envelope_read
 end
 
--- Put a value where a mark stands. (string.gsub, which tries its pattern at every character, takes five times as long.)
-local function put(text, mark, value)
+-- Replace every mark by a value. (string.gsub tries its pattern at every character and takes five times as long.)
+local function fill(text, mark, value)
   local pieces, from = {}, 1
   while true do
     local at, to = string.find(text, mark, from, true)
@@ -20,5 +20,5 @@ end
 
 local function message(id, queue)
   local text = envelope()
-  return text and put(put(text, '@ID@', id), '@QUEUE@', queue)
+  return text and fill(fill(text, '@ID@', id), '@QUEUE@', queue)
 end

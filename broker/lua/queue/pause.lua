@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Pause a pool: nothing more is let down to its workers, and what no worker has popped goes back. Or let it go on.
+-- Pause a pool: dispatch no more to its workers, and take back the messages that no worker has popped. Or resume it.
 -- ARGV: pool paused('1'|'0')
--- Returns 1 where that changed anything, else 0.
+-- Returns 1 if that changed anything, else 0.
 local pool = ARGV[1]
 if ARGV[2] == '1' then
   local changed = redis.call('SADD', K.paused(), pool)
@@ -13,5 +13,5 @@ if ARGV[2] == '1' then
 end
 local changed = redis.call('SREM', K.paused(), pool)
 unpark(pool)
-offer_all(pool)
+dispatch_pool(pool)
 return changed

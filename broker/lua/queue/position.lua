@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Where a queued job stands, or (no id) where a new one would.
+-- The position of a queued job, or (no id) of a new one.
 -- ARGV: id | '' pool lane tenant
 -- Returns {position, eta_ms, run_ms}, -1 for what is not known; nil: it is not queued.
 local id, pool, lane, tenant = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -13,5 +13,5 @@ else
   position, rank = position_of(pool, lane, s[5] or id, tenant)
 end
 if not position then return {-1, -1, -1} end
-local eta, run = foretell(pool, lane, position, tenant, rank)
+local eta, run = estimate_start(pool, lane, position, tenant, rank)
 return {position, eta or -1, run and math.floor(run) or -1}

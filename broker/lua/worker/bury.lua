@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A worker has ended: end its lease, so that the reaper need not wait for it.
+-- End the lease of a worker that has ended, so that the reaper need not wait for it.
 -- ARGV: worker
 local pool = redis.call('HGET', K.worker(ARGV[1]), 'pool')
 if redis.call('EXISTS', K.worker_jobs(ARGV[1])) == 1 then

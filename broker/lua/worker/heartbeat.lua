@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Prolong a worker's lease; the first beat registers it.
+-- Prolong a worker's lease; the first heartbeat takes it out.
 -- ARGV: worker ttl_ms first('1'|'0') info|'' pool|'' node|'' slots (jobs it takes at once now) bulk_slots
 -- Returns {0}: the lease is lost, the worker must abort everything and exit. {1, id, why, ...}: jobs it must abort.
 local worker, ttl = ARGV[1], tonumber(ARGV[2])
 local now = now_ms()
--- A lease that ran out while Redis was away, but that no reaper has ended, may go on: nothing was taken from it, and
--- what a reaper is taking is fenced by the attempt. 0 was set by bury.
+-- A lease that ran out while Redis was away, but that no reaper has ended, may go on: no job was taken from the worker, and a job that a
+-- reaper takes is fenced by the attempt. 0 was set by bury.
 local lease = redis.call('ZSCORE', K.workers(), worker)
 if ARGV[3] == '0' and (not lease or tonumber(lease) == 0) then return {0} end
 redis.call('ZADD', K.workers(), now + ttl, worker)
