@@ -1,4 +1,4 @@
-"""docs/operate/operations.md's backup and restore of Redis, step by step, on a live stack: what was in the copy goes on after it."""
+"""Backup and restore of Redis as docs/operate/operations.md says, on a live stack: the copy's jobs continue after it."""
 
 from __future__ import annotations
 
