@@ -35,9 +35,7 @@ def free_port() -> int:
 
 
 @overload
-async def eventually(
-    condition: Callable[[], Coroutine[Any, Any, T | None]], timeout_s: float = ...
-) -> T: ...
+async def eventually(condition: Callable[[], Coroutine[Any, Any, T | None]], timeout_s: float = ...) -> T: ...
 
 
 @overload
