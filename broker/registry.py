@@ -1,4 +1,4 @@
-"""Who serves what: workers register their pool's models, and the front reads them."""
+"""The registry: workers register their models, and the api reads them."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Registry(JobLookups):
         models: Mapping[str, Mapping[str, Any]],
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        """Record what a worker is and what its pool serves, and take out its lease.
+        """Record a worker and the models of its pool, and take out its lease.
 
-        The models replace what the pool served before.
+        The models replace those that the pool served before.
 
         Args:
             worker: the incarnation.
-            info: what it says of itself, with ``name`` and ``pool``.
-            models: name to facts: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
-            aliases: further names, and the model that each means.
+            info: its description, with ``name`` and ``pool``.
+            models: facts by name: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
+            aliases: further names, and the model of each.
 
         Raises:
             RegistrationRefusedError: a live worker of its pool serves other models, or the same with another
-                ``max_model_len``; or a live worker of any pool serves another model by one of these names.
+                ``max_model_len``; or a live worker of any pool uses one of these names for another model.
         """
         pool = info["pool"]
         names = {name: name for name in models} | dict(aliases or {})
@@ -75,7 +75,7 @@ class Registry(JobLookups):
         raise RegistrationRefusedError(message, other, int(float(lease_end)))
 
     async def models(self) -> list[dict[str, Any]]:
-        """Read what every pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
+        """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
         rows = await self.execute(self.client.hgetall(self.keys("models")))
         found = []
         for field, text in sorted(rows.items()):
@@ -88,13 +88,13 @@ class Registry(JobLookups):
         return found
 
     async def paused(self) -> frozenset[str]:
-        """Read which pools are paused."""
+        """Return the paused pools."""
         return frozenset(await self.execute(self.client.smembers(self.keys("paused"))))
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Read what every worker with a live lease says of itself (``name``, ``pool``, ``models``, ...).
+        """Read the description of every worker with a live lease (``name``, ``pool``, ``models``, ...).
 
-        ``running`` is counted now; all else is as of its last heartbeat.
+        ``running`` is counted now; everything else is as of its last heartbeat.
         """
         seconds, _ = await self.execute(self.client.time())
         names = await self.execute(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
@@ -113,7 +113,7 @@ class Registry(JobLookups):
 
 
 def _listed(serves: str) -> str:
-    """Say what a pool serves: ``'a' (context of 4096 tokens)``."""
+    """Return words for the models of a pool: ``'a' (context of 4096 tokens)``."""
     models = [(name, limit) for name, limit in json.loads(serves)]
     parts = [f"{name!r}" + (f" (context of {limit} tokens)" if limit else "") for name, limit in models]
     return ", ".join(parts) or "no model"

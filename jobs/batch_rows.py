@@ -240,8 +240,8 @@ _QUOTED = 500
 def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
     """Return an engine's answer as it is if its body is one JSON value; otherwise as an error that quotes it.
 
-    A proxy in front of a server may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status;
-    any other status becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
+    A proxy may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status; any other status
+    becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
     """
     try:
         body.decode()

@@ -55,7 +55,7 @@ async def pool(http: httpx.AsyncClient) -> dict[str, Any]:
 
 
 async def measured(store: JobStore, **figures: float) -> None:
-    """Let the pool have been measured so: see broker/lua/_ahead.lua for the figures."""
+    """Store measured rates of the pool: see broker/lua/queue/_estimate.lua for the figures."""
     await store.client.hset(store.keys("rate", "default"), mapping=figures)
 
 
