@@ -30,8 +30,9 @@ from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
+from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import Span, make_tracer
+from monitoring.tracing import Span
 from storage import Storage, StorageUnavailableError, local_folders, open_storage
 
 if TYPE_CHECKING:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from redis.exceptions import ResponseError
@@ -31,9 +29,6 @@ _END_EVENTS = {
     JobState.CANCELLED: JobEvent.CANCEL,
     JobState.EXPIRED: JobEvent.EXPIRE,
 }
-
-DRAIN = "drain"
-"""Takes the place of a job id in the order that tells a worker to drain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,6 @@ class Attempts:
     scripts: ScriptRunner
     _retry: RetryPolicy
     _retention_ms: int
-    _lease_ttl_ms: int
 
     async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
         """Turn a queue message into the right to run its job, if it still gives that right.
@@ -254,34 +248,3 @@ class Attempts:
             self._retention_ms,
         )
         return None if reply is None else JobState(reply)
-
-    async def heartbeat(
-        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
-    ) -> dict[str, str] | None:
-        """Prolong a worker's lease.
-
-        Args:
-            worker: the incarnation.
-            first: take the lease out.
-            info: the worker's description; the queue uses ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and
-                ``state`` of it.
-
-        Returns:
-            The orders for it: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string. None: the
-            lease is lost, so abort everything.
-        """
-        said = json.dumps(info) if info else ""
-        facts = info or {}
-        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
-        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
-        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
-        reply = await self.scripts.call(
-            "worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place
-        )
-        if reply[0] == 0:
-            return None
-        return dict(zip(reply[1::2], reply[2::2], strict=True))
-
-    async def bury(self, worker: str) -> None:
-        """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
-        await self.scripts.call("worker/bury", worker)

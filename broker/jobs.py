@@ -169,10 +169,6 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         reply = await self.scripts.call("job/watch", job_id, sink)
         return None if reply is None else JobState(reply)
 
-    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
-        """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return bool(await self.scripts.call("worker/drain", worker, _or_empty(timeout_s)))
-
     # ---- all processes -----------------------------------------------------------------------------------------
 
     async def reap(self) -> Reaped:
@@ -206,10 +202,6 @@ def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
         "gone": lambda: LookupError(fact),
     }
     return refusals[kind]()
-
-
-def _or_empty(value: float | None) -> float | str:
-    return "" if value is None else value
 
 
 def _now_ms() -> int:

@@ -1,4 +1,4 @@
-"""The registry: workers register their models, and the api reads them."""
+"""The registry: workers register their models and keep their leases; the api reads both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from broker.db.errors import RegistrationRefusedError
 from broker.db.runner import ScriptRunner
 from broker.lookups import JobLookups
 
+DRAIN = "drain"
+"""Takes the place of a job id in the order that tells a worker to drain."""
+
 
 class Registry(JobLookups):
-    """The workers and the models of every pool. Part of :class:`broker.jobs.JobStore`."""
+    """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
     scripts: ScriptRunner
     _lease_ttl_ms: int
@@ -73,6 +76,41 @@ class Registry(JobLookups):
                 f"{its.get('pool', 'default')!r}. Choose another alias, or end that worker"
             )
         raise RegistrationRefusedError(message, other, int(float(lease_end)))
+
+    async def heartbeat(
+        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
+    ) -> dict[str, str] | None:
+        """Prolong a worker's lease.
+
+        Args:
+            worker: the incarnation.
+            first: take the lease out.
+            info: the worker's description; the queue uses ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and
+                ``state`` of it.
+
+        Returns:
+            The orders for it: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string. None: the
+            lease is lost, so abort everything.
+        """
+        said = json.dumps(info) if info else ""
+        facts = info or {}
+        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
+        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
+        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
+        reply = await self.scripts.call(
+            "worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place
+        )
+        if reply[0] == 0:
+            return None
+        return dict(zip(reply[1::2], reply[2::2], strict=True))
+
+    async def bury(self, worker: str) -> None:
+        """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
+        await self.scripts.call("worker/bury", worker)
+
+    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
+        """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
+        return bool(await self.scripts.call("worker/drain", worker, "" if timeout_s is None else timeout_s))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""

@@ -9,8 +9,9 @@ import msgspec
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
 from jobs.batches import CHUNK_ENDPOINT
+from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, make_tracer
+from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer
 from workers.engines.base import Final
 from workers.settings import WorkerSettings
 
