@@ -12,7 +12,6 @@ from jobs.batches import CHUNK_ENDPOINT
 from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer
-from workers.engines.base import Final
 from workers.settings import WorkerSettings
 
 _OPERATIONS = {
@@ -135,42 +134,3 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
 def _batch_of(claim: Claim) -> TraceContext | None:
     """Return the place of the request that created a chunk's batch."""
     return TraceContext.decode(msgspec.json.decode(claim.body, type=ChunkSpec).trace)
-
-
-def begin_row(tracer: Tracer, chunk: TraceContext | None, claim: Claim, row: str, engine: str) -> Span:
-    """Begin the span of a batch's row: a trace of its own, linked to the chunk that runs it.
-
-    Args:
-        tracer: the worker's tracer, whose bounds count: of a large batch a few rows a second are recorded.
-        chunk: the place of the chunk's attempt.
-        claim: that attempt.
-        row: the row's id.
-        engine: the engine's name.
-    """
-    span = tracer.begin("row", Kind.CLIENT, links=[chunk])
-    if span.recording:
-        span.set(
-            {
-                "gen_ai.provider.name": engine,
-                "gen_ai.request.model": claim.model,
-                "penstock.job.id": claim.id,
-                "penstock.job.attempt": claim.attempt,
-                "penstock.batch.row": row,
-            }
-        )
-    return span
-
-
-def note_final(span: Span, final: Final) -> None:
-    """Write what the engine returned onto the span of its run."""
-    if not span.recording:
-        return
-    if final.usage is not None:
-        span.set(
-            {
-                "gen_ai.usage.input_tokens": final.usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": final.usage.completion_tokens,
-            }
-        )
-    if final.status >= 400:
-        span.error(str(final.status))
