@@ -40,6 +40,10 @@ class Attempt:
     began_s: float = field(default_factory=time.monotonic)
     first_s: float = 0.0
 
+    def stopped(self) -> StopReason | None:
+        """Return ``stop``, which any await may change."""
+        return self.stop
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

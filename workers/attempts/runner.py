@@ -181,8 +181,8 @@ class Runner:
     async def _carry_out(self, attempt: Attempt) -> Outcome:
         """Run an attempt on the engine, and write its end."""
         claim, endings = attempt.claim, self._endings
-        if attempt.stop is not None:
-            return await endings.stopped(attempt, attempt.stop)
+        if reason := attempt.stopped():
+            return await endings.stopped(attempt, reason)
         loop = asyncio.get_running_loop()
         attempt.task = loop.create_task(self._execute(attempt))
         timer = None
@@ -191,8 +191,8 @@ class Runner:
         try:
             final = await attempt.task
         except asyncio.CancelledError:
-            if attempt.stop is not None:
-                return await endings.stopped(attempt, attempt.stop)
+            if reason := attempt.stopped():
+                return await endings.stopped(attempt, reason)
             attempt.task.cancel()
             raise
         except EngineDeadError as error:
@@ -204,8 +204,8 @@ class Runner:
             if timer is not None:
                 timer.cancel()
         self.accounts.answered(attempt, final)
-        if attempt.stop is not None:
-            return await endings.stopped(attempt, attempt.stop, final)
+        if reason := attempt.stopped():
+            return await endings.stopped(attempt, reason, final)
         return await endings.complete(attempt, final)
 
     async def _execute(self, attempt: Attempt) -> Final:

@@ -76,7 +76,7 @@ class Committer:
         """Rows that are finished and not committed."""
         return len(self._finished) + len(self._writing)
 
-    def put(self, row: FinishedRow) -> None:
+    def append(self, row: FinishedRow) -> None:
         """Add a finished row."""
         self._finished.append(row)
         if len(self._finished) >= GROUP_ROWS or len(self._finished) == 1:
