@@ -41,7 +41,7 @@ def vllm_settings(tiny_model_path: Path) -> VllmSettings:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(vllm_settings: VllmSettings) -> AsyncIterator[Engine]:
     """A running ``vllm`` engine."""
-    engine = make_engine("vllm", vllm_settings)
+    engine = make_engine(vllm_settings)
     await engine.start()
     yield engine
     await engine.stop()
@@ -100,7 +100,7 @@ async def openai_engine(vllm_server: str) -> AsyncIterator[Engine]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def simulated_engine() -> AsyncIterator[Engine]:
     """A ``simulated`` engine that takes 2 ms per token."""
-    engine = make_engine("simulated", SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
+    engine = make_engine(SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
     await engine.start()
     yield engine
     await engine.stop()

@@ -40,7 +40,7 @@ async def test_start_errors_are_one_clear_message(
     vllm_settings: VllmSettings, change: dict[str, object], message: str
 ) -> None:
     before = engine_cores()
-    engine = make_engine("vllm", dataclasses.replace(vllm_settings, **change))
+    engine = make_engine(dataclasses.replace(vllm_settings, **change))
     with pytest.raises(EngineStartError, match=message):
         await engine.start()
     await engine.stop()
@@ -64,7 +64,7 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
     settings = dataclasses.replace(
         vllm_settings, runner="pooling", convert="embed", tool_call_parser=None, max_num_seqs=None
     )
-    engine = make_engine("vllm", settings)
+    engine = make_engine(settings)
     await engine.start()
     try:
         assert engine.capacity() == 9
@@ -82,7 +82,7 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
 
 async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_settings: VllmSettings) -> None:
     before = engine_cores()
-    engine = make_engine("vllm", vllm_settings)
+    engine = make_engine(vllm_settings)
     await engine.start()
     (core,) = engine_cores() - before
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "ignore_eos": True}

@@ -1,7 +1,7 @@
 """Admission to the engine: one gate for bulk messages of the queue and for rows of batches.
 
-Messages wait in Redis: the gate counts those that were taken and says how many more may be. Rows wait here, in one queue, the
-higher lane's first.
+Messages wait in Redis: the gate counts those that were taken, and says how many more may be. Rows wait here, in one queue,
+the higher lane's first.
 """
 
 from __future__ import annotations

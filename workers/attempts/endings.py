@@ -137,9 +137,7 @@ class Endings:
             return Outcome(None, StopReason.RELEASED)
         return Outcome(state, await self._failure_code(attempt) if state is JobState.FAILED else None)
 
-    async def _insist(
-        self, attempt: Attempt, step_name: str, write: Callable[[], Awaitable[T]]
-    ) -> T | None:
+    async def _insist(self, attempt: Attempt, step_name: str, write: Callable[[], Awaitable[T]]) -> T | None:
         """Write, again and again while Redis is away. None: the lease is lost, so the write no longer matters."""
         step = attempt.spans.step(step_name)
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from celery.apps.worker import install_cry_handler
+from celery.apps.worker import install_cry_handler  # type: ignore[attr-defined]
 from celery.signals import worker_ready
 from celery.worker import state as worker_state
 

@@ -4,7 +4,7 @@ Celery flushes its event buffer in every turn of its loop, which under load mean
 buffer is flushed a tenth of a second after its first event: a batch of 24 costs little more than one event, and Flower shows
 no difference. Only so many jobs a second have events at all, see :mod:`workers.celery.events`.
 
-Between its attempts to connect Celery pauses for up to half a minute, the longer Redis has been away. Here the pause is short.
+The longer Redis is away, the longer Celery pauses between its attempts to connect. Here the pause is always short.
 """
 
 from __future__ import annotations

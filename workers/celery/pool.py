@@ -124,7 +124,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             callback(_celery_result(callback, result, time.monotonic() - started))
 
     def on_stop(self) -> None:
-        """Wait for running jobs; the process's end bounds the wait. Celery's loop no longer turns, so the pipe is read here."""
+        """Wait for running jobs, bounded by the process's end. Celery's loop no longer turns, so the pipe is read here."""
         self.stopping()
         while self.gate.messages:
             if select.select([self._read_end], [], [], 1.0)[0]:
@@ -151,9 +151,7 @@ def loop_pool(submit: Submit, gate: Gate, bulk_queue: str, on_stop: Callable[[],
     return type("LoopPool", (LoopPool,), members | {"stopping": staticmethod(on_stop)})
 
 
-def _celery_result(
-    callback: Callable[..., Any], outcome: Result, runtime_s: float
-) -> tuple[int, Any, float]:
+def _celery_result(callback: Callable[..., Any], outcome: Result, runtime_s: float) -> tuple[int, Any, float]:
     """Put an outcome into Celery's terms: (failed, value or ExceptionInfo, seconds)."""
     if isinstance(outcome, BaseException):
         log.error("job_crashed", error=repr(outcome))

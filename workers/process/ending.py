@@ -28,7 +28,7 @@ from workers.process.loop import EngineLoop
 log = structlog.get_logger(__name__)
 
 DIE_WITHIN_S = 1.0
-"""Time for running jobs when the worker cannot go on. Each of them has been stopped, or meets the engine's death by itself."""
+"""Time for running jobs when the worker cannot go on. By then each has been stopped, or has met the engine's death."""
 
 RELEASED_WITHIN_S, CLOSED_WITHIN_S, FORCED_AFTER_S = 1.1, 1.8, 1.9
 """Seconds after the deadline at which jobs are released, the lease has ended, and the process is ended by force."""
@@ -183,4 +183,3 @@ class Ending:
             force_at = min(deadline + FORCED_AFTER_S, float("inf") if force_at is None else force_at)
         log.error("ending_forced", closed=self._closed.is_set())
         self._force(self.status)
-
