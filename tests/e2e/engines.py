@@ -89,9 +89,7 @@ def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def openai_engine(vllm_server: str) -> AsyncIterator[Engine]:
     """An ``openai`` engine over vLLM's own server."""
-    engine = make_engine(
-        "openai", OpenAISettings(vllm_server, endpoints=("/v1/chat/completions", "/v1/completions"))
-    )
+    engine = make_engine(OpenAISettings(vllm_server, endpoints=("/v1/chat/completions", "/v1/completions")))
     await engine.start()
     yield engine
     await engine.stop()

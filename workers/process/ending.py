@@ -19,6 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,11 +28,26 @@ from workers.process.loop import EngineLoop
 
 log = structlog.get_logger(__name__)
 
-DIE_WITHIN_S = 1.0
-"""Time for running jobs when the worker cannot go on. By then each has been stopped, or has met the engine's death."""
 
-RELEASED_WITHIN_S, CLOSED_WITHIN_S, FORCED_AFTER_S = 1.1, 1.8, 1.9
-"""Seconds after the deadline at which jobs are released, the lease has ended, and the process is ended by force."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How long an end may take, in seconds.
+
+    Attributes:
+        die_s: the deadline for running jobs when the worker cannot go on. By then each has been stopped, or has met the
+            engine's death.
+        released_s: after the deadline, until jobs are released.
+        closed_s: after the deadline, until the lease has ended and the engine has stopped.
+        forced_s: after the deadline, until the process is ended by force.
+    """
+
+    die_s: float = 1.0
+    released_s: float = 1.1
+    closed_s: float = 1.8
+    forced_s: float = 1.9
+
+
+BOUNDS = Bounds()
 
 
 class Ending:
@@ -44,6 +60,7 @@ class Ending:
         release: stops what still runs, so that it is given back; called on the loop.
         close: ends the lease and stops the engine; awaited on the loop, and cancelled if it takes too long.
         force: ends the process with a status, whatever its threads do.
+        bounds: how long the phases may take.
 
     Attributes:
         begun: the worker ends; no phase is ever taken back.
@@ -59,9 +76,11 @@ class Ending:
         release: Callable[[], None],
         close: Callable[[], Coroutine[Any, Any, None]],
         force: Callable[[int], None] = os._exit,
+        bounds: Bounds = BOUNDS,
     ) -> None:
         self._loop, self._drain_timeout_s = loop, drain_timeout_s
         self._announce, self._release, self._close, self._force = announce, release, close, force
+        self._bounds = bounds
         self._stop_claiming: Callable[[], None] | None = None
         self.begun = False
         self.reason: str | None = None
@@ -97,7 +116,7 @@ class Ending:
         if self.reason is None:
             self.reason = reason
             log.error("worker_ended", reason=reason)
-        self._begin(DIE_WITHIN_S)
+        self._begin(self._bounds.die_s)
 
     def on_begin(self, stop_claiming: Callable[[], None]) -> None:
         """Set what makes Celery stop taking messages; it is called at once if the end has begun."""
@@ -145,9 +164,9 @@ class Ending:
         self._announce()
         if not await self._within(0.0, self._idle.wait()):
             self._release()
-            await self._within(RELEASED_WITHIN_S, self._idle.wait())
+            await self._within(self._bounds.released_s, self._idle.wait())
         try:
-            if not await self._within(CLOSED_WITHIN_S, self._close()):
+            if not await self._within(self._bounds.closed_s, self._close()):
                 log.warning("close_cut_short")
         except Exception:
             log.exception("close_failed")
@@ -180,6 +199,6 @@ class Ending:
                 deadline = self._deadlines.get(timeout=timeout_s)
             except queue.Empty:
                 break
-            force_at = min(deadline + FORCED_AFTER_S, float("inf") if force_at is None else force_at)
+            force_at = min(deadline + self._bounds.forced_s, float("inf") if force_at is None else force_at)
         log.error("ending_forced", closed=self._closed.is_set())
         self._force(self.status)
