@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,13 +89,10 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.server = EmbeddedServer(folder)
         self.server.start()
+        assert self.server.pid is not None
+        self.pid = self.server.pid
         self.settings = BrokerSettings(redis_url=self.server.url)
         self.worker = WorkerProcess(self.settings, folder / "w1.log", drain_timeout_s=1.0, **SLOW)
-
-    @property
-    def pid(self) -> int:
-        assert self.server.pid is not None
-        return self.server.pid
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -105,7 +103,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
     site.worker.close()
-    os.kill(site.pid, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        os.kill(site.pid, signal.SIGCONT)
     site.server.stop()
 
 

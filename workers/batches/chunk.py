@@ -30,7 +30,7 @@ from workers.engines.base import Final
 
 log = structlog.get_logger(__name__)
 
-_SAVE_S = 0.8
+_SAVE_S = 0.7
 _RETRY_S = 1.0
 _DONE = Final(200, b"{}", None)
 _NOTHING = Recovered("", frozenset(), usage_of(b""))

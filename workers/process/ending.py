@@ -42,9 +42,9 @@ class Bounds:
     """
 
     die_s: float = 1.0
-    released_s: float = 1.1
-    closed_s: float = 1.8
-    forced_s: float = 1.9
+    released_s: float = 1.0
+    closed_s: float = 1.5
+    forced_s: float = 1.6
 
 
 BOUNDS = Bounds()
