@@ -73,8 +73,8 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": ("workers/engines/vllm/engine.py",),
-    "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
+    "vllm": ("workers/engines/vllm/boot.py", "workers/engines/vllm/tap.py"),
+    "torch": ("workers/devices/tiny_models.py",),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }

@@ -72,3 +72,23 @@ class Tap:
         self._held.append(choice.text)
         choice.text, choice.token_ids = "".join(self._held), self._tokens
         self._put(output)
+
+
+def tapped(base: Any, taps: dict[str, Tap]) -> Any:
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class TappedLLM(base):  # type: ignore[misc]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tap = taps.get(request_id)
+            if tap is None:
+                return await super().add_request(request_id, prompt, params, *args, **kwargs)
+            params.output_kind = RequestOutputKind.DELTA
+            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            lora = kwargs.get("lora_request")
+            tap.attach(collector, None if lora is None else lora.lora_name)
+            return collector
+
+    return TappedLLM
