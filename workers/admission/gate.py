@@ -195,7 +195,7 @@ class Gate:
         else:
             self._arm()
 
-    # ---- what the lane controller decides on -------------------------------------------------------------------
+    # ---- the lane controller's signals ----------------------------------------------------------------------------
 
     def _free_rows(self) -> int:
         overcommit = self._lanes.capacity >= self._engine.capacity()

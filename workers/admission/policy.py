@@ -32,7 +32,7 @@ class LimitReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the controller decides on.
+    """The input of a decision.
 
     Attributes:
         bulk: bulk jobs on this worker.

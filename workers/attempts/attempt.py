@@ -47,7 +47,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a queue message.
+    """The outcome of a queue message.
 
     Attributes:
         state: the terminal state that the attempt gave its job; None: it gave none.

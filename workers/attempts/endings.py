@@ -81,7 +81,7 @@ class Endings:
         return await self._finish(attempt, JobState.FAILED, final=final, error=error, partial=partial)
 
     async def stopped(self, attempt: Attempt, reason: StopReason, final: Final | None = None) -> Outcome:
-        """End an attempt that was stopped. ``final``: what the engine returned all the same."""
+        """End an attempt that was stopped. ``final``: the engine's answer, if it gave one."""
         rule = STOP_RULES[reason]
         if reason is StopReason.FENCED:
             self._metrics.fenced.inc()

@@ -23,7 +23,7 @@ class Pulse:
         self._waited_ms = 0
 
     def claimed(self, waited_ms: int | None) -> None:
-        """Count an attempt that begins. ``waited_ms``: what its job waited for it; None: not known."""
+        """Count an attempt that begins. ``waited_ms``: how long its job was queued; None: not known."""
         if waited_ms is not None:
             self._waits += 1
             self._waited_ms += waited_ms
@@ -37,14 +37,14 @@ class Pulse:
         self._tokens += tokens
 
     def read(self, generated: int | None) -> dict[str, float | None]:
-        """Return the rates since the last call, and begin anew.
+        """Return the rates since the last call, and start again from zero.
 
         Args:
             generated: tokens that the engine has generated since its start; None: it does not say. Then the tokens of runs
-                that ended count instead, which come in one lump per run.
+                that ended count instead, all at the end of their run.
 
         Returns:
-            ``tokens_per_s``, ``jobs_per_s``, and ``wait_ms``, the mean wait of the attempts that began; None where none did.
+            ``tokens_per_s``, ``jobs_per_s``, and ``wait_ms``, the mean wait of the attempts that began; None if none did.
         """
         now = self._clock()
         passed = max(now - self._since, 0.001)

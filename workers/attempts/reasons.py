@@ -1,4 +1,4 @@
-"""Why a running attempt is stopped: a closed set of reasons, and one table that says what each of them means."""
+"""Why a running attempt is stopped: a closed set of reasons, and one table of their meaning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StopReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """What a reason means.
+    """The meaning of a reason.
 
     Attributes:
         ends_job: the state that the job ends in; None: the job goes on elsewhere.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from typing import Protocol
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -40,16 +39,6 @@ _ABORT_GRACE_S = 0.5  # for the engine to return what it has; then the run is ca
 _SUSPECT_WINDOW_S = 5.0
 
 
-class ChunkRuns(Protocol):
-    """Runs chunks of batches, as the runner needs it."""
-
-    async def run(self, claim: Claim, place: TraceContext | None) -> Final:
-        """Run a chunk to its end. Raises :class:`EngineDeadError`."""
-
-    def abort(self, job_id: str) -> None:
-        """End a chunk early, and keep its finished rows."""
-
-
 class Runner:
     """Claims jobs, runs them and ends them.
 
@@ -62,7 +51,8 @@ class Runner:
         metrics: the worker's metrics.
         tracer: the worker's tracer.
         max_result_bytes: a larger response fails its job.
-        chunks: runs the chunks of batches.
+        run_chunk: runs a chunk of a batch, whose place in a trace it gets; raises as an engine does.
+        abort_chunk: ends a chunk early; finished rows are kept.
         on_engine_dead: called with a message once the engine itself is dead; nothing is claimed from then on.
     """
 
@@ -77,11 +67,13 @@ class Runner:
         metrics: WorkerMetrics,
         tracer: Tracer,
         max_result_bytes: int,
-        chunks: ChunkRuns,
+        run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
+        abort_chunk: Callable[[str], None],
         on_engine_dead: Callable[[str], None],
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
-        self._gate, self._metrics, self._tracer, self._chunks = gate, metrics, tracer, chunks
+        self._gate, self._metrics, self._tracer = gate, metrics, tracer
+        self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._on_engine_dead = on_engine_dead
         self._endings = Endings(store, worker, metrics, max_result_bytes)
         self._flusher = Flusher(store, self._on_refused)
@@ -119,7 +111,7 @@ class Runner:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ABORT_GRACE_S):
-                    self._chunks.abort(job_id)
+                    self._abort_chunk(job_id)
                     await self._engine.abort(job_id)
                     await asyncio.wait({task})
         except Exception:
@@ -236,7 +228,7 @@ class Runner:
             attempt.on_engine = True
             try:
                 if claim.endpoint == CHUNK_ENDPOINT:
-                    final = await self._chunks.run(claim, span.context)
+                    final = await self._run_chunk(claim, span.context)
                 else:
                     final = await self._engine.run(request, emit)
                 record_final(span, final)

@@ -23,7 +23,7 @@ _OPERATIONS = {
 
 
 def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
-    """Make a worker's tracer. ``worker``: its incarnation. To be called after the engine's start: vLLM may fork."""
+    """Make a worker's tracer. ``worker``: its incarnation. Call it after the engine's start: vLLM may fork."""
     resource = {
         "service.instance.id": worker,
         "service.namespace": settings.namespace,
@@ -40,7 +40,7 @@ def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
 
 
 class AttemptSpans:
-    """What is recorded of one attempt; nothing where its job's trace is not recorded.
+    """The spans of one attempt. Nothing is recorded if its job's trace is not.
 
     Args:
         tracer: the worker's tracer.
@@ -58,7 +58,7 @@ class AttemptSpans:
         return self._tracer.begin(name, Kind.INTERNAL, self.span.context) if self.span.recording else NO_SPAN
 
     def engine(self, claim: Claim, engine: str) -> Span:
-        """Begin the engine's run. Its context is what the engine's own spans belong to."""
+        """Begin the engine's run. Its context is the parent of the engine's own spans."""
         if not self.span.recording:
             return self.span
         operation = _OPERATIONS.get(claim.endpoint, claim.endpoint)
@@ -71,7 +71,7 @@ class AttemptSpans:
         return self._tracer.begin(f"{operation} {claim.model}", Kind.CLIENT, self.span.context, facts)
 
     def end(self, state: str | None, reason: str | None) -> None:
-        """End the attempt: with the state it gave the job, or with why it gave none."""
+        """End the attempt, with the state it gave the job, or with the reason why it gave none."""
         span = self.span
         if span.recording:
             outcome = state or reason or "unknown"

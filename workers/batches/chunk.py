@@ -1,4 +1,4 @@
-"""The life of a chunk on a worker: take it, run what is left of it, end it.
+"""The life of a chunk on a worker: take it, run its remaining rows, end it.
 
 A chunk is an ordinary job, claimed and fenced like any other. Rows that an earlier attempt has committed do not run again.
 """
@@ -107,7 +107,7 @@ class ChunkRunner:
         return _DONE
 
     async def _take(self, spec: ChunkSpec, claim: Claim, slots: ChunkSlots) -> tuple[Go, Recovered, int]:
-        """Find out what is left of a chunk, and take it, as the writer of the number that is returned."""
+        """Find the rows left of a chunk, and take it. Returns the verdict, those rows, and the number to write under."""
         while True:
             try:
                 seen = await self._chunks.ledger(spec)

@@ -26,7 +26,7 @@ _RETRY_MAX_S = 10.0
 
 
 class ChunkGoneError(Exception):
-    """The chunk is no longer this attempt's: what it still has is thrown away."""
+    """The chunk is no longer this attempt's: its uncommitted rows are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Committer:
         spec: the chunk.
         claim: the right to it.
         writer: the number under which this attempt's parts are kept.
-        on_commit: told the rows of each group that is committed.
+        on_commit: called with the rows of each group that is committed.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Committer:
             await self._committed.wait()
 
     def close(self) -> None:
-        """Have :meth:`run` commit what is left and return."""
+        """Have :meth:`run` commit the rest and return."""
         self._closing = True
         self._news.set()
 
     async def run(self) -> None:
-        """Commit until closed. Storage and Redis that fail are waited for.
+        """Commit until closed. If storage or Redis fails, it waits and tries again.
 
         Raises:
             ChunkGoneError: another attempt has the chunk, or its batch has ended.
@@ -115,7 +115,7 @@ class Committer:
                 return
 
     async def flush(self) -> None:
-        """Commit what is finished now. A group that was interrupted is taken up again."""
+        """Commit the finished rows now. A group that was interrupted comes first."""
         if not self._writing:
             self._writing, self._finished, self._stored = self._finished, [], False
         if not self._stored:

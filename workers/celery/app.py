@@ -32,7 +32,7 @@ def register_task(app: Celery) -> None:
 
 
 def quiet_celery() -> None:
-    """Keep Celery's two lines per task out of the log: ours say what became of each job."""
+    """Keep Celery's two lines per task out of the log, which has our own line for each job."""
     for name in ("celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

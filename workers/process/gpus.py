@@ -18,11 +18,11 @@ _GPU_FIELDS = {
     "penstock_gpu_temperature_celsius": "temperature_c",
     "penstock_gpu_power_watts": "power_w",
 }
-"""The metrics of a GPU, and what ``GET /v1/workers`` calls them."""
+"""The metrics of a GPU, and their names in ``GET /v1/workers``."""
 
 
 def gpu_facts(families: Iterable[Metric]) -> list[dict[str, Any]]:
-    """Return one object per GPU, as ``GET /v1/workers`` shows it, from what is scraped of them."""
+    """Return one object per GPU, as ``GET /v1/workers`` shows it, from its metrics."""
     found: dict[str, dict[str, Any]] = {}
     for family in families:
         field = _GPU_FIELDS.get(family.name)
@@ -38,10 +38,10 @@ def gpu_facts(families: Iterable[Metric]) -> list[dict[str, Any]]:
 
 
 class GpuWatch:
-    """Asks for a worker's GPUs now and then, off the loop: a driver that hangs must not cost the worker its lease.
+    """Reads a worker's GPUs regularly, in a thread: a driver that hangs must not cost the worker its lease.
 
     Attributes:
-        facts: what was said last; see :func:`gpu_facts`.
+        facts: as of the last read; see :func:`gpu_facts`.
     """
 
     def __init__(self) -> None:
@@ -49,15 +49,15 @@ class GpuWatch:
         self._collect: Callable[[], Iterable[Metric]] = tuple
 
     def look_at(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        """Say where the figures come from; nowhere until then."""
+        """Set the source of the metrics; until then there are none."""
         self._collect = collect
 
     async def run(self, interval_s: float) -> None:
-        """Ask every so often, until cancelled."""
+        """Read every ``interval_s`` seconds, until cancelled."""
         while True:
             try:
                 self.facts = await asyncio.to_thread(lambda: gpu_facts(self._collect()))
-            except Exception:  # a driver's whims are no reason for a worker to end
+            except Exception:  # a driver's failure is no reason for a worker to end
                 log.exception("gpus_not_read")
                 self.facts = []
             await asyncio.sleep(interval_s)

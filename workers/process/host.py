@@ -1,4 +1,4 @@
-"""What lives on the engine's loop: made in order when the engine has started, and closed in order at the end."""
+"""The engine's host: it starts the engine and all that works with it on its loop, and closes all of it at the end."""
 
 from __future__ import annotations
 
@@ -137,6 +137,9 @@ class EngineHost:
         rows = RowRunner(
             self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
         )
+        chunks = ChunkRunner(
+            rows, self._open_storage, ChunkStore(store), self._metrics, gate, one_by_one=capacity
+        )
         self._runner = Runner(
             self.engine,
             store,
@@ -146,9 +149,8 @@ class EngineHost:
             metrics=self._metrics,
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
-            chunks=ChunkRunner(
-                rows, self._open_storage, ChunkStore(store), self._metrics, gate, one_by_one=capacity
-            ),
+            run_chunk=chunks.run,
+            abort_chunk=chunks.abort,
             on_engine_dead=lambda message: self.ending.die(f"the engine died: {message}"),
         )
         facts = description(s, self.engine, self._device, capacity, lanes.ceiling)
@@ -159,7 +161,7 @@ class EngineHost:
             s.redis_url,
             s.heartbeat_s,
             engine=self.engine,
-            jobs=self._runner,
+            runner=self._runner,
             ending=self.ending,
             metrics=self._metrics,
             state=self._state,
@@ -177,7 +179,7 @@ class EngineHost:
         return self._storage
 
     def _on_service_end(self, task: asyncio.Task[None]) -> None:
-        """A worker without a heartbeat or a reaper must not go on as if it had them."""
+        """End a worker that has lost its heartbeat or its reaper."""
         if self._closing or self.ending.reason is not None:
             return
         error = None if task.cancelled() else task.exception()
@@ -220,7 +222,7 @@ class EngineHost:
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks until they have ended; one may take a cancellation for the end of what it waits for."""
+    """Cancel tasks until they have ended: a task may survive its first cancellation."""
     pending = set(tasks)
     while pending:
         for task in pending:

@@ -1,4 +1,4 @@
-"""The lease: this worker's right to run jobs, and what Redis tells it while it has that right.
+"""The lease: this worker's right to run jobs, and the orders that come with it.
 
 It is prolonged from the engine's loop on purpose: a loop that hangs must lose its jobs.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -22,21 +22,12 @@ from broker.registry import DRAIN
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
+from workers.attempts.runner import Runner
 from workers.engines.base import Engine, EngineDeadError, EngineStartError
 from workers.process.ending import Ending
 from workers.process.registration import register
 
 log = structlog.get_logger(__name__)
-
-
-class Stoppable(Protocol):
-    """The jobs of this worker, as the lease stops them."""
-
-    def stop(self, job_id: str, reason: StopReason) -> None:
-        """Stop one job, if it runs here."""
-
-    def stop_all(self, reason: StopReason) -> None:
-        """Stop all, and those that are still to come."""
 
 
 class Lease:
@@ -48,7 +39,7 @@ class Lease:
         redis_url: for the control channel's own connection.
         interval_s: seconds between heartbeats.
         engine: started; asked before each heartbeat whether it is alive.
-        jobs: what runs here.
+        runner: runs the jobs; stops those that the store or the engine's death ends.
         ending: begun when the lease or the engine is lost, and by a drain.
         metrics: the worker's metrics.
         state: returns the worker's record as of now.
@@ -62,14 +53,14 @@ class Lease:
         interval_s: float,
         *,
         engine: Engine,
-        jobs: Stoppable,
+        runner: Runner,
         ending: Ending,
         metrics: WorkerMetrics,
         state: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
-        self._engine, self._jobs, self._ending, self._metrics = engine, jobs, ending, metrics
+        self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
         self._state = state
         self._drains = False
         self._beat_now = asyncio.Event()
@@ -102,7 +93,7 @@ class Lease:
                 await self._engine.check()
             except EngineDeadError as error:
                 log.exception("engine_died")
-                self._jobs.stop_all(StopReason.ENGINE_DEAD)
+                self._runner.stop_all(StopReason.ENGINE_DEAD)
                 self._ending.die(f"the engine died: {error}")
                 return
             failpoints.hit("worker.before_beat")
@@ -114,7 +105,7 @@ class Lease:
                 continue
             if orders is None:
                 log.error("lease_lost", worker=self._worker)
-                self._jobs.stop_all(StopReason.FENCED)
+                self._runner.stop_all(StopReason.FENCED)
                 self._ending.die("the lease was lost: this worker's jobs have been given to others")
                 return
             self._metrics.beats.inc()
@@ -145,7 +136,7 @@ class Lease:
         """Stop a job, or drain. The control channel says it at once, and each heartbeat's answer repeats it."""
         if subject != DRAIN:
             try:
-                self._jobs.stop(subject, StopReason(word))
+                self._runner.stop(subject, StopReason(word))
             except ValueError:
                 log.warning("order_not_known", job_id=subject, order=word)
         elif not self._drains:

@@ -23,7 +23,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         settings: the engine's.
         leash: gets the engine's processes.
         taps: by engine request; see :func:`workers.engines.vllm.tap.tapped`.
-        steps: gets what the scheduler says.
+        steps: gets the scheduler's statistics.
 
     Returns:
         vLLM's engine client, and its parsed flags.
@@ -34,7 +34,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
-    wire.log_as_we_do(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from vllm import envs
@@ -59,7 +59,9 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
-            config, stat_loggers=[steps.logger(StatLoggerBase)], disable_log_stats=engine_args.disable_log_stats
+            config,
+            stat_loggers=[steps.logger(StatLoggerBase)],
+            disable_log_stats=engine_args.disable_log_stats,
         )
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()

@@ -91,7 +91,7 @@ class VllmEngine:
             raise EngineStartError(wire.explain(error)) from error
 
     async def _probe(self, args: Any, tasks: Any) -> None:
-        """Ask the app what it serves, and learn its chunks."""
+        """Ask the app for its models, and learn its chunks."""
         endpoints: tuple[str, ...] = ()
         if "generate" in tasks:
             compact = self._settings.compact_streams

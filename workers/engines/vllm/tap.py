@@ -1,4 +1,4 @@
-"""Takes a running request's deltas where vLLM puts them, and hands vLLM's serving code only the sum."""
+"""Takes a running request's deltas from vLLM's output loop, and hands vLLM's serving code only their sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.engines.vllm.compact import Ending, Shapes, encode_str
 
 
 class Tap:
-    """Stands before one request's output collector.
+    """Intercepts one request's output, before its collector.
 
     No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
@@ -62,7 +62,7 @@ class Tap:
                 self._emit(Text(choice.text))
             return
         self._tokens.extend(choice.token_ids)
-        # vLLM's serving code turns "error" into an error response; how an aborted stream is closed is not ours to say.
+        # vLLM's serving code turns "error" into an error response; the end event closes an aborted stream.
         if choice.finish_reason not in {"error", "abort"}:
             prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
             end = Ending(choice.text, choice.finish_reason, choice.stop_reason, prompt, len(self._tokens))
