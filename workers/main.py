@@ -135,7 +135,7 @@ def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
     gpus = Gpus(
         REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
     )
-    host.gpus.look_at(gpus.collect)
+    host.gpus.read_from(gpus.collect)
     try:
         server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
     except OSError as error:

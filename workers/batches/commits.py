@@ -66,7 +66,7 @@ class Committer:
         self._writing: list[FinishedRow] = []
         self._stored = False
         self._part = 1
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._committed = asyncio.Event()
         self._closing = False
         self.paused = False
@@ -80,7 +80,7 @@ class Committer:
         """Add a finished row."""
         self._finished.append(row)
         if len(self._finished) >= GROUP_ROWS or len(self._finished) == 1:
-            self._news.set()
+            self._changed.set()
 
     async def below(self, most: int) -> None:
         """Return when fewer than ``most`` rows are uncommitted."""
@@ -91,7 +91,7 @@ class Committer:
     def close(self) -> None:
         """Have :meth:`run` commit the rest and return."""
         self._closing = True
-        self._news.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Commit until closed. If storage or Redis fails, it waits and tries again.
@@ -107,10 +107,10 @@ class Committer:
     async def _gather(self) -> None:
         """Wait for a group."""
         while not self._closing and not self._writing and len(self._finished) < GROUP_ROWS:
-            self._news.clear()
+            self._changed.clear()
             try:
                 async with asyncio.timeout(GROUP_S if self._finished else None):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 return
 

@@ -48,7 +48,7 @@ class GpuWatch:
         self.facts: list[dict[str, Any]] = []
         self._collect: Callable[[], Iterable[Metric]] = tuple
 
-    def look_at(self, collect: Callable[[], Iterable[Metric]]) -> None:
+    def read_from(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Set the source of the metrics; until then there are none."""
         self._collect = collect
 

@@ -213,7 +213,10 @@ class EngineHost:
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         await _cancel([*self._jobs, *self._services])
-        await asyncio.gather(self._end_lease(), self.engine.stop(), asyncio.to_thread(self._tracer.close))
+        closing = self._end_lease(), self.engine.stop(), asyncio.to_thread(self._tracer.close)
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def _end_lease(self) -> None:
         if self._lease is not None:

@@ -249,7 +249,7 @@ class VllmEngine:
                 reader.cancel()  # or it reports the end of the engine process as a failure
             await asyncio.to_thread(llm.shutdown, _STOP_S)
         if leash is not None:
-            await asyncio.to_thread(leash.let_go)
+            await asyncio.to_thread(leash.release)
 
 
 _DEAD = "vLLM's engine process is dead"

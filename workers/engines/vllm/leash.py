@@ -74,7 +74,7 @@ class Leash:
             done.set()
             watcher.join()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """End the watch. Safe to call twice."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):

@@ -14,7 +14,7 @@ from workers.engines.vllm.compact import Ending, Shapes, encode_str
 class Tap:
     """Intercepts one request's output, before its collector.
 
-    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
+    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`on_output`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
 
     Args:
@@ -41,11 +41,11 @@ class Tap:
         self._put = collector.put
         self.used = True
         early = collector.get_nowait()
-        collector.put = self.put
+        collector.put = self.on_output
         if early is not None:
-            self.put(early)
+            self.on_output(early)
 
-    def put(self, output: Any) -> None:
+    def on_output(self, output: Any) -> None:
         """Take vLLM's next ``RequestOutput`` (or its exception) for this request."""
         assert self._put is not None  # noqa: S101 - attached
         if isinstance(output, Exception):
