@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from api.access.authenticate import Keys
 from api.admission.schema import SCHEMAS, STREAMING
 from api.background import upkeep
-from api.batches import extensions as batches_more
+from api.batches import control as batches_control
 from api.batches import routes as batches_routes
 from api.files import routes as files_routes
 from api.http import errors
@@ -74,7 +74,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     retry_routes.register(app.router, services)
     files_routes.register(app.router, services)
     batches_routes.register(app.router, services)
-    batches_more.register(app.router, services)
+    batches_control.register(app.router, services)
     workers_routes.register(app.router, services)
     queues_routes.register(app.router, services)
     targets_route.register(app.router, services)

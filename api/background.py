@@ -10,12 +10,12 @@ from typing import Any
 
 import structlog
 
-from api.bulk.coordinator import Coordinator
 from api.services import Services
 from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
 from broker.observe import Observer
 from broker.reaper import reap_forever
+from coordinator.loop import Coordinator
 from monitoring.metrics import WorkerState
 
 log = structlog.get_logger(__name__)

@@ -35,7 +35,7 @@ from monitoring.tracing import Span, make_tracer
 from storage import Storage, StorageUnavailableError, local_folders, open_storage
 
 if TYPE_CHECKING:
-    from api.bulk.coordinator import Coordinator
+    from coordinator.loop import Coordinator
 
 log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ from typing import Any
 import openai
 import pytest
 
-from api.bulk import digests
 from broker.settings import BrokerSettings
+from coordinator import digests
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from api.bulk.context import Bulk, ChangedError
-from api.bulk.outputs import settle
 from api.settings import ApiSettings
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
 from broker.batches import BatchSpec, BatchStore
 from broker.files import FileStore
 from broker.jobs import JobStore
+from coordinator.context import Bulk, ChangedError
+from coordinator.outputs import settle
 from jobs.batch_keys import chunk_folder, part_key
 from jobs.batch_model import Counts, File
 from jobs.batch_rows import NeverRan, custom_id_of, response_line

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from api.bulk.context import Bulk
 from broker.db.errors import FileInUseError
+from coordinator.context import Bulk
 from jobs.batch_keys import batch_folder
 
 ORPHANED_S = 3600.0

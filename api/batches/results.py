@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from api.bulk.needed import ERROR, OUTPUT, needed
+from api.batches.files import ERROR, OUTPUT, needed
 from api.http.errors import ApiError, invalid
 from api.services import Services
 from jobs.batch_model import Batch

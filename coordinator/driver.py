@@ -6,12 +6,12 @@ import asyncio
 
 import structlog
 
-from api.bulk.context import Bulk, ChangedError
-from api.bulk.outputs import settle, write_files
-from api.bulk.progress import Submitter
-from api.bulk.validate import read_plan, validate, write_plan
 from broker.batches import encode_errors
 from broker.db.errors import StoreUnavailableError
+from coordinator.context import Bulk, ChangedError
+from coordinator.outputs import settle, write_files
+from coordinator.submit import Submitter
+from coordinator.validate import read_plan, validate, write_plan
 from jobs.batch_model import Batch
 from jobs.batch_rows import NeverRan, RowError, RowErrorCode
 from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status

@@ -9,11 +9,11 @@ from collections import deque
 import msgspec
 import structlog
 
-from api.bulk.context import Bulk
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue, Model
 from broker.db.errors import BusyError, QueueFullError
+from coordinator.context import Bulk
 from jobs.batch_model import Batch
 from jobs.batches import CHUNK_ENDPOINT, Chunk, lane_for
 from jobs.ids import make_job_id

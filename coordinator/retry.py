@@ -6,7 +6,7 @@ from array import array
 
 import msgspec
 
-from api.bulk.context import Breath, Bulk
+from coordinator.context import Breath, Bulk
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch, File
 from storage.base import read_lines

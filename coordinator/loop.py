@@ -1,7 +1,7 @@
 """The coordinator: a thread of the api process, with an event loop of its own, that drives the batches it has leases for.
 
 Each api process has one. A batch is driven by whichever has its lease; when a process dies, another takes the batch up once
-the lease has run out. Long work pauses every two milliseconds (:class:`api.bulk.context.Breath`), so that the process's
+the lease has run out. Long work pauses every two milliseconds (:class:`coordinator.context.Breath`), so that the process's
 requests hardly notice.
 """
 
@@ -14,13 +14,13 @@ from contextlib import suppress
 
 import structlog
 
-from api.bulk.context import Bulk
-from api.bulk.drive import Driver, give_up
-from api.bulk.sweep import sweep
 from api.settings import ApiSettings
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
+from coordinator.context import Bulk
+from coordinator.driver import Driver, give_up
+from coordinator.sweep import sweep
 from storage import StorageError
 
 log = structlog.get_logger(__name__)

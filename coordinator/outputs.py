@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 
-from api.bulk.context import Breath, Bulk, ChangedError
 from broker.batches import OpenChunk
+from coordinator.context import Breath, Bulk, ChangedError
 from jobs.batch_keys import file_key, part_key
 from jobs.batch_model import Batch, Counts, File
 from jobs.batch_rows import NeverRan, never_ran_line, read_row, row_id

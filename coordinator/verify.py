@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.bulk.context import Breath, Bulk
-from api.bulk.digests import Digests, same_id, tag_of
-from api.bulk.needed import ERROR, INPUT, OUTPUT, needed
+from api.batches.files import ERROR, INPUT, OUTPUT, needed
 from broker.db.errors import BatchUnfinishedError
+from coordinator.context import Breath, Bulk
+from coordinator.digests import Digests, same_id, tag_of
 from jobs.batch_model import Batch
 from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from api.bulk.context import Breath, Bulk, ChangedError
-from api.bulk.digests import Digests, same_id, tag_of
 from broker.catalogue import Catalogue
+from coordinator.context import Breath, Bulk, ChangedError
+from coordinator.digests import Digests, same_id, tag_of
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
 from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line

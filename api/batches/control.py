@@ -12,6 +12,8 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from api.batches.create import submit
+from api.batches.files import ERROR, INPUT, needed
+from api.batches.results import Position, read_results
 from api.batches.routes import answer, found_batch
 from api.batches.view import (
     BatchObject,
@@ -22,17 +24,15 @@ from api.batches.view import (
     progress_view,
     usage_view,
 )
-from api.bulk.context import Bulk
-from api.bulk.needed import ERROR, INPUT, needed
-from api.bulk.repeat import failed_rows
-from api.bulk.results import Position, read_results
-from api.bulk.verify import verify
 from api.http.errors import ApiError
 from api.http.openapi import error_docs
 from api.middleware.trace import asked_by, place_of
 from api.services import Services
 from broker.batches import BatchSpec
 from broker.db.errors import BatchUnfinishedError, StoreUnavailableError
+from coordinator.context import Bulk
+from coordinator.retry import failed_rows
+from coordinator.verify import verify
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
 from jobs.batches import BatchStatus
