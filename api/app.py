@@ -11,7 +11,10 @@ from api.access.authenticate import Keys
 from api.admission.schema import SCHEMAS, STREAMING
 from api.background import upkeep
 from api.batches import control as batches_control
+from api.batches import events as batches_events
+from api.batches import results as batches_results
 from api.batches import routes as batches_routes
+from api.batches import tasks as batches_tasks
 from api.files import routes as files_routes
 from api.http import errors
 from api.http.openapi import describe
@@ -74,7 +77,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     retry_routes.register(app.router, services)
     files_routes.register(app.router, services)
     batches_routes.register(app.router, services)
-    batches_control.register(app.router, services)
+    for room in (batches_results, batches_events, batches_control, batches_tasks):
+        room.register(app.router, services)
     workers_routes.register(app.router, services)
     queues_routes.register(app.router, services)
     targets_route.register(app.router, services)

@@ -15,7 +15,6 @@ from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
 from broker.observe import Observer
 from broker.reaper import reap_forever
-from coordinator.loop import Coordinator
 from monitoring.metrics import WorkerState
 
 log = structlog.get_logger(__name__)
@@ -51,15 +50,12 @@ async def upkeep(services: Services) -> AsyncIterator[None]:
             )
         ),
     ]
-    services.coordinator = Coordinator(settings, services.process, services.metrics.count_accepted)
-    services.coordinator.start()
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
             await asyncio.gather(asyncio.shield(hub), looked.wait(), published.wait())
     try:
         yield
     finally:
-        await asyncio.to_thread(services.coordinator.stop)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

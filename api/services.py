@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -20,12 +19,14 @@ from api.middleware.trace import begin_accept
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
+from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
 from broker.events.ask import Asker
 from broker.events.hub import EventHub
 from broker.files import FileStore
 from broker.jobs import Accepted, JobStore
+from broker.tasks import TaskStore
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec
@@ -33,9 +34,6 @@ from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, s
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Span, make_tracer
 from storage import Storage, StorageUnavailableError, local_folders, open_storage
-
-if TYPE_CHECKING:
-    from coordinator.loop import Coordinator
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +57,9 @@ class Services:
         self.catalogue = Catalogue(self.store, settings.default_model)
         self.asker = Asker(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
         self.files = FileStore(self.store)
-        self.batches = batch_store(self.store, settings)
+        self.batches = BatchStore(self.store)
+        self.tasks = TaskStore(self.store)
+        self.coordinators = Coordinators(self.store)
         self._storage: Storage | None = None
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -79,7 +79,6 @@ class Services:
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
         self.envelope_ready = False
-        self.coordinator: Coordinator | None = None
         self._abandoning: set[asyncio.Task[None]] = set()
 
     def new_job_id(self) -> str:
@@ -172,9 +171,3 @@ class Services:
         await asyncio.gather(*self._abandoning, self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)
-
-
-def batch_store(store: JobStore, settings: ApiSettings) -> BatchStore:
-    """Return the store of batches."""
-    keep, parts = settings.batch_retention_s, settings.batch_parts_retention_s
-    return BatchStore(store, int(keep * 1000), int(min(keep, parts) * 1000))

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
-from broker.db.errors import FileInUseError, IdempotencyConflictError
+from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore
-from jobs.batch_model import File
+from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
 _FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires")
+
+
+class FileRole(StrEnum):
+    """What a file is to a batch."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    ERROR = "error"
 
 
 class FileStore:
@@ -68,6 +77,28 @@ class FileStore:
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
         return _file(await self._store.ask(self._store.client.hmget(self._keys("file", file_id), _FIELDS)))
+
+    async def of_batch(self, batch: Batch, *roles: FileRole) -> dict[FileRole, File]:
+        """Return a batch's files of these roles, without those that it never had.
+
+        Raises:
+            FileGoneError: one was deleted or has expired.
+        """
+        ids = {
+            FileRole.INPUT: batch.input_file_id,
+            FileRole.OUTPUT: batch.output_file_id,
+            FileRole.ERROR: batch.error_file_id,
+        }
+        found: dict[FileRole, File] = {}
+        for role in roles:
+            ident = ids[role]
+            if ident is None:
+                continue
+            file = await self.get(ident)
+            if file is None:
+                raise FileGoneError(f"the {role} file of {batch.id}, {ident}, was deleted or has expired")
+            found[role] = file
+        return found
 
     async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
         """Forget a file and mark its object for deletion. False: there was none, or it has not expired.

@@ -1,1 +1,5 @@
-"""What the api does for batches beside its routes: reading inputs, cutting, submitting, writing outputs, sweeping."""
+"""Drives batches in a process of its own: validates inputs, submits chunks, writes outputs, sweeps what is old.
+
+Any number of coordinators may run. Each batch and each task is leased to one of them; if that one dies, another takes over
+when the lease has run out.
+"""

@@ -1,68 +1,57 @@
-"""What the steps of a batch work with, and how they share the process's interpreter lock with its requests."""
+"""The stores that a coordinator's steps work with."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from api.services import batch_store
-from api.settings import ApiSettings
-from broker.batches import BatchStore
+from broker.batch_steps import BatchSteps
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.tasks import TaskStore
+from coordinator.settings import CoordinatorSettings
+from monitoring.metrics import AcceptedJobs
 from storage import Storage, open_storage
-
-SLICE_S = 0.002
-PAUSE_S = 0.0003
 
 
 class ChangedError(Exception):
     """The batch is no longer what it was when the step began: read it again."""
 
 
-class Breath:
-    """Has long work pause every two milliseconds, so that the thread with the api's event loop gets its turn."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-
-    async def take(self) -> None:
-        """Pause if it is time."""
-        if time.monotonic() - self._since > SLICE_S:
-            await asyncio.sleep(PAUSE_S)
-            self._since = time.monotonic()
-
-
 @dataclass(slots=True)
-class Bulk:
-    """The stores of one coordinator (on its own event loop), and its name.
+class Context:
+    """The stores of one coordinator, on its event loop.
 
-    ``token`` names this coordinator in leases. ``count_accepted`` is told the lane and the tenant of each chunk that is
-    queued.
+    Attributes:
+        settings: the coordinator's.
+        store: jobs.
+        batches: batches and their chunks.
+        files: the records of files.
+        tasks: what the api asks for.
+        token: the coordinator's name in leases.
+        metrics: where accepted chunks are counted.
     """
 
-    settings: ApiSettings
+    settings: CoordinatorSettings
     store: JobStore
-    batches: BatchStore
+    batches: BatchSteps
     files: FileStore
+    tasks: TaskStore
     token: str
-    count_accepted: Callable[[str, str], None]
+    metrics: AcceptedJobs
     _storage: Storage | None = None
 
     @classmethod
-    def make(
+    def over(
         cls,
-        settings: ApiSettings,
         store: JobStore,
+        settings: CoordinatorSettings,
         token: str,
-        count_accepted: Callable[[str, str], None],
+        metrics: AcceptedJobs,
         storage: Storage | None = None,
-    ) -> Bulk:
-        """Make one over a store; ``storage``: one that is open already."""
-        batches, files = batch_store(store, settings), FileStore(store)
-        return cls(settings, store, batches, files, token, count_accepted, storage)
+    ) -> Context:
+        """Make one over a job store; ``storage``: one that is open already."""
+        batches = BatchSteps(store, settings.batch_retention_s, settings.batch_parts_retention_s)
+        return cls(settings, store, batches, FileStore(store), TaskStore(store), token, metrics, storage)
 
     @property
     def storage(self) -> Storage:

@@ -1,152 +1,189 @@
-"""The coordinator: a thread of the api process, with an event loop of its own, that drives the batches it has leases for.
-
-Each api process has one. A batch is driven by whichever has its lease; when a process dies, another takes the batch up once
-the lease has run out. Long work pauses every two milliseconds (:class:`coordinator.context.Breath`), so that the process's
-requests hardly notice.
-"""
+"""The coordinator: one event loop that drives the batches and performs the tasks for which it has leases."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
 
-from api.settings import ApiSettings
+from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
+from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
-from coordinator.context import Bulk
+from coordinator.context import Context
 from coordinator.driver import Driver, give_up
+from coordinator.lease import under_lease
+from coordinator.settings import CoordinatorSettings
 from coordinator.sweep import sweep
+from coordinator.tasks import Tasks
+from monitoring.metrics import AcceptedJobs
 from storage import StorageError
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.5
+"""Longest time between two looks for work; a ring of the bell makes it shorter."""
+
 SWEEP_S = 2.0
-STOP_S = 5.0
+FINISH_S = 5.0
+"""After a stop was asked for: how long the present steps and tasks may take."""
+
+LEAVE_S = 2.0
+"""After that: how long giving the leases back may take."""
 
 
 class Coordinator:
-    """Runs in a daemon thread from :meth:`start` to :meth:`stop`.
+    """Runs until :meth:`stop`. Make it and call it in the thread of its event loop.
 
     Args:
-        settings: of the api.
-        process: this process's name among all api processes.
-        count_accepted: told (in the thread) the lane and the tenant of each chunk that is queued.
+        settings: the coordinator's.
+        metrics: where accepted chunks are counted.
+        metrics_url: where these are served; None: nowhere.
     """
 
     def __init__(
-        self, settings: ApiSettings, process: str, count_accepted: Callable[[str, str], None]
+        self, settings: CoordinatorSettings, metrics: AcceptedJobs, metrics_url: str | None = None
     ) -> None:
+        host, pid = socket.gethostname(), os.getpid()
+        self._token = f"{host}-{pid}-{secrets.token_hex(4)}"
+        self._info = {"id": self._token, "host": host, "pid": pid, "metrics_url": metrics_url}
         self._settings = settings
-        self._count_accepted = count_accepted
-        self._token = process
-        self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: asyncio.Event | None = None
-        self._stopping = False
-        self._drivers: dict[str, asyncio.Task[None]] = {}
-
-    # ---- called from other threads -----------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def poke(self) -> None:
-        """Look for work now rather than in half a second."""
-        if self._loop is not None and self._wake is not None and not self._stopping:
-            with suppress(RuntimeError):  # its loop has just closed
-                self._loop.call_soon_threadsafe(self._wake.set)
+        store = JobStore(connect(settings.redis_url), settings)
+        self._context = Context.over(store, settings, self._token, metrics)
+        self._coordinators = Coordinators(store)
+        self._bell = Subscriber(
+            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._look_now
+        )
+        self._tasks = Tasks(self._context)
+        self._drivers: dict[str, Driver] = {}
+        self._driving: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """End, and give up the leases, so that another process goes on at once. Blocks a few seconds at most."""
-        self.poke()
-        self._stopping = True
-        self._thread.join(STOP_S)
+        """Have :meth:`run` finish the present steps, give back its leases and return; called again, without finishing."""
+        if self._stopping.is_set():
+            for task in self._working:
+                task.cancel()
+        self._stopping.set()
+        self._look_now()
 
-    # ---- in the thread -----------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        asyncio.run(self._main())
-
-    async def _main(self) -> None:
-        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        store = JobStore(connect(self._settings.redis_url), self._settings)
-        bulk = Bulk.make(self._settings, store, self._token, self._count_accepted)
-        sweeper = asyncio.create_task(self._sweep(bulk), name="sweep")
+    async def run(self) -> None:
+        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for."""
+        beside = [
+            asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
+            asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
+            asyncio.create_task(self._listen(), name="bell"),
+        ]
+        away = False
         try:
-            while not self._stopping:
+            while not self._stopping.is_set():
+                self._wake.clear()
                 try:
-                    await self._look(bulk)
+                    await self._look()
+                    away = False
                 except StoreUnavailableError as error:
-                    log.debug("coordinator_waits_for_redis", error=str(error))
+                    if not away:
+                        log.warning("coordinator_waits_for_redis", error=str(error))
+                    away = True
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._wake.wait()
-                self._wake.clear()
         finally:
-            tasks = [sweeper, *self._drivers.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            with suppress(StoreUnavailableError, TimeoutError):
-                async with asyncio.timeout(STOP_S / 2):
-                    for batch_id in self._drivers:
-                        await bulk.batches.lease(batch_id, self._token, 0)
-            await bulk.store.aclose()
+            await self._leave(beside)
 
-    async def _look(self, bulk: Bulk) -> None:
-        """Take up batches that nobody looks after."""
-        for batch_id in await bulk.batches.active():
+    # ---- work --------------------------------------------------------------------------------------------------
+
+    @property
+    def _working(self) -> set[asyncio.Task[None]]:
+        return self._driving | self._tasks.running
+
+    async def _look(self) -> None:
+        """Take up the batches that nobody drives and the tasks that nobody performs."""
+        for batch_id in await self._context.batches.active():
             if batch_id in self._drivers:
                 continue
-            if await bulk.batches.lease(batch_id, self._token, self._settings.batch_lease_s):
-                task = asyncio.create_task(self._drive(bulk, batch_id), name=f"drive {batch_id}")
-                self._drivers[batch_id] = task
+            if await self._prolong(batch_id):
+                self._drivers[batch_id] = driver = Driver(self._context, batch_id)
+                task = asyncio.create_task(self._drive(driver, batch_id), name=f"drive {batch_id}")
+                self._driving.add(task)
+                task.add_done_callback(self._driving.discard)
+        await self._tasks.look()
 
-    async def _drive(self, bulk: Bulk, batch_id: str) -> None:
+    async def _prolong(self, batch_id: str) -> bool:
+        return await self._context.batches.lease(batch_id, self._token, self._settings.batch_lease_s)
+
+    async def _drive(self, driver: Driver, batch_id: str) -> None:
         """Drive a batch while its lease is kept."""
-        driver = asyncio.create_task(Driver(bulk, batch_id).run())
-        keeper = asyncio.create_task(self._keep(bulk, batch_id))
+        lease_s = self._settings.batch_lease_s
         try:
-            await asyncio.wait({driver, keeper}, return_when=asyncio.FIRST_COMPLETED)
-            if driver.done() and driver.exception() is not None:
-                log.error("batch_driver_failed", batch=batch_id, exc_info=driver.exception())
-                with suppress(StoreUnavailableError):
-                    await give_up(bulk, batch_id, driver.exception() or RuntimeError())
-                await asyncio.sleep(self._settings.batch_lease_s)
-            elif not driver.done():
+            if not await under_lease(driver.run(), lambda: self._prolong(batch_id), lease_s, batch_id):
                 log.warning("batch_lease_lost", batch=batch_id)
-        finally:
-            for task in (driver, keeper):
-                task.cancel()
-            await asyncio.gather(driver, keeper, return_exceptions=True)
+        except Exception as error:
+            log.exception("batch_driver_failed", batch=batch_id)
             with suppress(StoreUnavailableError):
-                await bulk.batches.lease(batch_id, self._token, 0)
-            if not self._stopping:
-                self._drivers.pop(batch_id, None)
+                await give_up(self._context, batch_id, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(lease_s):
+                    await self._stopping.wait()
+        finally:
+            with suppress(StoreUnavailableError):
+                await self._context.batches.lease(batch_id, self._token, 0)
+            del self._drivers[batch_id]
 
-    async def _keep(self, bulk: Bulk, batch_id: str) -> None:
-        """Prolong a lease; return when it is lost. While Redis is away it is nobody else's either."""
-        while True:
-            await asyncio.sleep(self._settings.batch_lease_s / 3)
-            try:
-                if not await bulk.batches.lease(batch_id, self._token, self._settings.batch_lease_s):
-                    return
-            except StoreUnavailableError as error:
-                log.debug("lease_not_prolonged", batch=batch_id, error=str(error))
+    # ---- beside it ---------------------------------------------------------------------------------------------
 
-    async def _sweep(self, bulk: Bulk) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
         while True:
             try:
-                await sweep(bulk)
-            except (StoreUnavailableError, StorageError) as error:
-                log.debug("sweep_failed", error=str(error))
+                await work()
             except Exception:
-                log.exception("sweep_failed")
-            await asyncio.sleep(SWEEP_S)
+                log.exception("task_failed", task=work.__name__)
+            await asyncio.sleep(interval_s)
+
+    async def _beat(self) -> None:
+        try:
+            await self._coordinators.beat(self._info, self._settings.batch_lease_s)
+        except StoreUnavailableError as error:
+            log.debug("heartbeat_failed", error=str(error))
+
+    async def _sweep(self) -> None:
+        try:
+            await sweep(self._context)
+        except (StoreUnavailableError, StorageError) as error:
+            log.debug("sweep_failed", error=str(error))
+
+    async def _listen(self) -> None:
+        with suppress(TimeoutError):  # it goes on trying
+            await self._bell.start()
+
+    def _rung(self, ids: list[str]) -> None:
+        for batch_id in ids:
+            if driver := self._drivers.get(batch_id):
+                driver.wake()
+        self._look_now()
+
+    def _look_now(self) -> None:
+        self._wake.set()
+
+    async def _leave(self, beside: list[asyncio.Task[None]]) -> None:
+        """Finish what can be finished soon, and give every lease back, so that others continue at once."""
+        for driver in self._drivers.values():
+            driver.stop()
+        if working := self._working:
+            await asyncio.wait(working, timeout=FINISH_S)
+        left = [*self._working, *beside]
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=LEAVE_S)
+        with suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._coordinators.beat(self._info, 0)
+        await self._bell.stop()
+        await self._context.store.aclose()

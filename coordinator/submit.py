@@ -13,7 +13,7 @@ from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue, Model
 from broker.db.errors import BusyError, QueueFullError
-from coordinator.context import Bulk
+from coordinator.context import Context
 from jobs.batch_model import Batch
 from jobs.batches import CHUNK_ENDPOINT, Chunk, lane_for
 from jobs.ids import make_job_id
@@ -71,12 +71,12 @@ class Submitter:
     """Submits the chunks of one batch.
 
     Args:
-        bulk: the stores.
+        context: the stores.
         plan: how the input is cut.
     """
 
-    def __init__(self, bulk: Bulk, plan: list[Chunk]) -> None:
-        self._bulk = bulk
+    def __init__(self, context: Context, plan: list[Chunk]) -> None:
+        self._context = context
         self._plan = plan
         self._rate = Rate()
         self._lane: Lane | None = None  # of the chunks that wait
@@ -90,11 +90,11 @@ class Submitter:
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
         """Submit what may be submitted now. Returns whether all chunks are done."""
-        opened, done = await self._bulk.batches.open_chunks(batch.id)
+        opened, done = await self._context.batches.open_chunks(batch.id)
         if done >= batch.chunks:
             return True
         batch = await self._note(batch, now_ms)
-        told = await self._bulk.batches.job_states([chunk.job for chunk in opened.values()])
+        told = await self._context.batches.job_states([chunk.job for chunk in opened.values()])
         states = dict(zip(opened, told, strict=True))
         await self._move(batch, opened, states)
         waiting = [
@@ -118,7 +118,7 @@ class Submitter:
             return
         for number, chunk in opened.items():
             if states[number] == JobState.QUEUED:
-                await self._bulk.store.move(chunk.job, batch.lane)
+                await self._context.store.move(chunk.job, batch.lane)
         self._lane = batch.lane
 
     def _again(self, number: int, chunk: OpenChunk, state: str | None) -> tuple[int, int] | None:
@@ -150,16 +150,16 @@ class Submitter:
             fields["lane"] = lane.value
             log.info("batch_promoted", batch=batch.id, lane=lane.value, left_s=round(left_s))
         if fields:
-            await self._bulk.batches.step(batch, self._bulk.token, None, fields)
-        return batch if lane is batch.lane else await self._bulk.batches.get(batch.id) or batch
+            await self._context.batches.step(batch, self._context.token, None, fields)
+        return batch if lane is batch.lane else await self._context.batches.get(batch.id) or batch
 
     async def _workers(self, batch: Batch) -> int:
-        return sum(batch.model in worker.get("models", ()) for worker in await self._bulk.store.workers())
+        return sum(batch.model in worker.get("models", ()) for worker in await self._context.store.workers())
 
     async def _submit(self, batch: Batch, number: int, generation: int) -> bool:
         piece = self._plan[number]
         job = job_id_of(batch, number, generation)
-        if not await self._bulk.batches.open_chunk(batch.id, self._bulk.token, number, job, generation):
+        if not await self._context.batches.open_chunk(batch.id, self._context.token, number, job, generation):
             return False
         spec = ChunkSpec(
             batch=batch.id,
@@ -172,11 +172,11 @@ class Submitter:
             endpoint=batch.endpoint,
             trace=batch.trace,
         )
-        catalogue = Catalogue(self._bulk.store)
+        catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
         pools = [one for one in catalogue.ranked(batch.model or "") if _can(one, batch.endpoint)]
         try:
-            accepted = await self._bulk.store.accept(
+            accepted = await self._context.store.accept(
                 JobSpec(
                     id=job,
                     endpoint=CHUNK_ENDPOINT,
@@ -193,7 +193,7 @@ class Submitter:
             log.info("batch_waits_for_queue", batch=batch.id, error=str(error))
             return False
         if not accepted.replayed:
-            self._bulk.count_accepted(batch.lane, batch.tenant)
+            self._context.metrics.count_accepted(batch.lane, batch.tenant)
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import struct
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.catalogue import Catalogue
-from coordinator.context import Breath, Bulk, ChangedError
+from coordinator.context import ChangedError, Context
 from coordinator.digests import Digests, same_id, tag_of
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
@@ -34,14 +35,14 @@ class Validated:
     chunks: list[Chunk]
 
 
-async def validate(bulk: Bulk, batch: Batch) -> Validated | list[RowError]:
+async def validate(context: Context, batch: Batch) -> Validated | list[RowError]:
     """Read and check a batch's input.
 
     Raises:
         ChangedError: the batch was cancelled meanwhile.
         StorageError: the input cannot be read now.
     """
-    reading = _Reading(bulk, batch)
+    reading = _Reading(context, batch)
     try:
         await reading.read()
         return await reading.result()
@@ -52,21 +53,20 @@ async def validate(bulk: Bulk, batch: Batch) -> Validated | list[RowError]:
 
 
 class _Reading:
-    def __init__(self, bulk: Bulk, batch: Batch) -> None:
-        self._bulk, self._batch = bulk, batch
+    def __init__(self, context: Context, batch: Batch) -> None:
+        self._context, self._batch = context, batch
         self._rules = Rules(batch.endpoint)
         self._model_line = 0
-        self._cutter = Cutter(bulk.settings.batch_chunk_rows)
+        self._cutter = Cutter(context.settings.batch_chunk_rows)
         self._errors: list[RowError] = []
         self._rows = 0
-        self._breath = Breath()
         self._looked = time.monotonic()
         self.digests = Digests()
 
     async def read(self) -> None:
         number = 0
         try:
-            async for offset, lines in read_lines(self._bulk.storage, self._batch.input_key):
+            async for offset, lines in read_lines(self._context.storage, self._batch.input_key):
                 at = offset
                 for line in lines:
                     number += 1
@@ -74,7 +74,6 @@ class _Reading:
                     if line and not line.isspace():
                         self._take(line, number, at, end)
                     at = end
-                    await self._breath.take()
                 if len(self._errors) >= MOST_ERRORS:
                     return
                 await self._look()
@@ -99,12 +98,12 @@ class _Reading:
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
-        now = await self._bulk.batches.get(self._batch.id)
+        now = await self._context.batches.get(self._batch.id)
         if now is None or now.status is not BatchStatus.VALIDATING:
             raise ChangedError
 
     async def result(self) -> Validated | list[RowError]:
-        limit = self._bulk.settings.batch_max_rows
+        limit = self._context.settings.batch_max_rows
         if not self._rows and not self._errors:
             return [RowError(RowErrorCode.EMPTY_FILE, "the input file has no requests")]
         if limit is not None and self._rows > limit:
@@ -124,13 +123,13 @@ class _Reading:
                 if same_id(one, other):
                     found.append((tag_of(other), tag_of(one)))
             found = sorted(found)[:MOST_ERRORS]
-            await self._breath.take()
+            await asyncio.sleep(0)  # a partition of a large input takes a while: others have their turn
         for line, earlier in found:
             message = f"the custom_id was used before, in line {earlier}"
             self._errors.append(RowError(RowErrorCode.DUPLICATE_CUSTOM_ID, message, line, "custom_id"))
 
     async def _find_model(self, model: str) -> None:
-        catalogue = Catalogue(self._bulk.store)
+        catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
         pools, real = catalogue.ranked(model), catalogue.real_name(model)
         message, code = "", RowErrorCode.INVALID_REQUEST
@@ -146,13 +145,13 @@ class _Reading:
             self._errors.append(RowError(code, message, self._model_line, "body.model"))
 
 
-async def write_plan(bulk: Bulk, batch_id: str, chunks: Iterable[Chunk]) -> None:
+async def write_plan(context: Context, batch_id: str, chunks: Iterable[Chunk]) -> None:
     """Write how a batch is cut."""
     data = b"".join(_RECORD.pack(c.offset, c.length, c.first_line, c.rows) for c in chunks)
-    await bulk.storage.put(plan_key(batch_id), data)
+    await context.storage.put(plan_key(batch_id), data)
 
 
-async def read_plan(bulk: Bulk, batch_id: str) -> list[Chunk]:
+async def read_plan(context: Context, batch_id: str) -> list[Chunk]:
     """Read what :func:`write_plan` wrote."""
-    data = await read_all(bulk.storage, plan_key(batch_id))
+    data = await read_all(context.storage, plan_key(batch_id))
     return [Chunk(n, *fields) for n, fields in enumerate(_RECORD.iter_unpack(data))]

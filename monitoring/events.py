@@ -15,12 +15,19 @@ EVENTS = {
     "batch_driver_failed": "A step of a batch failed for a fault of Penstock's; the line has its trace. It is tried "
     "again.",
     "batch_hold_not_noted": "Why a batch stands still could not be written into its record, as Redis is away.",
-    "batch_lease_lost": "Another api process looks after the batch now.",
+    "batch_lease_lost": "Another coordinator drives the batch now.",
     "batch_moved": "A batch is in another status.",
     "batch_paused": "A caller paused a batch.",
     "batch_promoted": "A batch's next chunks are submitted in a higher lane, as its window closes.",
     "batch_resumed": "A caller had a batch go on.",
     "batch_retried": "A caller had a batch's failed rows repeated, as another batch.",
+    "batch_task_failed": "A verification or a retry failed for a fault of Penstock's; the line has its trace. Its caller is "
+    "answered 500.",
+    "batch_task_given_up": "A verification or a retry was begun by several coordinators, each of which died. Its caller is "
+    "answered 500.",
+    "batch_task_lost": "Another coordinator performs the verification or the retry now.",
+    "batch_task_waits_for_redis": "The answer of a verification or a retry could not be written, as Redis is away; it is "
+    "tried again.",
     "batch_waits_for_queue": "A batch's chunk was not submitted, as the lane is full; it is tried again.",
     "batch_waits_for_redis": "A batch's next step waits for Redis.",
     "batch_waits_for_storage": "A batch's next step waits for storage, which fails or is full.",
@@ -35,7 +42,9 @@ EVENTS = {
     "commit_delayed": "Rows that are in storage could not be counted, as Redis is away; it is tried again.",
     "commit_waits_for_storage": "Finished rows could not be written, as storage fails or is full; they are kept and "
     "tried again.",
-    "coordinator_waits_for_redis": "The api cannot look for batches, as Redis is away.",
+    "coordinator_ended": "The coordinator has given its batches back and ends.",
+    "coordinator_starting": "The coordinator begins to look for batches.",
+    "coordinator_waits_for_redis": "The coordinator cannot look for batches, as Redis is away.",
     "count_failed": "The engine raised an error when it was to count a prompt's tokens.",
     "count_not_asked": "A prompt's tokens could not be counted, as Redis is away; the request is let in uncounted.",
     "count_not_told": "A worker's answer on a prompt's tokens did not reach its api.",
@@ -97,7 +106,7 @@ EVENTS = {
     "logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is tried again.",
     "task_ended": "A task that must never end did. The process ends with status 1.",
-    "task_failed": "A background loop of the api failed for a fault of Penstock's; the line has its trace. It begins anew.",
+    "task_failed": "A background loop of the api or of a coordinator failed for a fault of Penstock's; the line has its trace. It begins anew.",
     "traces_off": "Traces were asked for in a way that cannot be; there are none.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed for a fault of Penstock's; the line has its trace.",

@@ -48,6 +48,8 @@ WINDOWS: Final[dict[str, str]] = {
     "bulk.before_part": "rows of a chunk are finished, a part of them is about to be written",
     "bulk.after_part": "a group's parts are in storage, the batch's record does not count them",
     "bulk.before_end": "every row of a chunk is committed, the chunk is not done",
+    "coordinator.before_answer": "a verification or a retry is done, its answer is not written",
+    "coordinator.before_child": "the failed rows of a batch are in a file, the batch of them is not created",
     "api.mid_events": "a job's event stream is about to send its next events",
 }
 """Every window, and what is true in it."""

@@ -49,9 +49,10 @@ def families_table(*collectors: Any) -> str:
 _METRICS_HEADER = ("metric", "kind", "unit", "labels", "meaning")
 
 _METRICS_INTRO = """\
-Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics` on
-`metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists the workers' addresses for Prometheus, with the
-labels `pool`, `worker`, `engine` and `host`, which every series of a worker then has: see
+Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker and each coordinator at
+`/metrics` on `metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists these addresses for Prometheus, with the
+labels `pool`, `worker`, `engine` and `host` of a worker, and `job="penstock-coordinator"` and `host` of a coordinator,
+which every series of them then has: see
 [watch it with Prometheus and Grafana](../how-to/watch-with-prometheus-and-grafana.md).
 
 No label holds a job id. `tenant` holds configured names only; everybody else is `other`. Series exist at 0 from
@@ -66,6 +67,10 @@ the client hung up unanswered. Each api process is a target of its own with figu
 share the work, so the sum over all is the truth. `action`: `requeued` and `failed` (from a lost worker), `repushed`
 (its message was lost), `expired` (its deadline passed: it ended in the queue, or its worker was told), `due` (the time of
 its next attempt came), `aged` (it waited long and goes on in the lane above), `retired` (its record's time was over)."""
+
+_COORDINATOR_METRICS_NOTE = """\
+A coordinator counts the chunks of batches that it has put into a queue, under the names under which an api counts its
+clients' jobs: sum them over all processes. The disks' figures (below) and the `process_*` and `python_*` metrics are its too."""
 
 _SHARED_METRICS_NOTE = """\
 These are the same in every api process, up to the moment of its last look, and stay as they were in one that is cut off from
@@ -94,6 +99,7 @@ def metrics_page() -> str:
 
     from monitoring.metrics import (
         LATENCY_BUCKETS_S,
+        AcceptedJobs,
         ApiMetrics,
         DataDisk,
         EngineGauges,
@@ -111,6 +117,9 @@ def metrics_page() -> str:
         "## The api",
         metrics_table(ApiMetrics(CollectorRegistry())),
         _API_METRICS_NOTE,
+        "## A coordinator",
+        metrics_table(AcceptedJobs(CollectorRegistry())),
+        _COORDINATOR_METRICS_NOTE,
         "## What every api process sees in Redis",
         metrics_table(SharedState(CollectorRegistry())),
         _SHARED_METRICS_NOTE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -70,7 +71,7 @@ async def found_batch(services: Services, batch_id: str) -> Batch:
     return batch
 
 
-def answer(view: dict[str, Any]) -> Response:
+def answer(view: Mapping[str, Any]) -> Response:
     """Answer with JSON."""
     return Response(msgspec.json.encode(view), media_type="application/json")
 
@@ -139,6 +140,4 @@ def register(router: APIRouter, services: Services) -> None:
         if status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
             message = f"Cannot cancel a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
-        if services.coordinator is not None:
-            services.coordinator.poke()
         return answer(batch_view(await found_batch(services, batch_id)))

@@ -23,10 +23,12 @@ from api.http.asgi import ClientGoneError
 from broker.db.errors import (
     BatchUnfinishedError,
     BusyError,
+    FileGoneError,
     FileInUseError,
     IdempotencyConflictError,
     InfeasibleError,
     NewerRecordError,
+    NoCoordinatorError,
     NoInputFileError,
     QueueFullError,
     StoreUnavailableError,
@@ -67,6 +69,7 @@ ERROR_CODES = (
     "job_not_queued",
     "method_not_allowed",
     "missing_required_parameter",
+    "no_coordinator",
     "no_such_device",
     "no_worker",
     "not_found",
@@ -197,6 +200,10 @@ def _newer(error: NewerRecordError) -> ApiError:
     return ApiError(500, str(error), "internal_error", type_=SERVER)
 
 
+def _no_coordinator(error: NoCoordinatorError) -> ApiError:
+    return ApiError(503, str(error), "no_coordinator", type_=SERVER, retry_after_s=RETRY_WORKER_S)
+
+
 def retry_after(wait_ms: float | None) -> int:
     """Return whole seconds for ``Retry-After``: 1 to 120, since the OpenAI SDK does not wait for longer."""
     return min(120, max(1, math.ceil((wait_ms or 0) / 1000)))
@@ -246,8 +253,10 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
         BatchUnfinishedError: lambda error: ApiError(409, str(error), "batch_not_finished"),
+        FileGoneError: lambda error: ApiError(410, str(error), "file_gone", param="batch_id"),
         FileInUseError: lambda error: ApiError(409, str(error), "file_in_use"),
         NoInputFileError: lambda error: invalid(str(error), "input_file_id", "invalid_value"),
+        NoCoordinatorError: _no_coordinator,
         StorageError: _storage,
     }
 

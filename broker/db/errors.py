@@ -100,6 +100,14 @@ class BatchUnfinishedError(BrokerError):
         self.batch_id = batch_id
 
 
+class FileGoneError(BrokerError):
+    """A file that the call needs was deleted or has expired."""
+
+
+class NoCoordinatorError(BrokerError):
+    """No coordinator is alive, so nobody would perform the task. Nothing was written."""
+
+
 class RegistrationRefusedError(Exception):
     """A worker may not serve what it serves, because of another that is alive. The front never meets this.
 

@@ -38,6 +38,7 @@ NAMES = (
     "chunk_settle",
     "chunk_take",
     "claim",
+    "coordinator_beat",
     "drain",
     "file_announce",
     "file_create",
@@ -53,9 +54,13 @@ NAMES = (
     "reap",
     "register",
     "release",
+    "task_ask",
+    "task_end",
+    "task_keep",
+    "task_take",
     "watch",
 )
-_SHARED = ("_lib", "_message", "_queue", "_ahead", "_jobs", "_batches")
+_SHARED = ("_lib", "_message", "_queue", "_ahead", "_jobs", "_batches", "_tasks")
 _BATCH = 512
 
 

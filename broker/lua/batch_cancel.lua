@@ -5,6 +5,7 @@
 local status = redis.call('HGET', K.batch(ARGV[1]), 'status')
 if status == 'validating' or status == 'in_progress' then
   redis.call('HSET', K.batch(ARGV[1]), 'status', 'cancelling', 'cancelling_at', now_ms())
+  ring(ARGV[1])
   return 'cancelling'
 end
 return status

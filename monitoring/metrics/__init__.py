@@ -5,6 +5,7 @@ a job id or any other unbounded value. What is measured where:
 
 =======================  ==========================================================================
 :class:`ApiMetrics`      what one api process did: its requests, errors and accepted jobs
+:class:`AcceptedJobs`    the jobs that one api process or coordinator put into a queue
 :class:`SharedState`     what every api process sees in Redis, the same in each: queues, workers, Redis itself
 :class:`WorkerMetrics`   what one worker did: attempts, times, tokens
 :class:`EngineGauges`    what its engine says at the moment of the scrape
@@ -20,6 +21,7 @@ from monitoring.metrics.common import (
     LATENCY_BUCKETS_S,
     OTHER_TENANT,
     REAPER_ACTIONS,
+    AcceptedJobs,
     Children,
     TenantNames,
     set_up,
@@ -27,6 +29,7 @@ from monitoring.metrics.common import (
 from monitoring.metrics.disk import DataDisk
 from monitoring.metrics.engine import EngineGauges
 from monitoring.metrics.gpu import Gpus
+from monitoring.metrics.serve import serve_metrics
 from monitoring.metrics.shared import SharedState, WorkerState
 from monitoring.metrics.worker import BATCH_ROW_OUTCOMES, JOB_ENDS, WorkerMetrics
 
@@ -36,6 +39,7 @@ __all__ = [
     "LATENCY_BUCKETS_S",
     "OTHER_TENANT",
     "REAPER_ACTIONS",
+    "AcceptedJobs",
     "ApiMetrics",
     "Children",
     "DataDisk",
@@ -45,5 +49,6 @@ __all__ = [
     "TenantNames",
     "WorkerMetrics",
     "WorkerState",
+    "serve_metrics",
     "set_up",
 ]
