@@ -106,7 +106,8 @@ EVENTS = {
     "logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is tried again.",
     "task_ended": "A task that must never end did. The process ends with status 1.",
-    "task_failed": "A background loop of the api or of a coordinator failed for a fault of Penstock's; the line has its trace. It begins anew.",
+    "task_failed": "A background loop of the api or of a coordinator failed for a fault of Penstock's; the line has its "
+    "trace. It begins anew.",
     "traces_off": "Traces were asked for in a way that cannot be; there are none.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed for a fault of Penstock's; the line has its trace.",

@@ -15,11 +15,17 @@ import httpx
 import openai
 import psutil
 
+from broker.coordinators import Coordinators
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from monitoring.failpoints import VARIABLE
+from tests.support import eventually
 
 ROOT = Path(__file__).parents[1]
 _RUN = "import sys, json; from workers.main import run_worker; run_worker(json.loads(sys.argv[1]))"
+_COORDINATOR = (
+    "import sys, json; from coordinator.main import run_coordinator; run_coordinator(json.loads(sys.argv[1]))"
+)
 _API = "import sys, json; from api.main import run_api; run_api(overrides=json.loads(sys.argv[1]))"
 
 
@@ -154,5 +160,51 @@ class ApiProcess:
     def close(self) -> None:
         """End it."""
         if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+class CoordinatorProcess:
+    """One coordinator process.
+
+    Args:
+        settings: whose Redis and namespace it uses.
+        log: where its output goes.
+        failpoints: see :mod:`monitoring.failpoints`.
+        overrides: further coordinator settings, JSON-able.
+    """
+
+    def __init__(
+        self, settings: BrokerSettings, log: Path, *, failpoints: str = "", **overrides: object
+    ) -> None:
+        self.log = log
+        given = {"redis_url": settings.redis_url, "namespace": settings.namespace, **overrides}
+        with log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _COORDINATOR, json.dumps(given)],
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
+                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+                | {VARIABLE: failpoints},
+                start_new_session=True,
+            )
+
+    async def ready(self, store: JobStore) -> None:
+        """Wait until it has its lease."""
+
+        async def leased() -> bool:
+            return self.process.pid in {one["pid"] for one in await Coordinators(store).alive()}
+
+        await eventually(leased)
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        """Return its exit status."""
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.kill()
             self.process.wait(10)

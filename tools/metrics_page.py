@@ -70,7 +70,7 @@ its next attempt came), `aged` (it waited long and goes on in the lane above), `
 
 _COORDINATOR_METRICS_NOTE = """\
 A coordinator counts the chunks of batches that it has put into a queue, under the names under which an api counts its
-clients' jobs: sum them over all processes. The disks' figures (below) and the `process_*` and `python_*` metrics are its too."""
+clients' jobs: sum them over all processes. It has the disks' figures (below) and the `process_*` metrics too."""
 
 _SHARED_METRICS_NOTE = """\
 These are the same in every api process, up to the moment of its last look, and stay as they were in one that is cut off from
