@@ -58,8 +58,7 @@ key                             type     holds                                  
 ``ns:batches:parts``            zset     ended batches, by when their parts in storage go    (until they are gone)
 ``ns:coordinators``             zset     what each coordinator says of itself, JSON, by the end of its lease  (TTL, seconds)
 ``ns:tasks``                    zset     tasks that are not done, by when a coordinator may take them    (until their end)
-``ns:task:<kind>:<batch>``      hash     a task of the coordinators: its run, attempt, callers, answer  (TTL, a day; a minute
-                                         from its end)
+``ns:task:<kind>:<batch>``      hash     a task of the coordinators, and its answer    (TTL a day; a minute from its end)
 ``ns.<pool>.<lane>``            list     a lane's Celery messages; also the Celery queue's name   (until popped)
 ``ns.<pool>.@<node>``           list     the same, for one worker by its node name                    (likewise)
 ``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
