@@ -29,6 +29,7 @@ class QueueFacts:
         delayed: queued jobs that wait for their next attempt.
         dead: jobs that failed or expired and were not repeated.
         batches: batches that have not ended.
+        coordinators: coordinators that are alive.
         paused: whether a pool is, by pool.
         tenants: jobs waiting, by (pool, tenant).
         max_active: jobs of a pool that may be on its engines at once, by the setting; None for no such limit.
@@ -41,6 +42,7 @@ class QueueFacts:
     delayed: int
     dead: int
     batches: int = 0
+    coordinators: int = 0
     paused: Mapping[str, bool] = field(default_factory=dict)
     tenants: Mapping[tuple[str, str], int] = field(default_factory=dict)
     max_active: int | None = None
@@ -96,6 +98,7 @@ class Observer:
         pipe.zcard(self._keys("delayed"))
         pipe.zcard(self._keys("dead"))
         pipe.scard(self._keys("batches_active"))
+        pipe.zcard(self._keys("coordinators"))
         pipe.smembers(self._keys("paused"))
         pipe.hget(self._keys("limits"), "max_active")
         pipe.hgetall(self._keys("ended"))
@@ -108,7 +111,17 @@ class Observer:
         for pool in pools:
             pipe.hgetall(self._keys("waiting", pool))
         try:
-            (seconds, micros), delayed, dead, batches, paused, most, ended, *rest = await pipe.execute()
+            (
+                (seconds, micros),
+                delayed,
+                dead,
+                batches,
+                alive,
+                paused,
+                most,
+                ended,
+                *rest,
+            ) = await pipe.execute()
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error)) from error
         now_s = int(seconds) + int(micros) / 1e6
@@ -123,6 +136,7 @@ class Observer:
             delayed=delayed,
             dead=dead,
             batches=batches,
+            coordinators=alive,
             paused={pool: pool in paused for pool in pools},
             tenants={(pool, name): int(jobs) for pool, row in tenants for name, jobs in row.items()},
             max_active=int(most) if most else None,

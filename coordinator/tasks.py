@@ -64,6 +64,8 @@ class Tasks:
             with suppress(StoreUnavailableError):
                 await store.keep(task, 0)
             raise
+        except Exception:  # when the lease has run out it is tried again
+            log.exception("batch_task_failed", batch=task.batch, kind=task.kind.value)
 
     async def _answer(self, task: Task) -> None:
         while True:

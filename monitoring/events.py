@@ -21,8 +21,7 @@ EVENTS = {
     "batch_promoted": "A batch's next chunks are submitted in a higher lane, as its window closes.",
     "batch_resumed": "A caller had a batch go on.",
     "batch_retried": "A caller had a batch's failed rows repeated, as another batch.",
-    "batch_task_failed": "A verification or a retry failed for a fault of Penstock's; the line has its trace. Its caller is "
-    "answered 500.",
+    "batch_task_failed": "A verification or a retry failed for a fault of Penstock's; the line has its trace.",
     "batch_task_given_up": "A verification or a retry was begun by several coordinators, each of which died. Its caller is "
     "answered 500.",
     "batch_task_lost": "Another coordinator performs the verification or the retry now.",

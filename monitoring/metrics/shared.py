@@ -41,6 +41,9 @@ class QueueState(Protocol):
     def batches(self) -> int: ...  # noqa: D102
 
     @property
+    def coordinators(self) -> int: ...  # noqa: D102
+
+    @property
     def paused(self) -> Mapping[str, bool]: ...  # noqa: D102
 
     @property
@@ -152,6 +155,11 @@ class SharedState:
             registry=registry,
         )
         self.batches = Gauge("penstock_batches_active", "Batches that have not ended.", registry=registry)
+        self.coordinators = Gauge(
+            "penstock_coordinators",
+            "Coordinators that are alive; without one no batch advances.",
+            registry=registry,
+        )
         self.ended = Counter(
             "penstock_jobs_ended_without_worker_total",
             "Jobs that no worker ended: cancelled or expired in the queue, lost with their worker, or as an identical job.",
@@ -244,6 +252,7 @@ class SharedState:
         self.delayed.set(state.delayed)
         self.dead.set(state.dead)
         self.batches.set(state.batches)
+        self.coordinators.set(state.coordinators)
         self._max_active = state.max_active
         for pool, paused in state.paused.items():
             self.paused.labels(pool).set(paused)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import pytest_asyncio
@@ -205,6 +206,22 @@ async def test_a_verification_that_kills_every_coordinator_is_given_up(
         with coordinator():
             answer = await asked
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+
+
+async def test_a_caller_who_hangs_up_waits_no_longer(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator
+) -> None:
+    await work()
+    with coordinator():
+        batch = await half_failed(client)
+    await Coordinators(store).beat({"id": "takes nothing"}, 60)
+    async with api.client() as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.get(f"/v1/batches/{batch.id}/verify", timeout=0.5)
+        await eventually(lambda: not api.services.hub._inboxes)
+        await Coordinators(store).beat({"id": "takes nothing"}, 0)
+        with coordinator():  # what was asked for is done all the same
+            await eventually(lambda: TaskStore(store).answer(TaskKind.VERIFY, batch.id, 0))
 
 
 async def test_sigterm_gives_batches_to_others_at_once(
