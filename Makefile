@@ -1,4 +1,4 @@
-# Everything a person types. `make` alone lists it. ARGS="..." is passed on by up, test and bench.
+# Everything a person types. `make` alone lists it. ARGS="..." is passed on by up, test, test-all and bench.
 
 PYTHON ?= python3
 UV ?= uv
@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-compose test-open-webui chaos lint format lock bench docs clean
+.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,9 +15,18 @@ up: ## install what is needed, then serve until Ctrl-C (ARGS="--port 8181")
 	@$(SETUP)
 	@$(BIN)/penstock up $(ARGS)
 
-test: ## install what is needed, then run every test (ARGS="tests/unit -k lease")
+# More processes than the two cores that this is tuned for: a test waits for half of its time. The slow folders begin
+# (testpaths), so that no long file is left for the end.
+TEST_PROCESSES ?= 4
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
+
+test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
+	@$(SETUP) --prometheus
+	@$(PYTEST) -m "not full" $(ARGS)
+
+test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)
 	@$(SETUP) --containers
@@ -36,11 +45,12 @@ chaos: ## random faults under load (SEED=1 MINUTES=30 ENGINE=simulated|vllm)
 	@$(SETUP)
 	$(BIN)/python -m tests.chaos.run --seed $(SEED) --minutes $(MINUTES) --engine $(ENGINE) $(ARGS)
 
-lint: ## style, format and types
-	@$(SETUP)
+lint: ## style, format, types, and what files say of each other
+	@$(SETUP) --prometheus
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/lint
 
 format: ## rewrite the files as the formatter wants them
 	@$(SETUP)

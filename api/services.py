@@ -22,8 +22,8 @@ from broker.catalogue import Catalogue
 from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
-from broker.events.ask import Asker
 from broker.events.hub import EventHub
+from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import Accepted, JobStore
 from broker.tasks import TaskStore
@@ -55,7 +55,7 @@ class Services:
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
         self.catalogue = Catalogue(self.store, settings.default_model)
-        self.asker = Asker(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
+        self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)

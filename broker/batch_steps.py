@@ -30,11 +30,11 @@ class BatchSteps(BatchStore):
 
     async def active(self) -> list[str]:
         """Return ids of batches that have not ended."""
-        return sorted(await self._store.ask(self._store.client.smembers(self._keys("batches_active"))))
+        return sorted(await self._store.execute(self._store.client.smembers(self._keys("batches_active"))))
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the right to look after a batch; 0 seconds give it up. False: another process has it."""
-        reply = await self._store.scripts.call("batch_lease", batch_id, token, int(ttl_s * 1000))
+        reply = await self._store.scripts.call("batch/lease", batch_id, token, int(ttl_s * 1000))
         return bool(reply)
 
     async def step(
@@ -50,11 +50,12 @@ class BatchSteps(BatchStore):
         target = batch.status if to is None else to
         return bool(
             await self._store.scripts.call(
-                "batch_step",
+                "batch/step",
                 batch.id,
                 token,
                 batch.status.value,
                 target.value,
+                int(target.terminal),
                 self._retention_ms,
                 self._parts_ms,
                 *flat,
@@ -63,17 +64,19 @@ class BatchSteps(BatchStore):
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
         """Note why a batch cannot go on, or (None) that it can."""
-        await self._store.scripts.call("batch_hold", batch_id, reason or "")
+        await self._store.scripts.call("batch/hold", batch_id, reason or "")
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
         """Note that a chunk is about to be submitted. False: it must not be."""
-        reply = await self._store.scripts.call("chunk_open", batch_id, token, chunk, job, generation)
+        reply = await self._store.scripts.call("batch/chunk_open", batch_id, token, chunk, job, generation)
         return bool(reply)
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
         """End a chunk whose rest will never run; ``new`` rows are counted. False: the lease is another's."""
         return bool(
-            await self._store.scripts.call("chunk_settle", batch_id, token, chunk, ledger, *numbers(new))
+            await self._store.scripts.call(
+                "batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)
+            )
         )
 
     async def open_chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], int]:
@@ -81,7 +84,7 @@ class BatchSteps(BatchStore):
         pipe = self._store.client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hlen(self._keys("batch_done", batch_id))
-        opened, done = await self._store.ask(pipe.execute())
+        opened, done = await self._store.execute(pipe.execute())
         ordered = sorted(opened.items(), key=lambda one: int(one[0]))
         return {int(n): open_chunk_of(raw) for n, raw in ordered}, done
 
@@ -90,21 +93,23 @@ class BatchSteps(BatchStore):
         pipe = self._store.client.pipeline(transaction=False)
         for job in jobs:
             pipe.hget(self._keys("job", job), "state")
-        return list(await self._store.ask(pipe.execute())) if jobs else []
+        return list(await self._store.execute(pipe.execute())) if jobs else []
 
     async def swept(self, limit: int = 10) -> list[str]:
         """Return ids of ended batches whose parts are to be deleted."""
-        seconds, _ = await self._store.ask(self._store.client.time())
+        seconds, _ = await self._store.execute(self._store.client.time())
         key = self._keys("batches_parts")
-        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit)))
+        return list(
+            await self._store.execute(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit))
+        )
 
     async def parts_gone(self, batch_id: str) -> None:
         """Note that a batch's parts are gone from storage."""
-        await self._store.ask(self._store.client.zrem(self._keys("batches_parts"), batch_id))
+        await self._store.execute(self._store.client.zrem(self._keys("batches_parts"), batch_id))
 
     async def retire(self) -> list[str]:
         """Forget batches whose time is over; return their ids."""
-        return list(await self._store.scripts.call("batch_retire", 100))
+        return list(await self._store.scripts.call("batch/retire", 100))
 
 
 def encode_errors(errors: list[RowError]) -> str:

@@ -90,7 +90,7 @@ class BatchStore:
         if spec.output_after_ms is not None:
             fields += ["output_after", spec.output_after_ms]
         kind, *told = await self._store.scripts.call(
-            "batch_create",
+            "batch/create",
             spec.id,
             spec.input_file_id,
             "" if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
@@ -113,7 +113,7 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a batch; None: there is none."""
-        return _batch(await self._store.ask(self._store.client.hgetall(self._keys("batch", batch_id))))
+        return _batch(await self._store.execute(self._store.client.hgetall(self._keys("batch", batch_id))))
 
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
@@ -123,17 +123,17 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=False)
         for batch_id in ids:
             pipe.hgetall(self._keys("batch", batch_id))
-        rows = await self._store.ask(pipe.execute()) if ids else []
+        rows = await self._store.execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Ask for a batch's end. Returns the status it is in now; None: there is none."""
-        reply = await self._store.scripts.call("batch_cancel", batch_id)
+        reply = await self._store.scripts.call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause a batch or let it go on. Returns the status it is in now; None: there is none."""
-        reply = await self._store.scripts.call("batch_pause", batch_id, int(paused))
+        reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
@@ -141,7 +141,7 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hgetall(self._keys("batch_done", batch_id))
-        opened, done = await self._store.ask(pipe.execute())
+        opened, done = await self._store.execute(pipe.execute())
         return (
             {int(n): open_chunk_of(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
             {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
@@ -150,7 +150,7 @@ class BatchStore:
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
         key = self._keys("batches_parts")
-        return await self._store.ask(self._store.client.zscore(key, batch_id)) is not None
+        return await self._store.execute(self._store.client.zscore(key, batch_id)) is not None
 
 
 def numbers(counts: Counts) -> tuple[int, ...]:

@@ -27,13 +27,13 @@ class Coordinators:
             ttl_s: the lease, in seconds.
         """
         said = json.dumps(dict(info), sort_keys=True)
-        await self._store.scripts.call("coordinator_beat", said, int(ttl_s * 1000))
+        await self._store.scripts.call("coordinator/beat", said, int(ttl_s * 1000))
 
     async def alive(self) -> list[dict[str, Any]]:
         """Return what every coordinator with a live lease says of itself."""
-        seconds, micros = await self._store.ask(self._store.client.time())
+        seconds, micros = await self._store.execute(self._store.client.time())
         key, now_ms = self._store.keys("coordinators"), seconds * 1000 + micros // 1000
         return [
             json.loads(said)
-            for said in await self._store.ask(self._store.client.zrangebyscore(key, f"({now_ms}", "+inf"))
+            for said in await self._store.execute(self._store.client.zrangebyscore(key, f"({now_ms}", "+inf"))
         ]

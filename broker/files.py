@@ -34,11 +34,11 @@ class FileStore:
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be in storage. If it is not recorded then, it is deleted in the end."""
-        await self._store.scripts.call("file_announce", file_id, key)
+        await self._store.scripts.call("file/announce", file_id, key)
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects into the trash that were announced so long ago and were not recorded; return their keys."""
-        return list(await self._store.scripts.call("file_orphans", int(age_s * 1000), limit))
+        return list(await self._store.scripts.call("file/orphans", int(age_s * 1000), limit))
 
     async def create(
         self,
@@ -58,7 +58,7 @@ class FileStore:
         """
         fields = ("bytes", file.size, "filename", file.filename, "key", file.key, "users", 0)
         kind, file_id = await self._store.scripts.call(
-            "file_create",
+            "file/create",
             file.id,
             file.purpose,
             idempotency_key or "",
@@ -76,7 +76,9 @@ class FileStore:
 
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
-        return _file(await self._store.ask(self._store.client.hmget(self._keys("file", file_id), _FIELDS)))
+        return _file(
+            await self._store.execute(self._store.client.hmget(self._keys("file", file_id), _FIELDS))
+        )
 
     async def of_batch(self, batch: Batch, *roles: FileRole) -> dict[FileRole, File]:
         """Return a batch's files of these roles, without those that it never had.
@@ -106,7 +108,7 @@ class FileStore:
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._store.scripts.call("file_delete", file_id, int(only_if_expired))
+        reply = await self._store.scripts.call("file/delete", file_id, int(only_if_expired))
         if reply == "busy":
             raise FileInUseError(file_id)
         return bool(reply == "deleted")
@@ -128,30 +130,30 @@ class FileStore:
         pipe = self._store.client.pipeline(transaction=False)
         for file_id in ids:
             pipe.hmget(self._keys("file", file_id), _FIELDS)
-        rows = await self._store.ask(pipe.execute()) if ids else []
+        rows = await self._store.execute(pipe.execute()) if ids else []
         return [file for values in rows if (file := _file(values))], more
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Return ids of files whose time has passed."""
-        seconds, micros = await self._store.ask(self._store.client.time())
+        seconds, micros = await self._store.execute(self._store.client.time())
         now = seconds * 1000 + micros // 1000
         key = self._keys("files_expiry")
-        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
+        return list(await self._store.execute(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
 
     async def trash(self, limit: int = 100) -> list[str]:
         """Return keys of objects that are to be deleted."""
         key = self._keys("files_trash")
-        return list(await self._store.ask(self._store.client.srandmember(key, limit)))
+        return list(await self._store.execute(self._store.client.srandmember(key, limit)))
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Put objects of no file into the trash."""
         if keys:
-            await self._store.ask(self._store.client.sadd(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.sadd(self._keys("files_trash"), *keys))
 
     async def emptied(self, keys: Sequence[str]) -> None:
         """Note that objects are gone from storage."""
         if keys:
-            await self._store.ask(self._store.client.srem(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.srem(self._keys("files_trash"), *keys))
 
 
 async def page_of_ids(
@@ -166,7 +168,7 @@ async def page_of_ids(
     """Return ids of ``files`` or ``batches`` by creation, and whether there are more behind them."""
     made = 0 if after is None else made_ms(after)
     rows = await store.scripts.call(
-        "list_page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
+        "file/page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
     )
     return list(rows[:limit]), len(rows) > limit
 

@@ -107,7 +107,7 @@ class TaskStore:
             NoCoordinatorError: none is alive.
         """
         told = json.dumps(dict(args))
-        run = await self._store.scripts.call("task_ask", kind.value, batch_id, sink, told, _WAITING_MS)
+        run = await self._store.scripts.call("task/ask", kind.value, batch_id, sink, told, _WAITING_MS)
         if not run:
             raise NoCoordinatorError(_NO_COORDINATOR)
         return int(run)
@@ -119,7 +119,7 @@ class TaskStore:
             LookupError: the task is gone.
         """
         key = self._store.keys("task", kind.value, batch_id)
-        at, answer = await self._store.ask(self._store.client.hmget(key, ("run", "answer")))
+        at, answer = await self._store.execute(self._store.client.hmget(key, ("run", "answer")))
         if at is None:
             raise LookupError(batch_id)
         return Answer.decode(answer) if answer is not None and int(at) >= run else None
@@ -128,7 +128,7 @@ class TaskStore:
 
     async def take(self, lease_s: float) -> Task | None:
         """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none."""
-        reply = await self._store.scripts.call("task_take", int(lease_s * 1000))
+        reply = await self._store.scripts.call("task/take", int(lease_s * 1000))
         if reply is None:
             return None
         kind, batch, run, attempt, args = reply
@@ -136,9 +136,9 @@ class TaskStore:
 
     async def keep(self, task: Task, lease_s: float) -> bool:
         """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""
-        return bool(await self._store.scripts.call("task_keep", *task.fence, int(lease_s * 1000)))
+        return bool(await self._store.scripts.call("task/keep", *task.fence, int(lease_s * 1000)))
 
     async def end(self, task: Task, answer: Answer) -> bool:
         """Answer a task. False: another attempt has it, or it has its answer."""
-        reply = await self._store.scripts.call("task_end", *task.fence, answer.encode(), _ANSWERED_MS)
+        reply = await self._store.scripts.call("task/end", *task.fence, answer.encode(), _ANSWERED_MS)
         return bool(reply)

@@ -36,6 +36,7 @@ from tests.support import free_port, wait_until
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "monitoring"
 RULES = MONITORING / "prometheus" / "rules"
+ALERT_CASES = MONITORING / "prometheus" / "tests" / "alerts.test.yml"
 UNPACKED = ROOT / ".venv" / "tools" / "prometheus" / "usr" / "bin"
 
 

@@ -6,7 +6,7 @@ a job id or any other unbounded value. What is measured where:
 =======================  ==========================================================================
 :class:`ApiMetrics`      what one api process did: its requests, errors and accepted jobs
 :class:`AcceptedJobs`    the jobs that one api process or coordinator put into a queue
-:class:`SharedState`     what every api process sees in Redis, the same in each: queues, workers, Redis itself
+:class:`SharedState`     what is in Redis, the same in every api process: queues, workers, Redis itself
 :class:`WorkerMetrics`   what one worker did: attempts, times, tokens
 :class:`EngineGauges`    what its engine says at the moment of the scrape
 :class:`Gpus`            what the NVIDIA driver says of its GPUs; nothing where there is no driver
@@ -30,7 +30,7 @@ from monitoring.metrics.disk import DataDisk
 from monitoring.metrics.engine import EngineGauges
 from monitoring.metrics.gpu import Gpus
 from monitoring.metrics.serve import serve_metrics
-from monitoring.metrics.shared import SharedState, WorkerState
+from monitoring.metrics.shared import SharedState
 from monitoring.metrics.worker import BATCH_ROW_OUTCOMES, JOB_ENDS, WorkerMetrics
 
 __all__ = [
@@ -48,7 +48,6 @@ __all__ = [
     "SharedState",
     "TenantNames",
     "WorkerMetrics",
-    "WorkerState",
     "serve_metrics",
     "set_up",
 ]

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.integration.test_worker import ready, start_worker
 
 __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]

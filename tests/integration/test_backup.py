@@ -1,4 +1,4 @@
-"""docs/operations.md's backup and restore of Redis, step by step, on a live stack: what was in the copy goes on after it."""
+"""Backup and restore of Redis as docs/operate/operations.md says, on a live stack: the copy's jobs continue after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY
 
 @contextmanager
 def valkey(folder: Path, port: int, *, appendonly: bool = True) -> Iterator[Redis]:
-    """Valkey as docs/how-to/use-your-own-redis-and-several-machines.md wants it; killed at the end, not stopped."""
+    """Valkey as docs/operate/redis-and-machines.md wants it; killed at the end, not stopped."""
     folder.mkdir(exist_ok=True)
     argv = [
         str(get_binary_path()),

@@ -22,7 +22,7 @@ from broker.settings import BrokerSettings
 from coordinator import digests
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.processes import CoordinatorProcess
 from tests.s3server import S3Server

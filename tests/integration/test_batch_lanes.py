@@ -12,7 +12,7 @@ import pytest
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import client, files_url, ready, start_worker, work
 from tests.support import eventually
 

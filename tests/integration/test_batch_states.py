@@ -15,7 +15,7 @@ from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, jsonl, lines, row, upload
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.integration.test_batches import golden, reaches, stable
 from tests.processes import CoordinatorProcess

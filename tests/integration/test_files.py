@@ -24,7 +24,7 @@ from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX, make_id
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.redisproxy import RedisProxy
 from tests.s3server import S3Server
 from tests.support import eventually

@@ -27,7 +27,7 @@ from jobs.model import JobSpec
 from monitoring.metrics import Gpus
 from tests.apiserver import ApiServer
 from tests.batching import create, row
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.gpus import TwoGpus
 from tests.integration.test_worker import ready, start_worker
 from tests.prometheus import RULES, PrometheusServer, alerts, recorded, selector_texts

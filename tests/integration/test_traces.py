@@ -18,7 +18,7 @@ from broker.settings import BrokerSettings
 from monitoring.trace_context import TraceContext
 from tests.apiserver import ApiServer
 from tests.batching import row
-from tests.coordinator import CoordinatorThread
+from tests.coordinators import CoordinatorThread
 from tests.otlp import OtlpReceiver, SpanSeen
 from tests.processes import WorkerProcess
 from tests.support import eventually

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,14 +16,11 @@ from jobs.batches import (
     IllegalBatchTransitionError,
     form_ledger,
     lane_for,
-    mermaid,
     next_status,
     parse_ledger,
     window_s,
 )
 from jobs.lanes import Lane
-
-ARCHITECTURE = Path(__file__).parents[3] / "docs" / "architecture.md"
 
 
 @pytest.mark.parametrize(("status", "event"), list(product(BatchStatus, BatchEvent)))
@@ -41,10 +37,6 @@ def test_every_pair(status: BatchStatus, event: BatchEvent) -> None:
 def test_every_status_is_reached_and_every_other_left() -> None:
     assert {*TRANSITIONS.values(), BatchStatus.VALIDATING} == set(BatchStatus)
     assert {status for status, _ in TRANSITIONS} == set(BatchStatus) - TERMINAL
-
-
-def test_the_diagram_in_the_docs_is_the_table() -> None:
-    assert mermaid() in ARCHITECTURE.read_text()
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("24h", 86_400), ("30m", 1800), ("90s", 90), ("7d", 604_800)])
