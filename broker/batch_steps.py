@@ -33,7 +33,7 @@ class BatchSteps(BatchStore):
         return sorted(await self._store.execute(self._store.client.smembers(self._keys("batches_active"))))
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
-        """Take or prolong the right to look after a batch; 0 seconds give it up. False: another process has it."""
+        """Take or prolong the lease on a batch; 0 seconds end it. False: another coordinator has it."""
         reply = await self._store.scripts.call("batch/lease", batch_id, token, int(ttl_s * 1000))
         return bool(reply)
 
@@ -63,16 +63,16 @@ class BatchSteps(BatchStore):
         )
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
-        """Note why a batch cannot go on, or (None) that it can."""
+        """Record why a batch is on hold, or (None) that it is not."""
         await self._store.scripts.call("batch/hold", batch_id, reason or "")
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
-        """Note that a chunk is about to be submitted. False: it must not be."""
+        """Record that a chunk is about to be submitted. False: it must not be submitted."""
         reply = await self._store.scripts.call("batch/chunk_open", batch_id, token, chunk, job, generation)
         return bool(reply)
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
-        """End a chunk whose rest will never run; ``new`` rows are counted. False: the lease is another's."""
+        """End a chunk whose other rows will never run, and count ``new`` rows. False: another coordinator has the lease."""
         return bool(
             await self._store.scripts.call(
                 "batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)
@@ -96,7 +96,7 @@ class BatchSteps(BatchStore):
         return list(await self._store.execute(pipe.execute())) if jobs else []
 
     async def swept(self, limit: int = 10) -> list[str]:
-        """Return ids of ended batches whose parts are to be deleted."""
+        """Return ids of ended batches whose parts must be deleted."""
         seconds, _ = await self._store.execute(self._store.client.time())
         key = self._keys("batches_parts")
         return list(
@@ -104,11 +104,11 @@ class BatchSteps(BatchStore):
         )
 
     async def parts_gone(self, batch_id: str) -> None:
-        """Note that a batch's parts are gone from storage."""
+        """Record that a batch's parts are deleted from storage."""
         await self._store.execute(self._store.client.zrem(self._keys("batches_parts"), batch_id))
 
     async def retire(self) -> list[str]:
-        """Forget batches whose time is over; return their ids."""
+        """Delete the records of batches whose retention is over; return their ids."""
         return list(await self._store.scripts.call("batch/retire", 100))
 
 

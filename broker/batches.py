@@ -69,7 +69,7 @@ class BatchStore:
         self._keys = store.keys
 
     async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
-        """Create a batch, or find it by its idempotency key, or as the repetition of ``spec.retry_of``.
+        """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
 
         Returns:
             The batch, and whether it is an earlier one.
@@ -118,7 +118,7 @@ class BatchStore:
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
     ) -> tuple[list[Batch], bool]:
-        """List batches by their creation; return them, and whether there are more behind ``after``'s page."""
+        """List batches by their creation; return them, and whether more follow."""
         ids, more = await page_of_ids(self._store, "batches", after, limit, newest_first=newest_first)
         pipe = self._store.client.pipeline(transaction=False)
         for batch_id in ids:
@@ -127,12 +127,12 @@ class BatchStore:
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
-        """Ask for a batch's end. Returns the status it is in now; None: there is none."""
+        """Cancel a batch. Returns its status now; None: there is no such batch."""
         reply = await self._store.scripts.call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
-        """Pause a batch or let it go on. Returns the status it is in now; None: there is none."""
+        """Pause or resume a batch. Returns its status now; None: there is no such batch."""
         reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
 

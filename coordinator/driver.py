@@ -1,4 +1,4 @@
-"""One batch, from its creation to its end, step by step. Any coordinator can continue from what is written."""
+"""Drives one batch from its creation to its end, step by step. Any coordinator can continue from the stored state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STORAGE_RETRY_S = 1.0
 STORAGE_RETRY_MAX_S = 15.0
 
 INTERNAL = "internal_error"
-"""Why a batch is held that Penstock itself failed to advance."""
+"""The reason of a hold after an error of Penstock itself."""
 
 
 class Driver:
@@ -57,7 +57,7 @@ class Driver:
         self._wake.set()
 
     async def run(self) -> None:
-        """Return when the batch has ended, or after :meth:`stop`. Storage and Redis that fail are waited for."""
+        """Return when the batch has ended, or after :meth:`stop`. It waits while storage or Redis fails."""
         pause_s = STORAGE_RETRY_S
         while not self._stopping:
             try:
@@ -95,7 +95,7 @@ class Driver:
         self._held = True
 
     async def _turn(self, batch: Batch) -> None:
-        """Do what is to be done next."""
+        """Take the next step."""
         failpoints.hit("bulk.before_turn")
         now_ms = await self._context.store.now_ms()
         if batch.status is BatchStatus.CANCELLING:
@@ -109,7 +109,7 @@ class Driver:
         elif batch.status is BatchStatus.VALIDATING:
             await self._validate(batch)
         else:
-            await self._go_on(batch, now_ms)
+            await self._advance(batch, now_ms)
 
     async def _step(self, batch: Batch, event: BatchEvent, fields: dict[str, object] | None = None) -> None:
         to = next_status(batch.status, event)
@@ -135,7 +135,7 @@ class Driver:
             self._plan = await read_plan(self._context, batch.id) if batch.chunks else []
         return self._plan
 
-    async def _go_on(self, batch: Batch, now_ms: int) -> None:
+    async def _advance(self, batch: Batch, now_ms: int) -> None:
         if self._submitter is None:
             self._submitter = Submitter(self._context, await self._pieces(batch))
         if await self._submitter.turn(batch, now_ms):
@@ -156,7 +156,7 @@ class Driver:
         await self._rest(TURN_S)
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
-        """Stop what runs, then write down what was done, and that the rest was not."""
+        """Stop running chunks, then write the finished rows, and an error for each of the others."""
         opened, _ = await self._context.batches.open_chunks(batch.id)
         jobs = [chunk.job for chunk in opened.values() if chunk.job]
         states = await self._context.batches.job_states(jobs)
@@ -186,7 +186,7 @@ class Driver:
 
 
 async def give_up(context: Context, batch_id: str, error: BaseException) -> None:
-    """Say of a batch that Penstock itself failed to advance it.
+    """Record that an error of Penstock itself stopped a batch.
 
     While it is validated it fails: nothing of it has run. Later it is held, and tried again, since what was committed is
     not to be lost to a fault that may be mended.
@@ -195,6 +195,6 @@ async def give_up(context: Context, batch_id: str, error: BaseException) -> None
     if batch is None or batch.status is not BatchStatus.VALIDATING:
         await context.batches.hold(batch_id, INTERNAL)
     else:
-        message = f"Penstock itself failed: {type(error).__name__}; its log has the trace"
+        message = f"Penstock itself failed: {type(error).__name__}; the coordinator's log has the traceback"
         errors = encode_errors([RowError(RowErrorCode.INVALID_REQUEST, message)])
         await context.batches.step(batch, context.token, BatchStatus.FAILED, {"errors": errors})

@@ -1,4 +1,4 @@
-"""The last steps of a batch: rows that never ran are written down, and the output files built from what is committed."""
+"""The last steps of a batch: rows that never ran get an error, and the output files are built from the committed parts."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from storage.base import read_lines
 from storage.parts import add, committed_keys, recover
 
 _SETTLED = 99_999
-"""Part of the number under which the rows that never ran are kept: no attempt has it."""
+"""Part of the writer's number of rows that never ran. No attempt has this number."""
 
 _SETTLERS = 10**9
-"""Of so many numbers a settling takes one at random: a process that was frozen and wakes overwrites no other's rows."""
+"""A settling draws one of so many numbers, so a process that was frozen and wakes cannot overwrite another's rows."""
 
 
 async def settle(
     context: Context, batch: Batch, piece: Chunk, opened: OpenChunk | None, why: NeverRan
 ) -> None:
-    """End a chunk that nobody runs: its rows without a response become rows that say why.
+    """End a chunk that no worker runs: each row without a response gets an error that says why.
 
     Raises:
         ChangedError: another coordinator drives the batch now.
@@ -57,8 +57,8 @@ async def settle(
 async def write_files(context: Context, batch: Batch) -> dict[str, str | None]:
     """Build the output and the error file; return the record's fields that name them.
 
-    Both are built from committed parts only, in one pass and in constant memory. May be repeated after a crash: the files
-    then have the ids that they were to have before.
+    Both are built from committed parts only, in one pass and in constant memory. The step may be repeated after a crash: the
+    files get the same ids.
     """
     _, done = await context.batches.chunks(batch.id)
     wanted = {
@@ -91,6 +91,6 @@ async def write_files(context: Context, batch: Batch) -> dict[str, str | None]:
 
 
 def _file_id(batch: Batch, kind: str) -> str:
-    """Return an output file's id: the same whenever it is made."""
+    """Return an output file's id, the same at every try."""
     entropy = bytes.fromhex(batch.id.removeprefix("batch_"))[-9:] + kind[:1].encode()
     return make_id(FILE_PREFIX, batch.created_ms, entropy)

@@ -32,7 +32,7 @@ _decode = msgspec.json.Decoder(_Named).decode
 async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict[str, str]:
     """Create a batch of the failed rows, or find the one that was created before.
 
-    May be repeated after a crash: the ids are the caller's, so that the second try finds what the first one left.
+    It may be repeated after a crash: the ids are the caller's, so the second try finds what the first one left.
 
     Args:
         context: the stores.
@@ -69,7 +69,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
         trace=args["trace"],
     )
     child, _ = await context.batches.create(spec)
-    if child.input_file_id != file.id:  # another coordinator was faster
+    if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)
     return {"id": child.id}
 
@@ -77,7 +77,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
 async def _failed_rows(context: Context, batch: Batch, file_id: str) -> File:
     """Write the input lines of a batch's failed rows into a new file, in the order of the input.
 
-    An error line's id says at which byte of the input its request stands, so that 8 bytes a row are held.
+    An error line's id holds the offset of its request in the input, so memory is 8 bytes a row.
 
     Raises:
         StorageError: storage fails, or the input or error file is gone. Nothing is left behind.

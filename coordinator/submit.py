@@ -1,4 +1,4 @@
-"""The middle of a batch: its chunks are submitted as jobs, a few at a time, until all are done."""
+"""The middle of a batch: submits its chunks as jobs, a few at a time, until all are done."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from jobs.states import JobState
 log = structlog.get_logger(__name__)
 
 CHUNK_ATTEMPTS = 10
-"""Workers that a chunk's job may lose."""
+"""Attempts of a chunk's job; each lost worker costs one."""
 
 GENERATIONS = 5
-"""Jobs of one chunk that may fail without any new row; then its rest counts as lost."""
+"""Jobs of one chunk that may fail without a new row; then its other rows count as lost."""
 
 PER_WORKER = 2
 """Chunks that are submitted at once for each live worker."""
@@ -38,14 +38,14 @@ _RATE_OVER_S = 15.0
 
 
 class Rate:
-    """How fast a batch goes, over the last seconds."""
+    """The rate of a batch over the last seconds."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
         self._told_s = float("-inf")
 
     def fields(self, batch: Batch) -> dict[str, float]:
-        """Return what to write into the record now; empty where it is not time."""
+        """Return the fields to write into the record now; empty if it is too early."""
         now = time.monotonic()
         if now - self._told_s < _RATE_S:
             return {}
@@ -62,7 +62,7 @@ class Rate:
 
 
 def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
-    """Return the id of a chunk's job: the same from whichever process, so that it is accepted once."""
+    """Return the id of a chunk's job: the same in every process, so the job is accepted once."""
     seed = f"{batch.id}/{chunk}/{generation}".encode()
     return make_job_id(batch.created_ms, hashlib.sha256(seed).digest()[:10])
 
@@ -89,7 +89,7 @@ class Submitter:
         return frozenset(self._lost)
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
-        """Submit what may be submitted now. Returns whether all chunks are done."""
+        """Submit the chunks that may be submitted now. Returns whether all chunks are done."""
         opened, done = await self._context.batches.open_chunks(batch.id)
         if done >= batch.chunks:
             return True
@@ -113,7 +113,7 @@ class Submitter:
         return False
 
     async def _move(self, batch: Batch, opened: dict[int, OpenChunk], states: dict[int, str | None]) -> None:
-        """Have chunks that wait in the queue follow their batch to another lane."""
+        """Move chunks that wait in the queue to their batch's lane."""
         if batch.lane is self._lane:
             return
         for number, chunk in opened.items():
@@ -122,15 +122,15 @@ class Submitter:
         self._lane = batch.lane
 
     def _again(self, number: int, chunk: OpenChunk, state: str | None) -> tuple[int, int] | None:
-        """Say whether a chunk is to be submitted (again): its number and generation."""
+        """Return the number and generation to submit a chunk with; None if it must not be submitted."""
         if state in _LIVE:
             return None
         if chunk.job and state is None:
-            return number, chunk.generation  # it was noted, and not accepted before a crash
+            return number, chunk.generation  # it was noted, but a crash came before it was accepted
         return (number, chunk.generation + 1) if self._may_go_on(number, chunk, state) else None
 
     def _may_go_on(self, number: int, chunk: OpenChunk, state: str | None) -> bool:
-        """Say whether a chunk without a live job gets another one: not if too many brought nothing."""
+        """Whether a chunk without a live job gets another one: not if too many jobs committed no row."""
         if not chunk.job or state != JobState.FAILED:
             return number not in self._lost
         ledger, first = self._stuck.setdefault(number, (chunk.ledger, chunk.generation))

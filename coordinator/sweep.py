@@ -1,4 +1,4 @@
-"""Deleting what nobody needs any more: expired files, objects of no file, parts and records of old batches."""
+"""Deletes expired files, objects without a file, and the parts and records of old batches."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from coordinator.context import Context
 from jobs.batch_keys import batch_folder
 
 ORPHANED_S = 3600.0
-"""Seconds after which an object whose file was not recorded is nobody's."""
+"""Seconds after which an announced object without a file is deleted."""
 
 
 async def sweep(context: Context) -> None:
-    """Delete a bounded number of things. Any number of processes may do it at once.
+    """Delete a bounded number of things. Any number of coordinators may do it at once.
 
     Raises:
         StorageError: storage fails.
@@ -21,7 +21,7 @@ async def sweep(context: Context) -> None:
         try:
             await context.files.delete(file_id, only_if_expired=True)
         except FileInUseError:
-            continue  # it goes when the batch has ended
+            continue  # it is deleted after the batch's end
     await context.files.orphans(ORPHANED_S)
     keys = await context.files.trash()
     if keys:

@@ -26,7 +26,7 @@ MOST_ATTEMPTS = 5
 
 REDIS_RETRY_S = 1.0
 
-INTERNAL = Answer({}, "internal_error", "Penstock itself failed; the coordinator's log has the trace")
+INTERNAL = Answer({}, "internal_error", "Penstock itself failed; the coordinator's log has the traceback")
 
 
 class Tasks:

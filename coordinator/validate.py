@@ -1,4 +1,4 @@
-"""The first step of a batch: its input is read once, line by line, in constant memory, checked and cut into chunks."""
+"""The first step of a batch: reads its input once, line by line, in constant memory, checks it and cuts it into chunks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from storage import MissingObjectError
 from storage.base import read_all, read_lines
 
 MOST_ERRORS = 100
-"""Errors of a file that are told; the first ones."""
+"""Errors of a file that are reported: the first ones."""
 
 _RECORD = struct.Struct("<QQQQ")
 _LOOK_S = 1.0
@@ -77,7 +77,7 @@ class _Reading:
                 if len(self._errors) >= MOST_ERRORS:
                     return
                 await self._look()
-        except ValueError as error:  # a line that is too long to be held
+        except ValueError as error:  # the line is too long for memory
             self._errors.append(RowError(RowErrorCode.INVALID_JSON_LINE, str(error), number + 1))
 
     def _take(self, line: bytes, number: int, at: int, end: int) -> None:
@@ -94,7 +94,7 @@ class _Reading:
         self._cutter.add(at, end, number)
 
     async def _look(self) -> None:
-        """Stop where the batch was cancelled."""
+        """Stop if the batch was cancelled."""
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
@@ -123,7 +123,7 @@ class _Reading:
                 if same_id(one, other):
                     found.append((tag_of(other), tag_of(one)))
             found = sorted(found)[:MOST_ERRORS]
-            await asyncio.sleep(0)  # a partition of a large input takes a while: others have their turn
+            await asyncio.sleep(0)  # a partition of a large input takes long; let other tasks run
         for line, earlier in found:
             message = f"the custom_id was used before, in line {earlier}"
             self._errors.append(RowError(RowErrorCode.DUPLICATE_CUSTOM_ID, message, line, "custom_id"))
@@ -136,7 +136,7 @@ class _Reading:
         if not pools:
             message = f"the model {model[:100]!r} does not exist; GET /v1/models lists what there is"
             code = RowErrorCode.MODEL_NOT_FOUND
-        elif real != model:  # the rows go to the engine as they are
+        elif real != model:  # the engine gets the rows unchanged
             message = f"{model!r} is an alias of {real!r}; a batch names the model itself"
         elif all(one.endpoints and self._batch.endpoint not in one.endpoints for one in pools):
             can = ", ".join(pools[0].endpoints)

@@ -1,4 +1,4 @@
-"""The proof: every row of the input has exactly one line in the output or the error file. Computed from the files alone."""
+"""Proves that each row of the input has exactly one line in the output or the error file. It reads the files alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def verify(context: Context, batch: Batch) -> dict[str, Any]:
                     counted[source] = await _read(context, files[role].key, source, digests, found)
         for records in digests.partitions():
             found.look(records)
-            await asyncio.sleep(0)  # a partition of large files takes a while: others have their turn
+            await asyncio.sleep(0)  # a partition of large files takes long; let other tasks run
     finally:
         digests.close()
     total, completed, failed = counted
@@ -63,7 +63,7 @@ async def verify(context: Context, batch: Batch) -> dict[str, Any]:
 
 
 async def _read(context: Context, key: str, source: int, digests: Digests, found: _Findings) -> int:
-    """Take a file's ids; return how many there are."""
+    """Add a file's ids; return their number."""
     rows = number = 0
     try:
         async for _, lines in read_lines(context.storage, key):
@@ -75,7 +75,7 @@ async def _read(context: Context, key: str, source: int, digests: Digests, found
                         rows += 1
                     except (ValueError, RecursionError):
                         found.cannot_read(number << 2 | source)
-    except ValueError:  # a line that is too long to be held; what is behind it is not looked at
+    except ValueError:  # the line is too long for memory; the lines after it are not read
         found.cannot_read(number + 1 << 2 | source)
     return rows
 
@@ -86,12 +86,12 @@ class _Findings:
         self.examples: list[str] = []
 
     def cannot_read(self, tag: int) -> None:
-        """Count a line that is not of JSON, or has no ``custom_id``."""
+        """Count a line that is not JSON, or has no ``custom_id``."""
         self.unreadable += 1
         self._example("unreadable", tag)
 
     def look(self, records: list[bytes]) -> None:
-        """Look at a partition's records, sorted."""
+        """Judge a partition's sorted records."""
         start = 0
         while start < len(records):
             end = start + 1
@@ -101,7 +101,7 @@ class _Findings:
             start = end
 
     def _judge(self, tags: list[int]) -> None:
-        """Look at all lines of one ``custom_id``."""
+        """Judge all lines of one ``custom_id``."""
         inputs = [tag for tag in tags if tag & 3 == _INPUT]
         answers = [tag for tag in tags if tag & 3 != _INPUT]
         if inputs and not answers:

@@ -1,4 +1,4 @@
-"""Beyond OpenAI's Batches API: a batch's rows while it runs, in an order that only ever grows at its end."""
+"""Beyond OpenAI's Batches API: a batch's rows while it runs, in an order that only grows at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_BYTES = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class Page:
-    """Some rows, where a reader goes on, and whether there is or may come more."""
+    """Some rows, where the reader continues, and whether more rows are or may be there."""
 
     rows: list[bytes]
     position: Position
@@ -67,7 +67,7 @@ def register(router: APIRouter, services: Services) -> None:
 
 
 async def read_results(services: Services, batch: Batch, position: Position, limit: int) -> Page:
-    """Read up to ``limit`` rows behind a position.
+    """Read up to ``limit`` rows after a position.
 
     Raises:
         ApiError: 410, the parts that the cursor counts in are gone. 400, the cursor is of another batch.

@@ -51,12 +51,12 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/batches/{batch_id}/retry",
-        summary="Repeat a batch's failed rows",
+        summary="Retry a batch's failed rows",
         responses={200: {"model": BatchObject}, **error_docs(404, 409, 410, 503, 507)},
         **docs,
     )
     async def retry(batch_id: str, request: Request) -> Response:
-        """A new batch of the rows in the error file. A batch is repeated once: a second call finds that repetition."""
+        """A new batch of the rows in the error file. A batch is retried once: a second call finds the same new batch."""
         batch = await _ended_batch(services, batch_id)
         if batch.error_file_id is None:
             raise ApiError(409, f"{batch.id} has no failed rows", "nothing_to_retry", param="batch_id")
