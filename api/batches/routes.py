@@ -20,7 +20,8 @@ from api.http.openapi import error_docs
 from api.middleware.trace import place_of
 from api.services import Services
 from jobs.batch_model import Batch
-from jobs.batches import BATCH_ENDPOINTS, BatchStatus
+from jobs.batches import BatchStatus
+from jobs.endpoints import BATCH_ENDPOINTS
 from jobs.ids import is_batch_id
 
 _KEY_DOCS = {

@@ -12,7 +12,7 @@ from api.http.errors import ApiError
 from api.http.waiting import asked_wait
 from api.jobs.view import decode_cursor, encode_cursor
 from broker.catalogue import Model
-from jobs.model import ENDPOINTS
+from jobs.endpoints import JOB_ENDPOINTS
 
 
 def test_endpoints() -> None:
@@ -20,7 +20,7 @@ def test_endpoints() -> None:
     with pytest.raises(ApiError, match="does not do"):
         check_endpoint(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings")
     assert named_model({"model": "m"}) == "m"
-    assert set(SCHEMAS) == set(ENDPOINTS)
+    assert set(SCHEMAS) == set(JOB_ENDPOINTS)
 
 
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [
