@@ -20,7 +20,7 @@ from api.jobs import routes as jobs_routes
 from api.jobs.schema import JobRequest
 from api.middleware.metrics import UNMATCHED, Measure
 from api.middleware.trace import Trace
-from api.openai import routes as openai_routes
+from api.openai import call as openai_routes
 from api.operations import health
 from api.operations import queues as queues_routes
 from api.operations import targets as targets_route

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.http.asgi import header, until_hangup
 from api.http.errors import job_not_found
-from api.http.sse import PING, Cursor, EventFrames, frame, read_cursor
+from api.jobs.frames import PING, Cursor, EventFrames, frame, read_cursor
 from api.jobs.view import job_view
 from api.services import Services
 from broker.db.errors import StoreUnavailableError

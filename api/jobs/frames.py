@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from api.http.errors import invalid
-from api.openai.stream import MERGE_ABOVE, Texts
+from api.openai.frames import MERGE_ABOVE, Texts
 from broker.events.hub import EventId, parse_cursor
 from jobs.stream_chunks import Frames, Head, decode
 

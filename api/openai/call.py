@@ -27,7 +27,7 @@ from api.http.errors import SERVER, ApiError, queue_timeout, unavailable
 from api.http.job_end import answer, ended_without_result, timing_headers
 from api.http.openapi import EXAMPLES, body_docs, error_docs
 from api.middleware.trace import begin_stream, note_end, request_span
-from api.openai.stream import OpenAIStream
+from api.openai.frames import OpenAIStream
 from api.services import Services
 from broker.catalogue import Model
 from broker.db.errors import BrokerError, InfeasibleError, StoreUnavailableError
