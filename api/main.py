@@ -23,13 +23,13 @@ def run_api(
     """Serve until SIGINT or SIGTERM.
 
     Args:
-        host: overrides the setting of that name; None leaves it.
-        port: likewise.
-        overrides: further settings by name, above the environment and every file.
+        host: overrides the setting of that name; None: no override.
+        port: as ``host``.
+        overrides: further settings by name. They override the environment and every file.
 
     Raises:
-        pydantic.ValidationError: a setting is wrong; its message names it.
-        SystemExit: the address cannot be listened on.
+        pydantic.ValidationError: a setting is wrong; the message names it.
+        SystemExit: the process cannot listen on the address.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     failpoints.arm_from_environment()
@@ -39,7 +39,7 @@ def run_api(
     config = server_config(settings)
     config.load()
     gc.collect()
-    gc.freeze()  # a full collection over all that was imported stopped every request for 90 ms, every 2,000 requests
+    gc.freeze()  # a full collection over all imported objects stops every request for 90 ms, every 2,000 requests
     uvicorn.Server(config).run()
 
 
@@ -53,8 +53,8 @@ def server_config(settings: ApiSettings) -> uvicorn.Config:
         http="httptools",
         ws="none",
         lifespan="on",
-        log_config=None,  # its records go where ours go
-        access_log=False,  # the metrics count requests; a line for each would cost more than the request
+        log_config=None,  # its records go through our handlers
+        access_log=False,  # the metrics count requests; a line for each costs more than the request
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=settings.shutdown_grace_s,

@@ -8,7 +8,10 @@ from typing import Literal, get_args
 JobEndpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 """The paths that a client may call, or submit a job for."""
 
-JOB_ENDPOINTS: tuple[str, ...] = get_args(JobEndpoint)
+CHAT: JobEndpoint
+COMPLETIONS: JobEndpoint
+EMBEDDINGS: JobEndpoint
+JOB_ENDPOINTS: tuple[JobEndpoint, JobEndpoint, JobEndpoint] = get_args(JobEndpoint)
 CHAT, COMPLETIONS, EMBEDDINGS = JOB_ENDPOINTS
 
 RESPONSES = "/v1/responses"

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 from api.batches.view import batch_not_found
-from api.files.view import expires_after_s
 from api.http.errors import ApiError, invalid
+from api.http.expiry import expires_after_s
 from api.services import Services
 from broker.batches import BatchSpec
 from broker.db.errors import NoInputFileError

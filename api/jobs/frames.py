@@ -1,8 +1,7 @@
-"""A job's events as Server-Sent Events (WHATWG HTML section 9.2), without I/O.
+"""A job's events as Server-Sent Events, without I/O.
 
-An event's id is its log entry's, ``<attempt>-<seq>``. Where one entry makes several events, all but the last
-have ``<attempt>-<seq>.<n>``: n events of that entry were delivered. So a reader that resumes anywhere misses
-nothing and sees nothing twice.
+An event's id is its log entry's, ``<attempt>-<seq>``. If one entry makes several events, all but the last have the id
+``<attempt>-<seq>.<n>``: n events of that entry were delivered. So a reader can resume anywhere without loss or repetition.
 """
 
 from __future__ import annotations
@@ -14,16 +13,13 @@ from dataclasses import dataclass
 import msgspec
 
 from api.http.errors import invalid
-from api.openai.frames import MERGE_ABOVE, Texts
+from api.http.sse import Texts, merged
 from broker.events.hub import EventId, parse_cursor
-from jobs.stream_chunks import Frames, Head, decode
-
-PING = b": ping\n\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """What a reader has seen: every entry up to ``attempt-seq``, and ``part`` events of the next one."""
+    """A reader's position: it has every entry up to ``attempt-seq``, and ``part`` events of the next one."""
 
     attempt: int = 0
     seq: int = 0
@@ -31,15 +27,15 @@ class Cursor:
 
     @property
     def after(self) -> EventId:
-        """The last entry that was seen whole."""
+        """The last entry of which the reader has all events."""
         return f"{self.attempt}-{self.seq}"
 
 
 def read_cursor(text: str) -> Cursor:
-    """Read an event id that a client sends back.
+    """Read an event id that a client sent back.
 
     Raises:
-        ApiError: 400, no event had this id.
+        ApiError: 400, this is no event id.
     """
     entry, dot, part = text.partition(".")
     try:
@@ -51,7 +47,8 @@ def read_cursor(text: str) -> Cursor:
         if not (part.isascii() and part.isdigit() and len(part) < 10 and seq):
             raise ValueError(part)
     except ValueError:
-        raise invalid(f"not an event id of this stream: {text[:64]!r}", "Last-Event-ID") from None
+        message = f"{text[:64]!r} is not an event id of this stream; send back an id unchanged"
+        raise invalid(message, "Last-Event-ID") from None
     return Cursor(attempt, seq - 1, int(part))
 
 
@@ -60,7 +57,7 @@ class EventFrames:
 
     Args:
         job_id: the job.
-        cursor: where the reader goes on.
+        cursor: the position from which the reader resumes.
     """
 
     def __init__(self, job_id: str, cursor: Cursor) -> None:
@@ -70,29 +67,15 @@ class EventFrames:
         self._texts = Texts()
 
     def take_head(self, payload: str) -> None:
-        """Give the head of the attempt that a resumed reader is in the midst of."""
+        """Take the head of an attempt within which the reader resumes."""
         if payload[0] == "h":
-            head = decode(payload)
-            if isinstance(head, Head):
-                self._texts.take_head(head)
+            self._texts.read(payload)
 
     def feed(self, events: Sequence[tuple[EventId, str]]) -> bytes:
-        """Return what to write for these entries; the end entry is left to :meth:`end`."""
+        """Return the bytes for these entries. The caller renders the end entry."""
         out: list[bytes] = []
-        merge = sum(payload[0] == "t" for _, payload in events) > MERGE_ABOVE
-        run: list[str] = []
-        run_id = ""
-        for eid, payload in events:
-            if payload[0] == "t" and merge:
-                run.append(payload[1:])
-                run_id = eid
-                continue
-            if run:
-                out.append(frame(run_id, "chunk", self._texts.frame("".join(run))))
-                run = []
+        for eid, payload in merged(events):
             self._take(eid, payload, out)
-        if run:
-            out.append(frame(run_id, "chunk", self._texts.frame("".join(run))))
         return b"".join(out)
 
     def _take(self, eid: EventId, payload: str, out: list[bytes]) -> None:
@@ -102,12 +85,7 @@ class EventFrames:
         elif kind == "s":
             out.append(self._state(eid, payload))
         elif kind in "hj":
-            chunk = decode(payload)
-            if isinstance(chunk, Head):
-                self._texts.take_head(chunk)
-                self._chunks(eid, chunk.first, out)
-            elif isinstance(chunk, Frames):
-                self._chunks(eid, chunk.frames, out)
+            self._chunks(eid, self._texts.read(payload), out)
 
     def _chunks(self, eid: EventId, frames: Sequence[str], out: list[bytes]) -> None:
         skip = self._skip if eid == self._skip_in else 0
@@ -117,16 +95,16 @@ class EventFrames:
                 out.append(frame(part_id, "chunk", data.encode()))
 
     def _state(self, eid: EventId, payload: str) -> bytes:
-        said = json.loads(payload[1:])
-        data = {"id": self._job_id, "state": said["state"], "attempt": said["attempt"]}
-        name = said["state"]
+        change = json.loads(payload[1:])
+        name = change["state"]
+        data = {"id": self._job_id, "state": name, "attempt": change["attempt"]}
         if name == "running":
-            data["worker"] = said.get("worker")
-            if said["attempt"] > 1:
+            data["worker"] = change.get("worker")
+            if change["attempt"] > 1:
                 name = "restarted"
         return frame(eid, name, msgspec.json.encode(data))
 
 
 def frame(eid: EventId, event: str, data: bytes) -> bytes:
-    """Return one event; ``data`` has no raw newline, as no compact JSON has."""
+    """Return one event. ``data`` is compact JSON, which has no raw newline."""
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (eid.encode(), event.encode(), data)

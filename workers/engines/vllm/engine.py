@@ -36,7 +36,7 @@ from workers.engines.vllm.probe import learn
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
 
-_ENGINE_IDS = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
+_ENGINE_IDS: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
 """For each endpoint that streams, the form of the id that vLLM gives its request, from the job's id."""
 
 _decode = msgspec.json.Decoder().decode

@@ -1,0 +1,81 @@
+"""Answering a call with its job's stream, as Server-Sent Events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from functools import partial
+
+from starlette.types import Send
+
+from api.http.handlers import unavailable
+from api.http.job_end import timing_headers
+from api.http.sse import HEADERS
+from api.openai.frames import OpenAIStream
+from api.openai.sync import Last, answer_end, note_end
+from api.services import Services
+from broker.db.errors import StoreUnavailableError
+from broker.events.hub import Inbox
+from jobs.model import JobSpec
+from monitoring import failpoints
+from monitoring.tracing import NO_SPAN, Kind, Span
+
+
+async def answer_stream(
+    services: Services, spec: JobSpec, inbox: Inbox, send: Send, span: Span, started: Callable[[], None]
+) -> tuple[bool, Last]:
+    """Stream a job.
+
+    Args:
+        services: the process's services.
+        spec: the job.
+        inbox: registered before the job was accepted.
+        send: the response.
+        span: the request's.
+        started: called once, before the first chunk is sent.
+
+    Returns:
+        Whether the job has ended, and what sends the end of the response.
+
+    Raises:
+        LookupError: the job's record is gone.
+        StoreUnavailableError: Redis is away, and nothing was sent yet.
+    """
+    job_id = spec.id
+    stream = OpenAIStream(job_id)
+    sent = False
+    data = b""
+    step = NO_SPAN
+    async with aclosing(services.hub.follow(job_id, inbox, live=True)) as batches:
+        try:
+            async for events in batches:
+                failpoints.hit("api.mid_stream")
+                data = stream.feed(events)
+                if data and not sent:
+                    sent = True
+                    started()
+                    step = _begin(services, span)
+                    headers = [*HEADERS, *timing_headers(job_id)]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                if stream.over:
+                    break
+                if data:
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+        except StoreUnavailableError as error:
+            if not sent:
+                raise
+            data = stream.fail(unavailable(error))
+        finally:
+            step.end()
+    if stream.ending is not None:
+        note_end(span, job_id, stream.ending)
+        if not sent:  # the job ended before its first chunk: it gets a whole response
+            return True, await answer_end(services, spec, stream.ending, send)
+    if stream.error_code is not None:
+        services.metrics.errors.labels(stream.error_code).inc()
+    return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
+
+
+def _begin(services: Services, span: Span) -> Span:
+    """Begin the span of a response's stream, from its first byte on."""
+    return services.tracer.begin("stream", Kind.INTERNAL, span.context) if span.recording else NO_SPAN
