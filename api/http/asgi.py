@@ -85,19 +85,8 @@ class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(re
             raise ClientGoneError from None
 
 
-class RawRoute(APIRoute):
-    """A route that FastAPI only documents: the ASGI application ``raw`` answers."""
-
-    def __init__(self, path: str, raw: ASGIApp, **documented: Any) -> None:
-        async def endpoint() -> None:
-            """Give FastAPI a function without parameters to inspect."""
-
-        super().__init__(path, endpoint, **documented)
-        self.app = raw
-
-
 def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **documented: Any) -> None:
-    """Add a :class:`RawRoute`, with the router's tags.
+    """Add a route that FastAPI only documents, with the router's tags.
 
     Args:
         router: where to add it.
@@ -106,5 +95,12 @@ def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **doc
         raw: the ASGI application that answers.
         documented: further arguments of FastAPI's route, for the OpenAPI document.
     """
-    route = RawRoute(path, raw, methods=[method], tags=router.tags, response_class=Response, **documented)
+
+    async def endpoint() -> None:
+        """Give FastAPI a function without parameters to inspect."""
+
+    route = APIRoute(
+        path, endpoint, methods=[method], tags=router.tags, response_class=Response, **documented
+    )
+    route.app = raw
     router.routes.append(route)

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Scope
 
 from api.admission.accept import accept
 from api.http.asgi import json_response
 from api.http.errors import ApiError
 from api.http.handlers import foreign_errors
-from api.http.idempotency import MAX_LENGTH, NAME
+from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
 from api.http.pages import After, Limit, decode_cursor
 from api.jobs.lookup import checked_id, found_job, job_not_found
@@ -28,84 +28,66 @@ from monitoring.trace_context import TraceContext
 
 log = structlog.get_logger(__name__)
 
-_Key = Annotated[
-    str | None,
-    Header(
-        alias=NAME,
-        min_length=1,
-        max_length=MAX_LENGTH,
-        description="A repeated request with the same key gives the same job.",
-    ),
-]
-
 _REFUSALS = (ApiError, UnfinishedError, QueueFullError, BusyError, InfeasibleError, NewerRecordError)
 """Errors of one job that do not stop the repetition of many."""
 
 _ANSWERS = foreign_errors()
 
 
-class Retries:
-    """Accepts finished jobs anew."""
+async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None = None) -> Accepted:
+    """Accept a job's request once more, or find its earlier repetition.
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._store = services.store
+    Args:
+        services: the process's services.
+        job_id: a finished job.
+        scope: the request's.
+        key: an idempotency key.
 
-    async def repeat(self, job_id: str, scope: Scope, key: str | None = None) -> Accepted:
-        """Accept a job's request once more, or find its earlier repetition.
+    Raises:
+        ApiError: 404, the job does not exist.
+        UnfinishedError: it has not ended.
+        QueueFullError: the lane is full.
+        StoreUnavailableError: Redis is away.
+    """
+    spec = await services.store.respec(checked_id(job_id), services.new_job_id())
+    if spec is None:
+        raise job_not_found(job_id)
+    earlier = TraceContext.decode(spec.trace)
+    spec = replace(spec, idempotency_key=key, trace=None)
+    try:
+        accepted = await accept(services, spec, request_span(scope), [earlier])
+    except LookupError:
+        raise job_not_found(job_id) from None
+    if not accepted.replayed:
+        log.info("job_retried", job_id=job_id, retried_as=accepted.id, tenant=asked_by(scope))
+    return accepted
 
-        Args:
-            job_id: a finished job.
-            scope: the request's.
-            key: an idempotency key.
 
-        Raises:
-            ApiError: 404, the job does not exist.
-            UnfinishedError: it has not ended.
-            QueueFullError: the lane is full.
-            StoreUnavailableError: Redis is away.
-        """
-        spec = await self._store.respec(checked_id(job_id), self._services.new_job_id())
-        if spec is None:
-            raise job_not_found(job_id)
-        earlier = TraceContext.decode(spec.trace)
-        spec = replace(spec, idempotency_key=key, trace=None)
-        try:
-            accepted = await accept(self._services, spec, request_span(scope), [earlier])
-        except LookupError:
-            raise job_not_found(job_id) from None
-        if not accepted.replayed:
-            log.info("job_retried", job_id=job_id, retried_as=accepted.id, tenant=asked_by(scope))
-        return accepted
+async def _retried(services: Services, job_id: str, scope: Scope) -> dict[str, Any]:
+    """Repeat one job of many; return its :class:`api.jobs.schema.Retried`."""
+    new, error = None, None
+    try:
+        new = (await _repeat(services, job_id, scope)).id
+    except _REFUSALS as refused:
+        answer = _ANSWERS[type(refused)](refused)
+        error = {"code": answer.code, "message": answer.message}
+    return {"id": job_id, "retried_as": new, "error": error}
 
-    async def retry_dead(self, request: DeadRetryRequest, scope: Scope) -> tuple[list[dict[str, Any]], bool]:
-        """Repeat dead jobs; return each result (:class:`api.jobs.schema.Retried`), and whether more jobs match."""
-        ids, more = (request.ids, False) if request.ids is not None else await self._pick(request)
-        done = []
-        for job_id in ids:
-            new, error = None, None
-            try:
-                new = (await self.repeat(job_id, scope)).id
-            except _REFUSALS as refused:
-                answer = _ANSWERS[type(refused)](refused)
-                error = {"code": answer.code, "message": answer.message}
-            done.append({"id": job_id, "retried_as": new, "error": error})
-        return done, more
 
-    async def _pick(self, request: DeadRetryRequest) -> tuple[list[str], bool]:
-        """Return the ids of the latest dead jobs that match, and whether there are more."""
-        ids: list[str] = []
-        cursor = None
-        model = _real_name(self._services, request.model)
-        while len(ids) < request.limit:
-            page = await self._store.list_dead(
-                code=request.code, model=model, limit=request.limit - len(ids), cursor=cursor
-            )
-            ids += [job.id for job in page.jobs]
-            cursor = page.cursor
-            if cursor is None:
-                break
-        return ids, cursor is not None
+async def _pick(services: Services, request: DeadRetryRequest) -> tuple[list[str], bool]:
+    """Return the ids of the latest dead jobs that match, and whether there are more."""
+    ids: list[str] = []
+    cursor = None
+    model = _real_name(services, request.model)
+    while len(ids) < request.limit:
+        page = await services.store.list_dead(
+            code=request.code, model=model, limit=request.limit - len(ids), cursor=cursor
+        )
+        ids += [job.id for job in page.jobs]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    return ids, cursor is not None
 
 
 def _real_name(services: Services, model: str | None) -> str | None:
@@ -114,17 +96,17 @@ def _real_name(services: Services, model: str | None) -> str | None:
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    retries = Retries(services)
 
     @router.post(
         "/v1/jobs/{job_id}/retry",
         summary="Repeat a finished job",
         status_code=202,
         responses=answers(JobObject, 404, 409, 429, 503, status=202),
+        openapi_extra={"parameters": [key_parameter("job")]},
     )
-    async def retry_job(job_id: str, asked: Request, key: _Key = None) -> Response:
+    async def retry_job(job_id: str, asked: Request) -> Response:
         """Make a new job with the same request and limits. A second call gives the same new job."""
-        accepted = await retries.repeat(job_id, asked.scope, key)
+        accepted = await _repeat(services, job_id, asked.scope, idempotency_key(asked.scope))
         job = await found_job(services, accepted.id)
         return json_response(job_view(job), 202, {"location": f"/v1/jobs/{accepted.id}"})
 
@@ -146,5 +128,6 @@ def register(router: APIRouter, services: Services) -> None:
     @router.post("/v1/dead/retry", summary="Repeat dead jobs", responses=answers(RetriedList, 400, 503))
     async def retry_dead(request: DeadRetryRequest, asked: Request) -> Response:
         """Make a new job of each. A job is repeated once, however often this is called."""
-        done, more = await retries.retry_dead(request, asked.scope)
-        return json_response({"object": "list", "data": done, "has_more": more})
+        ids, more = (request.ids, False) if request.ids is not None else await _pick(services, request)
+        data = [await _retried(services, job_id, asked.scope) for job_id in ids]
+        return json_response({"object": "list", "data": data, "has_more": more})
