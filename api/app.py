@@ -56,11 +56,12 @@ ROUTES = {
 """The modules that add routes, by their tag."""
 
 
-def create_app(settings: ApiSettings) -> FastAPI:
+def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     """Build the application. It connects to nothing before its lifespan starts.
 
     Args:
         settings: see :class:`ApiSettings`.
+        version: Penstock's, for the OpenAPI document.
     """
     services = Services(settings)
 
@@ -72,7 +73,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app = FastAPI(
         title="Penstock",
         description=DESCRIPTION,
-        version=_version(),
+        version=version,
         openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
@@ -96,9 +97,3 @@ def create_app(settings: ApiSettings) -> FastAPI:
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
-
-
-def _version() -> str:
-    from penstock._version import __version__
-
-    return __version__

@@ -18,7 +18,11 @@ log = structlog.get_logger(__name__)
 
 
 def run_api(
-    *, host: str | None = None, port: int | None = None, overrides: Mapping[str, Any] | None = None
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    version: str = "dev",
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -26,6 +30,7 @@ def run_api(
         host: overrides the setting of that name; None: no override.
         port: as ``host``.
         overrides: further settings by name. They override the environment and every file.
+        version: Penstock's, for the OpenAPI document.
 
     Raises:
         pydantic.ValidationError: a setting is wrong; the message names it.
@@ -36,17 +41,17 @@ def run_api(
     settings = ApiSettings(**{**(overrides or {}), **given})
     configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     log.info("api_starting", host=settings.host, port=settings.port)
-    config = server_config(settings)
+    config = server_config(settings, version)
     config.load()
     gc.collect()
     gc.freeze()  # a full collection over all imported objects stops every request for 90 ms, every 2,000 requests
     uvicorn.Server(config).run()
 
 
-def server_config(settings: ApiSettings) -> uvicorn.Config:
+def server_config(settings: ApiSettings, version: str = "dev") -> uvicorn.Config:
     """Return uvicorn's configuration for these settings."""
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, version),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
