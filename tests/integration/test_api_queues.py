@@ -79,7 +79,7 @@ async def test_reject_mode_on_an_idle_gpu_takes_what_fits(
                 assert isinstance(error, openai.RateLimitError)
                 assert (error.code, error.type) == ("gpu_busy", "rate_limit_error")
                 wait = error.response.headers["retry-after"]
-                assert f"GPU busy: 3 jobs are running or about to; retry in {wait} s" in error.message
+                assert f"GPU busy: 3 jobs are running or about to run; retry in {wait} s" in error.message
             await puppet.succeed(claim)
             assert (await asked).status_code == 200
             await submit(http)
