@@ -83,7 +83,9 @@ def _full(error: QueueFullError) -> ApiError:
 
 
 def _busy(error: BusyError) -> ApiError:
-    return _rate_limit(f"GPU busy: {error.active} jobs are running or about to run", "gpu_busy", error.retry_ms)
+    return _rate_limit(
+        f"GPU busy: {error.active} jobs are running or about to run", "gpu_busy", error.retry_ms
+    )
 
 
 def _rate_limit(message: str, code: str, retry_ms: int) -> ApiError:

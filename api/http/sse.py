@@ -27,7 +27,7 @@ json_string = msgspec.json.Encoder().encode
 
 def merged(events: Sequence[tuple[EventId, str]]) -> Sequence[tuple[EventId, str]]:
     """Join neighbouring texts among log entries if there are more than :data:`MERGE_ABOVE`; the last one's id stays."""
-    if len(events) <= MERGE_ABOVE or sum(payload[0] == "t" for _, payload in events) <= MERGE_ABOVE:
+    if sum(payload[0] == "t" for _, payload in events) <= MERGE_ABOVE:
         return events
     out: list[tuple[EventId, str]] = []
     for is_text, group in itertools.groupby(events, lambda event: event[1][0] == "t"):

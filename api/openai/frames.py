@@ -14,7 +14,7 @@ import msgspec
 
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result, usage_view
-from api.http.sse import Texts, merged
+from api.http.sse import MERGE_ABOVE, Texts, merged
 from broker.events.hub import EventId
 from broker.records import Ending, decode_ending
 from jobs.failures import FAILURES, FailureCode
@@ -56,7 +56,9 @@ class OpenAIStream:
     def feed(self, events: Sequence[tuple[EventId, str]]) -> bytes:
         """Take a batch of log entries; return the bytes to write now."""
         out: list[bytes] = []
-        for _, payload in merged(events):
+        if len(events) > MERGE_ABOVE:
+            events = merged(events)
+        for _, payload in events:
             if payload[0] == "t":
                 self._release(out)
                 out.append(b"data: %b\n\n" % self._texts.frame(payload[1:]))
