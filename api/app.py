@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
 
-from api.access.authenticate import Keys
+from api.access.authenticate import Authenticate
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import extensions as batch_extensions
@@ -89,7 +89,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     handlers.install(app, errors)
     # Each middleware wraps those before it.
     app.add_middleware(Guard, count=errors)
-    app.add_middleware(Keys, keys=settings.api_keys, count=errors)
+    app.add_middleware(Authenticate, keys=settings.api_keys, count=errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}

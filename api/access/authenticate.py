@@ -26,7 +26,7 @@ def tenant_of(scope: Scope) -> str:
     return str(scope.get(_SCOPE, DEFAULT))
 
 
-class Keys:
+class Authenticate:
     """Requires one of the keys for every call of ``/v1``. Without keys it lets every call through.
 
     Args:

@@ -145,7 +145,7 @@ def retry_after(wait_ms: float | None) -> int:
     return min(MAX_RETRY_S, max(1, math.ceil((wait_ms or 0) / 1000)))
 
 
-def late(limit: str, estimate_ms: float) -> str:
+def infeasible_message(limit: str, estimate_ms: float) -> str:
     """Return the message for a time limit that the queue makes impossible. ``limit``: the field's name."""
     estimate = f"{estimate_ms / 1000:.1f} s"
     return f"{limit} cannot be met: with the jobs now queued it would take about {estimate}; raise {limit} or retry later"

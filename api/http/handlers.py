@@ -20,8 +20,8 @@ from api.http.errors import (
     RETRY_STORE_S,
     SERVER,
     ApiError,
+    infeasible_message,
     invalid,
-    late,
     retry_after,
     validation_error,
 )
@@ -94,7 +94,7 @@ def _rate_limit(message: str, code: str, retry_ms: int) -> ApiError:
 
 
 def _infeasible(error: InfeasibleError) -> ApiError:
-    return invalid(late(error.limit, error.estimate_ms), error.limit, "infeasible_deadline")
+    return invalid(infeasible_message(error.limit, error.estimate_ms), error.limit, "infeasible_deadline")
 
 
 def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:

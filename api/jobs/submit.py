@@ -14,7 +14,7 @@ from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import Header, reply
 from api.http.body import parse_raw, parse_value, read_body
-from api.http.errors import invalid, late, validation_error
+from api.http.errors import infeasible_message, invalid, validation_error
 from api.http.idempotency import idempotency_key
 from api.http.waiting import asked_wait, wait_for_end
 from api.jobs.lookup import checked_id, job_not_found
@@ -152,7 +152,7 @@ def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]
     return [
         {
             "code": "infeasible_deadline",
-            "message": late(field, estimate_ms),
+            "message": infeasible_message(field, estimate_ms),
             "param": field,
             "estimate_s": estimate_ms / 1000,
         }
