@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
 from api.http.asgi import ClientGoneError, header
+from api.http.body import announced_bytes
 from api.http.errors import ApiError, invalid
 from storage import Storage, Writer
 from storage.base import BLOCK
@@ -160,12 +161,7 @@ def _boundary(scope: Scope, max_bytes: int) -> bytes:
         raise invalid(
             "the body is not a form; send multipart/form-data with the fields file and purpose", "file"
         )
-    announced = header(scope, b"content-length")
-    if (
-        announced is not None
-        and announced.isdigit()
-        and int(announced) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES
-    ):
+    if announced_bytes(scope) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES:
         raise too_large(max_bytes)
     return boundary
 

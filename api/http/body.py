@@ -26,6 +26,12 @@ _raw_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _values = msgspec.json.Decoder(Any)
 
 
+def announced_bytes(scope: Scope) -> int:
+    """Return the length of the body that the request announces; 0: it announces none."""
+    length = header(scope, b"content-length") or b""
+    return int(length) if length.isdigit() else 0
+
+
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read the whole body.
 
@@ -38,8 +44,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         ApiError: 413, it is larger.
         ClientGoneError: the client hung up first.
     """
-    announced = header(scope, b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
+    if announced_bytes(scope) > limit:
         await _discard(receive, limit)
         raise _too_large(limit)
     parts: list[bytes] = []
