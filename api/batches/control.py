@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.batches.routes import answer, found_batch
+from api.batches.routes import found_batch
 from api.batches.view import BatchObject, batch_view
+from api.http.asgi import json_response
 from api.http.errors import ApiError
-from api.http.openapi import error_docs
+from api.http.openapi import answers
 from api.middleware.trace import asked_by
 from api.services import Services
 from jobs.batches import BatchStatus
@@ -20,20 +19,16 @@ log = structlog.get_logger(__name__)
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    docs: dict[str, Any] = {
-        "tags": ["batches"],
-        "response_class": Response,
-        "responses": {200: {"model": BatchObject}, **error_docs(404, 409, 503)},
-    }
+    responses = answers(BatchObject, 404, 409, 503)
 
-    @router.post("/v1/batches/{batch_id}/pause", summary="Pause a batch", **docs)
+    @router.post("/v1/batches/{batch_id}/pause", summary="Pause a batch", responses=responses)
     async def pause(batch_id: str, request: Request) -> Response:
-        """Rows that run end; no more begin until it is resumed. Its window goes on."""
+        """Running rows end, and no more start until it is resumed. Its window continues."""
         return await _set_paused(services, batch_id, request, paused=True)
 
-    @router.post("/v1/batches/{batch_id}/resume", summary="Resume a batch", **docs)
+    @router.post("/v1/batches/{batch_id}/resume", summary="Resume a batch", responses=responses)
     async def resume(batch_id: str, request: Request) -> Response:
-        """Let a paused batch go on."""
+        """Resume a paused batch."""
         return await _set_paused(services, batch_id, request, paused=False)
 
 
@@ -45,4 +40,4 @@ async def _set_paused(services: Services, batch_id: str, request: Request, *, pa
         message = f"Cannot {word} a batch with status '{batch.status if status is None else status}'."
         raise ApiError(409, message, "batch_finished", param="batch_id")
     log.info("batch_paused" if paused else "batch_resumed", batch=batch.id, tenant=asked_by(request.scope))
-    return answer(batch_view(await found_batch(services, batch_id)))
+    return json_response(batch_view(await found_batch(services, batch_id)))

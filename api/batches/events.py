@@ -27,12 +27,10 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/batches/{batch_id}/events",
         summary="Follow a batch",
-        tags=["batches"],
-        response_class=Response,
         responses={200: {"content": {"text/event-stream": {}}}, **error_docs(404, 503)},
     )
     async def events(batch_id: str) -> Response:
-        """Server-Sent Events: `progress` when something has changed, once a second at most; last its final status."""
+        """Server-Sent Events: `progress` after a change, at most once a second; the last one has its final status."""
         batch = await found_batch(services, batch_id)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(_events(services, batch.id), 200, headers, "text/event-stream")

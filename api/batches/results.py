@@ -42,8 +42,6 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/batches/{batch_id}/results",
         summary="Read rows while it runs",
-        tags=["batches"],
-        response_class=Response,
         responses={
             200: {"content": {"application/jsonl": {}}, "description": "Rows; see the headers."},
             **error_docs(400, 404, 410, 503),
@@ -54,7 +52,7 @@ def register(router: APIRouter, services: Services) -> None:
         after: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=10_000, description="Rows in a page.")] = 1000,
     ) -> Response:
-        """What is committed: rows that succeeded and rows that did not. `X-Incomplete: true`: there is more, or will be."""
+        """The committed rows, successful and failed. `X-Incomplete: true`: more rows are there, or will be."""
         batch = await found_batch(services, batch_id)
         position = Position() if after is None else Position.decode(after)
         page = await read_results(services, batch, position, limit)

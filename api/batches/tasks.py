@@ -10,11 +10,11 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.batches.routes import answer, found_batch
+from api.batches.routes import found_batch
 from api.batches.view import BatchObject, Verified, batch_not_found, batch_view
-from api.http.asgi import until_hangup
+from api.http.asgi import json_response, until_hangup
 from api.http.errors import SERVER, ApiError
-from api.http.openapi import error_docs
+from api.http.openapi import answers
 from api.middleware.trace import asked_by, place_of
 from api.services import Services
 from broker.db.errors import BatchUnfinishedError, FileGoneError, NoCoordinatorError
@@ -36,24 +36,21 @@ _STORAGE_ERRORS = {
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    docs: dict[str, Any] = {"tags": ["batches"], "response_class": Response}
 
     @router.get(
         "/v1/batches/{batch_id}/verify",
         summary="Verify a batch",
-        responses={200: {"model": Verified}, **error_docs(404, 409, 410, 503)},
-        **docs,
+        responses=answers(Verified, 404, 409, 410, 503),
     )
     async def verify(batch_id: str, request: Request) -> Response:
-        """Read input, output and error file, and say whether every row has one line and none is missing."""
+        """Read input, output and error file: does every row have exactly one line?"""
         batch = await _ended_batch(services, batch_id)
-        return answer(await _performed(services, request, TaskKind.VERIFY, batch, {}))
+        return json_response(await _performed(services, request, TaskKind.VERIFY, batch, {}))
 
     @router.post(
         "/v1/batches/{batch_id}/retry",
         summary="Retry a batch's failed rows",
-        responses={200: {"model": BatchObject}, **error_docs(404, 409, 410, 503, 507)},
-        **docs,
+        responses=answers(BatchObject, 404, 409, 410, 503, 507),
     )
     async def retry(batch_id: str, request: Request) -> Response:
         """A new batch of the rows in the error file. A batch is retried once: a second call finds the same new batch."""
@@ -63,7 +60,7 @@ def register(router: APIRouter, services: Services) -> None:
         if batch.retried_as is not None:
             child = await services.batches.get(batch.retried_as)
             if child is not None:
-                return answer(batch_view(child))
+                return json_response(batch_view(child))
         args = {
             "file_id": services.new_id(FILE_PREFIX),
             "batch_id": services.new_id(BATCH_PREFIX),
@@ -73,7 +70,7 @@ def register(router: APIRouter, services: Services) -> None:
         made = await _performed(services, request, TaskKind.RETRY, batch, args)
         if made["id"] == args["batch_id"]:
             log.info("batch_retried", batch=batch.id, retried_as=made["id"], tenant=asked_by(request.scope))
-        return answer(batch_view(await found_batch(services, made["id"])))
+        return json_response(batch_view(await found_batch(services, made["id"])))
 
 
 async def _ended_batch(services: Services, batch_id: str) -> Batch:

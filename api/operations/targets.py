@@ -1,4 +1,4 @@
-"""Where Prometheus finds the metrics of workers and coordinators: its HTTP service discovery, from the live leases."""
+"""Prometheus's HTTP service discovery: the metrics addresses of the live workers and coordinators."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from api.http.openapi import error_docs
+from api.http.asgi import json_response
+from api.http.openapi import answers
 from api.services import Services
 
 
@@ -19,14 +19,14 @@ class TargetGroup(BaseModel):
 
     targets: list[str] = Field(examples=[["10.0.0.7:9101"]])
     labels: dict[str, str] = Field(
-        description="Labels of every series of this target. A worker's: `pool`, `worker`, `engine`, `host`; a "
+        description="Labels of every series of this target. A worker's: `pool`, `worker`, `engine`, `host`. A "
         "coordinator's: `job` (`penstock-coordinator`), `host`.",
         examples=[{"pool": "default", "worker": "gpu0@host", "engine": "vllm", "host": "host"}],
     )
 
 
 def worker_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups of workers; one without a metrics address has none.
+    """Return the groups of workers. A worker without a metrics address has none.
 
     Args:
         workers: as of :meth:`broker.jobs.JobStore.workers`.
@@ -66,12 +66,9 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/metrics/targets",
         summary="Prometheus targets",
-        tags=["operations"],
-        response_class=Response,
-        responses={200: {"model": list[TargetGroup]}, **error_docs(503)},
+        responses=answers(list[TargetGroup], 503),
     )
     async def targets() -> Response:
-        """Where every live worker and coordinator serves its metrics, for Prometheus's `http_sd_configs`; not the api."""
+        """The metrics addresses of live workers and coordinators, for Prometheus's `http_sd_configs`. No api is listed."""
         groups = worker_groups(await services.store.workers())
-        groups += coordinator_groups(await services.coordinators.alive())
-        return Response(msgspec.json.encode(groups), media_type="application/json")
+        return json_response([*groups, *coordinator_groups(await services.coordinators.alive())])
