@@ -34,7 +34,7 @@ _CLIENT = {
 _SERVER = {
     "up": "Run everything on this machine.",
     "api": "Run the HTTP API.",
-    "coordinator": "Run a coordinator, which drives batches.",
+    "coordinator": "Run a coordinator, the process that drives batches.",
     "worker": "Run a worker on its devices, or drain one.",
     "flower": "Run Flower on the same queue.",
 }

@@ -90,14 +90,16 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 def coordinator(**options: Any) -> None:
-    """Run a coordinator, which drives batches: it checks inputs, submits rows, and writes outputs.
+    """Run a coordinator, the process that drives batches.
+
+    It checks their inputs, submits their rows, writes their outputs, and deletes expired files.
 
     \b
     Examples:
       penstock coordinator --redis-url redis://queue:6379/0
       PENSTOCK_FILES_URL=s3://bucket/penstock penstock coordinator --redis-url redis://queue:6379/0
 
-    Batches stand still without one, and their calls `verify` and `retry` are answered 503. `penstock up` starts one.
+    Without one, batches stand still, and `verify` and `retry` of a batch are answered 503. `penstock up` starts one.
     Any number may run, on any machine: each batch is driven by one of them, and by another if that one dies. All
     need the same Redis and the same files (setting files_url) as the api and the workers.
 
