@@ -9,14 +9,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any, Literal, overload
 
-from penstock import _flows as flows
-from penstock import _protocol as protocol
-from penstock._batches import AsyncBatches
-from penstock._files import AsyncFiles
-from penstock._follow import Follower, TextStream
-from penstock._operations import AsyncOperations
-from penstock._paging import Pager
+from penstock._core import flows as flows
+from penstock._core import protocol as protocol
+from penstock._core.follow import Follower, TextStream
+from penstock._core.paging import Pager
 from penstock.models import Event, Health, Job, Model, Page, Placement, Priority, Restarted
+from penstock.resources.batches import AsyncBatches
+from penstock.resources.files import AsyncFiles
+from penstock.resources.operations import AsyncOperations
 
 
 class AsyncPenstock(AsyncOperations):

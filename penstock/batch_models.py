@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from penstock._wire import Wire
+from penstock._core.wire import Wire
 
 FINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The statuses of a batch that never change again."""

@@ -6,14 +6,14 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Literal, overload
 
-from penstock import _flows as flows
-from penstock import _protocol as protocol
-from penstock._batches import Batches
-from penstock._files import Files
-from penstock._follow import Follower, TextStream
-from penstock._operations import Operations
-from penstock._paging import Pager
+from penstock._core import flows as flows
+from penstock._core import protocol as protocol
+from penstock._core.follow import Follower, TextStream
+from penstock._core.paging import Pager
 from penstock.models import Event, Health, Job, Model, Page, Placement, Priority, Restarted
+from penstock.resources.batches import Batches
+from penstock.resources.files import Files
+from penstock.resources.operations import Operations
 
 
 class Penstock(Operations):

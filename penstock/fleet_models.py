@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock._wire import Wire
+from penstock._core.wire import Wire
 
 
 class Gpu(Wire):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
-from penstock._wire import Wire
+from penstock._core.wire import Wire
 
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
 """The lanes a job may ask for, first served first."""

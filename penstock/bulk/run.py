@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from penstock._batch_flows import look_s
-from penstock._retry import is_transient
+from penstock._core.batch_flows import look_s
+from penstock._core.retry import is_transient
 from penstock.batch_models import Batch
 from penstock.bulk.check import rows_of
 from penstock.bulk.ledger import Ledger

@@ -32,7 +32,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
                 if event.job is not None:
                     end(event.job)
             return
-        from penstock._follow import TextStream  # pydantic and all: not for --help
+        from penstock._core.follow import TextStream  # pydantic and all: not for --help
         from penstock.models import Restarted
 
         text = TextStream(job_id, "mark", resumed=after is not None)
@@ -61,7 +61,7 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
         SystemExit: 130 on Ctrl-C.
         PenstockError: any error of the calls.
     """
-    from penstock._protocol import ended_error  # see above
+    from penstock._core.protocol import ended_error  # see above
 
     try:
         if console.json:
@@ -84,7 +84,7 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
 
 def end(job: Job) -> None:
     """Leave with exit code 1 and one line where the job ended without a result."""
-    from penstock._protocol import ended_error  # see above
+    from penstock._core.protocol import ended_error  # see above
 
     error = ended_error(job)
     if error is not None:

@@ -135,7 +135,7 @@ class Run:
                 raise
             batch = collect(client, workdir, how, screen)
         if batch.status == "failed":
-            from penstock._batch_flows import ended
+            from penstock._core.batch_flows import ended
 
             workdir.remove()
             fail(ended(batch), JOB_NOT_OK)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from penstock import _flows as flows
-from penstock._protocol import Reply, retry_after_s
-from penstock._retry import RetryPolicy
+from penstock._core import flows as flows
+from penstock._core.protocol import Reply, retry_after_s
+from penstock._core.retry import RetryPolicy
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from penstock import AsyncPenstock, Penstock, _flows, errors
+from penstock import AsyncPenstock, Penstock, errors
+from penstock._core import flows
 from tests.unit.penstock.double import ID, answer, error, job
 
 
@@ -126,7 +127,7 @@ def test_a_server_that_speaks_something_else(server, client):
 
 
 def test_wait_polls_until_the_end(server, client, monkeypatch):
-    monkeypatch.setattr(_flows, "MIN_POLL_S", 0.01)
+    monkeypatch.setattr(flows, "MIN_POLL_S", 0.01)
     server.later.extend([job(state="running"), job(state="succeeded", result=answer("hi"))])
     got = client.wait(ID)
     assert (got.state, got.text) == ("succeeded", "hi")

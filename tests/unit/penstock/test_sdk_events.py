@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import AsyncPenstock, Penstock, Restarted, errors
-from penstock._follow import Follower
-from penstock._retry import RetryPolicy
+from penstock._core.follow import Follower
+from penstock._core.retry import RetryPolicy
 from tests.unit.penstock.double import ID, answer, chunk, error, job
 
 EVENTS = f"/v1/jobs/{ID}/events"

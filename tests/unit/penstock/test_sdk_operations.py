@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import AsyncPenstock, _ops_protocol, errors
-from penstock._paging import Pager
-from penstock._protocol import Request
+from penstock import AsyncPenstock, errors
+from penstock._core import ops_protocol
+from penstock._core.paging import Pager
+from penstock._core.protocol import Request
 from penstock.models import Page
 from tests.unit.penstock.double import ID, again, answer, error, job, worker
 
@@ -132,7 +133,7 @@ def test_a_drain_of_nobody_or_for_no_time_is_not_sent(server, client, name, time
 
 
 def test_a_name_cannot_leave_its_path():
-    request = _ops_protocol.drain_worker("../jobs/x?y#z", None)
+    request = ops_protocol.drain_worker("../jobs/x?y#z", None)
     assert request.path == "/v1/workers/..%2Fjobs%2Fx%3Fy%23z/drain"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Protocol, TypeVar
 
-from penstock import _batch_protocol as batch_protocol
-from penstock._protocol import Reply, Request
-from penstock._retry import RetryPolicy, is_transient
-from penstock._sse import SSEParser
+from penstock._core import batch_protocol as batch_protocol
+from penstock._core.protocol import Reply, Request
+from penstock._core.retry import RetryPolicy, is_transient
+from penstock._core.sse import SSEParser
 from penstock.batch_models import BatchEvent
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError
 

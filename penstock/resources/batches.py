@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from typing import Any, Literal
 
-from penstock import _batch_flows as batch_flows
-from penstock import _batch_protocol as protocol
-from penstock import _flows as flows
-from penstock._drivers import AsyncPart, SyncPart
-from penstock._paging import Pager
-from penstock._tails import BatchTail
+from penstock._core import batch_flows as batch_flows
+from penstock._core import batch_protocol as protocol
+from penstock._core import flows as flows
+from penstock._core.drivers import AsyncPart, SyncPart
+from penstock._core.paging import Pager
+from penstock._core.tails import BatchTail
 from penstock.batch_models import Batch, BatchEvent, BatchPage, ResultPage, Verification
 from penstock.models import Priority
 
@@ -35,7 +35,7 @@ class Batches(SyncPart):
         """Create a batch of the rows in an uploaded file and return it; the server checks the rows after that.
 
         Args:
-            input_file_id: from :meth:`penstock._files.Files.upload`.
+            input_file_id: from :meth:`penstock.resources.files.Files.upload`.
             endpoint: the endpoint of all rows.
             completion_window: time to its end, past which it expires: ``24h``, ``30m``, ``7d``.
             metadata: at most 16 string pairs of your own.

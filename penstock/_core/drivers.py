@@ -10,9 +10,9 @@ from typing import Self, TypeVar
 
 import httpx
 
-from penstock import _http as http
-from penstock._flows import Flow, Send, Step
-from penstock._tails import Tail
+from penstock._core import http as http
+from penstock._core.flows import Flow, Send, Step
+from penstock._core.tails import Tail
 from penstock.errors import PenstockError
 
 T = TypeVar("T")

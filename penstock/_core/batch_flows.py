@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock import _batch_protocol as protocol
-from penstock import _flows as flows
-from penstock._flows import Flow, Sleep
-from penstock._retry import RetryPolicy
+from penstock._core import batch_protocol as protocol
+from penstock._core import flows as flows
+from penstock._core.flows import Flow, Sleep
+from penstock._core.retry import RetryPolicy
 from penstock.batch_models import Batch, ResultPage
 from penstock.errors import BatchEndedError, BatchWaitTimeoutError
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from penstock._protocol import Reply, Request, Upload
+from penstock._core.protocol import Reply, Request, Upload
 from penstock.batch_models import ResultPage
 from penstock.errors import APIResponseError
 

@@ -11,12 +11,12 @@ from os import PathLike, fspath
 from pathlib import PurePath
 from typing import BinaryIO, Literal
 
-from penstock import _batch_protocol as protocol
-from penstock import _flows as flows
-from penstock._drivers import AsyncPart, SyncPart
-from penstock._paging import Pager
-from penstock._protocol import Upload
-from penstock._tails import Download
+from penstock._core import batch_protocol as protocol
+from penstock._core import flows as flows
+from penstock._core.drivers import AsyncPart, SyncPart
+from penstock._core.paging import Pager
+from penstock._core.protocol import Upload
+from penstock._core.tails import Download
 from penstock.batch_models import Deleted, File, FilePage
 
 Source = str | PathLike[str] | BinaryIO

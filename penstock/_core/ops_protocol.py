@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 from urllib.parse import quote
 
-from penstock._protocol import Request, job_path
+from penstock._core.protocol import Request, job_path
 
 MAX_BULK = 1000
 """The most jobs that one request runs again."""

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, TypedDict, cast
 
 import httpx
 
-from penstock._protocol import Reply, Request, status_error
-from penstock._retry import RetryPolicy
+from penstock._core.protocol import Reply, Request, status_error
+from penstock._core.retry import RetryPolicy
 from penstock._version import __version__
 from penstock.errors import APIConnectionError, APIResponseError, APITimeoutError, PenstockError
 

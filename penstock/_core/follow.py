@@ -6,10 +6,10 @@ import json
 from collections import deque
 from typing import Literal
 
-from penstock import _protocol as protocol
-from penstock._protocol import Reply, Request
-from penstock._retry import RetryPolicy, is_transient
-from penstock._sse import ServerSentEvent, SSEParser
+from penstock._core import protocol as protocol
+from penstock._core.protocol import Reply, Request
+from penstock._core.retry import RetryPolicy, is_transient
+from penstock._core.sse import ServerSentEvent, SSEParser
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError, StreamRestartedError
 from penstock.models import Event, Restarted
 
@@ -21,7 +21,7 @@ class Follower:
     """One job's events, each delivered once.
 
     A driver opens :meth:`request`, gives what it reads to :meth:`feed` until :attr:`done`, and where the
-    connection ends before that, asks :meth:`dropped` how long to pause (:class:`penstock._tails.Tail`).
+    connection ends before that, asks :meth:`dropped` how long to pause (:class:`penstock._core.tails.Tail`).
 
     Attributes:
         cursor: id of the last event fed; empty before the first.

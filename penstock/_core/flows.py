@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from penstock import _protocol as protocol
-from penstock._protocol import Reply, Request
-from penstock._retry import RetryPolicy
+from penstock._core import protocol as protocol
+from penstock._core.protocol import Reply, Request
+from penstock._core.retry import RetryPolicy
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,

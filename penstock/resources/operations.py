@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 
-from penstock import _flows as flows
-from penstock import _ops_protocol as ops
-from penstock._drivers import AsyncDriver, SyncDriver
-from penstock._paging import Pager
+from penstock._core import flows as flows
+from penstock._core import ops_protocol as ops
+from penstock._core.drivers import AsyncDriver, SyncDriver
+from penstock._core.paging import Pager
 from penstock.fleet_models import Pool, Pools, Purged, Worker, Workers
 from penstock.models import Job, Page, Priority, RetryReport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from penstock._protocol import Request
+from penstock._core.protocol import Request
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
