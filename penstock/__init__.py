@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from penstock._version import __version__
 
 if TYPE_CHECKING:
-    from penstock.aclient import AsyncPenstock
     from penstock.batch_models import (
         Batch,
         BatchEvent,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
         ResultPage,
         Verification,
     )
-    from penstock.client import Penstock
+    from penstock.client import AsyncPenstock, Penstock
     from penstock.errors import (
         APIConnectionError,
         APIResponseError,
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
         Health,
         Job,
         JobError,
+        JobRequest,
         JobWarning,
         Model,
         Page,
@@ -94,6 +94,7 @@ __all__ = [
     "JobExpiredError",
     "JobFailedError",
     "JobNotFinishedError",
+    "JobRequest",
     "JobWarning",
     "Lane",
     "Model",
@@ -123,37 +124,21 @@ __all__ = [
     "__version__",
 ]
 
-_MODELS = {
-    *("Event", "Health", "Job", "JobError", "JobWarning", "Model", "Page", "Placement", "Restarted"),
-    *("RetryOutcome", "RetryReport", "Timings", "Usage"),
-}
-
-_FLEET_MODELS = {"Gpu", "Lane", "Pool", "Tenant", "Worker"}
-
-_BATCH_MODELS = {
-    *("Batch", "BatchEvent", "File", "Progress", "RequestCounts"),
-    *("ResultPage", "Verification"),
-}
+_HOMES = ("errors", "models", "batch_models", "fleet_models", "client")
+"""Where the names come from. The lightest comes first: errors need no pydantic, and only the client needs httpx."""
 
 
 def __getattr__(name: str) -> object:
     """Import an exported name on first use: ``penstock --help`` needs neither httpx nor pydantic."""
-    if name not in __all__:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    if name == "Penstock":
-        home = "client"
-    elif name == "AsyncPenstock":
-        home = "aclient"
-    elif name in _BATCH_MODELS:
-        home = "batch_models"
-    elif name in _FLEET_MODELS:
-        home = "fleet_models"
-    else:
-        home = "models" if name in _MODELS else "errors"
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                value: object = getattr(module, name)
+                globals()[name] = value
+                return value
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

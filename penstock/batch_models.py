@@ -195,32 +195,6 @@ class Verification(Wire):
     examples: tuple[str, ...] = ()
 
 
-class FilePage(Wire):
-    """One page of the list of files."""
-
-    data: tuple[File, ...]
-    has_more: bool = False
-    last_id: str | None = None
-
-    @property
-    def next_cursor(self) -> str | None:
-        """Where the next page begins."""
-        return self.last_id or (self.data[-1].id if self.data else None)
-
-
-class BatchPage(Wire):
-    """One page of the list of batches."""
-
-    data: tuple[Batch, ...]
-    has_more: bool = False
-    last_id: str | None = None
-
-    @property
-    def next_cursor(self) -> str | None:
-        """Where the next page begins."""
-        return self.last_id or (self.data[-1].id if self.data else None)
-
-
 @dataclass(frozen=True, slots=True)
 class ResultPage:
     """Rows that were committed so far.

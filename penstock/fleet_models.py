@@ -71,12 +71,6 @@ class Worker(Wire):
         return max(0, self.running - (self.chunks or 0)) + (self.rows or 0)
 
 
-class Workers(Wire):
-    """A list of workers."""
-
-    data: tuple[Worker, ...]
-
-
 class Lane(Wire):
     """What waits in a lane of a pool.
 
@@ -131,9 +125,3 @@ class Purged(Wire):
     pool: str
     lane: str
     cancelled: int
-
-
-class Pools(Wire):
-    """A list of pools."""
-
-    data: tuple[Pool, ...]

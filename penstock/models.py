@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from penstock._core.wire import Wire
 
+T = TypeVar("T")
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
 """The lanes a job may ask for, first served first."""
 
@@ -21,6 +22,40 @@ class Placement(TypedDict, total=False):
 
     device: str
     min_memory_gb: float
+
+
+class JobRequest(TypedDict, total=False):
+    """The fields of a job beside its input. A field that is absent or None is left to the server.
+
+    Attributes:
+        model: the served name; otherwise the input's own.
+        endpoint: ``/v1/chat/completions`` (the default), ``/v1/completions`` or ``/v1/embeddings``.
+        priority: ``high``, ``normal`` (the server's default), ``low`` or ``bulk``.
+        placement: the device that it must run on; otherwise any that serves the model.
+        stream: keep and publish deltas while it runs; otherwise the input's own.
+        metadata: at most 16 string pairs of your own.
+        expires_in_s: whole life in seconds; a job that takes longer becomes ``expired``.
+        queue_timeout_s: seconds to its first start; a job that waits longer becomes ``expired``.
+        timeout_s: run time of one attempt in seconds; one that takes longer fails with ``timeout``.
+        max_attempts: attempts when workers are lost, 1 to 10.
+        affinity_key: jobs with the same key prefer the worker that ran one last, because its prefix cache is warm. The
+            server otherwise uses the input's ``prompt_cache_key``, or a long system message or prompt.
+        coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
+            request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
+    """
+
+    model: str | None
+    endpoint: str
+    priority: Priority | None
+    placement: Placement | None
+    stream: bool | None
+    metadata: Mapping[str, str] | None
+    expires_in_s: float | None
+    queue_timeout_s: float | None
+    timeout_s: float | None
+    max_attempts: int | None
+    affinity_key: str | None
+    coalesce: bool
 
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -166,12 +201,18 @@ class Event(Wire):
         return _first_text(self.data, "delta") if self.type == "chunk" else ""
 
 
-class Page(Wire):
-    """One page of a list. ``next_cursor`` is None on the last."""
+class Page(Wire, Generic[T]):
+    """One page of a list. OpenAI's lists of files and batches name the cursor ``last_id``."""
 
-    data: tuple[Job, ...]
+    data: tuple[T, ...]
     has_more: bool = False
     next_cursor: str | None = None
+    last_id: str | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the next page begins; None on the last."""
+        return self.next_cursor or self.last_id
 
 
 class RetryOutcome(Wire):

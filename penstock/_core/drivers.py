@@ -1,209 +1,181 @@
-"""What carries the flows out: one driver over httpx's client, one over its asynchronous client."""
+"""The drivers carry out flows: one over httpx's client, one over its asynchronous client."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing
+from typing import TypeVar
 
 import httpx
 
-from penstock._core import http as http
-from penstock._core.flows import Flow, Send, Step
-from penstock._core.tails import Tail
+from penstock._core.flows import Deliver, Flow, Items, Read, Send, Sleep, Step
+from penstock._core.http import CLIENT_ARGS, Settings, reply_of, translate
+from penstock._core.protocol import Reply
 from penstock.errors import PenstockError
 
 T = TypeVar("T")
+Outcome = Reply | PenstockError | None
+"""What a step comes to; an error is thrown into the flow."""
 
 
 class SyncDriver:
-    """Settings, connections and the carrying out of flows; the arguments are :class:`penstock.Penstock`'s."""
+    """Carries out flows over httpx's client.
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        max_reconnects: int = 10,
-        http_client: httpx.Client | None = None,
-    ) -> None:
-        self._settings = http.Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.Client(**http.client_args())
+    Args:
+        settings: where, as whom, how patient.
+        http: a client of the caller's, who closes it; None makes one.
+    """
 
-    @property
-    def base_url(self) -> str:
-        """The server's address as it is used."""
-        return self._settings.url
+    def __init__(self, settings: Settings, http: httpx.Client | None) -> None:
+        self.settings = settings
+        self.http = http or httpx.Client(**CLIENT_ARGS)
+        self._owns_http = http is None
 
     def close(self) -> None:
         """Close the connections."""
         if self._owns_http:
-            self._http.close()
+            self.http.close()
 
-    def __enter__(self) -> Self:
-        """Return the client itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        self.close()
-
-    def _run(self, flow: Flow[T]) -> T:
-        """Carry out a flow's steps."""
-        try:
-            step: Step = next(flow)
-            while True:
-                if not isinstance(step, Send):
-                    time.sleep(step.seconds)
-                    step = flow.send(None)
-                    continue
-                try:
-                    request = self._http.build_request(**self._settings.args(step.request))
-                    response = self._http.send(request)
-                except httpx.RequestError as exc:
-                    error = http.translate(exc, self._settings.url)
-                    error.__cause__ = exc
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(http.reply_of(response))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
-
-    def _tail(self, tail: Tail[T]) -> Generator[T]:
-        """Read a streamed answer to its end, over as many connections as that takes."""
-        while True:
-            error: PenstockError | None = None
-            request = self._http.build_request(**self._settings.args(tail.request(), stream=True))
+    def run(self, flow: Flow[T]) -> T:
+        """Carry out a call and return its result."""
+        with closing(flow), closing(_Exchange(self)) as exchange:
             try:
-                response = self._http.send(request, stream=True)
-                try:
-                    if tail.opened(http.head_of(response)):
-                        for data in response.iter_bytes():
-                            yield from tail.feed(data)
-                            if tail.done:
-                                return
-                        tail.ended()
-                        if tail.done:
-                            return
+                step = next(flow)
+                while True:
+                    step = _resume(flow, exchange.carry_out(step))
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+
+    def iterate(self, items: Items[T]) -> Generator[T]:
+        """Carry out an iteration and yield its items."""
+        with closing(items), closing(_Exchange(self)) as exchange:
+            try:
+                step = next(items)
+                while True:
+                    if isinstance(step, Deliver):
+                        yield step.item
+                        step = next(items)
                     else:
-                        response.read()
-                        error = http.not_a_stream(response)
-                finally:
-                    response.close()
-            except httpx.RequestError as exc:
-                error = http.translate(exc, self._settings.url)
-                error.__cause__ = exc
-            time.sleep(tail.dropped(error))
+                        step = _resume(items, exchange.carry_out(step))
+            except StopIteration:
+                return
 
 
-class SyncPart:
-    """A part of a client that is reached through an attribute of it, such as ``client.files``."""
+class _Exchange:
+    """Carries out the steps of one flow; it holds the answer that the flow reads from."""
 
     def __init__(self, driver: SyncDriver) -> None:
-        self._settings = driver._settings  # noqa: SLF001 - it is a piece of the driver, put elsewhere
-        self._run = driver._run  # noqa: SLF001 - likewise
-        self._tail = driver._tail  # noqa: SLF001 - likewise
+        self._driver = driver
+        self._response: httpx.Response | None = None
+        self._pieces: Iterator[bytes] = iter(())
+
+    def carry_out(self, step: Step) -> Outcome:
+        if isinstance(step, Sleep):
+            self.close()
+            time.sleep(step.seconds)
+            return None
+        try:
+            if isinstance(step, Read):
+                return Reply(0, {}, next(self._pieces, b""))
+            self.close()
+            stream = not isinstance(step, Send)
+            request = self._driver.http.build_request(
+                **self._driver.settings.args(step.request, stream=stream)
+            )
+            response = self._driver.http.send(request, stream=stream)
+        except httpx.RequestError as exc:
+            return translate(exc, self._driver.settings.url)
+        if stream:
+            self._response, self._pieces = response, response.iter_bytes()
+        return reply_of(response, whole=not stream)
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
 
 class AsyncDriver:
-    """As :class:`SyncDriver`, for one event loop."""
+    """As :class:`SyncDriver`, over httpx's asynchronous client."""
 
-    def __init__(
-        self,
-        base_url: str | None = None,
-        *,
-        api_key: str | None = None,
-        timeout: float = 30.0,
-        max_retries: int = 4,
-        max_reconnects: int = 10,
-        http_client: httpx.AsyncClient | None = None,
-    ) -> None:
-        self._settings = http.Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        self._owns_http = http_client is None
-        self._http = http_client or httpx.AsyncClient(**http.client_args())
-
-    @property
-    def base_url(self) -> str:
-        """The server's address as it is used."""
-        return self._settings.url
+    def __init__(self, settings: Settings, http: httpx.AsyncClient | None) -> None:
+        self.settings = settings
+        self.http = http or httpx.AsyncClient(**CLIENT_ARGS)
+        self._owns_http = http is None
 
     async def close(self) -> None:
         """Close the connections."""
         if self._owns_http:
-            await self._http.aclose()
+            await self.http.aclose()
 
-    async def __aenter__(self) -> Self:
-        """Return the client itself."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connections."""
-        await self.close()
-
-    async def _run(self, flow: Flow[T]) -> T:
-        """Carry out a flow's steps."""
-        try:
-            step: Step = next(flow)
-            while True:
-                if not isinstance(step, Send):
-                    await asyncio.sleep(step.seconds)
-                    step = flow.send(None)
-                    continue
+    async def run(self, flow: Flow[T]) -> T:
+        """Carry out a call and return its result."""
+        with closing(flow):
+            async with aclosing(_AsyncExchange(self)) as exchange:
                 try:
-                    request = self._http.build_request(**self._settings.args(step.request))
-                    response = await self._http.send(request)
-                except httpx.RequestError as exc:
-                    error = http.translate(exc, self._settings.url)
-                    error.__cause__ = exc
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(http.reply_of(response))
-        except StopIteration as stop:
-            value: T = stop.value
-            return value
+                    step = next(flow)
+                    while True:
+                        step = _resume(flow, await exchange.carry_out(step))
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
 
-    async def _tail(self, tail: Tail[T]) -> AsyncGenerator[T]:
-        """Read a streamed answer to its end, over as many connections as that takes."""
-        while True:
-            error: PenstockError | None = None
-            request = self._http.build_request(**self._settings.args(tail.request(), stream=True))
-            try:
-                response = await self._http.send(request, stream=True)
+    async def iterate(self, items: Items[T]) -> AsyncGenerator[T]:
+        """Carry out an iteration and yield its items."""
+        with closing(items):
+            async with aclosing(_AsyncExchange(self)) as exchange:
                 try:
-                    if tail.opened(http.head_of(response)):
-                        async for data in response.aiter_bytes():
-                            for item in tail.feed(data):
-                                yield item
-                            if tail.done:
-                                return
-                        tail.ended()
-                        if tail.done:
-                            return
-                    else:
-                        await response.aread()
-                        error = http.not_a_stream(response)
-                finally:
-                    await response.aclose()
-            except httpx.RequestError as exc:
-                error = http.translate(exc, self._settings.url)
-                error.__cause__ = exc
-            await asyncio.sleep(tail.dropped(error))
+                    step = next(items)
+                    while True:
+                        if isinstance(step, Deliver):
+                            yield step.item
+                            step = next(items)
+                        else:
+                            step = _resume(items, await exchange.carry_out(step))
+                except StopIteration:
+                    return
 
 
-class AsyncPart:
-    """As :class:`SyncPart`."""
+class _AsyncExchange:
+    """As :class:`_Exchange`."""
 
     def __init__(self, driver: AsyncDriver) -> None:
-        self._settings = driver._settings  # noqa: SLF001 - it is a piece of the driver, put elsewhere
-        self._run = driver._run  # noqa: SLF001 - likewise
-        self._tail = driver._tail  # noqa: SLF001 - likewise
+        self._driver = driver
+        self._response: httpx.Response | None = None
+        self._pieces: AsyncIterator[bytes]
+
+    async def carry_out(self, step: Step) -> Outcome:
+        if isinstance(step, Sleep):
+            await self.aclose()
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            if isinstance(step, Read):
+                return Reply(0, {}, await anext(self._pieces, b""))
+            await self.aclose()
+            stream = not isinstance(step, Send)
+            request = self._driver.http.build_request(
+                **self._driver.settings.args(step.request, stream=stream)
+            )
+            response = await self._driver.http.send(request, stream=stream)
+        except httpx.RequestError as exc:
+            return translate(exc, self._driver.settings.url)
+        if stream:
+            self._response, self._pieces = response, response.aiter_bytes()
+        return reply_of(response, whole=not stream)
+
+    async def aclose(self) -> None:
+        if self._response is not None:
+            response, self._response = self._response, None
+            await response.aclose()
+
+
+S = TypeVar("S")
+
+
+def _resume(flow: Generator[S, Reply | None, object], outcome: Outcome) -> S:
+    """Give a flow what its step came to, and return its next step."""
+    return flow.throw(outcome) if isinstance(outcome, PenstockError) else flow.send(outcome)

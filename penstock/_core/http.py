@@ -1,4 +1,4 @@
-"""What both clients share of httpx: settings, requests, and one table from its errors to ours."""
+"""The part of httpx that both clients share: settings, requests, and one table from its errors to ours."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any, BinaryIO, TypedDict, cast
 
 import httpx
 
-from penstock._core.protocol import Reply, Request, status_error
+from penstock._core.protocol import Reply, Request
 from penstock._core.retry import RetryPolicy
 from penstock._version import __version__
 from penstock.errors import APIConnectionError, APIResponseError, APITimeoutError, PenstockError
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 IDLE_STREAM_S = 90.0
-"""A stream that sends nothing for so long, not even a ping, is taken for dead and opened anew."""
+"""A stream that sends nothing for this long, not even a ping, counts as dead and is reopened."""
+
+CLIENT_ARGS: dict[str, Any] = {"limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100)}
+"""Arguments of the httpx clients that we make: enough connections to follow many jobs at once."""
 
 FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...] = (
     (httpx.TimeoutException, APITimeoutError),
@@ -25,7 +28,7 @@ FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...]
     (httpx.DecodingError, APIResponseError),
     (httpx.TooManyRedirects, APIResponseError),
 )
-"""First match wins. UnsupportedProtocol cannot be mended by another try, so it is no connection error."""
+"""First match wins. Another try cannot help UnsupportedProtocol, so it is no connection error."""
 
 
 class SendArgs(TypedDict):
@@ -106,7 +109,7 @@ class Settings:
 
 
 class _Pipe:
-    """A file that cannot seek, with nothing by which httpx would guess its length: a pipe's looks like 0."""
+    """A file that cannot seek, without what httpx guesses its length by: a pipe's looks like 0."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read = file.read
@@ -116,36 +119,17 @@ def _readable(file: BinaryIO) -> BinaryIO:
     return file if file.seekable() else cast("BinaryIO", _Pipe(file))
 
 
-def reply_of(response: httpx.Response) -> Reply:
-    """Copy a response whose body was read."""
-    return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
-
-
-def head_of(response: httpx.Response) -> Reply:
-    """Copy a response whose body was not read yet."""
-    return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, b"")
-
-
-def not_a_stream(response: httpx.Response) -> PenstockError:
-    """Return the error that a response, whose body was read, is in place of the stream that was asked for."""
-    if response.is_success:
-        kind = response.headers.get("content-type", "an unknown type")
-        return APIResponseError(
-            f"{response.url} is no event stream or file, but {kind}: is this a Penstock server?"
-        )
-    return status_error(reply_of(response))
+def reply_of(response: httpx.Response, *, whole: bool) -> Reply:
+    """Copy a response; its body only if it was read as a whole."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, headers, response.content if whole else b"")
 
 
 def translate(exc: httpx.RequestError, url: str) -> PenstockError:
-    """Return our error for one of httpx's; the caller raises it ``from`` the original."""
+    """Return our error for one of httpx's, with the original as its cause."""
     detail = str(exc) or type(exc).__name__
-    for theirs, ours in FOREIGN_ERRORS:
-        if isinstance(exc, theirs):
-            what = "no answer in time from" if ours is APITimeoutError else "cannot reach"
-            return ours(f"{what} {url}: {detail}")
-    return APIConnectionError(f"cannot reach {url}: {detail}")
-
-
-def client_args() -> dict[str, Any]:
-    """Arguments of the httpx clients we make ourselves: enough connections for many followed jobs at once."""
-    return {"limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100)}
+    ours = next((ours for theirs, ours in FOREIGN_ERRORS if isinstance(exc, theirs)), APIConnectionError)
+    what = "no answer in time from" if ours is APITimeoutError else "cannot reach"
+    error = ours(f"{what} {url}: {detail}")
+    error.__cause__ = exc
+    return error

@@ -1,6 +1,6 @@
-"""The HTTP contract as pure functions: arguments to requests, replies to models or errors. No I/O, no clock.
+"""The HTTP contract as pure functions: how requests are built, and how replies become models or errors.
 
-``docs/reference/http-api.md`` is the contract; both clients are thin shells over this module and ``_flows``.
+``docs/reference/http-api.md`` is the contract. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -29,18 +29,19 @@ from penstock.errors import (
 from penstock.models import Job
 
 MAX_WAIT_S = 300
-"""The longest wait the server grants in one request."""
+"""The longest wait that the server grants in one request."""
 
 M = TypeVar("M", bound=BaseModel)
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file to be sent as multipart/form-data, read as it goes out.
+    """A file to send as multipart/form-data. It is read while it is sent.
 
     Attributes:
-        file: open at its beginning; where it can seek, it is rewound when the request is sent again.
-        filename: the name the server shall know.
+        file: open at its beginning. It is rewound before another try if it can seek.
+        filename: the name that the server shows.
         fields: the form's other fields.
     """
 
@@ -48,16 +49,12 @@ class Upload:
     filename: str
     fields: Mapping[str, str] = field(default_factory=dict)
 
-    def with_fields(self, fields: Mapping[str, str]) -> Upload:
-        """Return this upload with these fields in its form."""
-        return replace(self, fields=fields)
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, relative to the base URL; ``extra_timeout_s`` is the wait asked of the server."""
+    """One HTTP request, relative to the base URL. ``extra_timeout_s`` is the wait that it asks of the server."""
 
-    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    method: Method
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -67,111 +64,98 @@ class Request:
 
     @property
     def repeatable(self) -> bool:
-        """Whether it can be sent again: not where a pipe was being read."""
+        """Whether it can be sent again. An upload from a pipe cannot."""
         return self.upload is None or self.upload.file.seekable()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One whole HTTP answer; header names are lower case."""
+    """An HTTP answer, or a piece of one that is streamed. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-def submit(
+def segment(name: str, what: str) -> str:
+    """Quote a name for use in a path. Raises ValueError if it is empty; ``what`` names it in the message."""
+    if not name or not name.strip():
+        msg = f"{what} is empty"
+        raise ValueError(msg)
+    return quote(name, safe="@")  # "@" is allowed in a path (RFC 3986 section 3.3) and reads better in logs
+
+
+def job_path(job_id: str) -> str:
+    """Return a job's path. Raises ValueError if the id is empty."""
+    return f"/v1/jobs/{segment(job_id, 'the job id')}"
+
+
+def given(**fields: object) -> dict[str, Any]:
+    """Return the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def query(**fields: object) -> dict[str, str]:
+    """Return the fields that are not None as query parameters."""
+    return {name: str(value) for name, value in given(**fields).items()}
+
+
+def idempotent(key: str | None) -> dict[str, str]:
+    """Return the header that makes a repeated request harmless. None makes a fresh key.
+
+    Our own retries need it: a request whose answer was lost must find its result, not make a second one.
+    """
+    return {"idempotency-key": key or uuid.uuid4().hex}
+
+
+def with_json(
+    method: Method,
+    path: str,
     body: Mapping[str, Any],
-    *,
-    model: str | None,
-    endpoint: str,
-    priority: str | None,
-    placement: Mapping[str, Any] | None,
-    stream: bool | None,
-    metadata: Mapping[str, str] | None,
-    expires_in_s: float | None,
-    queue_timeout_s: float | None,
-    timeout_s: float | None,
-    max_attempts: int | None,
-    affinity_key: str | None,
-    coalesce: bool,
-    wait_s: float | None,
-    idempotency_key: str | None,
+    headers: Mapping[str, str] | None = None,
+    extra_timeout_s: float = 0.0,
 ) -> Request:
-    """Build ``POST /v1/jobs``; fields that are None are left to the server's defaults.
+    """Build a request with a JSON body.
 
     Raises:
-        ValueError: the wait is out of range, or the body is not JSON (NaN and infinities are not).
-        TypeError: the body holds an object that JSON cannot carry.
+        ValueError: the body has a number that JSON cannot carry (NaN, infinity).
+        TypeError: the body has an object that JSON cannot carry.
     """
-    fields = {
-        "endpoint": endpoint,
-        "model": model,
-        "input": body,
-        "priority": priority,
-        "placement": placement,
-        "stream": stream,
-        "metadata": metadata,
-        "expires_in_s": expires_in_s,
-        "queue_timeout_s": queue_timeout_s,
-        "timeout_s": timeout_s,
-        "max_attempts": max_attempts,
-        "affinity_key": affinity_key,
-        "coalesce": coalesce or None,
-    }
-    payload = {name: value for name, value in fields.items() if value is not None}
-    # The key makes our own retries safe: a submission whose answer was lost is found again, not run twice.
-    headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex, "content-type": "application/json"}
-    wait = _wait_seconds(wait_s)
-    if wait:
-        headers["prefer"] = f"wait={wait}"
-    encoded = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
-    # "replace" cannot lose text: only a lone surrogate, which no UTF-8 can carry, becomes a question mark.
-    content = encoded.encode("utf-8", "replace")
-    return Request("POST", "/v1/jobs", headers=headers, body=content, extra_timeout_s=wait)
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    return Request(
+        method,
+        path,
+        headers={**(headers or {}), "content-type": "application/json"},
+        # "replace" loses no text: only a lone surrogate, which UTF-8 cannot carry, becomes a question mark.
+        body=text.encode("utf-8", "replace"),
+        extra_timeout_s=extra_timeout_s,
+    )
 
 
-def get(job_id: str, wait_s: float | None = None) -> Request:
-    """Build ``GET /v1/jobs/{id}``. Raises ValueError where the id is empty or the wait out of range."""
-    wait = _wait_seconds(wait_s)
-    return Request("GET", job_path(job_id), {"wait": str(wait)} if wait else {}, extra_timeout_s=wait)
-
-
-def cancel(job_id: str) -> Request:
-    """Build ``POST /v1/jobs/{id}/cancel``. Raises ValueError where the id is empty."""
-    return Request("POST", job_path(job_id) + "/cancel")
-
-
-def events(job_id: str, after: str | None) -> Request:
-    """Build ``GET /v1/jobs/{id}/events`` from behind the cursor ``after``; None or empty is the beginning."""
+def event_stream(path: str, after: str) -> Request:
+    """Build the request of an event stream that begins after the cursor; empty is the beginning."""
     headers = {"accept": "text/event-stream", "cache-control": "no-store"}
-    if after:
-        headers["last-event-id"] = after
-    return Request("GET", job_path(job_id) + "/events", headers=headers)
+    return Request("GET", path, headers=headers | ({"last-event-id": after} if after else {}))
 
 
-def jobs_page(
-    *,
-    state: str | None,
-    model: str | None,
-    created_after: float | None,
-    created_before: float | None,
-    order: str | None,
-    limit: int,
-    after: str | None,
-) -> Request:
-    """Build ``GET /v1/jobs`` for one page of up to ``limit`` jobs (1 to 100) behind the cursor ``after``."""
-    fields = {
-        "state": state,
-        "model": model,
-        "created_after": created_after,
-        "created_before": created_before,
-        "order": order,
-        "limit": limit,
-        "after": after,
-    }
-    params = {name: str(value) for name, value in fields.items() if value is not None}
-    return Request("GET", "/v1/jobs", params)
+def get_job(job_id: str, wait_s: float | None = None) -> Request:
+    """Build ``GET /v1/jobs/{id}``. Raises ValueError if the id is empty or the wait is out of range."""
+    wait = wait_seconds(wait_s)
+    return Request("GET", job_path(job_id), query(wait=wait or None), extra_timeout_s=wait)
+
+
+def wait_seconds(wait_s: float | None) -> int:
+    """Return whole seconds, rounded up: the Prefer header knows no others (RFC 7240 section 4.3).
+
+    Raises:
+        ValueError: the wait is out of range.
+    """
+    if wait_s is None:
+        return 0
+    if not 0 <= wait_s <= MAX_WAIT_S:
+        msg = f"wait_s must be 0 to {MAX_WAIT_S} seconds; use wait() for longer"
+        raise ValueError(msg)
+    return math.ceil(wait_s)
 
 
 def parse(reply: Reply, model: type[M]) -> M:
@@ -188,7 +172,7 @@ def parse(reply: Reply, model: type[M]) -> M:
 
 
 def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
-    """Read an error reply; a body that is not OpenAI's error shape still gives an error with the status.
+    """Read an error reply. A body that is not OpenAI's error shape still gives an error with the status.
 
     Args:
         reply: a reply with a status outside 200 to 299.
@@ -213,7 +197,7 @@ def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
 
 
 def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
-    """Read Retry-After (RFC 9110 section 10.2.3), seconds or a date; None where absent or unreadable."""
+    """Read Retry-After (RFC 9110 section 10.2.3), seconds or a date; None if it is absent or unreadable."""
     if not value:
         return None
     if value.strip().isascii() and value.strip().isdigit():
@@ -221,13 +205,13 @@ def retry_after_s(value: str | None, now: datetime | None = None) -> float | Non
     try:
         when = parsedate_to_datetime(value)
     except ValueError:
-        return None  # unreadable: the header is advice, our own backoff does without it
+        return None  # the header is advice; our own backoff works without it
     aware = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max((aware - (now or datetime.now(UTC))).total_seconds(), 0.0)
 
 
 def ended_error(job: Job) -> JobEndedError | None:
-    """Return the error that a job's end amounts to; None where it succeeded or is not over."""
+    """Return the error for a job that ended without a result; None if it succeeded or has not ended."""
     if job.state == "failed":
         why = f"{job.error.code}: {job.error.message}" if job.error else "no reason given"
         return JobFailedError(f"{job.id} failed: {why}", job=job)
@@ -238,30 +222,12 @@ def ended_error(job: Job) -> JobEndedError | None:
     return None
 
 
-def job_path(job_id: str) -> str:
-    """Return a job's path. Raises ValueError where the id is empty."""
-    if not job_id or not job_id.strip():
-        msg = "the job id is empty"
-        raise ValueError(msg)
-    return "/v1/jobs/" + quote(job_id, safe="")
-
-
-def _wait_seconds(wait_s: float | None) -> int:
-    """Whole seconds, rounded up, as the Prefer header knows no others (RFC 7240 section 4.3)."""
-    if wait_s is None:
-        return 0
-    if not 0 <= wait_s <= MAX_WAIT_S:
-        msg = f"wait_s must be 0 to {MAX_WAIT_S} seconds; wait() waits longer"
-        raise ValueError(msg)
-    return math.ceil(wait_s)
-
-
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
 def _plain(value: object) -> object:
-    """Let any mapping and any pydantic model stand in a request body."""
+    """Allow any mapping and any pydantic model in a request body."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, BaseModel):

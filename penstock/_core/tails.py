@@ -1,22 +1,22 @@
-"""Reading a streamed answer across dropped connections, without I/O: the shape, and what files and batches need."""
+"""Reading a streamed answer over dropped connections, without I/O: the protocol, and its files and batches."""
 
 from __future__ import annotations
 
 import json
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
-from penstock._core import batch_protocol as batch_protocol
-from penstock._core.protocol import Reply, Request
+from penstock._core.protocol import Reply, Request, event_stream, segment
 from penstock._core.retry import RetryPolicy, is_transient
-from penstock._core.sse import SSEParser
+from penstock._core.sse import ServerSentEvent, SSEParser
 from penstock.batch_models import BatchEvent
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Tail(Protocol[T]):
-    """What a driver asks while it reads: it opens, feeds until ``done``, and where that ends early, asks again."""
+class Tail(Protocol[T_co]):
+    """A stream as :func:`penstock._core.flows.read` reads it: open, feed until ``done``, reopen after a drop."""
 
     @property
     def done(self) -> bool:
@@ -26,37 +26,45 @@ class Tail(Protocol[T]):
         """Return the request of the next connection."""
 
     def opened(self, head: Reply) -> bool:
-        """Take an answer's status and headers; return whether it is what was asked for."""
+        """Take an answer's status and headers; return whether its body is the stream."""
 
-    def feed(self, data: bytes) -> list[T]:
+    def feed(self, data: bytes) -> Sequence[T_co]:
         """Take bytes of the present connection and return what to deliver."""
 
     def ended(self) -> None:
-        """Take it that the present connection came to an orderly end."""
+        """Take note that the present connection ended in order."""
 
     def dropped(self, error: PenstockError | None) -> float:
-        """Return the seconds to pause before the next connection, or raise what makes one pointless."""
+        """Return the pause in seconds before the next connection, or raise if another one is pointless.
+
+        Args:
+            error: what ended the connection or kept it from opening; None if it ended in order, but too early.
+        """
 
 
 class Patience:
     """Counts the connections in a row that brought nothing.
 
     Args:
-        policy: how many of them are borne, and the pauses between them.
+        policy: how many of them are allowed, and the pauses between them.
         what: what is read, for the message.
     """
 
     def __init__(self, policy: RetryPolicy, what: str) -> None:
-        self._policy = policy
+        self.policy = policy
+        self.progress = False
         self._what = what
         self._failures = 0
-        self.progress = False
 
     def pause_s(self, error: PenstockError | None, *, alive: bool = False) -> float:
-        """Return the pause after a connection that ended early; ``alive``: it carried at least a sign of life.
+        """Return the pause after a connection that ended early.
+
+        Args:
+            error: as in :meth:`Tail.dropped`.
+            alive: the connection brought at least a ping, so it does not count.
 
         Raises:
-            PenstockError: ``error``, where another try cannot help or too many in a row brought nothing.
+            PenstockError: ``error``, if another try cannot help or too many in a row brought nothing.
         """
         problem = error or APIConnectionError(f"{self._what} ended too early")
         if not is_transient(problem):
@@ -65,64 +73,72 @@ class Patience:
             self._failures = 0
         elif not alive:
             self._failures += 1
-        delay_s = self._policy.delay_s(problem, max(self._failures - 1, 0))
+        delay_s = self.policy.delay_s(problem, max(self._failures - 1, 0))
         if delay_s is None:
             raise problem
         self.progress = False
         return delay_s
 
 
-class BatchTail:
-    """A batch's events. They are snapshots: after a drop the next one says it all, so there is no cursor."""
+class EventTail:
+    """The common part of event streams: server-sent events with JSON objects as data."""
+
+    def __init__(self, name: str, policy: RetryPolicy, cursor: str = "") -> None:
+        self.done = False
+        self.parser = SSEParser(cursor)
+        self.patience = Patience(policy, f"the event stream of {name}")
+
+    def opened(self, head: Reply) -> bool:
+        """Return whether this is an event stream."""
+        return head.status == 200 and "text/event-stream" in head.headers.get("content-type", "")
+
+    def ended(self) -> None:
+        """Only a final event ends the stream, so this says nothing."""
+
+    def dropped(self, error: PenstockError | None) -> float:
+        """See :meth:`Tail.dropped`."""
+        return self.patience.pause_s(error, alive=self.parser.comments > 0)
+
+    @staticmethod
+    def fields(raw: ServerSentEvent) -> dict[str, Any]:
+        """Return an event's data. Raises APIResponseError if it is not a JSON object."""
+        try:
+            data = json.loads(raw.data)
+        except ValueError:
+            data = None
+        if not isinstance(data, dict):
+            msg = f"the data of event {raw.event!r} ({raw.id}) is not a JSON object"
+            raise APIResponseError(msg)
+        return data
+
+
+class BatchTail(EventTail):
+    """A batch's events. Each one is a whole snapshot, so a new connection needs no cursor."""
 
     def __init__(self, batch_id: str, policy: RetryPolicy) -> None:
-        self.done = False
-        self._batch_id = batch_id
-        self._parser = SSEParser()
-        self._patience = Patience(policy, f"the event stream of {batch_id}")
+        super().__init__(batch_id, policy)
+        self._path = "/v1/batches/" + segment(batch_id, "the batch's id") + "/events"
 
     def request(self) -> Request:
         """Return the request of the next connection."""
-        self._parser = SSEParser()
-        return batch_protocol.events(self._batch_id, "")
-
-    def opened(self, head: Reply) -> bool:
-        """Whether this is an event stream."""
-        return head.status == 200 and "text/event-stream" in head.headers.get("content-type", "")
+        self.parser = SSEParser()
+        return event_stream(self._path, "")
 
     def feed(self, data: bytes) -> list[BatchEvent]:
-        """Take bytes; return the events they complete.
-
-        Raises:
-            APIResponseError: an event's data is not a JSON object.
-        """
+        """Take bytes and return the events they complete. Raises APIResponseError if one is unreadable."""
         events = []
-        for raw in self._parser.feed(data):
-            try:
-                fields = json.loads(raw.data)
-            except ValueError:
-                fields = None
-            if not isinstance(fields, dict):
-                msg = f"the data of event {raw.event!r} of {self._batch_id} is not a JSON object"
-                raise APIResponseError(msg)
-            event = BatchEvent(id=raw.id, type=raw.event, data=fields)
-            self._patience.progress = True
+        for raw in self.parser.feed(data):
+            event = BatchEvent(id=raw.id, type=raw.event, data=self.fields(raw))
+            self.patience.progress = True
             events.append(event)
             if event.terminal:
                 self.done = True
                 break
         return events
 
-    def ended(self) -> None:
-        """Take it that the connection has ended: only a final event makes the end."""
-
-    def dropped(self, error: PenstockError | None) -> float:
-        """See :meth:`Patience.pause_s`."""
-        return self._patience.pause_s(error, alive=self._parser.comments > 0)
-
 
 class Download:
-    """A file's content, from a byte on; after a drop it goes on with the byte that is missing.
+    """A file's content from a byte on. After a drop it continues at the first missing byte.
 
     Attributes:
         offset: bytes of the file that were delivered or skipped.
@@ -132,22 +148,26 @@ class Download:
     def __init__(self, file_id: str, offset: int, policy: RetryPolicy) -> None:
         self.offset = offset
         self.done = False
-        self._file_id = file_id
+        self._path = "/v1/files/" + segment(file_id, "the file's id") + "/content"
         self._skip = 0
         self._patience = Patience(policy, f"the content of {file_id}")
 
     def request(self) -> Request:
-        """Return the request of what is missing."""
-        return batch_protocol.content(self._file_id, self.offset)
+        """Return the request of the missing bytes."""
+        # A range of a compressed body would be a range of something else.
+        headers = {"accept": "*/*", "accept-encoding": "identity"}
+        if self.offset:
+            headers["range"] = f"bytes={self.offset}-"
+        return Request("GET", self._path, headers=headers)
 
     def opened(self, head: Reply) -> bool:
-        """Whether the content follows. A server that knows no ranges sends it all, and what is known is skipped."""
+        """Return whether the content follows. A server without ranges sends it all; the known bytes are skipped."""
         if (
             head.status == 416
             and self.offset
             and head.headers.get("content-range") == f"bytes */{self.offset}"
         ):
-            self.done = True  # the drop came behind the last byte
+            self.done = True  # the drop came after the last byte
             return True
         self._skip = self.offset if head.status == 200 else 0
         ours = head.headers.get("content-range", "").startswith(f"bytes {self.offset}-")
@@ -162,9 +182,9 @@ class Download:
         return [fresh] if fresh else []
 
     def ended(self) -> None:
-        """Take it that the connection came to an orderly end: the content is complete."""
+        """An end in order means that the content is complete."""
         self.done = True
 
     def dropped(self, error: PenstockError | None) -> float:
-        """See :meth:`Patience.pause_s`."""
+        """See :meth:`Tail.dropped`."""
         return self._patience.pause_s(error)

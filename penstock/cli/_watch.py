@@ -26,7 +26,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
     cursor = after
     try:
         if console.json:
-            for event in client.events(job_id, after):
+            for event in client.jobs.events(job_id, after):
                 cursor = event.id
                 output.as_json({"id": event.id, "event": event.type, "data": event.data})
                 if event.job is not None:
@@ -36,7 +36,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
         from penstock.models import Restarted
 
         text = TextStream(job_id, "mark", resumed=after is not None)
-        for event in client.events(job_id, after):
+        for event in client.jobs.events(job_id, after):
             cursor = event.id
             piece = text.take(event)
             if isinstance(piece, Restarted):
@@ -46,7 +46,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
             job = event.job
             if job is not None:
                 if not job.stream:
-                    output.job_result(client.get(job_id))
+                    output.job_result(client.jobs.get(job_id))
                 else:
                     click.echo()
                 output.print_summary(job)

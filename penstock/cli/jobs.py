@@ -77,9 +77,9 @@ def get(console: Console, *, job_id: str, result: bool) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if result:
-            output.as_json(client.result(job_id))
+            output.as_json(client.jobs.result(job_id))
             return
-        job = client.get(job_id)
+        job = client.jobs.get(job_id)
     if console.json:
         output.as_json(job)
     else:
@@ -116,7 +116,7 @@ def list_jobs(
       penstock list --all --json | jq -r 'select(.usage) | .usage.total_tokens'
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        jobs = client.list(
+        jobs = client.jobs.list(
             state=state,
             model=model,
             created_after=None if since is None else time.time() - since,
@@ -145,7 +145,7 @@ def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         for job_id in job_ids:
-            job = client.cancel(job_id)
+            job = client.jobs.cancel(job_id)
             if console.json:
                 output.as_json(job)
             else:

@@ -52,7 +52,7 @@ def ls(console: Console) -> None:
     lanes realtime to low together, and of bulk, while jobs waited. With --json: one pool a line.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        pools = client.queues()
+        pools = client.pools.list()
     if not console.json:
         _show(pools)
         return
@@ -75,7 +75,7 @@ def pause(console: Console, *, pool: str) -> None:
     once.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        _say(console, client.pause(_given(pool)))
+        _say(console, client.pools.pause(_given(pool)))
 
 
 @queue.command("resume", epilog=EXIT_CODES)
@@ -89,7 +89,7 @@ def resume(console: Console, *, pool: str) -> None:
       penstock queue resume default
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        _say(console, client.resume(_given(pool)))
+        _say(console, client.pools.resume(_given(pool)))
 
 
 @queue.command("purge", epilog=EXIT_CODES)
@@ -110,7 +110,7 @@ def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
     with console.client() as client:
         if not yes:
             _ask(client, _given(pool), lane)
-        cancelled = client.purge(_given(pool), lane)
+        cancelled = client.pools.purge(_given(pool), lane)
     if console.json:
         output.as_json({"pool": pool, "lane": lane, "cancelled": cancelled})
     else:
@@ -152,7 +152,7 @@ def priority(console: Console, *, job_id: str, lane: str) -> None:
 def _change(console: Console, job_ids: Sequence[str], **change: Any) -> None:
     with console.client() as client:
         for job_id in job_ids:
-            job = client.change(job_id, **change)
+            job = client.jobs.change(job_id, **change)
             if console.json:
                 output.as_json(job)
             else:
@@ -182,7 +182,7 @@ def _ask(client: Penstock, pool: str, lane: str) -> None:
     """Have the user confirm a purge, or end here."""
     queued = [
         there.queued
-        for one in client.queues()
+        for one in client.pools.list()
         if one.pool == pool
         for there in one.lanes
         if there.lane == lane

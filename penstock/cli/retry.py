@@ -45,7 +45,7 @@ def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool) -> None:
     good = True
     with console.client() as client:
         for old in job_ids:
-            job = client.retry(old)
+            job = client.jobs.retry(old)
             if waiting:
                 if not console.json:
                     note(f"{old} runs again as {job.id}")
@@ -91,7 +91,7 @@ def dead_list(console: Console, *, code: str | None, model: str | None, limit: i
     record (retention_s after its end).
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        jobs = client.list_dead(code=code, model=model, limit=None if everything else limit)
+        jobs = client.dead.list(code=code, model=model, limit=None if everything else limit)
         if not console.json:
             output.dead_table(jobs)
             return
@@ -142,7 +142,7 @@ def dead_retry(
         else:
             # One more than the limit, to know whether any are left. Chosen here, by their ids, and not by
             # the server, so that a job which cannot be run again is not met a second time.
-            found = client.list_dead(code=code, model=model, limit=None if everything else limit + 1)
+            found = client.dead.list(code=code, model=model, limit=None if everything else limit + 1)
             chosen = (job.id for job in found)
         ids = iter(chosen)
         done, refused = _retry_in_batches(console, client, ids if everything else islice(ids, limit))
@@ -157,7 +157,7 @@ def _retry_in_batches(console: Console, client: Penstock, ids: Iterator[str]) ->
     done = refused = 0
     with _progress(console) as status:
         while batch := list(islice(ids, _BATCH)):
-            for outcome in client.retry_dead(batch).data:
+            for outcome in client.dead.retry(batch).data:
                 if outcome.retried_as is None:
                     refused += 1
                 else:

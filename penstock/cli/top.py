@@ -69,12 +69,12 @@ def _look(client: Penstock, jobs: int) -> Look:
     from penstock.cli._top_view import Look
     from penstock.errors import NotFoundError
 
-    workers = client.workers()
+    workers = client.workers.list()
     try:
-        pools = client.queues()
+        pools = client.pools.list()
     except NotFoundError:  # an older server
         pools = None
-    oldest = tuple(client.list(state="running", order="asc", limit=jobs)) if jobs else ()
+    oldest = tuple(client.jobs.list(state="running", order="asc", limit=jobs)) if jobs else ()
     return Look(time.time(), client.base_url, workers, pools, oldest)
 
 

@@ -30,7 +30,7 @@ def workers(console: Console) -> None:
     What they run is as of their last heartbeat. A worker that was lost is listed until its lease ends.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        found = client.workers()
+        found = client.workers.list()
     if not console.json:
         output.workers_table(found)
         return
@@ -66,7 +66,7 @@ def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) 
         msg = "the worker's name is empty"
         raise click.UsageError(msg)
     with console.client() as client:
-        told = client.drain_worker(name, timeout)
+        told = client.workers.drain(name, timeout)
         for worker in told:
             if console.json:
                 output.as_json(worker)
@@ -79,6 +79,6 @@ def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) 
 
 def _until_gone(client: Penstock, ids: set[str]) -> None:
     """Return when none of these incarnations is listed any more: they have ended, or their leases have."""
-    while ids & {worker.id for worker in client.workers()}:
+    while ids & {worker.id for worker in client.workers.list()}:
         time.sleep(_LOOK_EVERY_S)
     note("ended" if len(ids) == 1 else f"all {len(ids)} ended")

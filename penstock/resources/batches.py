@@ -1,27 +1,28 @@
-"""Batches, for both clients: ``client.batches``.
-
-Arguments, results and errors are documented at :class:`Batches`; :class:`AsyncBatches` is the same, awaited.
-"""
+"""Batches, for both clients: ``client.batches``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from penstock._core import batch_flows as batch_flows
-from penstock._core import batch_protocol as protocol
-from penstock._core import flows as flows
-from penstock._core.drivers import AsyncPart, SyncPart
-from penstock._core.paging import Pager
+from penstock._core import batch_flows, flows
+from penstock._core.batch_flows import batch_path
+from penstock._core.flows import Flow, Items
+from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.protocol import Request, given, idempotent, with_json
 from penstock._core.tails import BatchTail
-from penstock.batch_models import Batch, BatchEvent, BatchPage, ResultPage, Verification
-from penstock.models import Priority
+from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
+from penstock.models import Page, Priority
+
+VERIFYING_S = 3600.0
+"""How long the server may take to check a batch's files from the first row to the last."""
 
 
-class Batches(SyncPart):
-    """``client.batches``. Every method but :meth:`events` and :meth:`results` is one request, or a loop of them."""
+class BatchCalls(Part):
+    """Create batches, follow them, read their results; pause, cancel, retry and verify them."""
 
+    @Call
     def create(
         self,
         input_file_id: str,
@@ -31,13 +32,13 @@ class Batches(SyncPart):
         metadata: Mapping[str, str] | None = None,
         priority: Priority | None = None,
         idempotency_key: str | None = None,
-    ) -> Batch:
-        """Create a batch of the rows in an uploaded file and return it; the server checks the rows after that.
+    ) -> Flow[Batch]:
+        """Create a batch of the rows in an uploaded file and return it. The server checks the rows afterwards.
 
         Args:
-            input_file_id: from :meth:`penstock.resources.files.Files.upload`.
+            input_file_id: from ``client.files.upload``.
             endpoint: the endpoint of all rows.
-            completion_window: time to its end, past which it expires: ``24h``, ``30m``, ``7d``.
+            completion_window: time after which it expires: ``24h``, ``30m``, ``7d``.
             metadata: at most 16 string pairs of your own.
             priority: the lane of its rows; None is ``bulk``.
             idempotency_key: the same key gives the same batch; None makes a fresh one.
@@ -47,248 +48,163 @@ class Batches(SyncPart):
             NotFoundError: there is no such file.
             PenstockError: any other error of a call.
         """
-        request = protocol.create(
+        body = given(
             input_file_id=input_file_id,
             endpoint=endpoint,
             completion_window=completion_window,
             metadata=metadata,
             priority=priority,
-            idempotency_key=idempotency_key,
         )
-        return self._run(flows.fetch(request, Batch, self._settings.calls))
+        return self._fetch(with_json("POST", "/v1/batches", body, idempotent(idempotency_key)), Batch)
 
-    def get(self, batch_id: str) -> Batch:
+    @Call
+    def get(self, batch_id: str) -> Flow[Batch]:
         """Return the batch as it is now.
 
         Raises:
             NotFoundError: there is no such batch.
             PenstockError: any other error of a call.
         """
-        return self._run(flows.fetch(protocol.batch(batch_id), Batch, self._settings.calls))
+        return self._fetch(Request("GET", batch_path(batch_id)), Batch)
 
+    @Iteration
     def list(
         self, *, order: Literal["asc", "desc"] | None = None, limit: int | None = None, page_size: int = 100
-    ) -> Iterator[Batch]:
+    ) -> Items[Batch]:
         """Iterate over the batches, newest first unless ``order`` is ``asc``.
 
         Args:
             order: ``desc`` or ``asc`` by creation.
-            limit: stop after so many; None goes through all.
+            limit: the most batches to return; None returns all.
             page_size: batches per request, 1 to 100.
 
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        pager: Pager[Batch] = Pager(
-            lambda size, after: protocol.batches_page(order=order, limit=size, after=after), limit, page_size
-        )
-        while (request := pager.request()) is not None:
-            yield from pager.take(self._run(flows.fetch(request, BatchPage, self._settings.calls)))
+        return self._pages("/v1/batches", Page[Batch], limit, page_size, order=order)
 
-    def wait(self, batch_id: str, timeout_s: float | None = None, *, check: bool = True) -> Batch:
-        """Wait until the batch is over and return it. Rows of it may have failed all the same.
+    @Call
+    def wait(self, batch_id: str, timeout_s: float | None = None, *, check: bool = True) -> Flow[Batch]:
+        """Wait until the batch has ended and return it. Some of its rows may have failed even if it is ``completed``.
 
         Args:
             batch_id: the batch.
-            timeout_s: seconds; None waits for ever.
-            check: raise where it ended otherwise than ``completed``; False returns it all the same.
+            timeout_s: seconds; None waits without a limit.
+            check: raise if it ended as anything but ``completed``; False returns it in every case.
 
         Raises:
             BatchEndedError: it failed, expired or was cancelled, and ``check`` is set.
-            BatchWaitTimeoutError: it is not over yet.
+            BatchWaitTimeoutError: it has not ended yet.
             PenstockError: any error of a call.
         """
-        flow = batch_flows.wait(
-            batch_id, timeout_s, check=check, policy=self._settings.follows, clock=time.monotonic
-        )
-        return self._run(flow)
+        follows = self._settings.follows
+        return batch_flows.wait(batch_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
 
-    def events(self, batch_id: str) -> Generator[BatchEvent]:
-        """Follow the batch: how far it is, again and again, and at last the event that names its final status.
+    @Iteration
+    def events(self, batch_id: str) -> Items[BatchEvent]:
+        """Follow the batch: its progress again and again, and at last the event with its final status.
 
-        A dropped connection is reopened. Closing the iterator merely stops watching.
+        A dropped connection is reopened. Closing the iterator stops only the watching.
 
         Raises:
             NotFoundError: there is no such batch.
             APIConnectionError: the stream could not be reopened ``max_reconnects`` times in a row.
             PenstockError: any other error of a call.
         """
-        yield from self._tail(BatchTail(batch_id, self._settings.follows))
+        return flows.read(BatchTail(batch_id, self._settings.follows), lambda event: event)
 
-    def result_page(self, batch_id: str, after: str | None = None, limit: int | None = None) -> ResultPage:
-        """Return rows that are committed, successful ones and failed ones, as they were committed.
+    @Call
+    def result_page(
+        self, batch_id: str, after: str | None = None, limit: int | None = None
+    ) -> Flow[ResultPage]:
+        """Return committed rows, successful and failed ones, in the order in which they were committed.
 
         Args:
-            batch_id: the batch, over or not.
+            batch_id: the batch, ended or not.
             after: :attr:`ResultPage.next_cursor` of the page before; None begins with the first row.
-            limit: rows at most; None leaves it to the server.
+            limit: the most rows; None leaves it to the server.
 
         Raises:
             NotFoundError: there is no such batch.
             PenstockError: any other error of a call.
         """
-        return self._run(batch_flows.result_page(batch_id, after, limit, self._settings.calls))
+        return batch_flows.result_page(batch_id, after, limit, self._settings.calls)
 
+    @Iteration
     def results(
         self, batch_id: str, *, follow: bool = False, page_size: int | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Iterate over the rows that are committed, each once, page by page.
+    ) -> Items[dict[str, Any]]:
+        """Iterate over the committed rows, each once, page by page.
 
-        A row has ``custom_id``, ``response`` with ``status_code`` and ``body``, or ``error`` where it never ran.
+        A row has ``custom_id``, and ``response`` with ``status_code`` and ``body``, or ``error`` if it never ran.
 
         Args:
-            batch_id: the batch, over or not.
-            follow: wait for the rows that are still to come, to the end of the batch.
+            batch_id: the batch, ended or not.
+            follow: wait for the rows that are not done yet, to the end of the batch.
             page_size: rows per request; None leaves it to the server.
 
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        fetch = batch_flows.next_results if follow else batch_flows.result_page
-        after: str | None = None
-        while True:
-            page = self._run(fetch(batch_id, after, page_size, self._settings.follows))
-            if not page.lines:
-                return
-            yield from protocol.rows(page)
-            after = page.next_cursor
+        follows = self._settings.follows
+        return batch_flows.results(batch_id, follow=follow, page_size=page_size, policy=follows)
 
-    def cancel(self, batch_id: str) -> Batch:
-        """Ask for the batch's end and return it; what was done by then stays in its files.
+    @Call
+    def cancel(self, batch_id: str) -> Flow[Batch]:
+        """Cancel the batch and return it. The rows done by then stay in its files.
 
         Raises:
             NotFoundError: there is no such batch.
-            ConflictError: it is over already.
+            ConflictError: it has already ended.
             PenstockError: any other error of a call.
         """
-        return self._run(flows.fetch(protocol.act(batch_id, "cancel"), Batch, self._settings.calls))
+        return self._act(batch_id, "cancel")
 
-    def pause(self, batch_id: str) -> Batch:
-        """Let the batch begin nothing new; what it has begun is finished. Errors as of :meth:`cancel`."""
-        return self._run(flows.fetch(protocol.act(batch_id, "pause"), Batch, self._settings.calls))
+    @Call
+    def pause(self, batch_id: str) -> Flow[Batch]:
+        """Start no further rows of the batch; those that run finish. Raises as :meth:`cancel` does."""
+        return self._act(batch_id, "pause")
 
-    def resume(self, batch_id: str) -> Batch:
-        """Let a paused batch go on. Errors as of :meth:`cancel`."""
-        return self._run(flows.fetch(protocol.act(batch_id, "resume"), Batch, self._settings.calls))
+    @Call
+    def resume(self, batch_id: str) -> Flow[Batch]:
+        """Continue a paused batch. Raises as :meth:`cancel` does."""
+        return self._act(batch_id, "resume")
 
-    def retry(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:
-        """Run the failed rows of a batch again, as a batch of their own, which is returned.
+    @Call
+    def retry(self, batch_id: str, *, idempotency_key: str | None = None) -> Flow[Batch]:
+        """Retry the failed rows of a batch as a new batch, and return that.
 
         Args:
-            batch_id: a batch that is over.
+            batch_id: a batch that has ended.
             idempotency_key: the same key gives the same new batch; None makes a fresh one.
 
         Raises:
             NotFoundError: there is no such batch.
-            ConflictError: it is not over, or no row of it failed.
+            ConflictError: it has not ended, or none of its rows failed.
             PenstockError: any other error of a call.
         """
-        return self._run(flows.fetch(protocol.retry(batch_id, idempotency_key), Batch, self._settings.calls))
+        headers = idempotent(idempotency_key)
+        return self._fetch(Request("POST", f"{batch_path(batch_id)}/retry", headers=headers), Batch)
 
-    def verify(self, batch_id: str) -> Verification:
-        """Have the server check the batch's files: each row of the input answered once, in one file or the other.
+    @Call
+    def verify(self, batch_id: str) -> Flow[Verification]:
+        """Have the server check the batch's files: each input row is answered once, in one file or the other.
 
         Raises:
             NotFoundError: there is no such batch.
-            ConflictError: it is not over.
+            ConflictError: it has not ended.
             PenstockError: any other error of a call.
         """
-        return self._run(flows.fetch(protocol.verify(batch_id), Verification, self._settings.calls))
+        request = Request("GET", f"{batch_path(batch_id)}/verify", extra_timeout_s=VERIFYING_S)
+        return self._fetch(request, Verification)
+
+    def _act(self, batch_id: str, action: str) -> Flow[Batch]:
+        return self._fetch(Request("POST", f"{batch_path(batch_id)}/{action}"), Batch)
 
 
-class AsyncBatches(AsyncPart):
-    """As :class:`Batches`, for one event loop."""
+class Batches(BatchCalls, SyncPart):
+    """``client.batches`` of :class:`penstock.Penstock`."""
 
-    async def create(
-        self,
-        input_file_id: str,
-        *,
-        endpoint: str = "/v1/chat/completions",
-        completion_window: str = "24h",
-        metadata: Mapping[str, str] | None = None,
-        priority: Priority | None = None,
-        idempotency_key: str | None = None,
-    ) -> Batch:
-        """Create a batch: see :meth:`Batches.create`."""
-        request = protocol.create(
-            input_file_id=input_file_id,
-            endpoint=endpoint,
-            completion_window=completion_window,
-            metadata=metadata,
-            priority=priority,
-            idempotency_key=idempotency_key,
-        )
-        return await self._run(flows.fetch(request, Batch, self._settings.calls))
 
-    async def get(self, batch_id: str) -> Batch:
-        """Return the batch as it is now: see :meth:`Batches.get`."""
-        return await self._run(flows.fetch(protocol.batch(batch_id), Batch, self._settings.calls))
-
-    async def list(
-        self, *, order: Literal["asc", "desc"] | None = None, limit: int | None = None, page_size: int = 100
-    ) -> AsyncIterator[Batch]:
-        """Iterate over the batches: see :meth:`Batches.list`."""
-        pager: Pager[Batch] = Pager(
-            lambda size, after: protocol.batches_page(order=order, limit=size, after=after), limit, page_size
-        )
-        while (request := pager.request()) is not None:
-            page = await self._run(flows.fetch(request, BatchPage, self._settings.calls))
-            for batch in pager.take(page):
-                yield batch
-
-    async def wait(self, batch_id: str, timeout_s: float | None = None, *, check: bool = True) -> Batch:
-        """Wait until the batch is over: see :meth:`Batches.wait`."""
-        flow = batch_flows.wait(
-            batch_id, timeout_s, check=check, policy=self._settings.follows, clock=time.monotonic
-        )
-        return await self._run(flow)
-
-    async def events(self, batch_id: str) -> AsyncGenerator[BatchEvent]:
-        """Follow the batch: see :meth:`Batches.events`."""
-        events = self._tail(BatchTail(batch_id, self._settings.follows))
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-
-    async def result_page(
-        self, batch_id: str, after: str | None = None, limit: int | None = None
-    ) -> ResultPage:
-        """Return rows that are committed: see :meth:`Batches.result_page`."""
-        return await self._run(batch_flows.result_page(batch_id, after, limit, self._settings.calls))
-
-    async def results(
-        self, batch_id: str, *, follow: bool = False, page_size: int | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Iterate over the rows that are committed: see :meth:`Batches.results`."""
-        fetch = batch_flows.next_results if follow else batch_flows.result_page
-        after: str | None = None
-        while True:
-            page = await self._run(fetch(batch_id, after, page_size, self._settings.follows))
-            if not page.lines:
-                return
-            for row in protocol.rows(page):
-                yield row
-            after = page.next_cursor
-
-    async def cancel(self, batch_id: str) -> Batch:
-        """Ask for the batch's end: see :meth:`Batches.cancel`."""
-        return await self._run(flows.fetch(protocol.act(batch_id, "cancel"), Batch, self._settings.calls))
-
-    async def pause(self, batch_id: str) -> Batch:
-        """Let the batch begin nothing new: see :meth:`Batches.pause`."""
-        return await self._run(flows.fetch(protocol.act(batch_id, "pause"), Batch, self._settings.calls))
-
-    async def resume(self, batch_id: str) -> Batch:
-        """Let a paused batch go on: see :meth:`Batches.resume`."""
-        return await self._run(flows.fetch(protocol.act(batch_id, "resume"), Batch, self._settings.calls))
-
-    async def retry(self, batch_id: str, *, idempotency_key: str | None = None) -> Batch:
-        """Run the failed rows of a batch again: see :meth:`Batches.retry`."""
-        request = protocol.retry(batch_id, idempotency_key)
-        return await self._run(flows.fetch(request, Batch, self._settings.calls))
-
-    async def verify(self, batch_id: str) -> Verification:
-        """Have the server check the batch's files: see :meth:`Batches.verify`."""
-        return await self._run(flows.fetch(protocol.verify(batch_id), Verification, self._settings.calls))
+class AsyncBatches(BatchCalls, AsyncPart):
+    """``client.batches`` of :class:`penstock.AsyncPenstock`."""

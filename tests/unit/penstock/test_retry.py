@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from penstock._core import flows as flows
+from penstock._core import flows
 from penstock._core.protocol import Reply, retry_after_s
 from penstock._core.retry import RetryPolicy
 from penstock.errors import (

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock import AsyncPenstock, errors
-from penstock._core import batch_flows, batch_protocol
+from penstock._core import batch_flows
 from penstock._core.flows import Send, Sleep
 from penstock._core.protocol import Reply
 from penstock._core.retry import RetryPolicy
@@ -231,15 +231,13 @@ def test_one_client_serves_many_threads(server, client):
 )
 def test_a_page_that_would_lose_or_repeat_rows_is_refused(headers, body):
     with pytest.raises(errors.APIResponseError):
-        batch_protocol.result_page(Reply(200, headers, body), "6")
+        batch_flows.read_page(Reply(200, headers, body), "6")
 
 
 def test_a_row_that_is_no_object_is_refused():
-    page = batch_protocol.result_page(
-        Reply(200, {"x-incomplete": "false", "x-next-cursor": "1"}, b"[1]\n"), None
-    )
+    page = batch_flows.read_page(Reply(200, {"x-incomplete": "false", "x-next-cursor": "1"}, b"[1]\n"), None)
     with pytest.raises(errors.APIResponseError, match=r"\[1\]"):
-        batch_protocol.rows(page)
+        batch_flows.rows(page)
 
 
 def test_the_pauses_of_waiting_grow_and_keep_the_deadline():
