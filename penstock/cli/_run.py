@@ -5,15 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from penstock.cli._table import printable
+
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from penstock.client import Penstock
     from penstock.errors import PenstockError
+
+    M = TypeVar("M", bound=BaseModel)
 
 OK, JOB_NOT_OK, USAGE, UNREACHABLE, REFUSED, NOT_YET = 0, 1, 2, 3, 4, 5
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -22,10 +28,10 @@ INTERRUPTED, BROKEN_PIPE = 130, 141
 EXIT_CODES = """\b
 Exit codes:
   0  done
-  1  the job failed, was cancelled or expired; of a batch also: rows of it failed
+  1  the job failed, was cancelled or expired; for a batch also: some rows failed
   2  wrong usage
   3  the server cannot be reached
-  4  the server refused
+  4  the server refused the request
   5  still not finished when --timeout passed"""
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,19 +41,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Globals:
     """Options given before the command's name."""
 
-    url: str | None
-    api_key: str | None
+    url: str | None = None
+    api_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """What a command needs to talk to the server and to the user.
+    """How a command reaches the server and the user.
 
     Attributes:
         url: the server's address; None is the SDK's default.
         api_key: None is the SDK's default.
         json: machine-readable output, one JSON object a line.
-        events: that was asked for in words, so that also what happens meanwhile is to be told so.
+        events: ``--json`` was given, so that progress is printed as JSON too.
     """
 
     url: str | None
@@ -56,10 +62,10 @@ class Console:
     events: bool = False
 
     def client(self, url: str | None = None) -> Penstock:
-        """Open a client, of another address where one is given.
+        """Open a client, of another address if one is given.
 
         Raises:
-            click.UsageError: the address is no address.
+            click.UsageError: the address is not valid.
         """
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
 
@@ -68,12 +74,36 @@ class Console:
         except ValueError as exc:
             raise click.UsageError(str(exc)) from exc
 
+    def show(self, value: M, as_text: str | Callable[[M], object]) -> None:
+        """Print an object: as JSON, or as ``as_text`` says or prints it."""
+        if self.json:
+            print_json(value)
+        elif isinstance(as_text, str):
+            click.echo(printable(as_text))
+        else:
+            as_text(value)
+
+    def show_all(self, values: Iterable[M], as_text: Callable[[Iterable[M]], object]) -> None:
+        """Print a list: an object a line as it comes, or as ``as_text`` prints it."""
+        if self.json:
+            for value in values:
+                print_json(value)
+        else:
+            as_text(values)
+
+
+def common_options(function: F) -> F:
+    """Give the program or a command the options that say which server, and as whom."""
+    key = click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+    return click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")(
+        key(function)
+    )
+
 
 def client_command(function: F) -> F:
-    """Give a command the common options, pass it a :class:`Console`, and map its errors."""
+    """Give a command the common options, pass it a :class:`Console`, and turn its errors into exit codes."""
 
-    @click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")
-    @click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+    @common_options
     @click.option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
     @click.pass_context
     @functools.wraps(function)
@@ -86,28 +116,37 @@ def client_command(function: F) -> F:
         as_json: bool | None,
         **kw: Any,
     ) -> Any:
-        above = ctx.find_object(Globals) or Globals(None, None)
+        above = ctx.find_object(Globals) or Globals()
         console = Console(
             url=url or above.url,
             api_key=api_key or above.api_key,
             json=not sys.stdout.isatty() if as_json is None else as_json,
             events=bool(as_json),
         )
-        return ending(lambda: function(console, *args, **kw))
+        from penstock.errors import PenstockError  # light, but not needed by --help
+
+        try:
+            return function(console, *args, **kw)
+        except PenstockError as exc:
+            fail(message_of(exc), exit_code(exc))
+        except BrokenPipeError:
+            leave_broken_pipe()
 
     return command  # type: ignore[return-value]  # the options are click's; callers only see a decorated command
 
 
-def ending(body: Callable[[], Any]) -> Any:
-    """Run a command's body; our errors become one line on stderr and an exit code."""
-    from penstock.errors import PenstockError  # light, but not needed by --help
+def limit_options(function: F) -> F:
+    """Give a list its options: ``limit``, which is None with ``--all``, and 20 without either."""
 
-    try:
-        return body()
-    except PenstockError as exc:
-        fail(message_of(exc), exit_code(exc))
-    except BrokenPipeError:
-        leave_broken_pipe()
+    @click.option(
+        "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The most to list."
+    )
+    @click.option("--all", "everything", is_flag=True, help="List all of them.")
+    @functools.wraps(function)
+    def command(*args: Any, limit: int, everything: bool, **kw: Any) -> Any:
+        return function(*args, limit=None if everything else limit, **kw)
+
+    return command  # type: ignore[return-value]  # as above
 
 
 def exit_code(error: PenstockError) -> int:
@@ -127,17 +166,34 @@ def exit_code(error: PenstockError) -> int:
 
 
 def message_of(error: PenstockError) -> str:
-    """Return an error as one line that says what to do where that is known."""
+    """Return an error as one line, with what to do if that is known."""
     from penstock import errors  # see above
 
     text = " ".join(str(error).split())
-    if isinstance(error, errors.APITimeoutError):
-        return text
-    if isinstance(error, errors.APIConnectionError):
+    if isinstance(error, errors.APIConnectionError) and not isinstance(error, errors.APITimeoutError):
         return f"{text}. Is the server running? Set --url or PENSTOCK_URL."
     if isinstance(error, errors.RateLimitedError) and error.retry_after is not None:
         return f"{text} (try again in {error.retry_after:g} s)"
     return text
+
+
+def first_model(client: Penstock) -> str:
+    """Return the first model that is served; say so if there are several."""
+    models = client.models()
+    if not models:
+        fail("the server serves no model now; is a worker running?", REFUSED)
+    if len(models) > 1:
+        note(f"using the first of {len(models)} models: {models[0].id} (choose with --model)")
+    return models[0].id
+
+
+def print_json(value: BaseModel | dict[str, Any]) -> None:
+    """Print one JSON object on one line, at once."""
+    import json
+
+    plain = value if isinstance(value, dict) else value.model_dump(mode="json")
+    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()
 
 
 def note(text: str) -> None:

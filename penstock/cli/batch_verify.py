@@ -1,4 +1,4 @@
-"""``penstock batch verify``, of a batch on the server or of files that lie here."""
+"""``penstock batch verify``, for a batch on the server or for local files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from penstock.cli._output import as_json
-from penstock.cli._run import (
-    EXIT_CODES,
-    JOB_NOT_OK,
-    USAGE,
-    Console,
-    client_command,
-    fail,
-)
+from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, USAGE, Console, client_command, fail, print_json
 from penstock.cli.batch_options import id_options
 
 if TYPE_CHECKING:
@@ -40,8 +32,8 @@ def verify(
 ) -> None:
     """Check that every row was answered: none missing, none twice, total = completed + failed.
 
-    With the id of a BATCH the server reads its files. With files it is done here, without a server: INPUT is what
-    was run, and the options that named its rows are to be given again.
+    With the id of a BATCH, the server checks its files. With files, the check runs here, without a server: INPUT is
+    the file that was run. Repeat the options that decided its rows' ids.
 
     \b
     Examples:
@@ -49,18 +41,14 @@ def verify(
       penstock batch verify prompts.txt out.jsonl --errors out.errors.jsonl
       penstock batch verify papers.csv out.jsonl --errors out.errors.jsonl --id-field doi
 
-    Exit code 1 where the check fails.
+    Exit code 1 if the check fails.
     """  # noqa: D301  # \b is click's mark
     if len(names) == 1:
         if errors or Path(names[0]).exists():
-            msg = "name the OUTPUT too, or the id of a batch alone"
-            raise click.UsageError(msg)
+            raise click.UsageError("name the OUTPUT too, or the id of a batch alone")
         with console.client() as client:
             found = client.batches.verify(names[0])
-        if console.json:
-            as_json(found)
-        else:
-            click.echo("\n".join([_head(found), *(f"  {example}" for example in found.examples)]))
+        console.show(found, "\n  ".join([_head(found), *found.examples]))
         raise SystemExit(0 if found.ok else JOB_NOT_OK)
     from penstock.bulk.problems import InputError
 
@@ -69,7 +57,7 @@ def verify(
     except InputError as exc:
         fail(str(exc), USAGE)
     if console.json:
-        as_json(verdict.as_dict())
+        print_json(verdict.as_dict())
     else:
         click.echo("\n".join(verdict_lines(verdict)))
     if not verdict.ok:

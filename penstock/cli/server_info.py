@@ -19,12 +19,7 @@ def models(console: Console) -> None:
       penstock models --json | jq -r .id
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        served = client.models()
-    if not console.json:
-        output.models_table(served)
-        return
-    for model in served:
-        output.as_json(model)
+        console.show_all(client.models(), output.models_table)
 
 
 @click.command("health", epilog=EXIT_CODES)
@@ -39,9 +34,6 @@ def health(console: Console) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         report = client.health()
-        if console.json:
-            output.as_json(report)
-        else:
-            output.health_lines(report, client.base_url)
+        console.show(report, lambda report: output.health_lines(report, client.base_url))
     if not report.ready:
         raise SystemExit(REFUSED)

@@ -351,7 +351,7 @@ def test_submit_status_list_and_the_acts(server, folder, prompts):
     assert lines(run(server, "batch", "cancel", one))[0]["status"] == "cancelled"
     assert (
         run(server, "batch", "retry", one, "--text").stdout
-        == f"the failed rows of {one} run again as batch_0002\n"
+        == f"the failed rows of {one} were retried as batch_0002\n"
     )
     assert run(server, "batch", "status", "batch_none").returncode == 4
     assert run(server, "batch", "status", " ").returncode == 2
