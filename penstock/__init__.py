@@ -7,7 +7,9 @@
         for text in client.stream(job.id):
             print(text, end="")
 
-:class:`Penstock` and :class:`AsyncPenstock` have the same methods. All errors are :class:`PenstockError`.
+``client.submit``, ``wait`` and ``stream`` are shortcuts. Everything else is grouped by what it is about: ``client.jobs``,
+``pools``, ``workers``, ``dead``, ``batches`` and ``files``. :class:`AsyncPenstock` has the same calls as
+:class:`Penstock`, to be awaited. All errors are :class:`PenstockError`.
 """
 
 from __future__ import annotations
@@ -70,59 +72,16 @@ if TYPE_CHECKING:
         Usage,
     )
 
-__all__ = [
-    "APIConnectionError",
-    "APIResponseError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncPenstock",
-    "AuthenticationError",
-    "BadRequestError",
-    "Batch",
-    "BatchEndedError",
-    "BatchEvent",
-    "BatchWaitTimeoutError",
-    "ConflictError",
-    "Event",
-    "File",
-    "Gpu",
-    "Health",
-    "Job",
-    "JobCancelledError",
-    "JobEndedError",
-    "JobError",
-    "JobExpiredError",
-    "JobFailedError",
-    "JobNotFinishedError",
-    "JobRequest",
-    "JobWarning",
-    "Lane",
-    "Model",
-    "NotFoundError",
-    "Page",
-    "Penstock",
-    "PenstockError",
-    "PermissionDeniedError",
-    "Placement",
-    "Pool",
-    "Progress",
-    "RateLimitedError",
-    "RequestCounts",
-    "Restarted",
-    "ResultPage",
-    "RetryOutcome",
-    "RetryReport",
-    "ServerError",
-    "StreamRestartedError",
-    "Tenant",
-    "Timings",
-    "UnavailableError",
-    "Usage",
-    "Verification",
-    "WaitTimeoutError",
-    "Worker",
-    "__version__",
-]
+__all__ = ["AsyncPenstock", "Penstock", "__version__"]
+__all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError"]
+__all__ += ["AuthenticationError", "BadRequestError", "BatchEndedError", "BatchWaitTimeoutError"]
+__all__ += ["ConflictError", "JobCancelledError", "JobEndedError", "JobExpiredError", "JobFailedError"]
+__all__ += ["JobNotFinishedError", "NotFoundError", "PenstockError", "PermissionDeniedError"]
+__all__ += ["RateLimitedError", "ServerError", "StreamRestartedError", "UnavailableError", "WaitTimeoutError"]
+__all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "Model", "Page", "Placement"]
+__all__ += ["Restarted", "RetryOutcome", "RetryReport", "Timings", "Usage"]
+__all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
+__all__ += ["Gpu", "Lane", "Pool", "Tenant", "Worker"]
 
 _HOMES = ("errors", "models", "batch_models", "fleet_models", "client")
 """Where the names come from. The lightest comes first: errors need no pydantic, and only the client needs httpx."""
@@ -137,8 +96,7 @@ def __getattr__(name: str) -> object:
                 value: object = getattr(module, name)
                 globals()[name] = value
                 return value
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

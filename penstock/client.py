@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -49,8 +48,9 @@ class _ClientCalls(Part):
         if reply.status in {200, 503} and b'"status"' in reply.body:
             return protocol.parse(reply, Health)
         if reply.status == 200:
-            msg = "the server's health answer has no status: is this the address of a Penstock server?"
-            raise APIResponseError(msg)
+            raise APIResponseError(
+                "the server's health answer has no status: is this the address of a Penstock server?"
+            )
         raise protocol.status_error(reply)
 
     @Call
@@ -108,9 +108,7 @@ class Penstock(_ClientCalls, SyncPart):
         """Return the client itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.close()
 
@@ -150,8 +148,6 @@ class AsyncPenstock(_ClientCalls, AsyncPart):
         """Return the client itself."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
         await self.close()

@@ -39,11 +39,11 @@ def read_page(reply: Reply, after: str | None) -> ResultPage:
     lines = reply.body
     cursor = reply.headers.get("x-next-cursor") or None
     if "x-incomplete" not in reply.headers:
-        msg = "the server's answer is no page of a batch's results: is this a Penstock server's address?"
-        raise APIResponseError(msg)
+        raise APIResponseError(
+            "the server's answer is no page of a batch's results: is this a Penstock server's address?"
+        )
     if lines and (not lines.endswith(b"\n") or cursor in {None, after}):
-        msg = "a page of results has a row that is cut short, or no cursor after its rows"
-        raise APIResponseError(msg)
+        raise APIResponseError("a page of results has a row that is cut short, or no cursor after its rows")
     return ResultPage(lines, cursor or after, reply.headers["x-incomplete"].lower() == "true")
 
 
@@ -58,8 +58,9 @@ def rows(page: ResultPage) -> list[dict[str, Any]]:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            msg = f"a row of the results is not a JSON object: {line[:200].decode(errors='replace')}"
-            raise APIResponseError(msg)
+            raise APIResponseError(
+                f"a row of the results is not a JSON object: {line[:200].decode(errors='replace')}"
+            )
         found.append(row)
     return found
 
@@ -109,8 +110,9 @@ def wait(
             return batch
         left_s = None if deadline is None else deadline - clock()
         if left_s is not None and left_s <= 0:
-            msg = f"{batch_id} is still {batch.status} after {timeout_s:g} s"
-            raise BatchWaitTimeoutError(msg, batch=batch)
+            raise BatchWaitTimeoutError(
+                f"{batch_id} is still {batch.status} after {timeout_s:g} s", batch=batch
+            )
         pause_s = look_s(tried)
         yield Sleep(pause_s if left_s is None else min(pause_s, left_s))
         tried += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,7 +20,6 @@ from penstock._core.tails import Tail
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,
-    JobNotFinishedError,
     PenstockError,
     WaitTimeoutError,
 )
@@ -203,40 +202,16 @@ def wait(
             return job
         now = clock()
         if deadline is not None and now >= deadline:
-            msg = f"{job_id} is still {job.state} after {timeout_s:g} s"
-            raise WaitTimeoutError(msg, job=job)
+            raise WaitTimeoutError(f"{job_id} is still {job.state} after {timeout_s:g} s", job=job)
         if now - began < MIN_POLL_S:
             yield Sleep(MIN_POLL_S if deadline is None else min(MIN_POLL_S, deadline - now))
-
-
-def result(job_id: str, policy: RetryPolicy) -> Flow[dict[str, Any]]:
-    """Fetch the raw OpenAI response.
-
-    It is read from the job object. In the answer of ``/result``, a failed job's own 503 looks like the server's.
-
-    Raises:
-        JobNotFinishedError: the job is queued or running.
-        JobEndedError: it ended without a result.
-    """
-    job = yield from fetch(protocol.get_job(job_id), Job, policy)
-    if not job.done:
-        msg = f"{job_id} is {job.state} and has no result yet; wait() waits for its end"
-        raise JobNotFinishedError(msg, job=job)
-    error = protocol.ended_error(job)
-    if error is not None:
-        raise error
-    if job.result is None:
-        msg = f"{job_id} succeeded, but the server's answer has no result"
-        raise APIResponseError(msg)
-    return job.result
 
 
 def answer(step: Send | Open | Read) -> Flow[Reply]:
     """Yield a step that has a reply, and return the reply."""
     reply = yield step
     if reply is None:
-        msg = "this step is answered with a Reply"
-        raise AssertionError(msg)
+        raise AssertionError("this step is answered with a Reply")
     return reply
 
 

@@ -61,7 +61,7 @@ class Follower(EventTail):
                 continue
             if raw.id:
                 self._recent.append(raw.id)
-            self.patience.progress = True
+            self.progress = True
             event = Event(id=raw.id, type=raw.event, data=self.fields(raw))
             events.append(event)
             if event.terminal:
@@ -69,7 +69,7 @@ class Follower(EventTail):
                 break
         if self.parser.retry_ms is not None:
             # Advice, within bounds: a wrong figure must not stall the stream for hours.
-            self._min_delay_s = min(self.parser.retry_ms / 1000, self.patience.policy.cap_s)
+            self._min_delay_s = min(self.parser.retry_ms / 1000, self.policy.cap_s)
         return events
 
     def dropped(self, error: PenstockError | None) -> float:

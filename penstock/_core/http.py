@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, TypedDict, cast
+from typing import Any, BinaryIO, cast
 
 import httpx
 
@@ -31,19 +30,6 @@ FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...]
 """First match wins. Another try cannot help UnsupportedProtocol, so it is no connection error."""
 
 
-class SendArgs(TypedDict):
-    """Keyword arguments of httpx's ``build_request``."""
-
-    method: str
-    url: str
-    params: dict[str, str]
-    headers: dict[str, str]
-    content: bytes | None
-    data: Mapping[str, str] | None
-    files: Mapping[str, tuple[str, BinaryIO, str]] | None
-    timeout: httpx.Timeout
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A client's resolved settings: where, as whom, how patient."""
@@ -63,18 +49,16 @@ class Settings:
         max_retries: int,
         max_reconnects: int,
     ) -> Settings:
-        """Fill in what is None from the environment, then from the defaults.
+        """Fill in each None from the environment, or else from the defaults.
 
         Raises:
             ValueError: the URL is not an http(s) URL, or a number is negative.
         """
         url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).rstrip("/")
         if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
-            msg = f"base_url must be an http:// or https:// address, not {url!r}"
-            raise ValueError(msg)
+            raise ValueError(f"base_url must be an http:// or https:// address, not {url!r}")
         if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0:
-            msg = "timeout must be above 0, max_retries and max_reconnects at least 0"
-            raise ValueError(msg)
+            raise ValueError("timeout must be above 0, max_retries and max_reconnects at least 0")
         return cls(
             url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK
             api_key=api_key or os.environ.get("PENSTOCK_API_KEY") or None,
@@ -83,8 +67,8 @@ class Settings:
             follows=RetryPolicy(max_reconnects),
         )
 
-    def args(self, request: Request, *, stream: bool = False) -> SendArgs:
-        """Return what httpx needs to build this request."""
+    def args(self, request: Request, *, stream: bool = False) -> dict[str, Any]:
+        """Return the arguments of httpx's ``build_request`` for this request."""
         headers = {
             "accept": "application/json",
             **request.headers,
@@ -94,18 +78,17 @@ class Settings:
             headers["authorization"] = f"Bearer {self.api_key}"
         upload = request.upload
         read_s = max(self.timeout_s, IDLE_STREAM_S) if stream else self.timeout_s + request.extra_timeout_s
-        return SendArgs(
-            method=request.method,
-            url=self.url + request.path,
-            params=dict(request.params),
-            headers=headers,
-            content=request.body,
-            data=upload.fields if upload else None,
-            files={"file": (upload.filename, _readable(upload.file), "application/jsonl")}
-            if upload
-            else None,
-            timeout=httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
-        )
+        file = upload and (upload.filename, _readable(upload.file), "application/jsonl")
+        return {
+            "method": request.method,
+            "url": self.url + request.path,
+            "params": request.params,
+            "headers": headers,
+            "content": request.body,
+            "data": upload and upload.fields,
+            "files": file and {"file": file},
+            "timeout": httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
+        }
 
 
 class _Pipe:

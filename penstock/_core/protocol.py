@@ -80,8 +80,7 @@ class Reply:
 def segment(name: str, what: str) -> str:
     """Quote a name for use in a path. Raises ValueError if it is empty; ``what`` names it in the message."""
     if not name or not name.strip():
-        msg = f"{what} is empty"
-        raise ValueError(msg)
+        raise ValueError(f"{what} is empty")
     return quote(name, safe="@")  # "@" is allowed in a path (RFC 3986 section 3.3) and reads better in logs
 
 
@@ -153,8 +152,7 @@ def wait_seconds(wait_s: float | None) -> int:
     if wait_s is None:
         return 0
     if not 0 <= wait_s <= MAX_WAIT_S:
-        msg = f"wait_s must be 0 to {MAX_WAIT_S} seconds; use wait() for longer"
-        raise ValueError(msg)
+        raise ValueError(f"wait_s must be 0 to {MAX_WAIT_S} seconds; use wait() for longer")
     return math.ceil(wait_s)
 
 
@@ -167,8 +165,9 @@ def parse(reply: Reply, model: type[M]) -> M:
     try:
         return model.model_validate_json(reply.body)
     except ValidationError as exc:
-        msg = f"the server's answer is not a {model.__name__}: is this a Penstock server's address? ({exc})"
-        raise APIResponseError(msg) from exc
+        raise APIResponseError(
+            f"the server's answer is not a {model.__name__}: is this a Penstock server's address? ({exc})"
+        ) from exc
 
 
 def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
@@ -232,5 +231,4 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    msg = f"{type(value).__name__} cannot be sent as JSON"
-    raise TypeError(msg)
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")

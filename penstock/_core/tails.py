@@ -42,36 +42,38 @@ class Tail(Protocol[T_co]):
         """
 
 
-class Patience:
-    """Counts the connections in a row that brought nothing.
+class Reopening:
+    """The common part of tails: it counts the connections in a row that brought nothing.
 
     Args:
         policy: how many of them are allowed, and the pauses between them.
         what: what is read, for the message.
+
+    Attributes:
+        done: everything has been read.
+        progress: the present connection brought something new.
     """
 
     def __init__(self, policy: RetryPolicy, what: str) -> None:
-        self.policy = policy
+        self.done = False
         self.progress = False
+        self.policy = policy
         self._what = what
         self._failures = 0
 
-    def pause_s(self, error: PenstockError | None, *, alive: bool = False) -> float:
-        """Return the pause after a connection that ended early.
+    @property
+    def alive(self) -> bool:
+        """Whether the present connection brought a sign of life, such as a ping; then it does not count."""
+        return False
 
-        Args:
-            error: as in :meth:`Tail.dropped`.
-            alive: the connection brought at least a ping, so it does not count.
-
-        Raises:
-            PenstockError: ``error``, if another try cannot help or too many in a row brought nothing.
-        """
+    def dropped(self, error: PenstockError | None) -> float:
+        """See :meth:`Tail.dropped`. Raises the error if too many connections in a row brought nothing."""
         problem = error or APIConnectionError(f"{self._what} ended too early")
         if not is_transient(problem):
             raise problem
         if self.progress:
             self._failures = 0
-        elif not alive:
+        elif not self.alive:
             self._failures += 1
         delay_s = self.policy.delay_s(problem, max(self._failures - 1, 0))
         if delay_s is None:
@@ -80,13 +82,17 @@ class Patience:
         return delay_s
 
 
-class EventTail:
+class EventTail(Reopening):
     """The common part of event streams: server-sent events with JSON objects as data."""
 
     def __init__(self, name: str, policy: RetryPolicy, cursor: str = "") -> None:
-        self.done = False
+        super().__init__(policy, f"the event stream of {name}")
         self.parser = SSEParser(cursor)
-        self.patience = Patience(policy, f"the event stream of {name}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether a ping came."""
+        return self.parser.comments > 0
 
     def opened(self, head: Reply) -> bool:
         """Return whether this is an event stream."""
@@ -94,10 +100,6 @@ class EventTail:
 
     def ended(self) -> None:
         """Only a final event ends the stream, so this says nothing."""
-
-    def dropped(self, error: PenstockError | None) -> float:
-        """See :meth:`Tail.dropped`."""
-        return self.patience.pause_s(error, alive=self.parser.comments > 0)
 
     @staticmethod
     def fields(raw: ServerSentEvent) -> dict[str, Any]:
@@ -107,8 +109,7 @@ class EventTail:
         except ValueError:
             data = None
         if not isinstance(data, dict):
-            msg = f"the data of event {raw.event!r} ({raw.id}) is not a JSON object"
-            raise APIResponseError(msg)
+            raise APIResponseError(f"the data of event {raw.event!r} ({raw.id}) is not a JSON object")
         return data
 
 
@@ -129,7 +130,7 @@ class BatchTail(EventTail):
         events = []
         for raw in self.parser.feed(data):
             event = BatchEvent(id=raw.id, type=raw.event, data=self.fields(raw))
-            self.patience.progress = True
+            self.progress = True
             events.append(event)
             if event.terminal:
                 self.done = True
@@ -137,20 +138,18 @@ class BatchTail(EventTail):
         return events
 
 
-class Download:
+class Download(Reopening):
     """A file's content from a byte on. After a drop it continues at the first missing byte.
 
     Attributes:
         offset: bytes of the file that were delivered or skipped.
-        done: the last byte was delivered.
     """
 
     def __init__(self, file_id: str, offset: int, policy: RetryPolicy) -> None:
+        super().__init__(policy, f"the content of {file_id}")
         self.offset = offset
-        self.done = False
         self._path = "/v1/files/" + segment(file_id, "the file's id") + "/content"
         self._skip = 0
-        self._patience = Patience(policy, f"the content of {file_id}")
 
     def request(self) -> Request:
         """Return the request of the missing bytes."""
@@ -178,13 +177,9 @@ class Download:
         fresh = data[self._skip :]
         self._skip -= len(data) - len(fresh)
         self.offset += len(fresh)
-        self._patience.progress = self._patience.progress or bool(fresh)
+        self.progress = self.progress or bool(fresh)
         return [fresh] if fresh else []
 
     def ended(self) -> None:
         """An end in order means that the content is complete."""
         self.done = True
-
-    def dropped(self, error: PenstockError | None) -> float:
-        """See :meth:`Tail.dropped`."""
-        return self._patience.pause_s(error)

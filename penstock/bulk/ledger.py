@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from types import TracebackType
 from typing import Self
 
 _CACHE_KIB = 32 * 1024
@@ -40,8 +39,6 @@ class Ledger:
         """Return the ledger itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Delete it."""
         self.close()

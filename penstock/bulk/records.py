@@ -94,8 +94,7 @@ def _jsonl(source: Source) -> Iterator[Record | Problem]:
 
 
 def _refuse(name: str) -> object:
-    msg = f"{name} is no JSON value"
-    raise ValueError(msg)
+    raise ValueError(f"{name} is no JSON value")
 
 
 def _csv(source: Source, delimiter: str) -> Iterator[Record | Problem]:

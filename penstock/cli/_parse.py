@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click import argument, option
 
 ENDPOINTS = {
     "chat": "/v1/chat/completions",
@@ -127,7 +128,14 @@ def prompt_body(path: str, prompt: str, system: str | None) -> dict[str, Any]:
     return {fields[path]: prompt}
 
 
-JOB = click.argument("job_id", metavar="JOB", type=named("the job id"))
-JOBS = click.argument("job_ids", metavar="JOB...", type=named("the job id"), nargs=-1, required=True)
-BATCH = click.argument("batch_id", metavar="BATCH", type=named("the batch id"))
-BATCHES = click.argument("batch_ids", metavar="BATCH...", type=named("the batch id"), nargs=-1, required=True)
+SYSTEM = option("--system", metavar="TEXT", help="System message (chat).")
+TEMPERATURE = option(
+    "--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token."
+)
+METADATA = option(
+    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job or batch; may be repeated."
+)
+JOB = argument("job_id", metavar="JOB", type=named("the job id"))
+JOBS = argument("job_ids", metavar="JOB...", type=named("the job id"), nargs=-1, required=True)
+BATCH = argument("batch_id", metavar="BATCH", type=named("the batch id"))
+BATCHES = argument("batch_ids", metavar="BATCH...", type=named("the batch id"), nargs=-1, required=True)

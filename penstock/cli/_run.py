@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click import option
 
 from penstock.cli._table import printable
 
@@ -94,17 +95,15 @@ class Console:
 
 def common_options(function: F) -> F:
     """Give the program or a command the options that say which server, and as whom."""
-    key = click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
-    return click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")(
-        key(function)
-    )
+    key = option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+    return option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")(key(function))
 
 
 def client_command(function: F) -> F:
     """Give a command the common options, pass it a :class:`Console`, and turn its errors into exit codes."""
 
     @common_options
-    @click.option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
+    @option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
     @click.pass_context
     @functools.wraps(function)
     def command(
@@ -138,10 +137,10 @@ def client_command(function: F) -> F:
 def limit_options(function: F) -> F:
     """Give a list its options: ``limit``, which is None with ``--all``, and 20 without either."""
 
-    @click.option(
+    @option(
         "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The most to list."
     )
-    @click.option("--all", "everything", is_flag=True, help="List all of them.")
+    @option("--all", "everything", is_flag=True, help="List all of them.")
     @functools.wraps(function)
     def command(*args: Any, limit: int, everything: bool, **kw: Any) -> Any:
         return function(*args, limit=None if everything else limit, **kw)

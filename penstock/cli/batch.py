@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click import argument
 
 from penstock.cli import _output as output
 from penstock.cli._parse import BATCH, BATCHES
@@ -44,7 +45,7 @@ def batch() -> None:
 
 
 @batch.command("submit", epilog=EXIT_CODES)
-@click.argument("source", metavar="INPUT")
+@argument("source", metavar="INPUT")
 @batch_options
 @row_options
 @client_command

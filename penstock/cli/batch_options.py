@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click import option
 
-from penstock.cli._parse import PRIORITIES, batch_endpoint, pair
+from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, batch_endpoint, pair
 
 if TYPE_CHECKING:
     from penstock.bulk.rows import Recipe
@@ -20,52 +21,42 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FORMATS = ["text", "jsonl", "csv", "tsv", "parquet", "openai"]
 
 _READING = (
-    click.option(
+    option(
         "--format",
         "kind",
         type=click.Choice(_FORMATS),
-        help="The input's format; default: detected from its content and its name.",
+        help="Its format; default: detected from content and name.",
     ),
-    click.option("--delimiter", metavar="CHAR", help="Separates the values of CSV; default: a comma."),
-    click.option(
-        "--id-field", metavar="NAME", help="The field that is the row's id; default: its number, row-1."
-    ),
+    option("--delimiter", metavar="CHAR", help="Separates the values of CSV; default: a comma."),
+    option("--id-field", metavar="NAME", help="The field that is the row's id; default: its number, row-1."),
 )
 
 _MAKING = (
-    click.option(
-        "-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; with --embedded: hub name or path."
-    ),
-    click.option("--template", metavar="TEXT", help="The prompt, with {field} for a record's values."),
-    click.option(
+    option("-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; with --embedded: hub name or path."),
+    option("--template", metavar="TEXT", help="The prompt, with {field} for a record's values."),
+    option(
         "--template-file",
         type=click.File("r", encoding="utf-8"),
         metavar="FILE",
         help="The same, from a file.",
     ),
-    click.option("--system", metavar="TEXT", help="System message (chat)."),
-    click.option(
-        "--endpoint", type=batch_endpoint, help="chat (the default), completions, embeddings, responses."
-    ),
-    click.option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate for a row."),
-    click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token."),
-    click.option("--top-p", type=click.FloatRange(min=0, max=1), help="Nucleus sampling."),
-    click.option("--seed", type=int, help="Seed of the sampling."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."),
-    click.option(
+    SYSTEM,
+    option("--endpoint", type=batch_endpoint, help="chat (the default), completions, embeddings, responses."),
+    option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate for a row."),
+    TEMPERATURE,
+    option("--top-p", type=click.FloatRange(min=0, max=1), help="Nucleus sampling."),
+    option("--seed", type=int, help="Seed of the sampling."),
+    option("--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."),
+    option(
         "--param", type=pair, multiple=True, metavar="K=V", help="Any field of the request, JSON or text."
     ),
 )
 
 
 _BATCH = (
-    click.option(
-        "--window", metavar="TIME", help="Expire what is not done by then: 24h (the default), 30m, 7d."
-    ),
-    click.option("--priority", type=PRIORITIES, help="Its lane; default: bulk."),
-    click.option(
-        "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the batch; may be repeated."
-    ),
+    option("--window", metavar="TIME", help="Expire what is not done by then: 24h (the default), 30m, 7d."),
+    option("--priority", type=PRIORITIES, help="Its lane; default: bulk."),
+    METADATA,
 )
 
 
@@ -89,8 +80,8 @@ class Making:
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
+        for add in reversed(options):
+            function = add(function)
         return function
 
     return decorate

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
+from click import option
 
 from penstock.cli._output import writing
 from penstock.cli._parse import BATCH
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 @click.command("results", epilog=EXIT_CODES)
 @BATCH
-@click.option("-o", "--output", "target", metavar="FILE", help="Where to write the rows; default: stdout.")
-@click.option("--errors", metavar="FILE", help="Where to write failed rows; default: with the others.")
-@click.option("--follow", is_flag=True, help="Wait for the rows that are not done yet.")
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@option("-o", "--output", "target", metavar="FILE", help="Where to write the rows; default: stdout.")
+@option("--errors", metavar="FILE", help="Where to write failed rows; default: with the others.")
+@option("--follow", is_flag=True, help="Wait for the rows that are not done yet.")
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 @client_command
 def results(
     console: Console, *, batch_id: str, target: str | None, errors: str | None, follow: bool, overwrite: bool

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
 from penstock.cli._parse import duration
 from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, USAGE, Console, client_command, fail, note, print_json
@@ -24,48 +25,37 @@ if TYPE_CHECKING:
 
 
 @click.command("run", epilog=EXIT_CODES)
-@click.argument("source", metavar="[INPUT]", required=False)
-@click.option(
+@argument("source", metavar="[INPUT]", required=False)
+@option(
     "-o", "--output", "target", required=True, metavar="FILE", help="Where to write the answers; - is stdout."
 )
-@click.option(
-    "--errors",
-    metavar="FILE",
-    help="Where to write failed rows; default: OUTPUT with .errors before its suffix.",
-)
-@click.option(
+@option("--errors", metavar="FILE", help="For failed rows; default: OUTPUT with .errors before its suffix.")
+@option(
     "--order",
     type=click.Choice(["input", "finished"]),
     default="input",
     show_default=True,
     help="Order of the rows.",
 )
-@click.option("--resume", is_flag=True, help="Resume an interrupted run; start one if there is none.")
-@click.option("--overwrite", is_flag=True, help="Replace existing files and an unfinished run.")
-@click.option("--embedded", is_flag=True, help="Run everything here: queue, api, worker, for this run alone.")
-@click.option(
+@option("--resume", is_flag=True, help="Resume an interrupted run; start one if there is none.")
+@option("--overwrite", is_flag=True, help="Replace existing files and an unfinished run.")
+@option("--embedded", is_flag=True, help="Run everything here: queue, api, worker, for this run alone.")
+@option(
     "--engine", type=click.Choice(["vllm", "openai", "simulated"]), help="With --embedded.  [default: vllm]"
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="With --embedded: rows on the engine at once.",
-)
-@click.option(
+@option("--concurrency", type=click.IntRange(min=1), metavar="N", help="With --embedded: rows at once.")
+@option(
     "--engine-arg", "engine_args", multiple=True, metavar="FLAG", help="With --embedded: a flag for vLLM."
 )
-@click.option(
-    "--openai-base-url", metavar="URL", help="With --embedded --engine openai: its server, with /v1."
-)
+@option("--openai-base-url", metavar="URL", help="With --embedded --engine openai: its server, with /v1.")
 @batch_options
-@click.option(
+@option(
     "--patience",
     type=duration,
     default="1h",
     show_default=True,
     metavar="TIME",
-    help="How long to wait for a server that does not answer.",
+    help="Wait this long for a server that does not answer.",
 )
 @row_options
 @client_command

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click import argument, option
 
 from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, USAGE, Console, client_command, fail, print_json
 from penstock.cli.batch_options import id_options
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", epilog=EXIT_CODES)
-@click.argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
-@click.option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
+@argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
+@option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
 @id_options
 @client_command
 def verify(

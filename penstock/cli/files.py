@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._parse import duration
@@ -34,11 +35,11 @@ def files() -> None:
     """  # noqa: D301  # \b is click's mark
 
 
-_ID = click.argument("file_id", metavar="FILE_ID")
+_ID = argument("file_id", metavar="FILE_ID")
 
 
 @files.command("list", epilog=EXIT_CODES)
-@click.option("--purpose", metavar="NAME", help="Only these: batch, batch_output.")
+@option("--purpose", metavar="NAME", help="Only these: batch, batch_output.")
 @limit_options
 @client_command
 def list_files(console: Console, *, purpose: str | None, limit: int | None) -> None:
@@ -68,9 +69,9 @@ def get(console: Console, *, file_id: str) -> None:
 
 
 @files.command("upload", epilog=EXIT_CODES)
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
-@click.option("--purpose", default="batch", show_default=True, metavar="NAME", help="Its use.")
-@click.option("--expires-in", type=duration, metavar="TIME", help="Delete it after, for example, 7d.")
+@argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@option("--purpose", default="batch", show_default=True, metavar="NAME", help="Its use.")
+@option("--expires-in", type=duration, metavar="TIME", help="Delete it after, for example, 7d.")
 @client_command
 def upload(console: Console, *, path: str, purpose: str, expires_in: float | None) -> None:
     """Upload a file as it is, such as OpenAI batch rows. To make rows of other files, use: penstock batch submit.
@@ -88,8 +89,8 @@ def upload(console: Console, *, path: str, purpose: str, expires_in: float | Non
 
 @files.command("download", epilog=EXIT_CODES)
 @_ID
-@click.option("-o", "--output", "target", metavar="FILE", help="Where to write it; default: stdout.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@option("-o", "--output", "target", metavar="FILE", help="Where to write it; default: stdout.")
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
 @client_command
 def download(console: Console, *, file_id: str, target: str | None, overwrite: bool) -> None:
     """Download a file's content. A dropped connection resumes where it stopped.
@@ -112,7 +113,7 @@ def download(console: Console, *, file_id: str, target: str | None, overwrite: b
 
 
 @files.command("delete", epilog=EXIT_CODES)
-@click.argument("file_ids", metavar="FILE_ID...", nargs=-1, required=True)
+@argument("file_ids", metavar="FILE_ID...", nargs=-1, required=True)
 @client_command
 def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:
     """Delete files.

@@ -6,6 +6,7 @@ import time
 from typing import Literal
 
 import click
+from click import option
 
 from penstock.cli import _output as output
 from penstock.cli._parse import JOB, JOBS, duration
@@ -18,7 +19,7 @@ _STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 @click.command("wait", epilog=EXIT_CODES)
 @JOBS
-@click.option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
+@option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
 @client_command
 def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -> None:
     """Wait until jobs have ended and print their results.
@@ -43,7 +44,7 @@ def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -
 
 @click.command("stream", epilog=EXIT_CODES)
 @JOB
-@click.option("--after", metavar="CURSOR", help="Continue after this event id.")
+@option("--after", metavar="CURSOR", help="Continue after this event id.")
 @client_command
 def stream(console: Console, *, job_id: str, after: str | None) -> None:
     """Follow a job: its text as it is generated, or its events as JSON lines.
@@ -63,7 +64,7 @@ def stream(console: Console, *, job_id: str, after: str | None) -> None:
 
 @click.command("get", epilog=EXIT_CODES)
 @JOB
-@click.option("--result", is_flag=True, help="Print only the raw OpenAI response.")
+@option("--result", is_flag=True, help="Print only the raw OpenAI response.")
 @client_command
 def get(console: Console, *, job_id: str, result: bool) -> None:
     """Show a job as it is now.
@@ -83,11 +84,11 @@ def get(console: Console, *, job_id: str, result: bool) -> None:
 
 
 @click.command("list", epilog=EXIT_CODES)
-@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
-@click.option("--model", help="Only jobs of this model.")
-@click.option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
+@option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@option("--model", help="Only jobs of this model.")
+@option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
 @limit_options
-@click.option("--oldest-first", is_flag=True, help="List the oldest first; otherwise the newest.")
+@option("--oldest-first", is_flag=True, help="List the oldest first; otherwise the newest.")
 @client_command
 def list_jobs(
     console: Console,

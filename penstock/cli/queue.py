@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from penstock.client import Penstock
     from penstock.fleet_models import Pool
 
-_POOL = click.argument("pool", type=named("the pool's name"))
+_POOL = argument("pool", type=named("the pool's name"))
 
 
 @click.group("queue")
@@ -85,8 +86,8 @@ def resume(console: Console, *, pool: str) -> None:
 
 @queue.command("purge", epilog=EXIT_CODES)
 @_POOL
-@click.argument("lane", type=click.Choice(LANES))
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@argument("lane", type=click.Choice(LANES))
+@option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @client_command
 def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
     """Cancel every job that waits in a lane, of all tenants. Running jobs finish.
@@ -124,7 +125,7 @@ def top(console: Console, *, job_ids: tuple[str, ...]) -> None:
 
 @click.command("priority", epilog=EXIT_CODES)
 @JOB
-@click.argument("lane", type=PRIORITIES)
+@argument("lane", type=PRIORITIES)
 @client_command
 def priority(console: Console, *, job_id: str, lane: str) -> None:
     """Move a queued job to another lane: high, normal, low or bulk.

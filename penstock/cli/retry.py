@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._parse import JOBS, named
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 _BATCH = 100
 """Jobs in one request of a bulk retry: few enough to show progress."""
 
-_CODE = click.option("--code", help="Only jobs that failed with it: worker_lost, timeout, engine_error, ...")
-_MODEL = click.option("--model", help="Only jobs of this model.")
+_CODE = option("--code", help="Only jobs that failed with it: worker_lost, timeout, engine_error, ...")
+_MODEL = option("--model", help="Only jobs of this model.")
 
 
 @click.command("retry", epilog=EXIT_CODES)
 @JOBS
-@click.option("--wait", "waiting", is_flag=True, help="Then wait for the new jobs' results.")
+@option("--wait", "waiting", is_flag=True, help="Then wait for the new jobs' results.")
 @client_command
 def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool) -> None:
     """Retry finished jobs, however they ended, and print the new jobs.
@@ -100,13 +101,13 @@ def dead_list(console: Console, *, code: str | None, model: str | None, limit: i
 
 
 @dead.command("retry", epilog=EXIT_CODES)
-@click.argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
+@argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
 @_CODE
 @_MODEL
-@click.option(
+@option(
     "-n", "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most to retry."
 )
-@click.option("--all", "everything", is_flag=True, help="Retry all that match, whatever --limit says.")
+@option("--all", "everything", is_flag=True, help="Retry all that match, whatever --limit says.")
 @client_command
 def dead_retry(
     console: Console,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._parse import PRIORITIES, duration, pair, prompt_body, raw_body
+from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, duration, prompt_body, raw_body
 from penstock.cli._parse import endpoint as endpoint_path
 from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, Console, client_command, first_model, note
 from penstock.cli._watch import wait, watch
@@ -17,53 +18,43 @@ if TYPE_CHECKING:
 
 
 @click.command("submit", epilog=EXIT_CODES)
-@click.argument("prompt", required=False)
-@click.option(
-    "-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin."
-)
-@click.option(
-    "-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves."
-)
-@click.option(
+@argument("prompt", required=False)
+@option("-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin.")
+@option("-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves.")
+@option(
     "--endpoint", type=endpoint_path, default="chat", show_default=True, help="chat, completions, embeddings."
 )
-@click.option("--system", metavar="TEXT", help="System message (chat).")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token.")
-@click.option("--priority", type=PRIORITIES, help="Its lane; default: normal.")
-@click.option("--device", metavar="WORDS", help="A device it must run on: h100, 'H100 80GB', cpu.")
-@click.option(
+@SYSTEM
+@option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate.")
+@TEMPERATURE
+@option("--priority", type=PRIORITIES, help="Its lane; default: normal.")
+@option("--device", metavar="WORDS", help="A device it must run on: h100, 'H100 80GB', cpu.")
+@option(
     "--min-memory-gb",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory that the device must have.",
+    help="Memory its device must have.",
 )
-@click.option("--stream", is_flag=True, help="Then show the text as it is generated.")
-@click.option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
-@click.option(
-    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job; may be repeated."
-)
-@click.option(
-    "--expires-in", "expires_in_s", type=duration, metavar="TIME", help="Give up after, for example, 10m."
-)
-@click.option(
+@option("--stream", is_flag=True, help="Then show the text as it is generated.")
+@option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
+@METADATA
+@option("--expires-in", "expires_in_s", type=duration, metavar="TIME", help="Expire after, for example, 10m.")
+@option(
     "--queue-timeout",
     "queue_timeout_s",
     type=duration,
     metavar="TIME",
-    help="Give up if not started by then.",
+    help="Expire if not started by then.",
 )
-@click.option(
-    "--timeout", "timeout_s", type=duration, metavar="TIME", help="Run time of one attempt, for example 2m."
-)
-@click.option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
-@click.option(
+@option("--timeout", "timeout_s", type=duration, metavar="TIME", help="Run time of one attempt, such as 2m.")
+@option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
+@option(
     "--affinity-key",
     metavar="KEY",
-    help="Prefer the worker that ran a job with this key last: its cache is warm.",
+    help="Prefer the worker that ran this key last, whose cache is warm.",
 )
-@click.option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
+@option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
+@option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
 def submit(
     console: Console,

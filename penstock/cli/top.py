@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click import option
 
 from penstock.cli._run import EXIT_CODES, Console, client_command, message_of, print_json
 from penstock.cli._table import screen
@@ -24,15 +25,15 @@ _STEP_S = 0.1
 
 
 @click.command("top", epilog=EXIT_CODES)
-@click.option(
+@option(
     "--interval",
     type=click.FloatRange(0.2, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds between looks.",
+    help="Seconds between updates.",
 )
-@click.option("--once", is_flag=True, help="Show it once and exit.")
-@click.option(
+@option("--once", is_flag=True, help="Show it once and exit.")
+@option(
     "--jobs",
     type=click.IntRange(0, 100),
     default=5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._parse import grace, named
@@ -31,14 +32,14 @@ def workers(console: Console) -> None:
 
 
 @click.command("drain", epilog=EXIT_CODES, short_help="Let a worker finish its jobs and end.")
-@click.argument("name", metavar="NAME", type=named("the worker's name"))
-@click.option(
+@argument("name", metavar="NAME", type=named("the worker's name"))
+@option(
     "--timeout",
     type=grace,
     metavar="TIME",
     help="How long running jobs may take: 2m, or 0; default: the worker's drain_timeout_s.",
 )
-@click.option("--wait", "waiting", is_flag=True, help="Return when it has ended.")
+@option("--wait", "waiting", is_flag=True, help="Return when it has ended.")
 @client_command
 def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) -> None:
     """Let a worker finish its running jobs, give back the rest, and end with status 0.

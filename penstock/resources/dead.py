@@ -62,16 +62,13 @@ class DeadCalls(Part):
         body = given(code=code, model=model, limit=limit)
         if job_ids is not None:
             if body:
-                msg = "give either job ids or code, model and limit"
-                raise ValueError(msg)
+                raise ValueError("give either job ids or code, model and limit")
             ids = (job_ids,) if isinstance(job_ids, str) else tuple(job_ids)
             if not 1 <= len(ids) <= MAX_BULK or not all(job_id.strip() for job_id in ids):
-                msg = f"give 1 to {MAX_BULK} job ids, none of them empty"
-                raise ValueError(msg)
+                raise ValueError(f"give 1 to {MAX_BULK} job ids, none of them empty")
             body = {"ids": ids}
         if limit is not None and not 1 <= limit <= MAX_BULK:
-            msg = f"limit must be 1 to {MAX_BULK}"
-            raise ValueError(msg)
+            raise ValueError(f"limit must be 1 to {MAX_BULK}")
         return self._fetch(with_json("POST", "/v1/dead/retry", body), RetryReport)
 
 

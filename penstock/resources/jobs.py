@@ -10,6 +10,7 @@ from penstock._core import flows, follow, protocol
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
 from penstock._core.protocol import Request
+from penstock.errors import APIResponseError, JobNotFinishedError
 from penstock.models import Event, Job, JobRequest, Page, Priority, Restarted
 
 
@@ -42,8 +43,7 @@ class JobCalls(Part):
             TypeError: a field does not exist, or an object in the body cannot be sent as JSON.
         """
         if unknown := fields.keys() - JobRequest.__annotations__.keys():
-            msg = f"submit() has no field {', '.join(sorted(unknown))}"
-            raise TypeError(msg)
+            raise TypeError(f"submit() has no field {', '.join(sorted(unknown))}")
         body = {"endpoint": "/v1/chat/completions", "input": input, **fields}
         body["coalesce"] = body.get("coalesce") or None
         wait = protocol.wait_seconds(wait_s)
@@ -87,7 +87,15 @@ class JobCalls(Part):
             JobFailedError, JobCancelledError, JobExpiredError: it has no result.
             PenstockError: any other error of a call.
         """
-        return flows.result(job_id, self._settings.calls)
+        # Read from the job object: in the answer of /result, a failed job's own 503 looks like the server's.
+        job = yield from self._fetch(protocol.get_job(job_id), Job)
+        if not job.done:
+            raise JobNotFinishedError(f"{job_id} is {job.state} and has no result yet; use wait()", job=job)
+        if error := protocol.ended_error(job):
+            raise error
+        if job.result is None:
+            raise APIResponseError(f"{job_id} succeeded, but the server's answer has no result")
+        return job.result
 
     @Call
     def cancel(self, job_id: str) -> Flow[Job]:
@@ -137,8 +145,7 @@ class JobCalls(Part):
             ValueError: neither argument is given.
         """
         if priority is None and not top:
-            msg = "give priority, or top"
-            raise ValueError(msg)
+            raise ValueError("give priority, or top")
         body = protocol.given(priority=priority, top=top or None)
         return self._fetch(protocol.with_json("PATCH", protocol.job_path(job_id), body), Job)
 

@@ -37,8 +37,7 @@ class WorkerCalls(Part):
         """
         path = "/v1/workers/" + segment(name, "the worker's name") + "/drain"
         if timeout_s is not None and not 0 <= timeout_s < float("inf"):
-            msg = "timeout_s must be a number of seconds, 0 or more"
-            raise ValueError(msg)
+            raise ValueError("timeout_s must be a number of seconds, 0 or more")
         request = with_json("POST", path, given(timeout_s=timeout_s))
         return (yield from self._fetch(request, Page[Worker])).data
 
