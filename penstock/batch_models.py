@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from penstock._core.wire import Wire
+from penstock.models import Page, Wire
 
 FINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The statuses of a batch that never change again."""
@@ -91,12 +91,6 @@ class BatchError(Wire):
     line: int | None = None
 
 
-class BatchErrors(Wire):
-    """A list of errors."""
-
-    data: tuple[BatchError, ...] = ()
-
-
 class Batch(Wire):
     """A batch as the server shows it.
 
@@ -119,7 +113,7 @@ class Batch(Wire):
     completion_window: str = ""
     output_file_id: str | None = None
     error_file_id: str | None = None
-    errors: BatchErrors | None = None
+    errors: Page[BatchError] | None = None
     request_counts: RequestCounts = RequestCounts()
     metadata: Mapping[str, str] | None = None
     created_at: float | None = None

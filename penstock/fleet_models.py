@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock._core.wire import Wire
+from penstock.models import Wire
 
 
 class Gpu(Wire):

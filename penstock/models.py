@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
-from penstock._core.wire import Wire
+from pydantic import BaseModel, ConfigDict
 
 T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """What the server sends, frozen and typed.
+
+    Fields that this version does not know are kept (``model_extra``), so an older client can read a newer server.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
 """The lanes a job may ask for, first served first."""
 

@@ -18,7 +18,7 @@ _REMEMBERED = 10_000
 """Ids kept to recognise a repetition: far more than a server replays by mistake, and a bounded memory."""
 
 
-class Follower(EventTail):
+class Follower(EventTail[Event]):
     """One job's events, each delivered once (:class:`penstock._core.tails.Tail`).
 
     Attributes:

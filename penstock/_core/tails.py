@@ -1,10 +1,10 @@
-"""Reading a streamed answer over dropped connections, without I/O: the protocol, and its files and batches."""
+"""Reading a streamed answer over dropped connections, without I/O: the pattern, and the tails of files and batches."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
 
 from penstock._core.protocol import Reply, Request, event_stream, segment
 from penstock._core.retry import RetryPolicy, is_transient
@@ -12,41 +12,14 @@ from penstock._core.sse import ServerSentEvent, SSEParser
 from penstock.batch_models import BatchEvent
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 
-class Tail(Protocol[T_co]):
-    """A stream as :func:`penstock._core.flows.read` reads it: open, feed until ``done``, reopen after a drop."""
-
-    @property
-    def done(self) -> bool:
-        """Whether everything has been read."""
-
-    def request(self) -> Request:
-        """Return the request of the next connection."""
-
-    def opened(self, head: Reply) -> bool:
-        """Take an answer's status and headers; return whether its body is the stream."""
-
-    def feed(self, data: bytes) -> Sequence[T_co]:
-        """Take bytes of the present connection and return what to deliver."""
-
-    def ended(self) -> None:
-        """Take note that the present connection ended in order."""
-
-    def dropped(self, error: PenstockError | None) -> float:
-        """Return the pause in seconds before the next connection, or raise if another one is pointless.
-
-        Args:
-            error: what ended the connection or kept it from opening; None if it ended in order, but too early.
-        """
-
-
-class Reopening:
-    """The common part of tails: it counts the connections in a row that brought nothing.
+class Tail(ABC, Generic[T]):
+    """A stream as :func:`penstock._core.flows.read` reads it: open, feed until ``done``, reopen after a drop.
 
     Args:
-        policy: how many of them are allowed, and the pauses between them.
+        policy: how many connections in a row may bring nothing, and the pauses between them.
         what: what is read, for the message.
 
     Attributes:
@@ -61,13 +34,35 @@ class Reopening:
         self._what = what
         self._failures = 0
 
+    @abstractmethod
+    def request(self) -> Request:
+        """Return the request of the next connection."""
+
+    @abstractmethod
+    def opened(self, head: Reply) -> bool:
+        """Take an answer's status and headers; return whether its body is the stream."""
+
+    @abstractmethod
+    def feed(self, data: bytes) -> list[T]:
+        """Take bytes of the present connection and return what to deliver."""
+
+    def ended(self) -> None:
+        """Take note that the present connection ended in order."""
+
     @property
     def alive(self) -> bool:
         """Whether the present connection brought a sign of life, such as a ping; then it does not count."""
         return False
 
     def dropped(self, error: PenstockError | None) -> float:
-        """See :meth:`Tail.dropped`. Raises the error if too many connections in a row brought nothing."""
+        """Return the pause in seconds before the next connection.
+
+        Args:
+            error: what ended the connection or kept it from opening; None if it ended in order, but too early.
+
+        Raises:
+            PenstockError: ``error``, if another try cannot help or too many in a row brought nothing.
+        """
         problem = error or APIConnectionError(f"{self._what} ended too early")
         if not is_transient(problem):
             raise problem
@@ -82,7 +77,7 @@ class Reopening:
         return delay_s
 
 
-class EventTail(Reopening):
+class EventTail(Tail[T]):
     """The common part of event streams: server-sent events with JSON objects as data."""
 
     def __init__(self, name: str, policy: RetryPolicy, cursor: str = "") -> None:
@@ -98,9 +93,6 @@ class EventTail(Reopening):
         """Return whether this is an event stream."""
         return head.status == 200 and "text/event-stream" in head.headers.get("content-type", "")
 
-    def ended(self) -> None:
-        """Only a final event ends the stream, so this says nothing."""
-
     @staticmethod
     def fields(raw: ServerSentEvent) -> dict[str, Any]:
         """Return an event's data. Raises APIResponseError if it is not a JSON object."""
@@ -113,7 +105,7 @@ class EventTail(Reopening):
         return data
 
 
-class BatchTail(EventTail):
+class BatchTail(EventTail[BatchEvent]):
     """A batch's events. Each one is a whole snapshot, so a new connection needs no cursor."""
 
     def __init__(self, batch_id: str, policy: RetryPolicy) -> None:
@@ -138,7 +130,7 @@ class BatchTail(EventTail):
         return events
 
 
-class Download(Reopening):
+class Download(Tail[bytes]):
     """A file's content from a byte on. After a drop it continues at the first missing byte.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""From the rows that came back to the output and the error file, checked on the way, each there whole or not at all."""
+"""Writing the output and the error file from the rows that came back, and checking them on the way."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def write(
     ordered: bool,
     report: Callable[[int], None] = lambda _rows: None,
 ) -> Verdict:
-    """Write both files and return what the check found. No error file is made where no row failed.
+    """Write both files and return what the check found. If no row failed, there is no error file.
 
     Args:
         workdir: of a run whose rows have all come back.
-        output: where successful rows go.
-        errors: where the others go; the same path puts both into one file.
-        ordered: in the input's order; otherwise as they were finished.
+        output: for the successful rows.
+        errors: for the others; the same path puts both into one file.
+        ordered: in the input's order; otherwise in the order in which they finished.
         report: takes the number of rows so far.
 
     Raises:
-        OSError: one cannot be written; then neither is there.
+        OSError: one cannot be written; then neither exists.
     """
     check = Check()
     check.expect(input_ids(workdir))
@@ -57,7 +57,7 @@ def write(
 
 
 class _Draft:
-    """A file on its way, beside its final place."""
+    """A file that is written beside its final place."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
@@ -92,7 +92,7 @@ def _as_finished(
 def _in_order(
     workdir: Workdir, check: Check, output: _Draft, errors: _Draft, report: Callable[[int], None]
 ) -> None:
-    """As :func:`_as_finished`, by a table of where each row stands: a row costs some bytes of disk, none of memory."""
+    """As :func:`_as_finished`, by a table of the rows' positions: a row needs some bytes of disk, none of memory."""
     with closing(sqlite3.connect("", isolation_level=None)) as db, workdir.rows.open("rb") as rows:
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("CREATE TABLE places (n INTEGER PRIMARY KEY, at INTEGER, good INTEGER)")

@@ -125,22 +125,16 @@ def jobs_table(jobs: Iterable[Job]) -> None:
     listed = list(jobs)
     waits = any(job.position is not None for job in listed)
     went = not waits or screen().width >= _ROOMY
-    place: Columns[Job] = [
-        Column("position", lambda job: "" if job.position is None else str(job.position)),
-        Column("eta", lambda job: "" if job.eta_s is None else about(job.eta_s)),
-    ]
-    outcome: Columns[Job] = [
-        Column("tokens", lambda job: str(job.usage.total_tokens) if job.usage else ""),
-        Column("total ms", lambda job: "" if job.timings.total_ms is None else f"{job.timings.total_ms:.0f}"),
-    ]
     columns: Columns[Job] = [
         Column("id", lambda job: job.id),
         Column("state", lambda job: job.state),
         Column("model", lambda job: job.model, cut=True),
         Column("priority", lambda job: job.priority, cut=True),
         Column("created", lambda job: ago(job.created_at)),
-        *(place if waits else []),
-        *(outcome if went else []),
+        Column("position", lambda job: _or_blank(job.position)) if waits else None,
+        Column("eta", lambda job: "" if job.eta_s is None else about(job.eta_s)) if waits else None,
+        Column("tokens", lambda job: str(job.usage.total_tokens) if job.usage else "") if went else None,
+        Column("total ms", lambda job: _or_blank(job.timings.total_ms)) if went else None,
     ]
     _print(columns, listed, "no jobs")
 
@@ -166,7 +160,7 @@ def workers_table(workers: Iterable[Worker]) -> None:
         Column("name", lambda one: one.name),
         Column("state", lambda one: one.state),
         Column("running", lambda one: f"{one.active} of {one.capacity}" if one.capacity else str(one.active)),
-        Column("waiting", lambda one: "" if one.engine_waiting is None else str(one.engine_waiting)),
+        Column("waiting", lambda one: _or_blank(one.engine_waiting)),
         Column("kv", lambda one: "" if one.kv_cache_usage is None else f"{one.kv_cache_usage:.0%}"),
         Column("started", lambda one: ago(one.started_at)),
         Column("pool", lambda one: one.pool) if pools else None,
@@ -273,3 +267,7 @@ def _print(columns: Columns[T], items: Iterable[T], empty: str) -> None:
         screen().print(made)
     else:
         note(empty)
+
+
+def _or_blank(number: float | None) -> str:
+    return "" if number is None else f"{number:.0f}"

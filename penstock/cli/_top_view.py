@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from penstock.fleet_models import Gpu, Lane, Pool, Tenant, Worker
     from penstock.models import Job
 
+    _Row = tuple[Pool, Lane, bool]  # the last: the lane is the pool's first
+
 NARROW = 110
 """Below this many columns the tables leave out what other commands show too."""
 
@@ -151,24 +153,25 @@ def _headline(look: Look) -> Text:
 
 def pools_table(pools: Sequence[Pool], *, wide: bool) -> Table:
     """Draw the lanes in the order in which they are served; the empty ones only if there is room."""
-    rows: list[tuple[Pool, Lane, bool]] = []
+    rows: list[_Row] = []
     for pool in pools:
         lanes = [lane for lane in pool.lanes if lane.queued or wide] or list(pool.lanes[:1])
         rows += [(pool, lane, number == 0) for number, lane in enumerate(lanes)]
-    more: Columns[tuple[Pool, Lane, bool]] = [
-        Column("ready", lambda row: _count(row[1].dispatched), right=True),
-        Column("running", lambda row: str(row[0].running) if row[2] else "", right=True),
-        Column("slots", lambda row: _slots(row[0]) if row[2] else "", right=True),
-        Column("mean run", lambda row: _span(row[0].mean_run_s) if row[2] else "", right=True),
-        Column("tenants", lambda row: str(len(row[0].tenants)) if row[2] else "", right=True),
-    ]
-    columns: Columns[tuple[Pool, Lane, bool]] = [
+    columns: Columns[_Row] = [
         Column("pool", lambda row: _pool_name(row[0]) if row[2] else "", cut=True),
         Column("lane", lambda row: row[1].lane),
         Column("queued", lambda row: _count(row[1].queued), right=True),
         Column("oldest", lambda row: _age(row[1].oldest_s), right=True),
         Column("starts/s", lambda row: _starts(*row), right=True),
-        *(more if wide else []),
+        Column("ready", lambda row: _count(row[1].dispatched), right=True) if wide else None,
+        Column("running", lambda row: str(row[0].running) if row[2] else "", right=True) if wide else None,
+        Column("slots", lambda row: _slots(row[0]) if row[2] else "", right=True) if wide else None,
+        Column("mean run", lambda row: _span(row[0].mean_run_s) if row[2] else "", right=True)
+        if wide
+        else None,
+        Column("tenants", lambda row: str(len(row[0].tenants)) if row[2] else "", right=True)
+        if wide
+        else None,
     ]
     return table(columns, rows)
 
