@@ -21,13 +21,13 @@ class Wire(BaseModel):
 
 
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
-"""The lanes a job may ask for, first served first."""
+"""The lanes that a job may ask for, in the order in which they are served."""
 
 
 class Placement(TypedDict, total=False):
-    """What a job asks of the device that it runs on: either or both.
+    """Requirements on the device that a job runs on: either or both.
 
-    ``device`` is words of its name, such as ``h100`` or ``cpu``; ``min_memory_gb`` in 10^9 bytes, of all devices of one
+    ``device`` is words of its name, such as ``h100`` or ``cpu``. ``min_memory_gb`` is in 10^9 bytes, of all devices of one
     engine together.
     """
 
@@ -102,7 +102,7 @@ class JobError(Wire):
 
 
 class JobWarning(Wire):
-    """What the submitter of a job should know; ``infeasible_deadline``: it will by estimate take ``estimate_s``."""
+    """A warning to the submitter; ``infeasible_deadline``: the job is estimated to take ``estimate_s``."""
 
     code: str
     message: str
@@ -119,20 +119,20 @@ class Job(Wire):
         pool: whose workers run it.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
-        eta_s: seconds until it starts, by what its pool was measured to do; None unless queued, or not measured yet.
-        expires_at: end of its whole life; None where it has none.
-        queue_timeout_s: the time it may wait for its start; None where it may wait for ever.
-        timeout_s: the run time of one attempt; None where that is not bounded.
-        not_before: when its next attempt is due, Unix seconds; None unless it is queued and waits for that.
-        history: attempts that were given up.
-        retry_of: the job that this one runs again; None where it is a first run.
-        retried_as: the job that runs this one again; None where there is none.
-        coalesced_with: the identical job whose end is this one's too; None where it runs itself.
-        warnings: said once, by the submission.
-        trace_id: the trace that its attempts belong to; None where there is none.
+        eta_s: seconds until it starts, estimated from its pool's rate; None unless queued and measured.
+        expires_at: end of its whole life; None if it has no limit.
+        queue_timeout_s: the time it may wait for its start; None if that has no limit.
+        timeout_s: the run time of one attempt; None if that has no limit.
+        not_before: when its next attempt is due, Unix seconds; None unless it waits for a retry.
+        history: earlier attempts that were given up.
+        retry_of: the job that this one retries; None for a first run.
+        retried_as: the job that retries this one; None if there is none.
+        coalesced_with: the identical job whose run it shares; None if it runs itself.
+        warnings: only in the answer to the submission.
+        trace_id: the trace of its attempts; None if there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
         partial: what a job that failed, expired or was cancelled had produced, as a raw OpenAI response whose
-            ``finish_reason`` is ``abort`` or None; None where that is nothing, and in lists and events.
+            ``finish_reason`` is ``abort`` or None; None if there is none, and in lists and events.
     """
 
     id: str
@@ -169,17 +169,17 @@ class Job(Wire):
 
     @property
     def done(self) -> bool:
-        """Whether the job is over, in whatever way."""
+        """Whether the job has ended, in whatever way."""
         return self.state in TERMINAL_STATES
 
     @property
     def text(self) -> str:
-        """The first choice's text in :attr:`result`; empty where there is none (embeddings, tool calls)."""
+        """The first choice's text in :attr:`result`; empty if there is none (embeddings, tool calls)."""
         return _first_text(self.result or {}, "message")
 
     @property
     def partial_text(self) -> str:
-        """The first choice's text in :attr:`partial`; empty where there is none."""
+        """The first choice's text in :attr:`partial`; empty if there is none."""
         return _first_text(self.partial or {}, "message")
 
 
@@ -187,7 +187,7 @@ class Event(Wire):
     """One server-sent event of a job.
 
     Attributes:
-        id: cursor; ``events(job_id, after=id)`` goes on behind it.
+        id: cursor; ``events(job_id, after=id)`` continues after it.
         type: ``queued``, ``running``, ``restarted``, ``chunk`` or a terminal state.
         data: the payload: an OpenAI stream chunk for ``chunk``, the job object at the end.
     """
@@ -208,7 +208,7 @@ class Event(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's text delta; empty for everything that carries none."""
+        """The first choice's text delta; empty for events without one."""
         return _first_text(self.data, "delta") if self.type == "chunk" else ""
 
 
@@ -227,7 +227,7 @@ class Page(Wire, Generic[T]):
 
 
 class RetryOutcome(Wire):
-    """What became of one job in a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
+    """The outcome for one job of a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
 
     id: str
     retried_as: str | None = None
@@ -235,14 +235,14 @@ class RetryOutcome(Wire):
 
 
 class RetryReport(Wire):
-    """What a bulk retry did, job by job. ``has_more``: more dead jobs match than it was to take."""
+    """The outcome of a bulk retry, job by job. ``has_more``: more dead jobs match than the limit."""
 
     data: tuple[RetryOutcome, ...]
     has_more: bool = False
 
 
 class Model(Wire):
-    """A served model; ``id`` is the name to ask for, and ``root``, of an alias, the model's own."""
+    """A served model; ``id`` is the name to ask for. ``root`` of an alias is the model's own name."""
 
     id: str
     created: float | None = None
@@ -260,13 +260,13 @@ class Health(Wire):
 
     @property
     def ready(self) -> bool:
-        """Whether jobs submitted now will be run."""
+        """Whether jobs submitted now can run."""
         return self.status == "ready"
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """A mark in a text stream: all text before it is void, attempt number ``attempt`` begins anew."""
+    """A mark in a text stream: all text before it is void, and attempt number ``attempt`` starts over."""
 
     attempt: int
     event_id: str

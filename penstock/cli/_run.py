@@ -40,26 +40,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Globals:
-    """Options given before the command's name."""
+    """Options given before the command's name; None is the SDK's default."""
 
     url: str | None = None
     api_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Console:
+class Console(Globals):
     """How a command reaches the server and the user.
 
     Attributes:
-        url: the server's address; None is the SDK's default.
-        api_key: None is the SDK's default.
         json: machine-readable output, one JSON object a line.
         events: ``--json`` was given, so that progress is printed as JSON too.
     """
 
-    url: str | None
-    api_key: str | None
-    json: bool
+    json: bool = False
     events: bool = False
 
     def client(self, url: str | None = None) -> Penstock:
