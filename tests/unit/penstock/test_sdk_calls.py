@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import AsyncGenerator, Generator
+from typing import assert_type
 
 import pytest
 
-from penstock import AsyncPenstock, Penstock, errors
+from penstock import AsyncPenstock, Job, Penstock, Restarted, Worker, errors
 from penstock._core import flows
 from tests.unit.penstock.double import ID, answer, error, job
 
@@ -246,6 +248,20 @@ async def test_both_clients_have_the_same_calls_arguments_results_and_documentat
             assert [(p.name, p.default, p.kind) for p in ours.values()] == [
                 (p.name, p.default, p.kind) for p in theirs.values()
             ]
+
+
+async def types_of_both_clients(client: Penstock, aclient: AsyncPenstock) -> None:
+    """Never run: the type checker reads it."""
+    assert_type(client.submit({}, model="m", priority="high"), Job)
+    assert_type(await aclient.submit({}, model="m", priority="high"), Job)
+    assert_type(client.workers.list(), tuple[Worker, ...])
+    assert_type(await aclient.workers.list(), tuple[Worker, ...])
+    assert_type(client.jobs.list(limit=1), Generator[Job, None, None])
+    assert_type(aclient.jobs.list(limit=1), AsyncGenerator[Job, None])
+    assert_type(client.stream("j"), Generator[str, None, None])
+    assert_type(aclient.jobs.stream("j", on_restart="mark"), AsyncGenerator[str | Restarted, None])
+    client.submit({}, modle="m")  # type: ignore[call-arg]
+    client.jobs.cancel(1)  # type: ignore[arg-type]
 
 
 def test_a_call_shows_its_result_and_not_how_it_is_made(client):

@@ -168,6 +168,7 @@ def test_paging_delivers_each_once_and_asks_for_no_more(total, limit, size, give
             if isinstance(step, flows.Deliver):
                 found.append(step.item)
                 continue
+            assert isinstance(step, flows.Send)
             asked += 1
             first = int(step.request.params.get("after", "0"))
             # Every other page is a short one.
