@@ -6,13 +6,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 
-from penstock.cli._run import note, print_json
+from penstock.cli._run import INTERRUPTED, USAGE, fail, note, print_json
 from penstock.cli._table import Column, Columns, about, ago, left, panel, printable, screen, table
 
 if TYPE_CHECKING:
@@ -33,22 +33,32 @@ def live(text: str) -> None:
 
 
 @contextmanager
-def writing(target: str | None) -> Iterator[BinaryIO]:
-    """Open what is written to: stdout, or a file that appears as a whole at the end or not at all."""
-    if target is None or target == "-":
-        yield sys.stdout.buffer
-        sys.stdout.flush()
-        return
-    path = Path(target)
-    draft = path.with_name(path.name + ".part")
+def writing(target: str | None, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open what is written to: stdout, or a file that appears as a whole at the end or not at all.
+
+    Raises:
+        SystemExit: the file exists and ``overwrite`` is not set, or cannot be written; or Ctrl-C.
+    """
+    path = None if target in {None, "-"} else Path(str(target))
+    if path is not None and path.exists() and not overwrite:
+        fail(f"{path} already exists; --overwrite replaces it", USAGE)
+    draft = path and path.with_name(path.name + ".part")
     try:
-        with draft.open("wb") as file:
+        with draft.open("wb") if draft else nullcontext(sys.stdout.buffer) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+            if draft and path:
+                os.fsync(file.fileno())
+                draft.replace(path)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        fail(f"cannot write: {exc}", USAGE)
     finally:
-        draft.unlink(missing_ok=True)
+        if draft:
+            draft.unlink(missing_ok=True)
 
 
 def job_result(job: Job) -> None:

@@ -54,7 +54,7 @@ _MAKING = (
 
 
 _BATCH = (
-    option("--window", metavar="TIME", help="Expire what is not done by then: 24h (the default), 30m, 7d."),
+    option("--window", metavar="TIME", help="Rows not done by then expire: 24h (the default), 30m, 7d."),
     option("--priority", type=PRIORITIES, help="Its lane; default: bulk."),
     METADATA,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
@@ -11,7 +10,7 @@ from click import option
 
 from penstock.cli._output import writing
 from penstock.cli._parse import BATCH
-from penstock.cli._run import EXIT_CODES, INTERRUPTED, USAGE, Console, client_command, fail, note
+from penstock.cli._run import EXIT_CODES, Console, client_command, note
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
@@ -36,17 +35,12 @@ def results(
 
     This also works while the batch runs. A file appears as a whole at the end, or not at all.
     """  # noqa: D301  # \b is click's mark
-    for name in filter(None, (target, errors)):
-        if not overwrite and Path(name).exists():
-            fail(f"{name} already exists; --overwrite replaces it", USAGE)
     with console.client() as client:
-        try:
-            with writing(target) as good, writing(errors) if errors else nullcontext(good) as bad:
-                done, failed = _copy(client, batch_id, good, bad, follow=follow)
-        except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
-        except OSError as exc:
-            fail(f"cannot write: {exc}", USAGE)
+        with (
+            writing(target, overwrite=overwrite) as good,
+            writing(errors, overwrite=overwrite) if errors else nullcontext(good) as bad,
+        ):
+            done, failed = _copy(client, batch_id, good, bad, follow=follow)
         ended = client.batches.get(batch_id)
     if target is not None or errors is not None:
         rest = "" if ended.done else f" so far; the batch is {ended.status}"

@@ -103,7 +103,13 @@ class Screen(Watcher):
         rows_s, tokens_s = self._rate.of(batch)
         rows_s = told.rows_per_s if told and told.rows_per_s is not None else rows_s
         tokens_s = told.tokens_per_s if told and told.tokens_per_s is not None else tokens_s
-        eta_s = told.eta_s if told and told.eta_s is not None else _eta(total - counts.done, rows_s)
+        eta_s = (
+            told.eta_s
+            if told and told.eta_s is not None
+            else (total - counts.done) / rows_s
+            if rows_s
+            else None
+        )
         figures = rows_done(counts.model_copy(update={"total": total}), (rows_s, tokens_s, eta_s))
         phase = "running" if batch.status == "in_progress" else batch.status
         if batch.paused:
@@ -174,7 +180,3 @@ class _Rate:
         if now - since < 1 or rows == rows_then:
             return None, None
         return (rows - rows_then) / (now - since), (tokens - tokens_then) / (now - since)
-
-
-def _eta(left: int, rows_s: float | None) -> float | None:
-    return left / rows_s if rows_s else None

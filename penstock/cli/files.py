@@ -11,11 +11,8 @@ from penstock.cli import _output as output
 from penstock.cli._parse import duration
 from penstock.cli._run import (
     EXIT_CODES,
-    INTERRUPTED,
-    USAGE,
     Console,
     client_command,
-    fail,
     limit_options,
     note,
     print_json,
@@ -100,14 +97,9 @@ def download(console: Console, *, file_id: str, target: str | None, overwrite: b
       penstock files download file-0199... -o answers.jsonl
       penstock files download file-0199... | jq -r .custom_id
     """  # noqa: D301  # \b is click's mark
-    if target is not None and not overwrite and Path(target).exists():
-        fail(f"{target} already exists; --overwrite replaces it", USAGE)
-    try:
-        with console.client() as client, output.writing(target) as out:
-            for piece in client.files.content(file_id):
-                out.write(piece)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+    with console.client() as client, output.writing(target, overwrite=overwrite) as out:
+        for piece in client.files.content(file_id):
+            out.write(piece)
     if target is not None:
         note(f"{target}: {Path(target).stat().st_size:,} bytes")
 

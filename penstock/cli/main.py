@@ -84,6 +84,8 @@ def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
       penstock batch run prompts.txt -o out.jsonl
       penstock list --state running
       penstock --url https://penstock.example submit --input request.json --wait
+
+    `penstock COMMAND --help` shows a command's options, more examples and its exit codes.
     """  # noqa: D301  # \b is click's mark
     ctx.obj = Globals(url, api_key)
 
@@ -121,16 +123,10 @@ def _server_commands() -> dict[str, click.Command]:
 
 def _absent(name: str) -> click.Command:
     """Return a command that says what is missing, whatever its arguments are."""
-
-    @click.command(
-        name,
-        help=_SERVER[name],
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(
+        name, help=_SERVER[name], context_settings=anything, callback=lambda: _say_absent(name, None)
     )
-    def command() -> None:
-        _say_absent(name, None)
-
-    return command
 
 
 def _say_absent(name: str, missing: ModuleNotFoundError | None) -> NoReturn:
