@@ -19,58 +19,12 @@ from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 
-if TYPE_CHECKING:
-    from penstock.batch_models import (
-        Batch,
-        BatchEvent,
-        File,
-        Progress,
-        RequestCounts,
-        ResultPage,
-        Verification,
-    )
+if TYPE_CHECKING:  # for type checkers; at run time __getattr__ finds the names
+    from penstock.batch_models import *
     from penstock.client import AsyncPenstock, Penstock
-    from penstock.errors import (
-        APIConnectionError,
-        APIResponseError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        BatchEndedError,
-        BatchWaitTimeoutError,
-        ConflictError,
-        JobCancelledError,
-        JobEndedError,
-        JobExpiredError,
-        JobFailedError,
-        JobNotFinishedError,
-        NotFoundError,
-        PenstockError,
-        PermissionDeniedError,
-        RateLimitedError,
-        ServerError,
-        StreamRestartedError,
-        UnavailableError,
-        WaitTimeoutError,
-    )
-    from penstock.fleet_models import Gpu, Lane, Pool, Tenant, Worker
-    from penstock.models import (
-        Event,
-        Health,
-        Job,
-        JobError,
-        JobRequest,
-        JobWarning,
-        Model,
-        Page,
-        Placement,
-        Restarted,
-        RetryOutcome,
-        RetryReport,
-        Timings,
-        Usage,
-    )
+    from penstock.errors import *
+    from penstock.fleet_models import *
+    from penstock.models import *
 
 __all__ = ["AsyncPenstock", "Penstock", "__version__"]
 __all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError"]

@@ -66,9 +66,7 @@ class RowMaker:
         self._template = None if recipe.template is None else Template(recipe.template)
         self._number = 0
         if openai and (recipe.template is not None or recipe.id_field is not None):
-            raise InputError(
-                "OpenAI batch rows are whole requests: --template and --id-field are not for them"
-            )
+            raise InputError("OpenAI batch rows are whole requests: omit --template and --id-field")
         if recipe.system is not None and self.endpoint not in {CHAT, ""}:
             raise InputError(f"--system is for {CHAT} only")
 

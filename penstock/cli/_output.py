@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 
-from penstock.cli._run import INTERRUPTED, USAGE, fail, note, print_json
+from penstock.cli._exits import INTERRUPTED, USAGE, fail, note
+from penstock.cli._run import print_json
 from penstock.cli._table import Column, Columns, about, ago, left, panel, printable, screen, table
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def batches_table(batches: Iterable[Batch]) -> None:
     columns: Columns[Batch] = [
         Column("id", lambda batch: batch.id),
         Column("status", lambda batch: "paused" if batch.paused and not batch.done else batch.status),
-        Column("rows", lambda batch: f"{batch.request_counts.done:,} of {batch.request_counts.total:,}"),
+        Column("rows", lambda one: f"{one.request_counts.done:,} of {one.request_counts.total:,}"),
         Column("failed", lambda batch: f"{batch.request_counts.failed:,}"),
         Column("model", lambda batch: batch.model or "", cut=True),
     ]

@@ -1,39 +1,25 @@
-"""How every command of the client starts and ends: options, output mode, and errors as exit codes."""
+"""The common part of the client's commands: the options, the server, and the output as JSON or text."""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click import option
 
+from penstock.cli._exits import REFUSED, exit_code, fail, leave_broken_pipe, message_of, note
 from penstock.cli._table import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from penstock.client import Penstock
-    from penstock.errors import PenstockError
 
     M = TypeVar("M", bound=BaseModel)
-
-OK, JOB_NOT_OK, USAGE, UNREACHABLE, REFUSED, NOT_YET = 0, 1, 2, 3, 4, 5
-INTERRUPTED, BROKEN_PIPE = 130, 141
-"""128 plus the signal's number, as shells report a command that SIGINT or SIGPIPE ended."""
-
-EXIT_CODES = """\b
-Exit codes:
-  0  done
-  1  the job failed, was cancelled or expired; for a batch also: some rows failed
-  2  wrong usage
-  3  the server cannot be reached
-  4  the server refused the request
-  5  still not finished when --timeout passed"""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,34 +130,6 @@ def limit_options(function: F) -> F:
     return command  # type: ignore[return-value]  # as above
 
 
-def exit_code(error: PenstockError) -> int:
-    """Return the exit code for an error: one table for all commands."""
-    from penstock import errors  # see above
-
-    table: tuple[tuple[type[PenstockError], int], ...] = (
-        (errors.JobEndedError, JOB_NOT_OK),
-        (errors.BatchEndedError, JOB_NOT_OK),
-        (errors.StreamRestartedError, JOB_NOT_OK),
-        (errors.APIConnectionError, UNREACHABLE),
-        (errors.WaitTimeoutError, NOT_YET),
-        (errors.BatchWaitTimeoutError, NOT_YET),
-        (errors.JobNotFinishedError, NOT_YET),
-    )
-    return next((code for kind, code in table if isinstance(error, kind)), REFUSED)
-
-
-def message_of(error: PenstockError) -> str:
-    """Return an error as one line, with what to do if that is known."""
-    from penstock import errors  # see above
-
-    text = " ".join(str(error).split())
-    if isinstance(error, errors.APIConnectionError) and not isinstance(error, errors.APITimeoutError):
-        return f"{text}. Is the server running? Set --url or PENSTOCK_URL."
-    if isinstance(error, errors.RateLimitedError) and error.retry_after is not None:
-        return f"{text} (try again in {error.retry_after:g} s)"
-    return text
-
-
 def first_model(client: Penstock) -> str:
     """Return the first model that is served; say so if there are several."""
     models = client.models()
@@ -189,21 +147,3 @@ def print_json(value: BaseModel | dict[str, Any]) -> None:
     plain = value if isinstance(value, dict) else value.model_dump(mode="json")
     click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
     sys.stdout.flush()
-
-
-def note(text: str) -> None:
-    """Say something beside the output, on stderr."""
-    click.echo(text, err=True)
-
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and exit."""
-    click.echo(f"penstock: {message}", err=True)
-    raise SystemExit(code)
-
-
-def leave_broken_pipe() -> NoReturn:
-    """End quietly when the reader of our output has gone, as other tools do on SIGPIPE."""
-    # The interpreter flushes stdout once more at exit and would complain there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(BROKEN_PIPE)

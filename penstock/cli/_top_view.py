@@ -209,11 +209,7 @@ def _workers(workers: Sequence[Worker], *, wide: bool) -> Table:
         Column("worker", lambda one: one.name, cut=True),
         Column("pool", lambda one: one.pool, cut=True) if wide else None,
         Column("state", lambda one: one.state),
-        Column(
-            "running",
-            lambda one: f"{one.active}/{one.capacity}" if one.capacity else str(one.active),
-            right=True,
-        ),
+        Column("running", _running, right=True),
         Column("in engine", _in_engine, right=True),
         Column("kv", lambda one: _share(one.kv_cache_usage), right=True),
         Column("tok/s", lambda one: _number(one.tokens_per_s), right=True),
@@ -226,6 +222,10 @@ def _workers(workers: Sequence[Worker], *, wide: bool) -> Table:
     if not workers:
         made.add_row("no worker is alive", style="red")
     return made
+
+
+def _running(worker: Worker) -> str:
+    return f"{worker.active}/{worker.capacity}" if worker.capacity else str(worker.active)
 
 
 def _in_engine(worker: Worker) -> str:

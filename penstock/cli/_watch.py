@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from penstock.cli import _output as output
-from penstock.cli._run import INTERRUPTED, Console, exit_code, fail, message_of, note, print_json
+from penstock.cli._exits import INTERRUPTED, exit_code, fail, message_of, note
+from penstock.cli._run import Console, print_json
 
 if TYPE_CHECKING:
     from rich.status import Status

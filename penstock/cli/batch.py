@@ -10,20 +10,9 @@ import click
 from click import argument
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._parse import BATCH, BATCHES
-from penstock.cli._run import (
-    EXIT_CODES,
-    INTERRUPTED,
-    JOB_NOT_OK,
-    USAGE,
-    Console,
-    client_command,
-    fail,
-    first_model,
-    limit_options,
-    note,
-    print_json,
-)
+from penstock.cli._run import Console, client_command, first_model, limit_options, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
 from penstock.cli.batch_results import results
 from penstock.cli.batch_run import run

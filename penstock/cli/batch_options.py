@@ -47,9 +47,7 @@ _MAKING = (
     option("--top-p", type=click.FloatRange(min=0, max=1), help="Nucleus sampling."),
     option("--seed", type=int, help="Seed of the sampling."),
     option("--stop", multiple=True, metavar="TEXT", help="Ends the text; may be repeated."),
-    option(
-        "--param", type=pair, multiple=True, metavar="K=V", help="Any field of the request, JSON or text."
-    ),
+    option("--param", type=pair, multiple=True, metavar="K=V", help="Any request field, JSON or text."),
 )
 
 

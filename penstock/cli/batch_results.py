@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from click import option
 
+from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._output import writing
 from penstock.cli._parse import BATCH
-from penstock.cli._run import EXIT_CODES, Console, client_command, note
+from penstock.cli._run import Console, client_command
 
 if TYPE_CHECKING:
     from penstock.client import Penstock

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click import argument, option
 
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._parse import duration
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, USAGE, Console, client_command, fail, note, print_json
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
 from penstock.cli.batch_work import Ask, Run, Terminated, again, beside
 

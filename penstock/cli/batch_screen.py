@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.bulk.run import Watcher
+from penstock.cli._exits import note
 from penstock.cli._output import rows_done
-from penstock.cli._run import note, print_json
+from penstock.cli._run import print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from click import argument, option
 
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, USAGE, Console, client_command, fail, print_json
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import id_options
 
 if TYPE_CHECKING:

@@ -13,16 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.cli._run import (
-    INTERRUPTED,
-    JOB_NOT_OK,
-    UNREACHABLE,
-    USAGE,
-    Console,
-    fail,
-    first_model,
-    note,
-)
+from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, UNREACHABLE, USAGE, fail, note
+from penstock.cli._run import Console, first_model
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch

@@ -8,15 +8,9 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._parse import duration
-from penstock.cli._run import (
-    EXIT_CODES,
-    Console,
-    client_command,
-    limit_options,
-    note,
-    print_json,
-)
+from penstock.cli._run import Console, client_command, limit_options, print_json
 
 
 @click.group("files")

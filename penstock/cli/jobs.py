@@ -9,8 +9,9 @@ import click
 from click import option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK
 from penstock.cli._parse import JOB, JOBS, duration
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, Console, client_command, limit_options, print_json
+from penstock.cli._run import Console, client_command, limit_options, print_json
 from penstock.cli._watch import wait as wait_for
 from penstock.cli._watch import watch
 

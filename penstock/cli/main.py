@@ -9,7 +9,8 @@ from typing import NoReturn
 import click
 
 from penstock._version import __version__
-from penstock.cli._run import INTERRUPTED, OK, USAGE, Globals, common_options, fail, leave_broken_pipe
+from penstock.cli._exits import INTERRUPTED, OK, USAGE, fail, leave_broken_pipe
+from penstock.cli._run import Globals, common_options
 
 _CLIENT = {
     "submit": ("penstock.cli.submit", "submit", "Submit a job: a prompt, or a raw OpenAI request."),

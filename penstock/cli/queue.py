@@ -10,8 +10,9 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, USAGE, fail
 from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
-from penstock.cli._run import EXIT_CODES, USAGE, Console, client_command, fail, print_json
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli._table import plural, screen
 
 if TYPE_CHECKING:

@@ -12,16 +12,9 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, REFUSED, note
 from penstock.cli._parse import JOBS, named
-from penstock.cli._run import (
-    EXIT_CODES,
-    JOB_NOT_OK,
-    REFUSED,
-    Console,
-    client_command,
-    limit_options,
-    note,
-)
+from penstock.cli._run import Console, client_command, limit_options
 from penstock.cli._table import plural
 from penstock.cli._watch import spinner
 from penstock.cli._watch import wait as wait_for

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from penstock.cli import _output as output
-from penstock.cli._run import EXIT_CODES, REFUSED, Console, client_command
+from penstock.cli._exits import EXIT_CODES, REFUSED
+from penstock.cli._run import Console, client_command
 
 
 @click.command("models", epilog=EXIT_CODES)

@@ -8,9 +8,10 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, note
 from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, duration, prompt_body, raw_body
 from penstock.cli._parse import endpoint as endpoint_path
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, Console, client_command, first_model, note
+from penstock.cli._run import Console, client_command, first_model
 from penstock.cli._watch import wait, watch
 
 if TYPE_CHECKING:

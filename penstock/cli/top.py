@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 from click import option
 
-from penstock.cli._run import EXIT_CODES, Console, client_command, message_of, print_json
+from penstock.cli._exits import EXIT_CODES, message_of
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli._table import screen
 
 if TYPE_CHECKING:

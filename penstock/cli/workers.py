@@ -8,8 +8,9 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._parse import grace, named
-from penstock.cli._run import EXIT_CODES, Console, client_command, note
+from penstock.cli._run import Console, client_command
 from penstock.cli._table import plural
 
 _LOOK_EVERY_S = 0.5

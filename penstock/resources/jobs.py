@@ -175,17 +175,9 @@ class JobCalls(Part):
         Raises:
             PenstockError: any error of a call, while iterating.
         """
-        return self._pages(
-            "/v1/jobs",
-            Page[Job],
-            limit,
-            page_size,
-            state=state,
-            model=model,
-            created_after=created_after,
-            created_before=created_before,
-            order=order,
-        )
+        filters = {"state": state, "model": model, "order": order}
+        created = {"created_after": created_after, "created_before": created_before}
+        return self._pages("/v1/jobs", Page[Job], limit, page_size, **filters, **created)
 
     @Iteration
     def events(self, job_id: str, after: str | None = None) -> Items[Event]:
