@@ -151,7 +151,7 @@ def test_openai_rows_pass_as_they_are_and_take_what_is_asked(tmp_path):
     }
     path = write(tmp_path, "b.jsonl", json.dumps(chat))
     assert rows_of(path, Recipe(system="s"))[0]["body"]["messages"][0] == {"role": "system", "content": "s"}
-    assert "--template and --id-field are not for them" in refused(path, Recipe(template="{x}"))
+    assert "omit --template and --id-field" in refused(path, Recipe(template="{x}"))
 
 
 @pytest.mark.parametrize(
