@@ -28,7 +28,7 @@ from broker.lookups import known
 from broker.queues import QueueControl
 from broker.registry import Registry
 from broker.settings import BrokerSettings
-from jobs.batches import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import SCHEMA_VERSION, JobSpec
 from jobs.retry import RetryPolicy

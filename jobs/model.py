@@ -17,9 +17,6 @@ from jobs.states import JobState
 SCHEMA_VERSION = 2
 """Version of the stored record. A reader refuses a newer one and reads every older one."""
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-"""The OpenAI endpoints a job may call."""
-
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -27,7 +24,7 @@ class JobSpec:
 
     Attributes:
         id: see :func:`jobs.ids.make_job_id`.
-        endpoint: one of :data:`ENDPOINTS`.
+        endpoint: one of :data:`jobs.endpoints.JOB_ENDPOINTS`, or ``CHUNK_ENDPOINT``.
         model: the model's served name.
         body: the raw OpenAI request body, UTF-8 JSON, passed to the engine as it came.
         pool: the pool whose workers run it.

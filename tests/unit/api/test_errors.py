@@ -9,17 +9,20 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.http import job_end as outcome
-from api.http.errors import ApiError, foreign_errors, validation_error
+from api.http import job_end
+from api.http.errors import ApiError, validation_error
+from api.http.handlers import foreign_errors
 from broker.db import errors as broker_errors
 from broker.db.errors import (
     BatchUnfinishedError,
     BrokerError,
     BusyError,
+    FileGoneError,
     FileInUseError,
     IdempotencyConflictError,
     InfeasibleError,
     NewerRecordError,
+    NoCoordinatorError,
     NoInputFileError,
     QueueFullError,
     StoreUnavailableError,
@@ -43,6 +46,8 @@ EXPECTED = [
     (IdempotencyConflictError("job_1"), 409, "idempotency_conflict", "invalid_request_error"),
     (UnfinishedError("job_1"), 409, "job_not_finished", "invalid_request_error"),
     (BatchUnfinishedError("batch_1"), 409, "batch_not_finished", "invalid_request_error"),
+    (FileGoneError("the input file is gone"), 410, "file_gone", "invalid_request_error"),
+    (NoCoordinatorError("none is running"), 503, "no_coordinator", "server_error"),
     (FileInUseError("file-1"), 409, "file_in_use", "invalid_request_error"),
     (NoInputFileError("file-1", None), 400, "invalid_value", "invalid_request_error"),
     (NoInputFileError("file-1", "vision"), 400, "invalid_value", "invalid_request_error"),
@@ -99,7 +104,7 @@ def _ending(state: JobState, error: JobError | None = None, result: bytes = b"")
 
 @pytest.mark.parametrize("code", FailureCode)
 def test_every_failure_code_has_an_answer(code: FailureCode) -> None:
-    status, body, headers = outcome.answer("job_1", _ending(JobState.FAILED, JobError(code, "m", "p")))
+    status, body, headers = job_end.answer("job_1", _ending(JobState.FAILED, JobError(code, "m", "p")))
     info = FAILURES[code]
     assert status == info.http_status
     assert json.loads(body) == {
@@ -111,11 +116,11 @@ def test_every_failure_code_has_an_answer(code: FailureCode) -> None:
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_every_end_without_a_result_has_an_answer(state: JobState) -> None:
-    status, body, _ = outcome.answer("job_1", _ending(state))
+    status, body, _ = job_end.answer("job_1", _ending(state))
     assert status >= 400
     assert json.loads(body)["error"]["code"]
 
 
 def test_a_cancelled_jobs_partial_result_is_not_a_success() -> None:
-    status, _, _ = outcome.answer("job_1", _ending(JobState.CANCELLED, result=b"{}"))
+    status, _, _ = job_end.answer("job_1", _ending(JobState.CANCELLED, result=b"{}"))
     assert status == 409

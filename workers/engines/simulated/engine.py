@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
@@ -21,10 +22,6 @@ from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import shapes
 from workers.engines.simulated.journal import Journal
 from workers.engines.simulated.request import (
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    RESPONSES,
     Body,
     inputs_of,
     read_body,
@@ -83,7 +80,7 @@ class SimulatedEngine:
             "description": "Simulated: pretends to generate; for load and fault tests.",
             "max_model_len": limit,
         }
-        endpoints = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+        endpoints = tuple(ENDPOINTS)
         return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit),)
 
     def capacity(self) -> int:
@@ -175,7 +172,7 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        ident = ("chatcmpl-" if chat else "cmpl-") + request.id
+        ident = ENDPOINTS[endpoint].response_id.format(request.id)
         created = int(time.time())
         words = self._words(prompt, count)
         if request.stream and endpoint != RESPONSES:
