@@ -60,7 +60,7 @@ ROOMS = {
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
         "process": {TOP, "admission", "attempts", "batches", "engines"},
-        "celery": {TOP, "admission", "attempts", "process"},
+        "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
 }

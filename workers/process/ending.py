@@ -19,6 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +106,7 @@ class Ending:
         """Take no more jobs, give running ones ``timeout_s`` seconds, give back the rest, and end with status 0.
 
         Args:
-            timeout_s: None: as set. Of several deadlines the first counts.
+            timeout_s: None: as set. Of several deadlines the earliest counts.
         """
         timeout_s = self._drain_timeout_s if timeout_s is None else timeout_s
         log.info("draining", timeout_s=timeout_s)
@@ -192,13 +193,9 @@ class Ending:
 
     def _guard(self) -> None:
         """End the process by force when the phases are not over in time."""
-        force_at: float | None = None
-        while True:
-            timeout_s = None if force_at is None else max(0.0, force_at - time.monotonic())
-            try:
-                deadline = self._deadlines.get(timeout=timeout_s)
-            except queue.Empty:
-                break
-            force_at = min(deadline + self._bounds.forced_s, float("inf") if force_at is None else force_at)
+        force_at = self._deadlines.get() + self._bounds.forced_s
+        with suppress(queue.Empty):
+            while (left_s := force_at - time.monotonic()) > 0:
+                force_at = min(force_at, self._deadlines.get(timeout=left_s) + self._bounds.forced_s)
         log.error("ending_forced", closed=self._closed.is_set())
         self._force(self.status)
