@@ -1,4 +1,4 @@
-"""Which coordinators are alive: each keeps a lease, and says with it where its metrics are."""
+"""The live coordinators: each keeps a lease, and describes itself with it (where its metrics are, for one)."""
 
 from __future__ import annotations
 
