@@ -34,12 +34,13 @@ _CLIENT = {
 _SERVER = {
     "up": "Run everything on this machine.",
     "api": "Run the HTTP API.",
+    "coordinator": "Run a coordinator, the process that drives batches.",
     "worker": "Run a worker on its devices, or drain one.",
     "flower": "Run Flower on the same queue.",
 }
 """Known also where the server is not installed, so that typing one gets a useful answer."""
 
-_OURS = frozenset({"api", "workers", "broker", "jobs", "monitoring"})
+_OURS = frozenset({"api", "broker", "coordinator", "jobs", "monitoring", "storage", "workers"})
 
 
 class _Commands(click.Group):

@@ -1,4 +1,4 @@
-"""A batch whose workers, apis and Redis are killed, one after the other, at random moments.
+"""A batch whose workers, coordinators, apis and Redis are killed, one after the other, at random moments.
 
 ``CHAOS_BATCH_ROWS`` and ``CHAOS_BATCH_KILLS`` make it longer; ``CHAOS_SEED`` gives other moments.
 """
@@ -64,7 +64,9 @@ async def kill(stack: Stack, victim: str, dice: random.Random) -> None:
         await asyncio.to_thread(stack.redis.end)
         await stack.start_redis()
         return
-    child = dice.choice(stack.workers if victim == "worker" else stack.apis)
+    child = dice.choice(
+        {"worker": stack.workers, "coordinator": stack.coordinators, "api": stack.apis}[victim]
+    )
     if child.alive:
         child.signal(signal.SIGKILL)
 
@@ -91,7 +93,7 @@ async def test_kills_at_random_lose_and_repeat_nothing_that_was_committed(tmp_pa
             done = counts["completed"] + counts["failed"]
             due = counts["total"] and done >= counts["total"] * (len(killed) + dice.random()) / (KILLS + 1)
             if due and len(killed) < KILLS:
-                victim = ["worker", "api", "redis"][len(killed) % 3]
+                victim = ["worker", "coordinator", "redis", "api"][len(killed) % 4]
                 killed.append(victim)
                 await asyncio.sleep(dice.random())
                 await kill(stack, victim, dice)

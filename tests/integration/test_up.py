@@ -122,7 +122,7 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
 def test_killed_it_takes_everything_with_it(up):
     one = up("--no-flower")
     one.until_ready()
-    assert len(one.family) >= 4  # the guardian, the server, the api, the worker
+    assert len(one.family) >= 5  # the guardian, the server, the api, the coordinator, the worker
     one.process.kill()
     wait_until(one.nothing_left)
     again = up("--no-flower")
@@ -130,7 +130,7 @@ def test_killed_it_takes_everything_with_it(up):
     complete(again.url)
 
 
-@pytest.mark.parametrize("victim", ["api", "worker"])
+@pytest.mark.parametrize("victim", ["api", "coordinator", "worker"])
 def test_a_process_that_dies_comes_back(up, victim):
     one = up("--no-flower")
     one.until_ready()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import api.bulk.digests as module
-from api.bulk.digests import Digests, same_id, tag_of
+import coordinator.digests as module
+from coordinator.digests import Digests, same_id, tag_of
 from storage import StorageUnavailableError
 
 

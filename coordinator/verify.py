@@ -1,45 +1,45 @@
-"""The proof: every row of the input has exactly one line in the output or the error file. Computed from the files alone."""
+"""Proves that each row of the input has exactly one line in the output or the error file. It reads the files alone."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from api.bulk.context import Breath, Bulk
-from api.bulk.digests import Digests, same_id, tag_of
-from api.bulk.needed import ERROR, INPUT, OUTPUT, needed
-from broker.db.errors import BatchUnfinishedError
+from broker.files import FileRole
+from coordinator.context import Context
+from coordinator.digests import Digests, same_id, tag_of
 from jobs.batch_model import Batch
 from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus
 from storage.base import read_lines
 
 _INPUT, _OUTPUT, _ERROR = range(3)
-_KINDS = (INPUT, OUTPUT, ERROR)
+_ROLES = (FileRole.INPUT, FileRole.OUTPUT, FileRole.ERROR)
 _NAMES = ("input", "output", "errors")
 _MOST_EXAMPLES = 10
 
 
-async def verify(bulk: Bulk, batch: Batch) -> dict[str, Any]:
-    """Return the verification object, see :class:`api.batches.view.Verified`.
+async def verify(context: Context, batch: Batch) -> dict[str, Any]:
+    """Compare the files of an ended batch.
+
+    Returns:
+        The verification object of the HTTP API.
 
     Raises:
-        BatchUnfinishedError: it has not ended.
-        ApiError: 410, a file was deleted or has expired.
+        FileGoneError: a file was deleted or has expired.
         StorageError: a file cannot be read.
     """
-    if not batch.status.terminal:
-        raise BatchUnfinishedError(batch.id)
-    digests, breath, found = Digests(), Breath(), _Findings()
+    digests, found = Digests(), _Findings()
     try:
         counted = [0, 0, 0]
         if batch.counts.total:
-            files = await needed(bulk.files, batch, *_KINDS)
-            for source, kind in enumerate(_KINDS):
-                if kind in files:
-                    counted[source] = await _read(bulk, files[kind].key, source, digests, breath, found)
+            files = await context.files.of_batch(batch, *_ROLES)
+            for source, role in enumerate(_ROLES):
+                if role in files:
+                    counted[source] = await _read(context, files[role].key, source, digests, found)
         for records in digests.partitions():
             found.look(records)
-            await breath.take()
+            await asyncio.sleep(0)  # a partition of large files takes long; let other tasks run
     finally:
         digests.close()
     total, completed, failed = counted
@@ -62,11 +62,11 @@ async def verify(bulk: Bulk, batch: Batch) -> dict[str, Any]:
     }
 
 
-async def _read(bulk: Bulk, key: str, source: int, digests: Digests, breath: Breath, found: _Findings) -> int:
-    """Take a file's ids; return how many there are."""
+async def _read(context: Context, key: str, source: int, digests: Digests, found: _Findings) -> int:
+    """Add a file's ids; return their number."""
     rows = number = 0
     try:
-        async for _, lines in read_lines(bulk.storage, key):
+        async for _, lines in read_lines(context.storage, key):
             for line in lines:
                 number += 1
                 if line and not line.isspace():
@@ -75,8 +75,7 @@ async def _read(bulk: Bulk, key: str, source: int, digests: Digests, breath: Bre
                         rows += 1
                     except (ValueError, RecursionError):
                         found.cannot_read(number << 2 | source)
-                await breath.take()
-    except ValueError:  # a line that is too long to be held; what is behind it is not looked at
+    except ValueError:  # the line is too long for memory; the lines after it are not read
         found.cannot_read(number + 1 << 2 | source)
     return rows
 
@@ -87,12 +86,12 @@ class _Findings:
         self.examples: list[str] = []
 
     def cannot_read(self, tag: int) -> None:
-        """Count a line that is not of JSON, or has no ``custom_id``."""
+        """Count a line that is not JSON, or has no ``custom_id``."""
         self.unreadable += 1
         self._example("unreadable", tag)
 
     def look(self, records: list[bytes]) -> None:
-        """Look at a partition's records, sorted."""
+        """Judge a partition's sorted records."""
         start = 0
         while start < len(records):
             end = start + 1
@@ -102,7 +101,7 @@ class _Findings:
             start = end
 
     def _judge(self, tags: list[int]) -> None:
-        """Look at all lines of one ``custom_id``."""
+        """Judge all lines of one ``custom_id``."""
         inputs = [tag for tag in tags if tag & 3 == _INPUT]
         answers = [tag for tag in tags if tag & 3 != _INPUT]
         if inputs and not answers:

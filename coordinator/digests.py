@@ -1,4 +1,4 @@
-"""Finding ids that occur twice, or in one file and not in the other, among any number of them, in bounded memory.
+"""Finds ids that occur twice, or in one file and not in the other. Memory is bounded, whatever the number of ids.
 
 Ids are hashed (128 bits of BLAKE2b) into 64 partitions, which are kept in memory while they are small and in a temporary
 file beyond that; at the end one partition at a time is sorted and looked at.
@@ -31,7 +31,7 @@ def _translated() -> Iterator[None]:
 class Digests:
     """A multiset of (id, tag). Close it after use.
 
-    Its methods raise ``StorageFullError`` or ``StorageUnavailableError`` where the temporary file cannot be written or read.
+    Its methods raise ``StorageFullError`` or ``StorageUnavailableError`` if the temporary file cannot be written or read.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Digests:
         buffer.clear()
 
     def partitions(self) -> Iterator[list[bytes]]:
-        """Yield every partition's records, sorted: equal ids stand together, by tag."""
+        """Yield every partition's records, sorted by id, then by tag."""
         for place, buffer in enumerate(self._buffers):
             data = bytearray()
             for offset, size in self._spilled[place]:
@@ -77,7 +77,7 @@ class Digests:
     def close(self) -> None:
         """Free everything."""
         if self._file is not None:
-            with suppress(OSError):  # what it did not come to write is not wanted any more
+            with suppress(OSError):  # unwritten data is no longer needed
                 self._file.close()
         self._buffers = []
 

@@ -1,4 +1,4 @@
-"""The middle of a batch: its chunks are submitted as jobs, a few at a time, until all are done."""
+"""The middle of a batch: submits its chunks as jobs, a few at a time, until all are done."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections import deque
 import msgspec
 import structlog
 
-from api.bulk.context import Bulk
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue, Model
 from broker.db.errors import BusyError, QueueFullError
+from coordinator.context import Context
 from jobs.batch_model import Batch
 from jobs.batches import Chunk, lane_for
 from jobs.endpoints import CHUNK_ENDPOINT
@@ -25,10 +25,10 @@ from jobs.states import JobState
 log = structlog.get_logger(__name__)
 
 CHUNK_ATTEMPTS = 10
-"""Workers that a chunk's job may lose."""
+"""Attempts of a chunk's job; each lost worker costs one."""
 
 GENERATIONS = 5
-"""Jobs of one chunk that may fail without any new row; then its rest counts as lost."""
+"""Jobs of one chunk that may fail without a new row; then its other rows count as lost."""
 
 PER_WORKER = 2
 """Chunks that are submitted at once for each live worker."""
@@ -39,14 +39,14 @@ _RATE_OVER_S = 15.0
 
 
 class Rate:
-    """How fast a batch goes, over the last seconds."""
+    """The rate of a batch over the last seconds."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int, int]] = deque()
         self._told_s = float("-inf")
 
     def fields(self, batch: Batch) -> dict[str, float]:
-        """Return what to write into the record now; empty where it is not time."""
+        """Return the fields to write into the record now; empty if it is too early."""
         now = time.monotonic()
         if now - self._told_s < _RATE_S:
             return {}
@@ -63,7 +63,7 @@ class Rate:
 
 
 def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
-    """Return the id of a chunk's job: the same from whichever process, so that it is accepted once."""
+    """Return the id of a chunk's job: the same in every process, so the job is accepted once."""
     seed = f"{batch.id}/{chunk}/{generation}".encode()
     return make_job_id(batch.created_ms, hashlib.sha256(seed).digest()[:10])
 
@@ -72,12 +72,12 @@ class Submitter:
     """Submits the chunks of one batch.
 
     Args:
-        bulk: the stores.
+        context: the stores.
         plan: how the input is cut.
     """
 
-    def __init__(self, bulk: Bulk, plan: list[Chunk]) -> None:
-        self._bulk = bulk
+    def __init__(self, context: Context, plan: list[Chunk]) -> None:
+        self._context = context
         self._plan = plan
         self._rate = Rate()
         self._lane: Lane | None = None  # of the chunks that wait
@@ -90,12 +90,12 @@ class Submitter:
         return frozenset(self._lost)
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
-        """Submit what may be submitted now. Returns whether all chunks are done."""
-        opened, done = await self._bulk.batches.open_chunks(batch.id)
+        """Submit the chunks that may be submitted now. Returns whether all chunks are done."""
+        opened, done = await self._context.batches.open_chunks(batch.id)
         if done >= batch.chunks:
             return True
         batch = await self._note(batch, now_ms)
-        told = await self._bulk.batches.job_states([chunk.job for chunk in opened.values()])
+        told = await self._context.batches.job_states([chunk.job for chunk in opened.values()])
         states = dict(zip(opened, told, strict=True))
         await self._move(batch, opened, states)
         waiting = [
@@ -114,24 +114,24 @@ class Submitter:
         return False
 
     async def _move(self, batch: Batch, opened: dict[int, OpenChunk], states: dict[int, str | None]) -> None:
-        """Have chunks that wait in the queue follow their batch to another lane."""
+        """Move chunks that wait in the queue to their batch's lane."""
         if batch.lane is self._lane:
             return
         for number, chunk in opened.items():
             if states[number] == JobState.QUEUED:
-                await self._bulk.store.move(chunk.job, batch.lane)
+                await self._context.store.move(chunk.job, batch.lane)
         self._lane = batch.lane
 
     def _again(self, number: int, chunk: OpenChunk, state: str | None) -> tuple[int, int] | None:
-        """Say whether a chunk is to be submitted (again): its number and generation."""
+        """Return the number and generation to submit a chunk with; None if it must not be submitted."""
         if state in _LIVE:
             return None
         if chunk.job and state is None:
-            return number, chunk.generation  # it was noted, and not accepted before a crash
+            return number, chunk.generation  # it was noted, but a crash came before it was accepted
         return (number, chunk.generation + 1) if self._may_go_on(number, chunk, state) else None
 
     def _may_go_on(self, number: int, chunk: OpenChunk, state: str | None) -> bool:
-        """Say whether a chunk without a live job gets another one: not if too many brought nothing."""
+        """Whether a chunk without a live job gets another one: not if too many jobs committed no row."""
         if not chunk.job or state != JobState.FAILED:
             return number not in self._lost
         ledger, first = self._stuck.setdefault(number, (chunk.ledger, chunk.generation))
@@ -151,16 +151,16 @@ class Submitter:
             fields["lane"] = lane.value
             log.info("batch_promoted", batch=batch.id, lane=lane.value, left_s=round(left_s))
         if fields:
-            await self._bulk.batches.step(batch, self._bulk.token, None, fields)
-        return batch if lane is batch.lane else await self._bulk.batches.get(batch.id) or batch
+            await self._context.batches.step(batch, self._context.token, None, fields)
+        return batch if lane is batch.lane else await self._context.batches.get(batch.id) or batch
 
     async def _workers(self, batch: Batch) -> int:
-        return sum(batch.model in worker.get("models", ()) for worker in await self._bulk.store.workers())
+        return sum(batch.model in worker.get("models", ()) for worker in await self._context.store.workers())
 
     async def _submit(self, batch: Batch, number: int, generation: int) -> bool:
         piece = self._plan[number]
         job = job_id_of(batch, number, generation)
-        if not await self._bulk.batches.open_chunk(batch.id, self._bulk.token, number, job, generation):
+        if not await self._context.batches.open_chunk(batch.id, self._context.token, number, job, generation):
             return False
         spec = ChunkSpec(
             batch=batch.id,
@@ -173,11 +173,11 @@ class Submitter:
             endpoint=batch.endpoint,
             trace=batch.trace,
         )
-        catalogue = Catalogue(self._bulk.store)
+        catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
         pools = [one for one in catalogue.ranked(batch.model or "") if _can(one, batch.endpoint)]
         try:
-            accepted = await self._bulk.store.accept(
+            accepted = await self._context.store.accept(
                 JobSpec(
                     id=job,
                     endpoint=CHUNK_ENDPOINT,
@@ -194,7 +194,7 @@ class Submitter:
             log.info("batch_waits_for_queue", batch=batch.id, error=str(error))
             return False
         if not accepted.replayed:
-            self._bulk.count_accepted(batch.lane, batch.tenant)
+            self._context.metrics.count_accepted(batch.lane, batch.tenant)
         return True
 
 

@@ -1,15 +1,18 @@
-"""Reading a batch's rows while it runs: what is committed, in an order that only ever grows at its end."""
+"""Beyond OpenAI's Batches API: a batch's rows while it runs, in an order that only grows at its end."""
 
 from __future__ import annotations
 
-import base64
-import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from api.bulk.needed import ERROR, OUTPUT, needed
+from fastapi import APIRouter, Query, Response
+
+from api.batches.cursor import ALL, ROLES, Position
+from api.batches.routes import found_batch
 from api.http.errors import ApiError, invalid
+from api.http.openapi import error_docs
 from api.services import Services
+from broker.db.errors import FileGoneError
 from jobs.batch_model import Batch
 from storage.base import read_lines
 from storage.parts import committed_keys
@@ -17,64 +20,10 @@ from storage.parts import committed_keys
 MOST_BYTES = 8 * 1024 * 1024
 """A page ends when it holds so many bytes; it has one row at least."""
 
-_ALL = -1
-_FILES = (OUTPUT, ERROR)
-_MOST = 2**63 - 1
-
-
-def _number(value: object, least: int = 0, most: int = _MOST) -> int:
-    """Return a whole number of a cursor. Raises ValueError where it is none, or outside its bounds."""
-    if not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(value)
-    return value
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a reader is.
-
-    Attributes:
-        before: chunks before this one have been read whole.
-        at: chunk to objects and lines of the next object that were read; objects -1: all.
-        file: of a batch whose parts are gone: output (0) or error file (1), and the byte in it; None: it reads parts.
-    """
-
-    before: int = 0
-    at: dict[int, tuple[int, int]] = field(default_factory=dict)
-    file: tuple[int, int] | None = None
-
-    def encode(self) -> str:
-        """Return the cursor."""
-        fields: dict[str, Any] = {"b": self.before, "a": {str(n): list(p) for n, p in self.at.items()}}
-        if self.file is not None:
-            fields = {"f": list(self.file)}
-        return (
-            base64.urlsafe_b64encode(json.dumps(fields, separators=(",", ":")).encode()).decode().rstrip("=")
-        )
-
-    @classmethod
-    def decode(cls, text: str) -> Position:
-        """Read a cursor.
-
-        Raises:
-            ApiError: 400, it is none.
-        """
-        try:
-            fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            if "f" in fields:
-                which, at = fields["f"]
-                return cls(file=(_number(which, most=len(_FILES)), _number(at)))
-            at_chunks = {
-                _number(int(n)): (_number(p[0], _ALL), _number(p[1])) for n, p in fields["a"].items()
-            }
-            return cls(_number(fields["b"]), at_chunks)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-            raise invalid(f"after: not a cursor of this batch: {text[:64]!r}", "after") from None
-
 
 @dataclass(slots=True)
 class Page:
-    """Some rows, where a reader goes on, and whether there is or may come more."""
+    """Some rows, where the reader continues, and whether more rows are or may be there."""
 
     rows: list[bytes]
     position: Position
@@ -87,12 +36,40 @@ class Page:
         self.size += len(line)
 
 
+def register(router: APIRouter, services: Services) -> None:
+    """Add the route."""
+
+    @router.get(
+        "/v1/batches/{batch_id}/results",
+        summary="Read rows while it runs",
+        responses={
+            200: {"content": {"application/jsonl": {}}, "description": "Rows; see the headers."},
+            **error_docs(400, 404, 410, 503),
+        },
+    )
+    async def results(
+        batch_id: str,
+        after: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before.")] = None,
+        limit: Annotated[int, Query(ge=1, le=10_000, description="Rows in a page.")] = 1000,
+    ) -> Response:
+        """The committed rows, successful and failed. `X-Incomplete: true`: more rows are there, or will be."""
+        batch = await found_batch(services, batch_id)
+        position = Position() if after is None else Position.decode(after)
+        page = await read_results(services, batch, position, limit)
+        headers = {
+            "x-incomplete": "true" if page.incomplete else "false",
+            "x-next-cursor": page.position.encode(),
+        }
+        body = b"".join(row + b"\n" for row in page.rows)
+        return Response(body, 200, headers, "application/jsonl")
+
+
 async def read_results(services: Services, batch: Batch, position: Position, limit: int) -> Page:
-    """Read up to ``limit`` rows behind a position.
+    """Read up to ``limit`` rows after a position.
 
     Raises:
-        ApiError: 410, the parts that the cursor counts in are gone, or a file that is read in their place. 400, the
-            cursor is of another batch.
+        ApiError: 410, the parts that the cursor counts in are gone. 400, the cursor is of another batch.
+        FileGoneError: a file that is read in their place is gone.
         StorageError: storage fails.
     """
     page = Page([], position, incomplete=not batch.status.terminal)
@@ -109,15 +86,15 @@ async def read_results(services: Services, batch: Batch, position: Position, lim
         if number < position.before:
             continue
         objects, _ = position.at.get(number, (0, 0))
-        if objects != _ALL:
+        if objects != ALL:
             ledger = done[number] if number in done else opened[number].ledger
             whole = await _read_chunk(services, batch, number, ledger, page, limit)
             if whole and number in done:
-                position.at[number] = (_ALL, 0)
+                position.at[number] = (ALL, 0)
             if not whole:
                 page.incomplete = True
                 break
-    while position.at.get(position.before) == (_ALL, 0):
+    while position.at.get(position.before) == (ALL, 0):
         del position.at[position.before]
         position.before += 1
     return page
@@ -149,10 +126,10 @@ async def _read_chunk(
 async def _read_files(services: Services, batch: Batch, page: Page, limit: int) -> None:
     """Read from the output and the error file."""
     which, at = page.position.file or (0, 0)
-    while which < len(_FILES):
+    while which < len(ROLES):
         try:
-            found = await needed(services.files, batch, _FILES[which])
-        except ApiError:
+            found = await services.files.of_batch(batch, ROLES[which])
+        except FileGoneError:
             if not page.rows:
                 raise
             page.position.file, page.incomplete = (which, at), True  # the next page says so
