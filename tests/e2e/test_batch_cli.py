@@ -17,6 +17,8 @@ from penstock import Penstock
 from tests.processes import ROOT, descendants
 from tests.support import wait_until
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"PYTHONPATH": str(ROOT)}
 SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.03"}
 """With 20 tokens a row and 256 at once: about 400 rows a second at the most."""

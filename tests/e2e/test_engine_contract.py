@@ -15,7 +15,7 @@ from workers.engines.vllm.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 def body_of(engine: Engine, endpoint: str, **more: object) -> dict[str, object]:

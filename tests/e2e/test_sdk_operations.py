@@ -9,6 +9,8 @@ import pytest
 from penstock import Penstock, errors
 from tests.e2e.test_sdk_cli import BODY, LONG, penstock
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 SLOW = BODY | {"max_tokens": 1500}
 """About three seconds of work."""
 
