@@ -13,17 +13,24 @@ import structlog
 from redis.exceptions import ResponseError
 
 from broker.db.errors import StoreUnavailableError
-from broker.db.scripts import Arg, ScriptRunner
+from broker.db.runner import Arg, ScriptRunner
 from broker.records import encode_error, encode_usage
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.retry import MAX_KILLS, RetryPolicy
-from jobs.states import JobState
+from jobs.states import JobEvent, JobState
 
 log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.5
+
+_END_EVENTS = {
+    JobState.SUCCEEDED: JobEvent.SUCCEED,
+    JobState.FAILED: JobEvent.FAIL,
+    JobState.CANCELLED: JobEvent.CANCEL,
+    JobState.EXPIRED: JobEvent.EXPIRE,
+}
 
 DRAIN = "drain"
 """Stands for a job's id where a worker is told to drain."""
@@ -85,7 +92,7 @@ class Attempts:
         while True:
             try:
                 reply = await self._run.call(
-                    "claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
+                    "job/claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
                 )
                 break
             except StoreUnavailableError as error:
@@ -119,7 +126,7 @@ class Attempts:
         flat: list[Arg] = []
         for entry in entries:
             flat.extend(entry)
-        return frozenset(await self._run.call("append", *flat))
+        return frozenset(await self._run.call("job/append", *flat))
 
     async def finish(
         self,
@@ -154,11 +161,11 @@ class Attempts:
         for seq, payload in tail:
             flat += (seq, payload)
         reply = await self._run.call(
-            "finish",
+            "job/finish",
             claim.id,
             claim.attempt,
             worker,
-            state.value,
+            _END_EVENTS[state].value,
             "" if status is None else status,
             result,
             encode_usage(usage),
@@ -221,7 +228,7 @@ class Attempts:
         delay_ms: int = 0,
     ) -> JobState | None:
         reply = await self._run.call(
-            "release",
+            "job/release",
             claim.id,
             claim.attempt,
             worker,
@@ -256,11 +263,11 @@ class Attempts:
         slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
         bulk_slots = min(slots, facts.get("bulk_capacity", slots))
         place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
-        reply = await self._run.call("heartbeat", worker, self._lease_ttl_ms, int(first), said, *place)
+        reply = await self._run.call("worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place)
         if reply[0] == 0:
             return None
         return dict(zip(reply[1::2], reply[2::2], strict=True))
 
     async def bury(self, worker: str) -> None:
         """End a worker's lease: it has ended. Jobs it left are taken over in the next round."""
-        await self._run.call("bury", worker)
+        await self._run.call("worker/bury", worker)

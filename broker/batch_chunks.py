@@ -71,7 +71,7 @@ class ChunkStore:
     async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
         """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: it is no longer ``seen``."""
         reply = await self._store.scripts.call(
-            "chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
+            "batch/chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
         )
         return None if reply[0] == "changed" else Go(reply[0])
 
@@ -79,7 +79,14 @@ class ChunkStore:
         """Count a writer's parts up to ``last``, which are in storage; ``new`` are their rows since the one before."""
         return Go(
             await self._store.scripts.call(
-                "chunk_commit", spec.batch, spec.chunk, claim.id, claim.attempt, writer, last, *numbers(new)
+                "batch/chunk_commit",
+                spec.batch,
+                spec.chunk,
+                claim.id,
+                claim.attempt,
+                writer,
+                last,
+                *numbers(new),
             )
         )
 
@@ -87,10 +94,10 @@ class ChunkStore:
         """End a chunk: every row is committed, or the rest is for a later job. False: it is no longer this attempt's."""
         kind = "done" if done else "idle"
         reply = await self._store.scripts.call(
-            "chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind
+            "batch/chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind
         )
         return bool(reply)
 
     async def hold(self, batch: str, reason: str) -> None:
         """Note why a batch cannot go on; the next commit takes it back."""
-        await self._store.scripts.call("batch_hold", batch, reason)
+        await self._store.scripts.call("batch/hold", batch, reason)

@@ -94,7 +94,7 @@ class BatchStore:
         if spec.output_after_ms is not None:
             fields += ["output_after", spec.output_after_ms]
         kind, *told = await self._store.scripts.call(
-            "batch_create",
+            "batch/create",
             spec.id,
             spec.input_file_id,
             "" if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
@@ -132,12 +132,12 @@ class BatchStore:
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Ask for a batch's end. Returns the status it is in now; None: there is none."""
-        reply = await self._store.scripts.call("batch_cancel", batch_id)
+        reply = await self._store.scripts.call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause a batch or let it go on. Returns the status it is in now; None: there is none."""
-        reply = await self._store.scripts.call("batch_pause", batch_id, int(paused))
+        reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
 
     # ---- the coordinator ---------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class BatchStore:
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the right to look after a batch; 0 seconds give it up. False: another process has it."""
-        reply = await self._store.scripts.call("batch_lease", batch_id, token, int(ttl_s * 1000))
+        reply = await self._store.scripts.call("batch/lease", batch_id, token, int(ttl_s * 1000))
         return bool(reply)
 
     async def step(
@@ -164,11 +164,12 @@ class BatchStore:
         target = batch.status if to is None else to
         return bool(
             await self._store.scripts.call(
-                "batch_step",
+                "batch/step",
                 batch.id,
                 token,
                 batch.status.value,
                 target.value,
+                int(target.terminal),
                 self._retention_ms,
                 self._parts_ms,
                 *flat,
@@ -177,17 +178,19 @@ class BatchStore:
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
         """Note why a batch cannot go on, or (None) that it can."""
-        await self._store.scripts.call("batch_hold", batch_id, reason or "")
+        await self._store.scripts.call("batch/hold", batch_id, reason or "")
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
         """Note that a chunk is about to be submitted. False: it must not be."""
-        reply = await self._store.scripts.call("chunk_open", batch_id, token, chunk, job, generation)
+        reply = await self._store.scripts.call("batch/chunk_open", batch_id, token, chunk, job, generation)
         return bool(reply)
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
         """End a chunk whose rest will never run; ``new`` rows are counted. False: the lease is another's."""
         return bool(
-            await self._store.scripts.call("chunk_settle", batch_id, token, chunk, ledger, *numbers(new))
+            await self._store.scripts.call(
+                "batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)
+            )
         )
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
@@ -234,7 +237,7 @@ class BatchStore:
 
     async def retire(self) -> list[str]:
         """Forget batches whose time is over; return their ids."""
-        return list(await self._store.scripts.call("batch_retire", 100))
+        return list(await self._store.scripts.call("batch/retire", 100))
 
 
 def numbers(counts: Counts) -> tuple[int, ...]:

@@ -25,11 +25,11 @@ class FileStore:
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be in storage. If it is not recorded then, it is deleted in the end."""
-        await self._store.scripts.call("file_announce", file_id, key)
+        await self._store.scripts.call("file/announce", file_id, key)
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects into the trash that were announced so long ago and were not recorded; return their keys."""
-        return list(await self._store.scripts.call("file_orphans", int(age_s * 1000), limit))
+        return list(await self._store.scripts.call("file/orphans", int(age_s * 1000), limit))
 
     async def create(
         self,
@@ -49,7 +49,7 @@ class FileStore:
         """
         fields = ("bytes", file.size, "filename", file.filename, "key", file.key, "users", 0)
         kind, file_id = await self._store.scripts.call(
-            "file_create",
+            "file/create",
             file.id,
             file.purpose,
             idempotency_key or "",
@@ -75,7 +75,7 @@ class FileStore:
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._store.scripts.call("file_delete", file_id, int(only_if_expired))
+        reply = await self._store.scripts.call("file/delete", file_id, int(only_if_expired))
         if reply == "busy":
             raise FileInUseError(file_id)
         return bool(reply == "deleted")
@@ -135,7 +135,7 @@ async def page_of_ids(
     """Return ids of ``files`` or ``batches`` by creation, and whether there are more behind them."""
     made = 0 if after is None else made_ms(after)
     rows = await store.scripts.call(
-        "list_page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
+        "file/page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
     )
     return list(rows[:limit]), len(rows) > limit
 

@@ -22,7 +22,7 @@ from broker.db.errors import (
     UnfinishedError,
 )
 from broker.db.keys import Keys
-from broker.db.scripts import ScriptRunner
+from broker.db.runner import ScriptRunner
 from broker.listing import JobListings
 from broker.lookups import known
 from broker.queues import QueueControl
@@ -134,7 +134,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         while True:
             if self._ahead_ms is not None:
                 facts["not_after_ms"] = give_up_at + self._ahead_ms
-            reply = await self._run.call("accept", _pack(facts), spec.body)
+            reply = await self._run.call("job/accept", _pack(facts), spec.body)
             if reply[0] == "accepted":
                 self._ahead_ms = reply[2] - _now_ms()
             if reply[0] != "late":
@@ -178,17 +178,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
-        reply = await self._run.call("cancel", job_id, self._retention_ms)
+        reply = await self._run.call("job/cancel", job_id, self._retention_ms)
         return None if reply is None else JobState(reply)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
         """Have the job's events published to the api process ``sink`` from now on. Returns its state or None."""
-        reply = await self._run.call("watch", job_id, sink)
+        reply = await self._run.call("job/watch", job_id, sink)
         return None if reply is None else JobState(reply)
 
     async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return bool(await self._run.call("drain", worker, _or_empty(timeout_s)))
+        return bool(await self._run.call("worker/drain", worker, _or_empty(timeout_s)))
 
     # ---- everybody ---------------------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
         ageing_ms = int(s.ageing_s * 1000)
         reply = await self._run.call(
-            "reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
+            "job/reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
         )
         *counts, requeued_ids, failed_ids = reply
         return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))

@@ -63,7 +63,7 @@ class JobListings(JobLookups):
         """Return a job with its position where it is queued. Many at once share a round trip."""
         if job.state is not JobState.QUEUED:
             return job
-        place = await self._run.call("place", job.id)
+        place = await self._run.call("queue/position", job.id)
         return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def list_dead(

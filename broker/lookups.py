@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from broker.db.errors import StoreUnavailableError
 from broker.db.keys import Keys
-from broker.db.scripts import ScriptRunner
+from broker.db.runner import ScriptRunner
 from broker.records import FIELDS, to_job
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
@@ -48,7 +48,7 @@ class JobLookups:
         job = to_job(values)
         if job is None or job.state is not JobState.QUEUED:
             return job
-        place = await self._run.call("place", job_id)
+        place = await self._run.call("queue/position", job_id)
         return to_job(values, None if place is None else Queued(known(place[0]), known(place[1])))
 
     async def result(self, job_id: str) -> StoredResult:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from broker.db.errors import RegistrationRefusedError
-from broker.db.scripts import ScriptRunner
+from broker.db.runner import ScriptRunner
 from broker.lookups import JobLookups
 
 
@@ -48,7 +48,7 @@ class Registry(JobLookups):
         }
         serves = json.dumps(sorted([name, said.get("max_model_len")] for name, said in models.items()))
         reply = await self._run.call(
-            "register",
+            "worker/register",
             worker,
             self._lease_ttl_ms,
             pool,

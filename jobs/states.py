@@ -1,7 +1,7 @@
-"""A job's life as one table: every legal (state, event) pair and where it leads.
+"""A job's life as one table: every legal (state, event) pair and the state it leads to.
 
-The Lua scripts in ``broker/lua`` carry these transitions out atomically; the diagram in ``docs/architecture.md``
-is generated from :data:`TRANSITIONS`, and every pair that is not in it is illegal.
+:data:`TRANSITIONS` is what executes: :mod:`broker.db.scripts` renders it into the Lua scripts, which carry the transitions
+out atomically. A pair that is not in the table is illegal. The diagram in ``docs/architecture.md`` is generated from it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job is. The last four are terminal: a job that reached one never changes again."""
+    """The state of a job. The last four are terminal: a job in one of them never changes again."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -58,27 +58,6 @@ TRANSITIONS: dict[tuple[JobState, JobEvent], JobState] = {
     (JobState.RUNNING, JobEvent.RETRY): JobState.QUEUED,
     (JobState.RUNNING, JobEvent.GIVE_UP): JobState.FAILED,
 }
-
-
-class IllegalTransitionError(Exception):
-    """An event that cannot happen in the job's present state."""
-
-    def __init__(self, state: JobState, event: JobEvent) -> None:
-        super().__init__(f"a {state} job cannot {event}")
-        self.state = state
-        self.event = event
-
-
-def next_state(state: JobState, event: JobEvent) -> JobState:
-    """Return the state that ``event`` leads to from ``state``.
-
-    Raises:
-        IllegalTransitionError: the pair is not in :data:`TRANSITIONS`.
-    """
-    try:
-        return TRANSITIONS[state, event]
-    except KeyError:
-        raise IllegalTransitionError(state, event) from None
 
 
 def mermaid() -> str:

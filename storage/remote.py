@@ -116,7 +116,7 @@ class _RemoteWriter:
         return self._size
 
     async def abort(self) -> None:
-        """What was uploaded is the bucket's lifecycle rule's to remove (see docs/how-to/run-a-batch.md)."""
+        """What was uploaded is the bucket's lifecycle rule's to remove (see docs/bulk/batches.md)."""
         del self._out
 
 

@@ -18,9 +18,10 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.invariants import check_queues
+from tests.scheduling import pytest_xdist_make_scheduler
 from tests.timing import pytest_terminal_summary
 
-__all__ = ["pytest_terminal_summary"]  # a hook
+__all__ = ["pytest_terminal_summary", "pytest_xdist_make_scheduler"]  # hooks
 
 # No test fails for being slow: the machine may be busy.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,10 +14,9 @@ import psutil
 
 from broker.settings import BrokerSettings
 from monitoring.failpoints import VARIABLE
+from tests.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[1]
-_RUN = "import sys, json; from workers.main import run_worker; run_worker(json.loads(sys.argv[1]))"
-_API = "import sys, json; from api.main import run_api; run_api(overrides=json.loads(sys.argv[1]))"
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -44,50 +40,35 @@ def descendants(pid: int) -> list[psutil.Process]:
     return found
 
 
-class WorkerProcess:
-    """One worker with the simulated engine.
+class _OurProcess:
+    """A process of the product, with its settings given as overrides.
 
     Args:
+        function: what it calls, ``module:name``.
         settings: whose Redis and namespace it uses.
         log: where its output goes.
-        name: before ``@host``.
         failpoints: see :mod:`monitoring.failpoints`.
-        overrides: further worker settings, JSON-able.
+        overrides: further settings.
     """
 
     def __init__(
         self,
+        function: str,
         settings: BrokerSettings,
         log: Path,
-        name: str = "w1",
-        *,
-        failpoints: str = "",
-        **overrides: object,
+        failpoints: str,
+        overrides: dict[str, object],
     ) -> None:
         self.log = log
-        given = {
-            "redis_url": settings.redis_url,
-            "namespace": settings.namespace,
-            "engine": "simulated",
-            "name": name,
-            **overrides,
-        }
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, json.dumps(given)],
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
-                | {VARIABLE: failpoints},
-                start_new_session=True,
-            )
+        given = {"redis_url": settings.redis_url, "namespace": settings.namespace, **overrides}
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+        self.process = ForkedProcess(function, {"overrides": given}, log, ROOT, env | {VARIABLE: failpoints})
 
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(signum)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 30.0) -> int:
         """Return its exit status."""
         return self.process.wait(timeout_s)
 
@@ -99,39 +80,31 @@ class WorkerProcess:
             self.process.wait(10)
 
 
-class ApiProcess:
-    """One api process.
+class WorkerProcess(_OurProcess):
+    """One worker with the simulated engine. ``name``: before ``@host``."""
 
-    Args:
-        settings: whose Redis and namespace it uses.
-        log: where its output goes.
-        port: its loopback port.
-        failpoints: see :mod:`monitoring.failpoints`.
-        overrides: further api settings, JSON-able.
-    """
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        log: Path,
+        name: str = "w1",
+        *,
+        failpoints: str = "",
+        **overrides: object,
+    ) -> None:
+        given = {"engine": "simulated", "name": name, **overrides}
+        super().__init__("workers.main:run_worker", settings, log, failpoints, given)
+
+
+class ApiProcess(_OurProcess):
+    """One api process. ``port``: its loopback port."""
 
     def __init__(
         self, settings: BrokerSettings, log: Path, port: int, *, failpoints: str = "", **overrides: object
     ) -> None:
-        self.log = log
         self.url = f"http://127.0.0.1:{port}"
-        given = {
-            "redis_url": settings.redis_url,
-            "namespace": settings.namespace,
-            "port": port,
-            "catalogue_refresh_s": 0.1,
-            **overrides,
-        }
-        with log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _API, json.dumps(given)],
-                cwd=ROOT,
-                stdout=out,
-                stderr=out,
-                env={k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
-                | {VARIABLE: failpoints},
-                start_new_session=True,
-            )
+        given = {"port": port, "catalogue_refresh_s": 0.1, **overrides}
+        super().__init__("api.main:run_api", settings, log, failpoints, given)
 
     def client(self) -> openai.AsyncOpenAI:
         """Make a client; close it after use."""
@@ -146,13 +119,3 @@ class ApiProcess:
                         return
                 except httpx.HTTPError:
                     await asyncio.sleep(0.05)
-
-    def wait(self, timeout_s: float = 30.0) -> int:
-        """Return its exit status."""
-        return self.process.wait(timeout_s)
-
-    def close(self) -> None:
-        """End it."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)

@@ -8,9 +8,9 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from jobs.ids import make_job_id
 
@@ -34,7 +34,15 @@ def free_port() -> int:
             return port
 
 
-async def eventually(condition: Callable[[], Awaitable[T] | T], timeout_s: float = 20.0) -> T:
+@overload
+async def eventually(condition: Callable[[], Coroutine[Any, Any, T | None]], timeout_s: float = ...) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T | None], timeout_s: float = ...) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
     """Return the condition's value once it is true.
 
     Raises:
@@ -53,7 +61,7 @@ async def eventually(condition: Callable[[], Awaitable[T] | T], timeout_s: float
         await asyncio.sleep(0.02)
 
 
-def wait_until(condition: Callable[[], T], timeout_s: float = 20.0) -> T:
+def wait_until(condition: Callable[[], T | None], timeout_s: float = 20.0) -> T:
     """As :func:`eventually`, for synchronous tests."""
     deadline = time.monotonic() + timeout_s
     while True:

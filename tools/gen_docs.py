@@ -141,7 +141,7 @@ Without `redis_url` from any source, `penstock up` starts an embedded Valkey in 
 `data_dir` too. Where several workers would have the same `metrics_port`, the second gets the next one, and so on."""
 
 _POOL_NOTE = """\
-A table `[pools.NAME]` of `penstock.toml` for each model; see [several models](../how-to/several-models.md). It may
+A table `[pools.NAME]` of `penstock.toml` for each model; see [several models](../operate/several-models.md). It may
 hold what follows, with the meanings above. The command line wins over a table, a table over everything else.
 
 ```toml

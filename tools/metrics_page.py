@@ -52,7 +52,7 @@ _METRICS_INTRO = """\
 Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics` on
 `metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists the workers' addresses for Prometheus, with the
 labels `pool`, `worker`, `engine` and `host`, which every series of a worker then has: see
-[watch it with Prometheus and Grafana](../how-to/watch-with-prometheus-and-grafana.md).
+[watch it with Prometheus and Grafana](../observe/prometheus.md).
 
 No label holds a job id. `tenant` holds configured names only; everybody else is `other`. Series exist at 0 from
 the start, so that `rate` and `increase` see the first event; a worker learns its tenants as their jobs come.

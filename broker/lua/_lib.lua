@@ -1,4 +1,6 @@
--- Shared by every script, after the key table K that keys.py renders. All times are the server's.
+-- Shared by every script, after the key table K (keys.py). scripts.py adds LANES (jobs/lanes.py), and for each event a table from a state
+-- to the state that the event leads to: on_<event> of a job (jobs/states.py), on_batch_<event> of a batch (jobs/batches.py).
+-- All times are the server's.
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
@@ -9,21 +11,29 @@ local function now_us()
   return t[1] * 1000000 + t[2]
 end
 
+local function exactly(number) return string.format('%.17g', number) end
+
+local function rank_of(lane)
+  for rank, name in ipairs(LANES) do
+    if name == lane then return rank end
+  end
+end
+
 -- The last sequence numbers of an attempt: its end, and its return to the queue.
 local SEQ_END = '4294967295'
 local SEQ_BACK = '4294967294'
 
--- Send one event to every api process that wants this job's events.
+-- Send one event to every api process that subscribed to this job's events.
 local function publish(sinks, id, eid, payload)
   if not sinks or sinks == '' then return end
-  local message = cmsgpack.pack({id, eid, payload})
+  local event = cmsgpack.pack({id, eid, payload})
   for sink in string.gmatch(sinks, '%S+') do
-    redis.call('PUBLISH', K.api_channel(sink), message)
+    redis.call('PUBLISH', K.api_channel(sink), event)
   end
 end
 
 -- Log (streamed jobs only) and publish a change of state that is not an end.
-local function say_state(id, stream, sinks, eid, state, attempt, worker)
+local function publish_state(id, stream, sinks, eid, state, attempt, worker)
   if stream ~= '1' and (not sinks or sinks == '') then return end
   local payload = 's' .. cjson.encode({state = state, attempt = attempt, worker = worker})
   if stream == '1' then redis.pcall('XADD', K.log(id), eid, 'p', payload) end

@@ -51,7 +51,7 @@ def up(*, verbose: bool, **options: Any) -> None:
       penstock up
       penstock up --model Qwen/Qwen2.5-7B-Instruct --gpus all --tensor-parallel 2
 
-    Several models: one table [pools.NAME] for each in penstock.toml, see docs/how-to/several-models.md.
+    Several models: one table [pools.NAME] for each in penstock.toml, see docs/operate/several-models.md.
     """  # noqa: D301  # \b is click's mark
     from penstock.server.errors import starting
 

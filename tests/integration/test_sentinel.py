@@ -30,7 +30,7 @@ from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually, free_port, wait_until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.full]
 
 PASSWORD, SENTINEL_PASSWORD = "of the/data", "of-the-sentinels"
 NAME = "mymaster"

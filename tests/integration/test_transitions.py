@@ -105,12 +105,12 @@ async def test_a_claim_whose_answer_was_lost_is_still_this_workers_after_an_outa
     """It asks again before its lease is prolonged: were it refused, the job would be its own, and it would not know."""
     await store.heartbeat(W, first=True, info={"name": W})
     accepted = await store.accept(spec())
-    ask = ("claim", accepted.id, W, 60_000, "token", SCHEMA_VERSION)
+    ask = ("job/claim", accepted.id, W, 60_000, "token", SCHEMA_VERSION)
     assert (await store.scripts.call(*ask))[:2] == ["run", 1]
     await store.client.zadd(store.keys("workers"), {W: 1})
     assert (await store.scripts.call(*ask))[:2] == ["run", 1]
     assert (await store.scripts.call(*ask[:4], "another", SCHEMA_VERSION))[0] == "drop"
-    ask = ("claim", (await store.accept(spec())).id, *ask[2:])
+    ask = ("job/claim", (await store.accept(spec())).id, *ask[2:])
     assert await store.scripts.call(*ask) == ["drop", "fenced"]
 
 

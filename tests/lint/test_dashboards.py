@@ -81,7 +81,7 @@ def check_layout(board: Board) -> None:
 def starred_panels() -> list[tuple[str, str]]:
     """Each panel that a runbook names, with the title of its board: the operator's, or the one named before it."""
     found = []
-    text = (ROOT / "docs" / "runbooks.md").read_text().partition("\n## ")[2]
+    text = (ROOT / "docs" / "operate" / "runbooks.md").read_text().partition("\n## ")[2]
     for item in re.split(r"\n\n|\n(?=\d\. )", text):  # a paragraph, or an item of a list
         board = OPERATOR.title
         for name in re.findall(r"\*([^*\n]+)\*", item):

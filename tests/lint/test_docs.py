@@ -133,11 +133,11 @@ def test_commands_and_options_exist() -> None:
 
 
 def test_the_command_finder_finds_them() -> None:
-    found = commands(ROOT / "README.md") + commands(DOCS / "quickstart.md")
+    found = commands(ROOT / "README.md") + commands(DOCS / "use" / "quickstart.md")
     assert ["up", "--port", "8181", "--no-flower"] in found  # inline
     assert ["up", "--model", "Qwen/Qwen2.5-0.5B-Instruct"] in found  # in a block, behind make
     assert ["list"] in found
-    assert ["dead", "list", "--all", "--json"] in commands(DOCS / "how-to" / "retries-and-dead-jobs.md")
+    assert ["dead", "list", "--all", "--json"] in commands(DOCS / "use" / "retries-and-dead-jobs.md")
 
 
 def test_settings_exist() -> None:

@@ -47,18 +47,18 @@ def test_an_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
 
 
 def test_an_alert_says_what_it_is_and_where_its_runbook_is() -> None:
-    runbooks = (ROOT / "docs" / "runbooks.md").read_text()
+    runbooks = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
     for alert, rule in BY_ALERT.items():
         assert re.fullmatch(r"Penstock([A-Z][a-z]+)+", alert)
         assert rule["labels"]["severity"] in {"critical", "warning"}, alert
         notes = rule["annotations"]
         assert set(notes) == {"summary", "description", "runbook"}, alert
-        assert notes["runbook"] == f"docs/runbooks.md#{alert.lower()}"
+        assert notes["runbook"] == f"docs/operate/runbooks.md#{alert.lower()}"
         assert f"\n## {alert}\n" in runbooks
 
 
 def test_every_runbook_has_its_alert() -> None:
-    text = (ROOT / "docs" / "runbooks.md").read_text()
+    text = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
     assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == set(BY_ALERT)
 
 

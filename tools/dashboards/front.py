@@ -83,7 +83,7 @@ STATE = Row(
         number(
             "Alerts firing",
             "short",
-            "Of Penstock's rules; docs/runbooks.md has a section for each.",
+            "Of Penstock's rules; docs/operate/runbooks.md has a section for each.",
             'count(ALERTS{alertstate="firing",alertname=~"Penstock.*"}) or vector(0)',
             (None, GREEN),
             (1, RED),

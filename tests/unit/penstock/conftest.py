@@ -8,12 +8,18 @@ import pytest
 
 from penstock import Penstock, _http
 from penstock._retry import RetryPolicy
-from tests.unit.penstock.double import Double, serving
+from tests.unit.penstock.double import Double, DoubleServer
+
+
+@pytest.fixture(scope="session")
+def double_server() -> Iterator[DoubleServer]:
+    with DoubleServer() as server:
+        yield server
 
 
 @pytest.fixture
-def server() -> Iterator[Double]:
-    with serving() as double:
+def server(double_server: DoubleServer) -> Iterator[Double]:
+    with double_server.serving() as double:
         yield double
 
 

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -17,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.support import wait_until
 from tests.unit.penstock.batch_double import BatchDouble
 
 ID = "job_" + "0" * 31 + "1"
@@ -301,21 +303,41 @@ class Double:
             yield frame
 
 
-@contextmanager
-def serving() -> Iterator[Double]:
-    """Serve a double on a free port, in a thread."""
-    double = Double()
-    routes = [Route("/{path:path}", double.handle, methods=["GET", "POST", "PATCH", "DELETE"])]
-    config = uvicorn.Config(Starlette(routes=routes), port=0, log_level="critical", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.005)
-        double.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        yield double
-    finally:
-        server.should_exit = True
-        thread.join()
+class DoubleServer:
+    """Serves one double after the other on a free port, in a thread, until the block ends."""
+
+    def __init__(self) -> None:
+        self._double: Double | None = None
+        routes = [Route("/{path:path}", self._handle, methods=["GET", "POST", "PATCH", "DELETE"])]
+        config = uvicorn.Config(
+            Starlette(routes=routes), port=0, log_level="critical", lifespan="off", ws="none"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, name="double")
+
+    async def _handle(self, request: Request) -> Response:
+        if self._double is None:  # a client of a test that is over
+            return Response(status_code=503)
+        return await self._double.handle(request)
+
+    @contextmanager
+    def serving(self) -> Iterator[Double]:
+        """Make a double and answer with it while the block runs."""
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self._double = Double(url=f"http://127.0.0.1:{port}")
+        try:
+            yield self._double
+        finally:
+            self._double = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(lambda: self._server.started or not self._thread.is_alive())
+        assert self._server.started
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
