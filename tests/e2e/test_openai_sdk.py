@@ -11,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.stacks import Stack
+from tests.pace import Pace
 from tests.support import wait_until
 
 MODEL = "tiny-random"
@@ -210,12 +211,16 @@ def running_in_engine(stack: Stack) -> float:
 
 
 def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Stack) -> None:
+    pace = Pace()
     stream = client.chat.completions.create(
         model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}
     )
     first = next(iter(stream))
     stream.close()
     job_id = first.id.removeprefix("chatcmpl-")
-    wait_until(lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled", 5)
+    wait_until(
+        lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled",
+        pace.stretch(5),
+    )
     client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)  # a step, which reports
-    wait_until(lambda: running_in_engine(vllm_stack) == 0, 5)
+    wait_until(lambda: running_in_engine(vllm_stack) == 0, pace.stretch(5))
