@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 
+_LEAST_NS = 1_000_000
+"""A thread that ran for less has shown nothing."""
+
+
 class Pace:
     """Measures from its construction on. A busy machine lets a thread wait for a CPU; an idle one does not."""
 
@@ -15,7 +19,7 @@ class Pace:
         """Return how long what takes ``seconds`` on an idle machine may have taken: by as much as this thread waited."""
         ran_ns, waited_ns = _scheduled()
         ran_ns, waited_ns = ran_ns - self._ran_ns, waited_ns - self._waited_ns
-        return seconds * (1 + waited_ns / max(ran_ns, 1))
+        return seconds * (1 + waited_ns / max(ran_ns, _LEAST_NS))
 
 
 def _scheduled() -> tuple[int, int]:
