@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 _LEAST_NS = 1_000_000
 """A thread that ran for less has shown nothing."""
 
