@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import structlog
 
@@ -14,9 +13,8 @@ from api.bulk.coordinator import Coordinator
 from api.services import Services
 from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
-from broker.observe import Observer
+from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
-from monitoring.metrics import WorkerState
 
 log = structlog.get_logger(__name__)
 
@@ -115,10 +113,10 @@ async def _look_around(services: Services, looked: asyncio.Event) -> None:
         try:
             await catalogue.refresh()
             seen.take_queues(await observer.queues(catalogue.pools))
-            seen.take_workers(map(_worker_state, catalogue.alive), catalogue.pools)
+            seen.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
-                facts = await observer.server()
+                facts = await observer.redis()
                 if facts is not None:
                     seen.take_redis(facts)
         except StoreUnavailableError as error:
@@ -134,15 +132,3 @@ async def _look_around(services: Services, looked: asyncio.Event) -> None:
             away = False
             looked.set()
         await asyncio.sleep(services.settings.catalogue_refresh_s)
-
-
-def _worker_state(worker: Mapping[str, Any]) -> WorkerState:
-    """Read what a worker said of itself with its last heartbeat; one of an earlier version does not tell of batches."""
-    jobs = (worker.get("running") or 0) - (worker.get("chunks") or 0)
-    return WorkerState(
-        worker["incarnation"],
-        worker.get("pool", "default"),
-        worker.get("state", "ready"),
-        max(0, jobs) + (worker.get("rows") or 0),
-        worker.get("capacity") or 0,
-    )

@@ -22,8 +22,8 @@ from broker.batches import BatchStore
 from broker.catalogue import Catalogue
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
-from broker.events.ask import Asker
 from broker.events.hub import EventHub
+from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import Accepted, JobStore
 from jobs.ids import make_id, make_job_id
@@ -57,7 +57,7 @@ class Services:
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
         self.catalogue = Catalogue(self.store, settings.default_model)
-        self.asker = Asker(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
+        self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
         self.files = FileStore(self.store)
         self.batches = batch_store(self.store, settings)
         self._storage: Storage | None = None

@@ -75,7 +75,7 @@ class Dropped:
 class Attempts:
     """The transitions of a job that a worker carries out. Part of :class:`broker.jobs.JobStore`."""
 
-    _run: ScriptRunner
+    scripts: ScriptRunner
     _retry: RetryPolicy
     _retention_ms: int
     _lease_ttl_ms: int
@@ -91,7 +91,7 @@ class Attempts:
         token = uuid.uuid4().hex
         while True:
             try:
-                reply = await self._run.call(
+                reply = await self.scripts.call(
                     "job/claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
                 )
                 break
@@ -126,7 +126,7 @@ class Attempts:
         flat: list[Arg] = []
         for entry in entries:
             flat.extend(entry)
-        return frozenset(await self._run.call("job/append", *flat))
+        return frozenset(await self.scripts.call("job/append", *flat))
 
     async def finish(
         self,
@@ -160,7 +160,7 @@ class Attempts:
         flat: list[Arg] = []
         for seq, payload in tail:
             flat += (seq, payload)
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/finish",
             claim.id,
             claim.attempt,
@@ -227,7 +227,7 @@ class Attempts:
         result: bytes = b"",
         delay_ms: int = 0,
     ) -> JobState | None:
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/release",
             claim.id,
             claim.attempt,
@@ -263,11 +263,13 @@ class Attempts:
         slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
         bulk_slots = min(slots, facts.get("bulk_capacity", slots))
         place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
-        reply = await self._run.call("worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place)
+        reply = await self.scripts.call(
+            "worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place
+        )
         if reply[0] == 0:
             return None
         return dict(zip(reply[1::2], reply[2::2], strict=True))
 
     async def bury(self, worker: str) -> None:
         """End a worker's lease: it has ended. Jobs it left are taken over in the next round."""
-        await self._run.call("worker/bury", worker)
+        await self.scripts.call("worker/bury", worker)

@@ -63,7 +63,7 @@ class ChunkStore:
 
     async def ledger(self, spec: ChunkSpec) -> str | None:
         """Read what of a chunk is committed; None: it is done, or not there."""
-        raw = await self._store.ask(
+        raw = await self._store.execute(
             self._store.client.hget(self._store.keys("batch_open", spec.batch), str(spec.chunk))
         )
         return None if raw is None else str(json.loads(raw)["ledger"])

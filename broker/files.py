@@ -67,7 +67,9 @@ class FileStore:
 
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
-        return _file(await self._store.ask(self._store.client.hmget(self._keys("file", file_id), _FIELDS)))
+        return _file(
+            await self._store.execute(self._store.client.hmget(self._keys("file", file_id), _FIELDS))
+        )
 
     async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
         """Forget a file and mark its object for deletion. False: there was none, or it has not expired.
@@ -97,30 +99,30 @@ class FileStore:
         pipe = self._store.client.pipeline(transaction=False)
         for file_id in ids:
             pipe.hmget(self._keys("file", file_id), _FIELDS)
-        rows = await self._store.ask(pipe.execute()) if ids else []
+        rows = await self._store.execute(pipe.execute()) if ids else []
         return [file for values in rows if (file := _file(values))], more
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Return ids of files whose time has passed."""
-        seconds, micros = await self._store.ask(self._store.client.time())
+        seconds, micros = await self._store.execute(self._store.client.time())
         now = seconds * 1000 + micros // 1000
         key = self._keys("files_expiry")
-        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
+        return list(await self._store.execute(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
 
     async def trash(self, limit: int = 100) -> list[str]:
         """Return keys of objects that are to be deleted."""
         key = self._keys("files_trash")
-        return list(await self._store.ask(self._store.client.srandmember(key, limit)))
+        return list(await self._store.execute(self._store.client.srandmember(key, limit)))
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Put objects of no file into the trash."""
         if keys:
-            await self._store.ask(self._store.client.sadd(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.sadd(self._keys("files_trash"), *keys))
 
     async def emptied(self, keys: Sequence[str]) -> None:
         """Note that objects are gone from storage."""
         if keys:
-            await self._store.ask(self._store.client.srem(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.srem(self._keys("files_trash"), *keys))
 
 
 async def page_of_ids(

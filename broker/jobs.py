@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -29,6 +29,7 @@ from broker.queues import QueueControl
 from broker.registry import Registry
 from broker.settings import BrokerSettings
 from jobs.batches import CHUNK_ENDPOINT
+from jobs.facts import Reaped
 from jobs.model import SCHEMA_VERSION, JobSpec
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
@@ -60,21 +61,6 @@ class Accepted:
     run_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What one round of the reaper did, in jobs; and the first ids of those that it took from lost workers."""
-
-    requeued: int
-    failed: int
-    repushed: int
-    expired: int
-    retired: int
-    due: int
-    aged: int
-    requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
-    failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
-
-
 class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
@@ -88,13 +74,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
-        self._run = ScriptRunner(client, self.keys)
+        self.scripts = ScriptRunner(client, self.keys)
         self._ahead_ms: int | None = None  # Redis's clock, of this process's
-
-    @property
-    def scripts(self) -> ScriptRunner:
-        """The scripts, for the stores of other things on the same connection."""
-        return self._run
 
     @property
     def retention_ms(self) -> int:
@@ -134,7 +115,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         while True:
             if self._ahead_ms is not None:
                 facts["not_after_ms"] = give_up_at + self._ahead_ms
-            reply = await self._run.call("job/accept", _pack(facts), spec.body)
+            reply = await self.scripts.call("job/accept", _pack(facts), spec.body)
             if reply[0] == "accepted":
                 self._ahead_ms = reply[2] - _now_ms()
             if reply[0] != "late":
@@ -178,17 +159,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
-        reply = await self._run.call("job/cancel", job_id, self._retention_ms)
+        reply = await self.scripts.call("job/cancel", job_id, self._retention_ms)
         return None if reply is None else JobState(reply)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
         """Have the job's events published to the api process ``sink`` from now on. Returns its state or None."""
-        reply = await self._run.call("job/watch", job_id, sink)
+        reply = await self.scripts.call("job/watch", job_id, sink)
         return None if reply is None else JobState(reply)
 
     async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return bool(await self._run.call("worker/drain", worker, _or_empty(timeout_s)))
+        return bool(await self.scripts.call("worker/drain", worker, _or_empty(timeout_s)))
 
     # ---- everybody ---------------------------------------------------------------------------------------------
 
@@ -198,7 +179,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         times = (s.lease_ttl_s, s.requeue_grace_s, 5 * s.reap_interval_s)
         lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
         ageing_ms = int(s.ageing_s * 1000)
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
         )
         *counts, requeued_ids, failed_ids = reply
@@ -206,7 +187,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def aclose(self) -> None:
         """Send what is pending and close the connections."""
-        await self._run.aclose()
+        await self.scripts.aclose()
         await self.client.aclose()
 
 

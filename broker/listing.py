@@ -63,7 +63,7 @@ class JobListings(JobLookups):
         """Return a job with its position where it is queued. Many at once share a round trip."""
         if job.state is not JobState.QUEUED:
             return job
-        place = await self._run.call("queue/position", job.id)
+        place = await self.scripts.call("queue/position", job.id)
         return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def list_dead(
@@ -113,7 +113,9 @@ class JobListings(JobLookups):
         offset = examined = 0
         last_seen = at
         while examined < _MOST_EXAMINED:
-            rows: list[Any] = await self._ask(find(index, *bounds, start=offset, num=_STEP, withscores=True))
+            rows: list[Any] = await self.execute(
+                find(index, *bounds, start=offset, num=_STEP, withscores=True)
+            )
             offset += len(rows)
             entries = [(int(score), job_id) for job_id, score in rows]
             if at is not None:
@@ -121,7 +123,7 @@ class JobListings(JobLookups):
             pipe = self.client.pipeline(transaction=False)
             for _, job_id in entries:
                 pipe.hmget(self.keys("job", job_id), list(FIELDS))
-            for entry, values in zip(entries, await self._ask(pipe.execute()), strict=True):
+            for entry, values in zip(entries, await self.execute(pipe.execute()), strict=True):
                 job = to_job(values)
                 examined += 1
                 last_seen = entry

@@ -81,17 +81,17 @@ class QueueControl(JobLookups):
         Returns:
             The state it is in: any other than queued, and it was left alone. None: there is no such job.
         """
-        reply = await self._run.call("job/move", job_id, lane or "", int(top))
+        reply = await self.scripts.call("job/move", job_id, lane or "", int(top))
         return None if reply is None else JobState(reply)
 
     async def pause(self, pool: str, *, paused: bool) -> bool:
         """Let nothing more down to a pool's workers, or go on. What runs goes on. Returns whether that changed anything."""
-        return bool(await self._run.call("queue/pause", pool, int(paused)))
+        return bool(await self.scripts.call("queue/pause", pool, int(paused)))
 
     async def purge(self, pool: str, lane: Lane) -> int:
         """Cancel what waits in a lane, and return how many jobs that were."""
         purged = 0
-        while count := await self._run.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
+        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
             purged += count
         return purged
 
@@ -111,16 +111,16 @@ class QueueControl(JobLookups):
         pipe.delete(self.keys("limits"))
         if given:
             pipe.hset(self.keys("limits"), mapping=given)
-        await self._ask(pipe.execute())
+        await self.execute(pipe.execute())
 
     async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int, int | None]:
         """Tell where a new job would stand: jobs before it, and milliseconds to its start (None: nothing was measured)."""
-        position, eta_ms, _ = await self._run.call("queue/position", "", pool, lane, tenant)
+        position, eta_ms, _ = await self.scripts.call("queue/position", "", pool, lane, tenant)
         return position, known(eta_ms)
 
     async def queues(self, pools: Sequence[str]) -> tuple[PoolView, ...]:
         """Look at the queues of these pools."""
-        seconds, micros = await self._ask(self.client.time())
+        seconds, micros = await self.execute(self.client.time())
         now_ms = seconds * 1000 + micros // 1000
         return tuple([await self._pool(pool, now_ms) for pool in sorted(pools)])
 
@@ -136,7 +136,7 @@ class QueueControl(JobLookups):
             pipe.zcard(self.keys("queued", queue))
             pipe.zcard(self.keys("window", queue))
             pipe.zrange(self.keys("queued", queue), 0, 0, withscores=True)
-        paused, rate, max_active, admitted, waiting, *counts = await self._ask(pipe.execute())
+        paused, rate, max_active, admitted, waiting, *counts = await self.execute(pipe.execute())
         admitted = {name: int(count) for name, count in admitted.items()}
         waiting = {name: int(count) for name, count in waiting.items()}
         lanes = []

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import structlog
 
 from broker.db.errors import StoreUnavailableError
-from broker.jobs import JobStore, Reaped
+from broker.jobs import JobStore
+from jobs.facts import Reaped
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from broker.lookups import JobLookups
 class Registry(JobLookups):
     """The workers and the models of every pool. Part of :class:`broker.jobs.JobStore`."""
 
-    _run: ScriptRunner
+    scripts: ScriptRunner
     _lease_ttl_ms: int
 
     async def register(
@@ -47,7 +47,7 @@ class Registry(JobLookups):
             for name, said in models.items()
         }
         serves = json.dumps(sorted([name, said.get("max_model_len")] for name, said in models.items()))
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "worker/register",
             worker,
             self._lease_ttl_ms,
@@ -76,7 +76,7 @@ class Registry(JobLookups):
 
     async def models(self) -> list[dict[str, Any]]:
         """Read what every pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
-        rows = await self._ask(self.client.hgetall(self.keys("models")))
+        rows = await self.execute(self.client.hgetall(self.keys("models")))
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
@@ -89,22 +89,22 @@ class Registry(JobLookups):
 
     async def paused(self) -> frozenset[str]:
         """Read which pools are paused."""
-        return frozenset(await self._ask(self.client.smembers(self.keys("paused"))))
+        return frozenset(await self.execute(self.client.smembers(self.keys("paused"))))
 
     async def workers(self) -> list[dict[str, Any]]:
         """Read what every worker with a live lease says of itself (``name``, ``pool``, ``models``, ...).
 
         ``running`` is counted now; all else is as of its last heartbeat.
         """
-        seconds, _ = await self._ask(self.client.time())
-        names = await self._ask(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
+        seconds, _ = await self.execute(self.client.time())
+        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
         if not names:
             return []
         pipe = self.client.pipeline(transaction=False)
         for name in names:
             pipe.hget(self.keys("worker", name), "info")
             pipe.scard(self.keys("worker_jobs", name))
-        replies = await self._ask(pipe.execute())
+        replies = await self.execute(pipe.execute())
         return [
             json.loads(info) | {"incarnation": name, "running": running}
             for name, info, running in zip(names, replies[::2], replies[1::2], strict=True)

@@ -12,6 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from jobs.facts import Reaped
+
 LATENCY_BUCKETS_S = (
     0.005,
     0.01,
@@ -33,7 +35,7 @@ LATENCY_BUCKETS_S = (
 """From a cached look-up to a long generation."""
 
 REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
-"""What a round of the reaper does to jobs, as ``broker.jobs.Reaped`` names it."""
+"""What a round of the reaper does to jobs: counts of :class:`jobs.facts.Reaped`."""
 
 OTHER_TENANT = "other"
 """The label of every tenant that has none of its own."""
@@ -119,12 +121,12 @@ class ReaperMetrics:
         for action in REAPER_ACTIONS:
             self.reaped.labels(action)
 
-    def count(self, done: object) -> None:
-        """Count a round: ``done`` has an attribute for each of :data:`REAPER_ACTIONS`."""
+    def count(self, done: Reaped) -> None:
+        """Count a round."""
         for action in REAPER_ACTIONS:
             if jobs := getattr(done, action):
                 self.reaped.labels(action).inc(jobs)
-        self.takeovers.inc(getattr(done, "requeued") + getattr(done, "failed"))  # noqa: B009 - any such object
+        self.takeovers.inc(done.requeued + done.failed)
 
 
 @dataclass(frozen=True, slots=True)
