@@ -34,7 +34,7 @@ class ApiServer:
     @property
     def services(self) -> Any:
         """The application's services, for a look inside."""
-        return self._server.config.app.state.services  # type: ignore[union-attr]
+        return self._server.config.app.state.services
 
     def __enter__(self) -> Self:
         self._thread.start()

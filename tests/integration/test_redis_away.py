@@ -43,7 +43,7 @@ from tests.support import eventually, free_port, new_id, wait_until
 pytestmark = pytest.mark.asyncio
 
 CAPACITY = 8
-LEASE = {"lease_ttl_s": 4.0, "heartbeat_s": 0.5, "reap_interval_s": 0.2}
+LEASE: dict[str, Any] = {"lease_ttl_s": 4.0, "heartbeat_s": 0.5, "reap_interval_s": 0.2}
 RETURN_S = 15.0
 """Within this time of its return, jobs run again."""
 
@@ -271,7 +271,7 @@ async def test_killed(site: Site, http: httpx.AsyncClient) -> None:
 
 async def read_events(http: httpx.AsyncClient, job_id: str) -> list[Any]:
     """Follow a job to its end, resuming where the stream was cut."""
-    parser, found = SSEParser(""), []
+    parser, found = SSEParser(""), list[Any]()
     while True:
         headers = {"last-event-id": found[-1].id} if found else {}
         async with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as got:

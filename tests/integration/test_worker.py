@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -222,7 +223,7 @@ async def test_a_frozen_worker_writes_nothing_when_it_wakes_and_ends(store: JobS
 
 async def test_events_speak_of_jobs(store: JobStore, ready, broker_settings: BrokerSettings) -> None:
     app = make_celery(broker_settings.redis_url, broker_settings.namespace)
-    state = State()
+    state: Any = State()
     stop = threading.Event()
 
     def receive() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 QUICK = {"retry_base_s": 0.2, "reap_interval_s": 0.1}
 
 
-async def partial(store: JobStore, job_id: str) -> dict[str, object]:
+async def partial(store: JobStore, job_id: str) -> dict[str, Any]:
     stored = await store.result(job_id)
     assert stored.partial is not None
     return json.loads(stored.partial)
