@@ -1,4 +1,4 @@
-"""Reading jobs and queues: single commands and pipelines, no transitions."""
+"""Reads of jobs and queues: single commands and pipelines, no transitions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from jobs.states import JobState
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A finished job's HTTP status, its response body, and how far the response of one that did not succeed went.
-
-    None for what there is not.
-    """
+    """A finished job's HTTP status and response body, and the partial response of a job that did not succeed."""
 
     status: int | None
     body: bytes | None
@@ -31,12 +28,12 @@ class StoredResult:
 
 
 def known(number: int) -> int | None:
-    """Return a script's number; None for its -1."""
+    """Return a number from a script, in which -1 stands for None."""
     return None if number < 0 else number
 
 
 class JobLookups:
-    """What may be asked of the store. Every method raises ``StoreUnavailableError`` when Redis cannot be reached."""
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
 
     client: Redis
     keys: Keys
@@ -59,9 +56,9 @@ class JobLookups:
         return StoredResult(None if status is None else int(status), body, partial)
 
     async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
-        """Read what a job was submitted as, to be accepted again as ``new_id``. None: there is no such job.
+        """Return a job's submission, to be accepted again as ``new_id``. None: there is no such job.
 
-        What it had of limits it has again, counted anew; the lane, the pool and the owner stay. The trace is the old one's.
+        Its time limits start anew; lane, pool, tenant and trace stay.
 
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
@@ -92,17 +89,17 @@ class JobLookups:
         )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
-        """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload)."""
+        """Read a streamed job's log after the entry ``after`` (``0-0``: all of it): (entry id, payload)."""
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
         return [(eid, fields["p"]) for eid, fields in rows]
 
     async def log_entry(self, job_id: str, eid: str) -> str | None:
-        """Read the payload of one entry of a streamed job's log; None: there is none."""
+        """Read the payload of one entry of a streamed job's log; None: there is no such entry."""
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), eid, eid))
         return rows[0][1]["p"] if rows else None
 
     async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> bool:
-        """Publish the Celery envelope (see :mod:`broker.celery.envelope`), without which no job is accepted.
+        """Publish the Celery envelope (see :mod:`broker.celery.envelope`); without it no job is accepted.
 
         Returns:
             Whether it was written.

@@ -110,7 +110,7 @@ class BrokerSettings(BaseSettings):
     )
     retry_base_s: Seconds = Field(
         1.0,
-        description="Delay before the second attempt of a job whose engine failed; it doubles with each attempt, with jitter.",
+        description="Delay before the second attempt of a job whose engine failed; doubles with each attempt, with jitter.",
     )
     retry_max_s: Seconds = Field(60.0, description="Longest delay between attempts.")
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
@@ -124,16 +124,16 @@ class BrokerSettings(BaseSettings):
         None,
         ge=1,
         validation_alias=named("max_active"),
-        description="Jobs of one pool on its engines at once, even if its workers have more slots; default: no limit but the slots.",
+        description="Jobs of one pool on its engines at once, even if its workers have more slots; default: no such limit.",
     )
     queue_mode: Literal["queue", "reject"] = Field(
         "queue",
         validation_alias=named("queue_mode"),
-        description="queue: a job that cannot start at once waits. reject: it is answered 429 `gpu_busy`; `bulk` still waits.",
+        description="queue: a job that cannot start at once waits. reject: it is answered 429 `gpu_busy`, except in `bulk`.",
     )
     infeasible_deadline: Literal["warn", "refuse"] = Field(
         "warn",
-        description="warn: a job that will probably miss its deadline is accepted with a warning. refuse: it is answered 400.",
+        description="A job that by estimate misses its deadline is accepted with a warning (warn) or answered 400 (refuse).",
     )
     ageing_s: float = Field(
         600.0,
@@ -191,7 +191,7 @@ class BrokerSettings(BaseSettings):
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Collector that receives traces as OTLP over HTTP, for example http://collector:4318; default: no traces. "
+        description="Collector that receives traces as OTLP over HTTP, such as http://collector:4318; default: no traces. "
         "OpenTelemetry's own variables (`OTEL_*`) work too.",
     )
     trace_ratio: float = Field(
@@ -203,7 +203,7 @@ class BrokerSettings(BaseSettings):
     trace_max_per_s: float = Field(
         20.0,
         ge=0.0,
-        description="Most new traces recorded per second and api process, so that they cost little under load; 0: no limit.",
+        description="Most new traces recorded per second and api process, to bound their cost under load; 0: no limit.",
     )
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."

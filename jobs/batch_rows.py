@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.failures import FAILURES, FailureCode, code_for_status
 
 
@@ -98,14 +99,8 @@ _encode = msgspec.json.Encoder().encode
 _null = msgspec.Raw(b"null")
 _left_out = (_null, msgspec.Raw(b"false"))
 
-_PROMPTS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt", "prompt_embeds"),
-    "/v1/embeddings": ("input", "messages"),
-    "/v1/responses": ("input",),
-}
 _NOT_HERE = {
-    "/v1/responses": {
+    RESPONSES: {
         "background": "a batch already runs in the background, and writes its answers to its output file",
         "previous_response_id": "responses are not stored; put the earlier turns into input",
         "conversation": "conversations are not stored; put the earlier turns into input",
@@ -184,7 +179,7 @@ def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
         if getattr(body, field) not in _left_out:
             message = f"body.{field}: {why}"
             return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{field}")
-    fields = _PROMPTS[endpoint]
+    fields = ENDPOINTS[endpoint].prompt_fields
     if all(getattr(body, field) == _null for field in fields):
         message = f"body.{fields[0]}: Field required"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{fields[0]}")
@@ -240,8 +235,8 @@ _QUOTED = 500
 def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
     """Return an engine's answer as it is if its body is one JSON value; otherwise as an error that quotes it.
 
-    A proxy in front of a server may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status;
-    any other status becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
+    A proxy may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status; any other status
+    becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
     """
     try:
         body.decode()

@@ -8,16 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobs.lanes import Lane
-from jobs.model import ENDPOINTS
-
-RESPONSES = "/v1/responses"
-"""An endpoint that only rows of batches may call."""
-
-BATCH_ENDPOINTS = (*ENDPOINTS, RESPONSES)
-"""The endpoints whose requests a batch may hold."""
-
-CHUNK_ENDPOINT = "/v1/batches/chunk"
-"""The endpoint of a chunk's job: internal, so no client can submit it."""
 
 
 class BatchStatus(StrEnum):

@@ -89,7 +89,7 @@ class Offer:
 
 
 def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Offer]:
-    """Order the pools for a job: pools with a live worker first, paused pools after others, then by free slots, then by name.
+    """Order the pools for a job: pools with a live worker first, paused pools later, then by free slots, then by name.
 
     Args:
         offers: the pools that serve its model.

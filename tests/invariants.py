@@ -1,4 +1,4 @@
-"""What must hold of the queue's keys at any moment: the invariants of ``broker/lua/_queue.lua``."""
+"""What must hold of the queue's keys at any moment: the invariants of ``broker/lua/queue/_queue.lua``."""
 
 from __future__ import annotations
 

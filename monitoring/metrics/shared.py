@@ -15,15 +15,15 @@ from monitoring.metrics.common import TenantNames
 
 WORKER_STATES = ("ready", "draining")
 UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
-"""How jobs end without a worker, and with which code; other codes are those of an identical job that ran."""
+"""State and code of jobs that end without a worker; other codes come from an identical job that ran."""
 
 
 class SharedState:
-    """Gauges of what is in Redis, and counters of workers that came and went.
+    """Gauges of the contents of Redis, and counters of workers that joined and left.
 
     Args:
         registry: where to register.
-        tenants: whose waiting jobs are counted by name.
+        tenants: tenants whose waiting jobs are counted by name.
     """
 
     def __init__(self, registry: CollectorRegistry, tenants: TenantNames | None = None) -> None:
@@ -150,7 +150,7 @@ class SharedState:
             self.persistence_ok.labels(kind)
 
     def take_queues(self, facts: QueueFacts) -> None:
-        """Take what the queues hold."""
+        """Take the facts of the queues."""
         for (pool, lane), depth in facts.depths.items():
             self.queue_depth.labels(pool, lane).set(depth)
             self.oldest.labels(pool, lane).set(max(0.0, facts.oldest_s.get((pool, lane), 0.0)))
@@ -171,7 +171,7 @@ class SharedState:
         self._take_ends(facts)
 
     def _take_ends(self, facts: QueueFacts) -> None:
-        """Count on from what was seen last; a Redis that came back empty begins at 0."""
+        """Add the ends since the last time; a Redis that came back empty starts at 0."""
         at_0 = {(*place, *end): 0 for place in facts.depths for end in UNATTENDED_ENDS}
         for labels, jobs in (at_0 | dict(facts.ended)).items():
             before = self._counted.get(labels, 0)
@@ -179,11 +179,11 @@ class SharedState:
             self._counted[labels] = jobs
 
     def take_workers(self, workers: Iterable[WorkerFacts], pools: Iterable[str]) -> None:
-        """Take who is alive.
+        """Take the live workers.
 
         Args:
             workers: every worker with a live lease.
-            pools: every known pool, so that one without workers says 0.
+            pools: every known pool, so that the series of a pool without workers are 0.
         """
         workers = list(workers)
         self._pools |= {*pools, *(worker.pool for worker in workers)}
@@ -198,9 +198,7 @@ class SharedState:
             self.joined.labels(pool)
             self.left.labels(pool)
         now = {worker.incarnation: worker.pool for worker in workers}
-        if (
-            self._seen is not None
-        ):  # those that are there at this process's first look have not joined under its eyes
+        if self._seen is not None:  # workers present at this process's first look did not join now
             for incarnation in now.keys() - self._seen.keys():
                 self.joined.labels(now[incarnation]).inc()
             for incarnation in self._seen.keys() - now.keys():

@@ -42,7 +42,9 @@ async def test_two_pools_with_the_same_model_and_one_with_another(broker_setting
             on_cpu = run(placement={"device": "cpu"})  # the default model
             assert (on_cpu.model, on_cpu.pool, on_cpu.worker.partition("@")[0]) == ("m", "cheap", "cheap")
             assert run(model="n").worker.startswith("other@")
-            with pytest.raises(BadRequestError, match=r"there is cheap: cpu, .* GB; fast: NVIDIA H100") as no:
+            with pytest.raises(
+                BadRequestError, match=r"its pools have cheap: cpu, .* GB; fast: NVIDIA H100"
+            ) as no:
                 client.submit({"messages": MESSAGES}, model="m", placement={"device": "b200"})
             assert no.value.code == "no_such_device"
             assert {w.device for w in client.workers()} == {"cpu", "NVIDIA H100 80GB HBM3"}

@@ -75,7 +75,7 @@ CONFINED = {
     "obstore": ("storage/",),
     "vllm": ("workers/engines/vllm/engine.py",),
     "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
-    "opentelemetry": ("monitoring/tracing.py", "monitoring/otlp.py"),
+    "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }
 """Where a library may be imported."""

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from broker.attempts import DRAIN
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
@@ -27,6 +26,7 @@ from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
+from broker.registry import DRAIN
 from jobs.placement import Device
 from jobs.retry import RetryPolicy
 from monitoring import failpoints
