@@ -38,6 +38,7 @@ COMMON = {
     "shutdown_grace_s": 1,
     "sse_ping_s": 2,
     "drain_timeout_s": 1.5,
+    "batch_lease_s": 2.0,
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {
@@ -246,12 +247,12 @@ class Stack:
                     return True
         return False
 
-    def busiest(self) -> Child:
-        """The worker with the most jobs now."""
+    def jobs_held(self) -> dict[Child, int]:
+        """How many jobs each worker has now."""
         with self.admin() as client:
             names = client.zrange(self.keys("workers"), 0, -1)
             jobs = {int(name.split("-")[-2]): client.scard(self.keys("worker_jobs", name)) for name in names}
-        return max(self.workers, key=lambda worker: jobs.get(worker.life.pid, 0))
+        return {worker: jobs.get(worker.life.pid, 0) for worker in self.workers}
 
     async def heal(self) -> None:
         """Bring back whatever is down, without failpoints, and wait until all of it serves."""

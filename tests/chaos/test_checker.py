@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 from collections.abc import Callable
@@ -27,10 +26,11 @@ def broken(faults: Round, tamper: Callable[[Redis, Ledger], None]) -> set[str]:
     return {one["invariant"] for one in ledger.violations}
 
 
+@pytest.mark.xdist_group("chaos")
 @pytest.mark.asyncio(loop_scope="session")
 async def test_what_is_broken_on_purpose_is_seen(stack, a_round) -> None:
     async with a_round(mix={"poll": 2, "follow": 1, "keyed": 1}) as faults:
-        await asyncio.sleep(2.5)
+        await faults.work(40)
     faults.assert_kept()
     assert broken(faults, lambda client, ledger: None) == set()
     keys = stack.keys

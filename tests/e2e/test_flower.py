@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, Error, Page, expect
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.support import wait_until
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("stack")]
+
 
 def submit(stack: Stack, **body) -> str:
     payload = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}]} | body

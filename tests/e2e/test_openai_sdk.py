@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.stacks import Stack
+from tests.pace import Pace
 from tests.support import wait_until
 
 MODEL = "tiny-random"
@@ -29,6 +27,9 @@ TOOL = {
         },
     },
 }
+
+
+pytestmark = pytest.mark.xdist_group("vllm")
 
 
 @pytest.fixture(scope="module")
@@ -203,55 +204,23 @@ def test_a_prompt_one_token_too_long_never_enters_the_queue(
 
 
 def running_in_engine(stack: Stack) -> float:
-    log = (stack.data_dir / "logs" / "worker.log").read_text()
-    url = [word for word in log.split() if word.startswith("metrics=")][-1].removeprefix("metrics=")
-    lines = httpx.get(url).text.splitlines()
+    (group,) = httpx.get(f"{stack.url}/v1/metrics/targets").json()
+    (target,) = group["targets"]
+    lines = httpx.get(f"http://{target}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
 
 def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Stack) -> None:
+    pace = Pace()
     stream = client.chat.completions.create(
         model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}
     )
     first = next(iter(stream))
     stream.close()
     job_id = first.id.removeprefix("chatcmpl-")
-    wait_until(lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled", 5)
+    wait_until(
+        lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled",
+        pace.stretch(5),
+    )
     client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)  # a step, which reports
-    wait_until(lambda: running_in_engine(vllm_stack) == 0, 5)
-
-
-def test_a_killed_engine_costs_an_attempt_and_no_job(vllm_stack: Stack) -> None:
-    body = {"model": MODEL, "messages": HELLO, "max_tokens": 3800, "ignore_eos": True}
-    http = httpx.Client(timeout=30)
-    jobs = [http.post(f"{vllm_stack.url}/v1/jobs", json={"input": body}).json()["id"] for _ in range(3)]
-
-    def now(job_id: str) -> dict:
-        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()
-
-    def state(job_id: str) -> dict:
-        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}", params={"wait": 5}).json()
-
-    wait_until(lambda: all(now(job_id)["state"] != "queued" for job_id in jobs))
-    assert [now(job_id)["state"] for job_id in jobs] == ["running"] * 3
-    worker = now(jobs[0])["worker"]
-    os.kill(engine_core(int(worker.rsplit("-", 2)[1])), signal.SIGKILL)
-    for job_id in jobs:
-        assert wait_until(lambda job_id=job_id: state(job_id)["state"] not in {"queued", "running"}, 120)
-        job = state(job_id)
-        assert (job["state"], job["attempt"]) == ("succeeded", 2)
-        assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
-    http.close()
-
-
-def engine_core(worker_pid: int) -> int:
-    """Return the pid of the worker's engine process."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            command = (stat.parent / "cmdline").read_text()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == worker_pid and "EngineCore" in command:
-            return int(stat.parent.name)
-    raise AssertionError(f"worker {worker_pid} has no engine process")
+    wait_until(lambda: running_in_engine(vllm_stack) == 0, pace.stretch(5))

@@ -25,7 +25,7 @@ TOOL = {
     },
 }
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 def request_of(ident: str, **body: object) -> EngineRequest:
