@@ -1,32 +1,33 @@
-"""The application: routes, errors, metrics, and the lifespan that keeps it company."""
+"""The application: its routes, middleware, error handlers and lifespan."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Response
 
-from api.access.authenticate import Keys
-from api.admission.schema import SCHEMAS, STREAMING
-from api.background import upkeep
-from api.batches import extensions as batches_more
-from api.batches import routes as batches_routes
-from api.files import routes as files_routes
-from api.http import errors
+from api.access.authenticate import Authenticate
+from api.admission.schema import SCHEMAS
+from api.background import run_background
+from api.batches import extensions as batch_extensions
+from api.batches import routes as batches
+from api.files import routes as files
+from api.http import handlers
 from api.http.openapi import describe
-from api.jobs import retry as retry_routes
-from api.jobs import routes as jobs_routes
+from api.jobs import move as jobs_move
+from api.jobs import retry as jobs_retry
+from api.jobs import routes as jobs
 from api.jobs.schema import JobRequest
-from api.middleware.metrics import UNMATCHED, Measure
+from api.middleware.guard import Guard
+from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
-from api.openai import routes as openai_routes
-from api.operations import health
-from api.operations import queues as queues_routes
-from api.operations import targets as targets_route
-from api.operations import workers as workers_routes
+from api.openai import models as openai_models
+from api.openai import routes as openai
+from api.operations import health, queues, targets, workers
 from api.services import Services
 from api.settings import ApiSettings
+from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 
@@ -37,62 +38,62 @@ TAGS = [
         "name": "openai",
         "description": "OpenAI-compatible endpoints. Each call runs as a job, before all others.",
     },
-    {"name": "jobs", "description": "Submit now, fetch later; or follow the job's events."},
+    {"name": "jobs", "description": "Submit a job now and fetch its result later, or follow its events."},
     {
         "name": "batches",
-        "description": "OpenAI's Files and Batches: millions of requests from a file, each once.",
+        "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
     {"name": "operations", "description": "Queues, workers, health and metrics."},
 ]
 
+# The OpenAI routes come first: the router tries one after the other.
+ROUTES = {
+    "openai": (openai, openai_models),
+    "jobs": (jobs, jobs_retry, jobs_move),
+    "batches": (files, batches, batch_extensions),
+    "operations": (workers, queues, targets, health),
+}
+"""The modules that add routes, by their tag."""
 
-def create_app(settings: ApiSettings) -> FastAPI:
-    """Build the application. Nothing is connected before its lifespan starts.
+
+def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
+    """Build the application. It connects to nothing before its lifespan starts.
 
     Args:
         settings: see :class:`ApiSettings`.
+        version: Penstock's, for the OpenAPI document.
     """
     services = Services(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with upkeep(services):
+        async with run_background(services):
             yield
 
     app = FastAPI(
         title="Penstock",
         description=DESCRIPTION,
-        version=_version(),
+        version=version,
         openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
     )
     app.state.services = services
-    # The OpenAI routes come first: the router tries one after the other.
-    openai_routes.register(app.router, services)
-    jobs_routes.register(app.router, services)
-    retry_routes.register(app.router, services)
-    files_routes.register(app.router, services)
-    batches_routes.register(app.router, services)
-    batches_more.register(app.router, services)
-    workers_routes.register(app.router, services)
-    queues_routes.register(app.router, services)
-    targets_route.register(app.router, services)
-    app.include_router(health.router)
+    for tag, modules in ROUTES.items():
+        router = APIRouter(tags=[tag], default_response_class=Response)
+        for module in modules:
+            module.register(router, services)
+        app.router.routes += router.routes
     describe(app, [*SCHEMAS.values(), JobRequest])
-    errors.install(app, services.metrics.errors)
-    app.add_middleware(errors.Guard, count=services.metrics.errors)
-    app.add_middleware(Keys, keys=settings.api_keys, count=services.metrics.errors)
+    errors = services.metrics.errors
+    handlers.install(app, errors)
+    # Each middleware wraps those before it.
+    app.add_middleware(Guard, count=errors)
+    app.add_middleware(Authenticate, keys=settings.api_keys, count=errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
     counted = sorted(path for path in paths if path.startswith(("/v1/", "/health/", "/metrics")))
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
-    app.add_middleware(Measure, metrics=services.metrics)  # the outermost
+    app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
-
-
-def _version() -> str:
-    from penstock._version import __version__
-
-    return __version__

@@ -1,12 +1,11 @@
-"""What the api does by itself while it serves: Celery's envelope, the catalogue, what it sees in Redis, the reaper."""
+"""The api's background tasks: the event hub, Celery's message format, the catalogue and the gauges, the reaper, batches."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import structlog
 
@@ -14,39 +13,38 @@ from api.bulk.coordinator import Coordinator
 from api.services import Services
 from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
-from broker.observe import Observer
+from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
-from monitoring.metrics import WorkerState
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 1.0
-ANEW_S = 2.0
-"""Pause before a loop that failed begins anew."""
+RESTART_S = 2.0
+"""Pause before a failed task is started again."""
 
 START_PATIENCE_S = 2.0
 INFO_GAP_S = 5.0
-"""Least time between two looks at Redis's own figures."""
+"""Least time between two reads of Redis's own metrics."""
 
 
 @asynccontextmanager
-async def upkeep(services: Services) -> AsyncIterator[None]:
+async def run_background(services: Services) -> AsyncIterator[None]:
     """Run the background tasks while the block runs.
 
-    Waits a moment for Redis, so that the first request finds everything in place; without Redis the api
-    serves all the same, says that it is not ready, and goes on as soon as Redis is there.
+    The block starts after a moment's wait for Redis, so that the first request finds everything in place. Without Redis
+    the api serves too, reports that it is not ready, and recovers when Redis comes back.
     """
     settings = services.settings
-    looked, published = asyncio.Event(), asyncio.Event()
+    observed, published = asyncio.Event(), asyncio.Event()
     count_reaped = services.metrics.reaper.count
     hub = asyncio.create_task(_follow_hub(services), name="hub")
     tasks = [
         hub,
         *(
-            asyncio.create_task(_keep_up(name, loop), name=name)
+            asyncio.create_task(_restart(name, loop), name=name)
             for name, loop in (
                 ("envelope", lambda: _keep_envelope(services, published)),
-                ("look_around", lambda: _look_around(services, looked)),
+                ("observe", lambda: _observe(services, observed)),
                 ("reaper", lambda: reap_forever(services.store, settings.reap_interval_s, count_reaped)),
             )
         ),
@@ -55,7 +53,7 @@ async def upkeep(services: Services) -> AsyncIterator[None]:
     services.coordinator.start()
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
-            await asyncio.gather(asyncio.shield(hub), looked.wait(), published.wait())
+            await asyncio.gather(asyncio.shield(hub), observed.wait(), published.wait())
     try:
         yield
     finally:
@@ -66,25 +64,25 @@ async def upkeep(services: Services) -> AsyncIterator[None]:
         await services.aclose()
 
 
-async def _keep_up(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop that must never end: one that fails, for a fault of ours, begins anew, as its callers' streams go on."""
+async def _restart(name: str, loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop that must never end. If it fails, a defect of ours, it starts again: open requests are not affected."""
     while True:
         try:
             await loop()
         except Exception:
             log.exception("task_failed", task=name)
-        await asyncio.sleep(ANEW_S)
+        await asyncio.sleep(RESTART_S)
 
 
 async def _follow_hub(services: Services) -> None:
     try:
         await services.hub.start()
-    except TimeoutError:  # the hub goes on trying
+    except TimeoutError:  # the hub keeps trying
         log.warning("hub_waits_for_redis")
 
 
 async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
-    """Learn Celery's message format once, and see to it that Redis has it; set ``published`` when it does."""
+    """Learn Celery's message format once, and keep it in Redis. Set ``published`` when it is there."""
     settings, store = services.settings, services.store
     envelope: str | None = None
     while True:
@@ -97,7 +95,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
                 services.envelope_ready = True
                 published.set()
                 log.info("envelope_published")
-            # A Redis that came back empty needs it again; a newer process's is left alone.
+            # A Redis that came back empty needs it again. The format of a newer process stays.
             elif await store.set_envelope(envelope, only_if_missing=True):
                 await store.set_limits()
         except StoreUnavailableError as error:
@@ -105,44 +103,32 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
         await asyncio.sleep(RETRY_S)
 
 
-async def _look_around(services: Services, looked: asyncio.Event) -> None:
-    """Refresh the catalogue and the gauges of what is in Redis; set ``looked`` after the first success."""
-    catalogue, seen = services.catalogue, services.shared
+async def _observe(services: Services, observed: asyncio.Event) -> None:
+    """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
+    catalogue, gauges = services.catalogue, services.shared
     observer = Observer(services.store.client, services.store.keys)
     away = False
     asked_at = float("-inf")
     while True:
         try:
             await catalogue.refresh()
-            seen.take_queues(await observer.queues(catalogue.pools))
-            seen.take_workers(map(_worker_state, catalogue.alive), catalogue.pools)
+            gauges.take_queues(await observer.queues(catalogue.pools))
+            gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
-                facts = await observer.server()
+                facts = await observer.redis()
                 if facts is not None:
-                    seen.take_redis(facts)
+                    gauges.take_redis(facts)
         except StoreUnavailableError as error:
-            seen.redis_up.set(0)
+            gauges.redis_up.set(0)
             if not away:
                 log.warning("redis_unavailable", error=str(error))
             away = True
         except Exception:
-            seen.redis_up.set(0)  # the figures are from before, whatever the reason
+            gauges.redis_up.set(0)  # the gauges are stale
             raise
         else:
-            seen.redis_up.set(1)
+            gauges.redis_up.set(1)
             away = False
-            looked.set()
+            observed.set()
         await asyncio.sleep(services.settings.catalogue_refresh_s)
-
-
-def _worker_state(worker: Mapping[str, Any]) -> WorkerState:
-    """Read what a worker said of itself with its last heartbeat; one of an earlier version does not tell of batches."""
-    jobs = (worker.get("running") or 0) - (worker.get("chunks") or 0)
-    return WorkerState(
-        worker["incarnation"],
-        worker.get("pool", "default"),
-        worker.get("state", "ready"),
-        max(0, jobs) + (worker.get("rows") or 0),
-        worker.get("capacity") or 0,
-    )

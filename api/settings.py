@@ -23,7 +23,7 @@ class ApiSettings(BrokerSettings):
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
     )
     file_retention_s: Seconds = Field(
-        30 * 86_400.0, description="How long a batch's input is kept where its upload does not say."
+        30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
     )
     batch_max_rows: int | None = Field(
         None, ge=1, description="A batch with more rows fails its validation; default: no limit."
@@ -49,21 +49,23 @@ class ApiSettings(BrokerSettings):
     request_timeout_s: Seconds = Field(
         600.0,
         validation_alias=named("request_timeout_s"),
-        description="Whole life of a call to an OpenAI endpoint, queueing included; then 504.",
+        description="Longest duration of a call to an OpenAI endpoint, queueing included; then 504.",
     )
     sse_ping_s: Seconds = Field(
         15.0, description="An idle job event stream gets a comment this often, so that proxies keep it open."
     )
     inbox_limit: int = Field(
-        4096, ge=16, description="Events kept for a slow reader; beyond them it goes on from the job's log."
+        4096,
+        ge=16,
+        description="Events buffered for a slow reader; one that is further behind continues from the job's log.",
     )
     count_timeout_s: Seconds = Field(
         1.0,
         description="How long a worker may take to count the tokens of a prompt that may be too long; "
-        "then the request is accepted, and its engine decides.",
+        "after that the request is accepted, and its engine decides.",
     )
     catalogue_refresh_s: Seconds = Field(
-        1.0, description="How often the models and live workers are looked up."
+        1.0, description="Interval between two look-ups of the models and live workers."
     )
     queue_timeout_s: Seconds = Field(
         120.0,
@@ -75,7 +77,7 @@ class ApiSettings(BrokerSettings):
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
     shutdown_grace_s: int = Field(
-        5, ge=0, description="On SIGTERM, how long open requests may go on; then they are cut off."
+        5, ge=0, description="On SIGTERM, how long open requests may continue; then they are cut off."
     )
 
     @field_validator("api_keys")

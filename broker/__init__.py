@@ -1,1 +1,1 @@
-"""Redis and Celery: every key, every script, the queues and the event stream. Nothing else talks to Redis."""
+"""Redis and Celery: keys, scripts, queues and events. No other package talks to Redis."""

@@ -1,13 +1,11 @@
-"""The worker's side of the job store: claiming jobs, and what becomes of each attempt."""
+"""The worker's side of the job store: claims, and how attempts end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 from redis.exceptions import ResponseError
@@ -32,17 +30,26 @@ _END_EVENTS = {
     JobState.EXPIRED: JobEvent.EXPIRE,
 }
 
-DRAIN = "drain"
-"""Stands for a job's id where a worker is told to drain."""
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to run a job, valid for this attempt only.
+    """The right to run a job, valid for one attempt.
 
-    ``timeout_ms`` is the run time it has, None for no limit; ``kills`` says under how many of its attempts the engine died.
-    ``trace`` is the job's place in a trace; ``waited_ms`` says how long it was in its queue, None where that is not known.
-    As of the claim, ``age_ms`` is since its acceptance and ``left_ms`` until its deadline, None where it has none.
+    Attributes:
+        id: the job's.
+        attempt: its number, from 1.
+        endpoint: one of :data:`jobs.model.ENDPOINTS`, or a chunk's.
+        stream: whether its chunks are logged and published.
+        lane: the lane it came from.
+        model: the model's served name.
+        body: the raw request body.
+        timeout_ms: allowed run time; None: no limit.
+        kills: attempts of this job under which the engine died.
+        trace: its trace context.
+        waited_ms: time in its queue; None: unknown.
+        age_ms: time since its acceptance, at the claim.
+        left_ms: time until its deadline, at the claim; None: no deadline.
+        tenant: whose job it is.
     """
 
     id: str
@@ -63,27 +70,26 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A message that gives no right to run.
+    """A message that gives no right to run its job.
 
     ``reason`` is the job's state, ``gone``, ``fenced`` (this worker's lease has ended), ``delayed`` (the next attempt is not
-    due yet), ``coalesced`` (it ends with an identical one) or ``newer`` (a newer version of Penstock must run it).
+    due yet), ``coalesced`` (it ends with an identical job) or ``newer`` (a newer version of Penstock must run it).
     """
 
     reason: str
 
 
 class Attempts:
-    """The transitions of a job that a worker carries out. Part of :class:`broker.jobs.JobStore`."""
+    """A job's transitions that workers carry out. Part of :class:`broker.jobs.JobStore`."""
 
-    _run: ScriptRunner
+    scripts: ScriptRunner
     _retry: RetryPolicy
     _retention_ms: int
-    _lease_ttl_ms: int
 
     async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
         """Turn a queue message into the right to run its job, if it still gives that right.
 
-        Waits for as long as Redis is away: an answer that was lost may have granted it to a worker that does not know.
+        Waits while Redis is unreachable: a lost answer may have granted the claim, and a worker must know its claims.
 
         Raises:
             StoreUnavailableError: Redis refused, so nothing was granted.
@@ -91,7 +97,7 @@ class Attempts:
         token = uuid.uuid4().hex
         while True:
             try:
-                reply = await self._run.call(
+                reply = await self.scripts.call(
                     "job/claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
                 )
                 break
@@ -122,11 +128,11 @@ class Attempts:
         )
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
-        """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Returns the refused jobs' ids."""
+        """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Return the ids of refused jobs."""
         flat: list[Arg] = []
         for entry in entries:
             flat.extend(entry)
-        return frozenset(await self._run.call("job/append", *flat))
+        return frozenset(await self.scripts.call("job/append", *flat))
 
     async def finish(
         self,
@@ -147,11 +153,11 @@ class Attempts:
             claim: the attempt that ends it.
             worker: whose it is.
             state: a terminal state.
-            status: HTTP status for a synchronous caller; None where there is none.
+            status: HTTP status for a synchronous caller; None: the engine gave none.
             result: the engine's response, or its error body.
-            usage: token counts, of a partial response too.
-            error: of a failed job.
-            partial: the response as far as it went, of a job that did not succeed.
+            usage: token counts, also of a partial response.
+            error: the reason of a failed job.
+            partial: the partial response of a job that did not succeed.
             tail: the stream's last chunks: (sequence number, payload).
 
         Returns:
@@ -160,7 +166,7 @@ class Attempts:
         flat: list[Arg] = []
         for seq, payload in tail:
             flat += (seq, payload)
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/finish",
             claim.id,
             claim.attempt,
@@ -177,30 +183,30 @@ class Attempts:
         return bool(reply)
 
     async def release(self, claim: Claim, worker: str, reason: str) -> JobState | None:
-        """Give a job back to the head of its queue, at no cost to it. ``reason`` is for its history.
+        """Return a job to the head of its queue; the attempt does not count. ``reason`` goes into its history.
 
         Returns:
-            The state it is in now; None where this attempt no longer owned it.
+            The job's state now; None: this attempt no longer owned it.
         """
         return await self._release(claim, worker, "back", reason)
 
     async def retry_later(
         self, claim: Claim, worker: str, error: JobError, chance: float, *, status: int, result: bytes = b""
     ) -> JobState | None:
-        """End an attempt that failed, but may succeed another time: the job is tried again after a delay.
+        """End a failed attempt that may succeed if repeated: the job is queued again after a delay.
 
-        It fails for good with ``error`` where this was its last attempt, or where the next would come after its deadline.
+        The job fails with ``error`` if this was its last attempt, or if the next would come after its deadline.
 
         Args:
             claim: the attempt that ends here.
             worker: whose it is.
-            error: why.
+            error: why it failed.
             chance: 0.0 to 1.0, for the delay's jitter; see :class:`jobs.retry.RetryPolicy`.
-            status: HTTP status for a synchronous caller, if it fails for good.
-            result: the engine's error body, likewise.
+            status: HTTP status for a synchronous caller, if the job fails.
+            result: the engine's error body, if the job fails.
 
         Returns:
-            The state it is in now; None where this attempt no longer owned it.
+            The job's state now; None: this attempt no longer owned it.
         """
         delay_ms = int(self._retry.delay_s(claim.attempt, chance) * 1000)
         return await self._release(
@@ -208,10 +214,10 @@ class Attempts:
         )
 
     async def release_from_dead_engine(self, claim: Claim, worker: str, message: str) -> JobState | None:
-        """Give back a job under which the engine died: at once, but only so often, see :data:`jobs.retry.MAX_KILLS`.
+        """Return a job under which the engine died to its queue; after :data:`jobs.retry.MAX_KILLS` times it fails.
 
         Returns:
-            The state it is in now; None where this attempt no longer owned it.
+            The job's state now; None: this attempt no longer owned it.
         """
         code = FailureCode.ENGINE_UNAVAILABLE
         return await self._release(claim, worker, "kill", message, code, FAILURES[code].http_status)
@@ -227,7 +233,7 @@ class Attempts:
         result: bytes = b"",
         delay_ms: int = 0,
     ) -> JobState | None:
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/release",
             claim.id,
             claim.attempt,
@@ -242,32 +248,3 @@ class Attempts:
             self._retention_ms,
         )
         return None if reply is None else JobState(reply)
-
-    async def heartbeat(
-        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
-    ) -> dict[str, str] | None:
-        """Prolong the lease.
-
-        Args:
-            worker: the incarnation.
-            first: register it.
-            info: what it says of itself; of this, ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and ``state``
-                matter to the queue.
-
-        Returns:
-            Jobs to abort, id to reason, and ``drain`` to seconds or the empty string where the worker is to drain. None: the
-            lease is lost, abort everything.
-        """
-        said = json.dumps(info) if info else ""
-        facts = info or {}
-        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
-        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
-        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
-        reply = await self._run.call("worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place)
-        if reply[0] == 0:
-            return None
-        return dict(zip(reply[1::2], reply[2::2], strict=True))
-
-    async def bury(self, worker: str) -> None:
-        """End a worker's lease: it has ended. Jobs it left are taken over in the next round."""
-        await self._run.call("worker/bury", worker)

@@ -1,4 +1,4 @@
-"""The worker's side of a batch: taking a chunk, committing its rows, ending it. Fenced by the chunk's job."""
+"""The worker's side of a batch: take a chunk, commit its rows, end it. Fenced by the chunk's job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.batch_model import Counts
 
 
 class Go(StrEnum):
-    """What a chunk's worker is to do next."""
+    """The next step of a chunk's worker."""
 
     RUN = "run"
     PAUSED = "paused"
@@ -29,12 +29,12 @@ class ChunkSpec:
         batch: the batch's id.
         chunk: its number.
         generation: how often the chunk was submitted, from 1.
-        input_key: the input's object.
-        offset: of its first line's first byte.
+        input_key: the input's object in storage.
+        offset: where its first line starts, in bytes.
         length: in bytes.
-        rows: how many requests it holds.
-        endpoint: of every row.
-        trace: the batch's, to which the chunk's own traces link.
+        rows: number of its requests.
+        endpoint: the endpoint of every row.
+        trace: the batch's trace context, to which the chunk's own traces link.
     """
 
     batch: str
@@ -48,35 +48,35 @@ class ChunkSpec:
     trace: str | None = None
 
     def writer(self, attempt: int) -> int:
-        """Return the number under which an attempt's parts are kept, see also :func:`jobs.batches.new_writer`."""
+        """Return the writer number of an attempt's parts; see :func:`jobs.batches.new_writer`."""
         return self.generation * 100_000 + min(attempt, 99_999)
 
 
 class ChunkStore:
     """One chunk's transitions, as its worker carries them out.
 
-    Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+    Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
     """
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
 
     async def ledger(self, spec: ChunkSpec) -> str | None:
-        """Read what of a chunk is committed; None: it is done, or not there."""
-        raw = await self._store.ask(
+        """Return the ledger of a chunk's committed parts; None: the chunk is done, or unknown."""
+        raw = await self._store.execute(
             self._store.client.hget(self._store.keys("batch_open", spec.batch), str(spec.chunk))
         )
         return None if raw is None else str(json.loads(raw)["ledger"])
 
     async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
-        """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: it is no longer ``seen``."""
+        """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: the ledger is not ``seen``."""
         reply = await self._store.scripts.call(
             "batch/chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
         )
         return None if reply[0] == "changed" else Go(reply[0])
 
     async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
-        """Count a writer's parts up to ``last``, which are in storage; ``new`` are their rows since the one before."""
+        """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part."""
         return Go(
             await self._store.scripts.call(
                 "batch/chunk_commit",
@@ -91,7 +91,7 @@ class ChunkStore:
         )
 
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
-        """End a chunk: every row is committed, or the rest is for a later job. False: it is no longer this attempt's."""
+        """End a chunk: ``done``, or a later job runs the rest. False: this attempt no longer owns it."""
         kind = "done" if done else "idle"
         reply = await self._store.scripts.call(
             "batch/chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind
@@ -99,5 +99,5 @@ class ChunkStore:
         return bool(reply)
 
     async def hold(self, batch: str, reason: str) -> None:
-        """Note why a batch cannot go on; the next commit takes it back."""
+        """Note why a batch cannot proceed; the next commit removes the note."""
         await self._store.scripts.call("batch/hold", batch, reason)

@@ -117,7 +117,7 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a batch; None: there is none."""
-        return _batch(await self._store.ask(self._store.client.hgetall(self._keys("batch", batch_id))))
+        return _batch(await self._store.execute(self._store.client.hgetall(self._keys("batch", batch_id))))
 
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
@@ -127,7 +127,7 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=False)
         for batch_id in ids:
             pipe.hgetall(self._keys("batch", batch_id))
-        rows = await self._store.ask(pipe.execute()) if ids else []
+        rows = await self._store.execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
@@ -144,7 +144,7 @@ class BatchStore:
 
     async def active(self) -> list[str]:
         """Return ids of batches that have not ended."""
-        return sorted(await self._store.ask(self._store.client.smembers(self._keys("batches_active"))))
+        return sorted(await self._store.execute(self._store.client.smembers(self._keys("batches_active"))))
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the right to look after a batch; 0 seconds give it up. False: another process has it."""
@@ -198,7 +198,7 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hgetall(self._keys("batch_done", batch_id))
-        opened, done = await self._store.ask(pipe.execute())
+        opened, done = await self._store.execute(pipe.execute())
         return (
             {int(n): _open(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
             {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
@@ -209,7 +209,7 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hlen(self._keys("batch_done", batch_id))
-        opened, done = await self._store.ask(pipe.execute())
+        opened, done = await self._store.execute(pipe.execute())
         ordered = sorted(opened.items(), key=lambda one: int(one[0]))
         return {int(n): _open(raw) for n, raw in ordered}, done
 
@@ -218,22 +218,24 @@ class BatchStore:
         pipe = self._store.client.pipeline(transaction=False)
         for job in jobs:
             pipe.hget(self._keys("job", job), "state")
-        return list(await self._store.ask(pipe.execute())) if jobs else []
+        return list(await self._store.execute(pipe.execute())) if jobs else []
 
     async def swept(self, limit: int = 10) -> list[str]:
         """Return ids of ended batches whose parts are to be deleted."""
-        seconds, _ = await self._store.ask(self._store.client.time())
+        seconds, _ = await self._store.execute(self._store.client.time())
         key = self._keys("batches_parts")
-        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit)))
+        return list(
+            await self._store.execute(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit))
+        )
 
     async def parts_gone(self, batch_id: str) -> None:
         """Note that a batch's parts are gone from storage."""
-        await self._store.ask(self._store.client.zrem(self._keys("batches_parts"), batch_id))
+        await self._store.execute(self._store.client.zrem(self._keys("batches_parts"), batch_id))
 
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
         key = self._keys("batches_parts")
-        return await self._store.ask(self._store.client.zscore(key, batch_id)) is not None
+        return await self._store.execute(self._store.client.zscore(key, batch_id)) is not None
 
     async def retire(self) -> list[str]:
         """Forget batches whose time is over; return their ids."""

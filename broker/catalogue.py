@@ -1,4 +1,4 @@
-"""Which models there are, in which pools, and who is alive to run them, as last heard from Redis."""
+"""A cached view of the models, their pools and the live workers in Redis."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from broker.jobs import JobStore
 from jobs.placement import Device, Offer, Placement, rank
 
 MIN_GAP_S = 0.2
-"""Least time between looks because of a miss: requests for an unknown model shall be no load on Redis."""
+"""Shortest time between refreshes after a miss, so that requests for unknown models do not load Redis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as one pool serves it, in the words of its workers.
+    """A model as one pool serves it, by its workers' registration.
 
     Attributes:
-        name: what its engine calls it.
-        pool: whose workers serve it.
+        name: the engine's name for it.
+        pool: the pool whose workers serve it.
         card: its entry in ``GET /v1/models``.
-        endpoints: what it can do; empty where the worker did not say.
-        max_model_len: context length in tokens; None where unknown.
-        max_token_bytes: UTF-8 bytes of the longest token; None where unknown.
-        max_output_tokens: most completion tokens that a request may ask for; None where unknown.
-        prompt_overhead: tokens that stand around a prompt at most; None where its workers cannot count tokens.
+        endpoints: the endpoints that it supports; empty: unknown.
+        max_model_len: context length in tokens; None: unknown.
+        max_token_bytes: UTF-8 bytes of the longest token; None: unknown.
+        max_output_tokens: most completion tokens that a request may ask for; None: unknown.
+        prompt_overhead: most tokens added around a prompt; None: its workers cannot count tokens.
         aliases: its further names.
-        device: what the worker that registered it runs on.
+        device: the device of the worker that registered it.
     """
 
     name: str
@@ -56,11 +56,11 @@ class _Worker:
 
 
 class Catalogue:
-    """A cached view of models and workers; whoever starts the api refreshes it.
+    """The cached view. Its owner refreshes it.
 
     Args:
         store: of this process.
-        default_model: stands first in the list; None: by name.
+        default_model: comes first in the list; None: by name.
     """
 
     def __init__(self, store: JobStore, default_model: str | None = None) -> None:
@@ -75,7 +75,7 @@ class Catalogue:
         self._pools: tuple[str, ...] = ()
         self._alive: tuple[dict[str, Any], ...] = ()
         self._read_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self._reading = False
 
     @property
@@ -85,31 +85,31 @@ class Catalogue:
 
     @property
     def alive(self) -> tuple[Mapping[str, Any], ...]:
-        """What the workers alive at the last look said of themselves; see :meth:`broker.jobs.JobStore.workers`."""
+        """The live workers at the last refresh; see :meth:`broker.jobs.JobStore.workers`."""
         return self._alive
 
     @property
     def has_worker(self) -> bool:
-        """Whether any worker was alive at the last look."""
+        """Whether any worker was alive at the last refresh."""
         return bool(self._live)
 
     @property
     def empty(self) -> bool:
-        """Whether no worker ever said what it serves: the first may still be loading its model."""
+        """Whether no worker ever registered: the first may still be loading its model."""
         return not self._models
 
     def live(self, model: Model) -> bool:
-        """Whether a worker of the model's pool was alive at the last look."""
+        """Whether a worker of the model's pool was alive at the last refresh."""
         return (model.pool, model.name) in self._live
 
     def workers(self, model: Model) -> tuple[str, ...]:
-        """Return the incarnations of the workers of the model's pool at the last look."""
+        """Return the incarnations of the workers of the model's pool at the last refresh."""
         return tuple(worker.incarnation for worker in self._live.get((model.pool, model.name), ()))
 
     def listed(self) -> list[tuple[str, Model]]:
-        """Return the names that may be asked for, each with its model: the default first, then models, then aliases.
+        """Return the names that a request may use, each with its model: the default first, then models, then aliases.
 
-        Those of live workers; where none lives, every known one.
+        They are the names of live workers' models; without a live worker, all known names.
         """
         models = {name: self.ranked(name)[0] for name in self._models}
         live = {name: model for name, model in models.items() if self.live(model)}
@@ -119,32 +119,32 @@ class Catalogue:
         return [(name, shown[self.real_name(name)]) for name in names]
 
     def real_name(self, name: str) -> str:
-        """Return the model's own name where ``name`` is an alias, else ``name``."""
+        """Return the model's own name if ``name`` is an alias, else ``name``."""
         return name if name in self._models else self._aliases.get(name, name)
 
     async def find(
         self, name: str, *, live: bool = False, placement: Placement | None = None
     ) -> Model | None:
-        """Return a model by its name or an alias, in the pool that is to be asked first.
+        """Return a model by its name or an alias, in the best pool for it.
 
-        Looks again where it is not known (or, with ``live``, has no live worker).
+        Refreshes if the model is unknown (or, with ``live``, has no live worker).
 
         Returns:
-            None: no pool serves it, or none that meets the placement; :meth:`devices` tells them apart.
+            None: no pool serves it, or none that meets the placement (then :meth:`devices` is not empty).
 
         Raises:
-            StoreUnavailableError: it had to look, and Redis is away.
+            StoreUnavailableError: it had to refresh, and Redis cannot be reached.
         """
         found = self.ranked(name, placement)
         if not found or (live and not self.live(found[0])):
-            await self._look(pause_s=MIN_GAP_S - self._age_s())
+            await self._refresh(pause_s=MIN_GAP_S - self._age_s())
             found = self.ranked(name, placement)
         return found[0] if found else None
 
     def ranked(self, name: str, placement: Placement | None = None) -> list[Model]:
-        """Return a model in each pool that may have a job for it, the best first; see :func:`jobs.placement.rank`.
+        """Return a model in each pool that may run a job for it, the best first; see :func:`jobs.placement.rank`.
 
-        As of the last look.
+        As of the last refresh.
         """
         real = self.real_name(name)
         pools = self._models.get(real, {})
@@ -153,11 +153,11 @@ class Catalogue:
         return [pools[offer.pool] for offer in rank(self._offers(real), placement)]
 
     def book(self, model: Model) -> None:
-        """Count one job more in the model's pool until the next look, so that many at once do not take one pool."""
+        """Count one more job in the model's pool until the next refresh, so that a burst does not go to one pool."""
         self._sent[model.pool] += 1
 
     def devices(self, name: str) -> dict[str, tuple[Device, ...]]:
-        """Return which pools serve a model, by name or alias, and on what."""
+        """Return the pools that serve a model, by name or alias, and their devices."""
         return {offer.pool: offer.devices for offer in self._offers(self.real_name(name))}
 
     def _offers(self, name: str) -> list[Offer]:
@@ -180,34 +180,34 @@ class Catalogue:
         return offers
 
     async def refresh(self, max_age_s: float = 0.0) -> None:
-        """Look again, unless the last look is younger than ``max_age_s``.
+        """Read Redis again, unless the last refresh is younger than ``max_age_s``.
 
         Raises:
-            StoreUnavailableError: Redis is away; what was known stays.
+            StoreUnavailableError: Redis cannot be reached; the old view stays.
         """
         if self._age_s() >= max_age_s:
-            await self._look()
+            await self._refresh()
 
     def _age_s(self) -> float:
         return time.monotonic() - self._read_at
 
-    async def _look(self, pause_s: float = 0.0) -> None:
-        """Look; concurrent calls share one look, the first of them says after which pause.
+    async def _refresh(self, pause_s: float = 0.0) -> None:
+        """Refresh after a pause. Concurrent calls share one refresh, with the pause of the first.
 
-        A look that was reading already does not count: it may have read before what is looked for was there.
+        A refresh that is already reading does not count: it may have read before the wanted model was there.
         """
-        if self._reading and self._looking is not None:
-            await asyncio.shield(self._looking)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._read(pause_s), name="catalogue")
-        await asyncio.shield(self._looking)
+        if self._reading and self._refreshing is not None:
+            await asyncio.shield(self._refreshing)
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read(pause_s), name="catalogue")
+        await asyncio.shield(self._refreshing)
 
     async def aclose(self) -> None:
-        """End the look that is under way; a moment's patience, as a cut connection is not closed cleanly."""
-        if self._looking is not None:
-            await asyncio.wait({self._looking}, timeout=1.0)
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        """End the refresh under way. It gets a second to finish, as an aborted connection is not closed cleanly."""
+        if self._refreshing is not None:
+            await asyncio.wait({self._refreshing}, timeout=1.0)
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
 
     async def _read(self, pause_s: float) -> None:
         if pause_s > 0:
@@ -224,7 +224,7 @@ class Catalogue:
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
-        # Only where there is a choice does it matter how many wait.
+        # The number of waiting jobs matters only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
         self._paused = await self._store.paused() if rivals else frozenset()

@@ -1,4 +1,4 @@
-"""Records of files in Redis; their bytes are in :mod:`storage`."""
+"""Files' records in Redis; the bytes are in :mod:`storage`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires")
 
 
 class FileStore:
-    """Files' records. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+    """Files' records. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
 
     Args:
         store: whose connection and scripts to use.
@@ -24,11 +24,11 @@ class FileStore:
         self._keys = store.keys
 
     async def announce(self, file_id: str, key: str) -> None:
-        """Note that a file's object is about to be in storage. If it is not recorded then, it is deleted in the end."""
+        """Note that a file's object is about to be stored. An object that then gets no record is deleted later."""
         await self._store.scripts.call("file/announce", file_id, key)
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
-        """Put objects into the trash that were announced so long ago and were not recorded; return their keys."""
+        """Put objects that were announced ``age_s`` ago, but not recorded, into the trash; return their keys."""
         return list(await self._store.scripts.call("file/orphans", int(age_s * 1000), limit))
 
     async def create(
@@ -39,10 +39,10 @@ class FileStore:
         idempotency_key: str | None = None,
         digest: str = "",
     ) -> tuple[File, bool]:
-        """Record a file whose object is in storage. ``file``'s times are not looked at.
+        """Record a file whose object is in storage. The times in ``file`` are ignored.
 
         Returns:
-            The file, and whether it is an earlier one with this key; then the new object is nobody's.
+            The file, and whether it is an earlier one with this key; then the new object has no owner.
 
         Raises:
             IdempotencyConflictError: the key belongs to another file.
@@ -67,10 +67,12 @@ class FileStore:
 
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
-        return _file(await self._store.ask(self._store.client.hmget(self._keys("file", file_id), _FIELDS)))
+        return _file(
+            await self._store.execute(self._store.client.hmget(self._keys("file", file_id), _FIELDS))
+        )
 
     async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
-        """Forget a file and mark its object for deletion. False: there was none, or it has not expired.
+        """Delete a file's record and mark its object for deletion. False: there is no such file, or it has not expired.
 
         Raises:
             FileInUseError: a batch that has not ended reads it.
@@ -83,13 +85,13 @@ class FileStore:
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None = None
     ) -> tuple[list[File], bool]:
-        """List files by their creation; return them, and whether there are more behind them.
+        """List files by creation; return them, and whether more follow.
 
         Args:
-            after: a file's id; those behind it in this order. It may have been deleted within the last hour.
-            limit: how many at most.
+            after: a file's id; list those that follow it. It may have been deleted within the last hour.
+            limit: most files to return.
             newest_first: the order.
-            purpose: only those of this one.
+            purpose: only files with this purpose.
         """
         ids, more = await page_of_ids(
             self._store, "files", after, limit, newest_first=newest_first, purpose=purpose
@@ -97,30 +99,30 @@ class FileStore:
         pipe = self._store.client.pipeline(transaction=False)
         for file_id in ids:
             pipe.hmget(self._keys("file", file_id), _FIELDS)
-        rows = await self._store.ask(pipe.execute()) if ids else []
+        rows = await self._store.execute(pipe.execute()) if ids else []
         return [file for values in rows if (file := _file(values))], more
 
     async def expired(self, limit: int = 100) -> list[str]:
-        """Return ids of files whose time has passed."""
-        seconds, micros = await self._store.ask(self._store.client.time())
+        """Return ids of expired files."""
+        seconds, micros = await self._store.execute(self._store.client.time())
         now = seconds * 1000 + micros // 1000
         key = self._keys("files_expiry")
-        return list(await self._store.ask(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
+        return list(await self._store.execute(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
 
     async def trash(self, limit: int = 100) -> list[str]:
-        """Return keys of objects that are to be deleted."""
+        """Return keys of objects to delete."""
         key = self._keys("files_trash")
-        return list(await self._store.ask(self._store.client.srandmember(key, limit)))
+        return list(await self._store.execute(self._store.client.srandmember(key, limit)))
 
     async def discard(self, keys: Sequence[str]) -> None:
-        """Put objects of no file into the trash."""
+        """Put objects without a file into the trash."""
         if keys:
-            await self._store.ask(self._store.client.sadd(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.sadd(self._keys("files_trash"), *keys))
 
     async def emptied(self, keys: Sequence[str]) -> None:
-        """Note that objects are gone from storage."""
+        """Note that objects have been deleted from storage."""
         if keys:
-            await self._store.ask(self._store.client.srem(self._keys("files_trash"), *keys))
+            await self._store.execute(self._store.client.srem(self._keys("files_trash"), *keys))
 
 
 async def page_of_ids(
@@ -132,7 +134,7 @@ async def page_of_ids(
     newest_first: bool,
     purpose: str | None = None,
 ) -> tuple[list[str], bool]:
-    """Return ids of ``files`` or ``batches`` by creation, and whether there are more behind them."""
+    """Return ids of ``files`` or ``batches`` by creation, and whether more follow."""
     made = 0 if after is None else made_ms(after)
     rows = await store.scripts.call(
         "file/page", what, purpose or "", after or "", made, limit + 1, int(newest_first)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,7 +28,8 @@ from broker.lookups import known
 from broker.queues import QueueControl
 from broker.registry import Registry
 from broker.settings import BrokerSettings
-from jobs.batches import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT
+from jobs.facts import Reaped
 from jobs.model import SCHEMA_VERSION, JobSpec
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
@@ -36,7 +37,7 @@ from jobs.states import JobState
 _pack = msgspec.msgpack.Encoder().encode
 _REAP_STEP = 1000
 _ACCEPT_WITHIN_MS = 4_000
-"""Less than it takes until a submission fails for Redis's silence: the time-out in ``broker/db/client.py``."""
+"""Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ class Accepted:
     """The answer to a submission.
 
     Attributes:
-        id: the job's id; the earlier job's where the idempotency key was known.
+        id: the job's id, or that of the earlier job if this is a replay.
         created_ms: when it was accepted.
-        position: jobs before it, in its lane and those above; None for a known one.
-        replayed: the idempotency key was known, or the job to repeat had been repeated.
-        eta_ms: milliseconds until it starts, by what its pool was measured to do; None where nothing was measured.
-        run_ms: those that a run takes, on average; None likewise.
+        position: jobs before it, in its lane and those above; None for a replay.
+        replayed: the idempotency key was used before, or the job to retry had been retried.
+        eta_ms: estimated milliseconds until it starts; None: nothing was measured.
+        run_ms: mean milliseconds of a run; None: nothing was measured.
     """
 
     id: str
@@ -60,25 +61,10 @@ class Accepted:
     run_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reaped:
-    """What one round of the reaper did, in jobs; and the first ids of those that it took from lost workers."""
-
-    requeued: int
-    failed: int
-    repushed: int
-    expired: int
-    retired: int
-    due: int
-    aged: int
-    requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
-    failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
-
-
 class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
-    Every method raises :class:`~broker.db.errors.StoreUnavailableError` when Redis cannot be reached.
+    Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
     """
 
     def __init__(self, client: Redis, settings: BrokerSettings) -> None:
@@ -88,31 +74,28 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
-        self._run = ScriptRunner(client, self.keys)
-        self._ahead_ms: int | None = None  # Redis's clock, of this process's
-
-    @property
-    def scripts(self) -> ScriptRunner:
-        """The scripts, for the stores of other things on the same connection."""
-        return self._run
+        self.scripts = ScriptRunner(client, self.keys)
+        self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     @property
     def retention_ms(self) -> int:
         """How long finished jobs and idempotency keys are kept."""
         return self._retention_ms
 
-    # ---- the front ---------------------------------------------------------------------------------------------
+    # ---- the api -----------------------------------------------------------------------------------------------
 
     async def accept(self, spec: JobSpec) -> Accepted:
-        """Create the job and queue it, or find it by its idempotency key or as the repetition of ``spec.retry_of``.
+        """Create the job and queue it, or find it by its idempotency key or as the retry of ``spec.retry_of``.
+
+        Nothing is written if it raises one of these:
 
         Raises:
-            BusyError: reject mode, and nothing is free. Nothing was written.
-            InfeasibleError: it would miss its deadline, and the settings refuse such a job. Nothing was written.
-            UnfinishedError: the job to repeat has not ended. Nothing was written.
-            LookupError: there is no such job. Nothing was written.
-            QueueFullError: the lane is full, or the tenant's share of it. Nothing was written.
-            IdempotencyConflictError: the key belongs to another submission. Nothing was written.
+            BusyError: reject mode, and no slot is free.
+            InfeasibleError: it would miss its deadline, and the settings refuse such a job.
+            UnfinishedError: the job to retry has not ended.
+            LookupError: there is no job to retry.
+            QueueFullError: the lane is full, or the tenant has reached its own bound.
+            IdempotencyConflictError: the key belongs to another submission.
         """
         digest = ""
         if spec.idempotency_key is not None:
@@ -128,23 +111,23 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         return Accepted(reply[1], reply[2], position, reply[0] == "same", eta_ms, run_ms)
 
     async def _accept(self, spec: JobSpec, digest: str) -> Any:
-        """Run the script so that Redis does not carry it out once this has failed for its silence."""
+        """Run the script; Redis does not carry it out after this call has timed out."""
         facts = self._facts(spec, digest)
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
-            if self._ahead_ms is not None:
-                facts["not_after_ms"] = give_up_at + self._ahead_ms
-            reply = await self._run.call("job/accept", _pack(facts), spec.body)
+            if self._clock_offset_ms is not None:
+                facts["not_after_ms"] = give_up_at + self._clock_offset_ms
+            reply = await self.scripts.call("job/accept", _pack(facts), spec.body)
             if reply[0] == "accepted":
-                self._ahead_ms = reply[2] - _now_ms()
+                self._clock_offset_ms = reply[2] - _now_ms()
             if reply[0] != "late":
                 return reply
-            self._ahead_ms = reply[1] - _now_ms()
+            self._clock_offset_ms = reply[1] - _now_ms()
             if _now_ms() > give_up_at:
                 raise StoreUnavailableError("accept: Redis answered too late")
 
     def _facts(self, spec: JobSpec, digest: str) -> dict[str, Any]:
-        """Return what the script wants to know; what is None is left out."""
+        """Return the arguments of the script, without those that are None."""
         s = self._settings
         facts = {
             "id": spec.id,
@@ -177,41 +160,37 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         return {name: value for name, value in facts.items() if value is not None}
 
     async def cancel(self, job_id: str) -> JobState | None:
-        """Stop a job. Returns the state it is in now (``running``: its worker has been told); None: no such job."""
-        reply = await self._run.call("job/cancel", job_id, self._retention_ms)
+        """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
+        reply = await self.scripts.call("job/cancel", job_id, self._retention_ms)
         return None if reply is None else JobState(reply)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
-        """Have the job's events published to the api process ``sink`` from now on. Returns its state or None."""
-        reply = await self._run.call("job/watch", job_id, sink)
+        """Publish the job's events to the api process ``sink`` from now on. Return its state; None: no such job."""
+        reply = await self.scripts.call("job/watch", job_id, sink)
         return None if reply is None else JobState(reply)
 
-    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
-        """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return bool(await self._run.call("worker/drain", worker, _or_empty(timeout_s)))
-
-    # ---- everybody ---------------------------------------------------------------------------------------------
+    # ---- all processes -----------------------------------------------------------------------------------------
 
     async def reap(self) -> Reaped:
-        """Run one round of the reaper. Any number of processes may."""
+        """Run one round of the reaper. Any number of processes may do so."""
         s = self._settings
         times = (s.lease_ttl_s, s.requeue_grace_s, 5 * s.reap_interval_s)
         lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
         ageing_ms = int(s.ageing_s * 1000)
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "job/reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
         )
         *counts, requeued_ids, failed_ids = reply
         return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))
 
     async def aclose(self) -> None:
-        """Send what is pending and close the connections."""
-        await self._run.aclose()
+        """Send pending calls and close the connections."""
+        await self.scripts.aclose()
         await self.client.aclose()
 
 
 def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
-    """Say why a job was not accepted."""
+    """Return the error for a job that was not accepted."""
     kind, fact, *more = reply
     refusals: dict[str, Callable[[], Exception]] = {
         "full": lambda: QueueFullError(fact, int(more[0])),
@@ -225,10 +204,6 @@ def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
     return refusals[kind]()
 
 
-def _or_empty(value: float | None) -> float | str:
-    return "" if value is None else value
-
-
 def _now_ms() -> int:
-    """This process's clock, which only ever goes forward."""
+    """This process's monotonic clock."""
     return time.monotonic_ns() // 1_000_000

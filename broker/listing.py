@@ -19,14 +19,14 @@ _STEP = 100
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some jobs, and the cursor of the next page, or None."""
+    """Some jobs, and the cursor of the next page; None: this is the last."""
 
     jobs: tuple[Job, ...]
     cursor: str | None
 
 
 class JobListings(JobLookups):
-    """What may be listed. A page reads at most 1,000 records, so it may hold fewer than ``limit`` and still have a cursor.
+    """Lists of jobs. A page reads at most 1,000 records, so it may hold fewer than ``limit`` and still have a cursor.
 
     Every method raises ``ValueError`` for a cursor that it did not make.
     """
@@ -60,10 +60,10 @@ class JobListings(JobLookups):
         return Page(tuple(await asyncio.gather(*(self._placed(job) for job in page.jobs))), page.cursor)
 
     async def _placed(self, job: Job) -> Job:
-        """Return a job with its position where it is queued. Many at once share a round trip."""
+        """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
         if job.state is not JobState.QUEUED:
             return job
-        place = await self._run.call("queue/position", job.id)
+        place = await self.scripts.call("queue/position", job.id)
         return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def list_dead(
@@ -74,13 +74,13 @@ class JobListings(JobLookups):
         limit: int = 20,
         cursor: str | None = None,
     ) -> Page:
-        """List jobs that failed or expired and were not repeated, by their end, the latest first.
+        """List jobs that failed or expired and were not retried, by their end, the latest first.
 
         Args:
-            code: only those that failed with it.
-            model: only this model's.
-            limit: jobs in a page.
-            cursor: of the page before.
+            code: only jobs that failed with this code.
+            model: only jobs of this model.
+            limit: most jobs in a page.
+            cursor: of the previous page.
         """
 
         def wanted(job: Job) -> bool:
@@ -101,7 +101,7 @@ class JobListings(JobLookups):
         *,
         newest_first: bool,
     ) -> Page:
-        """Walk an index of job ids by score, and by id where scores are equal."""
+        """Walk an index of job ids by score, and by id if scores are equal."""
         at: tuple[int, str] | None = None
         if cursor is not None:
             score, _, last = cursor.partition("_")
@@ -113,7 +113,9 @@ class JobListings(JobLookups):
         offset = examined = 0
         last_seen = at
         while examined < _MOST_EXAMINED:
-            rows: list[Any] = await self._ask(find(index, *bounds, start=offset, num=_STEP, withscores=True))
+            rows: list[Any] = await self.execute(
+                find(index, *bounds, start=offset, num=_STEP, withscores=True)
+            )
             offset += len(rows)
             entries = [(int(score), job_id) for job_id, score in rows]
             if at is not None:
@@ -121,7 +123,7 @@ class JobListings(JobLookups):
             pipe = self.client.pipeline(transaction=False)
             for _, job_id in entries:
                 pipe.hmget(self.keys("job", job_id), list(FIELDS))
-            for entry, values in zip(entries, await self._ask(pipe.execute()), strict=True):
+            for entry, values in zip(entries, await self.execute(pipe.execute()), strict=True):
                 job = to_job(values)
                 examined += 1
                 last_seen = entry

@@ -1,4 +1,4 @@
-"""Reading jobs and queues: single commands and pipelines, no transitions."""
+"""Reads of jobs and queues: single commands and pipelines, no transitions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ from jobs.states import JobState
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A finished job's HTTP status, its response body, and how far the response of one that did not succeed went.
-
-    None for what there is not.
-    """
+    """A finished job's HTTP status and response body, and the partial response of a job that did not succeed."""
 
     status: int | None
     body: bytes | None
@@ -31,43 +28,43 @@ class StoredResult:
 
 
 def known(number: int) -> int | None:
-    """Return a script's number; None for its -1."""
+    """Return a number from a script, in which -1 stands for None."""
     return None if number < 0 else number
 
 
 class JobLookups:
-    """What may be asked of the store. Every method raises ``StoreUnavailableError`` when Redis cannot be reached."""
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
 
     client: Redis
     keys: Keys
-    _run: ScriptRunner
+    scripts: ScriptRunner
 
     async def get(self, job_id: str) -> Job | None:
         """Read a job; a queued one with its position."""
-        values = await self._ask(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
+        values = await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
         job = to_job(values)
         if job is None or job.state is not JobState.QUEUED:
             return job
-        place = await self._run.call("queue/position", job_id)
+        place = await self.scripts.call("queue/position", job_id)
         return to_job(values, None if place is None else Queued(known(place[0]), known(place[1])))
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""
         fields = ["status", "result", "partial"]
-        status, *bodies = await self._ask(self.client.hmget(self.keys("job", job_id), fields))
+        status, *bodies = await self.execute(self.client.hmget(self.keys("job", job_id), fields))
         body, partial = (None if text is None else text.encode() for text in bodies)
         return StoredResult(None if status is None else int(status), body, partial)
 
     async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
-        """Read what a job was submitted as, to be accepted again as ``new_id``. None: there is no such job.
+        """Return a job's submission, to be accepted again as ``new_id``. None: there is no such job.
 
-        What it had of limits it has again, counted anew; the lane, the pool and the owner stay. The trace is the old one's.
+        Its time limits start anew; lane, pool, tenant and trace stay.
 
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
         """
         names = [*FIELDS, "req", "affinity"]
-        *values, body, affinity = await self._ask(self.client.hmget(self.keys("job", job_id), names))
+        *values, body, affinity = await self.execute(self.client.hmget(self.keys("job", job_id), names))
         job = to_job(values)
         if job is None:
             return None
@@ -92,22 +89,22 @@ class JobLookups:
         )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
-        """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload)."""
-        rows = await self._ask(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
+        """Read a streamed job's log after the entry ``after`` (``0-0``: all of it): (entry id, payload)."""
+        rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
         return [(eid, fields["p"]) for eid, fields in rows]
 
     async def log_entry(self, job_id: str, eid: str) -> str | None:
-        """Read the payload of one entry of a streamed job's log; None: there is none."""
-        rows = await self._ask(self.client.xrange(self.keys("log", job_id), eid, eid))
+        """Read the payload of one entry of a streamed job's log; None: there is no such entry."""
+        rows = await self.execute(self.client.xrange(self.keys("log", job_id), eid, eid))
         return rows[0][1]["p"] if rows else None
 
     async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> bool:
-        """Publish the Celery envelope (see :mod:`broker.celery.envelope`), without which no job is accepted.
+        """Publish the Celery envelope (see :mod:`broker.celery.envelope`); without it no job is accepted.
 
         Returns:
             Whether it was written.
         """
-        return bool(await self._ask(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing)))
+        return bool(await self.execute(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing)))
 
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""
@@ -115,18 +112,15 @@ class JobLookups:
         pipe = self.client.pipeline(transaction=False)
         for pool, lane in wanted:
             pipe.zcard(self.keys("queued", self.keys("queue", pool, lane)))
-        return dict(zip(wanted, await self._ask(pipe.execute()), strict=True)) if wanted else {}
+        return dict(zip(wanted, await self.execute(pipe.execute()), strict=True)) if wanted else {}
 
     async def now_ms(self) -> int:
         """Return the server's time in Unix milliseconds."""
-        seconds, micros = await self._ask(self.client.time())
+        seconds, micros = await self.execute(self.client.time())
         return int(seconds) * 1000 + int(micros) // 1000
 
-    async def ask(self, command: Awaitable[Any] | Any) -> Any:
-        """Return a command's reply, for the stores of other things on the same connection."""
-        return await self._ask(command)
-
-    async def _ask(self, command: Awaitable[Any] | Any) -> Any:
+    async def execute(self, command: Awaitable[Any] | Any) -> Any:
+        """Return the reply to a command or pipeline of :attr:`client`, with Redis's errors translated."""
         try:
             return await command
         except (RedisError, OSError) as error:

@@ -1,9 +1,8 @@
-"""Reading what operators watch: the queues as a whole, and Redis itself. No transitions."""
+"""Reads the facts that operators watch: the queues, the workers and Redis itself. No transitions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -12,70 +11,15 @@ from redis.exceptions import RedisError, ResponseError
 
 from broker.db.errors import StoreUnavailableError
 from broker.db.keys import Keys
+from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
 from jobs.lanes import Lane
 from jobs.states import JobState
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFacts:
-    """Queues at one moment.
-
-    Attributes:
-        depths: jobs waiting, by (pool, lane).
-        oldest_s: seconds since the first of them entered its queue, by (pool, lane); nothing where none waits.
-        states: records held, by state.
-        delayed: queued jobs that wait for their next attempt.
-        dead: jobs that failed or expired and were not repeated.
-        batches: batches that have not ended.
-        paused: whether a pool is, by pool.
-        tenants: jobs waiting, by (pool, tenant).
-        max_active: jobs of a pool that may be on its engines at once, by the setting; None for no such limit.
-        ended: jobs that no worker ended, ever, by (pool, lane, state, code of a failure or the empty string).
-    """
-
-    depths: Mapping[tuple[str, str], int]
-    oldest_s: Mapping[tuple[str, str], float]
-    states: Mapping[str, int]
-    delayed: int
-    dead: int
-    batches: int = 0
-    paused: Mapping[str, bool] = field(default_factory=dict)
-    tenants: Mapping[tuple[str, str], int] = field(default_factory=dict)
-    max_active: int | None = None
-    ended: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerFacts:
-    """What ``INFO`` says of Redis.
-
-    Attributes:
-        memory_used_bytes: what its data takes.
-        memory_max_bytes: ``maxmemory``; 0 for no limit.
-        memory_system_bytes: of its machine; 0 where it does not say.
-        aof_enabled: whether it writes an append-only file.
-        aof_ok: the last write and the last rewrite of that went well (or it is off).
-        rdb_ok: the last snapshot went well.
-        clients: connections.
-        evicted: keys it threw away for want of memory, since its start.
-        uptime_s: seconds since its start.
-    """
-
-    memory_used_bytes: int
-    memory_max_bytes: int
-    memory_system_bytes: int
-    aof_enabled: bool
-    aof_ok: bool
-    rdb_ok: bool
-    clients: int
-    evicted: int
-    uptime_s: int
-
-
 class Observer:
-    """Looks at everything of one namespace. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+    """Reads the facts of one namespace. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
 
     Args:
         client: a connected client that decodes its replies.
@@ -88,7 +32,7 @@ class Observer:
         self._info_allowed = True
 
     async def queues(self, pools: Sequence[str]) -> QueueFacts:
-        """Look at the queues of these pools, and at the jobs of all."""
+        """Read the queues of these pools, and the counts of all jobs."""
         wanted = [(pool, lane.value) for pool in pools for lane in Lane]
         states = list(JobState)
         pipe = self._client.pipeline(transaction=False)
@@ -129,8 +73,8 @@ class Observer:
             ended={_place(name): int(jobs) for name, jobs in ended.items()},
         )
 
-    async def server(self) -> ServerFacts | None:
-        """Ask Redis about itself. None: this user may not ask (an ACL forbids ``INFO``)."""
+    async def redis(self) -> RedisFacts | None:
+        """Read Redis's own figures. None: an ACL forbids ``INFO`` to this user."""
         if not self._info_allowed:
             return None
         try:
@@ -144,7 +88,7 @@ class Observer:
         ok = "ok"
         aof_on = bool(info.get("aof_enabled"))
         aof_ok = info.get("aof_last_write_status") == ok == info.get("aof_last_bgrewrite_status")
-        return ServerFacts(
+        return RedisFacts(
             memory_used_bytes=int(info.get("used_memory", 0)),
             memory_max_bytes=int(info.get("maxmemory", 0)),
             memory_system_bytes=int(info.get("total_system_memory", 0)),
@@ -157,7 +101,23 @@ class Observer:
         )
 
 
+def worker_facts(said: Mapping[str, Any]) -> WorkerFacts:
+    """Return the facts of a live worker.
+
+    Args:
+        said: one of :meth:`broker.jobs.JobStore.workers`. A worker of an earlier version does not count its batches' rows.
+    """
+    jobs = (said.get("running") or 0) - (said.get("chunks") or 0)
+    return WorkerFacts(
+        said["incarnation"],
+        said.get("pool", "default"),
+        said.get("state", "ready"),
+        max(0, jobs) + (said.get("rows") or 0),
+        said.get("capacity") or 0,
+    )
+
+
 def _place(name: str) -> tuple[str, str, str, str]:
-    """Read a field of the counts of ends; see the key ``ended``."""
+    """Read a field name of the key ``ended``."""
     pool, lane, state, code = name.split(" ")
     return pool, lane, state, code

@@ -1,4 +1,4 @@
-"""The queues as those who run them see and steer them."""
+"""The queues, as operators see and control them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LaneView:
     Attributes:
         lane: which.
         queued: jobs that wait in it.
-        dispatched: of these, those whose message lies ready for a worker.
-        oldest_ms: milliseconds that the oldest of them has waited in it; None where none waits.
+        dispatched: of these, jobs whose message is ready for a worker.
+        oldest_ms: milliseconds that the oldest has waited in it; None: none waits.
     """
 
     lane: Lane
@@ -33,7 +33,7 @@ class LaneView:
 
 @dataclass(frozen=True, slots=True)
 class TenantView:
-    """What a tenant has in a pool: jobs that wait, and jobs that run or are about to."""
+    """A tenant's jobs in a pool: those that wait, and those that are dispatched or running."""
 
     tenant: str
     queued: int
@@ -46,15 +46,15 @@ class PoolView:
 
     Attributes:
         pool: its name.
-        paused: nothing is let down to its workers.
+        paused: no job is dispatched to its workers.
         running: jobs on its engines.
         slots: jobs that its live workers take at once.
-        max_active: the setting; None without one.
-        starts_per_s: jobs of the interactive lanes that started a second while others waited; None: not measured.
-        bulk_starts_per_s: the same of the lane ``bulk``.
+        max_active: the setting; None: not set.
+        starts_per_s: starts a second in the interactive lanes while others waited; None: not measured.
+        bulk_starts_per_s: the same for the lane ``bulk``.
         run_ms: mean milliseconds of a run; None: not measured.
         lanes: first served first.
-        tenants: those with jobs, the busiest first.
+        tenants: tenants with jobs, the busiest first.
     """
 
     pool: str
@@ -70,7 +70,7 @@ class PoolView:
 
 
 class QueueControl(JobLookups):
-    """Looking at queues and steering them. Part of :class:`broker.jobs.JobStore`."""
+    """Views and control of the queues. Part of :class:`broker.jobs.JobStore`."""
 
     _settings: BrokerSettings
     _retention_ms: int
@@ -79,24 +79,24 @@ class QueueControl(JobLookups):
         """Change a queued job's lane; with ``top`` make it the next of its lane.
 
         Returns:
-            The state it is in: any other than queued, and it was left alone. None: there is no such job.
+            The job's state; a job that is not queued is not moved. None: there is no such job.
         """
-        reply = await self._run.call("job/move", job_id, lane or "", int(top))
+        reply = await self.scripts.call("job/move", job_id, lane or "", int(top))
         return None if reply is None else JobState(reply)
 
     async def pause(self, pool: str, *, paused: bool) -> bool:
-        """Let nothing more down to a pool's workers, or go on. What runs goes on. Returns whether that changed anything."""
-        return bool(await self._run.call("queue/pause", pool, int(paused)))
+        """Pause or resume the dispatch to a pool's workers; running jobs continue. Return whether that changed anything."""
+        return bool(await self.scripts.call("queue/pause", pool, int(paused)))
 
     async def purge(self, pool: str, lane: Lane) -> int:
-        """Cancel what waits in a lane, and return how many jobs that were."""
+        """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        while count := await self._run.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
+        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
             purged += count
         return purged
 
     async def set_limits(self) -> None:
-        """Make the settings' ``max_active``, ``ageing_s`` and the tenants' bounds and weights those of all processes."""
+        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes."""
         s = self._settings
         limits: dict[str, float | None] = {
             "max_active": s.max_active,
@@ -111,16 +111,16 @@ class QueueControl(JobLookups):
         pipe.delete(self.keys("limits"))
         if given:
             pipe.hset(self.keys("limits"), mapping=given)
-        await self._ask(pipe.execute())
+        await self.execute(pipe.execute())
 
     async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int, int | None]:
-        """Tell where a new job would stand: jobs before it, and milliseconds to its start (None: nothing was measured)."""
-        position, eta_ms, _ = await self._run.call("queue/position", "", pool, lane, tenant)
+        """Estimate for a new job: jobs before it, and milliseconds until its start (None: nothing was measured)."""
+        position, eta_ms, _ = await self.scripts.call("queue/position", "", pool, lane, tenant)
         return position, known(eta_ms)
 
     async def queues(self, pools: Sequence[str]) -> tuple[PoolView, ...]:
-        """Look at the queues of these pools."""
-        seconds, micros = await self._ask(self.client.time())
+        """Return the queues of these pools."""
+        seconds, micros = await self.execute(self.client.time())
         now_ms = seconds * 1000 + micros // 1000
         return tuple([await self._pool(pool, now_ms) for pool in sorted(pools)])
 
@@ -136,7 +136,7 @@ class QueueControl(JobLookups):
             pipe.zcard(self.keys("queued", queue))
             pipe.zcard(self.keys("window", queue))
             pipe.zrange(self.keys("queued", queue), 0, 0, withscores=True)
-        paused, rate, max_active, admitted, waiting, *counts = await self._ask(pipe.execute())
+        paused, rate, max_active, admitted, waiting, *counts = await self.execute(pipe.execute())
         admitted = {name: int(count) for name, count in admitted.items()}
         waiting = {name: int(count) for name, count in waiting.items()}
         lanes = []

@@ -1,4 +1,4 @@
-"""The reaper's loop. Every api and worker process runs one; the script makes rounds from several harmless."""
+"""The reaper's loop. Every api and worker process runs one; concurrent rounds do no harm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Callable
 import structlog
 
 from broker.db.errors import StoreUnavailableError
-from broker.jobs import JobStore, Reaped
+from broker.jobs import JobStore
+from jobs.facts import Reaped
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
@@ -18,12 +19,12 @@ log = structlog.get_logger(__name__)
 async def reap_forever(
     store: JobStore, interval_s: float, on_round: Callable[[Reaped], None] | None = None
 ) -> None:
-    """Reap every ``interval_s`` seconds (with a tenth of jitter) until cancelled; an absent Redis is waited for.
+    """Reap every ``interval_s`` seconds (with a tenth of jitter) until cancelled; wait while Redis is unreachable.
 
     Args:
         store: the job store.
         interval_s: seconds between rounds.
-        on_round: told what each round did, for metrics.
+        on_round: gets the result of each round, for metrics.
     """
     away = False
     while True:

@@ -1,4 +1,4 @@
-"""From the fields of a stored record to a :class:`jobs.model.Job`."""
+"""Encodes and decodes the fields of job records: from a stored record to a :class:`jobs.model.Job`."""
 
 from __future__ import annotations
 
@@ -60,22 +60,22 @@ FIELDS = (
     "leader",
     "trace",
 )
-"""The fields that :func:`to_job` reads, in the order in which it wants their values."""
+"""The fields that :func:`to_job` reads, in the order of their values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended, as its last event tells it.
+    """How a job ended, as in its last event.
 
     Attributes:
         state: a terminal state.
-        status: HTTP status for a synchronous caller; None where the engine gave none.
+        status: HTTP status for a synchronous caller; None: the engine gave none.
         attempt: the last attempt's number.
         timings: all of them.
-        usage: token counts, where there are any.
+        usage: token counts; None: there are none.
         error: of a failed job.
-        in_queue: of an expired job: it was not its deadline that passed, but its time to start.
-        result: the raw response or error body; empty where it was not sent along or there is none.
+        in_queue: it expired because its ``queue_timeout_s`` passed, not its deadline.
+        result: the raw response or error body; empty: there is none, or it was not sent.
     """
 
     state: JobState
@@ -136,9 +136,9 @@ def decode_ending(payload: str) -> Ending:
 
 
 def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | None:
-    """Build a job from the values of :data:`FIELDS`; None where there is no record.
+    """Build a job from the values of :data:`FIELDS`; None: there is no record.
 
-    ``queued``: where it stands, if it waits.
+    ``queued``: its position, if it waits.
 
     Raises:
         NewerRecordError: a newer version of Penstock wrote it.

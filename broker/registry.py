@@ -1,4 +1,4 @@
-"""Who serves what: workers register their pool's models, and the front reads them."""
+"""The registry: workers register their models and keep their leases; the api reads both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from broker.db.errors import RegistrationRefusedError
 from broker.db.runner import ScriptRunner
 from broker.lookups import JobLookups
 
+DRAIN = "drain"
+"""Takes the place of a job id in the order that tells a worker to drain."""
+
 
 class Registry(JobLookups):
-    """The workers and the models of every pool. Part of :class:`broker.jobs.JobStore`."""
+    """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
-    _run: ScriptRunner
+    scripts: ScriptRunner
     _lease_ttl_ms: int
 
     async def register(
@@ -24,19 +27,19 @@ class Registry(JobLookups):
         models: Mapping[str, Mapping[str, Any]],
         aliases: Mapping[str, str] | None = None,
     ) -> None:
-        """Record what a worker is and what its pool serves, and take out its lease.
+        """Record a worker and the models of its pool, and take out its lease.
 
-        The models replace what the pool served before.
+        The models replace those that the pool served before.
 
         Args:
             worker: the incarnation.
-            info: what it says of itself, with ``name`` and ``pool``.
-            models: name to facts: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
-            aliases: further names, and the model that each means.
+            info: its description, with ``name`` and ``pool``.
+            models: facts by name: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
+            aliases: further names, and the model of each.
 
         Raises:
             RegistrationRefusedError: a live worker of its pool serves other models, or the same with another
-                ``max_model_len``; or a live worker of any pool serves another model by one of these names.
+                ``max_model_len``; or a live worker of any pool uses one of these names for another model.
         """
         pool = info["pool"]
         names = {name: name for name in models} | dict(aliases or {})
@@ -47,7 +50,7 @@ class Registry(JobLookups):
             for name, said in models.items()
         }
         serves = json.dumps(sorted([name, said.get("max_model_len")] for name, said in models.items()))
-        reply = await self._run.call(
+        reply = await self.scripts.call(
             "worker/register",
             worker,
             self._lease_ttl_ms,
@@ -74,9 +77,44 @@ class Registry(JobLookups):
             )
         raise RegistrationRefusedError(message, other, int(float(lease_end)))
 
+    async def heartbeat(
+        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
+    ) -> dict[str, str] | None:
+        """Prolong a worker's lease.
+
+        Args:
+            worker: the incarnation.
+            first: take the lease out.
+            info: the worker's description; the queue uses ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and
+                ``state`` of it.
+
+        Returns:
+            The orders for it: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string. None: the
+            lease is lost, so abort everything.
+        """
+        said = json.dumps(info) if info else ""
+        facts = info or {}
+        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
+        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
+        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
+        reply = await self.scripts.call(
+            "worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place
+        )
+        if reply[0] == 0:
+            return None
+        return dict(zip(reply[1::2], reply[2::2], strict=True))
+
+    async def bury(self, worker: str) -> None:
+        """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
+        await self.scripts.call("worker/bury", worker)
+
+    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
+        """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
+        return bool(await self.scripts.call("worker/drain", worker, "" if timeout_s is None else timeout_s))
+
     async def models(self) -> list[dict[str, Any]]:
-        """Read what every pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
-        rows = await self._ask(self.client.hgetall(self.keys("models")))
+        """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
+        rows = await self.execute(self.client.hgetall(self.keys("models")))
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
@@ -88,23 +126,23 @@ class Registry(JobLookups):
         return found
 
     async def paused(self) -> frozenset[str]:
-        """Read which pools are paused."""
-        return frozenset(await self._ask(self.client.smembers(self.keys("paused"))))
+        """Return the paused pools."""
+        return frozenset(await self.execute(self.client.smembers(self.keys("paused"))))
 
     async def workers(self) -> list[dict[str, Any]]:
-        """Read what every worker with a live lease says of itself (``name``, ``pool``, ``models``, ...).
+        """Read the description of every worker with a live lease (``name``, ``pool``, ``models``, ...).
 
-        ``running`` is counted now; all else is as of its last heartbeat.
+        ``running`` is counted now; everything else is as of its last heartbeat.
         """
-        seconds, _ = await self._ask(self.client.time())
-        names = await self._ask(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
+        seconds, _ = await self.execute(self.client.time())
+        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
         if not names:
             return []
         pipe = self.client.pipeline(transaction=False)
         for name in names:
             pipe.hget(self.keys("worker", name), "info")
             pipe.scard(self.keys("worker_jobs", name))
-        replies = await self._ask(pipe.execute())
+        replies = await self.execute(pipe.execute())
         return [
             json.loads(info) | {"incarnation": name, "running": running}
             for name, info, running in zip(names, replies[::2], replies[1::2], strict=True)
@@ -113,7 +151,7 @@ class Registry(JobLookups):
 
 
 def _listed(serves: str) -> str:
-    """Say what a pool serves: ``'a' (context of 4096 tokens)``."""
+    """Return words for the models of a pool: ``'a' (context of 4096 tokens)``."""
     models = [(name, limit) for name, limit in json.loads(serves)]
     parts = [f"{name!r}" + (f" (context of {limit} tokens)" if limit else "") for name, limit in models]
     return ", ".join(parts) or "no model"

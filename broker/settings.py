@@ -1,5 +1,7 @@
-"""Settings that every process shares. Read once at the process root from (first wins): the command line, the
-environment (``PENSTOCK_*``), ``.env``, ``penstock.toml``; then passed on, never looked up again.
+"""Settings that every process shares.
+
+A process reads them once, at its start, and passes them on. The sources, first wins: the command line, the environment
+(``PENSTOCK_*``), ``.env``, ``penstock.toml``.
 """
 
 from __future__ import annotations
@@ -19,20 +21,18 @@ from pydantic_settings import (
 from broker.db.urls import celery_url
 
 Seconds = Annotated[float, Field(gt=0)]
-
-
 TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 def named(name: str) -> AliasChoices:
-    """Have a setting that operators of such gateways know found without our prefix too."""
+    """Let a setting that operators know from other gateways be found without our prefix too."""
     return AliasChoices(f"penstock_{name}", name)
 
 
 class OneName(PydanticBaseSettingsSource):
-    """A source that gives a setting of :func:`named` one name, so that an earlier source goes before a later one.
+    """A source that reports a setting of :func:`named` under one name, so that an earlier source overrides a later one.
 
-    pydantic-settings merges the sources by the names under which they found a setting, and picks among these afterwards.
+    pydantic-settings merges the sources by the names under which they found a setting, and chooses among the names later.
     """
 
     def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
@@ -56,19 +56,19 @@ class OneName(PydanticBaseSettingsSource):
 
 
 class TenantSettings(BaseModel):
-    """What one tenant may have."""
+    """The share and the bounds of one tenant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(
-        1.0, gt=0, le=1000, description="Its turns, against those of another in the same lane."
+        1.0, gt=0, le=1000, description="Its share of a lane, relative to the other tenants' weights."
     )
-    queue_max: int | None = Field(None, ge=1, description="As `tenant_queue_max`, for this one.")
-    max_active: int | None = Field(None, ge=1, description="As `tenant_max_active`, for this one.")
+    queue_max: int | None = Field(None, ge=1, description="Overrides `tenant_queue_max` for this tenant.")
+    max_active: int | None = Field(None, ge=1, description="Overrides `tenant_max_active` for this tenant.")
 
 
 class BrokerSettings(BaseSettings):
-    """Where Redis is and how jobs live in it."""
+    """Where Redis is, and how jobs are kept in it."""
 
     model_config = SettingsConfigDict(
         env_prefix="PENSTOCK_",
@@ -96,49 +96,55 @@ class BrokerSettings(BaseSettings):
         pattern=r"^[A-Za-z0-9_-]{1,64}$",
         description="Prefix of every key, channel and queue name.",
     )
-    lease_ttl_s: Seconds = Field(15.0, description="A worker not heard of for this long has lost its jobs.")
-    heartbeat_s: Seconds = Field(3.0, description="How often a worker prolongs its lease.")
-    reap_interval_s: Seconds = Field(1.0, description="How often each process looks for lost jobs.")
+    lease_ttl_s: Seconds = Field(
+        15.0, description="A worker without a heartbeat for this long loses its jobs to other workers."
+    )
+    heartbeat_s: Seconds = Field(
+        3.0, description="How often a worker sends a heartbeat, which prolongs its lease."
+    )
+    reap_interval_s: Seconds = Field(
+        1.0, description="How often each process runs the reaper, which finds lost jobs."
+    )
     requeue_grace_s: Seconds = Field(
-        2.0, description="A queued job whose message is missing this long gets a new one."
+        2.0, description="A queued job whose Celery message is missing for this long gets a new one."
     )
     retry_base_s: Seconds = Field(
         1.0,
-        description="Wait before the second attempt of a job whose engine failed; doubles with each, with jitter.",
+        description="Delay before the second attempt of a job whose engine failed; doubles with each attempt, with jitter.",
     )
-    retry_max_s: Seconds = Field(60.0, description="Longest wait between attempts.")
+    retry_max_s: Seconds = Field(60.0, description="Longest delay between attempts.")
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
     queue_max: int = Field(
         1_000_000,
         ge=1,
         validation_alias=named("queue_max"),
-        description="Jobs that may wait in one lane; more are answered 429 `queue_full`.",
+        description="Jobs that may wait in one lane; further ones are answered 429 `queue_full`.",
     )
     max_active: int | None = Field(
         None,
         ge=1,
         validation_alias=named("max_active"),
-        description="Jobs of one pool on its engines at once, whatever its workers could take; default: what they can.",
+        description="Jobs of one pool on its engines at once, even if its workers have more slots; default: no such limit.",
     )
     queue_mode: Literal["queue", "reject"] = Field(
         "queue",
         validation_alias=named("queue_mode"),
-        description="queue: what cannot start at once waits. reject: it is answered 429 `gpu_busy`, but in `bulk`.",
+        description="queue: a job that cannot start at once waits. reject: it is answered 429 `gpu_busy`, except in `bulk`.",
     )
     infeasible_deadline: Literal["warn", "refuse"] = Field(
         "warn",
-        description="A job that by estimate misses its deadline is accepted with a warning, or answered 400.",
+        description="A job that by estimate misses its deadline is accepted with a warning (warn) or answered 400 (refuse).",
     )
     ageing_s: float = Field(
         600.0,
         ge=0,
-        description="Who has waited so long in `low` or `normal` goes on in the lane above; 0: never.",
+        description="Jobs that waited this long in `low` or `normal` move up one lane; 0: never.",
     )
     tenant_queue_max: int | None = Field(
-        None, ge=1, description="Jobs of one tenant that may wait in a pool; more are answered 429."
+        None, ge=1, description="Jobs of one tenant that may wait in a pool; further ones are answered 429."
     )
     tenant_max_active: int | None = Field(
-        None, ge=1, description="Jobs of one tenant on a pool's engines at once; more wait."
+        None, ge=1, description="Jobs of one tenant on a pool's engines at once; further ones wait."
     )
     tenants: dict[TenantName, TenantSettings] = Field(
         {},
@@ -146,7 +152,7 @@ class BrokerSettings(BaseSettings):
     )
 
     def tenant(self, name: str) -> TenantSettings:
-        """Return a tenant's weight and bounds, those of all tenants where it has none of its own."""
+        """Return a tenant's weight and bounds; those of all tenants if it has none of its own."""
         own = self.tenants.get(name, TenantSettings())
         return TenantSettings(
             weight=own.weight,
@@ -155,55 +161,54 @@ class BrokerSettings(BaseSettings):
         )
 
     max_result_bytes: int = Field(
-        64 * 1024 * 1024, ge=1024, description="A larger engine response fails its job with result_too_large."
+        64 * 1024 * 1024, ge=1024, description="A job whose response is larger fails with `result_too_large`."
     )
     data_dir: Path = Field(
-        Path(".penstock"), description="Where the embedded server, files, logs and the tiny model are kept."
+        Path(".penstock"), description="Directory of the embedded Valkey, files, logs and the tiny model."
     )
     files_url: str | None = Field(
         None,
-        description="Where files and batches are kept, the same for every api and worker: a directory, or "
-        "s3://bucket/prefix. Default: `files` in `data_dir`.",
+        description="Where files and batches are stored: a directory, or s3://bucket/prefix. Every process needs the same. "
+        "Default: `files` in `data_dir`.",
     )
     files_s3_endpoint: str | None = Field(
         None,
-        description="Address of an S3-compatible server; default: Amazon's. Credentials: `AWS_*` variables.",
+        description="Address of an S3-compatible server; default: Amazon's. Credentials come from the `AWS_*` variables.",
     )
     files_s3_region: str | None = Field(None, description="Its region.")
     files_timeout_s: Seconds = Field(
-        20.0, description="Longest wait for one answer of an S3-compatible server, retries included."
+        20.0, description="Longest wait for one answer of the S3 server, including retries."
     )
     task_events: bool = Field(
-        default=True, description="Celery task events, which Flower shows; see `task_events_max_per_s`."
+        default=True, description="Send Celery task events, which Flower shows; see `task_events_max_per_s`."
     )
     task_events_max_per_s: float = Field(
         50.0,
         ge=0.0,
-        description="Jobs per second and worker at most whose events are sent; of the others Flower sees only a bad end. "
-        "0 is no limit.",
+        description="Most jobs per second and worker whose events are sent; of further jobs Flower sees failures alone. "
+        "0: no limit.",
     )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Collector to which traces are sent as OTLP over HTTP, for example http://collector:4318; "
-        "without one there are none. OpenTelemetry's own variables (`OTEL_*`) are read too.",
+        description="Collector that receives traces as OTLP over HTTP, such as http://collector:4318; default: no traces. "
+        "OpenTelemetry's own variables (`OTEL_*`) work too.",
     )
     trace_ratio: float = Field(
         1.0,
         ge=0.0,
         le=1.0,
-        description="Share of the traces begun here that is recorded. A caller's own decision (`traceparent`) is followed.",
+        description="Share of new traces that is recorded, 0 to 1. A caller's own decision (`traceparent`) overrides it.",
     )
     trace_max_per_s: float = Field(
         20.0,
         ge=0.0,
-        description="Traces begun and recorded per second and api process at most, so that they cost little under load; "
-        "0 is no limit.",
+        description="Most new traces recorded per second and api process, to bound their cost under load; 0: no limit.",
     )
     log_level: str = Field(
-        "info", pattern="^(debug|info|warning|error)$", description="Least level that is logged."
+        "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
     )
-    log_json: bool = Field(default=False, description="Log lines as JSON rather than for reading.")
+    log_json: bool = Field(default=False, description="Write log lines as JSON instead of text.")
 
     @classmethod
     def settings_customise_sources(
@@ -214,7 +219,7 @@ class BrokerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put ``penstock.toml`` last, behind the environment."""
+        """Put ``penstock.toml`` last, after the environment."""
         return (
             init_settings,
             OneName(settings_cls, env_settings),

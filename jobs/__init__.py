@@ -1,4 +1,4 @@
-"""The pure core of Penstock: what a job is and what may happen to it.
+"""The pure core of Penstock: jobs and batches, and the rules of their lives.
 
-Nothing here does I/O, reads a clock or imports another package of ours: ``now`` is always an argument.
+It does no I/O, reads no clock (``now`` is an argument) and imports no other package of ours.
 """

@@ -1,4 +1,4 @@
-"""Where a batch's objects lie in storage."""
+"""The keys of a batch's objects in storage."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def file_key(file_id: str) -> str:
 
 
 def batch_folder(batch_id: str) -> str:
-    """Return the folder of what a batch keeps while it lives."""
+    """Return the folder of a batch's plan and parts."""
     return f"batches/{batch_id}"
 
 
 def plan_key(batch_id: str) -> str:
-    """Return the key of a batch's plan: how its input is cut."""
+    """Return the key of a batch's plan: how its input is cut into chunks."""
     return f"batches/{batch_id}/plan"
 
 
@@ -28,11 +28,11 @@ def chunk_folder(batch_id: str, chunk: int) -> str:
 
 
 def part_key(batch_id: str, chunk: int, writer: int, part: int, kind: str) -> str:
-    """Return the key of a part: committed rows that succeeded (kind ``ok``) or did not (``err``)."""
+    """Return the key of a part: rows that succeeded (kind ``ok``) or failed (``err``)."""
     return f"{chunk_folder(batch_id, chunk)}/{writer:012d}-{part:07d}.{kind}"
 
 
 def read_part_key(key: str) -> tuple[int, int, str] | None:
-    """Return (writer, part, kind) of a part's key; None: it is no part."""
+    """Return (writer, part, kind) of a part's key; None: it is another object."""
     found = _PART.match(key)
     return (int(found[1]), int(found[2]), found[3]) if found else None

@@ -1,4 +1,4 @@
-"""What files and batches are, as read from the store. Times are Unix milliseconds of the Redis server's clock."""
+"""Files and batches, as read from the store. Times are Unix milliseconds of the Redis server's clock."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jobs.lanes import Lane
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An uploaded or written file.
+    """An uploaded file, or an output of a batch.
 
     Attributes:
         id: see :func:`jobs.ids.make_id`.
         size: in bytes.
-        filename: as the client called it.
-        purpose: OpenAI's word for what it is for.
-        key: of its object in storage.
-        created_ms: when it was complete.
+        filename: the client's name for it.
+        purpose: OpenAI's term, such as ``batch``.
+        key: its object in storage.
+        created_ms: when its upload was complete.
         expires_ms: when it is deleted; None: never.
     """
 
@@ -52,35 +52,35 @@ class Batch:
 
     Attributes:
         id: see :func:`jobs.ids.make_id`.
-        status: where it is.
-        endpoint: of every row.
-        input_file_id: its rows.
+        status: its status.
+        endpoint: the endpoint of every row.
+        input_file_id: the file with its rows.
         input_key: the input's object in storage.
         window: the completion window, as the client wrote it.
-        window_ms: its length.
+        window_ms: the window's length.
         created_ms: when it was created.
-        expires_ms: when its window closes.
+        expires_ms: when the window closes.
         priority: the lane that was asked for.
         lane: the lane its chunks are submitted in now.
         tenant: whose batch it is.
-        counts: what has been committed.
-        times: status to when it was reached, in milliseconds.
+        counts: committed rows and their tokens.
+        times: when each status was reached, in milliseconds.
         metadata: the client's own.
-        output_after_ms: how long its output files are kept; None: until they are deleted.
-        model: of every row; None until the input has been read.
-        output_file_id: rows that succeeded; None where there are none, or not yet.
+        output_after_ms: retention of its output files; None: until they are deleted.
+        model: the model of every row; None until the input has been read.
+        output_file_id: rows that succeeded; None: none, or not yet.
         error_file_id: rows that did not.
         errors: why the input was refused.
         paused: by a client.
-        hold: why it cannot go on; None where it can.
+        hold: why it cannot proceed; None: it can.
         closing: the terminal status that it is on its way to, out of ``validating`` or ``in_progress``.
-        rows_per_s: of late; None where nothing is known.
-        tokens_per_s: completion tokens, of late.
+        rows_per_s: recent rate; None: unknown.
+        tokens_per_s: recent rate of completion tokens; None: unknown.
         retry_of: the batch whose failed rows these are.
-        trace: the place in a trace of the request that created it (``TraceContext.encode``).
-        retried_as: the batch that has this one's failed rows.
-        chunks: how many it is cut into; 0 until the input has been read.
-        next_chunk: the first that was never submitted.
+        trace: trace context of the request that created it (``TraceContext.encode``).
+        retried_as: the batch that retries this one's failed rows.
+        chunks: number of its chunks; 0 until the input has been read.
+        next_chunk: the first chunk that was never submitted.
     """
 
     id: str
@@ -116,7 +116,7 @@ class Batch:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until its rows are done, at the rate of late."""
+        """Seconds until its rows are done, at the recent rate; None: unknown."""
         if self.status.terminal or not self.rows_per_s or not self.counts.total:
             return None
         left = self.counts.total - self.counts.completed - self.counts.failed

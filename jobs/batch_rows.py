@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.failures import FAILURES, FailureCode, code_for_status
 
 
@@ -43,7 +44,7 @@ MAX_CUSTOM_ID = 512
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """What is wrong with an input file. ``line`` counts from 1; None where it is about the whole file."""
+    """An error in an input file. ``line`` counts from 1; None: the whole file."""
 
     code: RowErrorCode
     message: str
@@ -61,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the rows of one batch must keep to. ``model``: None until the first row has named it."""
+    """Rules for the rows of one batch. ``model``: None until the first row has named it."""
 
     endpoint: str
     model: str | None = None
@@ -98,27 +99,21 @@ _encode = msgspec.json.Encoder().encode
 _null = msgspec.Raw(b"null")
 _left_out = (_null, msgspec.Raw(b"false"))
 
-_PROMPTS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt", "prompt_embeds"),
-    "/v1/embeddings": ("input", "messages"),
-    "/v1/responses": ("input",),
-}
 _NOT_HERE = {
-    "/v1/responses": {
-        "background": "a batch runs in the background already, and its answers are in its output file",
-        "previous_response_id": "responses are not kept here; give what was said before in input",
-        "conversation": "conversations are not kept here; give what was said before in input",
+    RESPONSES: {
+        "background": "a batch already runs in the background, and writes its answers to its output file",
+        "previous_response_id": "responses are not stored; put the earlier turns into input",
+        "conversation": "conversations are not stored; put the earlier turns into input",
     },
 }
-"""For an endpoint, the fields of its body that a row must leave out, and why."""
+"""By endpoint, the fields that a row's body must not have, and why."""
 
 
 def read_row(line: bytes) -> Row:
-    """Read a line of an input that was validated.
+    """Read a line of a validated input.
 
     Raises:
-        ValueError: it is no request line.
+        ValueError: it is not a request line.
     """
     parsed = _decode_line(line)
     return Row(parsed.custom_id, bytes(parsed.body))
@@ -134,14 +129,14 @@ def custom_id_of(line: bytes) -> str:
 
 
 def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowError:
-    """Check an input line: (custom_id, model), or what is wrong with it.
+    """Check an input line; return (custom_id, model), or the error.
 
-    Whether the ``custom_id`` occurs twice, and whether the model is served, is for the caller to find.
+    The caller checks that each ``custom_id`` occurs once and that the model is served.
 
     Args:
         line: without its newline; not empty.
         number: its number, from 1.
-        rules: of the batch.
+        rules: the batch's.
     """
     try:
         row = _decode_line(line)
@@ -176,7 +171,7 @@ def _check_body(row: _Line, number: int, rules: Rules) -> tuple[str, str] | RowE
 
 
 def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
-    """Say what a body has that a row must not have, or lacks."""
+    """Return the error for a field that a row must not have, or lacks; None: there is none."""
     if body.stream:
         message = "body.stream: a batch's requests cannot be streamed"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, "body.stream")
@@ -184,7 +179,7 @@ def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
         if getattr(body, field) not in _left_out:
             message = f"body.{field}: {why}"
             return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{field}")
-    fields = _PROMPTS[endpoint]
+    fields = ENDPOINTS[endpoint].prompt_fields
     if all(getattr(body, field) == _null for field in fields):
         message = f"body.{fields[0]}: Field required"
         return RowError(RowErrorCode.INVALID_REQUEST, message, number, f"body.{fields[0]}")
@@ -192,7 +187,7 @@ def _check_fields(body: _Body, number: int, endpoint: str) -> RowError | None:
 
 
 def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> RowError:
-    """Say what a line of JSON lacks."""
+    """Return the error for a line that is not a request object."""
     try:
         parsed: Any = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
@@ -206,7 +201,7 @@ def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> Ro
 
 
 def row_id(batch_id: str, offset: int) -> str:
-    """Return the id of an output line: unique, and the same whenever it is made. ``offset``: of its input line."""
+    """Return the id of an output line, which is unique and does not change. ``offset``: of its input line, in bytes."""
     return f"batch_req_{batch_id.removeprefix('batch_')}_{offset}"
 
 
@@ -214,55 +209,55 @@ def row_id(batch_id: str, offset: int) -> str:
 
 
 def response_line(row_id: str, custom_id: str, status: int, body: bytes, request_id: str) -> bytes:
-    """Form the line of a row that has a response, of whichever status.
+    """Return the output line of a row that has a response, of any status.
 
     Args:
         row_id: unique id of this line.
         custom_id: the row's.
         status: HTTP status.
         body: the response's JSON, one value, as the engine wrote it; see :func:`json_or_failure`.
-        request_id: the engine's request.
+        request_id: the engine's id of the request.
     """
     head = _encode({"id": row_id, "custom_id": custom_id})[:-1]
-    told = b'"response":{"status_code":%d,"request_id":%b,"body":%b}' % (
+    response = b'"response":{"status_code":%d,"request_id":%b,"body":%b}' % (
         status,
         _encode(request_id),
-        body.translate(None, b"\r\n"),  # in JSON they stand between values only
+        body.translate(None, b"\r\n"),  # in JSON, line ends occur between values only
     )
-    return b'%b,%b,"error":null}\n' % (head, told)
+    return b'%b,%b,"error":null}\n' % (head, response)
 
 
 _SLACK = 32
 _NESTED = b"[" * _SLACK, b"]" * _SLACK
-_TOLD = 500
+_QUOTED = 500
 
 
 def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
-    """Return an engine's answer as it is where its body is one JSON value, and otherwise as an error that quotes it.
+    """Return an engine's answer as it is if its body is one JSON value; otherwise as an error that quotes it.
 
-    A proxy before a server answers in HTML, a server that crashed in plain text. Such an answer keeps its status if that is
-    an error's, and otherwise counts as 502. Nesting that a reader of the whole line could not follow is no JSON either.
+    A proxy may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status; any other status
+    becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
     """
     try:
         body.decode()
         _decode_value(body)
         _decode_value(_NESTED[0] + body + _NESTED[1])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        told = body[:_TOLD].decode(errors="replace")
-        message = f"the engine answered with status {status} and a body that is not JSON: {told}"
+        quoted = body[:_QUOTED].decode(errors="replace")
+        message = f"the engine answered with status {status} and a body that is not JSON: {quoted}"
         failed = status if status >= 400 else 502
         return failed, failure_body(code_for_status(failed), message)[1]
     return status, body
 
 
 def never_ran_line(row_id: str, custom_id: str, why: NeverRan) -> bytes:
-    """Form the line of a row that has no response."""
+    """Return the output line of a row that has no response."""
     error = {"code": why.value, "message": NEVER_RAN_MESSAGES[why]}
     return _encode({"id": row_id, "custom_id": custom_id, "response": None, "error": error}) + b"\n"
 
 
 def failure_body(code: FailureCode, message: str) -> tuple[int, bytes]:
-    """Form the response of a row that failed here rather than by the engine's answer: HTTP status and JSON."""
+    """Return the response of a row that failed in Penstock, not in the engine: HTTP status and JSON."""
     info = FAILURES[code]
     error = {"message": message, "type": info.error_type, "param": None, "code": code.value}
     return info.http_status, _encode({"error": error})

@@ -1,4 +1,4 @@
-"""A batch's life as one table, and the rules that need no I/O: windows, promotion, how an input is cut into chunks."""
+"""A batch's life as one table, and its rules: windows, promotion, how an input is cut into chunks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from jobs.lanes import Lane
-from jobs.model import ENDPOINTS
-
-RESPONSES = "/v1/responses"
-"""An endpoint for rows of batches alone."""
-
-BATCH_ENDPOINTS = (*ENDPOINTS, RESPONSES)
-"""The endpoints whose requests a batch may hold."""
-
-CHUNK_ENDPOINT = "/v1/batches/chunk"
-"""The endpoint of a chunk's job: internal, no client can submit it."""
 
 
 class BatchStatus(StrEnum):
-    """Where a batch is, in OpenAI's words. The last four are terminal."""
+    """The status of a batch, in OpenAI's terms. The last four are terminal."""
 
     VALIDATING = "validating"
     IN_PROGRESS = "in_progress"
@@ -62,7 +52,7 @@ TRANSITIONS: dict[tuple[BatchStatus, BatchEvent], BatchStatus] = {
     (BatchStatus.FINALIZING, BatchEvent.FILES_WRITTEN): BatchStatus.COMPLETED,
     (BatchStatus.CANCELLING, BatchEvent.FILES_WRITTEN): BatchStatus.CANCELLED,
 }
-"""A batch that expires is shown as ``in_progress`` until its files hold what was done, and then as ``expired``."""
+"""A batch that expires is shown as ``in_progress`` until its files hold the finished rows, and then as ``expired``."""
 
 
 class IllegalBatchTransitionError(Exception):
@@ -102,7 +92,7 @@ MAX_WINDOW_S = 365 * 86_400
 
 
 def window_s(text: str) -> int:
-    """Read a completion window, such as ``24h``, ``30m``, ``90s`` or ``7d``: seconds.
+    """Return a completion window, such as ``24h``, ``30m``, ``90s`` or ``7d``, in seconds.
 
     Raises:
         ValueError: it cannot be read, or is longer than a year.
@@ -110,7 +100,9 @@ def window_s(text: str) -> int:
     found = _WINDOW.match(text)
     seconds = int(found[1]) * _UNITS_S[found[2]] if found else 0
     if not 0 < seconds <= MAX_WINDOW_S:
-        raise ValueError("a completion window is a whole number and s, m, h or d: 24h, 30m, 90s, 7d")
+        raise ValueError(
+            "a completion window is a whole number and s, m, h or d, up to a year: 24h, 30m, 90s, 7d"
+        )
     return seconds
 
 
@@ -119,17 +111,17 @@ def window_s(text: str) -> int:
 _LADDER = (Lane.BULK, Lane.LOW, Lane.NORMAL, Lane.HIGH)
 _STEPS = ((0.10, Lane.HIGH), (0.25, Lane.NORMAL), (0.50, Lane.LOW))
 MARGIN = 1.25
-"""A batch counts as in time if the rest of its window is so many times what the rest of its rows should take."""
+"""A batch is in time if the rest of its window is this many times the estimate for the rest of its rows."""
 
 
 def lane_for(priority: Lane, left_s: float, window: float, eta_s: float | None) -> Lane:
-    """Return the lane for a batch's chunks now: its own, or a higher one where the window closes too soon.
+    """Return the lane for a batch's chunks now: its own, or a higher one if the window closes too soon.
 
     Args:
-        priority: the lane that was asked for; it is never left downwards.
+        priority: the lane that was asked for; the result is never lower.
         left_s: seconds until the window closes.
-        window: its whole length in seconds.
-        eta_s: what the rows that are left should take at the present rate, in seconds; None where there is no rate.
+        window: the window's whole length in seconds.
+        eta_s: seconds that the remaining rows need at the present rate; None: no rate is known.
     """
     if eta_s is not None and eta_s * MARGIN <= left_s:
         return priority
@@ -144,7 +136,7 @@ def lane_for(priority: Lane, left_s: float, window: float, eta_s: float | None) 
 class Chunk:
     """A piece of an input file: ``rows`` lines from number ``first_line`` (from 1), ``length`` bytes from ``offset``.
 
-    The range may hold empty lines, which are no rows but have numbers.
+    The range may hold empty lines, which have numbers but are not rows.
     """
 
     number: int
@@ -155,15 +147,15 @@ class Chunk:
 
 
 MOST_CHUNKS = 2000
-"""A batch has about so many chunks at most, so that what Redis holds of it is bounded whatever its size."""
+"""About the most chunks of a batch, so that a batch of any size takes bounded memory in Redis."""
 
 
 class Cutter:
-    """Cuts an input into chunks while it is read once, in constant memory: once there are too many, neighbours are joined.
+    """Cuts an input into chunks in one pass and constant memory: when there are too many chunks, it joins neighbours.
 
     Args:
-        rows: rows of a chunk, at first; doubled with every joining.
-        size: likewise the bytes after which a chunk ends early.
+        rows: rows of a chunk at first; doubled with every joining.
+        size: bytes after which a chunk ends early, at first; doubled too.
         most: see :data:`MOST_CHUNKS`.
     """
 
@@ -188,7 +180,7 @@ class Cutter:
         self._rows, self._size = 2 * self._rows, 2 * self._size
 
     def chunks(self) -> list[Chunk]:
-        """Return the chunks of all rows that were added."""
+        """Return the chunks of all added rows."""
         pieces = [*self._pieces, *([self._open] if self._open else [])]
         return [Chunk(n, p[0], p[1] - p[0], p[2], p[3]) for n, p in enumerate(pieces)]
 
@@ -203,9 +195,9 @@ def parse_ledger(text: str) -> list[tuple[int, int]]:
 
 
 def new_writer(ledger: str, least: int) -> int:
-    """Return the number of a chunk's next writer: ``least``, or more where the ledger has had that one.
+    """Return the number of a chunk's next writer: at least ``least``, and larger than every number in the ledger.
 
-    So no two writers have one number, not even where a job is made again whose record was forgotten.
+    So no two writers share a number, even if a job is created again after its record has expired.
     """
     return max([least, *(writer + 1 for writer, _ in parse_ledger(ledger))])
 

@@ -1,4 +1,4 @@
-"""Why a job failed: a closed set of codes, and one table that says what each means to everyone who must know."""
+"""Why a job failed: a closed set of codes, and one table with the meaning of each."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class FailureCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailureInfo:
-    """What a code means.
+    """The meaning of a code.
 
     Attributes:
         retryable: another attempt could succeed.
-        http_status: what a synchronous caller is answered.
+        http_status: the status that a synchronous caller gets.
         error_type: the ``type`` of the OpenAI error body.
         sentence: for documentation and logs.
     """
@@ -92,7 +92,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         retryable=False,
         http_status=500,
         error_type="server_error",
-        sentence="The engine died twice while it ran the request, which is taken for the cause.",
+        sentence="The engine died twice while it ran the request, which therefore counts as the cause.",
     ),
     FailureCode.RESULT_TOO_LARGE: FailureInfo(
         retryable=False,
@@ -104,7 +104,7 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         retryable=False,
         http_status=500,
         error_type="server_error",
-        sentence="Penstock itself failed; the worker's log has the trace.",
+        sentence="Penstock itself failed; the worker's log has the traceback.",
     ),
 }
 
@@ -114,7 +114,7 @@ def code_for_status(status: int, message: str = "") -> FailureCode:
 
     Args:
         status: an HTTP status of 400 or more.
-        message: the engine's error message; vLLM tells an over-long prompt by words only.
+        message: the engine's error message; only its words tell that a prompt is too long for vLLM.
     """
     if status in _BY_STATUS:
         return _BY_STATUS[status]

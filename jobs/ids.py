@@ -1,6 +1,4 @@
-"""Ids of jobs, files and batches: sortable by time, made from the caller's clock and randomness (UUID version 7, RFC 9562
-section 5.7).
-"""
+"""Ids of jobs, files and batches, sortable by time (UUID version 7, RFC 9562 section 5.7)."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
     """Make an id: the prefix and 32 hexadecimal digits.
 
     Args:
-        prefix: what it is the id of.
+        prefix: says what kind of object it names.
         now_ms: Unix time in milliseconds.
         entropy: at least 10 random bytes.
 
@@ -43,7 +41,7 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
 
 
 def made_ms(ident: str) -> int:
-    """Read from an id when it was made: Unix time in milliseconds, by its maker's clock."""
+    """Return when an id was made: Unix time in milliseconds, by its maker's clock."""
     return int(ident[-32:], 16) >> 80
 
 

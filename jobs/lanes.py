@@ -1,4 +1,4 @@
-"""Lanes: the strict order in which a pool's jobs are let down to the engine."""
+"""Lanes: the strict order in which a pool's jobs are dispatched to its workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Lane(StrEnum):
-    """A pool's queues, first served first. ``realtime`` is for callers that hold a connection open."""
+    """A pool's queues, in the order in which they are served. ``realtime`` is for callers that hold a connection open."""
 
     REALTIME = "realtime"
     HIGH = "high"
@@ -23,4 +23,4 @@ class Lane(StrEnum):
 _ORDER = {lane: place * 10 for place, lane in enumerate(Lane)}
 
 SUBMITTABLE = (Lane.HIGH, Lane.NORMAL, Lane.LOW, Lane.BULK)
-"""The lanes an asynchronous job may ask for; ``realtime`` is given by the front to synchronous callers."""
+"""The lanes that a submitted job may ask for. The api puts synchronous calls into ``realtime``."""

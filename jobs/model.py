@@ -1,4 +1,4 @@
-"""What a job is: the submission that is accepted, and one payload per state that is read back.
+"""A job: the submission that is accepted, and the record that is read back, with one payload per state.
 
 All times are Unix milliseconds of the Redis server's clock; all durations say their unit in their name.
 """
@@ -17,9 +17,6 @@ from jobs.states import JobState
 SCHEMA_VERSION = 2
 """Version of the stored record. A reader refuses a newer one and reads every older one."""
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-"""The OpenAI endpoints a job may call."""
-
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -27,7 +24,7 @@ class JobSpec:
 
     Attributes:
         id: see :func:`jobs.ids.make_job_id`.
-        endpoint: one of :data:`ENDPOINTS`.
+        endpoint: one of :data:`jobs.endpoints.JOB_ENDPOINTS`, or ``CHUNK_ENDPOINT``.
         model: the model's served name.
         body: the raw OpenAI request body, UTF-8 JSON, passed to the engine as it came.
         pool: the pool whose workers run it.
@@ -35,17 +32,17 @@ class JobSpec:
         stream: deltas are logged and published while it runs.
         metadata: up to 16 string pairs of the client's own.
         tenant: whose job it is.
-        max_attempts: how many attempts may be lost, with their worker or by a failure worth retrying, before it fails.
-        expires_in_ms: whole life allowed from acceptance; None means no deadline.
-        queue_timeout_ms: time allowed from acceptance to its first start; past it, it expires. None means no limit.
-        timeout_ms: run time allowed to one attempt; past it, it fails with ``timeout``. None means no limit.
-        retry_of: the finished job that this one repeats.
-        idempotency_key: a client's key for this submission; None means every submission is a new job.
-        sink: id of the api process that wants this job's events; None means nobody waits.
-        affinity: names the prefix that it shares with others, which are best run by one worker; None means none.
-        coalesce: digest of a deterministic request that may be answered by an identical one under way; None means never.
-        trace: the place in a trace that its attempts belong to, as ``monitoring.trace_context`` writes it; None: no trace.
-        placement: what was asked of the device. The pool was chosen by it; it only tells submissions apart.
+        max_attempts: lost attempts (with their worker, or by a retryable failure) after which it fails.
+        expires_in_ms: time from acceptance to its deadline; None: no deadline.
+        queue_timeout_ms: time from acceptance to its first start, after which it expires; None: no limit.
+        timeout_ms: run time of one attempt, after which it fails with ``timeout``; None: no limit.
+        retry_of: the finished job that this one retries.
+        idempotency_key: a client's key for this submission; None: every submission is a new job.
+        sink: id of the api process that wants this job's events; None: no process does.
+        affinity: names the prefix that it shares with other jobs, which one worker should run; None: no prefix.
+        coalesce: digest of a deterministic request, which an identical one under way may answer; None: never.
+        trace: trace context of its attempts (``TraceContext.encode``); None: no trace.
+        placement: the device that was asked for. It has chosen the pool; here it only tells submissions apart.
     """
 
     id: str
@@ -81,7 +78,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """When things happened. None: not yet, or never."""
+    """The times of a job's life. None: not yet, or never."""
 
     queued_ms: int
     started_ms: int | None = None
@@ -99,7 +96,7 @@ class Timings:
         return None if self.finished_ms is None else self.finished_ms - self.queued_ms
 
     def tokens_per_s(self, usage: Usage | None) -> float | None:
-        """Completion tokens per second from the start of the run to its end; None before there is a figure."""
+        """Completion tokens per second from the start of the run to its end; None: not known yet."""
         if usage is None or self.started_ms is None or self.finished_ms is None:
             return None
         return round(usage.completion_tokens / max(self.finished_ms - self.started_ms, 1) * 1000, 2)
@@ -116,13 +113,13 @@ class JobError:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One ended attempt that did not finish the job.
+    """An ended attempt that did not finish the job.
 
     Attributes:
         attempt: its number, from 1.
         worker: the worker incarnation that ran it.
         reason: ``released`` or a failure code such as ``worker_lost``.
-        ended_ms: when it was given up.
+        ended_ms: when it ended.
     """
 
     attempt: int
@@ -136,8 +133,8 @@ class Queued:
     """Waiting.
 
     Attributes:
-        position: jobs before it in its pool, 0 is next; None where it was not asked for, or is not known.
-        eta_ms: milliseconds until it starts, by what its pool was measured to do; None where nothing was measured.
+        position: jobs before it in its pool, 0 is next; None: not read, or unknown.
+        eta_ms: estimated milliseconds until it starts; None: nothing was measured.
     """
 
     position: int | None = None
@@ -161,7 +158,7 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Over without a result. ``status`` is the HTTP status a synchronous caller gets; ``usage`` counts a partial one."""
+    """Ended without a result. ``status``: the HTTP status for a synchronous caller; ``usage``: of a partial result."""
 
     error: JobError
     status: int
@@ -177,7 +174,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Too late: its deadline passed before it was done, or its ``queue_timeout_ms`` before it was started."""
+    """Too late: its deadline passed before its end, or (``in_queue``) its ``queue_timeout_ms`` before its start."""
 
     in_queue: bool = False
     usage: Usage | None = None
@@ -191,8 +188,8 @@ class Job:
     """A job as read from the store, without its request and result bodies.
 
     ``attempt`` is the number of the current or last attempt, 0 before the first claim. ``not_before_ms``: it is queued, and
-    waits until then for its next attempt. ``coalesced_with``: an identical job, whose end is this one's too. ``trace``: as
-    in :class:`JobSpec`.
+    its next attempt is due then. ``coalesced_with``: an identical job, whose end it shares. Other fields as in
+    :class:`JobSpec`.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Which pool a job goes to: what it asks of the device, what each pool has, and how busy each is. Pure."""
+"""Which pool a job goes to, by the device it asks for, the devices of each pool, and how busy each pool is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 GB = 1_000_000_000
-"""Bytes in the GB of a device's memory, as on its box: 80 GB fit on an "80GB" card."""
+"""Bytes of one GB of device memory, as vendors count: an "80GB" card has 80 of them."""
 
 CPU = "cpu"
 """The device of a worker that uses no GPU."""
@@ -17,11 +17,11 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a worker's engine runs on.
+    """The device, or group of devices, that a worker's engine runs on.
 
     Attributes:
-        name: as its driver says it, for example ``NVIDIA H100 80GB HBM3``; ``cpu``; None where nobody knows.
-        memory_bytes: of all devices of the group together; None where nobody knows.
+        name: the driver's name for it, such as ``NVIDIA H100 80GB HBM3``; ``cpu``; None: unknown.
+        memory_bytes: memory of the whole group; None: unknown.
         count: devices in the group.
     """
 
@@ -30,7 +30,7 @@ class Device:
     count: int = 1
 
     def __str__(self) -> str:
-        """Say it in a sentence: ``2 x NVIDIA L4, 48.3 GB``."""
+        """Return words for a sentence: ``2 x NVIDIA L4, 48.3 GB``."""
         times = f"{self.count} x " if self.count > 1 else ""
         size = "" if self.memory_bytes is None else f", {self.memory_bytes / GB:.1f} GB"
         return f"{times}{self.name or 'unknown device'}{size}"
@@ -38,7 +38,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What a job asks of the device that it runs on.
+    """The device that a job asks for.
 
     Attributes:
         device: words of the device's name, in any order and case: ``h100``, ``H100 80GB``, ``cpu``. None: any.
@@ -49,14 +49,14 @@ class Placement:
     min_memory_gb: float | None = None
 
     def __str__(self) -> str:
-        """Say it in a sentence."""
+        """Return words for a sentence."""
         wishes = [f"a device like {self.device!r}"] if self.device is not None else []
         if self.min_memory_gb is not None:
             wishes.append(f"at least {self.min_memory_gb:g} GB of device memory")
         return " with ".join(wishes) or "any device"
 
     def met_by(self, device: Device) -> bool:
-        """Whether a device is what was asked for; one of which nobody knows the name or memory is not."""
+        """Whether a device meets the request; a device of unknown name or memory does not."""
         if self.device is not None and not _words(self.device) <= _words(device.name or ""):
             return False
         return self.min_memory_gb is None or (device.memory_bytes or 0) >= self.min_memory_gb * GB
@@ -68,11 +68,11 @@ class Offer:
 
     Attributes:
         pool: its name.
-        devices: those of its live workers; while none lives, the last one's that is known.
-        live: whether a worker lives that takes jobs.
-        paused: an operator lets nothing down to its workers now.
+        devices: those of its live workers; without any, the last known.
+        live: whether a live worker takes jobs.
+        paused: an operator has paused it, so no job is dispatched.
         capacity: jobs that its live workers run at once.
-        load: jobs that they run or that wait for them.
+        load: jobs that they run, and jobs that wait for them.
     """
 
     pool: str
@@ -84,20 +84,19 @@ class Offer:
 
     @property
     def free(self) -> int:
-        """Slots that are free; below zero where jobs wait."""
+        """Free slots; negative if jobs wait."""
         return self.capacity - self.load
 
 
 def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Offer]:
-    """Order the pools that may have a job: with a live worker first, the paused behind, then by free slots, then by name.
+    """Order the pools for a job: pools with a live worker first, paused pools later, then by free slots, then by name.
 
     Args:
         offers: the pools that serve its model.
-        placement: what it asks for. A pool meets it only with every one of its workers, since any of them may take
-            the job.
+        placement: the device it asks for. Every worker of a pool must meet it, since any of them may take the job.
 
     Returns:
-        Those that meet the placement, the best first; empty where none does.
+        The pools that meet the placement, the best first.
     """
     fitting = [
         offer

@@ -1,11 +1,11 @@
-"""When a job whose attempt failed is tried again. Pure."""
+"""When a job is retried after a failed attempt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MAX_KILLS = 2
-"""A job under which the engine died this often is taken for the cause and fails with ``poisoned``."""
+"""A job fails with ``poisoned`` when this many engines died while they ran it: it counts as the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,8 @@ class RetryPolicy:
     """Exponential back-off with "equal jitter" (M. Brooker, "Exponential Backoff And Jitter", AWS, 2015).
 
     Attributes:
-        base_s: the first delay, in seconds, before jitter.
-        max_s: no delay is longer.
+        base_s: the first delay in seconds, before jitter.
+        max_s: the longest delay in seconds.
     """
 
     base_s: float = 1.0

@@ -1,7 +1,7 @@
-"""What an engine says while it runs a job, and how it is written down: one kind letter and UTF-8 text.
+"""A running job's stream: its chunks, and their encoding as one kind letter and UTF-8 text.
 
-Token deltas are the hottest path of the system, so they travel compactly: plain text where that suffices (the api
-renders the OpenAI chunk from the stream's head), verbatim JSON frames where the engine's own parsers were needed.
+Token deltas are the hottest path of the system, so they are compact: plain text if possible (the api renders the OpenAI
+chunk from the stream's head), and verbatim JSON frames if the engine's own parsers made them.
 
 ====  ==================  ==========================================================================
 kind  class               text after the kind letter
@@ -23,12 +23,12 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How to render the :class:`Text` deltas of this stream.
+    """The frame around the :class:`Text` deltas of a stream.
 
     Attributes:
         first: complete JSON frames that precede all others (for chat, the chunk with the role).
-        pre: what stands before the JSON string of the delta's text.
-        post: what stands after it.
+        pre: the text before the JSON string of a delta.
+        post: the text after it.
     """
 
     first: tuple[str, ...]
@@ -54,7 +54,7 @@ Chunk: TypeAlias = Head | Text | Frames
 
 
 def encode(chunk: Chunk) -> str:
-    """Write a chunk as one log entry's payload."""
+    """Return a chunk as the payload of a log entry."""
     if isinstance(chunk, Text):
         return "t" + chunk.text
     if isinstance(chunk, Frames):
@@ -81,7 +81,7 @@ def decode(payload: str) -> Chunk:
 
 
 def merge(first: Chunk, second: Chunk) -> Chunk | None:
-    """Join two neighbouring chunks of one stream into one, or return None where they cannot be joined."""
+    """Join two neighbouring chunks of a stream; None: they cannot be joined."""
     if isinstance(first, Text) and isinstance(second, Text):
         return Text(first.text + second.text)
     if isinstance(first, Frames) and isinstance(second, Frames):

@@ -1,1 +1,1 @@
-"""Metrics and logging, shared by the api and the workers."""
+"""Metrics, logs, traces and failpoints of every process; the Prometheus rules and Grafana dashboards."""

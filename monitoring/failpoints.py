@@ -1,19 +1,19 @@
-"""Failpoints: named windows of the code in which a fault test can stop, kill or delay this very process.
+"""Failpoints: named windows in the code at which a fault test kills, stops or delays the process.
 
-Nothing happens, and a call costs one test of a module variable, unless ``PENSTOCK_FAILPOINTS`` was set when the process
-started: a list such as ``worker.before_claim=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action
-is taken at the Nth time the window is reached (the first where ``@N`` is missing), once.
+``PENSTOCK_FAILPOINTS``, read when the process starts, arms them: a list such as
+``worker.before_claim=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action happens once, at the Nth
+time the window is reached (``@1`` by default). Without the variable a call costs one test of a module variable.
 
 ==============  ====================================================================================================
 action          what it does to its own process
 ==============  ====================================================================================================
 ``kill``        SIGKILL: nothing is cleaned up
-``stop``        SIGSTOP: frozen until somebody sends SIGCONT
-``sleep:S``     sleeps S seconds without yielding, so that the thread (and its event loop) is wedged for so long
-``raise``       raises :class:`FailpointReachedError`; at ``engine.run`` the simulated engine dies of it
+``stop``        SIGSTOP: frozen until it gets a SIGCONT
+``sleep:S``     sleeps S seconds without yielding, which blocks the thread and its event loop
+``raise``       raises :class:`FailpointReachedError`, which kills the simulated engine at ``engine.run``
 ==============  ====================================================================================================
 
-The windows are the keys of :data:`WINDOWS`. They are for fault tests: production never sets the variable.
+The windows are the keys of :data:`WINDOWS`. They are for fault tests. Never set the variable in production.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ from typing import Final
 VARIABLE: Final = "PENSTOCK_FAILPOINTS"
 
 WINDOWS: Final[dict[str, str]] = {
-    "worker.before_consume": "the worker has its lease, and does not take messages yet",
-    "worker.before_claim": "the message has been popped, the job has not been claimed",
-    "worker.after_claim": "the job has been claimed, the engine has not seen it",
-    "worker.before_append": "chunks have left the engine and are not in the log",
-    "worker.after_append": "chunks are in the log, and the attempt goes on",
-    "worker.before_finish": "the engine is done, the record does not know",
-    "worker.before_ack": "the record is terminal, Celery does not know",
-    "worker.before_release": "a draining worker is about to give a job back",
-    "worker.before_beat": "the lease is about to be prolonged, on the engine's loop",
-    "engine.run": "the simulated engine has begun a request",
-    "reaper.before_round": "between two rounds of a reaper, in whichever process",
-    "api.before_accept": "the submission is valid and has not been sent to Redis",
-    "api.after_accept": "the job is on disk, its client has not been answered",
+    "worker.before_consume": "the worker has its lease, but takes no messages yet",
+    "worker.before_claim": "the message has been popped, but the job is not claimed",
+    "worker.after_claim": "the job has been claimed, but the engine has not got it",
+    "worker.before_append": "chunks have left the engine, but are not in the log",
+    "worker.after_append": "chunks are in the log, and the attempt continues",
+    "worker.before_finish": "the engine is done, but the record is not updated",
+    "worker.before_ack": "the record is terminal, but Celery has no acknowledgement",
+    "worker.before_release": "a draining worker is about to release a job",
+    "worker.before_beat": "the lease is about to be prolonged, on the engine's event loop",
+    "engine.run": "the simulated engine has started a request",
+    "reaper.before_round": "between two rounds of a reaper, in any process",
+    "api.before_accept": "the submission is valid, but not sent to Redis",
+    "api.after_accept": "the job is on disk, but its client is not answered",
     "api.mid_stream": "an OpenAI stream is about to send its next frames",
-    "bulk.before_turn": "the coordinator is about to do a batch's next step",
-    "bulk.after_plan": "a batch's plan is in storage, its record does not know",
-    "bulk.after_files": "a batch's output files are in storage and recorded, the batch is not finished",
-    "bulk.before_part": "rows of a chunk are finished, a part of them is about to be written",
-    "bulk.after_part": "a group's parts are in storage, the batch's record does not count them",
-    "bulk.before_end": "every row of a chunk is committed, the chunk is not done",
+    "bulk.before_turn": "the coordinator is about to take a batch's next step",
+    "bulk.after_plan": "a batch's plan is in storage, but not in its record",
+    "bulk.after_files": "a batch's output files are in storage and recorded, but the batch is not finished",
+    "bulk.before_part": "rows of a chunk are finished, and a part with them is about to be written",
+    "bulk.after_part": "a part is in storage, but the batch's record does not count its rows",
+    "bulk.before_end": "every row of a chunk is committed, but the chunk is not done",
     "api.mid_events": "a job's event stream is about to send its next events",
 }
-"""Every window, and what is true in it."""
+"""Every window, and what is true at it."""
 
 _TAKES_EFFECT_S = 0.2
-"""Another thread of the process may be the one that meets the signal; this one goes nowhere until it has."""
+"""Another thread may receive the signal; this one waits here until it has."""
 
 _ACTIONS = ("kill", "stop", "sleep", "raise")
 
 
 class FailpointReachedError(RuntimeError):
-    """What the action ``raise`` raises."""
+    """Raised by the action ``raise``."""
 
 
 class FailpointsStartError(ValueError):
-    """``PENSTOCK_FAILPOINTS`` cannot be read. The message says which part of it, and what there is."""
+    """``PENSTOCK_FAILPOINTS`` cannot be read. The message names the item, and the choices."""
 
 
 @dataclass(slots=True)
@@ -77,7 +77,7 @@ _armed: dict[str, _Point] | None = None
 
 
 def arm_from_environment() -> None:
-    """Arm what ``PENSTOCK_FAILPOINTS`` names. Called once, at the process root.
+    """Arm the failpoints in ``PENSTOCK_FAILPOINTS``. Called once, at the start of a process.
 
     Raises:
         FailpointsStartError: the variable names an unknown window or action.
@@ -95,19 +95,19 @@ def parse(text: str) -> dict[str, _Point]:
     """
     points: dict[str, _Point] = {}
     for item in text.split(","):
-        window, equals, told = item.strip().partition("=")
-        action, at, count = told.partition("@")
+        window, equals, rest = item.strip().partition("=")
+        action, at, count = rest.partition("@")
         name, colon, seconds = action.partition(":")
         if window not in WINDOWS:
-            raise _unreadable(item, f"no such window; there are {', '.join(WINDOWS)}")
+            raise _unreadable(item, f"unknown window; choose one of {', '.join(WINDOWS)}")
         if not equals or name not in _ACTIONS or bool(colon) != (name == "sleep"):
-            raise _unreadable(item, "an action is kill, stop, sleep:SECONDS or raise")
+            raise _unreadable(item, "the action must be kill, stop, sleep:SECONDS or raise")
         if window in points:
-            raise _unreadable(item, "this window was named before")
+            raise _unreadable(item, "the window is named twice")
         try:
             points[window] = _Point(name, float(seconds or 0), int(count) if at else 1)
         except ValueError:
-            raise _unreadable(item, "SECONDS and N in sleep:SECONDS@N are numbers") from None
+            raise _unreadable(item, "SECONDS and N in sleep:SECONDS@N must be numbers") from None
     return points
 
 
@@ -116,26 +116,26 @@ def _unreadable(item: str, why: str) -> FailpointsStartError:
 
 
 def hit(window: str) -> None:
-    """Say that a window has been reached, and suffer what was asked for.
+    """Report that a window is reached; perform its action if it is armed.
 
     Raises:
         FailpointReachedError: the action is ``raise``.
-        KeyError: failpoints are armed, and there is no such window.
+        KeyError: failpoints are armed, and the window is unknown.
     """
     if _armed is None:
         return
-    _suffer(window, WINDOWS[window])
+    _act(window, WINDOWS[window])
 
 
-def _suffer(window: str, meaning: str) -> None:
+def _act(window: str, meaning: str) -> None:
     point = _armed.get(window) if _armed else None
     if point is None or point.left == 0:
         return
     point.left -= 1
     if point.left:
         return
-    told = f"failpoint {window}: {point.action} at {time.time():.3f} ({meaning})"
-    print(told, file=sys.stderr, flush=True)  # noqa: T201 - a log's buffer would not survive what follows
+    line = f"failpoint {window}: {point.action} at {time.time():.3f} ({meaning})"
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a log's buffer would not survive the action
     if point.action == "sleep":
         time.sleep(point.seconds)
     elif point.action == "raise":

@@ -1,6 +1,6 @@
-"""Structured logs: one line per happening, key-value, with the job's and the trace's id; never a prompt or a completion.
+"""Structured logs: one key-value line per event, with the ids of job and trace; never a prompt or a completion.
 
-Every event's name, with what it means, is in :mod:`monitoring.events`.
+:mod:`monitoring.events` lists every event's name and meaning.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
 )
 
 FIRST = ("timestamp", "level", "event", "service", "job_id", "trace_id", "logger")
-"""The fields that every JSON line has, or may have, in this order; what else an event says stands behind them."""
+"""The first fields of a JSON line, in this order; a line may lack some. The event's other fields follow."""
 
 
 def configure_logging(level: str = "info", *, as_json: bool = False, service: str | None = None) -> None:
     """Send structlog's and the standard library's records to standard error, in one form.
 
     Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``. What is below it costs next to nothing.
-        as_json: one JSON object a line; else for reading.
-        service: which process it is, for the JSON lines.
+        level: ``debug``, ``info``, ``warning`` or ``error``. Lower levels cost next to nothing.
+        as_json: one JSON object a line instead of text.
+        service: the name of the process in JSON lines.
     """
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -49,11 +49,11 @@ def configure_logging(level: str = "info", *, as_json: bool = False, service: st
 
 
 _QUIET = ("aiohttp", "asyncio", "kombu", "celery", "amqp", "urllib3", "opentelemetry", "httpcore", "httpx")
-"""Libraries whose debug lines are about themselves. Ours are not drowned in them, and none of theirs quotes a message."""
+"""Libraries whose debug lines are left out: they would hide ours, and may quote a message."""
 
 
 def make_formatter(*, as_json: bool, service: str | None = None) -> logging.Formatter:
-    """Return what turns a record, ours or a library's, into a line. Also named in vLLM's logging configuration."""
+    """Return the formatter for our own and libraries' records. vLLM's logging configuration names it too."""
     renderers: list[structlog.typing.Processor]
     if as_json:
 
@@ -77,7 +77,7 @@ def make_formatter(*, as_json: bool, service: str | None = None) -> logging.Form
 
 
 def vllm_logging_config(level: str, *, as_json: bool, service: str) -> dict[str, Any]:
-    """Return a ``logging.config`` dictionary by which vLLM's own records, in whichever process, look like ours."""
+    """Return a ``logging.config`` dictionary that formats vLLM's own records, in any of its processes, like ours."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

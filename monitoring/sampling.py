@@ -1,6 +1,4 @@
-"""Which traces are recorded: a share of them, and never so many that watching costs more than the work. Pure but for its
-defaults.
-"""
+"""Decides which traces are recorded: a share of them, and at most a fixed number a second, to bound their cost."""
 
 from __future__ import annotations
 
@@ -10,13 +8,13 @@ from collections.abc import Callable
 
 
 class Gate:
-    """Decides whether a trace that begins here is recorded: a share of them, and not more than so many per second.
+    """Decides whether a new trace is recorded.
 
     Args:
-        ratio: 0.0 to 1.0.
-        max_per_s: 0.0 is no limit; a second's worth may come at once.
-        clock: seconds, forward only.
-        chance: a random number from 0.0 to 1.0.
+        ratio: the share, 0.0 to 1.0.
+        max_per_s: most traces a second; 0.0: no limit. A second's worth may come at once.
+        clock: monotonic seconds.
+        chance: returns a random number from 0.0 to 1.0.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""W3C Trace Context: which trace a request belongs to, read from headers and written into them and into job records.
+"""W3C Trace Context: the trace that a request belongs to, in headers and in job records.
 
-https://www.w3.org/TR/trace-context/ (version 00). Pure but for the random numbers of new ids.
+https://www.w3.org/TR/trace-context/ (version 00).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Self
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?\Z")
 _NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 _MAX_STATE = 512
-"""Characters of ``tracestate`` that are passed on; what is longer is dropped whole (section 3.3.1.5)."""
+"""Longest ``tracestate``, in characters; a longer one is dropped whole (section 3.3.1.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """A place in a trace: the span that what comes next is a child of.
+    """A place in a trace: the parent of the next spans.
 
     Attributes:
         trace_id: 32 hexadecimal digits.
         span_id: 16 hexadecimal digits.
         sampled: its spans are recorded.
-        state: the vendors' ``tracestate``, passed on as it came.
+        state: the vendors' ``tracestate``, passed on unchanged.
     """
 
     trace_id: str
@@ -39,7 +39,7 @@ class TraceContext:
 
     @classmethod
     def read(cls, parent: str, state: str = "") -> Self | None:
-        """Read ``traceparent`` and ``tracestate``; None where the first is not valid (section 3.2.2.3)."""
+        """Read ``traceparent`` and ``tracestate``; None: the first is not valid (section 3.2.2.3)."""
         found = _PARENT.match(parent)
         if found is None:
             return None
@@ -51,14 +51,14 @@ class TraceContext:
 
     @classmethod
     def decode(cls, text: str | None) -> Self | None:
-        """Read what :meth:`encode` wrote; None for None, and for what cannot be read."""
+        """Read the output of :meth:`encode`; None: there is none, or it is not valid."""
         if not text:
             return None
         parent, _, state = text.partition(" ")
         return cls.read(parent, state)
 
     def encode(self) -> str:
-        """Write it as one field of a record: ``traceparent``, and behind a blank ``tracestate`` where there is one."""
+        """Return one field of a record: ``traceparent``, and after a blank ``tracestate`` if there is one."""
         return f"{self.parent} {self.state}" if self.state else self.parent
 
     @property
@@ -67,7 +67,7 @@ class TraceContext:
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
     def headers(self) -> dict[str, str]:
-        """Return the headers by which a request says that it belongs here."""
+        """Return the headers for a request that belongs here."""
         found = {"traceparent": self.parent}
         if self.state:
             found["tracestate"] = self.state

@@ -1,4 +1,4 @@
-"""Where files live: a directory, or a bucket of an S3-compatible store. obstore is used here and nowhere else."""
+"""Storage of files: a directory, or a bucket of an S3-compatible store."""
 
 from storage.base import (
     MissingObjectError,

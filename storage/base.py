@@ -1,7 +1,7 @@
 """The storage Protocol: immutable objects under keys, written whole or not at all.
 
-What a write promises when it returns: the object is there after SIGKILL of any process, and after a power cut as far as
-``fsync`` (a directory) or the service (a bucket) keeps its promise. A reader never sees half an object.
+When a write has returned, the object survives SIGKILL of any process, and a power cut as far as ``fsync`` (a directory) or
+the service (a bucket) is reliable. A reader never sees half an object.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 BLOCK = 1024 * 1024
-"""Bytes of a piece in which objects are read and written."""
+"""Bytes of a piece; objects are read and written in pieces."""
 
 
 class StorageError(Exception):
-    """Storage could not do what was asked. ``reason`` is a word for ``pause_reason`` and metrics."""
+    """A storage operation failed. ``reason`` is the value of ``pause_reason`` and of metrics."""
 
     reason = "storage_error"
 
 
 class StorageFullError(StorageError):
-    """There is no room left. Nothing was written."""
+    """Storage is full. Nothing was written."""
 
     reason = "storage_full"
 
 
 class StorageUnavailableError(StorageError):
-    """It could not be reached, or failed; another try may succeed. Nothing can be said of what was asked for."""
+    """Storage could not be reached, or failed; a retry may succeed. The operation may or may not have been carried out."""
 
     reason = "storage_unavailable"
 
@@ -43,7 +43,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def disk_error(what: str, error: OSError) -> StorageError:
-    """Make ours of an error of a disk."""
+    """Translate a disk's error. ``what``: the operation, for the message."""
     kind = StorageFullError if error.errno in _FULL else StorageUnavailableError
     return kind(f"{what}: {error.strerror or error}")
 
@@ -63,17 +63,17 @@ class Writer(Protocol):
         """Add bytes."""
 
     async def commit(self) -> int:
-        """Make the object appear, durably. Returns its size in bytes."""
+        """Make the object appear, durably. Return its size in bytes."""
 
     async def abort(self) -> None:
-        """Forget what was written. Never raises."""
+        """Discard the written bytes. Never raises."""
 
 
 class Storage(Protocol):
     """Objects under keys such as ``files/file-1``. Usable from any event loop.
 
-    Every method raises :class:`StorageFullError` or :class:`StorageUnavailableError` where storage fails, and
-    :class:`MissingObjectError` where it names an object that is not there.
+    Every method raises :class:`StorageFullError` or :class:`StorageUnavailableError` if storage fails, and
+    :class:`MissingObjectError` if the object does not exist.
     """
 
     async def writer(self, key: str) -> Writer:
@@ -103,14 +103,14 @@ async def read_all(storage: Storage, key: str) -> bytes:
 async def read_lines(
     storage: Storage, key: str, start: int = 0, end: int | None = None, most: int = 64 * BLOCK
 ) -> AsyncIterator[tuple[int, list[bytes]]]:
-    """Read an object's lines, without their newlines, a block's at a time: (offset of the first, lines).
+    """Read an object's lines, without their newlines, block by block: (offset of the first, lines).
 
     Args:
-        storage: where.
+        storage: the storage.
         key: the object.
         start: offset of a line's first byte.
-        end: offset behind the last line; None: the object's end.
-        most: bytes that a line may have.
+        end: offset after the last line; None: the object's end.
+        most: longest line, in bytes.
 
     Raises:
         ValueError: a line is longer.

@@ -1,4 +1,4 @@
-"""From settings to a storage."""
+"""Opens the storage that the settings name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from storage.remote import RemoteStorage, s3_store
 
 
 class StorageSettings(Protocol):
-    """The settings that say where files are: those of :class:`broker.settings.BrokerSettings`."""
+    """The settings of storage; see :class:`broker.settings.BrokerSettings`."""
 
     @property
     def data_dir(self) -> Path:
-        """The folder of everything local; files are in ``files`` there by default."""
+        """The folder of all local data; files are in its folder ``files`` by default."""
 
     @property
     def files_url(self) -> str | None:
@@ -35,10 +35,10 @@ class StorageSettings(Protocol):
 
 
 def open_storage(settings: StorageSettings) -> Storage:
-    """Open the storage that the settings name; nothing is read or written yet but the directory itself.
+    """Open the storage that the settings name; of a directory, this creates the directory.
 
     Raises:
-        StorageUnavailableError: the directory cannot be made.
+        StorageUnavailableError: the directory cannot be created.
     """
     url = settings.files_url
     if url is not None and url.startswith("s3://"):
@@ -50,7 +50,7 @@ def open_storage(settings: StorageSettings) -> Storage:
 
 
 def local_folders(settings: StorageSettings) -> dict[str, Path]:
-    """Return the folders of this machine that fill up: ``data``, and ``files`` where those are in another directory."""
+    """Return this machine's folders that grow: ``data``, and ``files`` if it is elsewhere."""
     data, url = settings.data_dir.absolute(), settings.files_url
     folders = {"data": data}
     if url is not None and not url.startswith("s3://") and not Path(url).absolute().is_relative_to(data):

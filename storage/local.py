@@ -1,7 +1,7 @@
-"""Objects in a directory, durable: obstore's own local store does not fsync, so the writing half is ours (ADR 0020).
+"""Objects in a directory, durable: obstore's local store does not fsync, so the writing half is ours (ADR 0020).
 
-An object is written under ``.staging/``, fsynced, renamed to its place, and its directory fsynced. What a crash leaves in
-``.staging`` is nobody's; it is removed when it is a day old.
+An object is written under ``.staging/``, fsynced and renamed to its place, and its directory is fsynced. Files that a crash
+leaves in ``.staging`` are removed when they are a day old.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _translated(what: str) -> Iterator[None]:
 
 
 async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run to the end even when the caller is cancelled, so that no file is written behind a closed one's back."""
+    """Run to the end even if the caller is cancelled, so that no write happens after the file is closed."""
     task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
     try:
         return await asyncio.shield(task)
@@ -57,7 +57,7 @@ class LocalStorage(ObstoreReads):
     """See :class:`storage.base.Storage`.
 
     Args:
-        root: the directory; made where it is missing.
+        root: the directory; created if missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -83,7 +83,7 @@ class LocalStorage(ObstoreReads):
             with _translated(f"write {key}"):
                 await _in_thread(lambda: opened.append(staged.open("wb", buffering=BLOCK)))
         except BaseException:
-            for out in opened:  # it was cancelled meanwhile, and nobody gets it
+            for out in opened:  # the call was cancelled meanwhile, so nobody gets it
                 await _LocalWriter(key, self._root, staged, out).abort()
             raise
         return _LocalWriter(key, self._root, staged, opened[0])
@@ -120,7 +120,7 @@ class _LocalWriter:
     async def write(self, data: bytes) -> None:
         self._size += len(data)
         with _translated(f"write {self._key}"):
-            if len(data) < BLOCK // 16:  # it only fills the buffer, most of the time
+            if len(data) < BLOCK // 16:  # mostly this only fills the buffer
                 self._out.write(data)
             else:
                 await _in_thread(self._out.write, data)
@@ -142,7 +142,7 @@ class _LocalWriter:
                 self._staged.replace(target)
                 break
         else:
-            raise OSError(errno.EIO, f"the folder of {self._key} keeps going away")
+            raise OSError(errno.EIO, f"the folder of {self._key} was deleted again and again")
         for folder in {target.parent, *(one.parent for one in made)}:
             _fsync_folder(folder)
 

@@ -1,4 +1,4 @@
-"""A chunk's parts in storage: which are committed, and which rows they hold."""
+"""A chunk's parts in storage: the committed ones, and the rows in them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from storage.base import Storage, read_lines
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What earlier attempts left of a chunk.
+    """The rows of a chunk that earlier attempts wrote.
 
     Attributes:
         ledger: the parts that count from now on.
         ids: the ``custom_id`` of every row in them.
-        new: rows in parts that the ledger did not know.
+        new: counts of the parts that were not in the ledger.
     """
 
     ledger: str
@@ -62,7 +62,7 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 
 
 def usage_of(body: bytes | msgspec.Raw) -> Counts:
-    """Read a response's usage as counts without rows; all zero where it has none."""
+    """Return a response's usage as counts without rows; all zero if it has none."""
     try:
         usage = _decode_body(body).usage
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -101,12 +101,12 @@ async def committed_keys(storage: Storage, batch: str, chunk: int, ledger: str) 
 
 
 async def recover(storage: Storage, batch: str, chunk: int, ledger: str) -> Recovered:
-    """Read what earlier attempts wrote of a chunk: what the ledger has, and complete parts that it does not know yet.
+    """Read the parts that earlier attempts wrote of a chunk: those in the ledger, and complete ones that are not yet in it.
 
-    A part is one object and is written before it is counted, so a crash between the two leaves one that is whole and
-    unknown. Such parts count where they are the last writer's: what an earlier writer wrote after that one had taken over
-    was run again. What the last writer still writes behind the first missing number never counts. (Once a part could be
-    two objects, of both kinds; such parts are read too.)
+    A part is one object, written before it is counted, so a crash between the two leaves a whole part that is not in the
+    ledger. Such parts count if they are the last writer's: the rows of an earlier writer's late parts were run again. Parts
+    of the last writer after the first missing number never count. (Earlier versions wrote a part as two objects, one of each
+    kind; such parts are read too.)
     """
     there: dict[tuple[int, int], list[tuple[str, str]]] = {}
     for info in await storage.list(chunk_folder(batch, chunk)):

@@ -38,7 +38,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 class ObstoreReads:
-    """What reading is, over any of obstore's stores."""
+    """The reading half, over any of obstore's stores."""
 
     _store: Any
 
@@ -72,7 +72,7 @@ class RemoteStorage(ObstoreReads):
     """See :class:`storage.base.Storage`.
 
     Args:
-        store: obstore's.
+        store: one of obstore's stores.
     """
 
     def __init__(self, store: Any) -> None:
@@ -98,7 +98,7 @@ class RemoteStorage(ObstoreReads):
 
 
 class _RemoteWriter:
-    """A multipart upload: the object appears when it is completed."""
+    """A multipart upload: the object appears when the upload is completed."""
 
     def __init__(self, store: Any, key: str) -> None:
         self._key = key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,7 +16,7 @@ from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
-from tests.invariants import check_queues
+from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_xdist_make_scheduler
 from tests.timing import pytest_terminal_summary
 
@@ -38,26 +37,9 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 @pytest.fixture
 def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
     """Settings in a namespace of the test's own; afterwards no key may lack a lifetime that its schema demands."""
-    namespace = f"t{uuid.uuid4().hex[:12]}"
-    yield BrokerSettings(redis_url=valkey.url, namespace=namespace)
-    with Redis.from_url(valkey.url, decode_responses=True) as client:
-        check_lifetimes(client, Keys(namespace))
-        check_queues(client, Keys(namespace))
-        for key in client.scan_iter(f"{namespace}*", count=1000):
-            client.delete(key)
-
-
-def check_lifetimes(client: Redis, keys: Keys) -> None:
-    """Fail for a finished job's record or log, or an idempotency key, without a lifetime (schema: broker/db/keys.py)."""
-    endless = []
-    for key in client.scan_iter(f"{keys.namespace}:*", count=1000):
-        if client.ttl(key) != -1:
-            continue
-        kind = key.split(":")[1]
-        finished = kind in {"job", "log"} and client.hget(keys("job", key.split(":")[2]), "finished")
-        if finished or kind == "idem":
-            endless.append(key)
-    assert not endless, f"keys without the TTL that the schema demands: {endless}"
+    settings = new_namespace(valkey)
+    yield settings
+    check_and_empty(settings)
 
 
 @pytest_asyncio.fixture

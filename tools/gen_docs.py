@@ -5,7 +5,7 @@
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
 The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs.
-The code is the source: a wrong sentence on such a page is mended there.
+The code is the source: correct a wrong sentence there.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
 
 
 _SETTINGS_INTRO = """\
-Each process reads its settings once, when it starts. What is set twice is taken from the first of these:
+Each process reads its settings once, when it starts. The first of these sources that has a value counts:
 
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
@@ -110,8 +110,8 @@ Each process reads its settings once, when it starts. What is set twice is taken
 4. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
 5. the default.
 
-- A value that cannot be is refused: the process does not start, and names the setting and what was given.
-- A name that no process knows is not noticed. Look for it here when a setting seems to have no effect.
+- A value that is out of range stops the start, with a message that names the setting and the value.
+- An unknown name is ignored. If a setting has no effect, check its name here.
 - An empty environment variable counts as not set.
 - Lists are JSON in the environment: `PENSTOCK_ENGINE_ARGS='["--max-model-len=4096"]'`.
 - Durations are seconds (`_s`), sizes are bytes (`_bytes`).
@@ -133,16 +133,16 @@ retention_s = 3600
 the processes it starts read theirs from the same environment and files |"""
 
 _SHARED_NOTE = """\
-Set `namespace`, `lease_ttl_s`, `retention_s` and the like to the same value in every process that uses one
-Redis: each process applies its own. `heartbeat_s` must be well below `lease_ttl_s`; nothing checks that."""
+Set shared settings such as `namespace`, `lease_ttl_s` and `retention_s` to the same value in every process that uses
+one Redis: each process applies its own. `heartbeat_s` must be well below `lease_ttl_s`; nothing checks that."""
 
 _UP_NOTE = """\
 Without `redis_url` from any source, `penstock up` starts an embedded Valkey in `data_dir`. The logs are in
-`data_dir` too. Where several workers would have the same `metrics_port`, the second gets the next one, and so on."""
+`data_dir` too. If several workers have the same `metrics_port`, each gets the next free number."""
 
 _POOL_NOTE = """\
 A table `[pools.NAME]` of `penstock.toml` for each model; see [several models](../operate/several-models.md). It may
-hold what follows, with the meanings above. The command line wins over a table, a table over everything else.
+hold the keys below, with the meanings above. The command line overrides a table, a table overrides everything else.
 
 ```toml
 default_model = "gpt-4o-mini"
@@ -170,7 +170,7 @@ def pool_table() -> str:
         field = WorkerSettings.model_fields[name]
         without = default_words(field.default) if name in OWN else "as set for all"
         rows.append((code(name), type_words(field.annotation, field.metadata), without))
-    return table(("key", "type", "where the table does not say"), rows)
+    return table(("key", "type", "default"), rows)
 
 
 _OTHER = """\
@@ -178,8 +178,8 @@ _OTHER = """\
 | --- | --- | --- |
 | `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
 | `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
-| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed where `api_keys` are set |
-| `PENSTOCK_MODEL` | `penstock submit` | the served name to ask for; a worker reads it as the model to load |
+| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed if `api_keys` are set |
+| `PENSTOCK_MODEL` | `penstock submit` | the served name to use; a worker reads it as the model to load |
 | `PENSTOCK_FLAVOUR` | `make` | `cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver |
 | `VLLM_*`, `HF_*` | vLLM, in the worker | as vLLM and the Hugging Face libraries document them |"""
 
@@ -221,19 +221,15 @@ def configuration() -> str:
 
 _FAILURES_INTRO = """\
 A job in the state `failed` has exactly one of these codes in `error.code`. The set is closed. A synchronous
-caller gets the HTTP status of the table and the type in the error body, or, where the engine itself
-refused, the engine's own status and its own error body, word for word.
+caller gets the HTTP status and the type of the table, or, if the engine itself refused, the engine's own status and
+error body, unchanged.
 
-*Retryable* says that another attempt could succeed. It is for the reader: Penstock itself runs a job again
-only when its worker was lost (up to `max_attempts`), or when its engine died or could not be reached (up to
-the third attempt)."""
+*Retryable* means that another attempt may succeed. Penstock tries such a job again, until it has lost
+`max_attempts` attempts: see [retries](../use/retries-and-dead-jobs.md#automatic-retries)."""
 
 _FAILURES_OUTRO = """\
-A job that was cancelled or whose deadline passed is not `failed`: its state is `cancelled` or `expired`. The
-codes of requests that were refused before they became a job are in [the HTTP API](http-api.md).
-
-`timeout` comes only from an engine that answers so by itself: Penstock has no limit of its own on a job's run
-time yet, only on its whole life (`expired`)."""
+A job that was cancelled, or whose deadline passed, is not `failed`: its state is `cancelled` or `expired`. The
+codes of requests that were refused before they became a job are in [the HTTP API](http-api.md)."""
 
 
 def failure_codes() -> str:
@@ -259,8 +255,8 @@ def failure_codes() -> str:
 # ---- Redis keys ----------------------------------------------------------------------------------------
 
 _KEYS_INTRO = """\
-For looking at a running system, with `valkey-cli` or `redis-cli`. It is not an interface: the keys change
-with the code, and jobs are written by the scripts in `broker/lua` alone."""
+For inspecting a running system with `valkey-cli` or `redis-cli`. This is not an interface: the keys change
+with the code, and only the scripts in `broker/lua` write jobs."""
 
 
 def redis_keys() -> str:

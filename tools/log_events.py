@@ -58,11 +58,11 @@ def _calls(node: ast.AST, name: str) -> Iterator[LogCall]:
 
 
 _LOGS_INTRO = """\
-Every process writes to standard error, one line per happening: an event's name and its fields. `log_level` and
-`log_json` ([configuration](configuration.md)) set the least level and the form. uvicorn's, Celery's and vLLM's own
-records come in the same form, with their sentence as `event`. No line holds a prompt or a completion.
+Every process writes to standard error, one line per event: its name and its fields. `log_level` and `log_json`
+([configuration](configuration.md)) set the lowest level and the form. uvicorn's, Celery's and vLLM's own records have
+the same form, with their sentence as `event`. No line contains a prompt or a completion.
 
-With `log_json` a line is one JSON object. These fields come first, where there are any:
+With `log_json` a line is one JSON object. It begins with those of these fields that apply:
 
 | field | meaning |
 | --- | --- |
@@ -75,9 +75,9 @@ With `log_json` a line is one JSON object. These fields come first, where there 
 | `logger` | the module |
 | `exception` | the trace of an error |
 
-What happens to every job (`job_accepted`, `job_claimed`, `job_finished`, `job_ended`) is said at level debug, since a
-line each costs more than a tenth of the rate that a small machine can do; metrics and traces tell the same. Failures and
-attempts that were given up are said at level info.
+The events of every job (`job_accepted`, `job_claimed`, `job_finished`, `job_ended`) have the level debug, because a line
+for each costs more than a tenth of a small machine's rate; metrics and traces show the same. Failures and attempts that
+were given up have the level info.
 
 ```bash
 jq -c 'select(.job_id == "job_019a...")' .penstock/logs/*.log

@@ -52,40 +52,41 @@ _METRICS_INTRO = """\
 Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics` on
 `metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists the workers' addresses for Prometheus, with the
 labels `pool`, `worker`, `engine` and `host`, which every series of a worker then has: see
-[watch it with Prometheus and Grafana](../observe/prometheus.md).
+[watch it](../observe/watch.md#in-prometheus-and-grafana).
 
-No label holds a job id. `tenant` holds configured names only; everybody else is `other`. Series exist at 0 from
-the start, so that `rate` and `increase` see the first event; a worker learns its tenants as their jobs come.
+No label contains a job id. `tenant` contains configured names only; all others are `other`. Series exist at 0 from
+the start, so `rate` and `increase` see the first event; a worker learns its tenants when their jobs arrive.
 
 A histogram `x` has the series `x_bucket`, `x_sum` and `x_count`."""
 
 _API_METRICS_NOTE = """\
-`endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or `499` where
-the client hung up unanswered. Each api process is a target of its own with figures of its own: sum them.
-`penstock_reaped_total` and `penstock_takeovers_total` are in every api and worker process; the rounds of all of them
-share the work, so the sum over all is the truth. `action`: `requeued` and `failed` (from a lost worker), `repushed`
-(its message was lost), `expired` (its deadline passed: it ended in the queue, or its worker was told), `due` (the time of
-its next attempt came), `aged` (it waited long and goes on in the lane above), `retired` (its record's time was over)."""
+`endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or `499` if
+the client disconnected before the answer. Each api process is a separate target with its own values: sum them.
+`penstock_reaped_total` and `penstock_takeovers_total` are in every api and worker process, which share the work: sum
+them too. `action`: `requeued` and `failed` (from a lost worker), `repushed` (its message was lost), `expired` (its
+deadline passed: it ended in the queue, or its worker was notified), `due` (its next attempt is due), `aged` (it moved
+up one lane), `retired` (its record was deleted after its retention)."""
 
 _SHARED_METRICS_NOTE = """\
-These are the same in every api process, up to the moment of its last look, and stay as they were in one that is cut off from
-Redis. Take `max by (pool, lane) (… unless on (instance) penstock_redis_up == 0)`, as the recording rules do, never the sum.
-Where Redis's user may not ask for `INFO`, `penstock_redis_*` stays at 0 but for `penstock_redis_up`.
+These are the same in every api process, as of its last look at Redis; a process that is cut off from Redis keeps its old
+values. Take `max by (pool, lane) (… unless on (instance) penstock_redis_up == 0)`, as the recording rules do, never the
+sum. If Redis's user may not run `INFO`, `penstock_redis_*` stays at 0, except `penstock_redis_up`.
 
-`penstock_jobs_ended_without_worker_total` is counted in Redis, as the job ends: take `max by (pool, lane, state, code)
-(rate(…))`. `code` is a failed job's, else empty."""
+`penstock_jobs_ended_without_worker_total` is counted in Redis when the job ends: take `max by (pool, lane, state, code)
+(rate(…))`. `code` is a failed job's code, otherwise empty."""
 
 _WORKER_METRICS_NOTE = """\
-A job that no worker ended (cancelled or expired in its queue, failed since its worker was lost, answered together with an
-identical job) is not in `penstock_jobs_total`, `penstock_job_failures_total` and `penstock_tenant_jobs_total`, but in
-`penstock_jobs_ended_without_worker_total`, which every api process has; together they are all jobs that ended. The
-recording rule `penstock:jobs_ended:rate5m` adds them up."""
+A job that no worker ended (cancelled or expired in its queue, failed because its worker was lost, answered together with
+an identical job) is not in `penstock_jobs_total`, `penstock_job_failures_total` and `penstock_tenant_jobs_total`, but in
+`penstock_jobs_ended_without_worker_total`, which every api process has. Together they are all ended jobs. The
+recording rule `penstock:jobs_ended:rate5m` adds them."""
 
 _ASKED_METRICS_NOTE = """\
-The GPUs are those of `gpus`, else all; several workers may report the same one: take `max by (uuid, gpu)`. Where no NVIDIA
-driver is there are no such series. What an engine does not say has no series either. The disks' figures are the api's too.
+The GPUs are those of `gpus`, otherwise all; several workers may report the same one: take `max by (uuid, gpu)`. Without
+an NVIDIA driver there are no such series. A value that an engine does not report has no series either. The api also
+has the disks' series.
 
-Beside these: the `process_*` and `python_*` metrics, and with the engine `vllm` all of vLLM's own (`vllm:*`)."""
+In addition: the `process_*` and `python_*` metrics, and with the engine `vllm` all of vLLM's own (`vllm:*`)."""
 
 
 def metrics_page() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from monitoring.tracing import traces_url
+from monitoring.otlp import traces_url
 from workers.engines.base import Engine
 from workers.engines.factory import make_engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings

@@ -9,8 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from broker.settings import BrokerSettings, Seconds
-from jobs.batches import BATCH_ENDPOINTS
-from jobs.model import ENDPOINTS
+from jobs.endpoints import BATCH_ENDPOINTS, JOB_ENDPOINTS
 
 
 class WorkerSettings(BrokerSettings):
@@ -34,7 +33,7 @@ class WorkerSettings(BrokerSettings):
     )
     openai_api_key: str | None = Field(None, description="Its API key.", repr=False)
     openai_endpoints: tuple[str, ...] = Field(
-        ENDPOINTS,
+        JOB_ENDPOINTS,
         description="What it can do, since it cannot be asked; with `/v1/responses`, if it has that, for batches.",
     )
 

@@ -1,4 +1,4 @@
-"""Who calls: the tenant behind an API key. Plain ASGI, before everything but the metrics."""
+"""The tenant behind an API key. Plain ASGI, before everything but metrics and traces."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from api.http.asgi import header
 from api.http.errors import ApiError
 
 DEFAULT = "default"
-"""The tenant of every caller where no keys are set."""
+"""The tenant of every caller if no keys are set."""
 
 _OPEN = frozenset({"/v1/metrics/targets"})
-"""What needs no key: as open as the metrics whose addresses it lists, so that Prometheus needs none."""
+"""Paths without a key: Prometheus reads this list, which is as public as the metrics behind it."""
 
 _SCOPE = "penstock.tenant"
 
 
 def tenant_of(scope: Scope) -> str:
-    """Return the tenant that a request is for."""
+    """Return the tenant of a request."""
     return str(scope.get(_SCOPE, DEFAULT))
 
 
-class Keys:
-    """Lets calls of ``/v1`` through that carry one of the keys; without keys, every call.
+class Authenticate:
+    """Requires one of the keys for every call of ``/v1``. Without keys it lets every call through.
 
     Args:
-        app: what comes next.
+        app: the application.
         keys: by the tenant's name.
         count: answered errors by code.
     """
@@ -38,7 +38,7 @@ class Keys:
     def __init__(self, app: ASGIApp, keys: Mapping[str, SecretStr], count: Counter) -> None:
         self._app = app
         self._count = count
-        # Looked up by digest, so that the time it takes says nothing of how far a guess was right.
+        # Looked up by digest, so that its time does not reveal how much of a guess was right.
         self._tenants = {_digest(key.get_secret_value().encode()): name for name, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ def _bearer(scope: Scope) -> bytes:
 def _refusal(scope: Scope) -> ApiError:
     given = header(scope, b"authorization") is not None
     message = (
-        "Incorrect API key provided"
+        "Incorrect API key provided; check the header Authorization: Bearer YOUR_KEY"
         if given
         else "You didn't provide an API key; send it as a bearer token: Authorization: Bearer YOUR_KEY"
     )

@@ -1,1 +1,1 @@
-"""From a request to a job that may enter the queue."""
+"""From a request to an accepted job, the same for every way in: check it, route it, make a JobSpec, queue it."""

@@ -1,16 +1,16 @@
-"""Does the prompt fit into the model's context? What does not is refused here, and never enters the queue.
+"""Checks that a prompt fits into the model's context. A prompt that does not fit never enters the queue.
 
-Most requests are decided by their size alone, in either direction:
+The size alone decides most requests, in either direction:
 
-- *Too long for sure.* No token is longer than ``max_token_bytes``, so a text of B bytes has at least
+- *Certainly too long.* No token is longer than ``max_token_bytes``, so a text of B bytes has at least
   ``B / max_token_bytes`` tokens. Token ids are counted exactly.
-- *Short for sure.* A token stands for at least one byte of text, so a text of B bytes has at most B tokens, and the
-  special tokens and the template's own words, ``prompt_overhead``, around it. A conversation has at most as many as its
-  JSON has bytes: what a template writes around each message (about 5 tokens) is less than the JSON around it
-  (``{"role":"user","content":""},`` is 29 bytes). Tools are counted twice, since templates write them with spaces and
-  null fields. Text that a tokenizer's normalization lengthens could break this bound: then the engine refuses.
+- *Certainly short enough.* A token covers at least one byte of text, so a text of B bytes has at most B tokens, plus the
+  special tokens and the template's own words around it, ``prompt_overhead``. A conversation has at most as many tokens as
+  its JSON has bytes: the template's text around each message (about 5 tokens) is shorter than the JSON around it
+  (``{"role":"user","content":""},`` is 29 bytes). Tools count twice, since templates write them with spaces and null
+  fields. A tokenizer whose normalization lengthens text could break this bound; the engine then refuses the prompt.
 
-In between, a live worker is asked for the exact count. Without an answer the request is accepted, and the engine decides.
+In between, a live worker counts the tokens. Without an answer the request is accepted, and the engine decides.
 """
 
 from __future__ import annotations
@@ -21,20 +21,15 @@ from typing import Any
 from api.http.errors import ApiError, invalid
 from api.services import Services
 from broker.catalogue import Model
+from jobs.endpoints import EMBEDDINGS, ENDPOINTS
 
 _CODE = "context_length_exceeded"
-_EMBEDDINGS = "/v1/embeddings"
-_OUTPUT_FIELDS = {
-    "/v1/chat/completions": ("max_completion_tokens", "max_tokens"),
-    "/v1/completions": ("max_tokens",),
-}
-"""Fields that ask for an amount of completion tokens; the first that is given counts."""
 
 
 async def check_context(
     services: Services, model: Model, endpoint: str, request: Mapping[str, Any], body: bytes
 ) -> None:
-    """Refuse a prompt that does not fit, asking a worker where its size alone does not tell.
+    """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide.
 
     Args:
         services: the process's services.
@@ -62,13 +57,13 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
         model: the model.
         endpoint: the OpenAI endpoint.
         body: the parsed request.
-        size: the request's bytes; a prompt is never larger, so a small one needs no closer look.
+        size: the request's bytes. A prompt is never larger, so a small request needs no closer look.
 
     Returns:
-        None: it fits, or nobody can count. Otherwise the field whose tokens must be counted.
+        None: the prompt fits, or no worker can count it. Otherwise the field whose tokens must be counted.
 
     Raises:
-        ApiError: 400 ``context_length_exceeded``: it cannot fit.
+        ApiError: 400 ``context_length_exceeded``: the prompt cannot fit.
     """
     _check_output(model, endpoint, body)
     limit = model.max_model_len
@@ -91,26 +86,26 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
         if around is not None and (param == "messages" or length + around > longest):
             doubtful = param
     if doubtful == "messages" and not _only_text(body["messages"]):
-        return None  # what an image costs, only the engine knows, and only by running it
+        return None  # only the engine knows how many tokens an image takes
     return doubtful
 
 
 def _longest(limit: int, endpoint: str) -> int:
-    """Return how many tokens a prompt may have: text generation needs room for one token more."""
-    return limit if endpoint == _EMBEDDINGS else limit - 1
+    """Return the longest prompt in tokens: text generation needs room for one more."""
+    return limit if endpoint == EMBEDDINGS else limit - 1
 
 
 def _check_output(model: Model, endpoint: str, body: Mapping[str, Any]) -> None:
-    """Refuse to be asked for more tokens than the engine ever writes."""
+    """Refuse a request for more tokens than the engine ever generates."""
     most = model.max_output_tokens
     if most is None:
         return
-    for param in _OUTPUT_FIELDS.get(endpoint, ()):
+    for param in ENDPOINTS[endpoint].limit_fields:
         asked = body.get(param)
         if asked is None:
             continue
         if isinstance(asked, int) and asked > most:
-            message = f"{param} is {asked}, and the model's maximum context length is {most} tokens."
+            message = f"{param} is {asked}, but the model's maximum context length is {most} tokens."
             raise invalid(f"{message} Please request fewer output tokens.", param, _CODE)
         return
 

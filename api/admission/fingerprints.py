@@ -1,4 +1,4 @@
-"""What requests have in common: a prefix that one worker's cache holds, or everything. Pure."""
+"""Digests of requests: of the prefix that requests share, and of a whole request that an identical one may answer. Pure."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from typing import Any
 import msgspec
 
 from api.http.errors import invalid
+from jobs.endpoints import EMBEDDINGS
 
 MIN_PREFIX = 256
-"""Characters that a shared prefix has at least: less is computed sooner than sent to the right worker."""
+"""Least characters of a shared prefix: a shorter one is computed faster than routed to a certain worker."""
 
 _PROMPT_PREFIX = 1024
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 def affinity_of(request: Mapping[str, Any], explicit: str | None = None) -> str | None:
-    """Name the prefix that a request shares with others, so that they prefer the worker whose prefix cache holds it.
+    """Name the prefix that a request shares with others: they prefer the worker whose prefix cache holds it.
 
     Args:
         request: the OpenAI request body.
-        explicit: the client's own name for it; ``prompt_cache_key`` of the body counts after it.
+        explicit: the client's own name for the prefix; None: ``prompt_cache_key`` of the body.
 
     Returns:
-        A short name; None where there is nothing to share: no name, no long first system message, no long prompt.
+        A short name; None: the request has no name, no long first system message and no long prompt.
     """
     named = explicit or request.get("prompt_cache_key")
     if isinstance(named, str) and named:
@@ -36,17 +37,17 @@ def affinity_of(request: Mapping[str, Any], explicit: str | None = None) -> str 
     return _digest("text", text[:_PROMPT_PREFIX] if "prompt" in request else text)
 
 
-def coalescing_sum(endpoint: str, request: Mapping[str, Any], *, stream: bool) -> str:
+def coalescing_digest(endpoint: str, request: Mapping[str, Any], *, stream: bool) -> str:
     """Return a digest that only identical requests share.
 
     Raises:
-        ApiError: 400, its answer may differ from run to run, or it is streamed.
+        ApiError: 400, the request is streamed, or its answer may differ from run to run.
     """
     if stream:
-        raise invalid("a streamed job cannot be coalesced", "coalesce")
+        raise invalid("a streamed job cannot be coalesced; leave out stream or coalesce", "coalesce")
     fixed = request.get("temperature") == 0 or request.get("seed") is not None
-    if not fixed and endpoint != "/v1/embeddings":
-        message = "only deterministic requests can be coalesced: set temperature to 0, or a seed"
+    if not fixed and endpoint != EMBEDDINGS:
+        message = "only a deterministic request can be coalesced; set temperature to 0, or set a seed"
         raise invalid(message, "coalesce")
     return _digest(endpoint, _canonical(request).decode())
 

@@ -1,19 +1,18 @@
-"""From what a request names to the model and the pool that get it, and to the body that the engine gets."""
+"""From a model's name to the pool that runs the request, and to the body that its engine gets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from api.admission.context_length import check_context
-from api.admission.models import check_endpoint, model_not_found, no_such_device
 from api.http.body import parse_raw
-from api.http.errors import RETRY_WORKER_S, SERVER, ApiError
+from api.http.errors import ApiError, invalid, no_worker
 from api.services import Services
 from broker.catalogue import Model
-from jobs.placement import Placement
+from jobs.placement import Device, Placement
 
 
 async def route(
@@ -26,51 +25,80 @@ async def route(
     live: bool = False,
     placement: Placement | None = None,
 ) -> tuple[Model, bytes]:
-    """Choose the pool for a request, of those that serve its model and can do it.
+    """Choose a pool that serves the model and can run the request.
 
     Args:
         services: the process's services.
-        name: the model's, or an alias.
+        name: the model's name, or an alias.
         endpoint: the OpenAI endpoint.
         request: the parsed body.
         body: as it came.
-        live: somebody waits: a worker must be alive.
-        placement: what is asked of the device.
+        live: a worker must be alive.
+        placement: requirements on the device.
 
     Returns:
-        The model in the chosen pool, and the body for its engine: as it came, but with the model's own name where it
-        named another or none.
+        The model in the chosen pool, and the body for its engine: as it came, or with the model's own name instead of
+        an alias or of none.
 
     Raises:
-        ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` where
-            no pool can do it; 503 ``no_worker``.
-        StoreUnavailableError: nothing is known of it, and Redis is away.
+        ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no
+            pool can run it; 503 ``no_worker``.
+        StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
     if await catalogue.find(name, live=live, placement=placement) is None:
-        there = catalogue.devices(name)
-        if catalogue.empty:
-            message = "no worker has registered yet; the first may still be loading its model"
-            raise ApiError(503, message, "no_worker", type_=SERVER, retry_after_s=RETRY_WORKER_S)
-        if placement is None or not there:
-            raise model_not_found(name, services.settings.default_model)
-        raise no_such_device(name, placement, there)
+        raise _not_served(services, name, placement)
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         named = _under_its_name(body, request, model)
         try:
             check_endpoint(model, endpoint)
             await check_context(services, model, endpoint, request, named)
-        except ApiError as error:  # pools may differ in that
+        except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue
         if live and not catalogue.live(model):
-            message = f"no worker for {name!r} is alive; submit to /v1/jobs to have it run when one is"
-            raise ApiError(503, message, "no_worker", type_=SERVER, retry_after_s=RETRY_WORKER_S)
+            raise no_worker(
+                f"no worker for the model {name!r} is alive; retry later, or submit to /v1/jobs, where the job waits for one"
+            )
         catalogue.book(model)
         return model, named
     assert refused is not None  # noqa: S101 - there was a model, and it was refused
     raise refused
+
+
+def check_endpoint(model: Model, endpoint: str) -> None:
+    """Refuse an endpoint that the model does not serve.
+
+    Raises:
+        ApiError: 400 ``unsupported``.
+    """
+    if model.endpoints and endpoint not in model.endpoints:
+        message = f"the model {model.name!r} does not do {endpoint}; it does {', '.join(model.endpoints)}"
+        raise invalid(message, "model", "unsupported")
+
+
+def model_not_found(name: str, default: str | None = None) -> ApiError:
+    """Make the 404 for a model that no worker ever served here. ``default``: the setting ``default_model``."""
+    which = "the default model (setting default_model)" if name == default else "the model"
+    message = f"{which} {name!r} does not exist; GET /v1/models lists the models"
+    return ApiError(404, message, "model_not_found", param="model")
+
+
+def _not_served(services: Services, name: str, placement: Placement | None) -> ApiError:
+    """Make the error for a name that the catalogue does not find."""
+    devices = services.catalogue.devices(name)
+    if services.catalogue.empty:
+        return no_worker("no worker has registered yet; the first one may still be loading its model")
+    if placement is None or not devices:
+        return model_not_found(name, services.settings.default_model)
+    return _no_such_device(name, placement, devices)
+
+
+def _no_such_device(name: str, placement: Placement, devices: Mapping[str, Iterable[Device]]) -> ApiError:
+    pools = "; ".join(f"{pool}: {' and '.join(map(str, one))}" for pool, one in sorted(devices.items()))
+    message = f"no pool that serves the model {name!r} has {placement}; its pools have {pools}"
+    return ApiError(400, message, "no_such_device", param="placement")
 
 
 def _under_its_name(body: bytes, request: Mapping[str, Any], model: Model) -> bytes:

@@ -1,8 +1,7 @@
-"""What OpenAI request bodies may hold, checked at the edge: a wrong type never enters the queue.
+"""The types of OpenAI request bodies: a body with a wrong type never enters the queue.
 
-Types are vLLM's own (0.32, ``vllm/entrypoints/openai/*/protocol.py``), read as it reads them (pydantic's lax
-mode), and no narrower: what the engine would take must pass here. Fields that are not listed pass unseen;
-values (not types) are the engine's to judge.
+The types are vLLM's own (0.32, ``vllm/entrypoints/openai/*/protocol.py``), in the same mode of pydantic (lax) and no
+narrower: every body that the engine accepts must pass here. Unlisted fields are not checked. The engine checks values.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from api.http.errors import invalid, validation_error
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS
 
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _TokenId = Annotated[int, Field(ge=0)]
@@ -23,14 +23,14 @@ class _Loose(BaseModel):
 
 
 class StreamOptions(_Loose):
-    """What a stream carries beside its text."""
+    """What a stream carries besides its text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
 class ResponseFormat(_Loose):
-    """The form the answer must have."""
+    """The required form of the answer."""
 
     type: str
     json_schema: dict[str, Any] | None = None
@@ -130,24 +130,16 @@ class EmbeddingRequest(_Loose):
 
 
 SCHEMAS: dict[str, type[BaseModel]] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/embeddings": EmbeddingRequest,
+    CHAT: ChatRequest,
+    COMPLETIONS: CompletionRequest,
+    EMBEDDINGS: EmbeddingRequest,
 }
-"""The model of each endpoint's body."""
+"""The body of each endpoint."""
 
-STREAMING = ("/v1/chat/completions", "/v1/completions")
-"""The endpoints that stream tokens where they are asked to."""
+CHAT_EXAMPLE = {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
+"""A chat request, for the OpenAPI document."""
 
 _validators = {endpoint: TypeAdapter(model).validator for endpoint, model in SCHEMAS.items()}
-
-
-_PROMPTS = {
-    "/v1/chat/completions": ("messages",),
-    "/v1/completions": ("prompt", "prompt_embeds"),
-    "/v1/embeddings": ("input", "messages"),
-}
-"""Fields of which one must be given; the first is the usual one."""
 
 
 def check_body(endpoint: str, body: dict[str, Any]) -> None:
@@ -160,6 +152,6 @@ def check_body(endpoint: str, body: dict[str, Any]) -> None:
         _validators[endpoint].validate_python(body)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
-    fields = _PROMPTS[endpoint]
+    fields = ENDPOINTS[endpoint].prompt_fields
     if all(body.get(field) is None for field in fields):
         raise invalid(f"{fields[0]}: Field required", fields[0])

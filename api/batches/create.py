@@ -7,14 +7,15 @@ import json
 from typing import Any
 
 from api.batches.view import batch_not_found
-from api.files.view import expires_after_s
 from api.http.errors import ApiError, invalid
+from api.http.expiry import expires_after_s
 from api.services import Services
 from broker.batches import BatchSpec
 from broker.db.errors import NoInputFileError
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
-from jobs.batches import BATCH_ENDPOINTS, window_s
+from jobs.batches import window_s
+from jobs.endpoints import BATCH_ENDPOINTS
 from jobs.ids import BATCH_PREFIX, is_file_id
 from jobs.lanes import SUBMITTABLE, Lane
 

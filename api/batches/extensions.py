@@ -156,7 +156,7 @@ def _progress(batch: Batch) -> dict[str, Any]:
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     more = More(services)
-    docs: dict[str, Any] = {"tags": ["batches"], "response_class": Response}
+    docs: dict[str, Any] = {}
 
     @router.get(
         "/v1/batches/{batch_id}/results",

@@ -11,16 +11,17 @@ from starlette.types import Receive, Scope, Send
 from api.access.authenticate import tenant_of
 from api.batches.create import create_batch
 from api.batches.view import BatchList, BatchObject, batch_not_found, batch_view
-from api.files.routes import idempotency_key
-from api.files.view import list_view
-from api.http.asgi import RawRoute, reply
+from api.http.asgi import add_raw_route, reply
 from api.http.body import parse_object, read_body
 from api.http.errors import ApiError, invalid
+from api.http.idempotency import idempotency_key
 from api.http.openapi import error_docs
+from api.http.pages import list_view
 from api.middleware.trace import place_of
 from api.services import Services
 from jobs.batch_model import Batch
-from jobs.batches import BATCH_ENDPOINTS, BatchStatus
+from jobs.batches import BatchStatus
+from jobs.endpoints import BATCH_ENDPOINTS
 from jobs.ids import is_batch_id
 
 _KEY_DOCS = {
@@ -77,7 +78,7 @@ def answer(view: dict[str, Any]) -> Response:
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    docs: dict[str, Any] = {"tags": ["batches"], "response_class": Response}
+    docs: dict[str, Any] = {}
 
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
         key = idempotency_key(scope)
@@ -85,18 +86,16 @@ def register(router: APIRouter, services: Services) -> None:
         batch, _ = await create_batch(services, body, key, tenant_of(scope), place_of(scope))
         await reply(send, 200, msgspec.json.encode(batch_view(batch)))
 
-    router.routes.append(
-        RawRoute(
-            "/v1/batches",
-            create,
-            methods=["POST"],
-            name="create_batch",
-            summary="Create a batch",
-            description="Answered `validating`; its rows are checked and run behind that.",
-            responses={200: {"model": BatchObject}, **error_docs(400, 409, 413, 503)},
-            openapi_extra={"requestBody": _BODY_DOCS, "parameters": [_KEY_DOCS]},
-            **docs,
-        )
+    add_raw_route(
+        router,
+        "POST",
+        "/v1/batches",
+        create,
+        name="create_batch",
+        summary="Create a batch",
+        description="Answered `validating`; its rows are checked and run behind that.",
+        responses={200: {"model": BatchObject}, **error_docs(400, 409, 413, 503)},
+        openapi_extra={"requestBody": _BODY_DOCS, "parameters": [_KEY_DOCS]},
     )
 
     @router.get(

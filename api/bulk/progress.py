@@ -15,7 +15,8 @@ from broker.batches import OpenChunk
 from broker.catalogue import Catalogue, Model
 from broker.db.errors import BusyError, QueueFullError
 from jobs.batch_model import Batch
-from jobs.batches import CHUNK_ENDPOINT, Chunk, lane_for
+from jobs.batches import Chunk, lane_for
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.ids import make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec

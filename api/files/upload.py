@@ -1,4 +1,4 @@
-"""Reading a ``multipart/form-data`` upload as a stream (RFC 7578): its file goes to storage piece by piece."""
+"""Reading a ``multipart/form-data`` upload as a stream (RFC 7578): the file goes to storage piece by piece."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
 from api.http.asgi import ClientGoneError, header
+from api.http.body import announced_bytes
 from api.http.errors import ApiError, invalid
 from storage import Storage, Writer
 from storage.base import BLOCK
@@ -20,11 +21,11 @@ MAX_FIELDS = 32
 
 @dataclass(slots=True)
 class Upload:
-    """What came: text fields by name, and one file, which is in storage but not committed.
+    """A form: its text fields by name, and one file, which is in storage but not committed.
 
     Attributes:
-        fields: as they came.
-        filename: the file's; None where no file came.
+        fields: the text fields.
+        filename: the file's; None: the form has no file.
         digest: SHA-256 of the file.
         size: of the file in bytes.
     """
@@ -36,7 +37,7 @@ class Upload:
 
 
 class _Form:
-    """Takes the parser's events; what is to be written is kept until the caller has written it."""
+    """Takes the parser's events. It holds the file's bytes until the caller has written them."""
 
     def __init__(self) -> None:
         self.upload = Upload()
@@ -83,7 +84,7 @@ class _Form:
         self._is_file = self._name == "file" and filename is not None
         if self._is_file:
             if self.upload.filename is not None:
-                raise invalid("send one file", "file")
+                raise invalid("the form has several files; send one", "file")
             self.upload.filename = (filename or b"").decode("utf-8", "replace")[:512] or "upload"
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -96,12 +97,12 @@ class _Form:
             return
         self._text.append(piece)
         if sum(map(len, self._text)) > MAX_FIELD_BYTES:
-            raise invalid(f"a field is larger than {MAX_FIELD_BYTES} bytes", self._name)
+            raise invalid(f"the field {self._name[:64]!r} is larger than {MAX_FIELD_BYTES} bytes", self._name)
 
     def _end(self) -> None:
         if not self._is_file:
             if len(self.upload.fields) >= MAX_FIELDS:
-                raise invalid("there are too many fields")
+                raise invalid(f"the form has more than {MAX_FIELDS} fields")
             self.upload.fields[self._name] = b"".join(self._text).decode("utf-8", "replace")
 
     def _finish(self) -> None:
@@ -109,9 +110,9 @@ class _Form:
         self.upload.digest = self._hash.hexdigest()
 
     def check(self) -> None:
-        """Refuse a form that is cut off or has no file."""
+        """Refuse a form that is incomplete or has no file."""
         if not self.done:
-            raise invalid("the form ends before its last boundary", code="invalid_encoding")
+            raise invalid("the form ends before its last boundary; send it whole", code="invalid_encoding")
         if self.upload.filename is None:
             raise invalid("file: Field required", "file")
 
@@ -122,9 +123,9 @@ async def read_upload(
     """Read an upload; its file is written to ``key``, for the caller to commit or abort.
 
     Raises:
-        ApiError: 400 for what is no such form, 413 for a file of more than ``max_bytes``. Nothing is left behind.
-        ClientGoneError: the client hung up first. Nothing is left behind.
-        StorageError: storage failed. Nothing is left behind.
+        ApiError: 400, the body is not such a form; 413, the file is larger than ``max_bytes``. Nothing is left in storage.
+        ClientGoneError: the client hung up first. Nothing is left in storage.
+        StorageError: storage failed. Nothing is left in storage.
     """
     form = _Form()
     parser = MultipartParser(_boundary(scope, max_bytes), form.callbacks())  # type: ignore[arg-type]
@@ -153,18 +154,19 @@ async def read_upload(
 
 
 def _boundary(scope: Scope, max_bytes: int) -> bytes:
-    """Return the form's boundary. Raises ApiError where it is no form, or says that it is too large."""
+    """Return the form's boundary. Raises ApiError: the body is no form, or announces too many bytes."""
     kind, options = parse_options_header(header(scope, b"content-type") or b"")
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise invalid("send the file as multipart/form-data, with the fields file and purpose", "file")
-    told = header(scope, b"content-length")
-    if told is not None and told.isdigit() and int(told) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES:
+        raise invalid(
+            "the body is not a form; send multipart/form-data with the fields file and purpose", "file"
+        )
+    if announced_bytes(scope) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES:
         raise too_large(max_bytes)
     return boundary
 
 
 def too_large(max_bytes: int) -> ApiError:
     """Make the 413 for a file."""
-    message = f"the file is larger than {max_bytes} bytes (setting file_max_bytes)"
+    message = f"the file is larger than {max_bytes} bytes (setting file_max_bytes); split it"
     return ApiError(413, message, "file_too_large", param="file", headers={"connection": "close"})

@@ -1,1 +1,4 @@
-"""Between ASGI and the handlers: bodies, errors, streams, the OpenAPI document. Imports no other room."""
+"""What every room shares of HTTP: bodies, replies, errors, pages, event streams, the OpenAPI document.
+
+Imports no other room.
+"""

@@ -1,15 +1,17 @@
-"""Between ASGI and our handlers: plain replies, the client's hang-up, and routes without FastAPI's cost.
+"""Replies, the client's hang-up, and routes that bypass FastAPI.
 
-The hot routes speak ASGI directly: FastAPI's dependency machinery would cost more than all of their own work.
+The hot routes are plain ASGI: FastAPI's dependency machinery would cost more than all of their own work.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +38,11 @@ async def reply(
     await send({"type": "http.response.body", "body": body})
 
 
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Make a whole response of JSON."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return a request header's first value; ``name`` in lower case."""
     for key, value in scope["headers"]:
@@ -47,8 +54,8 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(receive):`
     """Runs the block until the client hangs up, then raises ClientGoneError out of it.
 
-    Works as ``asyncio.timeout`` does: the block's task is cancelled, and the cancellation turned into the
-    error. To be entered after the request's body was read.
+    Works like ``asyncio.timeout``: it cancels the block's task and turns the cancellation into the error.
+    Enter it after the request's body was read.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -58,7 +65,7 @@ class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(re
     async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("until_hangup is used inside a task")
+            raise RuntimeError("until_hangup must run inside a task")
         self._task = task
         self._cancelling = task.cancelling()
         self._listener = asyncio.get_running_loop().create_task(self._listen())
@@ -78,12 +85,22 @@ class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(re
             raise ClientGoneError from None
 
 
-class RawRoute(APIRoute):
-    """A route that FastAPI documents and does not touch: the ASGI application ``raw`` answers."""
+def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **documented: Any) -> None:
+    """Add a route that FastAPI only documents, with the router's tags.
 
-    def __init__(self, path: str, raw: ASGIApp, **documented: Any) -> None:
-        async def endpoint() -> None:
-            """Stand where FastAPI looks for parameters; there are none for it to read."""
+    Args:
+        router: where to add it.
+        method: the HTTP method.
+        path: with its parameters in braces.
+        raw: the ASGI application that answers.
+        documented: further arguments of FastAPI's route, for the OpenAPI document.
+    """
 
-        super().__init__(path, endpoint, **documented)
-        self.app = raw
+    async def endpoint() -> None:
+        """Give FastAPI a function without parameters to inspect."""
+
+    route = APIRoute(
+        path, endpoint, methods=[method], tags=router.tags, response_class=Response, **documented
+    )
+    route.app = raw
+    router.routes.append(route)

@@ -1,7 +1,7 @@
-"""Reading a request's body: bounded, UTF-8, and a JSON object. What the engine would choke on ends here.
+"""Reading a request's body: bounded, UTF-8, and a JSON object. A body that the engine could not parse is refused here.
 
-The bytes themselves go into the job unchanged; the parsed object serves the checks only. Where a key is
-repeated, the last one counts, here as in the engine.
+The job gets the bytes unchanged; the parsed object serves the checks only. If a key is repeated, the last one counts,
+as in the engine.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ from api.http.errors import ApiError, invalid
 T = TypeVar("T")
 
 DISCARD_S = 2.0
-"""How long the rest of a body that is too large is read for."""
+"""How long the rest of an oversized body is read and dropped."""
 
 _objects = msgspec.json.Decoder(dict[str, Any])
 _raw_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _values = msgspec.json.Decoder(Any)
+
+
+def announced_bytes(scope: Scope) -> int:
+    """Return the length of the body that the request announces; 0: it announces none."""
+    length = header(scope, b"content-length") or b""
+    return int(length) if length.isdigit() else 0
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -32,14 +38,13 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     Args:
         scope: the request.
         receive: its source.
-        limit: most bytes that are taken.
+        limit: most bytes that are accepted.
 
     Raises:
         ApiError: 413, it is larger.
         ClientGoneError: the client hung up first.
     """
-    told = header(scope, b"content-length")
-    if told is not None and told.isdigit() and int(told) > limit:
+    if announced_bytes(scope) > limit:
         await _discard(receive, limit)
         raise _too_large(limit)
     parts: list[bytes] = []
@@ -61,9 +66,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 async def _discard(receive: Receive, limit: int) -> None:
-    """Read on for a moment without keeping anything.
+    """Read and drop the rest for a moment.
 
-    A connection that is closed with unread bytes is reset, and the client may never see why it was refused.
+    Closing a connection with unread bytes resets it, and the client may never see why it was refused.
     """
     size = 0
     with suppress(TimeoutError):
@@ -87,7 +92,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_raw(body: bytes) -> dict[str, msgspec.Raw]:
-    """Parse the outer object only; each value stays as it was written.
+    """Parse the outer object only; each value keeps its bytes.
 
     Raises:
         ApiError: as :func:`parse_object`.
@@ -111,12 +116,15 @@ def _malformed(body: bytes, error: Exception) -> ApiError:
     try:
         body.decode()
     except UnicodeDecodeError as wrong:
-        return invalid(f"the body is not UTF-8: byte {wrong.start} cannot be read", code="invalid_encoding")
+        return invalid(
+            f"the body is not UTF-8: byte {wrong.start} is invalid; send JSON as UTF-8",
+            code="invalid_encoding",
+        )
     if not body.strip():
         return invalid("the body is empty; it must be a JSON object", code="invalid_json")
     if isinstance(error, RecursionError):
-        return invalid("the body is nested too deeply", code="invalid_json")
-    if isinstance(error, msgspec.ValidationError):  # an array, say, or a number that no float can hold
+        return invalid("the body is nested too deeply to be parsed; flatten it", code="invalid_json")
+    if isinstance(error, msgspec.ValidationError):  # for example an array, or a number beyond a float
         return invalid(f"the body must be a JSON object: {error}")
     return invalid(f"the body is not JSON: {error}", code="invalid_json")
 
@@ -124,7 +132,7 @@ def _malformed(body: bytes, error: Exception) -> ApiError:
 def _too_large(limit: int) -> ApiError:
     return ApiError(
         413,
-        f"the body is larger than {limit} bytes",
+        f"the body is larger than {limit} bytes (setting max_body_bytes); send a smaller one",
         "body_too_large",
-        headers={"connection": "close"},  # there may be more of it
+        headers={"connection": "close"},  # more of the body may follow
     )

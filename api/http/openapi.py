@@ -1,4 +1,4 @@
-"""Examples and error descriptions for the generated schema."""
+"""The parts of the OpenAPI document that FastAPI does not derive: raw bodies, parameters, and the errors of a route."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
+
+from api.http.errors import codes_of
+
+REF = "#/components/schemas/{model}"
 
 
 class ErrorDetail(BaseModel):
@@ -26,32 +30,37 @@ class ErrorBody(BaseModel):
 
 
 _ERRORS = {
-    400: "The request is wrong: `invalid_json`, `invalid_encoding`, `invalid_request`,"
-    " `context_length_exceeded`, `unsupported`, `infeasible_deadline`,"
-    " `no_such_device`.",
-    401: "No API key, or a wrong one: `invalid_api_key`.",
-    404: "There is no such thing: `model_not_found`, `job_not_found`, `worker_not_found`, `pool_not_found`,"
-    " `file_not_found`, `batch_not_found`, `not_found`.",
-    409: "It cannot be done now: `idempotency_conflict`, `job_not_finished`, `job_not_queued`, `job_cancelled`,"
-    " `file_in_use`, `batch_not_finished`, `batch_finished`, `nothing_to_retry`.",
-    410: "It is gone: `cursor_expired`, `file_gone`, `storage_object_missing`.",
-    413: "The body is too large: `body_too_large`, `file_too_large`.",
-    416: "The range lies behind the end: `range_not_satisfiable`.",
-    429: "Too much at once: `queue_full`, `gpu_busy`. Has `Retry-After`.",
-    500: "It failed here: `engine_error`, `internal_error`.",
-    503: "Not now: `redis_unavailable`, `storage_unavailable`, `no_worker`, `queue_timeout`, `worker_lost`,"
-    " `engine_unavailable`. Has `Retry-After`.",
-    504: "Too late: `timeout`, `expired`.",
-    507: "There is no room for files: `storage_full`.",
+    400: "The request is wrong",
+    404: "It does not exist",
+    409: "Its state does not allow this",
+    410: "It was deleted",
+    413: "The body is too large",
+    416: "The range begins after the end",
+    429: "Too many jobs. Has `Retry-After`",
+    500: "The server failed",
+    503: "Unavailable now. Has `Retry-After`",
+    504: "Too late",
+    507: "The file storage is full",
 }
 
 
 def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return FastAPI's ``responses`` for these statuses."""
-    return {status: {"model": ErrorBody, "description": _ERRORS[status]} for status in statuses}
+    """Return FastAPI's ``responses`` for these errors."""
+    docs: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        codes = ", ".join(f"`{code}`" for code in codes_of(status))
+        docs[status] = {"model": ErrorBody, "description": f"{_ERRORS[status]}: {codes}."}
+    return docs
 
 
-REF = "#/components/schemas/{model}"
+def answers(model: Any, *errors: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI's ``responses`` for a success with this model, and for these errors."""
+    return {status: {"model": model}, **error_docs(*errors)}
+
+
+def path_parameter(name: str) -> dict[str, Any]:
+    """Describe a path's parameter of a raw route."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +70,7 @@ def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]
 
 
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Have the generated schema define the models of :func:`body_docs`."""
+    """Define the models of :func:`body_docs` in the generated document."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -72,72 +81,3 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-_CHAT = {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
-
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "/v1/chat/completions": _CHAT,
-    "/v1/completions": {"model": "tiny-random", "prompt": "Once upon a time", "max_tokens": 32},
-    "/v1/embeddings": {"model": "tiny-embed", "input": ["Hello", "World"]},
-}
-"""A request of each endpoint."""
-
-JOB_REQUEST: dict[str, Any] = {
-    "endpoint": "/v1/chat/completions",
-    "input": _CHAT,
-    "priority": "normal",
-    "metadata": {"project": "demo"},
-}
-
-_PATHS = {
-    "status_url": "",
-    "events_url": "/events",
-    "cancel_url": "/cancel",
-    "result_url": "/result",
-}
-
-JOB: dict[str, Any] = {
-    "id": "job_0199f3a2c4d57e8f9a0b1c2d3e4f5a6b",
-    "object": "job",
-    "state": "succeeded",
-    "endpoint": "/v1/chat/completions",
-    "model": "tiny-random",
-    "pool": "default",
-    "priority": "normal",
-    "stream": False,
-    "metadata": {"project": "demo"},
-    "attempt": 1,
-    "max_attempts": 3,
-    "position": None,
-    "created_at": 1795416551.123,
-    "expires_at": None,
-    "queue_timeout_s": None,
-    "timeout_s": None,
-    "not_before": None,
-    "retry_of": None,
-    "retried_as": None,
-    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
-    "timings": {
-        "queued_at": 1795416551.123,
-        "started_at": 1795416551.13,
-        "first_token_at": None,
-        "finished_at": 1795416551.9,
-        "queue_ms": 7,
-        "total_ms": 777,
-        "tokens_per_s": 41.5,
-    },
-    "usage": {"prompt_tokens": 12, "completion_tokens": 32, "total_tokens": 44},
-    "error": None,
-    "cancel_requested": False,
-    "worker": "gpu0@host",
-    "history": [],
-    "links": {k: f"/v1/jobs/job_0199f3a2c4d57e8f9a0b1c2d3e4f5a6b{path}" for k, path in _PATHS.items()},
-    "result": {
-        "id": "chatcmpl-job_0199f3a2c4d57e8f9a0b1c2d3e4f5a6b",
-        "object": "chat.completion",
-        "choices": [],
-    },
-    "partial": None,
-}
-"""A job object."""

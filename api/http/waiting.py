@@ -1,29 +1,45 @@
-"""Waiting for a job's end within one request: how long the client asks for, and the wait itself."""
+"""Waiting for a job's end within one request: how long the client wants to wait, and the wait itself."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import re
+from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
 from api.http.asgi import header, until_hangup
 from api.http.errors import invalid
-from api.services import Services
-from broker.events.hub import Inbox
+from broker.events.hub import EventHub, Inbox
 
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+
+PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "Prefer",
+        "in": "header",
+        "schema": {"type": "string"},
+        "description": "`wait=N`: wait up to N seconds for the end.",
+    },
+    {
+        "name": "wait",
+        "in": "query",
+        "schema": {"type": "number", "minimum": 0, "maximum": 300},
+        "description": "Wait up to this many seconds for the end.",
+    },
+]
+"""Both ways to ask for a wait, for OpenAPI."""
 
 
 def asked_wait(scope: Scope, max_wait_s: float) -> tuple[float, str | None]:
     """Read ``?wait=N`` or ``Prefer: wait=N`` (RFC 7240 section 4.3).
 
-    A preference is a wish: one that cannot be read is ignored, one that is too long is cut. The query is not.
+    A preference is a wish: one that cannot be read is ignored, and a long one is shortened. A wrong query is refused.
 
     Returns:
-        Seconds to wait, and the value for ``Preference-Applied`` where the header counted.
+        Seconds to wait, and the value for ``Preference-Applied`` if the header counted.
 
     Raises:
         ApiError: 400, the query's value is not a number from 0 to ``max_wait_s``.
@@ -47,19 +63,17 @@ def _query_wait(text: str, max_wait_s: float) -> float:
     except ValueError:
         wait_s = math.nan
     if not 0 <= wait_s <= max_wait_s:
-        raise invalid(f"wait must be 0 to {max_wait_s:g} seconds", "wait")
+        raise invalid(f"wait must be a number of seconds from 0 to {max_wait_s:g}", "wait")
     return wait_s
 
 
-async def wait_for_end(
-    services: Services, job_id: str, inbox: Inbox, wait_s: float, receive: Receive
-) -> None:
-    """Return when the job is over, its record is gone or the time is up, whichever is first.
+async def wait_for_end(hub: EventHub, job_id: str, inbox: Inbox, wait_s: float, receive: Receive) -> None:
+    """Return when the job has ended, its record is gone or the time is up, whichever is first.
 
     Args:
-        services: the process's services.
-        job_id: the job, whose events come to this process (see ``sink`` and ``watch``).
-        inbox: registered before that.
+        hub: the process's hub.
+        job_id: a job whose events come to this process (see ``sink`` and ``watch``).
+        inbox: registered before the job was accepted or watched.
         wait_s: seconds.
         receive: the request's source, read to its end.
 
@@ -68,6 +82,6 @@ async def wait_for_end(
     """
     try:
         async with until_hangup(receive), asyncio.timeout(wait_s):
-            await services.hub.ending(job_id, inbox)
+            await hub.ending(job_id, inbox)
     except (TimeoutError, LookupError):
-        return  # the caller reads the record, which says what is the case
+        return  # the caller reads the record, which tells them apart

@@ -1,1 +1,1 @@
-"""The jobs API."""
+"""The jobs API: submit, look up, follow, cancel, move, repeat."""

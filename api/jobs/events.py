@@ -1,4 +1,4 @@
-"""``GET /v1/jobs/{id}/events``: follow a job, from the start or from where a reader was."""
+"""``GET /v1/jobs/{id}/events``: follow a job from its start, or from a reader's last event."""
 
 from __future__ import annotations
 
@@ -12,52 +12,43 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from api.http.asgi import header, until_hangup
-from api.http.errors import job_not_found
-from api.http.sse import PING, Cursor, EventFrames, frame, read_cursor
+from api.http.sse import HEADERS, PING
+from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
+from api.jobs.lookup import checked_id, found_job
 from api.jobs.view import job_view
 from api.services import Services
 from broker.db.errors import StoreUnavailableError
 from broker.events.hub import SEQ_END, EventId, Inbox
-from jobs.ids import is_job_id
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
 
-HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would hold the events back
-]
-
 
 class JobEvents:
-    """The route, as an ASGI application. A reader that leaves merely stops watching."""
+    """The route, as an ASGI application. A reader that leaves does not cancel the job."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Stream a job's events until it is over.
+        """Stream a job's events until it ends.
 
         Raises:
-            ApiError: 404, or 400 for a cursor that cannot be read.
+            ApiError: 404, or 400 for a cursor that is not an event id.
             ClientGoneError: the reader left.
         """
         job_id = scope["path_params"]["job_id"]
         cursor = _cursor(scope)
-        if not is_job_id(job_id):
-            raise job_not_found(job_id)
-        await receive()  # the (empty) body, so that what comes next is the hang-up
+        checked_id(job_id)
+        await receive()  # the empty body, so that the next message is the hang-up
         frames = EventFrames(job_id, cursor)
         with self._services.hub.inbox(job_id) as inbox:
             async with until_hangup(receive):
-                job = await self._services.store.get(job_id)
-                if job is None:
-                    raise job_not_found(job_id)
+                job = await found_job(self._services, job_id)
                 if job.state.terminal and (cursor.attempt, cursor.seq) >= (job.attempt, SEQ_END):
                     await send({"type": "http.response.start", "status": 204, "headers": []})
                     await send({"type": "http.response.body", "body": b""})
-                    return  # it has seen the end; 204 makes a browser's EventSource stop asking
+                    return  # the reader has the end; 204 stops a browser's EventSource from reconnecting
                 if cursor.attempt and cursor.seq:
                     head = await self._services.store.log_entry(job_id, f"{cursor.attempt}-1")
                     frames.take_head(head or " ")
@@ -68,7 +59,7 @@ class JobEvents:
     async def _follow(
         self, job_id: str, inbox: Inbox, cursor: Cursor, frames: EventFrames, send: Send
     ) -> bytes:
-        """Send events until the end; return what is left to send."""
+        """Send events until the end; return the last bytes to send."""
         follow = self._services.hub.follow(job_id, inbox, after=cursor.after)
         try:
             async with self._pings(send) as beat, aclosing(follow) as batches:
@@ -82,7 +73,7 @@ class JobEvents:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         except (LookupError, StoreUnavailableError) as error:
-            # The head is sent: all that can be said is an early end, behind which the reader resumes.
+            # The response has begun, so no error can be sent. An early end makes the reader reconnect and resume.
             log.warning("event_stream_cut", job_id=job_id, error=str(error))
         return b""
 
@@ -94,7 +85,7 @@ class JobEvents:
 
     @asynccontextmanager
     async def _pings(self, send: Send) -> AsyncIterator[asyncio.Event]:
-        """Send a comment whenever the yielded event was not set for a while."""
+        """Send a comment whenever the yielded event was not set for ``sse_ping_s``."""
         beat = asyncio.Event()
 
         async def ping() -> None:
@@ -114,11 +105,10 @@ class JobEvents:
 
 
 def _cursor(scope: Scope) -> Cursor:
-    """Read where to go on: the header counts before the query."""
-    told = header(scope, b"last-event-id")
-    text = (
-        told.decode("latin-1")
-        if told is not None
-        else QueryParams(scope.get("query_string", b"")).get("after")
-    )
+    """Read the position to resume from: the header, or else the query."""
+    value = header(scope, b"last-event-id")
+    if value is not None:
+        text: str | None = value.decode("latin-1")
+    else:
+        text = QueryParams(scope.get("query_string", b"")).get("after")
     return read_cursor(text) if text else Cursor()

@@ -1,4 +1,4 @@
-"""The shapes of the jobs API: what a submission may hold, and what the documentation shows of the answers."""
+"""The bodies of the jobs API: requests, which are checked, and answers, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.http.openapi import JOB, JOB_REQUEST
+from api.jobs.examples import JOB, JOB_REQUEST
+from jobs.endpoints import CHAT, JobEndpoint
+from jobs.failures import FailureCode
 from jobs.placement import Placement
 
 MAX_LIFE_S = 366 * 86_400
-"""Longest ``expires_in_s``."""
+"""Longest time limit of a job."""
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
 Priority = Literal["high", "normal", "low", "bulk"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
+_Seconds = Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)]
 _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512, strict=True)]
 
 
 class PlacementRequest(BaseModel):
-    """What a job asks of the device that it runs on. At least one of the two."""
+    """Requirements on the device that the job runs on. At least one of the two."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,11 +40,11 @@ class PlacementRequest(BaseModel):
     @model_validator(mode="after")
     def _something(self) -> PlacementRequest:
         if self.device is None and self.min_memory_gb is None:
-            raise ValueError("give device, min_memory_gb or both")
+            raise ValueError("placement is empty; give device, min_memory_gb or both")
         return self
 
-    def wish(self) -> Placement:
-        """Return it as the core knows it."""
+    def placement(self) -> Placement:
+        """Return the core's form of it."""
         return Placement(self.device, self.min_memory_gb)
 
 
@@ -51,44 +53,79 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [JOB_REQUEST]})
 
-    endpoint: Endpoint = Field("/v1/chat/completions", description="The OpenAI endpoint to call.")
-    model: str | None = Field(None, description="Must agree with `input.model` where both are given.")
+    endpoint: JobEndpoint = Field(CHAT, description="The OpenAI endpoint to call.")
+    model: str | None = Field(None, description="Must equal `input.model` if both are given.")
     input: dict[str, Any] = Field(description="The raw OpenAI request body.")
     priority: Priority = Field("normal", description="The lane to wait in; lanes are served in this order.")
     placement: PlacementRequest | None = Field(
-        None, description="Which device it must run on; 400 `no_such_device` where no pool has it."
+        None, description="Requirements on its device; 400 `no_such_device` if no pool meets them."
     )
     stream: bool | None = Field(
         None, description="Keep and publish deltas while it runs. Default: `input.stream`, or false."
     )
     metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] | None = Field(
-        None, description="Your own; at most 16 pairs of strings."
+        None, description="Your own data; at most 16 pairs of strings."
     )
-    expires_in_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
-        None, description="Whole life in seconds; past it the job is `expired`."
+    expires_in_s: _Seconds | None = Field(
+        None, description="Seconds within which it must end; after them it is `expired`."
     )
-    queue_timeout_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
-        None, description="Seconds within which it must start; past them the job is `expired`."
+    queue_timeout_s: _Seconds | None = Field(
+        None, description="Seconds within which it must start; after them it is `expired`."
     )
-    timeout_s: Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)] | None = Field(
-        None, description="Run time of an attempt in seconds; past it the job is `failed` with `timeout`."
+    timeout_s: _Seconds | None = Field(
+        None,
+        description="Longest run of an attempt in seconds; a longer one makes it `failed` with `timeout`.",
     )
     max_attempts: Annotated[int, Field(ge=1, le=10)] = Field(
-        3, description="Attempts that may be lost, with their worker or by a failure worth retrying."
+        3, description="Most attempts. A lost worker or a retryable failure costs one."
     )
     affinity_key: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None,
-        description="Jobs with the same key prefer the worker that ran one last, whose prefix cache is warm."
-        " Default: `input.prompt_cache_key`, or else a long system message or prompt.",
+        description="Jobs with the same key prefer the worker that last ran one of them: its prefix cache is warm."
+        " Default: `input.prompt_cache_key`, or else a digest of a long system message or prompt.",
     )
     coalesce: bool = Field(
         False,
-        description="Let an identical, deterministic job of yours that is under way answer this one too.",
+        description="Let an identical, deterministic job of yours that is queued or running answer this one too.",
     )
 
 
+class JobChange(BaseModel):
+    """Body of ``PATCH /v1/jobs/{job_id}``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Priority | None = Field(None, description="The lane to wait in from now on.")
+    top: bool = Field(False, description="Make it the next of its lane.")
+
+    @model_validator(mode="after")
+    def _something(self) -> JobChange:
+        if self.priority is None and not self.top:
+            raise ValueError("the body asks for no change; give priority, or top: true")
+        return self
+
+
+class DeadRetryRequest(BaseModel):
+    """Body of ``POST /v1/dead/retry``: the dead jobs to repeat; without any field, the latest 100."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: Annotated[list[str], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="These jobs."
+    )
+    code: FailureCode | None = Field(None, description="Jobs that failed with this code.")
+    model: str | None = Field(None, description="Jobs of this model.")
+    limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Most jobs, the latest first.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DeadRetryRequest:
+        if self.ids is not None and (self.code is not None or self.model is not None):
+            raise ValueError("ids excludes code and model; give either ids, or code and model")
+        return self
+
+
 class JobTimings(BaseModel):
-    """When things happened, in Unix seconds; null: not yet, or never."""
+    """Times in Unix seconds; null: not yet, or never."""
 
     queued_at: float
     started_at: float | None
@@ -124,51 +161,69 @@ class JobObject(BaseModel):
     object: Literal["job"]
     state: State
     endpoint: str = Field(
-        description="The OpenAI endpoint it calls; `/v1/batches/chunk` for a piece of a batch."
+        description="The OpenAI endpoint it calls; `/v1/batches/chunk` for a chunk of a batch."
     )
     model: str
     pool: str = Field(description="The pool whose workers run it.")
     priority: Literal["realtime", "high", "normal", "low", "bulk"]
     stream: bool
     metadata: dict[str, str]
-    attempt: int = Field(description="Number of the current or last attempt, 0 before the first.")
+    attempt: int = Field(description="Number of the current or last attempt; 0 before the first.")
     max_attempts: int
     position: int | None = Field(description="Jobs before it while queued; 0 is next.")
     eta_s: float | None = Field(
-        description="Seconds until it starts, by what its pool was measured to do; null: not measured yet."
+        description="Estimated seconds until it starts, from its pool's measured rate; null: not measured yet."
     )
     created_at: float
     expires_at: float | None
     queue_timeout_s: float | None
     timeout_s: float | None
-    not_before: float | None = Field(description="When its next attempt is due, while it waits for that.")
+    not_before: float | None = Field(
+        description="Earliest start of its next attempt, while it waits for that."
+    )
     retry_of: str | None = Field(description="The job that it repeats.")
     retried_as: str | None = Field(description="The job that repeats it.")
-    coalesced_with: str | None = Field(description="The identical job whose end is this one's too.")
+    coalesced_with: str | None = Field(description="The identical job that answers this one too.")
     trace_id: str | None = Field(description="The trace that its attempts belong to (W3C Trace Context).")
     timings: JobTimings
     usage: JobUsage | None
     error: JobFailure | None
     cancel_requested: bool
     worker: str | None
-    history: list[dict[str, Any]] = Field(description="Attempts that were given up.")
+    history: list[dict[str, Any]] = Field(description="Attempts that ended without ending the job.")
     warnings: list[dict[str, Any]] = Field(
-        description="Said once, at the submission: `infeasible_deadline`, with `estimate_s`."
+        description="Only in the answer to the submission: `infeasible_deadline`, with `estimate_s`."
     )
     links: dict[str, str]
     result: dict[str, Any] | None = Field(
-        None, description="The raw OpenAI response; not in lists and events."
+        None, description="The raw OpenAI response; null in lists and events."
     )
     partial: dict[str, Any] | None = Field(
         None,
-        description="Of a job that did not succeed: the response as far as it went, where that is known.",
+        description="Of a job that did not succeed: its incomplete response, if there is one.",
     )
 
 
 class JobList(BaseModel):
-    """One page of jobs."""
+    """A page of jobs."""
 
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
     next_cursor: str | None
+
+
+class Retried(BaseModel):
+    """The result for one job that was to be repeated."""
+
+    id: str
+    retried_as: str | None = Field(description="The new job; null if there is an error.")
+    error: dict[str, Any] | None
+
+
+class RetriedList(BaseModel):
+    """The results, in order. ``has_more``: further dead jobs match the filter."""
+
+    object: str = "list"
+    data: list[Retried]
+    has_more: bool

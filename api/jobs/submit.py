@@ -1,4 +1,4 @@
-"""Submitting a job and looking at one: the calls of the jobs API that are made often, as plain ASGI."""
+"""Submitting a job and getting one: the frequent calls of the jobs API, as plain ASGI."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from api.access.authenticate import tenant_of
-from api.admission.fingerprints import affinity_of, coalescing_sum
-from api.admission.models import named_model
-from api.admission.routing import route
-from api.admission.schema import check_body
-from api.http.asgi import Header, header, reply
+from api.admission.accept import accept
+from api.admission.admit import admit
+from api.http.asgi import Header, reply
 from api.http.body import parse_raw, parse_value, read_body
-from api.http.errors import invalid, job_not_found, validation_error
+from api.http.errors import infeasible_message, invalid, validation_error
+from api.http.idempotency import idempotency_key
 from api.http.waiting import asked_wait, wait_for_end
+from api.jobs.lookup import checked_id, job_not_found
 from api.jobs.schema import JobRequest
 from api.jobs.view import job_view
 from api.middleware.trace import request_span
 from api.services import Services
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import Accepted
-from jobs.ids import is_job_id
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.states import JobState
@@ -44,7 +43,7 @@ class Jobs:
         """``POST /v1/jobs``."""
         services = self._services
         wait_s, applied = asked_wait(scope, services.settings.max_wait_s)
-        key = _idempotency_key(scope)
+        key = idempotency_key(scope)
         body = await read_body(scope, receive, services.settings.max_body_bytes)
         spec = await self._spec(body, key, services.process if wait_s else None, tenant_of(scope))
         warnings: list[dict[str, Any]] = []
@@ -52,22 +51,21 @@ class Jobs:
         with services.hub.inbox(spec.id) as inbox:
             failpoints.hit("api.before_accept")
             try:
-                accepted = await services.accept(spec, span)
+                accepted = await accept(services, spec, span)
             except StoreUnavailableError:
-                # It may have been accepted all the same. With a key the client finds it; else nobody does.
+                # The job may have been accepted all the same. With a key the client can find it again; otherwise nobody can.
                 if key is None:
-                    services.abandon(spec.id)
+                    services.abandoned.add(spec.id)
                 raise
             failpoints.hit("api.after_accept")
             job: Job | None
             if accepted.replayed:
                 job = await self._look(accepted.id, wait_s, receive)
             else:
-                services.metrics.count_accepted(spec.lane, spec.tenant)
                 job = _fresh(spec, accepted, span.context)
                 warnings = deadline_warnings(spec, accepted)
                 if wait_s:
-                    await wait_for_end(services, spec.id, inbox, wait_s, receive)
+                    await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
                     job = await services.store.get(spec.id)
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
         if applied:
@@ -80,7 +78,7 @@ class Jobs:
         wait_s, applied = asked_wait(scope, self._services.settings.max_wait_s)
         headers = [(b"preference-applied", applied.encode())] if applied else []
         if wait_s:
-            await receive()  # the (empty) body, so that what comes next is the hang-up
+            await receive()  # the empty body, so that the next message is the hang-up
         await self._show(await self._look(job_id, wait_s, receive), job_id, send, 200, headers)
 
     async def _spec(self, body: bytes, key: str | None, sink: str | None, tenant: str) -> JobSpec:
@@ -90,45 +88,39 @@ class Jobs:
             request: JobRequest = _validator.validate_python(fields)
         except ValidationError as error:
             raise validation_error(error.errors(include_url=False, include_input=False)) from None
-        name = _model_name(request, self._services.settings.default_model)
-        check_body(request.endpoint, request.input)
-        placement = None if request.placement is None else request.placement.wish()
-        model, payload = await route(
-            self._services, name, request.endpoint, request.input, bytes(raw["input"]), placement=placement
-        )
-        stream = bool(request.input.get("stream") if request.stream is None else request.stream)
-        coalesce = None
-        if request.coalesce:
-            coalesce = coalescing_sum(request.endpoint, request.input, stream=stream)
-        return JobSpec(
-            id=self._services.new_job_id(),
-            endpoint=request.endpoint,
-            model=model.name,
-            body=payload,
-            pool=model.pool,
+        inner = request.input.get("model")
+        if request.model is not None and inner is not None and inner != request.model:
+            message = f"model is {request.model!r}, but input.model is {inner!r}; give one of them, or the same twice"
+            raise invalid(message, "model")
+        return await admit(
+            self._services,
+            request.endpoint,
+            request.input,
+            bytes(raw["input"]),
             lane=Lane(request.priority),
-            stream=stream,
-            metadata=request.metadata or {},
+            model=request.model,
+            stream=request.stream,
+            placement=None if request.placement is None else request.placement.placement(),
+            affinity_key=request.affinity_key,
+            coalesce=request.coalesce,
             tenant=tenant,
+            metadata=request.metadata or {},
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),
             queue_timeout_ms=_ms(request.queue_timeout_s),
             timeout_ms=_ms(request.timeout_s),
             idempotency_key=key,
             sink=sink,
-            affinity=affinity_of(request.input, request.affinity_key),
-            coalesce=coalesce,
-            placement=placement,
         )
 
     async def _look(self, job_id: str, wait_s: float, receive: Receive) -> Job | None:
-        """Read a job, after its end or after ``wait_s`` seconds."""
+        """Read a job, at its end or after ``wait_s`` seconds."""
         services = self._services
         if wait_s:
             with services.hub.inbox(job_id) as inbox:
                 state = await services.store.watch(job_id, services.process)
                 if state is not None and not state.terminal:
-                    await wait_for_end(services, job_id, inbox, wait_s, receive)
+                    await wait_for_end(services.hub, job_id, inbox, wait_s, receive)
         return await services.store.get(job_id)
 
     async def _show(
@@ -152,57 +144,28 @@ class Jobs:
         await reply(send, 200 if job.state.terminal else unfinished, body, headers)
 
 
-def checked_id(job_id: str) -> str:
-    """Return the id. Raises ApiError (404) where no job can have it."""
-    if not is_job_id(job_id):
-        raise job_not_found(job_id)
-    return job_id
-
-
-def _idempotency_key(scope: Scope) -> str | None:
-    value = header(scope, b"idempotency-key")
-    if value is None:
-        return None
-    if not 1 <= len(value) <= 255:
-        raise invalid("Idempotency-Key must have 1 to 255 characters", "Idempotency-Key")
-    return value.decode("latin-1")
-
-
-def _model_name(request: JobRequest, default: str | None) -> str:
-    """Return the model that both the job and its input can mean."""
-    if request.model is None:
-        return named_model(request.input, default)
-    inner = request.input.get("model")
-    if inner is not None and inner != request.model:
-        raise invalid(f"model is {request.model!r}, but input.model is {inner!r}", "model")
-    return named_model({"model": request.model})
-
-
 def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]:
-    """Say so where a job will by estimate miss its deadline, or its time to start."""
+    """Return a warning for each time limit of a job that its estimate exceeds."""
     if accepted.eta_ms is None:
         return []
     done_ms = accepted.eta_ms + (accepted.run_ms or 0)
-    found = []
-    for field, estimate_ms, limit_ms in (
-        ("expires_in_s", done_ms, spec.expires_in_ms),
-        ("queue_timeout_s", accepted.eta_ms, spec.queue_timeout_ms),
-    ):
-        if limit_ms is not None and estimate_ms > limit_ms:
-            seconds = estimate_ms / 1000
-            message = f"{field} cannot be met as the queue stands: it would take about {seconds:.1f} s"
-            warning = {
-                "code": "infeasible_deadline",
-                "message": message,
-                "param": field,
-                "estimate_s": seconds,
-            }
-            found.append(warning)
-    return found
+    return [
+        {
+            "code": "infeasible_deadline",
+            "message": infeasible_message(field, estimate_ms),
+            "param": field,
+            "estimate_s": estimate_ms / 1000,
+        }
+        for field, estimate_ms, limit_ms in (
+            ("expires_in_s", done_ms, spec.expires_in_ms),
+            ("queue_timeout_s", accepted.eta_ms, spec.queue_timeout_ms),
+        )
+        if limit_ms is not None and estimate_ms > limit_ms
+    ]
 
 
 def _fresh(spec: JobSpec, accepted: Accepted, place: TraceContext | None) -> Job:
-    """Return the job as it was accepted a moment ago: nothing needs to be read for that."""
+    """Return the job as it was just accepted, without reading its record."""
     now_ms = accepted.created_ms
     return Job(
         id=spec.id,

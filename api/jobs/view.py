@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from api.http.errors import invalid
-from api.http.job_end import usage_json
+from api.http.job_end import usage_view
+from api.http.pages import cursor_view
 from broker.listing import Page
 from jobs.model import Failed, Job, Queued, Running, Succeeded
 from monitoring.trace_context import TraceContext
@@ -26,9 +24,9 @@ def job_view(
 
     Args:
         job: the job.
-        result: its raw response, JSON; None leaves ``result`` null.
-        partial: likewise, how far the response of one that did not succeed went.
-        warnings: what its submitter should know: ``code``, ``message`` and more.
+        result: its raw response, JSON; None: ``result`` is null.
+        partial: the incomplete response of a job that did not succeed; None: ``partial`` is null.
+        warnings: warnings for its submitter, each with ``code``, ``message`` and more.
     """
     phase, t = job.phase, job.timings
     usage = None if isinstance(phase, Queued | Running) else phase.usage
@@ -67,7 +65,7 @@ def job_view(
             "total_ms": t.total_ms,
             "tokens_per_s": t.tokens_per_s(usage),
         },
-        "usage": usage_json(usage),
+        "usage": usage_view(usage),
         "error": None
         if error is None
         else {"code": error.code, "message": error.message, "param": error.param},
@@ -91,32 +89,8 @@ def job_view(
 
 def page_view(page: Page) -> dict[str, Any]:
     """Return a page of jobs as a list object."""
-    return {
-        "object": "list",
-        "data": [job_view(job) for job in page.jobs],
-        "has_more": page.cursor is not None,
-        "next_cursor": encode_cursor(page.cursor),
-    }
+    return cursor_view([job_view(job) for job in page.jobs], page.cursor)
 
 
 def _seconds(ms: int | None) -> float | None:
     return None if ms is None else ms / 1000
-
-
-def encode_cursor(cursor: str | None) -> str | None:
-    """Make the store's cursor opaque."""
-    return None if cursor is None else base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("=")
-
-
-def decode_cursor(text: str) -> str:
-    """Read what :func:`encode_cursor` wrote.
-
-    Raises:
-        ApiError: 400, it did not write this.
-    """
-    try:
-        cursor = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode()
-        int(cursor.partition("_")[0])
-    except (binascii.Error, ValueError):
-        raise invalid("after is not a cursor of this list; use next_cursor as it came", "after") from None
-    return cursor

@@ -1,1 +1,1 @@
-"""What wraps every request: metrics and traces."""
+"""Wrappers around every request: metrics, traces and the guard against unexpected exceptions."""

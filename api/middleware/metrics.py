@@ -1,4 +1,4 @@
-"""Counting requests: pure ASGI, a few microseconds each."""
+"""Counts and times requests. Plain ASGI, a few microseconds each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from monitoring.metrics import ApiMetrics
 
 UNMATCHED = "unmatched"
-"""The label of requests that no route took, whatever their address: labels must stay few."""
+"""The label of requests that match no route, whatever their path: labels must stay few."""
 
 CLIENT_GONE = "499"
-"""The label of requests whose client hung up unanswered (nginx's number)."""
+"""The label of requests whose client hung up before its answer (nginx's number)."""
 
 
-class Measure:
-    """Counts, times and gauges every HTTP request by its route's template."""
+class RequestMetrics:
+    """Counts and times every HTTP request by its route's template."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app

@@ -1,1 +1,1 @@
-"""Queues, workers, health and metrics."""
+"""Operating the service: queues, workers, health and metrics."""

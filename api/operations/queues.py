@@ -1,24 +1,20 @@
-"""The queues: what waits where, and steering them."""
+"""The queues: their depths and rates, pausing a pool and purging a lane."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 import structlog
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
-from api.http.errors import ApiError, invalid, job_not_found
-from api.http.openapi import error_docs
-from api.jobs.schema import JobObject, Priority
-from api.jobs.submit import checked_id
-from api.jobs.view import job_view
+from api.http.asgi import json_response
+from api.http.errors import ApiError
+from api.http.openapi import answers
 from api.middleware.trace import asked_by
 from api.services import Services
 from broker.queues import PoolView
 from jobs.lanes import Lane
-from jobs.states import JobState
 
 log = structlog.get_logger(__name__)
 
@@ -26,20 +22,24 @@ LaneName = Literal["realtime", "high", "normal", "low", "bulk"]
 
 
 class LaneObject(BaseModel):
-    """A lane of a pool; lanes are served in the order of the list."""
+    """A lane of a pool. Lanes are served in the order of the list."""
 
     lane: LaneName
     queued: int = Field(description="Jobs that wait.")
-    dispatched: int = Field(description="Of these, those that lie ready for a worker.")
-    oldest_s: float | None = Field(description="Seconds that the oldest of them has waited in the lane.")
+    dispatched: int = Field(
+        description="Of these, jobs dispatched to the lane's list, from which workers pop."
+    )
+    oldest_s: float | None = Field(
+        description="Seconds that the oldest of these jobs has waited in the lane."
+    )
 
 
 class TenantObject(BaseModel):
-    """What a tenant has in a pool."""
+    """A tenant's jobs in a pool."""
 
     tenant: str
     queued: int
-    active: int = Field(description="Jobs that run or are about to.")
+    active: int = Field(description="Jobs that run or are about to run.")
 
 
 class PoolObject(BaseModel):
@@ -49,13 +49,13 @@ class PoolObject(BaseModel):
     pool: str
     paused: bool
     running: int = Field(description="Jobs on its engines.")
-    slots: int = Field(description="Jobs that its live workers take at once.")
+    slots: int = Field(description="Jobs that its live workers run at once.")
     max_active: int | None
     queued: int
     starts_per_s: float | None = Field(
-        description="Jobs of the interactive lanes that started a second while others waited; null: not measured yet."
+        description="Jobs of the interactive lanes that started per second while others waited; null: not measured yet."
     )
-    bulk_starts_per_s: float | None = Field(description="The same of the lane `bulk`.")
+    bulk_starts_per_s: float | None = Field(description="The same for the lane `bulk`.")
     mean_run_s: float | None
     lanes: list[LaneObject]
     tenants: list[TenantObject]
@@ -69,27 +69,12 @@ class PoolList(BaseModel):
 
 
 class Purged(BaseModel):
-    """What a purge did."""
+    """The result of a purge."""
 
     object: Literal["purged"]
     pool: str
     lane: LaneName
     cancelled: int
-
-
-class JobChange(BaseModel):
-    """Body of ``PATCH /v1/jobs/{job_id}``."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    priority: Priority | None = Field(None, description="The lane to wait in from now on.")
-    top: bool = Field(False, description="Make it the next of its lane.")
-
-    @model_validator(mode="after")
-    def _something(self) -> JobChange:
-        if self.priority is None and not self.top:
-            raise ValueError("give priority, or top: true")
-        return self
 
 
 def pool_view(view: PoolView) -> dict[str, Any]:
@@ -131,37 +116,33 @@ def pool_view(view: PoolView) -> dict[str, Any]:
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     store, catalogue = services.store, services.catalogue
-    docs: dict[str, Any] = {"tags": ["operations"], "response_class": Response}
 
-    def answer(value: Any) -> Response:
-        return Response(msgspec.json.encode(value), media_type="application/json")
+    async def pools() -> tuple[str, ...]:
+        await catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
+        return catalogue.pools
 
     async def known(pool: str) -> str:
-        await catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
-        if pool not in catalogue.pools:
-            message = f"there is no pool {pool!r}; there are: {', '.join(catalogue.pools)}"
+        names = await pools()
+        if pool not in names:
+            message = f"the pool {pool!r} does not exist; the pools are: {', '.join(names)}"
             raise ApiError(404, message, "pool_not_found", param="pool")
         return pool
 
-    @router.get(
-        "/v1/queues", summary="List queues", responses={200: {"model": PoolList}, **error_docs(503)}, **docs
-    )
+    @router.get("/v1/queues", summary="List queues", responses=answers(PoolList, 503))
     async def list_queues() -> Response:
-        """Every pool with its lanes, what it was measured to do, and who has jobs in it."""
-        await catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
-        views = await store.queues(catalogue.pools)
-        return answer({"object": "list", "data": [pool_view(view) for view in views]})
+        """Every pool with its lanes, its measured rates, and the tenants that have jobs in it."""
+        views = await store.queues(await pools())
+        return json_response({"object": "list", "data": [pool_view(view) for view in views]})
 
     @router.post(
         "/v1/queues/{pool}/{action}",
         summary="Pause or resume a pool",
-        responses={200: {"model": PoolObject}, **error_docs(404, 503)},
-        **docs,
+        responses=answers(PoolObject, 404, 503),
     )
     async def pause_pool(
         pool: str, action: Annotated[Literal["pause", "resume"], Path()], request: Request
     ) -> Response:
-        """Paused: jobs are accepted and wait, and what runs goes on. Asked twice, it is as if asked once."""
+        """A paused pool accepts jobs and starts none; running jobs continue. Repeating the call changes nothing."""
         changed = await store.pause(await known(pool), paused=action == "pause")
         log.info(
             "pool_paused" if action == "pause" else "pool_resumed",
@@ -170,48 +151,13 @@ def register(router: APIRouter, services: Services) -> None:
             tenant=asked_by(request.scope),
         )
         (view,) = await store.queues([pool])
-        return answer(pool_view(view))
+        return json_response(pool_view(view))
 
     @router.delete(
-        "/v1/queues/{pool}/{lane}",
-        summary="Purge a lane",
-        responses={200: {"model": Purged}, **error_docs(400, 404, 503)},
-        **docs,
+        "/v1/queues/{pool}/{lane}", summary="Purge a lane", responses=answers(Purged, 400, 404, 503)
     )
     async def purge_lane(pool: str, lane: LaneName, request: Request) -> Response:
-        """Cancels every job that waits in the lane. What runs goes on."""
+        """Cancels every job that waits in the lane. Running jobs continue."""
         cancelled = await store.purge(await known(pool), Lane(lane))
         log.info("lane_purged", pool=pool, lane=lane, cancelled=cancelled, tenant=asked_by(request.scope))
-        return answer({"object": "purged", "pool": pool, "lane": lane, "cancelled": cancelled})
-
-    _register_change(router, services)
-
-
-def _register_change(router: APIRouter, services: Services) -> None:
-    store = services.store
-
-    @router.patch(
-        "/v1/jobs/{job_id}",
-        summary="Change a queued job's priority",
-        responses={200: {"model": JobObject}, **error_docs(400, 404, 409, 503)},
-        tags=["jobs"],
-        response_class=Response,
-    )
-    async def change_job(job_id: str, change: JobChange, request: Request) -> Response:
-        """Only a queued job can be moved."""
-        lane = None if change.priority is None else Lane(change.priority)
-        current = await store.get(checked_id(job_id))
-        if current is not None and current.lane is Lane.REALTIME:
-            raise invalid("a synchronous call cannot be moved", "job_id")
-        state = await store.move(job_id, lane, top=change.top)
-        if state is None:
-            raise job_not_found(job_id)
-        if state is not JobState.QUEUED:
-            raise ApiError(409, f"{job_id} is {state}; only a queued job can be moved", "job_not_queued")
-        log.info(
-            "job_moved", job_id=job_id, lane=change.priority, top=change.top, tenant=asked_by(request.scope)
-        )
-        job = await store.get(job_id)
-        if job is None:
-            raise job_not_found(job_id)
-        return Response(msgspec.json.encode(job_view(job)), media_type="application/json")
+        return json_response({"object": "purged", "pool": pool, "lane": lane, "cancelled": cancelled})

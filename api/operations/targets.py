@@ -1,4 +1,4 @@
-"""Where Prometheus finds the workers' metrics: its HTTP service discovery, answered from the live leases."""
+"""Prometheus's HTTP service discovery: the metrics addresses of the live workers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from api.http.openapi import error_docs
+from api.http.asgi import json_response
+from api.http.openapi import answers
 from api.services import Services
 
 
@@ -25,7 +25,7 @@ class TargetGroup(BaseModel):
 
 
 def target_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups; a worker without a metrics address has none.
+    """Return the groups. A worker without a metrics address has none.
 
     Args:
         workers: as of :meth:`broker.jobs.JobStore.workers`.
@@ -53,11 +53,8 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/metrics/targets",
         summary="Prometheus targets",
-        tags=["operations"],
-        response_class=Response,
-        responses={200: {"model": list[TargetGroup]}, **error_docs(503)},
+        responses=answers(list[TargetGroup], 503),
     )
     async def targets() -> Response:
-        """Every live worker's metrics address, for Prometheus's `http_sd_configs`; the api itself is not among them."""
-        groups = target_groups(await services.store.workers())
-        return Response(msgspec.json.encode(groups), media_type="application/json")
+        """Every live worker's metrics address, for Prometheus's `http_sd_configs`. The api itself is not listed."""
+        return json_response(target_groups(await services.store.workers()))

@@ -1,4 +1,4 @@
-"""The Celery application: settings that were tried and hold (ADR 0002), the same in every process."""
+"""The Celery application: tested settings (ADR 0002), the same in every process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def lane_queues(keys: Keys, pool: str) -> list[Queue]:
 
 
 def worker_queues(keys: Keys, pool: str, node: str) -> list[Queue]:
-    """Return the queues of one worker: what it is preferred for, then the lanes."""
+    """Return the queues of one worker: its own, for jobs that prefer it, then the lanes."""
     own = keys("own_queue", pool, node)
     return [Queue(own, routing_key=own), *lane_queues(keys, pool)]
 
@@ -34,14 +34,14 @@ def make_celery(
 ) -> Celery:
     """Make the application.
 
-    The Celery message only wakes a worker; the record in Redis owns the job. Hence no acknowledgements are emulated
-    (the reaper finds what is lost), no results are stored, and nothing is prefetched.
+    The Celery message only wakes a worker; the record in Redis owns the job. So there are no emulated acknowledgements (the
+    reaper finds lost jobs), no stored results and no prefetching.
 
     Args:
         redis_url: as redis-py reads it.
         namespace: prefix of the queue names.
         pool: whose lanes to declare.
-        node: the worker's node name, for a queue of its own; None: this is no worker.
+        node: the worker's node name, for a queue of its own; None: this process is not a worker.
         task_events: emit the events that Flower shows.
     """
     transport.install()

@@ -1,8 +1,8 @@
-"""The Celery message, learned from Celery.
+"""The envelope: a template of Celery's message, learned from Celery.
 
-``accept`` creates a job's record and its queue message in one script, which ``apply_async`` cannot do. So that the
-message is still Celery's own, Celery publishes one to a throwaway queue; we read it back and put placeholders where
-the task id and the queue stand. ``tests/integration/test_envelope.py`` holds it against a real publish.
+``accept`` creates a job's record and its queue message in one script, which ``apply_async`` cannot do. To get Celery's own
+message, Celery publishes one to a throwaway queue; we read it back and replace the task id and the queue by placeholders.
+``tests/integration/test_envelope.py`` compares it with a real publish.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def learn_envelope(app: Celery, client: Redis) -> str:
 
 
 def learn_at(redis_url: str, namespace: str) -> str:
-    """Learn the envelope from the Redis at an address. Blocks; one try, no patience.
+    """Learn the envelope at an address. Blocks; one try.
 
     Raises:
         StoreUnavailableError: Redis cannot be reached.
@@ -69,17 +69,17 @@ def learn_at(redis_url: str, namespace: str) -> str:
 
 
 def template(message: dict[str, Any], queue: str) -> str:
-    """Turn one of Celery's messages, sent with task id ``@ID@`` to ``queue``, into the template."""
+    """Turn a Celery message, sent with the task id ``@ID@`` to ``queue``, into the template."""
     message["body"] = base64.b64decode(message["body"]).decode()
     message["properties"] |= {"body_encoding": "utf-8", "delivery_tag": ID}
     return json.dumps(message).replace(queue, QUEUE)
 
 
 def greet(app: Celery, url: str, keys: Keys) -> None:
-    """Publish the envelope, which also tells early whether Redis is there and writes.
+    """Publish the envelope, which also checks that Redis answers and writes.
 
     Raises:
-        StoreUnavailableError: it is not, or does not.
+        StoreUnavailableError: it does not.
     """
     try:
         with connect_sync(url) as client:
@@ -89,5 +89,5 @@ def greet(app: Celery, url: str, keys: Keys) -> None:
 
 
 def publish_envelope(app: Celery, client: Redis, keys: Keys) -> None:
-    """Learn the envelope and leave it where the scripts look for it."""
+    """Learn the envelope and store it for the scripts."""
     client.set(keys("envelope"), learn_envelope(app, client))

@@ -1,14 +1,13 @@
 """Kombu's Redis transport, made cheaper.
 
 - Kombu builds a new redis-py client, with its table of some hundred callbacks, for every command that is not a blocking
-  pop: three times a job for the task events alone. A client holds no connection of its own (the pool does), so one per
-  channel serves.
+  pop: three times a job for the task events alone. The connections belong to the pool, so one client per channel suffices.
 - Kombu pops one message a round trip. ``BLMPOP`` (Redis 7.0) pops as many as the worker has room for, still strictly from
   the first lane that has any, so that a burst reaches the engine as one batch.
-- The bulk lane is left out of a pop while the worker's lane controller gives it no room.
+- A pop skips the bulk lane while the worker's lane controller gives it no room.
 
-And made to follow the master: what a demoted one refuses counts as a broken connection; ``sentinel://`` addresses ask
-for the master anew at every connection.
+It also follows the master: a demoted master's refusal counts as a broken connection, and ``sentinel://`` addresses ask for
+the master at every connection.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from redis.exceptions import ResponseError
 from broker.db.sentinel import SyncMasterConnection, client_options
 
 FREE_SLOTS = "penstock_free_slots"
-"""Transport option: a function that says how many more messages the worker has room for."""
+"""Transport option: a function that returns how many more messages the worker has room for."""
 
 BULK_ROOM = "penstock_bulk_room"
-"""Transport option: the bulk lane's queue, and two functions: how many of its messages may be taken now, and where that is
-none, after how many seconds to ask again."""
+"""Transport option: the bulk lane's queue, and two functions: how many of its messages the worker may take now, and if none,
+after how many seconds to ask again."""
 
 _MOST = 32
 _NO_BULK: tuple[Any, Any, Any] = (None, None, None)
@@ -40,9 +39,7 @@ _NO_BULK: tuple[Any, Any, Any] = (None, None, None)
 class Channel(redis.Channel):  # type: ignore[misc]
     """A channel that keeps its client and pops in batches."""
 
-    do_restore = (
-        False  # of messages, when a connection breaks: the reaper pushes what is missing, and nothing twice
-    )
+    do_restore = False  # of messages, when a connection breaks: the reaper pushes missing ones, each once
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
@@ -98,7 +95,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
         try:
             return self.client.parse_response(self.client.connection, "BLMPOP", **options)
         except ResponseError as error:
-            # Of a pop, Redis refuses nothing for our sake: it is loading, was demoted (READONLY, UNBLOCKED), and so on.
+            # A refused pop is never our fault: Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
             raise RedisConnectionError(f"cannot pop: {error}") from error
 
 
@@ -115,13 +112,13 @@ class SentinelChannel(Channel):
 
 
 class Transport(redis.Transport):  # type: ignore[misc]
-    """The transport with that channel."""
+    """The transport with :class:`Channel`."""
 
     Channel = Channel
 
 
 class SentinelTransport(Transport):
-    """The transport with that channel."""
+    """The transport with :class:`SentinelChannel`."""
 
     Channel = SentinelChannel
 

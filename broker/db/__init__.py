@@ -1,1 +1,1 @@
-"""The connection to Redis: clients, addresses, keys, scripts and errors."""
+"""The connection to Redis: clients, addresses, keys, scripts, errors."""

@@ -1,4 +1,4 @@
-"""Redis clients, configured once for everyone."""
+"""Redis clients, configured in one place."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ _CONNECTIONS = 32
 
 
 class _Retry(Retry):
-    """Retries for so many seconds at most: a server that stalls does not answer sooner for being asked again, and who
-    waits wants to know.
-    """
+    """Retries within a bounded time: a stalled server does not answer sooner if asked again, and the caller must know."""
 
     def __init__(self, backoff: AbstractBackoff, retries: int, within_s: float) -> None:
         super().__init__(backoff, retries)
@@ -55,11 +53,11 @@ class _Connection(AbstractConnection):
     """Leaves a server that is no longer the master, and survives cancellation.
 
     It sends without ``asyncio.wait_for``, in which Python 3.11 can lose a cancellation (python/cpython#86296). redis-py
-    uses it for every command: a task that was cancelled meanwhile would go on as if nothing had happened.
+    uses it for every command, so a task that is cancelled meanwhile would continue.
     """
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
-        """As redis-py's, but a demoted master's refusal counts as a broken connection: the next one finds the new."""
+        """As redis-py's, but a demoted master's refusal counts as a broken connection: the next one finds the new master."""
         try:
             return await super().read_response(*args, **options)
         except (ReadOnlyError, MasterDownError) as error:
@@ -98,8 +96,8 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
     Args:
         url: ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://``.
         retries: how often a command is sent again after a broken connection.
-        timeout_s: longest wait for a reply, and for one of the client's connections to be free.
-        text: replies are decoded as UTF-8; else they are bytes.
+        timeout_s: longest wait for a reply, and for a free connection of the client.
+        text: decode replies as UTF-8; otherwise they are bytes.
 
     Raises:
         ValueError: the address cannot be read.
@@ -113,7 +111,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
         "health_check_interval": 15,
         "retry": _Retry(ExponentialBackoff(cap=0.5, base=0.05), retries, within_s=0.9 * timeout_s),
     }
-    # A burst waits its turn for a connection; redis-py's usual pool would fail what exceeds its size.
+    # Callers in a burst wait for a connection; redis-py's usual pool would refuse those beyond its size.
     if sentinels := sentinels_of(url):
         pool = BlockingConnectionPool(
             connection_class=MasterConnection, **options, **client_options(sentinels)
@@ -125,7 +123,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
 
 
 def connect_sync(url: str, **options: Any) -> SyncRedis:
-    """Make a client without asyncio, short of patience; close it after use.
+    """Make a client without asyncio and with short time-outs; close it after use.
 
     Args:
         url: as for :func:`connect`.
@@ -142,10 +140,10 @@ def connect_sync(url: str, **options: Any) -> SyncRedis:
 
 
 def ping(url: str) -> None:
-    """Return if a server answers at ``url``, asked once, with a short patience.
+    """Return if a server answers at ``url``; one try, with a short time-out.
 
     Raises:
-        StoreUnavailableError: none does; the message names the address, without its password.
+        StoreUnavailableError: none answers; the message names the address without its password.
     """
     try:
         with connect_sync(url, retry=None) as client:

@@ -1,4 +1,4 @@
-"""What can go wrong between us and Redis."""
+"""The errors of the broker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class BrokerError(Exception):
 
 
 class StoreUnavailableError(BrokerError):
-    """Redis could not be reached or could not write. Nothing can be said of what was asked for."""
+    """Redis could not be reached or could not write. The command may or may not have been carried out."""
 
 
 class QueueFullError(BrokerError):
@@ -16,8 +16,8 @@ class QueueFullError(BrokerError):
 
     Args:
         depth: jobs that wait there.
-        retry_ms: milliseconds until an eighth of them has started, by what was measured; 0 where nothing was.
-        tenant: whose bound it is; None for the lane's.
+        retry_ms: estimated milliseconds until an eighth of them has started; 0: nothing was measured.
+        tenant: the tenant whose bound it is; None: the lane's bound.
     """
 
     def __init__(self, depth: int, retry_ms: int = 0, tenant: str | None = None) -> None:
@@ -28,11 +28,11 @@ class QueueFullError(BrokerError):
 
 
 class BusyError(BrokerError):
-    """Reject mode: every slot is taken, and nothing is let into the queue.
+    """Reject mode: every slot is taken, so the job is not queued.
 
     Args:
         active: jobs running or about to.
-        retry_ms: milliseconds until the next of them ends, by what was measured; 0 where nothing was.
+        retry_ms: estimated milliseconds until the next of them ends; 0: nothing was measured.
     """
 
     def __init__(self, active: int, retry_ms: int = 0) -> None:
@@ -42,11 +42,11 @@ class BusyError(BrokerError):
 
 
 class InfeasibleError(BrokerError):
-    """The job would not be done, or started, in time.
+    """The job would not end, or not start, in time.
 
     Args:
-        estimate_ms: milliseconds that it would take.
-        limit: the limit that it would miss: ``expires_in_s`` or ``queue_timeout_s``.
+        estimate_ms: milliseconds until then, by estimate.
+        limit: the limit that it would exceed: ``expires_in_s`` or ``queue_timeout_s``.
     """
 
     def __init__(self, estimate_ms: int, limit: str = "expires_in_s") -> None:
@@ -56,15 +56,15 @@ class InfeasibleError(BrokerError):
 
 
 class IdempotencyConflictError(BrokerError):
-    """The idempotency key was used before, with another submission."""
+    """The idempotency key was used before, for another submission."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"the idempotency key was used for another request, which made {job_id}")
+        super().__init__(f"the idempotency key was used for another request, which created {job_id}")
         self.job_id = job_id
 
 
 class UnfinishedError(BrokerError):
-    """Only a finished job can be repeated."""
+    """Only a finished job can be retried."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"{job_id} is not finished; cancel it first, or wait for its end")
@@ -84,16 +84,19 @@ class FileInUseError(BrokerError):
 
 
 class NoInputFileError(BrokerError):
-    """There is no file of this id, or it is no batch's input."""
+    """There is no such file, or its purpose is not ``batch``."""
 
     def __init__(self, file_id: str, purpose: str | None) -> None:
-        told = "there is no file" if purpose is None else f"its purpose is {purpose!r}, not 'batch':"
-        super().__init__(f"{told} {file_id!r}")
+        missing, other = (
+            f"there is no file {file_id!r}",
+            f"the purpose of {file_id!r} is {purpose!r}, not 'batch'",
+        )
+        super().__init__(missing if purpose is None else other)
         self.purpose = purpose
 
 
 class BatchUnfinishedError(BrokerError):
-    """Only an ended batch's rows can be repeated or checked."""
+    """Only an ended batch can be retried or verified."""
 
     def __init__(self, batch_id: str) -> None:
         super().__init__(f"{batch_id} has not ended")
@@ -101,11 +104,11 @@ class BatchUnfinishedError(BrokerError):
 
 
 class RegistrationRefusedError(Exception):
-    """A worker may not serve what it serves, because of another that is alive. The front never meets this.
+    """A worker may not serve its models, because of another live worker. The api never gets this error.
 
     Attributes:
-        worker: the other's incarnation.
-        lease_end_ms: when its lease ends, unless it beats again.
+        worker: the other worker's incarnation.
+        lease_end_ms: when that lease ends without a further heartbeat.
     """
 
     def __init__(self, message: str, worker: str, lease_end_ms: int) -> None:

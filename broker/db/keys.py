@@ -1,4 +1,4 @@
-"""Every Redis key, channel and queue name, for Python and for the Lua scripts. Nothing else spells one.
+"""Every Redis key, channel and queue name, for Python and for the Lua scripts. No other module spells one.
 
 Schema (``ns`` is the namespace, ``penstock`` by default). Times are Unix milliseconds of the Redis server's clock.
 
@@ -10,48 +10,48 @@ key                             type     holds                                  
 ``ns:jobs``                     zset     every job by creation time        (entries leave with their records)
 ``ns:jobs:state:<state>``       zset     the same, by state                                          (likewise)
 ``ns:jobs:model:<model>``       zset     the same, by model                                          (likewise)
-``ns:queued:<queue>``           zset     jobs waiting in a queue, by the time they entered it   (until claimed)
-``ns:window:<queue>``           zset     of these, those let down to the queue's list: id -> turn    (likewise)
-``ns:backlog:<queue>:<tenant>``  zset     of these, a tenant's others, in their order                 (likewise)
+``ns:queued:<queue>``           zset     jobs waiting in a queue, by when they entered it        (until claimed)
+``ns:window:<queue>``           zset     of these, those dispatched to the queue's list: id -> turn  (likewise)
+``ns:backlog:<queue>:<tenant>``  zset     of these, a tenant's others, in order                       (likewise)
 ``ns:turns:<queue>``            zset     tenants with a backlog, by their next turn              (while they have)
 ``ns:fair:<queue>``             hash     tenants without a backlog: the turn of their next  (until the lane is empty);
-                                         under the empty name the turn at which one was parked
-``ns:missing:<queue>``          hash     jobs let down whose message was not found: id -> since when  (until it is)
+                                         under the empty name the turn of the last one parked
+``ns:missing:<queue>``          hash     dispatched jobs whose message is missing: id -> since when (until found)
 ``ns:parked:<pool>``            zset     ``<lane> <tenant>`` at its bound: the turn it waits with       (likewise)
 ``ns:waiting:<pool>``           hash     tenant -> jobs waiting in all lanes                     (while there are)
-``ns:admitted:<pool>``          hash     tenant -> jobs let down or running                      (while there are)
+``ns:admitted:<pool>``          hash     tenant -> jobs dispatched or running                    (while there are)
 ``ns:admitted_bulk:<pool>``     hash     the same, of the lane ``bulk`` only                     (while there are)
 ``ns:queues``                   set      queues that ever held a job                                  (for good)
 ``ns:limits``                   hash     ``max_active``, ``ageing_ms``; by tenant ``max_active:``, ``weight:``  (for good)
 ``ns:paused``                   set      pools that are paused                                   (until resumed)
-``ns:rate:<pool>``              hash     what the pool was measured to do, see ``_ahead.lua``         (for good)
-``ns:affinity:<pool>:<key>``    string   node name of the worker that ran this prefix last    (TTL ten minutes)
-``ns:coalesce:<tenant>:<sum>``  string   the unfinished job that runs this very request        (until it ends)
+``ns:rate:<pool>``              hash     the pool's measured rate, see ``queue/_estimate.lua``        (for good)
+``ns:affinity:<pool>:<key>``    string   node name of the last worker with this prefix        (TTL ten minutes)
+``ns:coalesce:<tenant>:<sum>``  string   the unfinished job that runs this request             (until it ends)
 ``ns:followers:<id>``           set      jobs that end with this one                             (until it ends)
 ``ns:deadlines``                zset     unfinished jobs with a deadline, by deadline            (until the end)
 ``ns:delayed``                  zset     queued jobs that wait for their next attempt, by its time       (until then)
-``ns:dead``                     zset     jobs that failed or expired and were not repeated, by their end    (likewise)
+``ns:dead``                     zset     jobs that failed or expired and were not retried, by their end     (likewise)
 ``ns:retire``                   zset     finished jobs, by when their index entries go       (until they are gone)
 ``ns:idem:<tenant>:<key>``      string   ``<job id> <digest of the submission>``            (TTL ``retention_s``)
 ``ns:workers``                  zset     worker incarnations, by the end of their lease       (until buried)
-``ns:worker:<w>``               hash     what a worker says of itself, and serves            (TTL, ten leases)
+``ns:worker:<w>``               hash     a worker's description, pool and models             (TTL, ten leases)
 ``ns:worker:<w>:jobs``          set      jobs it runs                                        (until it has none)
-``ns:worker:<w>:cancels``       hash     jobs it must abort: id -> reason; ``drain`` -> seconds   (until the end)
-``ns:models``                   hash     what each pool serves: ``<pool> <model>`` -> facts as JSON   (for good)
+``ns:worker:<w>:cancels``       hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:models``                   hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:envelope``                 string   the Celery message with placeholders, see ``envelope.py``    (for good)
 ``ns:reaper``                   hash     ``tick``: when the last round was                              (for good)
-``ns:ended``                    hash     jobs that no worker ended: ``<pool> <lane> <state> <code>`` -> how many (for good)
+``ns:ended``                    hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
 ``ns:file:<id>``                hash     a file's record                        (until it is deleted or expires)
 ``ns:files``                    zset     every file's id, by creation time                            (likewise)
 ``ns:files:purpose:<purpose>``  zset     the same, by purpose                                         (likewise)
 ``ns:files:expiry``             zset     files that expire, by when                                   (likewise)
 ``ns:files:announced``          zset     ``<id> <key>`` of files whose object is written, by when  (until recorded, an hour)
-``ns:files:trash``              set      keys of objects in storage that are to be deleted  (until they are gone)
-``ns:files:was:<id>``           string   when a file was created that is deleted, for pages behind it     (TTL an hour)
+``ns:files:trash``              set      keys of objects in storage to delete               (until they are gone)
+``ns:files:was:<id>``           string   when a deleted file was created, for the pages after it          (TTL an hour)
 ``ns:batch:<id>``               hash     a batch's record      (TTL ``batch_retention_s`` from its end; none before it)
-``ns:batch:<id>:open``          hash     chunks that were submitted and are not done: number -> JSON  (until its end)
-``ns:batch:<id>:done``          hash     chunks that are done: number -> ledger of committed parts    (as the record)
-``ns:batch:<id>:lease``         string   which api process looks after it                           (TTL, seconds)
+``ns:batch:<id>:open``          hash     chunks submitted and not done: number -> JSON               (until its end)
+``ns:batch:<id>:done``          hash     finished chunks: number -> ledger of committed parts        (as the record)
+``ns:batch:<id>:lease``         string   the process that drives it                                 (TTL, seconds)
 ``ns:batches``                  zset     every batch's id, by creation time                    (as the records)
 ``ns:batches:active``           set      batches that have not ended                            (until their end)
 ``ns:batches:retire``           zset     ended batches, by when their index entries go      (until they are gone)
@@ -61,8 +61,8 @@ key                             type     holds                                  
 ``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
 ==============================  =======  =====================================================================
 
-Channels: ``ns:api:<process>`` carries job events and workers' answers to an api process, ``ns:ctl:<worker>`` commands and
-questions to a worker.
+Channels: ``ns:api:<process>`` carries job events and token counts to an api process, ``ns:ctl:<worker>`` orders and count
+requests to a worker.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Keys:
         """Return Lua source that defines the same names: ``K.job(id)``, ``K.jobs()``, ``K.queue(pool, lane)``.
 
         Args:
-            user: the source that uses them; what it does not use is left out.
+            user: the source that uses them; unused names are left out.
         """
         lines = ["local K = {"]
         used = set(re.findall(r"\bK\.(\w+)", user))

@@ -1,7 +1,7 @@
-"""Connections to whichever server is the master, as Redis Sentinel says: asked anew for every connection.
+"""Connections to the current master, which Redis Sentinel names anew for every connection.
 
-So a connection that breaks or that meets a demoted master leads to the new one by itself, in every kind of client: the
-api's and the workers' (asyncio), and Celery's (threads).
+So after a broken connection, or one to a demoted master, the next connection leads to the new master. This holds for every
+client: the api's and the workers' (asyncio), and Celery's (threads).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from redis.retry import Retry as SyncRetry
 
 from broker.db.urls import Sentinels
 
-_PATIENCE_S = 1.0  # with one sentinel: there are others
+_PATIENCE_S = 1.0  # with one sentinel, as there are others
 
 
 async def find_master(sentinels: Sentinels) -> tuple[str, int]:
     """Return the master's host and port.
 
     Raises:
-        redis.exceptions.ConnectionError: no sentinel knows one that is up.
+        redis.exceptions.ConnectionError: no sentinel knows a master that is up.
     """
     options = _options(sentinels, Retry(NoBackoff(), 0))
     async with Sentinel(sentinels.hosts, sentinel_kwargs=options) as finder:  # type: ignore[no-untyped-call]
@@ -47,7 +47,7 @@ def _options(sentinels: Sentinels, retry: Any) -> dict[str, Any]:
 
 
 def client_options(sentinels: Sentinels) -> dict[str, Any]:
-    """Return the arguments of redis-py's pools for connections of the classes below, beside ``connection_class``."""
+    """Return the arguments of redis-py's pools for connections of the classes below, besides ``connection_class``."""
     return {
         "sentinels": sentinels,
         "db": sentinels.database,
@@ -60,7 +60,7 @@ class MasterConnection(Connection):
     """A connection to the master.
 
     Args:
-        sentinels: whom to ask.
+        sentinels: the sentinels to ask.
     """
 
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:

@@ -67,7 +67,7 @@ def _host(text: str) -> tuple[str, int]:
 
 
 def celery_url(url: str) -> str:
-    """Turn redis-py's address into kombu's; of several sentinels it names the first, :func:`celery_options` all.
+    """Turn redis-py's address into kombu's; of several sentinels it names the first; :func:`celery_options` names all.
 
     ``redis://`` and ``rediss://`` are the same in both; ``unix:///path?db=0`` becomes ``redis+socket:///path?virtual_host=0``.
 
@@ -76,7 +76,7 @@ def celery_url(url: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
-        # kombu takes a bare rediss:// for one without certificate checks, redis-py for one with them
+        # kombu takes a bare rediss:// as "without certificate checks", redis-py as "with"
         query = f"{parts.query}&ssl_cert_reqs=required".lstrip("&")
         return urlunsplit(parts._replace(query=query))
     if parts.scheme in {"redis", "rediss"}:
@@ -96,7 +96,7 @@ def celery_url(url: str) -> str:
 
 
 def celery_options(url: str) -> dict[str, Any]:
-    """Return what kombu (and Flower) must be told beside the address."""
+    """Return the transport options that kombu and Flower need besides the address."""
     sentinels = sentinels_of(url)
     if sentinels is None:
         return {}
@@ -105,7 +105,7 @@ def celery_options(url: str) -> dict[str, Any]:
 
 
 def without_password(url: str) -> str:
-    """Return the address as it may be shown."""
+    """Return an address without its password."""
     parts = urlsplit(url)
     userinfo, _, hosts = parts.netloc.rpartition("@")
     user, colon, _ = userinfo.partition(":")

@@ -1,8 +1,8 @@
-"""The event hub: one subscription for all of an api process's clients.
+"""The event hub: one subscription for all clients of an api process.
 
-To follow a job: register an inbox first, then ask for its events, then replay its log after the cursor, then go live
-and drop what was seen. A hole in the sequence, a lost subscription or an overflowing inbox leads back to the log. The
-pub/sub message is only ever a hint that arrives early; the log and the record are the truth.
+To follow a job, in this order: register an inbox, ask for the job's events, replay its log after the cursor, go live and
+drop seen events. After a gap in the sequence, a lost subscription or an overflowing inbox, read the log again. A pub/sub
+message is only an early hint; the log and the record are the truth.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def parse_cursor(text: str) -> tuple[int, int]:
     """Read an event id, ``<attempt>-<seq>``, as a sortable pair.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an event id.
     """
     attempt, dash, seq = text.partition("-")
     if not dash or not (attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
@@ -44,15 +44,15 @@ def parse_cursor(text: str) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Inbox:
-    """Events of one job on their way to one client. ``lost``: some may be missing, read the log."""
+    """Events of one job for one client. ``lost``: some may be missing, so read the log."""
 
     limit: int
     events: list[tuple[EventId, str]] = field(default_factory=list)
     lost: bool = False
     waiter: asyncio.Future[None] | None = None
 
-    def put(self, eid: EventId, payload: str) -> None:
-        """Take an event, or, when the client is too slow, give up keeping them here."""
+    def add(self, eid: EventId, payload: str) -> None:
+        """Add an event. If the client is too slow, drop all events and mark them lost."""
         if len(self.events) >= self.limit:
             self.events.clear()
             self.lost = True
@@ -61,7 +61,7 @@ class Inbox:
         self.wake()
 
     def lose(self) -> None:
-        """Say that events may have been missed."""
+        """Mark that events may have been missed."""
         self.lost = True
         self.wake()
 
@@ -71,7 +71,7 @@ class Inbox:
             self.waiter.set_result(None)
 
     async def take(self) -> list[tuple[EventId, str]]:
-        """Return what has come, waiting for something; an empty list where something was lost."""
+        """Wait for events and return them; an empty list: some were lost."""
         while not self.events and not self.lost:
             self.waiter = asyncio.get_running_loop().create_future()
             try:
@@ -93,7 +93,7 @@ class EventHub:
         store: the job store.
         client: a client with ``text=False``, for the subscription alone.
         process: this process's id, unique among api processes.
-        inbox_limit: events kept for a client that does not keep up.
+        inbox_limit: most events kept for a slow client.
     """
 
     def __init__(self, store: JobStore, client: Redis, process: str, *, inbox_limit: int = 4096) -> None:
@@ -116,7 +116,7 @@ class EventHub:
     def _deliver(self, message: list[str]) -> None:
         for i in range(0, len(message), 3):
             for inbox in self._inboxes.get(message[i], ()):
-                inbox.put(message[i + 1], message[i + 2])
+                inbox.add(message[i + 1], message[i + 2])
 
     def _lose_all(self) -> None:
         for inboxes in self._inboxes.values():
@@ -125,7 +125,7 @@ class EventHub:
 
     @contextmanager
     def inbox(self, job_id: str) -> Iterator[Inbox]:
-        """Register an inbox for a job. Do it before the job can say anything."""
+        """Register an inbox for a job. Do it before the job can publish anything."""
         inbox = Inbox(self._limit)
         self._inboxes.setdefault(job_id, []).append(inbox)
         try:
@@ -137,7 +137,7 @@ class EventHub:
                 del self._inboxes[job_id]
 
     async def ending(self, job_id: str, inbox: Inbox) -> Ending:
-        """Wait for the end of a job whose events come here.
+        """Wait for the end of a job whose events this process receives.
 
         Raises:
             LookupError: its record is gone.
@@ -153,7 +153,7 @@ class EventHub:
                     return ended
 
     async def ended(self, job_id: str) -> Ending | None:
-        """Read from the record how a job ended; None: it has not.
+        """Read from the record how a job ended; None: it has not ended.
 
         Raises:
             LookupError: there is no such job.
@@ -169,14 +169,14 @@ class EventHub:
     async def follow(
         self, job_id: str, inbox: Inbox, *, after: EventId = START, live: bool = False
     ) -> AsyncGenerator[list[tuple[EventId, str]], None]:
-        """Yield a job's events after a cursor, in order, each once, in batches of what is there; ends with the end event.
+        """Yield a job's events after a cursor, in order and each once, in groups; the last one is the end event.
 
         The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
 
         Args:
             job_id: the job.
             inbox: registered for it before this call.
-            after: the last event that was seen.
+            after: the last seen event.
             live: the job was accepted with this process as its sink, so there is nothing to replay.
 
         Raises:
@@ -211,7 +211,7 @@ class EventHub:
                     return
 
     async def _history(self, job_id: str, after: EventId) -> list[tuple[EventId, str]]:
-        """Read past events: from the log of a streamed job, or made from the record of any other."""
+        """Return past events: from the log of a streamed job, or made from the record of another job."""
         job = await self._store.get(job_id)
         if job is None:
             raise LookupError(job_id)
@@ -228,19 +228,19 @@ class EventHub:
 
 
 def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
-    """Tell from a finished job's record how it ended."""
+    """Return how a finished job ended, from its record."""
     error = job.phase.error if isinstance(job.phase, Failed) else None
     in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
     return Ending(job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result)
 
 
 def usage_of(job: Job) -> Usage | None:
-    """Return a finished job's token counts, those of a partial response included."""
+    """Return a finished job's token counts, including those of a partial response."""
     return None if isinstance(job.phase, Queued | Running) else job.phase.usage
 
 
 def ending_payload(job: Job) -> str:
-    """Make the end event of a finished job whose log has none."""
+    """Return the end event of a finished job whose log has none."""
     t = job.timings
     failed = job.phase if isinstance(job.phase, Failed) else None
     head = {

@@ -1,7 +1,7 @@
 """One pub/sub channel, kept alive: messages in order, and a call whenever some may have been missed.
 
-A subscription can hang on a server that nobody publishes to any more, as on a master that was demoted while its address
-moved on. So a channel that is silent is sent an echo, through a script that only a master runs.
+A subscription can stay on a server to which nobody publishes any more, such as a master that was demoted while its address
+moved. So a silent channel gets an echo, through a script that only a master runs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Subscriber:
 
     Args:
         client: a client with ``text=False``.
-        channel: what to subscribe to.
+        channel: the channel's name.
         on_message: takes one message; must not block or raise.
         on_gap: called after every (re)connection, when messages may have been missed.
-        silence_s: after so many seconds without a message it is tested, and after as many more given up.
+        silence_s: seconds without a message after which the connection is tested, and after as many more dropped.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class Subscriber:
         self._subscribed = asyncio.Event()
 
     async def start(self, timeout_s: float = 10.0) -> None:
-        """Subscribe, and return once the server has confirmed.
+        """Subscribe, and return when the server has confirmed.
 
         Raises:
-            TimeoutError: it did not within ``timeout_s``; the attempt goes on.
+            TimeoutError: it did not within ``timeout_s``; the attempt continues.
         """
         self._task = asyncio.create_task(self._listen(), name=f"subscriber {self._channel}")
         async with asyncio.timeout(timeout_s):
@@ -91,7 +91,7 @@ class Subscriber:
                 delay_s = min(delay_s * 2, 1.0)
 
     def _take(self, data: bytes) -> None:
-        """Pass a message on. One that cannot be read, or that nobody can do anything with, does not end the subscription."""
+        """Pass a message on. A message that cannot be read or handled does not end the subscription."""
         try:
             if words := _decode(data):  # else an echo
                 self._on_message(words)
@@ -99,10 +99,10 @@ class Subscriber:
             log.exception("message_not_taken", channel=self._channel, size=len(data))
 
     async def _messages(self, pubsub: PubSub) -> AsyncIterator[dict[str, Any]]:
-        """Yield what comes.
+        """Yield messages as they come.
 
         Raises:
-            RedisError: the connection broke, or no longer leads to where messages are published.
+            RedisError: the connection broke, or leads to a server to which nobody publishes.
         """
         echo_at = 0.0
         while not self._stopping:
@@ -113,10 +113,10 @@ class Subscriber:
                 echo_at = 0.0
                 yield message
             elif echo_at and now - echo_at > 0.9 * self._silence_s:
-                raise RedisConnectionError("no echo: the subscription leads nowhere")
+                raise RedisConnectionError("no echo: messages no longer reach this subscription")
             elif not echo_at:
                 try:
                     await self._client.eval(_ECHO, 0, self._channel, _NOTHING)
                     echo_at = now
-                except ResponseError as error:  # it writes nothing at the moment, so there is nothing to miss
+                except ResponseError as error:  # this server writes nothing now, so no message can be missed
                     log.debug("echo_refused", channel=self._channel, error=str(error))

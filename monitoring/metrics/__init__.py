@@ -1,18 +1,18 @@
 """Every metric of Penstock, each with its unit and a sentence. Series with labels start at 0.
 
 Each process makes its own objects on a registry of its choice; importing this package registers nothing. No label holds
-a job id or any other unbounded value. What is measured where:
+a job id or any other unbounded value.
 
 =======================  ==========================================================================
-:class:`ApiMetrics`      what one api process did: its requests, errors and accepted jobs
-:class:`SharedState`     what every api process sees in Redis, the same in each: queues, workers, Redis itself
-:class:`WorkerMetrics`   what one worker did: attempts, times, tokens
-:class:`EngineGauges`    what its engine says at the moment of the scrape
-:class:`Gpus`            what the NVIDIA driver says of its GPUs; nothing where there is no driver
+:class:`ApiMetrics`      one api process: its requests, errors and accepted jobs
+:class:`SharedState`     what is in Redis, the same in every api process: queues, workers, Redis itself
+:class:`WorkerMetrics`   one worker: attempts, times, tokens
+:class:`EngineGauges`    its engine, read at the scrape
+:class:`Gpus`            its GPUs, read from the NVIDIA driver; no series without a driver
 :class:`DataDisk`        the disks under a process's folders
 =======================  ==========================================================================
 
-The page ``docs/reference/metrics.md`` is made of these.
+The page ``docs/reference/metrics.md`` is generated from these.
 """
 
 from monitoring.metrics.api import ApiMetrics
@@ -27,7 +27,7 @@ from monitoring.metrics.common import (
 from monitoring.metrics.disk import DataDisk
 from monitoring.metrics.engine import EngineGauges
 from monitoring.metrics.gpu import Gpus
-from monitoring.metrics.shared import SharedState, WorkerState
+from monitoring.metrics.shared import SharedState
 from monitoring.metrics.worker import BATCH_ROW_OUTCOMES, JOB_ENDS, WorkerMetrics
 
 __all__ = [
@@ -44,6 +44,5 @@ __all__ = [
     "SharedState",
     "TenantNames",
     "WorkerMetrics",
-    "WorkerState",
     "set_up",
 ]

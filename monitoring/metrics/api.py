@@ -1,4 +1,4 @@
-"""What one api process measures of its own work."""
+"""Metrics of one api process."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ STATUSES = (
     *("200", "202", "206", "400", "401", "404", "405", "409", "410", "413", "416", "429", "499"),
     *("500", "503", "504", "507"),
 )
-"""The statuses that every route's counter has from the start; others come when they happen."""
+"""The statuses that every route's counter has from the start; others appear when they occur."""
 
 
 class ApiMetrics:
-    """What the api process measures.
+    """Metrics of the api process.
 
     Args:
         registry: where to register.
         lanes: the values of the label ``lane``.
         error_codes: the values of the label ``code``.
-        tenants: whose jobs are counted by name.
+        tenants: tenants whose jobs are counted by name.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class ApiMetrics:
             self.tenant_accepted.labels(tenant)
 
     def expect(self, endpoints: Iterable[str], streaming: Iterable[str] = ()) -> None:
-        """Have the series of these routes start at 0.
+        """Start the series of these routes at 0.
 
         Args:
             endpoints: route templates.

@@ -1,4 +1,4 @@
-"""What several kinds of process measure, and how labels stay few."""
+"""Metrics of several kinds of process, and bounds on labels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
+
+from jobs.facts import Reaped
 
 LATENCY_BUCKETS_S = (
     0.005,
@@ -33,17 +35,17 @@ LATENCY_BUCKETS_S = (
 """From a cached look-up to a long generation."""
 
 REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
-"""What a round of the reaper does to jobs, as ``broker.jobs.Reaped`` names it."""
+"""What a round of the reaper does to jobs: counts of :class:`jobs.facts.Reaped`."""
 
 OTHER_TENANT = "other"
-"""The label of every tenant that has none of its own."""
+"""The label of tenants without a label of their own."""
 
 
 def set_up(registry: CollectorRegistry, component: str) -> None:
-    """Prepare a process's metrics: who it is, and no ``*_created`` series, which would double the counters.
+    """Prepare a process's metrics: its build information, and no ``*_created`` series, which would double the counters.
 
     Args:
-        registry: where to say who it is.
+        registry: where to register.
         component: ``api`` or ``worker``.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -76,11 +78,11 @@ class Children(dict[tuple[str, ...], M]):
 
 
 class TenantNames:
-    """Bounds the label ``tenant``: names that are configured, or the first few that come; everybody else is ``other``.
+    """Bounds the label ``tenant``: configured names, or the first few names; all others are ``other``.
 
     Args:
-        configured: the only names with a label of their own; None where the process does not know them.
-        limit: how many names may have one.
+        configured: the only names with a label of their own; None: the process does not know them.
+        limit: most names with a label of their own.
     """
 
     def __init__(self, configured: Iterable[str] | None = None, limit: int = 100) -> None:
@@ -102,7 +104,7 @@ class TenantNames:
 
 
 class ReaperMetrics:
-    """What the rounds of this process's reaper did. Every api and worker process has one, and they share the work."""
+    """Counts of this process's reaper. Every api and worker process has one, and they share the work."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.reaped = Counter(
@@ -119,23 +121,23 @@ class ReaperMetrics:
         for action in REAPER_ACTIONS:
             self.reaped.labels(action)
 
-    def count(self, done: object) -> None:
-        """Count a round: ``done`` has an attribute for each of :data:`REAPER_ACTIONS`."""
+    def count(self, done: Reaped) -> None:
+        """Count a round."""
         for action in REAPER_ACTIONS:
             if jobs := getattr(done, action):
                 self.reaped.labels(action).inc(jobs)
-        self.takeovers.inc(getattr(done, "requeued") + getattr(done, "failed"))  # noqa: B009 - any such object
+        self.takeovers.inc(done.requeued + done.failed)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric whose values are asked for at the scrape.
+    """A metric whose values are read at the scrape.
 
     Attributes:
         name: as in the exposition, counters without ``_total``.
         meaning: one sentence, with the unit.
         labels: label names.
-        counter: it only rises.
+        counter: whether it only rises.
     """
 
     name: str
@@ -150,7 +152,7 @@ class Family:
 
 
 class Asked(Collector):
-    """A collector whose families are known before any value is."""
+    """A collector that reads values at the scrape, and knows its families before."""
 
     FAMILIES: ClassVar[tuple[Family, ...]] = ()
 

@@ -14,11 +14,11 @@ from monitoring.metrics.common import Asked, Family
 
 
 class DataDisk(Asked):
-    """Free and total bytes of the file systems that hold some folders (or will: the nearest existing parent counts).
+    """Free and total bytes of the file systems of some folders (of a missing folder, the nearest existing parent).
 
     Args:
         registry: where to register.
-        folders: by the value of the label ``folder``.
+        folders: folders by the value of the label ``folder``.
     """
 
     FREE = Family(

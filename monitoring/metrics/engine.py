@@ -1,4 +1,4 @@
-"""What a worker's engine says at the moment of the scrape."""
+"""Metrics of a worker's engine, read at the scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monitoring.metrics.common import Asked, Family
 
 
 class EngineState(Protocol):
-    """As ``workers.engines.base.EngineStats``; None for what the engine does not say."""
+    """As ``workers.engines.base.EngineStats``; None: the engine does not report it."""
 
     @property
     def running(self) -> int | None:
@@ -20,23 +20,23 @@ class EngineState(Protocol):
 
     @property
     def waiting(self) -> int | None:
-        """Requests that it holds and has not scheduled."""
+        """Requests that it holds but has not scheduled."""
 
     @property
     def kv_cache_usage(self) -> float | None:
-        """0.0 to 1.0."""
+        """Used part of the KV cache, 0.0 to 1.0."""
 
     @property
     def preemptions(self) -> int | None:
-        """So far."""
+        """Preemptions since its start."""
 
 
 class EngineGauges(Asked):
-    """Series of what the engine says; what it does not say has no series.
+    """The engine's figures; one that it does not report has no series.
 
     Args:
         registry: where to register.
-        ask: returns the engine's state; called in the thread of the scrape.
+        ask: returns the engine's state; called in the scrape's thread.
     """
 
     RUNNING = Family("penstock_engine_requests_running", "Requests in the engine's current batch.")
@@ -56,7 +56,7 @@ class EngineGauges(Asked):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the engine."""
+        """Read the engine."""
         state = self._ask()
         said = (state.running, state.waiting, state.kv_cache_usage, state.preemptions)
         for family, value in zip(self.FAMILIES, said, strict=True):

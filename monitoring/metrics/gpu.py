@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of GPUs (NVML). No driver: no series, and no error."""
+"""Metrics of GPUs from the NVIDIA driver (NVML). Without a driver there are no series, and no error."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _gpu(name: str, meaning: str) -> Family:
 
 
 class Gpus(Asked):
-    """Utilisation, memory, temperature and power of some GPUs, asked for at each scrape.
+    """Utilisation, memory, temperature and power of GPUs, read at each scrape.
 
-    Several workers may see the same GPU: expressions take ``max by (uuid)``. A figure that a GPU does not have (power on
-    some laptops, say) has no series.
+    Several workers may see the same GPU, so expressions take ``max by (uuid)``. A figure that a GPU does not report (such as
+    power on some laptops) has no series.
 
     Args:
         registry: where to register.
-        indices: the driver's numbers of the GPUs; None for all of them.
+        indices: the driver's numbers of the GPUs; None: all of them.
         nvml: the driver's library.
     """
 
@@ -67,7 +67,7 @@ class Gpus(Asked):
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Ask the driver."""
+        """Read the driver."""
         nvml = self._nvml
         questions: dict[Family, Callable[[Any], float]] = {
             self.UTILIZATION: lambda gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100,

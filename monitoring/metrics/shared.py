@@ -1,114 +1,29 @@
-"""What every api process sees in Redis: the same in each, so expressions take ``max by`` over the api processes.
+"""Metrics of what is in Redis: the same in every api process, so expressions take ``max by`` over the api processes.
 
-The api looks every ``catalogue_refresh_s`` (at Redis itself every few seconds) and hands over what it saw.
+The api reads the facts (:mod:`jobs.facts`) every ``catalogue_refresh_s`` and hands them over.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
 from monitoring.metrics.common import TenantNames
 
 WORKER_STATES = ("ready", "draining")
 UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
-"""How jobs end without a worker, and with which code; other codes are those of an identical job that ran."""
-
-
-class QueueState(Protocol):
-    """As ``broker.observe.QueueFacts``, which says what each is."""
-
-    @property
-    def depths(self) -> Mapping[tuple[str, str], int]: ...  # noqa: D102 - see there
-
-    @property
-    def oldest_s(self) -> Mapping[tuple[str, str], float]: ...  # noqa: D102
-
-    @property
-    def states(self) -> Mapping[str, int]: ...  # noqa: D102
-
-    @property
-    def delayed(self) -> int: ...  # noqa: D102
-
-    @property
-    def dead(self) -> int: ...  # noqa: D102
-
-    @property
-    def batches(self) -> int: ...  # noqa: D102
-
-    @property
-    def paused(self) -> Mapping[str, bool]: ...  # noqa: D102
-
-    @property
-    def tenants(self) -> Mapping[tuple[str, str], int]: ...  # noqa: D102
-
-    @property
-    def max_active(self) -> int | None: ...  # noqa: D102
-
-    @property
-    def ended(self) -> Mapping[tuple[str, str, str, str], int]: ...  # noqa: D102
-
-
-class RedisState(Protocol):
-    """As ``broker.observe.ServerFacts``, which says what each is."""
-
-    @property
-    def memory_used_bytes(self) -> int: ...  # noqa: D102 - see there
-
-    @property
-    def memory_max_bytes(self) -> int: ...  # noqa: D102
-
-    @property
-    def memory_system_bytes(self) -> int: ...  # noqa: D102
-
-    @property
-    def aof_enabled(self) -> bool: ...  # noqa: D102
-
-    @property
-    def aof_ok(self) -> bool: ...  # noqa: D102
-
-    @property
-    def rdb_ok(self) -> bool: ...  # noqa: D102
-
-    @property
-    def clients(self) -> int: ...  # noqa: D102
-
-    @property
-    def evicted(self) -> int: ...  # noqa: D102
-
-    @property
-    def uptime_s(self) -> int: ...  # noqa: D102
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerState:
-    """One live worker, as its last heartbeat told it.
-
-    Attributes:
-        incarnation: it changes with every start.
-        pool: whose lanes it drains.
-        state: one of :data:`WORKER_STATES`.
-        active: jobs that it runs; of a batch, its rows on the engine.
-        capacity: jobs that it may run at once.
-    """
-
-    incarnation: str
-    pool: str
-    state: str
-    active: int
-    capacity: int
+"""State and code of jobs that end without a worker; other codes come from an identical job that ran."""
 
 
 class SharedState:
-    """Gauges of what is in Redis, and counters of workers that came and went.
+    """Gauges of the contents of Redis, and counters of workers that joined and left.
 
     Args:
         registry: where to register.
-        tenants: whose waiting jobs are counted by name.
+        tenants: tenants whose waiting jobs are counted by name.
     """
 
     def __init__(self, registry: CollectorRegistry, tenants: TenantNames | None = None) -> None:
@@ -234,41 +149,41 @@ class SharedState:
         for kind in ("aof", "rdb"):
             self.persistence_ok.labels(kind)
 
-    def take_queues(self, state: QueueState) -> None:
-        """Take what the queues hold."""
-        for (pool, lane), depth in state.depths.items():
+    def take_queues(self, facts: QueueFacts) -> None:
+        """Take the facts of the queues."""
+        for (pool, lane), depth in facts.depths.items():
             self.queue_depth.labels(pool, lane).set(depth)
-            self.oldest.labels(pool, lane).set(max(0.0, state.oldest_s.get((pool, lane), 0.0)))
-        for name, held in state.states.items():
+            self.oldest.labels(pool, lane).set(max(0.0, facts.oldest_s.get((pool, lane), 0.0)))
+        for name, held in facts.states.items():
             self.jobs_held.labels(name).set(held)
-        self.delayed.set(state.delayed)
-        self.dead.set(state.dead)
-        self.batches.set(state.batches)
-        self._max_active = state.max_active
-        for pool, paused in state.paused.items():
+        self.delayed.set(facts.delayed)
+        self.dead.set(facts.dead)
+        self.batches.set(facts.batches)
+        self._max_active = facts.max_active
+        for pool, paused in facts.paused.items():
             self.paused.labels(pool).set(paused)
             waiting = Tally(dict.fromkeys(self._tenants, 0))
-            for (place, tenant), jobs in state.tenants.items():
+            for (place, tenant), jobs in facts.tenants.items():
                 if place == pool:
                     waiting[self._tenants.label(tenant)] += jobs
             for name, jobs in waiting.items():
                 self.tenant_waiting.labels(pool, name).set(jobs)
-        self._take_ends(state)
+        self._take_ends(facts)
 
-    def _take_ends(self, state: QueueState) -> None:
-        """Count on from what was seen last; a Redis that came back empty begins at 0."""
-        at_0 = {(*place, *end): 0 for place in state.depths for end in UNATTENDED_ENDS}
-        for labels, jobs in (at_0 | dict(state.ended)).items():
+    def _take_ends(self, facts: QueueFacts) -> None:
+        """Add the ends since the last time; a Redis that came back empty starts at 0."""
+        at_0 = {(*place, *end): 0 for place in facts.depths for end in UNATTENDED_ENDS}
+        for labels, jobs in (at_0 | dict(facts.ended)).items():
             before = self._counted.get(labels, 0)
             self.ended.labels(*labels).inc(jobs - before if jobs >= before else jobs)
             self._counted[labels] = jobs
 
-    def take_workers(self, workers: Iterable[WorkerState], pools: Iterable[str]) -> None:
-        """Take who is alive.
+    def take_workers(self, workers: Iterable[WorkerFacts], pools: Iterable[str]) -> None:
+        """Take the live workers.
 
         Args:
             workers: every worker with a live lease.
-            pools: every known pool, so that one without workers says 0.
+            pools: every known pool, so that the series of a pool without workers are 0.
         """
         workers = list(workers)
         self._pools |= {*pools, *(worker.pool for worker in workers)}
@@ -283,23 +198,21 @@ class SharedState:
             self.joined.labels(pool)
             self.left.labels(pool)
         now = {worker.incarnation: worker.pool for worker in workers}
-        if (
-            self._seen is not None
-        ):  # those that are there at this process's first look have not joined under its eyes
+        if self._seen is not None:  # workers present at this process's first look did not join now
             for incarnation in now.keys() - self._seen.keys():
                 self.joined.labels(now[incarnation]).inc()
             for incarnation in self._seen.keys() - now.keys():
                 self.left.labels(self._seen[incarnation]).inc()
         self._seen = now
 
-    def take_redis(self, state: RedisState) -> None:
+    def take_redis(self, facts: RedisFacts) -> None:
         """Take Redis's own figures."""
-        self.memory_used.set(state.memory_used_bytes)
-        self.memory_max.set(state.memory_max_bytes)
-        self.memory_system.set(state.memory_system_bytes)
-        self.aof_enabled.set(state.aof_enabled)
-        self.persistence_ok.labels("aof").set(state.aof_ok)
-        self.persistence_ok.labels("rdb").set(state.rdb_ok)
-        self.clients.set(state.clients)
-        self.evicted.set(state.evicted)
-        self.uptime.set(state.uptime_s)
+        self.memory_used.set(facts.memory_used_bytes)
+        self.memory_max.set(facts.memory_max_bytes)
+        self.memory_system.set(facts.memory_system_bytes)
+        self.aof_enabled.set(facts.aof_enabled)
+        self.persistence_ok.labels("aof").set(facts.aof_ok)
+        self.persistence_ok.labels("rdb").set(facts.rdb_ok)
+        self.clients.set(facts.clients)
+        self.evicted.set(facts.evicted)
+        self.uptime.set(facts.uptime_s)

@@ -1,4 +1,4 @@
-"""What one worker measures of its own work; vLLM's own metrics stand beside these in the default registry."""
+"""Metrics of one worker. vLLM's own metrics are in the default registry."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ MARGIN_BUCKETS_S = (0.0, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 8
 
 
 class WorkerMetrics:
-    """What a worker process measures.
+    """Metrics of a worker process.
 
     Args:
         registry: where to register.
         failure_codes: the values of the label ``code``.
         lanes: the values of the label ``lane``.
         limit_reasons: the lane controller's reasons.
-        tenants: whose jobs are counted by name.
+        tenants: tenants whose jobs are counted by name.
     """
 
     def __init__(

@@ -74,8 +74,9 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
 
     def body() -> None:
         from api.main import run_api
+        from penstock._version import __version__
 
-        run_api(host=host, port=port, overrides=_given(**options))
+        run_api(host=host, port=port, overrides=_given(**options), version=__version__)
 
     starting("api", body)
 

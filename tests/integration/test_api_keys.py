@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -24,7 +25,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
-BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 COMPLETION = json.dumps(
     {
@@ -132,8 +133,10 @@ async def test_a_key_names_its_tenant_and_brings_its_bounds(http: httpx.AsyncCli
         got = await http.post("/v1/jobs", json={"input": BODY}, headers=bearer(key))
         assert got.status_code == status
     error = got.json()["error"]
-    assert (error["code"], error["message"]) == ("queue_full", "Queue full: 1 jobs are waiting for bob")
-    assert 1 <= int(got.headers["retry-after"]) <= 120
+    wait = got.headers["retry-after"]
+    assert error["code"] == "queue_full"
+    assert error["message"] == f"Queue full: 1 jobs are waiting for bob; retry in {wait} s"
+    assert 1 <= int(wait) <= 120
     assert await tenants(http) == {"alice": 2, "bob": 1}
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 H100 = {"device": "NVIDIA H100 80GB HBM3", "devices": 1, "device_memory_bytes": 85_520_809_984}
-L4 = {"device": "NVIDIA L4", "devices": 2, "device_memory_bytes": 48_305_799_168}
+L4: dict[str, Any] = {"device": "NVIDIA L4", "devices": 2, "device_memory_bytes": 48_305_799_168}
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_a_placement_that_nobody_meets_is_told_what_there_is(http, fleet) 
     )
     assert error["message"] == (
         "no pool that serves the model 'm' has a device like 'b200' with at least 150 GB of device memory; "
-        "there is big: NVIDIA H100 80GB HBM3, 85.5 GB; small: 2 x NVIDIA L4, 48.3 GB"
+        "its pools have big: NVIDIA H100 80GB HBM3, 85.5 GB; small: 2 x NVIDIA L4, 48.3 GB"
     )
     assert (await submit(http, 404, model="zzz", placement={"device": "b200"}))["error"][
         "code"
@@ -193,9 +193,7 @@ async def test_a_default_that_nobody_serves_is_said_to_be_the_servers(broker_set
         async with server.client() as http:
             got = await http.post(CHAT, json={"messages": MESSAGES})
     assert got.status_code == 404
-    assert got.json()["error"]["message"].startswith(
-        "the default model (the server's setting default_model) 'gone'"
-    )
+    assert got.json()["error"]["message"].startswith("the default model (setting default_model) 'gone'")
 
 
 async def test_workers_say_what_they_run_on(http, fleet) -> None:

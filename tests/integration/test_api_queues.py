@@ -54,8 +54,8 @@ async def pool(http: httpx.AsyncClient) -> dict[str, Any]:
     return only
 
 
-async def measured(store: JobStore, **figures: float) -> None:
-    """Let the pool have been measured so: see broker/lua/_ahead.lua for the figures."""
+async def measured(store: JobStore, **figures: Any) -> None:
+    """Store measured rates of the pool: see broker/lua/queue/_estimate.lua for the figures."""
     await store.client.hset(store.keys("rate", "default"), mapping=figures)
 
 
@@ -78,7 +78,8 @@ async def test_reject_mode_on_an_idle_gpu_takes_what_fits(
                 error = await refusal(api, stream=stream)
                 assert isinstance(error, openai.RateLimitError)
                 assert (error.code, error.type) == ("gpu_busy", "rate_limit_error")
-                assert "GPU busy: 3 jobs are running or about to" in error.message
+                wait = error.response.headers["retry-after"]
+                assert f"GPU busy: 3 jobs are running or about to run; retry in {wait} s" in error.message
             await puppet.succeed(claim)
             assert (await asked).status_code == 200
             await submit(http)
@@ -112,7 +113,9 @@ async def test_queue_max_counts_over_all_api_processes_and_per_lane(
                 for priority, wait in (("normal", "30"), ("bulk", "120")):
                     got = await http.post("/v1/jobs", json={"input": BODY, "priority": priority})
                     assert (got.status_code, got.json()["error"]["code"]) == (429, "queue_full")
-                    assert got.json()["error"]["message"] == "Queue full: 2 jobs are waiting"
+                    assert (
+                        got.json()["error"]["message"] == f"Queue full: 2 jobs are waiting; retry in {wait} s"
+                    )
                     assert got.headers["retry-after"] == wait  # an eighth of the queue: its first job's start
             await submit(second, priority="high")
             waiting = [asyncio.create_task(first.post(CHAT, json=BODY)) for _ in range(2)]
@@ -140,6 +143,7 @@ async def test_a_start_that_comes_too_late(
             error = await refusal(api, stream=stream)
             assert (error.status_code, error.code, error.type) == (503, "queue_timeout", "server_error")
             assert "Queue timeout" in error.message
+            assert "retry in 7 s" in error.message
             assert error.response.headers["retry-after"] == "7"  # one start in 7 s, and nobody before
             assert error.response.headers["x-penstock-job-id"].startswith("job_")
         assert await puppet.waiting() == 0
@@ -202,7 +206,8 @@ async def test_a_limit_that_cannot_be_kept(
 ) -> None:
     await puppet.live(capacity=1)
     await measured(store, **{"in": 1, "it": 10_000, "run": 10_000})
-    message = f"{field} cannot be met as the queue stands: it would take about {estimate} s"
+    reason = f"with the jobs now queued it would take about {estimate} s"
+    message = f"{field} cannot be met: {reason}; raise {field} or retry later"
     with ApiServer(broker_settings) as api:
         async with api.client() as http:
             for _ in range(4):
@@ -351,7 +356,7 @@ async def test_who_waits_long_goes_up_a_lane(broker_settings: BrokerSettings, pu
 
 
 async def test_identical_jobs_run_once(http: httpx.AsyncClient, puppet: Puppet) -> None:
-    same = {"input": FIXED, "coalesce": True}
+    same: dict[str, Any] = {"input": FIXED, "coalesce": True}
     leader = await submit(http, **same)
     follower = await submit(http, **same)
     spaced = await submit(http, input=dict(reversed(FIXED.items())), coalesce=True)

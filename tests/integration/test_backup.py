@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +19,8 @@ from tests.support import free_port, wait_until
 
 pytestmark = pytest.mark.full
 
-QUICK_LEASES = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_HEARTBEAT_S": "0.5"}
-SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY": "1"}
+QUICK_LEASES: dict[str, Any] = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_HEARTBEAT_S": "0.5"}
+SLOW: dict[str, Any] = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY": "1"}
 
 
 @contextmanager

@@ -152,7 +152,7 @@ async def test_a_row_under_which_engines_die_is_convicted(client: openai.AsyncOp
 async def test_an_api_that_dies_is_followed_by_another(
     broker_settings: BrokerSettings, work: Callable, files_url: str, tmp_path: Path, window: str
 ) -> None:
-    given = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.5}
+    given: dict[str, Any] = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.5}
     await work("w1", **QUICK)
     first = ApiProcess(broker_settings, tmp_path / "api1.log", free_port(), failpoints=window, **given)
     second = None

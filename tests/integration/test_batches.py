@@ -324,7 +324,11 @@ async def test_a_file_of_another_purpose_is_refused(client: openai.AsyncOpenAI) 
 
 async def test_lists_and_idempotency(client: openai.AsyncOpenAI, puppet: object) -> None:
     file = await upload(client, jsonl([row(1, model="puppet")]))
-    given = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    given: dict[str, Any] = {
+        "input_file_id": file,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "1h",
+    }
     key = {"Idempotency-Key": "k"}
     first = await client.batches.create(**given, extra_headers=key)
     assert (await client.batches.create(**given, extra_headers=key)).id == first.id

@@ -18,8 +18,9 @@ from broker.jobs import JobStore
 from jobs.batch_keys import chunk_folder, part_key
 from jobs.batch_model import Counts, File
 from jobs.batch_rows import NeverRan, custom_id_of, response_line
-from jobs.batches import CHUNK_ENDPOINT, BatchStatus, new_writer
+from jobs.batches import BatchStatus, new_writer
 from jobs.batches import Chunk as Piece
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.model import JobError, JobSpec
 from storage.base import ObjectInfo, read_all

@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 
 from broker.db.client import connect
 from broker.db.keys import Keys
-from broker.events.ask import MAX_BYTES, Answerer, Asker, Question
 from broker.events.hub import EventHub
 from broker.events.subscriber import Subscriber
+from broker.events.token_counts import MAX_BYTES, CountClient, CountRequest, CountServer
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
@@ -125,9 +125,9 @@ class Pair:
     """An asker and an answerer, on the two channels that an api and a worker have."""
 
     def __init__(self, client: Redis, keys: Keys, hub: EventHub) -> None:
-        self.asker = Asker(client, hub, keys, patience_s=20)
-        self.impatient = Asker(client, hub, keys, patience_s=0.3)
-        self.answerer = Answerer(client, keys, self._count)
+        self.asker = CountClient(client, hub, keys, patience_s=20)
+        self.impatient = CountClient(client, hub, keys, patience_s=0.3)
+        self.answerer = CountServer(client, keys, self._count)
         self.asked: list[tuple[str, bytes]] = []
         self.says: Any = 7
         self.all_gave_up = asyncio.Event()
@@ -144,7 +144,7 @@ class Pair:
         return self.says
 
     def take(self, message: list[str]) -> None:
-        question = Question.decode(message)
+        question = CountRequest.decode(message)
         assert question is not None
         self.answerer.take(question)
 
@@ -199,5 +199,5 @@ async def test_large_bodies(pair: Pair) -> None:
 
 
 async def test_other_commands_are_no_questions() -> None:
-    assert Question.decode(["job_1", "cancelled"]) is None
-    assert Question.decode(["drain", "30"]) is None
+    assert CountRequest.decode(["job_1", "cancelled"]) is None
+    assert CountRequest.decode(["drain", "30"]) is None

@@ -9,7 +9,7 @@ import pytest
 from broker.db.errors import BusyError, InfeasibleError, QueueFullError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
-from jobs.batches import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import JobError

@@ -243,6 +243,7 @@ def test_a_drained_worker_stays_away_and_its_jobs_go_on(pair):
         assert time.monotonic() - began < LEASE_TTL_S / 4
         assert name not in {worker.name for worker in client.workers()}
         assert complete(one.url)["choices"]
+        client.cancel(job.id)
     one.process.send_signal(signal.SIGINT)
     assert one.process.wait(60) == 0
     assert one.nothing_left()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import click
 
 from jobs import batches, states
+from penstock import Penstock
 from penstock.cli.main import cli
 from penstock.cli.server import COMMANDS
 from penstock.server.settings import UpSettings
@@ -18,11 +21,15 @@ from tools import gen_docs
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PACKAGES = (
+    "api|benchmarks|broker|coordinator|deploy|docs|jobs|monitoring|penstock|storage|tests|tools|workers"
+)
+FILE = re.compile(rf"`((?:{PACKAGES})/[\w./-]*)`")
 
 
 def prose(page: Path) -> str:
@@ -90,6 +97,51 @@ def test_python_examples_parse() -> None:
             compile(body, str(page), "exec", flags=ast.PyCF_ONLY_AST)
 
 
+def test_files_that_pages_name_exist() -> None:
+    named = [(page, file) for page in PAGES for file in FILE.findall(page.read_text())]
+    assert len(named) > 100
+    assert [(str(page), file) for page, file in named if not (ROOT / file).exists()] == []
+
+
+def sdk_calls(source: str) -> Iterator[list[str]]:
+    """The names of each call on ``client`` in an example of Penstock's SDK: ``client.jobs.get()`` is ``jobs``, ``get``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and (
+            names := re.fullmatch(r"client((?:\.\w+)+)", ast.unparse(node))
+        ):
+            yield names[1].split(".")[1:]
+
+
+def test_sdk_calls_exist() -> None:
+    found = 0
+    with Penstock() as client:
+        for page in PAGES:
+            for body in blocks(page, "python"):
+                for names in sdk_calls(body) if "from penstock import" in body else ():
+                    target: Any = client
+                    for name in names:
+                        target = getattr(target, name)  # an AttributeError names the call
+                    found += 1
+    assert found > 10
+
+
+def test_the_readme_and_the_quickstart_list_the_same_ways_in() -> None:
+    ways = re.findall(r"^\*\*(\d\. .+?)\.\*\*", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert ways == re.findall(r"^## (\d\. .+)$", (DOCS / "use" / "quickstart.md").read_text(), re.MULTILINE)
+    assert len(ways) == 6  # both pages, and the index, say six
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for target in re.findall(
+            r"^(?:\w+=\S+ )*make ([a-z-]+)", "\n".join(blocks(page, "bash")), re.MULTILINE
+        ):
+            assert target in targets, f"{page}: make {target}"
+        for target in re.findall(r"`make ([a-z-]+)", prose(page)):
+            assert target in targets, f"{page}: make {target}"
+
+
 def commands(page: Path) -> list[list[str]]:
     """The words of every ``penstock`` command line, and of what ``make up`` passes on, in a page's examples."""
     found = []
@@ -110,7 +162,7 @@ def commands(page: Path) -> list[list[str]]:
 def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
     """The command that a line names, a group's own one where it names that, and the rest of the line."""
     name, *words = line
-    command = {one.name: one for one in COMMANDS}.get(name) or cli.get_command(None, name)  # type: ignore[arg-type]
+    command = {one.name: one for one in COMMANDS}.get(name) or cli.get_command(None, name)
     assert command is not None, f"penstock {name}"
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
         inner = command.commands.get(words[0])

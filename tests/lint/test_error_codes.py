@@ -11,7 +11,7 @@ from jobs.failures import FAILURES
 from monitoring.metrics.api import STATUSES
 
 API = Path(__file__).parents[2] / "api"
-PLACE = {"ApiError": 2, "invalid": 2}
+PLACE = {"ApiError": 2, "invalid": 2, "_rate_limit": 1}
 """Where the code stands among the arguments of what makes an error."""
 
 

@@ -1,26 +1,71 @@
-"""Who may import whom (DESIGN section 2), and where each library is confined."""
+"""Who may import whom: packages, the rooms within a package, single modules; and where each library is confined.
+
+An import counts wherever it is: at the top of a module, in a function, or named in a string (``"package.module:name"``, as
+Celery, uvicorn and ``python -m`` take it).
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-OURS = {"api", "broker", "jobs", "monitoring", "penstock", "storage", "workers"}
-MAY_IMPORT = {
+
+BELOW = {
     "jobs": set(),
-    "monitoring": set(),
+    "monitoring": {"jobs"},
     "storage": {"jobs"},
     "broker": {"jobs", "monitoring"},
-    "workers": {"broker", "jobs", "monitoring", "storage"},
-    "api": {"broker", "jobs", "monitoring", "penstock", "storage"},
+    "coordinator": {"broker", "storage", "jobs", "monitoring"},
+    "workers": {"broker", "storage", "jobs", "monitoring"},
+    "api": {"broker", "storage", "jobs", "monitoring"},
     "penstock": set(),
 }
-# `penstock up` and the commands of the single processes start the application; a client-only install lacks them.
+"""The packages that each package may import."""
+
 STARTERS = ("penstock/server/", "penstock/cli/server.py")
+"""They start the processes, so they may import every package. A client-only install lacks them."""
+
+TOP = ""
+"""Stands for the modules that lie in the package itself: its settings, its main, what its rooms share."""
+
+FACE = {TOP, "http", "access", "middleware", "admission"}
+ROOMS = {
+    "api": {
+        "http": set(),
+        "access": {"http"},
+        "middleware": {"http", "access"},
+        "admission": {TOP, "http"},
+        "openai": FACE,
+        "jobs": FACE,
+        "files": FACE,
+        "batches": FACE,
+        "operations": FACE,
+        TOP: FACE | {"openai", "jobs", "files", "batches", "operations"},
+    },
+    "broker": {
+        "db": set(),
+        "celery": {"db"},
+        "events": {TOP, "db"},
+        TOP: {"db"},
+    },
+    "workers": {
+        "devices": {TOP},
+        "engines": {TOP, "devices"},
+        "admission": {"engines"},
+        "attempts": {TOP, "admission", "engines"},
+        "batches": {TOP, "admission", "engines"},
+        "process": {TOP, "admission", "attempts", "batches", "engines"},
+        "celery": {TOP, "admission", "attempts", "process"},
+        TOP: {"admission", "celery", "devices", "engines", "process"},
+    },
+}
+"""The rooms of a package, and for each the other rooms that it may import."""
+
 CONFINED = {
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
@@ -30,55 +75,158 @@ CONFINED = {
     "obstore": ("storage/",),
     "vllm": ("workers/engines/vllm/engine.py",),
     "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
-    "opentelemetry": ("monitoring/tracing.py",),
-    "structlog": ("api/", "broker/", "monitoring/", "workers/"),
+    "opentelemetry": ("monitoring/otlp.py",),
+    "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }
-NOT_IN_THE_CORE = {
-    "asyncio",
-    "time",
-    "socket",
-    "threading",
-    "subprocess",
-    "random",
-    "datetime",
-    "os",
-    "pathlib",
+"""Where a library may be imported."""
+
+IMPURE = {
+    *("asyncio", "time", "socket", "threading", "subprocess", "random", "datetime", "os", "pathlib"),
 }
+"""The core does no I/O, reads no clock and rolls no dice."""
 
-FILES = sorted(p for room in OURS for p in (ROOT / room).rglob("*.py"))
-
-
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
+_NAMED = re.compile(rf"({'|'.join(BELOW)})((?:\.\w+)+)(?::[\w.]+)?\Z")
 
 
-def test_there_is_something_to_check() -> None:
-    assert len(FILES) > 60
-    assert {p.relative_to(ROOT).parts[0] for p in FILES} == OURS
+class Import(NamedTuple):
+    """One import: in which file and line, and the module that it names."""
+
+    path: str
+    line: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line} imports {self.module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_keep_to_their_rooms(path: Path) -> None:
-    name = path.relative_to(ROOT).as_posix()
-    room = name.split("/")[0]
-    allowed = OURS if name.startswith(STARTERS) else MAY_IMPORT[room] | {room}
-    for module in imports(path):
-        top = module.split(".")[0]
-        assert top not in OURS or top in allowed, f"{name} imports {module}"
-        homes = CONFINED.get(top)
-        assert homes is None or name.startswith(homes), f"{name} imports {module}, which belongs in {homes}"
-        assert room != "jobs" or top not in NOT_IN_THE_CORE, (
-            f"{name} imports {module}: the core has no I/O, no clock"
-        )
+@cache
+def files() -> tuple[str, ...]:
+    return tuple(sorted(p.relative_to(ROOT).as_posix() for pkg in BELOW for p in (ROOT / pkg).rglob("*.py")))
 
 
-def test_no_key_is_spelled_outside_keys_py() -> None:
-    for path in FILES:
-        if path.name != "keys.py":
-            assert "penstock:" not in path.read_text().replace("penstock: ", ""), path
-    for path in (ROOT / "broker" / "lua").glob("*.lua"):
-        assert "penstock" not in path.read_text(), path
+@cache
+def modules() -> frozenset[str]:
+    """Return every module and package of ours, by its dotted name."""
+    return frozenset(module_of(path) for path in files())
+
+
+def module_of(path: str) -> str:
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def existing(name: str) -> str | None:
+    """Return the module of ours that a dotted name is, or is an attribute of."""
+    while name and name not in modules():
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def named_in(node: ast.AST) -> Iterator[str]:
+    """Yield the modules that a node of a syntax tree names."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        for alias in node.names:
+            whole = f"{node.module}.{alias.name}"
+            yield whole if whole in modules() else node.module
+    elif (
+        isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := _NAMED.match(node.value))
+    ):
+        module = existing(found[1] + found[2])
+        if module is not None and module != found[1]:
+            yield module
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    found = []
+    for path in files():
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            found += [Import(path, getattr(node, "lineno", 0), module) for module in named_in(node)]
+    return tuple(dict.fromkeys(found))
+
+
+def ours() -> Iterator[tuple[Import, str, str]]:
+    """Yield the imports of our own modules, with the package of each side."""
+    for one in imports():
+        package = one.module.split(".")[0]
+        if package in BELOW:
+            yield one, one.path.split("/")[0], package
+
+
+def room(module: str) -> str:
+    """Return the room of a module, a folder of its package; :data:`TOP` for a module that lies in the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and (ROOT / parts[0] / parts[1]).is_dir() else TOP
+
+
+def listed(offenders: Iterable[object]) -> str:
+    return "\n".join(["", *map(str, offenders)])
+
+
+def test_every_package_is_there_and_none_is_left_out() -> None:
+    packages = {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    assert packages - {"tests", "benchmarks", "tools"} == set(BELOW)
+
+
+def test_a_package_imports_only_those_below_it() -> None:
+    offenders = [
+        one
+        for one, source, target in ours()
+        if source != target and target not in BELOW[source] and not one.path.startswith(STARTERS)
+    ]
+    assert not offenders, listed(offenders)
+
+
+def test_every_room_is_in_the_table() -> None:
+    found = {(module.split(".")[0], room(module)) for module in modules() if module.split(".")[0] in ROOMS}
+    assert found == {(package, name) for package, rooms in ROOMS.items() for name in rooms}
+
+
+def test_a_room_imports_only_the_rooms_that_are_shared_with_it() -> None:
+    offenders = []
+    for one, source, target in ours():
+        if source == target and source in ROOMS:
+            here, there = room(module_of(one.path)), room(one.module)
+            if here != there and one.module != source and there not in ROOMS[source].get(here, set()):
+                offenders.append(one)
+    assert not offenders, listed(offenders)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    edges: dict[str, set[str]] = {module: set() for module in modules()}
+    for one, _, _ in ours():
+        edges[module_of(one.path)].add(one.module)
+    while leaves := {module for module, targets in edges.items() if not targets & edges.keys() - {module}}:
+        edges = {module: targets for module, targets in edges.items() if module not in leaves}
+    # What is left is in a circle or imports one. Take away what nothing left imports, and only the circles stay.
+    while edges and (roots := edges.keys() - set().union(*(edges[m] - {m} for m in edges))):
+        edges = {module: targets for module, targets in edges.items() if module not in roots}
+    circles = [f"{module} <-> {', '.join(sorted(t & edges.keys()))}" for module, t in sorted(edges.items())]
+    assert not circles, listed([*circles])
+
+
+def test_libraries_are_confined() -> None:
+    offenders = [
+        one
+        for one in imports()
+        if (homes := CONFINED.get(one.module.split(".")[0])) and not one.path.startswith(homes)
+    ]
+    assert not offenders, listed(offenders)
+
+
+def test_the_core_is_pure() -> None:
+    offenders = [
+        one for one in imports() if one.path.startswith("jobs/") and one.module.split(".")[0] in IMPURE
+    ]
+    assert not offenders, listed(offenders)
+
+
+def test_no_redis_key_is_spelled_outside_keys_py() -> None:
+    python = [p for p in files() if not p.endswith("/keys.py") and _spells_a_key(ROOT / p)]
+    lua = [p for p in (ROOT / "broker" / "lua").rglob("*.lua") if "penstock" in p.read_text()]
+    assert not python + lua, listed([*python, *lua])
+
+
+def _spells_a_key(path: Path) -> bool:
+    return "penstock:" in path.read_text().replace("penstock: ", "")

@@ -21,14 +21,14 @@ def disarmed():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("worker.befor_claim=kill", "no such window"),
-        ("worker.before_claim", "an action is"),
-        ("worker.before_claim=explode", "an action is"),
-        ("worker.before_claim=sleep", "an action is"),
-        ("worker.before_claim=kill:3", "an action is"),
-        ("worker.before_claim=kill@soon", "are numbers"),
-        ("worker.before_claim=sleep:long", "are numbers"),
-        ("worker.before_claim=kill,worker.before_claim=stop", "named before"),
+        ("worker.befor_claim=kill", "unknown window"),
+        ("worker.before_claim", "action must be"),
+        ("worker.before_claim=explode", "action must be"),
+        ("worker.before_claim=sleep", "action must be"),
+        ("worker.before_claim=kill:3", "action must be"),
+        ("worker.before_claim=kill@soon", "must be numbers"),
+        ("worker.before_claim=sleep:long", "must be numbers"),
+        ("worker.before_claim=kill,worker.before_claim=stop", "named twice"),
     ],
 )
 def test_what_cannot_be_read_is_named(text: str, why: str) -> None:
@@ -50,7 +50,7 @@ def test_an_unknown_window_stops_the_start(command: str) -> None:
     )
     assert ended.returncode == 1
     assert (
-        "'worker.befor_claim=kill': no such window; there are worker.before_consume, worker.before_claim"
+        "'worker.befor_claim=kill': unknown window; choose one of worker.before_consume, worker.before_claim"
         in ended.stderr
     )
     assert "Traceback" not in ended.stderr

@@ -13,7 +13,7 @@ from structlog.contextvars import bind_contextvars
 from broker.attempts import Claim, Dropped
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
-from jobs.batches import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.states import JobState

@@ -8,18 +8,12 @@ import msgspec
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
-from jobs.batches import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT, task_of
+from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer, make_tracer
+from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer
 from workers.engines.base import Final
 from workers.settings import WorkerSettings
-
-_OPERATIONS = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
-}
-"""OpenAI's endpoints by ``gen_ai.operation.name``."""
 
 
 def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
@@ -61,7 +55,7 @@ class AttemptSpans:
         """Begin the engine's run. Its context is what the engine's own spans belong to."""
         if not self.span.recording:
             return self.span
-        operation = _OPERATIONS.get(claim.endpoint, claim.endpoint)
+        operation = task_of(claim.endpoint)
         facts: Attributes = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": engine,

@@ -20,11 +20,11 @@ from typing import Any, TypeAlias, TypeGuard
 import msgspec
 import structlog
 
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
 from workers.engines.base import Engine, EngineDeadError, ModelInfo
 
 log = structlog.get_logger(__name__)
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 
 Tokenize: TypeAlias = Callable[[dict[str, Any]], Awaitable[int | None]]
 """Sends one body to ``/tokenize`` and returns the count; None where there is none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.endpoints import JOB_ENDPOINTS
+
 
 @dataclass(frozen=True, slots=True)
 class VllmSettings:
@@ -111,7 +113,7 @@ class OpenAISettings:
     base_url: str
     api_key: str | None = None
     models: tuple[str, ...] = ()
-    endpoints: tuple[str, ...] = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+    endpoints: tuple[str, ...] = JOB_ENDPOINTS
     capacity: int = 256
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 600.0

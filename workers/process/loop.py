@@ -18,15 +18,15 @@ from typing import Any, TypeVar
 import structlog
 import uvloop
 
-from broker.attempts import DRAIN
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
 from broker.db.urls import without_password
-from broker.events.ask import Answerer, Question
 from broker.events.subscriber import Subscriber
+from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
+from broker.registry import DRAIN
 from jobs.placement import Device
 from jobs.retry import RetryPolicy
 from monitoring import failpoints
@@ -90,7 +90,7 @@ class EngineHost:
         self._storage: Storage | None = None
         self._control: Subscriber | None = None
         self._tracer = Tracer()
-        self._answerer: Answerer | None = None
+        self._answerer: CountServer | None = None
         self.info: dict[str, Any] = {}
         self.gpus = GpuWatch()
         self._stopping = False
@@ -208,7 +208,7 @@ class EngineHost:
             bulk=bulk,
         )
         rooms.chunks, rooms.pending, rooms.claimed = bulk.chunks, bulk.pending, lambda: runner.running
-        self._answerer = Answerer(store.client, store.keys, self.engine.count)
+        self._answerer = CountServer(store.client, store.keys, self.engine.count)
         said = description(s, self.engine, self._device, capacity, lanes.ceiling)
         self.info = said | {"started_at": time.time(), **info()}
         try:
@@ -266,7 +266,7 @@ class EngineHost:
         }
 
     def _on_control(self, message: list[str]) -> None:
-        question = Question.decode(message)
+        question = CountRequest.decode(message)
         if question is not None:
             if self._answerer is not None:
                 self._answerer.take(question)

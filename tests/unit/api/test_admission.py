@@ -6,21 +6,48 @@ from typing import Any
 
 import pytest
 
-from api.admission.models import check_endpoint, named_model
+from api.admission.admit import model_name
+from api.admission.routing import check_endpoint
 from api.admission.schema import SCHEMAS, check_body
 from api.http.errors import ApiError
+from api.http.idempotency import idempotency_key
+from api.http.pages import decode_cursor, encode_cursor
 from api.http.waiting import asked_wait
-from api.jobs.view import decode_cursor, encode_cursor
+from api.openai.endpoints import OPENAI_ENDPOINTS
 from broker.catalogue import Model
-from jobs.model import ENDPOINTS
+from jobs.endpoints import JOB_ENDPOINTS
 
 
 def test_endpoints() -> None:
     check_endpoint(Model("m"), "/v1/embeddings")
     with pytest.raises(ApiError, match="does not do"):
         check_endpoint(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings")
-    assert named_model({"model": "m"}) == "m"
-    assert set(SCHEMAS) == set(ENDPOINTS)
+    assert set(SCHEMAS) == set(JOB_ENDPOINTS)
+    assert [one.core.path for one in OPENAI_ENDPOINTS] == list(JOB_ENDPOINTS)
+
+
+def test_model_names() -> None:
+    assert model_name("m", "d") == "m"
+    assert model_name(None, "d") == "d"
+
+
+@pytest.mark.parametrize(("asked", "default"), [(None, None), ("", "d"), (5, "d")])
+def test_a_missing_model_is_refused(asked: object, default: str | None) -> None:
+    with pytest.raises(ApiError) as refused:
+        model_name(asked, default)
+    assert (refused.value.status, refused.value.param) == (400, "model")
+
+
+def test_idempotency_keys() -> None:
+    assert idempotency_key({"headers": []}) is None
+    assert idempotency_key({"headers": [(b"idempotency-key", b"k" * 255)]}) == "k" * 255
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 256])
+def test_a_wrong_idempotency_key_is_refused(key: bytes) -> None:
+    with pytest.raises(ApiError) as refused:
+        idempotency_key({"headers": [(b"idempotency-key", key)]})
+    assert (refused.value.status, refused.value.param) == (400, "Idempotency-Key")
 
 
 ACCEPTED: list[tuple[str, dict[str, Any]]] = [

@@ -9,8 +9,9 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from api.http import job_end as outcome
-from api.http.errors import ApiError, foreign_errors, validation_error
+from api.http import job_end
+from api.http.errors import ApiError, validation_error
+from api.http.handlers import foreign_errors
 from broker.db import errors as broker_errors
 from broker.db.errors import (
     BatchUnfinishedError,
@@ -94,12 +95,12 @@ def test_a_validation_error_names_the_field() -> None:
 
 
 def _ending(state: JobState, error: JobError | None = None, result: bytes = b"") -> Ending:
-    return Ending(state, None, 1, Timings(1000, 1010, None, 1100), None, error, result)
+    return Ending(state, None, 1, Timings(1000, 1010, None, 1100), None, error, result=result)
 
 
 @pytest.mark.parametrize("code", FailureCode)
 def test_every_failure_code_has_an_answer(code: FailureCode) -> None:
-    status, body, headers = outcome.answer("job_1", _ending(JobState.FAILED, JobError(code, "m", "p")))
+    status, body, headers = job_end.answer("job_1", _ending(JobState.FAILED, JobError(code, "m", "p")))
     info = FAILURES[code]
     assert status == info.http_status
     assert json.loads(body) == {
@@ -111,11 +112,11 @@ def test_every_failure_code_has_an_answer(code: FailureCode) -> None:
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
 def test_every_end_without_a_result_has_an_answer(state: JobState) -> None:
-    status, body, _ = outcome.answer("job_1", _ending(state))
+    status, body, _ = job_end.answer("job_1", _ending(state))
     assert status >= 400
     assert json.loads(body)["error"]["code"]
 
 
 def test_a_cancelled_jobs_partial_result_is_not_a_success() -> None:
-    status, _, _ = outcome.answer("job_1", _ending(JobState.CANCELLED, result=b"{}"))
+    status, _, _ = job_end.answer("job_1", _ending(JobState.CANCELLED, result=b"{}"))
     assert status == 409

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from api.openai.stream import DONE, MERGE_ABOVE, OpenAIStream, Texts, json_string
+from api.http.sse import MERGE_ABOVE, Texts, json_string
+from api.openai.frames import DONE, OpenAIStream
 from jobs.stream_chunks import Chunk, Frames, Head, Text, encode
 
 JOB = "job_1"

@@ -21,7 +21,7 @@ from jobs.batch_rows import (
     read_row,
     response_line,
 )
-from jobs.batches import BATCH_ENDPOINTS
+from jobs.endpoints import BATCH_ENDPOINTS
 from jobs.failures import FailureCode
 
 CHAT = "/v1/chat/completions"

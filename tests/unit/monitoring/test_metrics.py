@@ -8,8 +8,7 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from broker.jobs import Reaped
-from broker.observe import QueueFacts
+from jobs.facts import QueueFacts, Reaped, WorkerFacts
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (
@@ -20,7 +19,6 @@ from monitoring.metrics import (
     SharedState,
     TenantNames,
     WorkerMetrics,
-    WorkerState,
     set_up,
 )
 from tests.gpus import TwoGpus
@@ -92,7 +90,7 @@ def test_takeovers_are_what_the_reaper_took_from_lost_workers(registry: Collecto
 
 def test_pools_without_a_worker_say_0_and_comings_and_goings_are_counted(registry: CollectorRegistry) -> None:
     seen = SharedState(registry)
-    one, two = WorkerState("w-1", "default", "ready", 3, 8), WorkerState("w-2", "default", "draining", 1, 8)
+    one, two = WorkerFacts("w-1", "default", "ready", 3, 8), WorkerFacts("w-2", "default", "draining", 1, 8)
     seen.take_workers([one], ["default", "big"])
     assert value(registry, "penstock_workers", pool="big", state="ready") == 0
     assert value(registry, "penstock_worker_joins_total", pool="default") == 0
@@ -109,7 +107,7 @@ def test_a_pools_limit_is_the_setting_where_that_is_less(registry: CollectorRegi
     seen = SharedState(registry, TenantNames(["research"]))
     tenants = {("default", "research"): 2, ("default", "a"): 3, ("default", "b"): 4}
     seen.take_queues(QueueFacts({}, {}, {}, 0, 0, paused={"default": True}, tenants=tenants, max_active=5))
-    seen.take_workers([WorkerState("w-1", "default", "ready", 3, 8)], ["default"])
+    seen.take_workers([WorkerFacts("w-1", "default", "ready", 3, 8)], ["default"])
     assert value(registry, "penstock_pool_capacity_jobs", pool="default") == 5
     assert value(registry, "penstock_pool_paused", pool="default") == 1
     assert value(registry, "penstock_tenant_waiting_jobs", pool="default", tenant="research") == 2

@@ -20,9 +20,10 @@ from opentelemetry.semconv.attributes import (
 )
 from structlog.testing import capture_logs
 
+from monitoring.otlp import make_tracer, traces_url
 from monitoring.sampling import Gate
 from monitoring.trace_context import TraceContext
-from monitoring.tracing import NO_SPAN, Kind, Span, Tracer, make_tracer, traces_url
+from monitoring.tracing import NO_SPAN, Kind, Span, Tracer
 from tests.otlp import OtlpReceiver
 from tests.support import free_port, wait_until
 
@@ -178,7 +179,7 @@ def test_what_the_gate_refuses_has_a_trace_id_all_the_same(otlp: OtlpReceiver) -
 def test_a_collector_that_is_away_does_not_hold_up_the_end_and_nothing_goes_on_trying(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("monitoring.tracing._CLOSE_S", 0.2)
+    monkeypatch.setattr("monitoring.otlp._CLOSE_S", 0.2)
     tracer = make_tracer("s", f"http://127.0.0.1:{free_port()}")
     tracer.begin("x").end()
     with capture_logs() as logs:
@@ -209,7 +210,7 @@ SEMCONV = {
 
 
 @pytest.mark.parametrize(
-    "name", ["api/middleware/trace.py", "workers/attempts/spans.py", "monitoring/tracing.py"]
+    "name", ["api/middleware/trace.py", "workers/attempts/spans.py", "monitoring/otlp.py"]
 )
 def test_attributes_have_opentelemetrys_names_or_are_marked_as_ours(name: str) -> None:
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -157,8 +158,11 @@ async def test_the_async_client_does_the_same(server):
 )
 def test_paging_delivers_each_once_and_asks_for_no_more(total, limit, size, given):
     """Pages may hold fewer than were asked for, none even, and still have a successor."""
-    pager = Pager(lambda n, after: Request("GET", "", {"n": str(n), "after": after or "0"}), limit, size)
-    found, asked = [], 0
+    pager: Pager[Any] = Pager(
+        lambda n, after: Request("GET", "", {"n": str(n), "after": after or "0"}), limit, size
+    )
+    found: list[Any] = []
+    asked = 0
     while (request := pager.request()) is not None:
         asked += 1
         first = int(request.params["after"])

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from jobs.endpoints import CHAT, STREAMING
 from workers.engines.base import (
     Emit,
     EngineDeadError,
@@ -22,7 +23,6 @@ from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import OpenAISettings
 
-_GENERATING = ("/v1/chat/completions", "/v1/completions")
 _GONE = frozenset({502, 503, 504})
 """Statuses by which a proxy or a loading server says that there is no engine behind it."""
 
@@ -133,7 +133,7 @@ class OpenAIEngine:
                 streamed = response.content_type == "text/event-stream"
                 if not streamed:
                     return whole(response.status, await response.read())
-                chat = request.endpoint == _GENERATING[0]
+                chat = request.endpoint == CHAT
                 self._streams[request.id] = response
 
                 def stopped() -> bool:
@@ -196,7 +196,7 @@ def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
     Usage is always asked for with a stream: it must be exact, and only the server knows it.
     """
     raw = request.body
-    stream = request.stream and request.endpoint in _GENERATING
+    stream = request.stream and request.endpoint in STREAMING
     if not stream and b'"stream' not in raw:
         return raw, False
     try:

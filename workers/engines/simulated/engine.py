@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
@@ -23,10 +24,6 @@ from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import shapes
 from workers.engines.simulated.journal import Journal
 from workers.engines.simulated.request import (
-    CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
-    RESPONSES,
     Body,
     inputs_of,
     read_body,
@@ -85,7 +82,7 @@ class SimulatedEngine:
             "description": "Simulated: pretends to generate; for load and fault tests.",
             "max_model_len": limit,
         }
-        endpoints = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
+        endpoints = tuple(ENDPOINTS)
         return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit),)
 
     def capacity(self) -> int:
@@ -177,7 +174,7 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        ident = ("chatcmpl-" if chat else "cmpl-") + request.id
+        ident = ENDPOINTS[endpoint].response_id.format(request.id)
         created = int(time.time())
         words = self._words(prompt, count)
         if request.stream and endpoint != RESPONSES:

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
+from jobs.endpoints import ENDPOINTS, RESPONSES
 
 _EMPTY = msgspec.Raw(b"")
 _NOTHING = frozenset({b"", b"null", b"[]"})
@@ -37,8 +36,7 @@ class Body(msgspec.Struct):
 
     def prompt_of(self, endpoint: str) -> bytes:
         """Return the prompt of a generating endpoint, as JSON; empty where there is none."""
-        name = {CHAT: "messages", COMPLETIONS: "prompt", RESPONSES: "input"}[endpoint]
-        prompt = bytes(getattr(self, name))
+        prompt = bytes(getattr(self, ENDPOINTS[endpoint].prompt_fields[0]))
         if prompt in _NOTHING:
             return b""
         return bytes(self.instructions) + prompt if endpoint == RESPONSES else prompt

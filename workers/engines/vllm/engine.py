@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
 from workers.engines.base import (
     Emit,
     EngineDeadError,
@@ -35,11 +36,8 @@ from workers.engines.vllm.probe import learn
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
 
-CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-RESPONSES = "/v1/responses"
-
-_RESPONSE_IDS = {CHAT: ("chatcmpl-{}", "chatcmpl-{}"), COMPLETIONS: ("cmpl-{}", "cmpl-{}-0")}
-"""For each endpoint that streams: a response's ``id``, and the engine request's, from the job's."""
+_ENGINE_IDS: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
+"""For each endpoint that streams, the form of the id that vLLM gives its request, from the job's id."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -137,7 +135,7 @@ class VllmEngine:
         await init_app_state(self._llm, self._app.state, args, tasks)
         if key := os.environ.get("VLLM_API_KEY"):
             self._auth = [(b"authorization", b"Bearer " + key.encode())]
-        for path in (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES):
+        for path in ENDPOINTS:
             with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
                 self._endpoints[path] = Endpoint(self._app, path)
 
@@ -218,7 +216,7 @@ class VllmEngine:
             return whole(*await call_app(self._app, "POST", path, raw, headers))
         if path == RESPONSES:
             body |= wire.own_response(request.id)
-        stream = request.stream and path in _RESPONSE_IDS
+        stream = request.stream and path in _ENGINE_IDS
         tap_id = self._open_tap(request, body, emit) if stream else None
         as_sent = bool(body.get("stream")) == request.stream
         if stream and tap_id is None:
@@ -251,10 +249,11 @@ class VllmEngine:
         """Prepare a compact stream; return the engine request's id, or None for the full way."""
         usage = plain(body, chat=request.endpoint == CHAT)
         shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
-        response_id, engine_id = (form.format(request.id) for form in _RESPONSE_IDS[request.endpoint])
+        engine_id = _ENGINE_IDS[request.endpoint].format(request.id)
+        response_id = ENDPOINTS[request.endpoint].response_id
         if shapes is None or engine_id in self._taps:
             return None
-        self._taps[engine_id] = Tap(shapes, response_id, emit)
+        self._taps[engine_id] = Tap(shapes, response_id.format(request.id), emit)
         return engine_id
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
@@ -272,9 +271,9 @@ class VllmEngine:
         """See the Protocol. vLLM ends an aborted request with the output that it has."""
         if self._llm is None:
             return
-        forms = {engine_id.format(request_id) for _, engine_id in _RESPONSE_IDS.values()}
+        forms = {form.format(request_id) for form in _ENGINE_IDS.values()}
         # A completion with several prompts is several requests: cmpl-<id>-0, cmpl-<id>-1, ...
-        several = _RESPONSE_IDS[COMPLETIONS][1].format(request_id).removesuffix("0")
+        several = _ENGINE_IDS[COMPLETIONS].format(request_id).removesuffix("0")
         held = list(self._llm.output_processor.external_req_ids)
         ours = [one for one in held if one in forms or one.startswith(several)]
         if ours:

@@ -1,4 +1,4 @@
-"""The api's background loops outlive what nobody expected: they say so, and begin anew."""
+"""The api's background tasks survive unexpected errors: they log them and start again."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class CountRequest:
     """What a worker is asked: how many prompt tokens does its engine make of this request?
 
     Attributes:
@@ -70,7 +70,7 @@ class Question:
         return cls(ident, process, endpoint, body.encode(), float(patience_s))
 
 
-class Asker:
+class CountClient:
     """Asks on behalf of one api process.
 
     Args:
@@ -94,7 +94,7 @@ class Asker:
         """
         if len(body) > MAX_BYTES:
             return None
-        question = Question(uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s)
+        question = CountRequest(uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s)
         with self._hub.inbox(question.id) as inbox:
             try:
                 async with asyncio.timeout(self._patience_s):
@@ -117,7 +117,7 @@ class Asker:
         return False
 
 
-class Answerer:
+class CountServer:
     """Answers questions in a worker.
 
     Args:
@@ -133,7 +133,7 @@ class Answerer:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(self, question: Question) -> None:
+    def take(self, question: CountRequest) -> None:
         """Answer in the background."""
         task = asyncio.get_running_loop().create_task(self._answer(question), name=f"count {question.id}")
         self._tasks.add(task)
@@ -145,7 +145,7 @@ class Answerer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, question: Question) -> None:
+    async def _answer(self, question: CountRequest) -> None:
         tokens: int | None = None
         try:
             async with asyncio.timeout(question.patience_s), self._gate:

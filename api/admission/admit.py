@@ -1,0 +1,101 @@
+"""From a request to a JobSpec: the one way by which every job of a client is checked and routed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
+
+from api.admission.fingerprints import affinity_of, coalescing_digest
+from api.admission.routing import route
+from api.admission.schema import check_body
+from api.http.errors import invalid
+from api.services import Services
+from jobs.lanes import Lane
+from jobs.model import JobSpec
+from jobs.placement import Placement
+
+
+class Terms(TypedDict, total=False):
+    """Fields that go into the :class:`jobs.model.JobSpec` unchanged."""
+
+    tenant: str
+    metadata: Mapping[str, str]
+    max_attempts: int
+    expires_in_ms: int | None
+    queue_timeout_ms: int | None
+    timeout_ms: int | None
+    idempotency_key: str | None
+    sink: str | None
+
+
+async def admit(
+    services: Services,
+    endpoint: str,
+    request: dict[str, Any],
+    body: bytes,
+    *,
+    lane: Lane,
+    live: bool = False,
+    model: str | None = None,
+    stream: bool | None = None,
+    placement: Placement | None = None,
+    affinity_key: str | None = None,
+    coalesce: bool = False,
+    **terms: Unpack[Terms],
+) -> JobSpec:
+    """Check a request, choose its pool and make its job.
+
+    Args:
+        services: the process's services.
+        endpoint: the OpenAI endpoint that the job calls.
+        request: the parsed OpenAI body.
+        body: the same body as it came.
+        lane: the lane to wait in.
+        live: the caller waits: refuse the request if no live worker serves the model.
+        model: the model's name or alias; None: the body's, or else the default model.
+        stream: log and publish deltas; None: if the body's ``stream`` says so.
+        placement: requirements on the device.
+        affinity_key: the client's own name for the prefix that this request shares with others.
+        coalesce: an identical job under way may answer this one too.
+        terms: further fields of the job.
+
+    Returns:
+        The job with a new id, not yet accepted.
+
+    Raises:
+        ApiError: 400, a field is wrong or the model cannot do this; 404, the model is unknown; 503, no worker is live.
+        StoreUnavailableError: the model is not known yet, and Redis is away.
+    """
+    check_body(endpoint, request)
+    name = model_name(request.get("model") if model is None else model, services.settings.default_model)
+    served, body = await route(services, name, endpoint, request, body, live=live, placement=placement)
+    stream = bool(request.get("stream") if stream is None else stream)
+    return JobSpec(
+        id=services.new_job_id(),
+        endpoint=endpoint,
+        model=served.name,
+        body=body,
+        pool=served.pool,
+        lane=lane,
+        stream=stream,
+        affinity=affinity_of(request, affinity_key),
+        coalesce=coalescing_digest(endpoint, request, stream=stream) if coalesce else None,
+        placement=placement,
+        **terms,
+    )
+
+
+def model_name(asked: object, default: str | None) -> str:
+    """Return the name of the model that is asked for.
+
+    Args:
+        asked: the value of the request's field; None: it has none.
+        default: the setting ``default_model``.
+
+    Raises:
+        ApiError: 400, neither names a model.
+    """
+    name = default if asked is None else asked
+    if not isinstance(name, str) or not name:
+        raise invalid("the request names no model; GET /v1/models lists the models", "model")
+    return name

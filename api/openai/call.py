@@ -1,0 +1,101 @@
+"""One call to an OpenAI endpoint: its job is queued, and its caller waits for the end or the stream.
+
+The hottest path of the whole system, hence plain ASGI. A caller that hangs up cancels its job.
+"""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import Receive, Scope, Send
+
+from api.access.authenticate import tenant_of
+from api.admission.accept import accept
+from api.admission.admit import admit
+from api.http.asgi import header, until_hangup
+from api.http.body import parse_object, read_body
+from api.http.errors import SERVER, ApiError
+from api.middleware.trace import request_span
+from api.openai.stream import answer_stream
+from api.openai.sync import answer_whole, queue_timeout
+from api.services import Services
+from broker.db.errors import BrokerError, InfeasibleError, StoreUnavailableError
+from jobs.endpoints import Endpoint
+from jobs.lanes import Lane
+from monitoring import failpoints
+
+
+class OpenAICall:
+    """One endpoint as an ASGI application."""
+
+    def __init__(self, services: Services, endpoint: Endpoint) -> None:
+        self._services = services
+        self._path = endpoint.path
+        self._stream = None if endpoint.streams else False  # None: as the body asks
+        self._life_ms = int(services.settings.request_timeout_s * 1000)
+        self._first_token = services.metrics.first_token.labels(endpoint.path)
+        self._queue_ms = int(services.settings.queue_timeout_s * 1000)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the request, queue its job and answer with its end or its stream.
+
+        Raises:
+            ApiError: the request is refused.
+            BrokerError: the store refused the job or is away.
+            ClientGoneError: the client hung up; its job is being cancelled.
+        """
+        services = self._services
+        began = time.perf_counter()
+        body = await read_body(scope, receive, services.settings.max_body_bytes)
+        spec = await admit(
+            services,
+            self._path,
+            parse_object(body),
+            body,
+            lane=Lane.REALTIME,
+            live=True,
+            stream=self._stream,
+            coalesce=_wants_coalescing(scope),
+            tenant=tenant_of(scope),
+            expires_in_ms=self._life_ms,
+            queue_timeout_ms=self._queue_ms,
+            sink=services.process,
+        )
+        span = request_span(scope)
+        over = False
+        with services.hub.inbox(spec.id) as inbox:
+            try:
+                async with until_hangup(receive):
+                    failpoints.hit("api.before_accept")
+                    await accept(services, spec, span)
+                    failpoints.hit("api.after_accept")
+                    if spec.stream:
+                        over, last = await answer_stream(
+                            services, spec, inbox, send, span, lambda: self._note_first_token(began)
+                        )
+                    else:
+                        last = await answer_whole(services, spec, inbox, send, span)
+                        over = True
+            except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
+                over = True
+                raise queue_timeout(spec.id, error.estimate_ms) from None
+            except BrokerError as error:
+                # With Redis away the job may have been accepted all the same.
+                over = not isinstance(error, StoreUnavailableError)
+                raise
+            except LookupError:
+                over = True
+                message = f"the record of {spec.id} is no longer stored"
+                raise ApiError(500, message, "internal_error", type_=SERVER) from None
+            finally:
+                if not over:
+                    services.abandoned.add(spec.id)
+        await last()
+
+    def _note_first_token(self, began: float) -> None:
+        self._first_token.observe(time.perf_counter() - began)
+
+
+def _wants_coalescing(scope: Scope) -> bool:
+    asked = header(scope, b"x-penstock-coalesce")
+    return asked is not None and asked.lower() in {b"1", b"true"}

@@ -1,0 +1,40 @@
+"""OpenAI's model list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from api.admission.routing import model_not_found
+from api.http.asgi import json_response
+from api.http.openapi import error_docs
+from api.services import Services
+from broker.catalogue import Model
+
+
+def register(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+
+    @router.get("/v1/models", summary="List models")
+    async def list_models() -> Response:
+        """The models of live workers, the default first, and their aliases, with `root` naming the model.
+
+        If no worker is alive: every model that was ever served here.
+        """
+        await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
+        cards = [_card(name, model) for name, model in services.catalogue.listed()]
+        return json_response({"object": "list", "data": cards})
+
+    @router.get("/v1/models/{name:path}", summary="Get a model", responses=error_docs(404))
+    async def get_model(name: str) -> Response:
+        """One model, by its name or an alias. A name may contain slashes."""
+        model = await services.catalogue.find(name)
+        if model is None:
+            raise model_not_found(name)
+        return json_response(_card(name, model))
+
+
+def _card(name: str, model: Model) -> dict[str, Any]:
+    card = {"object": "model", "owned_by": "penstock", **model.card, "id": name}
+    return card if name == model.name else card | {"root": model.name}

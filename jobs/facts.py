@@ -1,0 +1,108 @@
+"""Facts that operators watch, read at one moment: queues, workers, Redis itself, and a round of the reaper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFacts:
+    """The queues.
+
+    Attributes:
+        depths: jobs waiting, by (pool, lane).
+        oldest_s: seconds since the longest waiting job entered its queue, by (pool, lane); absent if none waits.
+        states: records held, by state.
+        delayed: queued jobs that wait for their next attempt.
+        dead: jobs that failed or expired and were not retried.
+        batches: batches that have not ended.
+        paused: whether a pool is paused, by pool.
+        tenants: jobs waiting, by (pool, tenant).
+        max_active: the setting, jobs of a pool on its engines at once; None: no limit.
+        ended: jobs that ended without a worker, ever, by (pool, lane, state, failure code or the empty string).
+    """
+
+    depths: Mapping[tuple[str, str], int]
+    oldest_s: Mapping[tuple[str, str], float]
+    states: Mapping[str, int]
+    delayed: int
+    dead: int
+    batches: int = 0
+    paused: Mapping[str, bool] = field(default_factory=dict)
+    tenants: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    max_active: int | None = None
+    ended: Mapping[tuple[str, str, str, str], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """One live worker, as its last heartbeat reported it.
+
+    Attributes:
+        incarnation: its name with a part that changes with every start.
+        pool: whose lanes it serves.
+        state: ``ready`` or ``draining``.
+        active: jobs that it runs; of a batch, its rows on the engine.
+        capacity: jobs that it may run at once.
+    """
+
+    incarnation: str
+    pool: str
+    state: str
+    active: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """What ``INFO`` reports of Redis.
+
+    Attributes:
+        memory_used_bytes: memory that its data takes.
+        memory_max_bytes: ``maxmemory``; 0: no limit.
+        memory_system_bytes: memory of its machine; 0: not reported.
+        aof_enabled: whether it writes an append-only file.
+        aof_ok: the last write and the last rewrite of that file succeeded, or it is off.
+        rdb_ok: the last snapshot succeeded.
+        clients: connections.
+        evicted: keys evicted for want of memory, since its start.
+        uptime_s: seconds since its start.
+    """
+
+    memory_used_bytes: int
+    memory_max_bytes: int
+    memory_system_bytes: int
+    aof_enabled: bool
+    aof_ok: bool
+    rdb_ok: bool
+    clients: int
+    evicted: int
+    uptime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What one round of the reaper did.
+
+    Attributes:
+        requeued: jobs taken from lost workers and queued again.
+        failed: jobs taken from lost workers whose last attempt that was.
+        repushed: queued jobs whose lost message was pushed again.
+        expired: jobs past their deadline.
+        retired: records past their retention.
+        due: jobs whose next attempt became due.
+        aged: jobs that moved up one lane.
+        requeued_ids: the first ids of those.
+        failed_ids: the first ids of those.
+    """
+
+    requeued: int
+    failed: int
+    repushed: int
+    expired: int
+    retired: int
+    due: int
+    aged: int
+    requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
+    failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
