@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -25,6 +26,10 @@ __all__ = ["pytest_terminal_summary", "pytest_xdist_make_scheduler"]  # hooks
 # No test fails for being slow: the machine may be busy.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("penstock")
+
+# A run that a shell starts in the background ignores Ctrl-C, and so would each process that a test stops that way.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
