@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -69,7 +70,7 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.engine = engine
-        self.settings = COMMON | ENGINES[engine] | settings
+        self.settings: dict[str, Any] = COMMON | ENGINES[engine] | settings
         self.keys = Keys(NAMESPACE)
         self.journal = folder / "journal.jsonl"
         self.redis_faults: list[tuple[float, float]] = []
@@ -92,12 +93,12 @@ class Stack:
             env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.ports = {f"api{n}": free_port() for n in range(1, apis + 1)}
         self.apis = [
-            Child(name, lambda p=port: _command("api", f"--port={p}"), env, folder)
+            Child(name, partial(_command, "api", f"--port={port}"), env, folder)
             for name, port in self.ports.items()
         ]
         names = [f"w{n}" for n in range(1, workers + 1)]
         self.workers = [
-            Child(name, lambda n=name: _command("worker", f"--name={n}"), env, folder) for name in names
+            Child(name, partial(_command, "worker", f"--name={name}"), env, folder) for name in names
         ]
 
     @property
@@ -229,11 +230,11 @@ class Stack:
         timeout_s = timeout_s or (60.0 if self.engine == "simulated" else 300.0)
         for worker in self.workers:
             if worker.wanted:
-                await eventually(lambda w=worker: self.holds_lease(w), timeout_s)
+                await eventually(partial(self.holds_lease, worker), timeout_s)
         async with httpx.AsyncClient(timeout=5.0) as client:
             for url, api in zip(self.urls, self.apis, strict=True):
                 if api.wanted:
-                    await eventually(lambda u=url: _answers(client, u), timeout_s)
+                    await eventually(partial(_answers, client, url), timeout_s)
 
     def holds_lease(self, worker: Child) -> bool:
         """Whether the worker's present process consumes, and is registered with a live lease."""

@@ -82,7 +82,7 @@ def vllm_stack(tmp_path_factory: pytest.TempPathFactory, otlp: OtlpReceiver) -> 
         tmp_path_factory.mktemp("vllm-stack"),
         "--no-flower",
         *(f"--engine-arg={flag}" for flag in QUICK_FLAGS),
-        **QUICK_ENV,
+        **QUICK_ENV,  # type: ignore[arg-type]  # none of them is timeout_s
         PENSTOCK_OTLP_ENDPOINT=otlp.url,
         PENSTOCK_LOG_JSON="true",
         PENSTOCK_LOG_LEVEL="debug",

@@ -33,11 +33,12 @@ pytestmark = pytest.mark.xdist_group("vllm")
 
 
 @pytest.fixture(scope="module")
-def client(vllm_stack: Stack) -> OpenAI:
+def client(vllm_stack: Stack) -> Any:
+    """An ``OpenAI``. Of no type: it is given what no type of its own allows."""
     return OpenAI(base_url=f"{vllm_stack.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
-def test_models(client: OpenAI) -> None:
+def test_models(client: Any) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.owned_by) == (MODEL, "vllm")
     assert client.models.retrieve(MODEL).id == MODEL
@@ -46,7 +47,7 @@ def test_models(client: OpenAI) -> None:
     assert missing.value.code == "model_not_found"
 
 
-def test_chat_with_headers_and_exact_usage(client: OpenAI) -> None:
+def test_chat_with_headers_and_exact_usage(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=HELLO, max_tokens=7, temperature=0
     )
@@ -58,7 +59,7 @@ def test_chat_with_headers_and_exact_usage(client: OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_seed_n_stop_logprobs(client: OpenAI) -> None:
+def test_seed_n_stop_logprobs(client: Any) -> None:
     options = {"model": MODEL, "messages": HELLO, "max_tokens": 12}
     first, second = (client.chat.completions.create(**options, seed=7, temperature=1.0) for _ in range(2))
     assert first.choices[0].message.content == second.choices[0].message.content
@@ -75,7 +76,7 @@ def test_seed_n_stop_logprobs(client: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 2 for token in logprobs)
 
 
-def test_json_schema(client: OpenAI) -> None:
+def test_json_schema(client: Any) -> None:
     schema = {
         "type": "object",
         "properties": {"ok": {"type": "boolean"}},
@@ -95,7 +96,7 @@ def test_json_schema(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_tools(client: OpenAI, streamed: bool) -> None:
+def test_tools(client: Any, streamed: bool) -> None:
     options = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Hello"}],
@@ -119,7 +120,7 @@ def test_tools(client: OpenAI, streamed: bool) -> None:
     )  # vLLM holds a named tool's arguments to JSON; to the schema only where it is strict
 
 
-def test_stream_equals_the_whole_answer(client: OpenAI) -> None:
+def test_stream_equals_the_whole_answer(client: Any) -> None:
     options = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
     whole = client.chat.completions.create(**options).choices[0].message.content
     chunks = list(client.chat.completions.create(**options, stream=True))
@@ -132,7 +133,7 @@ def test_stream_equals_the_whole_answer(client: OpenAI) -> None:
     assert last["penstock"]["total_ms"] >= last["penstock"]["ttft_ms"] >= 0
 
 
-def test_include_usage_has_its_own_chunk(client: OpenAI) -> None:
+def test_include_usage_has_its_own_chunk(client: Any) -> None:
     chunks = list(
         client.chat.completions.create(
             model=MODEL, messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
@@ -143,7 +144,7 @@ def test_include_usage_has_its_own_chunk(client: OpenAI) -> None:
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
 
 
-def test_completions_whole_and_streamed(client: OpenAI) -> None:
+def test_completions_whole_and_streamed(client: Any) -> None:
     options = {"model": MODEL, "prompt": "The wheel turns", "max_tokens": 9, "temperature": 0}
     whole = client.completions.create(**options)
     assert whole.id.startswith("cmpl-job_")
@@ -153,7 +154,7 @@ def test_completions_whole_and_streamed(client: OpenAI) -> None:
     )
 
 
-def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
+def test_refusals_are_openais(client: Any, vllm_stack: Stack) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="nope", messages=HELLO)
     assert missing.value.code == "model_not_found"
@@ -174,7 +175,7 @@ def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"stream": True}])
 def test_a_prompt_one_token_too_long_never_enters_the_queue(
-    client: OpenAI, vllm_stack: Stack, more: dict
+    client: Any, vllm_stack: Stack, more: dict
 ) -> None:
     """The tiny model has 4,096 tokens; one of them is for the answer."""
 
@@ -210,7 +211,7 @@ def running_in_engine(stack: Stack) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
 
-def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Stack) -> None:
+def test_a_client_that_hangs_up_frees_the_engine(client: Any, vllm_stack: Stack) -> None:
     pace = Pace()
     stream = client.chat.completions.create(
         model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,7 +38,7 @@ def engine_cores() -> set[int]:
     ],
 )
 async def test_start_errors_are_one_clear_message(
-    vllm_settings: VllmSettings, change: dict[str, object], message: str
+    vllm_settings: VllmSettings, change: dict[str, Any], message: str
 ) -> None:
     before = engine_cores()
     engine = make_engine("vllm", dataclasses.replace(vllm_settings, **change))
