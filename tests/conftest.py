@@ -23,13 +23,13 @@ from tests.timing import pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary", "pytest_xdist_make_scheduler"]  # hooks
 
+# A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No test fails for being slow: the machine may be busy.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("penstock")
-
-# A run that a shell starts in the background ignores Ctrl-C, and so would each process that a test stops that way.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,8 @@ async def pool(http: httpx.AsyncClient) -> dict[str, Any]:
 
 async def measured(store: JobStore, **figures: Any) -> None:
     """Store measured rates of the pool: see broker/lua/queue/_estimate.lua for the figures."""
-    await store.client.hset(store.keys("rate", "default"), mapping=figures)
+    client: Any = store.client
+    await client.hset(store.keys("rate", "default"), mapping=figures)
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------

@@ -36,9 +36,9 @@ from jobs.model import JobSpec, Queued
 from penstock._sse import SSEParser
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.pace import Pace
 from tests.processes import WorkerProcess
 from tests.puppet import MODEL, Puppet
-from tests.stopwatch import Stopwatch
 from tests.support import eventually, free_port, new_id, wait_until
 
 pytestmark = pytest.mark.asyncio
@@ -169,7 +169,7 @@ class Load:
         self.ran: set[str] = set()
         self.refused = 0
         self.slowest_s = 0.0
-        self.watch = Stopwatch()
+        self.pace = Pace()
         self.over = False
 
     async def client(self, http: httpx.AsyncClient) -> None:
@@ -188,7 +188,7 @@ class Load:
         """Wait until a job that is submitted now is accepted and run."""
         known = len(self.accepted)
         await eventually(lambda: len(self.accepted) > known)
-        assert time.monotonic() - since < RETURN_S * self.watch.share
+        assert time.monotonic() - since < self.pace.stretch(RETURN_S)
 
 
 @asynccontextmanager
@@ -198,8 +198,7 @@ async def load(site: Site, http: httpx.AsyncClient) -> AsyncIterator[Load]:
     clients = [asyncio.create_task(told.client(http)) for _ in range(4)]
     try:
         await eventually(lambda: len(told.accepted) > 10)
-        with told.watch:
-            yield told
+        yield told
     finally:
         told.over = True  # each hears the answer to what it has sent
         await asyncio.gather(*clients)
@@ -221,7 +220,7 @@ async def test_stalled(site: Site, http: httpx.AsyncClient) -> None:
         os.kill(site.server.pid, signal.SIGCONT)
         await told.goes_on(time.monotonic())
     assert told.refused
-    assert told.slowest_s < 12 * told.watch.share
+    assert told.slowest_s < told.pace.stretch(12)
     assert site.starts().keys() - before == told.ran
 
 
@@ -344,7 +343,7 @@ async def test_refusing(site: Site, http: httpx.AsyncClient, fault: str) -> None
             assert is_503(reads) if fault == "MASTERDOWN" else reads.status_code == 200
             end(admin)
         await told.goes_on(time.monotonic())
-    assert told.slowest_s < 5 * told.watch.share
+    assert told.slowest_s < told.pace.stretch(5)
 
 
 class SlowToLoad(EmbeddedServer):

@@ -14,7 +14,7 @@ from jobs.failures import FailureCode
 from jobs.model import Failed, Succeeded
 from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
-from tests.stopwatch import Stopwatch
+from tests.pace import Pace
 from tests.support import eventually
 
 __all__ = ["ready", "start_worker"]  # fixtures
@@ -65,9 +65,9 @@ async def test_a_poisonous_job_is_failed_and_takes_nobody_with_it(store: JobStor
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_time_limit_ends_a_run_and_keeps_what_there_is(store: JobStore, ready, stream: bool) -> None:
     await ready(simulated_inter_token_s=0.02, **QUICK)
-    with Stopwatch() as watch:
-        job = await ended(store, await submit(store, chat(max_tokens=2000), timeout_ms=1500, stream=stream))
-    assert watch.allows(4), watch
+    pace = Pace()
+    job = await ended(store, await submit(store, chat(max_tokens=2000), timeout_ms=1500, stream=stream))
+    assert pace.allows(4), pace
     assert isinstance(job.phase, Failed)
     assert (job.phase.error.code, job.phase.status, job.attempt) == (FailureCode.TIMEOUT, 504, 1)
     response = await partial(store, job.id)
@@ -83,10 +83,10 @@ async def test_a_cancelled_job_keeps_what_there_is(store: JobStore, ready) -> No
     await ready(simulated_inter_token_s=0.02)
     job_id = await submit(store, chat(max_tokens=2000))
     await running(store, job_id)
-    with Stopwatch() as watch:
-        await store.cancel(job_id)
-        job = await ended(store, job_id)
-    assert watch.allows(1), watch
+    pace = Pace()
+    await store.cancel(job_id)
+    job = await ended(store, job_id)
+    assert pace.allows(1), pace
     assert job.state is JobState.CANCELLED
     assert (await partial(store, job_id))["choices"][0]["finish_reason"] == "abort"
 
@@ -102,12 +102,12 @@ async def test_a_worker_drains_when_it_is_told(store: JobStore, ready) -> None:
     async def says_so() -> bool:
         return [w["state"] for w in await store.workers()] == ["draining"]
 
-    with Stopwatch() as watch:
-        assert await store.drain(live["incarnation"], 2.0)
-        await eventually(says_so, 1.5)
-        late = await submit(store, chat(max_tokens=1))
-        assert await asyncio.to_thread(worker.wait) == 0
-    assert watch.allows(2.0 + 2.0), watch
+    pace = Pace()
+    assert await store.drain(live["incarnation"], 2.0)
+    await eventually(says_so, 1.5)
+    late = await submit(store, chat(max_tokens=1))
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert pace.allows(2.0 + 2.0), pace
     assert (await read(store, short)).state is JobState.SUCCEEDED
     for job_id in (long, late):
         assert (await read(store, job_id)).state is JobState.QUEUED
