@@ -65,14 +65,14 @@ NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-e
 
 lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgrade-package NAME")
 	$(LOCK) $(ARGS) -o requirements/client.lock pyproject.toml
-	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --extra server --group dev \
+	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev \
 		--override requirements/cpu-overrides.txt $(NO_TORCH)
-	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --extra server --group dev
+	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev
 	@# What the container images install: the versions above, without the test tools.
-	$(LOCK) -o requirements/image-api.lock pyproject.toml --extra server -c requirements/cpu.lock
-	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --extra server \
+	$(LOCK) -o requirements/image-api.lock pyproject.toml --group server -c requirements/cpu.lock
+	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --group server \
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
-	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --extra server \
+	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
 
 bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--quick", "--list", "--only NAME")

@@ -10,8 +10,11 @@ from fastapi import APIRouter, FastAPI, Response
 from api.access.authenticate import Authenticate
 from api.admission.schema import SCHEMAS
 from api.background import run_background
-from api.batches import extensions as batch_extensions
+from api.batches import control as batch_control
+from api.batches import events as batch_events
+from api.batches import results as batch_results
 from api.batches import routes as batches
+from api.batches import tasks as batch_tasks
 from api.files import routes as files
 from api.http import handlers
 from api.http.openapi import describe
@@ -50,7 +53,7 @@ TAGS = [
 ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry, jobs_move),
-    "batches": (files, batches, batch_extensions),
+    "batches": (files, batches, batch_results, batch_events, batch_control, batch_tasks),
     "operations": (workers, queues, targets, health),
 }
 """The modules that add routes, by their tag."""

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from api.bulk.coordinator import Coordinator
 from api.services import Services
 from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
@@ -49,15 +48,12 @@ async def run_background(services: Services) -> AsyncIterator[None]:
             )
         ),
     ]
-    services.coordinator = Coordinator(settings, services.process, services.metrics.count_accepted)
-    services.coordinator.start()
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
             await asyncio.gather(asyncio.shield(hub), observed.wait(), published.wait())
     try:
         yield
     finally:
-        await asyncio.to_thread(services.coordinator.stop)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

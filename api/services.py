@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import time
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
@@ -17,19 +16,18 @@ from api.http.errors import ERROR_CODES
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
+from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.events.hub import EventHub
 from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.tasks import TaskStore
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
 from monitoring.otlp import make_tracer
 from storage import Storage, local_folders, open_storage
-
-if TYPE_CHECKING:
-    from api.bulk.coordinator import Coordinator
 
 
 class Services:
@@ -50,7 +48,9 @@ class Services:
         self.abandoned = Abandoned(self.store)
         self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
         self.files = FileStore(self.store)
-        self.batches = batch_store(self.store, settings)
+        self.batches = BatchStore(self.store)
+        self.tasks = TaskStore(self.store)
+        self.coordinators = Coordinators(self.store)
         self._storage: Storage | None = None
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -70,7 +70,6 @@ class Services:
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
         self.envelope_ready = False
-        self.coordinator: Coordinator | None = None
 
     def new_job_id(self) -> str:
         """Make a job id from this machine's clock."""
@@ -97,9 +96,3 @@ class Services:
         await asyncio.gather(self.abandoned.aclose(), self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)
-
-
-def batch_store(store: JobStore, settings: ApiSettings) -> BatchStore:
-    """Return the store of batches."""
-    keep, parts = settings.batch_retention_s, settings.batch_parts_retention_s
-    return BatchStore(store, int(keep * 1000), int(min(keep, parts) * 1000))

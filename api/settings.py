@@ -25,24 +25,6 @@ class ApiSettings(BrokerSettings):
     file_retention_s: Seconds = Field(
         30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
     )
-    batch_max_rows: int | None = Field(
-        None, ge=1, description="A batch with more rows fails its validation; default: no limit."
-    )
-    batch_chunk_rows: int = Field(
-        250, ge=1, le=100_000, description="Rows of a batch that are given to a worker at once, at least."
-    )
-    batch_retention_s: Seconds = Field(
-        30 * 86_400.0,
-        description="How long an ended batch can be looked up; its files have lifetimes of their own.",
-    )
-    batch_parts_retention_s: Seconds = Field(
-        3600.0,
-        description="How long after a batch's end a reader of `/results` can go on from where it was; "
-        "then the pieces of which the output was made are deleted.",
-    )
-    batch_lease_s: Seconds = Field(
-        10.0, description="When an api process dies, another looks after its batches after so long."
-    )
     max_wait_s: Seconds = Field(
         300.0, description="Longest wait for a job's end that one request may ask for."
     )

@@ -2,7 +2,7 @@
 
 The first takes the tiny model with the same settings on every side, one side after the other, in rounds. Bars: 0.95 of
 `LLM.generate`, 1.0 of `run_batch`. Penstock's time is from `POST /v1/batches` to `completed`, validation and output file
-included. The second watches the resident memory of api and worker and the bytes in Redis while the rows run.
+included. The second watches the resident memory of coordinator and worker and the bytes in Redis while the rows run.
 """
 
 from __future__ import annotations
@@ -174,8 +174,9 @@ def scale(rows: int) -> dict[str, Any]:
                     b'"messages":[{"role":"user","content":"number %d"}],"max_tokens":8}}\n' % (n, n)
                 )
         family = psutil.Process().children(recursive=True)
-        api, worker = (
-            next(p for p in family if mark in " ".join(p.cmdline())) for mark in ("penstock api", "celeryd")
+        coordinator, worker = (
+            next(p for p in family if mark in " ".join(p.cmdline()))
+            for mark in ("penstock coordinator", "celeryd")
         )
         socket = next(
             str(one.laddr)
@@ -191,7 +192,7 @@ def scale(rows: int) -> dict[str, Any]:
                 samples.append(
                     {
                         "done": batch["request_counts"]["completed"],
-                        "api_mb": round(api.memory_info().rss / 1e6, 1),
+                        "coordinator_mb": round(coordinator.memory_info().rss / 1e6, 1),
                         "worker_mb": round(worker.memory_info().rss / 1e6, 1),
                         "redis_kb": round((int(redis.info("memory")["used_memory"]) - before) / 1e3, 1),
                     }
@@ -218,9 +219,13 @@ def scale(rows: int) -> dict[str, Any]:
         "validation_s": done["batch"]["in_progress_at"] - done["batch"]["created_at"],
         "health_ms_before": prober.between(created - 3, created),
         "health_ms_while_validating": prober.between(done["batch"]["created_at"] + 1, validated),
-        "first_quarter": {name: mean(quarter[0], name) for name in ("api_mb", "worker_mb", "redis_kb")},
-        "last_quarter": {name: mean(quarter[1], name) for name in ("api_mb", "worker_mb", "redis_kb")},
-        "most": {name: max(s[name] for s in samples) for name in ("api_mb", "worker_mb", "redis_kb")},
+        "first_quarter": {
+            name: mean(quarter[0], name) for name in ("coordinator_mb", "worker_mb", "redis_kb")
+        },
+        "last_quarter": {
+            name: mean(quarter[1], name) for name in ("coordinator_mb", "worker_mb", "redis_kb")
+        },
+        "most": {name: max(s[name] for s in samples) for name in ("coordinator_mb", "worker_mb", "redis_kb")},
     }
 
 
@@ -247,7 +252,11 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         found["batch"] = comparison(report["compare"], said)
     if "scale" in report:
         s = report["scale"]
-        names = {"api_mb": "api, MB", "worker_mb": "worker, MB", "redis_kb": "Redis, kB more than before"}
+        names = {
+            "coordinator_mb": "coordinator, MB",
+            "worker_mb": "worker, MB",
+            "redis_kb": "Redis, kB more than before",
+        }
         rows = [
             [label, s["first_quarter"][name], s["last_quarter"][name], s["most"][name]]
             for name, label in names.items()

@@ -27,6 +27,7 @@ def kind(process: psutil.Process) -> str:
         ("spawn_main", "engine"),
         ("resource_tracker", "engine"),
         ("penstock api", "api"),
+        ("penstock coordinator", "coordinator"),
         ("penstock flower", "flower"),
         ("valkey-server", "valkey"),
         ("celeryd", "worker"),

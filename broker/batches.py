@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from broker.db.errors import (
@@ -56,24 +56,20 @@ class OpenChunk:
 
 
 class BatchStore:
-    """Batches' records. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+    """Batches' records, for those who create and read them; :class:`broker.batch_steps.BatchSteps` drives them.
+
+    Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
 
     Args:
         store: whose connection and scripts to use.
-        retention_ms: how long an ended batch's record is kept.
-        parts_ms: how long its parts are kept in storage.
     """
 
-    def __init__(self, store: JobStore, retention_ms: int, parts_ms: int) -> None:
+    def __init__(self, store: JobStore) -> None:
         self._store = store
         self._keys = store.keys
-        self._retention_ms = retention_ms
-        self._parts_ms = parts_ms
-
-    # ---- the front ---------------------------------------------------------------------------------------------
 
     async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
-        """Create a batch, or find it by its idempotency key, or as the repetition of ``spec.retry_of``.
+        """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
 
         Returns:
             The batch, and whether it is an earlier one.
@@ -122,7 +118,7 @@ class BatchStore:
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
     ) -> tuple[list[Batch], bool]:
-        """List batches by their creation; return them, and whether there are more behind ``after``'s page."""
+        """List batches by their creation; return them, and whether more follow."""
         ids, more = await page_of_ids(self._store, "batches", after, limit, newest_first=newest_first)
         pipe = self._store.client.pipeline(transaction=False)
         for batch_id in ids:
@@ -131,67 +127,14 @@ class BatchStore:
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
-        """Ask for a batch's end. Returns the status it is in now; None: there is none."""
+        """Cancel a batch. Returns its status now; None: there is no such batch."""
         reply = await self._store.scripts.call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
-        """Pause a batch or let it go on. Returns the status it is in now; None: there is none."""
+        """Pause or resume a batch. Returns its status now; None: there is no such batch."""
         reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
-
-    # ---- the coordinator ---------------------------------------------------------------------------------------
-
-    async def active(self) -> list[str]:
-        """Return ids of batches that have not ended."""
-        return sorted(await self._store.execute(self._store.client.smembers(self._keys("batches_active"))))
-
-    async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
-        """Take or prolong the right to look after a batch; 0 seconds give it up. False: another process has it."""
-        reply = await self._store.scripts.call("batch/lease", batch_id, token, int(ttl_s * 1000))
-        return bool(reply)
-
-    async def step(
-        self, batch: Batch, token: str, to: BatchStatus | None = None, fields: Mapping[str, Any] | None = None
-    ) -> bool:
-        """Move a batch from the status in which it was read to another, or (None) only write fields.
-
-        False: the lease or the status is another by now; nothing was written.
-        """
-        flat: list[Any] = []
-        for name, value in (fields or {}).items():
-            flat += (name, "" if value is None else value)
-        target = batch.status if to is None else to
-        return bool(
-            await self._store.scripts.call(
-                "batch/step",
-                batch.id,
-                token,
-                batch.status.value,
-                target.value,
-                int(target.terminal),
-                self._retention_ms,
-                self._parts_ms,
-                *flat,
-            )
-        )
-
-    async def hold(self, batch_id: str, reason: str | None) -> None:
-        """Note why a batch cannot go on, or (None) that it can."""
-        await self._store.scripts.call("batch/hold", batch_id, reason or "")
-
-    async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
-        """Note that a chunk is about to be submitted. False: it must not be."""
-        reply = await self._store.scripts.call("batch/chunk_open", batch_id, token, chunk, job, generation)
-        return bool(reply)
-
-    async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
-        """End a chunk whose rest will never run; ``new`` rows are counted. False: the lease is another's."""
-        return bool(
-            await self._store.scripts.call(
-                "batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)
-            )
-        )
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
         """Read a batch's chunks: those submitted and not done, and the ledgers of those that are done."""
@@ -200,46 +143,14 @@ class BatchStore:
         pipe.hgetall(self._keys("batch_done", batch_id))
         opened, done = await self._store.execute(pipe.execute())
         return (
-            {int(n): _open(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
+            {int(n): open_chunk_of(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
             {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
         )
-
-    async def open_chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], int]:
-        """Read the chunks that were submitted and are not done, and how many are done."""
-        pipe = self._store.client.pipeline(transaction=True)
-        pipe.hgetall(self._keys("batch_open", batch_id))
-        pipe.hlen(self._keys("batch_done", batch_id))
-        opened, done = await self._store.execute(pipe.execute())
-        ordered = sorted(opened.items(), key=lambda one: int(one[0]))
-        return {int(n): _open(raw) for n, raw in ordered}, done
-
-    async def job_states(self, jobs: list[str]) -> list[str | None]:
-        """Read the states of chunks' jobs; None: there is no such job."""
-        pipe = self._store.client.pipeline(transaction=False)
-        for job in jobs:
-            pipe.hget(self._keys("job", job), "state")
-        return list(await self._store.execute(pipe.execute())) if jobs else []
-
-    async def swept(self, limit: int = 10) -> list[str]:
-        """Return ids of ended batches whose parts are to be deleted."""
-        seconds, _ = await self._store.execute(self._store.client.time())
-        key = self._keys("batches_parts")
-        return list(
-            await self._store.execute(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit))
-        )
-
-    async def parts_gone(self, batch_id: str) -> None:
-        """Note that a batch's parts are gone from storage."""
-        await self._store.execute(self._store.client.zrem(self._keys("batches_parts"), batch_id))
 
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
         key = self._keys("batches_parts")
         return await self._store.execute(self._store.client.zscore(key, batch_id)) is not None
-
-    async def retire(self) -> list[str]:
-        """Forget batches whose time is over; return their ids."""
-        return list(await self._store.scripts.call("batch/retire", 100))
 
 
 def numbers(counts: Counts) -> tuple[int, ...]:
@@ -254,14 +165,10 @@ def numbers(counts: Counts) -> tuple[int, ...]:
     )
 
 
-def _open(raw: str) -> OpenChunk:
+def open_chunk_of(raw: str) -> OpenChunk:
+    """Read a chunk as the key ``batch_open`` holds it."""
     entry = json.loads(raw)
     return OpenChunk(entry["job"], int(entry["gen"]), entry["ledger"])
-
-
-def encode_errors(errors: list[RowError]) -> str:
-    """Write row errors for a batch's record."""
-    return json.dumps([asdict(error) for error in errors])
 
 
 def _batch(f: Mapping[str, str]) -> Batch | None:

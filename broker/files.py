@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
-from broker.db.errors import FileInUseError, IdempotencyConflictError
+from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore
-from jobs.batch_model import File
+from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
 _FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires")
+
+
+class FileRole(StrEnum):
+    """What a file is to a batch."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    ERROR = "error"
 
 
 class FileStore:
@@ -70,6 +79,28 @@ class FileStore:
         return _file(
             await self._store.execute(self._store.client.hmget(self._keys("file", file_id), _FIELDS))
         )
+
+    async def of_batch(self, batch: Batch, *roles: FileRole) -> dict[FileRole, File]:
+        """Return a batch's files of these roles, without those that it never had.
+
+        Raises:
+            FileGoneError: one was deleted or has expired.
+        """
+        ids = {
+            FileRole.INPUT: batch.input_file_id,
+            FileRole.OUTPUT: batch.output_file_id,
+            FileRole.ERROR: batch.error_file_id,
+        }
+        found: dict[FileRole, File] = {}
+        for role in roles:
+            ident = ids[role]
+            if ident is None:
+                continue
+            file = await self.get(ident)
+            if file is None:
+                raise FileGoneError(f"the {role} file of {batch.id}, {ident}, was deleted or has expired")
+            found[role] = file
+        return found
 
     async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
         """Delete a file's record and mark its object for deletion. False: there is no such file, or it has not expired.

@@ -40,6 +40,7 @@ class Observer:
         pipe.zcard(self._keys("delayed"))
         pipe.zcard(self._keys("dead"))
         pipe.scard(self._keys("batches_active"))
+        pipe.zcard(self._keys("coordinators"))
         pipe.smembers(self._keys("paused"))
         pipe.hget(self._keys("limits"), "max_active")
         pipe.hgetall(self._keys("ended"))
@@ -52,7 +53,17 @@ class Observer:
         for pool in pools:
             pipe.hgetall(self._keys("waiting", pool))
         try:
-            (seconds, micros), delayed, dead, batches, paused, most, ended, *rest = await pipe.execute()
+            (
+                (seconds, micros),
+                delayed,
+                dead,
+                batches,
+                alive,
+                paused,
+                most,
+                ended,
+                *rest,
+            ) = await pipe.execute()
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error)) from error
         now_s = int(seconds) + int(micros) / 1e6
@@ -67,6 +78,7 @@ class Observer:
             delayed=delayed,
             dead=dead,
             batches=batches,
+            coordinators=alive,
             paused={pool: pool in paused for pool in pools},
             tenants={(pool, name): int(jobs) for pool, row in tenants for name, jobs in row.items()},
             max_active=int(most) if most else None,

@@ -227,3 +227,15 @@ class BrokerSettings(BaseSettings):
             file_secret_settings,
             TomlConfigSettingsSource(settings_cls),
         )
+
+
+class MetricsSettings(BrokerSettings):
+    """Where a process without an HTTP server of its own serves its metrics."""
+
+    metrics_host: str = Field("127.0.0.1", description="Where /metrics listens.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Its port; 0: a free one, which is logged.")
+    metrics_advertise_host: str | None = Field(
+        None,
+        description="The host under which Prometheus finds it (`GET /v1/metrics/targets`); default: `metrics_host`, or "
+        "the machine's name where that is 0.0.0.0.",
+    )

@@ -1,4 +1,4 @@
-# Penstock without vLLM: the api, Flower, and workers whose engine is elsewhere (--engine openai) or simulated.
+# Penstock without vLLM: the api, the coordinator, Flower, and workers whose engine is elsewhere (--engine openai) or simulated.
 #
 #   docker build -f deploy/api.Dockerfile -t penstock-api .
 #
@@ -20,6 +20,7 @@ RUN useradd --system --uid 10001 --no-create-home --home-dir /var/lib/penstock p
 COPY --from=build /opt/penstock/.venv .venv
 COPY api api
 COPY broker broker
+COPY coordinator coordinator
 COPY storage storage
 COPY jobs jobs
 COPY monitoring monitoring

@@ -17,6 +17,7 @@ class QueueFacts:
         delayed: queued jobs that wait for their next attempt.
         dead: jobs that failed or expired and were not retried.
         batches: batches that have not ended.
+        coordinators: coordinators that are alive.
         paused: whether a pool is paused, by pool.
         tenants: jobs waiting, by (pool, tenant).
         max_active: the setting, jobs of a pool on its engines at once; None: no limit.
@@ -29,6 +30,7 @@ class QueueFacts:
     delayed: int
     dead: int
     batches: int = 0
+    coordinators: int = 0
     paused: Mapping[str, bool] = field(default_factory=dict)
     tenants: Mapping[tuple[str, str], int] = field(default_factory=dict)
     max_active: int | None = None

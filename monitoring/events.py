@@ -18,12 +18,18 @@ EVENTS = {
     "retried.",
     "batch_hold_not_noted": "The reason why a batch is on hold could not be written into its record, as Redis is "
     "unreachable.",
-    "batch_lease_lost": "Another api process looks after the batch now.",
+    "batch_lease_lost": "Another coordinator drives the batch now.",
     "batch_moved": "A batch changed its status.",
     "batch_paused": "A caller paused a batch.",
     "batch_promoted": "A batch's next chunks are submitted in a higher lane, as its window closes soon.",
     "batch_resumed": "A caller resumed a batch.",
     "batch_retried": "A caller retried a batch's failed rows, as a new batch.",
+    "batch_task_failed": "A verification or a retry failed because of a bug in Penstock; the line has the traceback.",
+    "batch_task_given_up": "A verification or a retry was started by several coordinators, and each of them died. Its "
+    "caller is answered 500.",
+    "batch_task_lost": "Another coordinator performs the verification or the retry now.",
+    "batch_task_waits_for_redis": "The answer of a verification or a retry could not be written, as Redis is "
+    "unreachable; it is retried.",
     "batch_waits_for_queue": "A batch's chunk was not submitted, as the lane is full; it is retried.",
     "batch_waits_for_redis": "A batch's next step waits for Redis.",
     "batch_waits_for_storage": "A batch's next step waits for storage, which is failing or full.",
@@ -38,7 +44,9 @@ EVENTS = {
     "commit_delayed": "Rows that are in storage could not be counted, as Redis is unreachable; it is retried.",
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
-    "coordinator_waits_for_redis": "The api cannot look for batches, as Redis is away.",
+    "coordinator_ended": "The coordinator has given its batches back and ends.",
+    "coordinator_starting": "The coordinator starts to look for batches.",
+    "coordinator_waits_for_redis": "The coordinator cannot look for batches, as Redis is unreachable.",
     "count_failed": "The engine raised an error while it counted a prompt's tokens.",
     "count_not_asked": "A prompt's tokens could not be counted, as Redis is unreachable; the request is accepted "
     "uncounted.",
@@ -105,7 +113,8 @@ EVENTS = {
     "the logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is retried.",
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
-    "task_failed": "A background loop of the api failed for a fault of Penstock's; the line has its trace. It begins anew.",
+    "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
+    "traceback. It starts again.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

@@ -48,6 +48,8 @@ WINDOWS: Final[dict[str, str]] = {
     "bulk.before_part": "rows of a chunk are finished, and a part with them is about to be written",
     "bulk.after_part": "a part is in storage, but the batch's record does not count its rows",
     "bulk.before_end": "every row of a chunk is committed, but the chunk is not done",
+    "coordinator.before_answer": "a verification or a retry is done, but its answer is not written",
+    "coordinator.before_child": "the failed rows of a batch are in a file, but the new batch is not created",
     "api.mid_events": "a job's event stream is about to send its next events",
 }
 """Every window, and what is true at it."""

@@ -7,7 +7,9 @@
         for text in client.stream(job.id):
             print(text, end="")
 
-:class:`Penstock` and :class:`AsyncPenstock` have the same methods. All errors are :class:`PenstockError`.
+``client.submit``, ``wait`` and ``stream`` are shortcuts. Everything else is grouped by what it is about: ``client.jobs``,
+``pools``, ``workers``, ``dead``, ``batches`` and ``files``. :class:`AsyncPenstock` has the same calls as
+:class:`Penstock`, to be awaited. All errors are :class:`PenstockError`.
 """
 
 from __future__ import annotations
@@ -17,143 +19,38 @@ from typing import TYPE_CHECKING
 
 from penstock._version import __version__
 
-if TYPE_CHECKING:
-    from penstock.aclient import AsyncPenstock
-    from penstock.batch_models import (
-        Batch,
-        BatchEvent,
-        File,
-        Progress,
-        RequestCounts,
-        ResultPage,
-        Verification,
-    )
-    from penstock.client import Penstock
-    from penstock.errors import (
-        APIConnectionError,
-        APIResponseError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        BatchEndedError,
-        BatchWaitTimeoutError,
-        ConflictError,
-        JobCancelledError,
-        JobEndedError,
-        JobExpiredError,
-        JobFailedError,
-        JobNotFinishedError,
-        NotFoundError,
-        PenstockError,
-        PermissionDeniedError,
-        RateLimitedError,
-        ServerError,
-        StreamRestartedError,
-        UnavailableError,
-        WaitTimeoutError,
-    )
-    from penstock.fleet_models import Gpu, Lane, Pool, Tenant, Worker
-    from penstock.models import (
-        Event,
-        Health,
-        Job,
-        JobError,
-        JobWarning,
-        Model,
-        Page,
-        Placement,
-        Restarted,
-        RetryOutcome,
-        RetryReport,
-        Timings,
-        Usage,
-    )
+if TYPE_CHECKING:  # for type checkers; at run time __getattr__ finds the names
+    from penstock.batch_models import *
+    from penstock.client import AsyncPenstock, Penstock
+    from penstock.errors import *
+    from penstock.fleet_models import *
+    from penstock.models import *
 
-__all__ = [
-    "APIConnectionError",
-    "APIResponseError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncPenstock",
-    "AuthenticationError",
-    "BadRequestError",
-    "Batch",
-    "BatchEndedError",
-    "BatchEvent",
-    "BatchWaitTimeoutError",
-    "ConflictError",
-    "Event",
-    "File",
-    "Gpu",
-    "Health",
-    "Job",
-    "JobCancelledError",
-    "JobEndedError",
-    "JobError",
-    "JobExpiredError",
-    "JobFailedError",
-    "JobNotFinishedError",
-    "JobWarning",
-    "Lane",
-    "Model",
-    "NotFoundError",
-    "Page",
-    "Penstock",
-    "PenstockError",
-    "PermissionDeniedError",
-    "Placement",
-    "Pool",
-    "Progress",
-    "RateLimitedError",
-    "RequestCounts",
-    "Restarted",
-    "ResultPage",
-    "RetryOutcome",
-    "RetryReport",
-    "ServerError",
-    "StreamRestartedError",
-    "Tenant",
-    "Timings",
-    "UnavailableError",
-    "Usage",
-    "Verification",
-    "WaitTimeoutError",
-    "Worker",
-    "__version__",
-]
+__all__ = ["AsyncPenstock", "Penstock", "__version__"]
+__all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError"]
+__all__ += ["AuthenticationError", "BadRequestError", "BatchEndedError", "BatchWaitTimeoutError"]
+__all__ += ["ConflictError", "JobCancelledError", "JobEndedError", "JobExpiredError", "JobFailedError"]
+__all__ += ["JobNotFinishedError", "NotFoundError", "PenstockError", "PermissionDeniedError"]
+__all__ += ["RateLimitedError", "ServerError", "StreamRestartedError", "UnavailableError", "WaitTimeoutError"]
+__all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "Model", "Page", "Placement"]
+__all__ += ["Restarted", "RetryOutcome", "RetryReport", "Timings", "Usage"]
+__all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
+__all__ += ["Gpu", "Lane", "Pool", "Tenant", "Worker"]
 
-_MODELS = {
-    *("Event", "Health", "Job", "JobError", "JobWarning", "Model", "Page", "Placement", "Restarted"),
-    *("RetryOutcome", "RetryReport", "Timings", "Usage"),
-}
-
-_FLEET_MODELS = {"Gpu", "Lane", "Pool", "Tenant", "Worker"}
-
-_BATCH_MODELS = {
-    *("Batch", "BatchEvent", "File", "Progress", "RequestCounts"),
-    *("ResultPage", "Verification"),
-}
+_HOMES = ("errors", "models", "batch_models", "fleet_models", "client")
+"""Where the names come from. The lightest comes first: errors need no pydantic, and only the client needs httpx."""
 
 
 def __getattr__(name: str) -> object:
     """Import an exported name on first use: ``penstock --help`` needs neither httpx nor pydantic."""
-    if name not in __all__:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    if name == "Penstock":
-        home = "client"
-    elif name == "AsyncPenstock":
-        home = "aclient"
-    elif name in _BATCH_MODELS:
-        home = "batch_models"
-    elif name in _FLEET_MODELS:
-        home = "fleet_models"
-    else:
-        home = "models" if name in _MODELS else "errors"
-    value: object = getattr(import_module(f"{__name__}.{home}"), name)
-    globals()[name] = value
-    return value
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                value: object = getattr(module, name)
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from penstock._wire import Wire
+from penstock.models import Page, Wire
 
 FINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The statuses of a batch that never change again."""
@@ -22,8 +22,8 @@ class File(Wire):
 
     Attributes:
         bytes: its size.
-        purpose: ``batch`` for an input, ``batch_output`` for what a batch has made.
-        expires_at: when it is deleted by itself; None where it is kept until somebody deletes it.
+        purpose: ``batch`` for an input, ``batch_output`` for an output of a batch.
+        expires_at: when the server deletes it; None if it is kept until somebody deletes it.
     """
 
     id: str
@@ -36,7 +36,7 @@ class File(Wire):
 
 
 class Deleted(Wire):
-    """What a deletion answers."""
+    """The answer to a deletion."""
 
     id: str
     deleted: bool = False
@@ -51,12 +51,12 @@ class RequestCounts(Wire):
 
     @property
     def done(self) -> int:
-        """Rows that have ended, in whatever way."""
+        """Rows that have ended, successful or not."""
         return self.completed + self.failed
 
 
 class BatchUsage(Wire):
-    """Tokens of all rows together, in the words of OpenAI's batch object."""
+    """Tokens of all rows together, named as in OpenAI's batch object."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -64,12 +64,12 @@ class BatchUsage(Wire):
 
 
 class Progress(Wire):
-    """How far a batch is.
+    """The progress of a batch.
 
     Attributes:
-        rows_per_s: its present rate; None where there is none yet. So for ``tokens_per_s``.
-        eta_s: seconds to its end at this rate; None where that cannot be said.
-        pause_reason: why it stands still, such as a full disk; None unless ``paused``.
+        rows_per_s: its present rate, as ``tokens_per_s`` is; None if not known yet.
+        eta_s: seconds to its end at this rate; None if not known.
+        pause_reason: why it is paused, such as a full disk; None unless ``paused``.
     """
 
     status: str | None = None
@@ -83,18 +83,12 @@ class Progress(Wire):
 
 
 class BatchError(Wire):
-    """What is wrong with a batch's input. ``line`` counts from 1; None where it is about the whole file."""
+    """A fault of a batch's input. ``line`` counts from 1; None if it is about the whole file."""
 
     code: str | None = None
     message: str = ""
     param: str | None = None
     line: int | None = None
-
-
-class BatchErrors(Wire):
-    """A list of errors."""
-
-    data: tuple[BatchError, ...] = ()
 
 
 class Batch(Wire):
@@ -103,12 +97,12 @@ class Batch(Wire):
     Attributes:
         status: ``validating``, ``in_progress``, ``finalizing``, ``cancelling``, or an end: ``completed``,
             ``failed`` (a wrong input), ``expired``, ``cancelled``.
-        output_file_id: rows with a successful response; None until the end, and where there are none.
-        error_file_id: the other rows; likewise.
-        errors: what is wrong with the input of a batch that ``failed``.
-        progress: rates and remaining time; None where the server does not say.
-        paused: nothing new is begun until it is resumed; ``pause_reason`` says why.
-        retry_of: the batch whose failed rows this one runs again; ``retried_as``: the one that does so for it.
+        output_file_id: rows with a successful response; None until the end, or if there are none.
+        error_file_id: the other rows; None as above.
+        errors: the faults of the input of a batch that ``failed``.
+        progress: rates and remaining time; None if the server does not say.
+        paused: no further row starts until it is resumed; ``pause_reason`` says why.
+        retry_of: the batch whose failed rows this one retries; ``retried_as``: the batch that retries this one's.
     """
 
     id: str
@@ -119,7 +113,7 @@ class Batch(Wire):
     completion_window: str = ""
     output_file_id: str | None = None
     error_file_id: str | None = None
-    errors: BatchErrors | None = None
+    errors: Page[BatchError] | None = None
     request_counts: RequestCounts = RequestCounts()
     metadata: Mapping[str, str] | None = None
     created_at: float | None = None
@@ -146,7 +140,7 @@ class Batch(Wire):
 
     @property
     def done(self) -> bool:
-        """Whether the batch is over, in whatever way."""
+        """Whether the batch has ended, in whatever way."""
         return self.status in FINAL_STATUSES
 
     @property
@@ -174,14 +168,14 @@ class BatchEvent(Wire):
 
 
 class Verification(Wire):
-    """What the server found when it checked a batch's files.
+    """The result of the server's check of a batch's files.
 
     Attributes:
         ok: every row of the input has exactly one row in the output or in the error file.
-        duplicates: rows whose id has a row already; ``missing``: rows of the input without one; ``unknown``: rows whose
-            id the input does not have.
+        duplicates: rows whose id already has a row; ``missing``: input rows without one; ``unknown``: rows whose id is
+            not in the input.
         unreadable: lines that are not JSON, or have no ``custom_id``.
-        examples: where some of these stand.
+        examples: the places of some of these.
     """
 
     ok: bool
@@ -195,40 +189,14 @@ class Verification(Wire):
     examples: tuple[str, ...] = ()
 
 
-class FilePage(Wire):
-    """One page of the list of files."""
-
-    data: tuple[File, ...]
-    has_more: bool = False
-    last_id: str | None = None
-
-    @property
-    def next_cursor(self) -> str | None:
-        """Where the next page begins."""
-        return self.last_id or (self.data[-1].id if self.data else None)
-
-
-class BatchPage(Wire):
-    """One page of the list of batches."""
-
-    data: tuple[Batch, ...]
-    has_more: bool = False
-    last_id: str | None = None
-
-    @property
-    def next_cursor(self) -> str | None:
-        """Where the next page begins."""
-        return self.last_id or (self.data[-1].id if self.data else None)
-
-
 @dataclass(frozen=True, slots=True)
 class ResultPage:
-    """Rows that were committed so far.
+    """Rows that are committed so far.
 
     Attributes:
-        lines: the rows behind the cursor that was asked for, as JSON Lines; ends with a newline unless empty.
-        next_cursor: ask behind it next time; None where the server gave none, which is where there are no rows.
-        incomplete: more rows are to come, now or later.
+        lines: the rows after the cursor that was asked for, as JSON Lines; ends with a newline unless empty.
+        next_cursor: ask for the rows after it next; None if there are no rows yet.
+        incomplete: more rows will follow, now or later.
     """
 
     lines: bytes

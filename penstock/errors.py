@@ -13,17 +13,17 @@
     │   ├── RateLimitedError      429
     │   └── ServerError           500 and above
     │       └── UnavailableError  503
-    ├── JobEndedError             the job is over, without a result
+    ├── JobEndedError             the job ended without a result
     │   ├── JobFailedError
     │   ├── JobCancelledError
     │   └── JobExpiredError
-    ├── JobNotFinishedError       asked for the result too early
-    ├── WaitTimeoutError          still not over after ``timeout_s``; also a TimeoutError
-    ├── BatchEndedError           the batch is over, and not ``completed``
+    ├── JobNotFinishedError       the result was asked for too early
+    ├── WaitTimeoutError          not ended after ``timeout_s``; also a TimeoutError
+    ├── BatchEndedError           the batch ended, but not as ``completed``
     ├── BatchWaitTimeoutError     as WaitTimeoutError, of a batch
-    └── StreamRestartedError      text that was already delivered no longer counts
+    └── StreamRestartedError      text that was already delivered is void
 
-Which status becomes which class is one table, ``_BY_STATUS``.
+The table ``_BY_STATUS`` maps statuses to classes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class APITimeoutError(APIConnectionError):
 
 
 class APIResponseError(PenstockError):
-    """The server answered something that the contract does not allow, for example a page of a proxy."""
+    """The server's answer breaks the contract; for example, it is a page of a proxy."""
 
 
 class APIStatusError(PenstockError):
@@ -56,11 +56,11 @@ class APIStatusError(PenstockError):
 
     Attributes:
         status: the HTTP status, 400 or more.
-        code: the machine-readable code, such as ``queue_full``; None where the body had none.
-        type: the OpenAI error type, such as ``invalid_request_error``; None where the body had none.
-        param: the request field at fault; None where it is none in particular.
+        code: the machine-readable code, such as ``queue_full``; None if the body had none.
+        type: the OpenAI error type, such as ``invalid_request_error``; None if the body had none.
+        param: the request field at fault; None if it is no particular one.
         message: the server's sentence.
-        retry_after: seconds the server asks to wait; None where it did not say.
+        retry_after: seconds that the server asks to wait; None if it did not say.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class ConflictError(APIStatusError):
 
 
 class RateLimitedError(APIStatusError):
-    """Too much at once; ``retry_after`` says when to come again."""
+    """Too many requests or jobs at once; ``retry_after`` says when to try again."""
 
 
 class ServerError(APIStatusError):
@@ -111,7 +111,7 @@ class ServerError(APIStatusError):
 
 
 class UnavailableError(ServerError):
-    """The server cannot serve just now: no worker, a start that came too late, or its Redis is away."""
+    """The server cannot serve just now: it has no worker, the job waited too long, or Redis is unreachable."""
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
@@ -133,12 +133,20 @@ def status_error_class(status: int) -> type[APIStatusError]:
     return _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
 
 
-class JobEndedError(PenstockError):
-    """A job is over without a result. ``job`` is the job as it ended."""
-
+class _OfJob(Exception):  # noqa: N818 - a mixin of errors, raised by itself never
     def __init__(self, message: str, *, job: Job) -> None:
         super().__init__(message)
         self.job = job
+
+
+class _OfBatch(Exception):  # noqa: N818 - as above
+    def __init__(self, message: str, *, batch: Batch) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class JobEndedError(_OfJob, PenstockError):
+    """The job ended without a result. ``job`` is the job as it ended."""
 
 
 class JobFailedError(JobEndedError):
@@ -150,43 +158,27 @@ class JobCancelledError(JobEndedError):
 
 
 class JobExpiredError(JobEndedError):
-    """The job's deadline passed before it was done."""
+    """The job's deadline passed before its end."""
 
 
-class JobNotFinishedError(PenstockError):
+class JobNotFinishedError(_OfJob, PenstockError):
     """The result was asked for while the job is queued or running. ``job`` is the job as it was then."""
 
-    def __init__(self, message: str, *, job: Job) -> None:
-        super().__init__(message)
-        self.job = job
+
+class WaitTimeoutError(_OfJob, PenstockError, TimeoutError):
+    """The job did not end in the time given to ``wait``; it continues. ``job`` is the job as last seen."""
 
 
-class WaitTimeoutError(PenstockError, TimeoutError):
-    """The job was not over in the time given to ``wait``; it goes on. ``job`` is the job as last seen."""
-
-    def __init__(self, message: str, *, job: Job) -> None:
-        super().__init__(message)
-        self.job = job
-
-
-class BatchEndedError(PenstockError):
+class BatchEndedError(_OfBatch, PenstockError):
     """A batch failed (its input is wrong), expired or was cancelled. ``batch`` is the batch as it ended."""
 
-    def __init__(self, message: str, *, batch: Batch) -> None:
-        super().__init__(message)
-        self.batch = batch
 
-
-class BatchWaitTimeoutError(PenstockError, TimeoutError):
-    """The batch was not over in the time given to ``wait``; it goes on. ``batch`` is the batch as last seen."""
-
-    def __init__(self, message: str, *, batch: Batch) -> None:
-        super().__init__(message)
-        self.batch = batch
+class BatchWaitTimeoutError(_OfBatch, PenstockError, TimeoutError):
+    """The batch did not end in the time given to ``wait``; it continues. ``batch`` is the batch as last seen."""
 
 
 class StreamRestartedError(PenstockError):
-    """A worker was lost after text had been delivered: that text is void and the next attempt begins anew.
+    """A worker was lost after text had been delivered. That text is void, and the next attempt starts over.
 
     Attributes:
         job_id: the job.

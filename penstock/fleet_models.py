@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from penstock._wire import Wire
+from penstock.models import Wire
 
 
 class Gpu(Wire):
-    """A GPU of a worker, as its driver describes it. None: it does not say.
+    """A GPU of a worker, as its driver reports it; None is unknown.
 
     Attributes:
-        utilization: 0 to 1, the part of the last moments in which it computed.
+        utilization: 0 to 1, the share of the last moments in which it computed.
     """
 
     index: int
@@ -26,17 +26,17 @@ class Worker(Wire):
     """A worker as it was at its last heartbeat.
 
     Attributes:
-        id: this incarnation; a worker that was started again has another.
+        id: this incarnation; a restarted worker has another.
         name: its node name, such as ``gpu0@host``. Names need not be unique.
-        state: ``ready``, or ``draining``: it finishes what it runs, takes nothing new, and ends.
-        device: the name of what its engine runs on, ``devices`` of them, with ``device_memory_bytes`` together; ``cpu``
-            without a GPU, None where nobody knows.
+        state: ``ready``, or ``draining``: it finishes its jobs, takes no new ones, and ends.
+        device: the name of its engine's device, ``devices`` of them, with ``device_memory_bytes`` together; ``cpu``
+            without a GPU, None if unknown.
         running: jobs it runs; ``chunks`` of them are chunks of batches, which have ``rows`` rows on its engine.
         capacity: jobs and rows that it may run at once.
-        engine_running: requests that its engine computes now; ``engine_waiting`` ones wait inside of it.
-        kv_cache_usage: 0 to 1; None where the engine does not say.
-        tokens_per_s: what it generated between its last two heartbeats; ``jobs_per_s``: the jobs that ended.
-        wait_ms: what the jobs that it began meanwhile had waited, on average; None where it began none.
+        engine_running: requests that its engine computes now; ``engine_waiting`` more wait in the engine.
+        kv_cache_usage: 0 to 1; None if the engine does not say.
+        tokens_per_s: tokens generated between its last two heartbeats; ``jobs_per_s``: jobs ended in that time.
+        wait_ms: the average wait of the jobs that it started in that time; None if it started none.
     """
 
     id: str
@@ -67,22 +67,16 @@ class Worker(Wire):
 
     @property
     def active(self) -> int:
-        """What takes its capacity: jobs, and rows of batches in the place of their chunks."""
+        """The used part of its capacity: jobs, and rows of batches instead of their chunks."""
         return max(0, self.running - (self.chunks or 0)) + (self.rows or 0)
 
 
-class Workers(Wire):
-    """A list of workers."""
-
-    data: tuple[Worker, ...]
-
-
 class Lane(Wire):
-    """What waits in a lane of a pool.
+    """The jobs that wait in a lane of a pool.
 
     Attributes:
-        queued: jobs that wait; ``dispatched`` of them lie ready for a worker.
-        oldest_s: how long the oldest of them has waited; None where none waits.
+        queued: jobs that wait; ``dispatched`` of them are ready for a worker.
+        oldest_s: how long the oldest of them has waited; None if none waits.
     """
 
     lane: str
@@ -92,7 +86,7 @@ class Lane(Wire):
 
 
 class Tenant(Wire):
-    """What a tenant has in a pool: jobs that wait, and jobs that run or are about to (``active``)."""
+    """The jobs of a tenant in a pool: those that wait, and those that run or are about to (``active``)."""
 
     tenant: str
     queued: int = 0
@@ -103,11 +97,11 @@ class Pool(Wire):
     """A pool's queues.
 
     Attributes:
-        running: jobs on its engines, of the ``slots`` that its live workers have.
-        max_active: the most jobs it may run; None for as many as there are slots.
-        starts_per_s: jobs that were started a second while others waited, as last measured; ``bulk_starts_per_s``
-            the same of the lane bulk. None: not measured yet.
-        mean_run_s: how long a job runs, on average.
+        running: jobs on its engines; its live workers have ``slots`` for them.
+        max_active: the most jobs it may run; None if only the slots limit it.
+        starts_per_s: jobs started a second while others waited, as last measured; ``bulk_starts_per_s`` is the same
+            for the lane bulk. None: not measured yet.
+        mean_run_s: the average run time of a job.
         lanes: in the order in which they are served.
         tenants: those with jobs, the busiest first.
     """
@@ -126,14 +120,8 @@ class Pool(Wire):
 
 
 class Purged(Wire):
-    """What a purge did."""
+    """The outcome of a purge."""
 
     pool: str
     lane: str
     cancelled: int
-
-
-class Pools(Wire):
-    """A list of pools."""
-
-    data: tuple[Pool, ...]

@@ -4,23 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
-from penstock._wire import Wire
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Wire(BaseModel):
+    """What the server sends, frozen and typed.
+
+    Fields that this version does not know are kept (``model_extra``), so an older client can read a newer server.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
 
 Priority: TypeAlias = Literal["high", "normal", "low", "bulk"]
-"""The lanes a job may ask for, first served first."""
+"""The lanes that a job may ask for, in the order in which they are served."""
 
 
 class Placement(TypedDict, total=False):
-    """What a job asks of the device that it runs on: either or both.
+    """Requirements on the device that a job runs on: either or both.
 
-    ``device`` is words of its name, such as ``h100`` or ``cpu``; ``min_memory_gb`` in 10^9 bytes, of all devices of one
+    ``device`` is words of its name, such as ``h100`` or ``cpu``. ``min_memory_gb`` is in 10^9 bytes, of all devices of one
     engine together.
     """
 
     device: str
     min_memory_gb: float
+
+
+class JobRequest(TypedDict, total=False):
+    """The fields of a job beside its input. A field that is absent or None is left to the server.
+
+    Attributes:
+        model: the served name; otherwise the input's own.
+        endpoint: ``/v1/chat/completions`` (the default), ``/v1/completions`` or ``/v1/embeddings``.
+        priority: ``high``, ``normal`` (the server's default), ``low`` or ``bulk``.
+        placement: the device that it must run on; otherwise any that serves the model.
+        stream: keep and publish deltas while it runs; otherwise the input's own.
+        metadata: at most 16 string pairs of your own.
+        expires_in_s: whole life in seconds; a job that takes longer becomes ``expired``.
+        queue_timeout_s: seconds to its first start; a job that waits longer becomes ``expired``.
+        timeout_s: run time of one attempt in seconds; one that takes longer fails with ``timeout``.
+        max_attempts: attempts when workers are lost, 1 to 10.
+        affinity_key: jobs with the same key prefer the worker that ran one last, because its prefix cache is warm. The
+            server otherwise uses the input's ``prompt_cache_key``, or a long system message or prompt.
+        coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
+            request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
+    """
+
+    model: str | None
+    endpoint: str
+    priority: Priority | None
+    placement: Placement | None
+    stream: bool | None
+    metadata: Mapping[str, str] | None
+    expires_in_s: float | None
+    queue_timeout_s: float | None
+    timeout_s: float | None
+    max_attempts: int | None
+    affinity_key: str | None
+    coalesce: bool
 
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -56,7 +102,7 @@ class JobError(Wire):
 
 
 class JobWarning(Wire):
-    """What the submitter of a job should know; ``infeasible_deadline``: it will by estimate take ``estimate_s``."""
+    """A warning to the submitter; ``infeasible_deadline``: the job is estimated to take ``estimate_s``."""
 
     code: str
     message: str
@@ -73,20 +119,20 @@ class Job(Wire):
         pool: whose workers run it.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
-        eta_s: seconds until it starts, by what its pool was measured to do; None unless queued, or not measured yet.
-        expires_at: end of its whole life; None where it has none.
-        queue_timeout_s: the time it may wait for its start; None where it may wait for ever.
-        timeout_s: the run time of one attempt; None where that is not bounded.
-        not_before: when its next attempt is due, Unix seconds; None unless it is queued and waits for that.
-        history: attempts that were given up.
-        retry_of: the job that this one runs again; None where it is a first run.
-        retried_as: the job that runs this one again; None where there is none.
-        coalesced_with: the identical job whose end is this one's too; None where it runs itself.
-        warnings: said once, by the submission.
-        trace_id: the trace that its attempts belong to; None where there is none.
+        eta_s: seconds until it starts, estimated from its pool's rate; None unless queued and measured.
+        expires_at: end of its whole life; None if it has no limit.
+        queue_timeout_s: the time it may wait for its start; None if that has no limit.
+        timeout_s: the run time of one attempt; None if that has no limit.
+        not_before: when its next attempt is due, Unix seconds; None unless it waits for a retry.
+        history: earlier attempts that were given up.
+        retry_of: the job that this one retries; None for a first run.
+        retried_as: the job that retries this one; None if there is none.
+        coalesced_with: the identical job whose run it shares; None if it runs itself.
+        warnings: only in the answer to the submission.
+        trace_id: the trace of its attempts; None if there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
         partial: what a job that failed, expired or was cancelled had produced, as a raw OpenAI response whose
-            ``finish_reason`` is ``abort`` or None; None where that is nothing, and in lists and events.
+            ``finish_reason`` is ``abort`` or None; None if there is none, and in lists and events.
     """
 
     id: str
@@ -123,17 +169,17 @@ class Job(Wire):
 
     @property
     def done(self) -> bool:
-        """Whether the job is over, in whatever way."""
+        """Whether the job has ended, in whatever way."""
         return self.state in TERMINAL_STATES
 
     @property
     def text(self) -> str:
-        """The first choice's text in :attr:`result`; empty where there is none (embeddings, tool calls)."""
+        """The first choice's text in :attr:`result`; empty if there is none (embeddings, tool calls)."""
         return _first_text(self.result or {}, "message")
 
     @property
     def partial_text(self) -> str:
-        """The first choice's text in :attr:`partial`; empty where there is none."""
+        """The first choice's text in :attr:`partial`; empty if there is none."""
         return _first_text(self.partial or {}, "message")
 
 
@@ -141,7 +187,7 @@ class Event(Wire):
     """One server-sent event of a job.
 
     Attributes:
-        id: cursor; ``events(job_id, after=id)`` goes on behind it.
+        id: cursor; ``events(job_id, after=id)`` continues after it.
         type: ``queued``, ``running``, ``restarted``, ``chunk`` or a terminal state.
         data: the payload: an OpenAI stream chunk for ``chunk``, the job object at the end.
     """
@@ -162,20 +208,26 @@ class Event(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's text delta; empty for everything that carries none."""
+        """The first choice's text delta; empty for events without one."""
         return _first_text(self.data, "delta") if self.type == "chunk" else ""
 
 
-class Page(Wire):
-    """One page of a list. ``next_cursor`` is None on the last."""
+class Page(Wire, Generic[T]):
+    """One page of a list. OpenAI's lists of files and batches name the cursor ``last_id``."""
 
-    data: tuple[Job, ...]
+    data: tuple[T, ...]
     has_more: bool = False
     next_cursor: str | None = None
+    last_id: str | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the next page begins; None on the last."""
+        return self.next_cursor or self.last_id
 
 
 class RetryOutcome(Wire):
-    """What became of one job in a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
+    """The outcome for one job of a bulk retry: ``retried_as`` is the new job, or ``error`` says why there is none."""
 
     id: str
     retried_as: str | None = None
@@ -183,14 +235,14 @@ class RetryOutcome(Wire):
 
 
 class RetryReport(Wire):
-    """What a bulk retry did, job by job. ``has_more``: more dead jobs match than it was to take."""
+    """The outcome of a bulk retry, job by job. ``has_more``: more dead jobs match than the limit."""
 
     data: tuple[RetryOutcome, ...]
     has_more: bool = False
 
 
 class Model(Wire):
-    """A served model; ``id`` is the name to ask for, and ``root``, of an alias, the model's own."""
+    """A served model; ``id`` is the name to ask for. ``root`` of an alias is the model's own name."""
 
     id: str
     created: float | None = None
@@ -208,13 +260,13 @@ class Health(Wire):
 
     @property
     def ready(self) -> bool:
-        """Whether jobs submitted now will be run."""
+        """Whether jobs submitted now can run."""
         return self.status == "ready"
 
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """A mark in a text stream: all text before it is void, attempt number ``attempt`` begins anew."""
+    """A mark in a text stream: all text before it is void, and attempt number ``attempt`` starts over."""
 
     attempt: int
     event_id: str

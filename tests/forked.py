@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["api.main", "workers.main"])
+_context.set_forkserver_preload(["api.main", "coordinator.main", "workers.main"])
 
 
 def _run(function: str, kwargs: dict[str, Any], log: Path, cwd: Path, env: dict[str, str]) -> None:

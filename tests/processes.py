@@ -12,9 +12,12 @@ import httpx
 import openai
 import psutil
 
+from broker.coordinators import Coordinators
+from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from monitoring.failpoints import VARIABLE
 from tests.forked import ForkedProcess
+from tests.support import eventually
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,3 +126,20 @@ class ApiProcess(_OurProcess):
                         return
                 except httpx.HTTPError:
                     await asyncio.sleep(0.05)
+
+
+class CoordinatorProcess(_OurProcess):
+    """One coordinator process."""
+
+    def __init__(
+        self, settings: BrokerSettings, log: Path, *, failpoints: str = "", **overrides: object
+    ) -> None:
+        super().__init__("coordinator.main:run_coordinator", settings, log, failpoints, overrides)
+
+    async def ready(self, store: JobStore) -> None:
+        """Wait until it has its lease."""
+
+        async def leased() -> bool:
+            return self.process.pid in {one["pid"] for one in await Coordinators(store).alive()}
+
+        await eventually(leased)

@@ -127,6 +127,7 @@ retention_s = 3600
 | process | reads |
 | --- | --- |
 | `penstock api` | [every process](#every-process), [the api](#the-api) |
+| `penstock coordinator` | [every process](#every-process), [a coordinator](#a-coordinator) |
 | `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
 | `penstock flower` | [every process](#every-process) |
 | `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
@@ -188,6 +189,7 @@ def configuration() -> str:
     """Return the page on settings."""
     from api.settings import ApiSettings
     from broker.settings import BrokerSettings
+    from coordinator.settings import CoordinatorSettings
     from penstock.cli.server import COMMANDS
     from penstock.server.settings import UpSettings
     from workers.settings import WorkerSettings
@@ -204,6 +206,8 @@ def configuration() -> str:
         _SHARED_NOTE,
         "## The api",
         settings_table(ApiSettings, BrokerSettings, of("api")),
+        "## A coordinator",
+        settings_table(CoordinatorSettings, BrokerSettings, of("coordinator")),
         "## A worker",
         settings_table(WorkerSettings, BrokerSettings, of("worker", "up")),
         "## A pool",

@@ -10,7 +10,7 @@ from pathlib import Path
 from tools.markdown import code, generated, table
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("api", "broker", "jobs", "monitoring", "penstock", "storage", "workers")
+ROOMS = ("api", "broker", "coordinator", "jobs", "monitoring", "penstock", "storage", "workers")
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 
 
@@ -69,7 +69,7 @@ With `log_json` a line is one JSON object. It begins with those of these fields 
 | `timestamp` | UTC, ISO 8601 |
 | `level` | `debug`, `info`, `warning`, `error` |
 | `event` | the event's name, one of those below |
-| `service` | `api`, `worker`, `vllm` (its engine process too) or `flower` |
+| `service` | `api`, `coordinator`, `worker`, `vllm` (its engine process too) or `flower` |
 | `job_id` | the job that it is about |
 | `trace_id` | the trace of the request or of the job, with or without a collector behind it |
 | `logger` | the module |

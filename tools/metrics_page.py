@@ -49,9 +49,10 @@ def families_table(*collectors: Any) -> str:
 _METRICS_HEADER = ("metric", "kind", "unit", "labels", "meaning")
 
 _METRICS_INTRO = """\
-Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker at `/metrics` on
-`metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists the workers' addresses for Prometheus, with the
-labels `pool`, `worker`, `engine` and `host`, which every series of a worker then has: see
+Prometheus text format. The api serves its metrics at `/metrics` on its own port; each worker and each coordinator at
+`/metrics` on `metrics_host`:`metrics_port`. `GET /v1/metrics/targets` lists these addresses for Prometheus. Every series
+of a worker then has the labels `pool`, `worker`, `engine` and `host`; every series of a coordinator has `host`, and
+the `job` `penstock-coordinator`: see
 [watch it](../observe/watch.md#in-prometheus-and-grafana).
 
 No label contains a job id. `tenant` contains configured names only; all others are `other`. Series exist at 0 from
@@ -66,6 +67,10 @@ the client disconnected before the answer. Each api process is a separate target
 them too. `action`: `requeued` and `failed` (from a lost worker), `repushed` (its message was lost), `expired` (its
 deadline passed: it ended in the queue, or its worker was notified), `due` (its next attempt is due), `aged` (it moved
 up one lane), `retired` (its record was deleted after its retention)."""
+
+_COORDINATOR_METRICS_NOTE = """\
+A coordinator counts the chunks of batches that it has put into a queue, under the names under which an api counts its
+clients' jobs: sum them over all processes. It has the disks' figures (below) and the `process_*` metrics too."""
 
 _SHARED_METRICS_NOTE = """\
 These are the same in every api process, as of its last look at Redis; a process that is cut off from Redis keeps its old
@@ -95,6 +100,7 @@ def metrics_page() -> str:
 
     from monitoring.metrics import (
         LATENCY_BUCKETS_S,
+        AcceptedJobs,
         ApiMetrics,
         DataDisk,
         EngineGauges,
@@ -112,6 +118,9 @@ def metrics_page() -> str:
         "## The api",
         metrics_table(ApiMetrics(CollectorRegistry())),
         _API_METRICS_NOTE,
+        "## A coordinator",
+        metrics_table(AcceptedJobs(CollectorRegistry())),
+        _COORDINATOR_METRICS_NOTE,
         "## What every api process sees in Redis",
         metrics_table(SharedState(CollectorRegistry())),
         _SHARED_METRICS_NOTE,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import structlog
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
 from broker.celery.envelope import greet
@@ -22,7 +21,7 @@ from jobs.lanes import Lane
 from jobs.placement import Device
 from monitoring import failpoints
 from monitoring.logging import configure_logging
-from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, set_up
+from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, serve_metrics, set_up
 from monitoring.sampling import Gate
 from storage import local_folders
 from workers.admission.policy import Reason
@@ -144,33 +143,11 @@ def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
         REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
     )
     host.gpus.look_at(gpus.collect)
+    address, port = settings.metrics_host, settings.metrics_port
     try:
-        server, _ = start_http_server(settings.metrics_port, settings.metrics_host)
+        return serve_metrics(REGISTRY, address, port, settings.metrics_advertise_host)
     except OSError as error:
-        msg = f"cannot serve /metrics on {settings.metrics_host}:{settings.metrics_port}: {error.strerror}"
-        raise WorkerStartError(msg) from error
-    server.set_app(_as_text(server.get_app()))
-    return f"http://{_advertised(settings)}:{server.server_port}/metrics"
-
-
-def _as_text(app: Any) -> Any:
-    """Have a WSGI application answer in Prometheus's text format, whatever it is asked for.
-
-    In OpenMetrics the client library writes ``vllm_`` where vLLM's names have ``vllm:``, and no dashboard finds them.
-    """
-
-    def answer(environ: dict[str, Any], start: Any) -> Any:
-        return app({**environ, "HTTP_ACCEPT": "text/plain;version=0.0.4"}, start)
-
-    return answer
-
-
-def _advertised(settings: WorkerSettings) -> str:
-    """Return the host under which others reach the metrics: a listener on every interface is known by its machine's name."""
-    if settings.metrics_advertise_host is not None:
-        return settings.metrics_advertise_host
-    anywhere = settings.metrics_host in {"0.0.0.0", "::", ""}
-    return socket.gethostname() if anywhere else settings.metrics_host
+        raise WorkerStartError(f"cannot serve /metrics on {address}:{port}: {error.strerror}") from error
 
 
 __all__ = ["EngineStartError", "WorkerStartError", "run_worker"]

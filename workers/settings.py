@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from broker.settings import BrokerSettings, Seconds
+from broker.settings import MetricsSettings, Seconds
 from jobs.endpoints import BATCH_ENDPOINTS, JOB_ENDPOINTS
 
 
-class WorkerSettings(BrokerSettings):
+class WorkerSettings(MetricsSettings):
     """One worker: one engine on one group of devices."""
 
     engine: Literal["vllm", "openai", "simulated"] = Field(
@@ -92,15 +92,6 @@ class WorkerSettings(BrokerSettings):
     )
     drain_timeout_s: Seconds = Field(
         30.0, description="After SIGTERM, how long running jobs may take before they are given back."
-    )
-    metrics_host: str = Field("127.0.0.1", description="Where /metrics listens.")
-    metrics_port: int = Field(
-        0, ge=0, le=65535, description="Its port; 0: a free one, which the worker logs."
-    )
-    metrics_advertise_host: str | None = Field(
-        None,
-        description="The host under which Prometheus finds it (`GET /v1/metrics/targets`); default: `metrics_host`, or "
-        "the machine's name where that is 0.0.0.0.",
     )
     simulated_ttft_s: float = Field(0.0, ge=0, description="Simulated engine: seconds to the first token.")
     simulated_inter_token_s: float = Field(0.0, ge=0, description="Simulated engine: seconds between tokens.")

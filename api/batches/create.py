@@ -6,7 +6,6 @@ import hashlib
 import json
 from typing import Any
 
-from api.batches.view import batch_not_found
 from api.http.errors import ApiError, invalid
 from api.http.expiry import expires_after_s
 from api.services import Services
@@ -44,6 +43,7 @@ async def create_batch(
 
     Raises:
         ApiError: 400, naming the parameter.
+        NoInputFileError: there is no such file, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
     unknown = sorted(body.keys() - _KNOWN)
@@ -76,23 +76,7 @@ async def create_batch(
         trace=trace,
         digest=hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest(),
     )
-    return await submit(services, spec)
-
-
-async def submit(services: Services, spec: BatchSpec) -> tuple[Batch, bool]:
-    """Create a batch, and have it looked at. Returns it, and whether it is an earlier one.
-
-    Raises:
-        NoInputFileError: there is no such file, or it has another purpose.
-        ApiError: 404, the batch to repeat is gone.
-    """
-    try:
-        batch, replayed = await services.batches.create(spec)
-    except LookupError:
-        raise batch_not_found(spec.retry_of or spec.id) from None
-    if services.coordinator is not None:
-        services.coordinator.poke()
-    return batch, replayed
+    return await services.batches.create(spec)
 
 
 def _text(body: dict[str, Any], name: str) -> str:

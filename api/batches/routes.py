@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from fastapi import APIRouter, Query, Response
@@ -11,11 +11,11 @@ from starlette.types import Receive, Scope, Send
 from api.access.authenticate import tenant_of
 from api.batches.create import create_batch
 from api.batches.view import BatchList, BatchObject, batch_not_found, batch_view
-from api.http.asgi import add_raw_route, reply
+from api.http.asgi import add_raw_route, json_response, reply
 from api.http.body import parse_object, read_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import idempotency_key
-from api.http.openapi import error_docs
+from api.http.openapi import answers
 from api.http.pages import list_view
 from api.middleware.trace import place_of
 from api.services import Services
@@ -71,14 +71,8 @@ async def found_batch(services: Services, batch_id: str) -> Batch:
     return batch
 
 
-def answer(view: dict[str, Any]) -> Response:
-    """Answer with JSON."""
-    return Response(msgspec.json.encode(view), media_type="application/json")
-
-
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    docs: dict[str, Any] = {}
 
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
         key = idempotency_key(scope)
@@ -94,15 +88,14 @@ def register(router: APIRouter, services: Services) -> None:
         name="create_batch",
         summary="Create a batch",
         description="Answered `validating`; its rows are checked and run behind that.",
-        responses={200: {"model": BatchObject}, **error_docs(400, 409, 413, 503)},
+        responses=answers(BatchObject, 400, 409, 413, 503),
         openapi_extra={"requestBody": _BODY_DOCS, "parameters": [_KEY_DOCS]},
     )
 
     @router.get(
         "/v1/batches",
         summary="List batches",
-        responses={200: {"model": BatchList}, **error_docs(400, 503)},
-        **docs,
+        responses=answers(BatchList, 400, 503),
     )
     async def list_batches(
         after: Annotated[str | None, Query(description="A batch's id: those behind it.")] = None,
@@ -113,31 +106,27 @@ def register(router: APIRouter, services: Services) -> None:
         if after is not None and not is_batch_id(after):
             raise invalid(f"after: not a batch's id: {after[:64]!r}", "after")
         found, more = await services.batches.page(after=after, limit=limit, newest_first=order == "desc")
-        return answer(list_view([batch_view(batch) for batch in found], more=more))
+        return json_response(list_view([batch_view(batch) for batch in found], more=more))
 
     @router.get(
         "/v1/batches/{batch_id}",
         summary="Get a batch",
-        responses={200: {"model": BatchObject}, **error_docs(404, 503)},
-        **docs,
+        responses=answers(BatchObject, 404, 503),
     )
     async def get_batch(batch_id: str) -> Response:
         """With counts, rate and usage as of now."""
-        return answer(batch_view(await found_batch(services, batch_id)))
+        return json_response(batch_view(await found_batch(services, batch_id)))
 
     @router.post(
         "/v1/batches/{batch_id}/cancel",
         summary="Cancel a batch",
-        responses={200: {"model": BatchObject}, **error_docs(404, 409, 503)},
-        **docs,
+        responses=answers(BatchObject, 404, 409, 503),
     )
     async def cancel_batch(batch_id: str) -> Response:
-        """`cancelling` at once; `cancelled`, with what was done in its files, once its rows have been stopped."""
+        """`cancelling` at once. When its rows have stopped: `cancelled`, with the finished rows in its files."""
         batch = await found_batch(services, batch_id)
         status = await services.batches.cancel(batch.id)
         if status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
             message = f"Cannot cancel a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
-        if services.coordinator is not None:
-            services.coordinator.poke()
-        return answer(batch_view(await found_batch(services, batch_id)))
+        return json_response(batch_view(await found_batch(services, batch_id)))

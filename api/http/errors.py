@@ -53,7 +53,14 @@ _OWN_CODES = {
     413: ("body_too_large", "file_too_large"),
     416: ("range_not_satisfiable",),
     429: ("gpu_busy", "queue_full"),
-    503: ("no_worker", "queue_timeout", "redis_unavailable", "storage_error", "storage_unavailable"),
+    503: (
+        "no_coordinator",
+        "no_worker",
+        "queue_timeout",
+        "redis_unavailable",
+        "storage_error",
+        "storage_unavailable",
+    ),
     504: ("expired",),
     507: ("storage_full",),
 }

@@ -18,6 +18,7 @@ from api.http.errors import (
     RATE_LIMIT,
     RETRY_STORAGE_S,
     RETRY_STORE_S,
+    RETRY_WORKER_S,
     SERVER,
     ApiError,
     infeasible_message,
@@ -28,10 +29,12 @@ from api.http.errors import (
 from broker.db.errors import (
     BatchUnfinishedError,
     BusyError,
+    FileGoneError,
     FileInUseError,
     IdempotencyConflictError,
     InfeasibleError,
     NewerRecordError,
+    NoCoordinatorError,
     NoInputFileError,
     QueueFullError,
     StoreUnavailableError,
@@ -77,6 +80,10 @@ def _newer(error: NewerRecordError) -> ApiError:
     return ApiError(500, str(error), "internal_error", type_=SERVER)
 
 
+def _no_coordinator(error: NoCoordinatorError) -> ApiError:
+    return ApiError(503, str(error), "no_coordinator", type_=SERVER, retry_after_s=RETRY_WORKER_S)
+
+
 def _full(error: QueueFullError) -> ApiError:
     whose = "" if error.tenant is None else f" for {error.tenant}"
     return _rate_limit(f"Queue full: {error.depth} jobs are waiting{whose}", "queue_full", error.retry_ms)
@@ -111,8 +118,10 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
         BatchUnfinishedError: lambda error: ApiError(409, str(error), "batch_not_finished"),
+        FileGoneError: lambda error: ApiError(410, str(error), "file_gone", param="batch_id"),
         FileInUseError: lambda error: ApiError(409, str(error), "file_in_use"),
         NoInputFileError: lambda error: invalid(str(error), "input_file_id", "invalid_value"),
+        NoCoordinatorError: _no_coordinator,
         StorageError: _storage,
     }
 

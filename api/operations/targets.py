@@ -1,4 +1,4 @@
-"""Prometheus's HTTP service discovery: the metrics addresses of the live workers."""
+"""Prometheus's HTTP service discovery: the metrics addresses of the live workers and coordinators."""
 
 from __future__ import annotations
 
@@ -15,36 +15,49 @@ from api.services import Services
 
 
 class TargetGroup(BaseModel):
-    """One worker, as Prometheus's ``http_sd_config`` reads it."""
+    """One worker or coordinator, as Prometheus's ``http_sd_config`` reads it."""
 
     targets: list[str] = Field(examples=[["10.0.0.7:9101"]])
     labels: dict[str, str] = Field(
-        description="Labels of every series of this target: `pool`, `worker`, `engine`, `host`.",
+        description="Labels of every series of this target. A worker's: `pool`, `worker`, `engine`, `host`. A "
+        "coordinator's: `job` (`penstock-coordinator`), `host`.",
         examples=[{"pool": "default", "worker": "gpu0@host", "engine": "vllm", "host": "host"}],
     )
 
 
-def target_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups. A worker without a metrics address has none.
+def worker_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups of workers. A worker without a metrics address has none.
 
     Args:
         workers: as of :meth:`broker.jobs.JobStore.workers`.
     """
-    groups = []
-    for worker in workers:
-        url = urlsplit(worker.get("metrics_url") or "")
-        if not url.netloc:
-            continue
-        labels = {
-            "__scheme__": url.scheme,
-            "__metrics_path__": url.path,
-            "pool": worker.get("pool", "default"),
-            "worker": worker.get("name", worker["incarnation"]),
-            "engine": worker.get("engine") or "",
-            "host": worker.get("host") or "",
-        }
-        groups.append({"targets": [url.netloc], "labels": labels})
-    return groups
+    return [
+        group
+        for worker in workers
+        for group in _group(
+            worker,
+            pool=worker.get("pool", "default"),
+            worker=worker.get("name", worker["incarnation"]),
+            engine=worker.get("engine") or "",
+        )
+    ]
+
+
+def coordinator_groups(coordinators: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups of coordinators, under a scrape job of their own.
+
+    Args:
+        coordinators: as of :meth:`broker.coordinators.Coordinators.alive`.
+    """
+    return [group for one in coordinators for group in _group(one, job="penstock-coordinator")]
+
+
+def _group(process: Mapping[str, Any], **labels: str) -> list[dict[str, Any]]:
+    url = urlsplit(process.get("metrics_url") or "")
+    if not url.netloc:
+        return []
+    found = {"__scheme__": url.scheme, "__metrics_path__": url.path, **labels}
+    return [{"targets": [url.netloc], "labels": {**found, "host": process.get("host") or ""}}]
 
 
 def register(router: APIRouter, services: Services) -> None:
@@ -56,5 +69,6 @@ def register(router: APIRouter, services: Services) -> None:
         responses=answers(list[TargetGroup], 503),
     )
     async def targets() -> Response:
-        """Every live worker's metrics address, for Prometheus's `http_sd_configs`. The api itself is not listed."""
-        return json_response(target_groups(await services.store.workers()))
+        """The metrics addresses of live workers and coordinators, for Prometheus's `http_sd_configs`. No api is listed."""
+        groups = worker_groups(await services.store.workers())
+        return json_response([*groups, *coordinator_groups(await services.coordinators.alive())])

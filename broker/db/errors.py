@@ -103,6 +103,14 @@ class BatchUnfinishedError(BrokerError):
         self.batch_id = batch_id
 
 
+class FileGoneError(BrokerError):
+    """A file that the call needs was deleted or has expired."""
+
+
+class NoCoordinatorError(BrokerError):
+    """No coordinator is alive, so nobody would perform the task. Nothing was written."""
+
+
 class RegistrationRefusedError(Exception):
     """A worker may not serve its models, because of another live worker. The api never gets this error.
 

@@ -51,18 +51,21 @@ key                             type     holds                                  
 ``ns:batch:<id>``               hash     a batch's record      (TTL ``batch_retention_s`` from its end; none before it)
 ``ns:batch:<id>:open``          hash     chunks submitted and not done: number -> JSON               (until its end)
 ``ns:batch:<id>:done``          hash     finished chunks: number -> ledger of committed parts        (as the record)
-``ns:batch:<id>:lease``         string   the process that drives it                                 (TTL, seconds)
+``ns:batch:<id>:lease``         string   the coordinator that drives it                             (TTL, seconds)
 ``ns:batches``                  zset     every batch's id, by creation time                    (as the records)
 ``ns:batches:active``           set      batches that have not ended                            (until their end)
 ``ns:batches:retire``           zset     ended batches, by when their index entries go      (until they are gone)
 ``ns:batches:parts``            zset     ended batches, by when their parts in storage go    (until they are gone)
+``ns:coordinators``             zset     what each coordinator says of itself, JSON, by the end of its lease  (TTL, seconds)
+``ns:tasks``                    zset     tasks that are not done, by when a coordinator may take them    (until their end)
+``ns:task:<kind>:<batch>``      hash     a task of the coordinators, and its answer    (TTL a day; a minute from its end)
 ``ns.<pool>.<lane>``            list     a lane's Celery messages; also the Celery queue's name   (until popped)
 ``ns.<pool>.@<node>``           list     the same, for one worker by its node name                    (likewise)
 ``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
 ==============================  =======  =====================================================================
 
 Channels: ``ns:api:<process>`` carries job events and token counts to an api process, ``ns:ctl:<worker>`` orders and count
-requests to a worker.
+requests to a worker, ``ns:bell`` the ids of batches that the coordinators should look at.
 """
 
 from __future__ import annotations
@@ -121,6 +124,10 @@ _TEMPLATES = {
     "batches_active": "{ns}:batches:active",
     "batches_parts": "{ns}:batches:parts",
     "batches_retire": "{ns}:batches:retire",
+    "coordinators": "{ns}:coordinators",
+    "tasks": "{ns}:tasks",
+    "task": "{ns}:task:@1:@2",
+    "bell_channel": "{ns}:bell",
     "api_channel": "{ns}:api:@1",
     "ctl_channel": "{ns}:ctl:@1",
     "queue": "{ns}.@1.@2",

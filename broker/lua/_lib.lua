@@ -39,3 +39,8 @@ local function publish_state(id, stream, sinks, eid, state, attempt, worker)
   if stream == '1' then redis.pcall('XADD', K.log(id), eid, 'p', payload) end
   publish(sinks, id, eid, payload)
 end
+
+-- Have the coordinators look at a batch or a task now.
+local function ring(id)
+  redis.call('PUBLISH', K.bell_channel(), cmsgpack.pack({id}))
+end

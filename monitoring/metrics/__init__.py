@@ -5,6 +5,7 @@ a job id or any other unbounded value.
 
 =======================  ==========================================================================
 :class:`ApiMetrics`      one api process: its requests, errors and accepted jobs
+:class:`AcceptedJobs`    the jobs that one api process or coordinator put into a queue
 :class:`SharedState`     what is in Redis, the same in every api process: queues, workers, Redis itself
 :class:`WorkerMetrics`   one worker: attempts, times, tokens
 :class:`EngineGauges`    its engine, read at the scrape
@@ -20,6 +21,7 @@ from monitoring.metrics.common import (
     LATENCY_BUCKETS_S,
     OTHER_TENANT,
     REAPER_ACTIONS,
+    AcceptedJobs,
     Children,
     TenantNames,
     set_up,
@@ -27,6 +29,7 @@ from monitoring.metrics.common import (
 from monitoring.metrics.disk import DataDisk
 from monitoring.metrics.engine import EngineGauges
 from monitoring.metrics.gpu import Gpus
+from monitoring.metrics.serve import serve_metrics
 from monitoring.metrics.shared import SharedState
 from monitoring.metrics.worker import BATCH_ROW_OUTCOMES, JOB_ENDS, WorkerMetrics
 
@@ -36,6 +39,7 @@ __all__ = [
     "LATENCY_BUCKETS_S",
     "OTHER_TENANT",
     "REAPER_ACTIONS",
+    "AcceptedJobs",
     "ApiMetrics",
     "Children",
     "DataDisk",
@@ -44,5 +48,6 @@ __all__ = [
     "SharedState",
     "TenantNames",
     "WorkerMetrics",
+    "serve_metrics",
     "set_up",
 ]

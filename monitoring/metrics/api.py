@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics, TenantNames
+from monitoring.metrics.common import LATENCY_BUCKETS_S, AcceptedJobs, ReaperMetrics, TenantNames
 
 STATUSES = (
     *("200", "202", "206", "400", "401", "404", "405", "409", "410", "413", "416", "429", "499"),
@@ -15,7 +15,7 @@ STATUSES = (
 """The statuses that every route's counter has from the start; others appear when they occur."""
 
 
-class ApiMetrics:
+class ApiMetrics(AcceptedJobs):
     """Metrics of the api process.
 
     Args:
@@ -33,7 +33,7 @@ class ApiMetrics:
         error_codes: Iterable[str] = (),
         tenants: TenantNames | None = None,
     ) -> None:
-        self.tenants = TenantNames() if tenants is None else tenants
+        super().__init__(registry, lanes, tenants)
         self.requests = Counter(
             "api_requests_total",
             "HTTP requests answered, by route and status code.",
@@ -63,27 +63,9 @@ class ApiMetrics:
             ["code"],
             registry=registry,
         )
-        self.accepted = Counter(
-            "penstock_jobs_accepted_total",
-            "Jobs accepted, by lane; a chunk of a batch is one.",
-            ["lane"],
-            registry=registry,
-        )
-        self.tenant_accepted = Counter(
-            "penstock_tenant_jobs_accepted_total",
-            "Jobs accepted, by tenant; `other` for those without a name of their own.",
-            ["tenant"],
-            registry=registry,
-        )
-        self._accepted = Children(self.accepted)
-        self._tenant_accepted = Children(self.tenant_accepted)
         self.reaper = ReaperMetrics(registry)
-        for lane in lanes:
-            self.accepted.labels(lane)
         for code in error_codes:
             self.errors.labels(code)
-        for tenant in self.tenants:
-            self.tenant_accepted.labels(tenant)
 
     def expect(self, endpoints: Iterable[str], streaming: Iterable[str] = ()) -> None:
         """Start the series of these routes at 0.
@@ -98,8 +80,3 @@ class ApiMetrics:
                 self.requests.labels(endpoint, status)
         for endpoint in streaming:
             self.first_token.labels(endpoint)
-
-    def count_accepted(self, lane: str, tenant: str) -> None:
-        """Count an accepted job."""
-        self._accepted[(lane,)].inc()
-        self._tenant_accepted[(self.tenants.label(tenant),)].inc()

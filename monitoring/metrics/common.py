@@ -46,7 +46,7 @@ def set_up(registry: CollectorRegistry, component: str) -> None:
 
     Args:
         registry: where to register.
-        component: ``api`` or ``worker``.
+        component: ``api``, ``coordinator`` or ``worker``.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
@@ -101,6 +101,44 @@ class TenantNames:
             return OTHER_TENANT
         self._names.add(tenant)
         return tenant
+
+
+class AcceptedJobs:
+    """Jobs that this process has put into a queue: an api its clients' jobs, a coordinator the chunks of batches.
+
+    Args:
+        registry: where to register.
+        lanes: the values of the label ``lane``.
+        tenants: whose jobs are counted by name.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry, lanes: Iterable[str] = (), tenants: TenantNames | None = None
+    ) -> None:
+        self.tenants = TenantNames() if tenants is None else tenants
+        self.accepted = Counter(
+            "penstock_jobs_accepted_total",
+            "Jobs accepted, by lane; a chunk of a batch is one.",
+            ["lane"],
+            registry=registry,
+        )
+        self.tenant_accepted = Counter(
+            "penstock_tenant_jobs_accepted_total",
+            "Jobs accepted, by tenant; `other` for those without a name of their own.",
+            ["tenant"],
+            registry=registry,
+        )
+        self._accepted = Children(self.accepted)
+        self._tenant_accepted = Children(self.tenant_accepted)
+        for lane in lanes:
+            self.accepted.labels(lane)
+        for tenant in self.tenants:
+            self.tenant_accepted.labels(tenant)
+
+    def count_accepted(self, lane: str, tenant: str) -> None:
+        """Count an accepted job."""
+        self._accepted[(lane,)].inc()
+        self._tenant_accepted[(self.tenants.label(tenant),)].inc()
 
 
 class ReaperMetrics:

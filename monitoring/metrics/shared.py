@@ -67,6 +67,11 @@ class SharedState:
             registry=registry,
         )
         self.batches = Gauge("penstock_batches_active", "Batches that have not ended.", registry=registry)
+        self.coordinators = Gauge(
+            "penstock_coordinators",
+            "Coordinators that are alive; without one no batch advances.",
+            registry=registry,
+        )
         self.ended = Counter(
             "penstock_jobs_ended_without_worker_total",
             "Jobs that no worker ended: cancelled or expired in the queue, lost with their worker, or as an identical job.",
@@ -159,6 +164,7 @@ class SharedState:
         self.delayed.set(facts.delayed)
         self.dead.set(facts.dead)
         self.batches.set(facts.batches)
+        self.coordinators.set(facts.coordinators)
         self._max_active = facts.max_active
         for pool, paused in facts.paused.items():
             self.paused.labels(pool).set(paused)

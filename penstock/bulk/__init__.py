@@ -1,4 +1,4 @@
-"""Bulk runs from files: reading prompts, CSV, Parquet and JSON Lines, keeping what comes back, checking it.
+"""Bulk runs from files: read prompts, CSV, Parquet and JSON Lines, keep the rows that come back, check them.
 
-Everything streams: memory does not grow with the number of rows. Nothing here talks to a server.
+Everything streams: memory does not grow with the number of rows. Only ``run`` talks to a server.
 """

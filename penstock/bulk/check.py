@@ -1,4 +1,4 @@
-"""Checking a run from its files: every row of the input answered, once, in one file or the other."""
+"""Checking a run from its files: every row of the input is answered once, in one file or the other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from penstock.bulk.ledger import Ledger
 
 SHOWN = 5
-"""Ids that are named of each kind of fault; the rest is counted."""
+"""Ids that are named for each kind of fault; the others are counted."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found. Of each kind of fault a number, and the first few ids or lines."""
+    """The result of a check: for each kind of fault a number, and the first few ids or lines."""
 
     total: int = 0
     completed: int = 0
@@ -30,7 +30,7 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether all is well: total = completed + failed, each row once, none missing, none from elsewhere."""
+        """Whether total = completed + failed, each row is there once, none is missing and none is unknown."""
         faults = self.duplicates + self.missing + self.unknown + self.unreadable
         return not faults and self.total == self.completed + self.failed
 
@@ -48,7 +48,7 @@ class Verdict:
 
 
 class Check:
-    """One check: tell it the input's ids, then show it every row that came back, then ask for the verdict.
+    """One check: give it the input's ids, then every row that came back, then ask for the verdict.
 
     Memory: a byte for each row of the input, and the ledger's cache.
     """
@@ -68,7 +68,7 @@ class Check:
             self._seen.append(0)
 
     def show(self, row: Any, where: str) -> int | None:
-        """Take a row that came back; return the number of its input row, None where it does not count.
+        """Take a row that came back; return the number of its input row, or None if it does not count.
 
         Args:
             row: the parsed line.
@@ -101,7 +101,7 @@ class Check:
         """Return the verdict.
 
         Args:
-            ids: the input's ids once more, from which the missing ones are named; read only where there are any.
+            ids: the input's ids again, to name the missing ones; read only if there are any.
         """
         gone = self._seen.count(0)
         if gone:
@@ -121,7 +121,7 @@ def succeeded(row: dict[str, Any]) -> bool:
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
-    """Give line number and value of each line of a file; None for one that is no JSON, or is cut short."""
+    """Give line number and value of each line of a file; None for one that is not JSON, or is cut short."""
     with path.open("rb") as file:
         for line, raw in enumerate(file, 1):
             if not raw.strip():

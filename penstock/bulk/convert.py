@@ -1,4 +1,4 @@
-"""Turning an input into the rows of a batch: checked whole before a byte of it is sent, in constant memory."""
+"""Converting an input into the rows of a batch: checked as a whole before anything is sent, in constant memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,7 @@ _REPORT_EVERY = 1000
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What an input has become.
-
-    Attributes:
-        kind: the input's format.
-        rows: their number.
-        endpoint: of all of them.
-        model: of all of them.
-    """
+    """A converted input: its format, the number of its rows, and the endpoint and model that all of them have."""
 
     kind: str
     rows: int
@@ -46,10 +39,10 @@ def convert(
     delimiter: str | None = None,
     report: Report = lambda _rows, _bytes: None,
 ) -> Converted:
-    """Write an input's rows to ``target``, which is there whole and on disk afterwards, or not at all.
+    """Write an input's rows to ``target``. Afterwards the file is complete and on disk, or it does not exist.
 
     Raises:
-        InputError: anything is wrong with it; the first problems are named with line and field.
+        InputError: a row cannot be used; the first problems are named with line and field.
         OSError: the target cannot be written.
     """
     kind = kind or detect(source)
@@ -75,7 +68,7 @@ def _write(
     ledger: Ledger,
     report: Report,
 ) -> int:
-    """Write rows until the end or the first problem, and go on looking for problems behind that."""
+    """Write rows until the end or the first problem; after that, only look for further problems."""
     problems: list[Problem] = []
     rows = count = 0
     for record in found:
@@ -102,7 +95,7 @@ def _row(record: Record, maker: RowMaker, ledger: Ledger) -> bytes | Problem:
         return custom_id
     before = ledger.add(custom_id, record.line) if maker.named else None
     if before is not None:
-        return Problem(record.line, f"the id {custom_id!r} stands on line {before} already")
+        return Problem(record.line, f"the id {custom_id!r} is already used on line {before}")
     return maker.row(record, custom_id)
 
 

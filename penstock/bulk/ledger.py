@@ -1,16 +1,15 @@
-"""Which ``custom_id`` is which row: an index on disk, so that a million ids cost little memory."""
+"""The number of the row of each ``custom_id``: an index on disk, so that a million ids need little memory."""
 
 from __future__ import annotations
 
 import sqlite3
-from types import TracebackType
 from typing import Self
 
 _CACHE_KIB = 32 * 1024
 
 
 class Ledger:
-    """Numbers by id, in a temporary database that goes with this object."""
+    """Numbers by id, in a temporary database that is deleted with this object."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # "": a private file, deleted by itself
@@ -20,7 +19,7 @@ class Ledger:
         self._db.execute("BEGIN")
 
     def add(self, custom_id: str, number: int) -> int | None:
-        """Note an id; return the number that it has already, None where it is new."""
+        """Add an id; return the number that it already has, or None if it is new."""
         try:
             self._db.execute("INSERT INTO ids VALUES (?, ?)", (custom_id, number))
         except sqlite3.IntegrityError:
@@ -28,7 +27,7 @@ class Ledger:
         return None
 
     def find(self, custom_id: str) -> int | None:
-        """Return an id's number; None where it is unknown."""
+        """Return an id's number; None if it is unknown."""
         found = self._db.execute("SELECT n FROM ids WHERE id = ?", (custom_id,)).fetchone()
         return None if found is None else int(found[0])
 
@@ -40,8 +39,6 @@ class Ledger:
         """Return the ledger itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Delete it."""
         self.close()

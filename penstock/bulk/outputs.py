@@ -1,11 +1,11 @@
-"""From the rows that came back to the output and the error file, checked on the way, each there whole or not at all."""
+"""Writing the output and the error file from the rows that came back, and checking them on the way."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import BinaryIO
@@ -30,26 +30,27 @@ def write(
     ordered: bool,
     report: Callable[[int], None] = lambda _rows: None,
 ) -> Verdict:
-    """Write both files and return what the check found. No error file is made where no row failed.
+    """Write both files and return what the check found. If no row failed, there is no error file.
 
     Args:
         workdir: of a run whose rows have all come back.
-        output: where successful rows go.
-        errors: where the others go; the same path puts both into one file.
-        ordered: in the input's order; otherwise as they were finished.
+        output: for the successful rows.
+        errors: for the others; the same path puts both into one file.
+        ordered: in the input's order; otherwise in the order in which they finished.
         report: takes the number of rows so far.
 
     Raises:
-        OSError: one cannot be written; then neither is there.
+        OSError: one cannot be written; then neither exists.
     """
     check = Check()
     check.expect(input_ids(workdir))
     with ExitStack() as stack:
         drafts = {path: _Draft(path, stack) for path in dict.fromkeys((output, errors))}
-        if ordered:
-            _in_order(workdir, check, drafts[output], drafts[errors], report)
-        else:
-            _as_finished(workdir, check, drafts[output], drafts[errors], report)
+        found = _in_order(workdir, check) if ordered else _as_finished(workdir, check)
+        for done, (line, good) in enumerate(found, 1):
+            drafts[output if good else errors].add(line)
+            if done % _REPORT_EVERY == 0:
+                report(done)
         verdict = check.end(input_ids(workdir))
         for path, draft in drafts.items():
             draft.finish(keep=path == output or draft.rows > 0)
@@ -57,7 +58,7 @@ def write(
 
 
 class _Draft:
-    """A file on its way, beside its final place."""
+    """A file that is written beside its final place."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.path = path
@@ -77,36 +78,28 @@ class _Draft:
             self._draft.replace(self.path)
 
 
-def _as_finished(
-    workdir: Workdir, check: Check, output: _Draft, errors: _Draft, report: Callable[[int], None]
-) -> None:
+def _as_finished(workdir: Workdir, check: Check) -> Iterator[tuple[bytes, bool]]:
+    """Give each row that counts, and whether it succeeded."""
     with workdir.rows.open("rb") as rows:
-        for line, raw in enumerate(rows, 1):
-            row = json.loads(raw)
-            if check.show(row, f"line {line} of what came back") is not None:
-                (output if succeeded(row) else errors).add(raw)
-            if line % _REPORT_EVERY == 0:
-                report(line)
+        for number, line in enumerate(rows, 1):
+            row = json.loads(line)
+            if check.show(row, f"line {number} of the received rows") is not None:
+                yield line, succeeded(row)
 
 
-def _in_order(
-    workdir: Workdir, check: Check, output: _Draft, errors: _Draft, report: Callable[[int], None]
-) -> None:
-    """As :func:`_as_finished`, by a table of where each row stands: a row costs some bytes of disk, none of memory."""
+def _in_order(workdir: Workdir, check: Check) -> Iterator[tuple[bytes, bool]]:
+    """As :func:`_as_finished`, by a table of the rows' positions: a row needs some bytes of disk, none of memory."""
     with closing(sqlite3.connect("", isolation_level=None)) as db, workdir.rows.open("rb") as rows:
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("CREATE TABLE places (n INTEGER PRIMARY KEY, at INTEGER, good INTEGER)")
         db.execute("BEGIN")
         at = 0
-        for line, raw in enumerate(rows, 1):
-            row = json.loads(raw)
-            number = check.show(row, f"line {line} of what came back")
-            if number is not None:
-                db.execute("INSERT INTO places VALUES (?, ?, ?)", (number, at, succeeded(row)))
-            at += len(raw)
-        places = db.execute("SELECT at, good FROM places ORDER BY n")
-        for done, (place, good) in enumerate(places, 1):
-            rows.seek(place)
-            (output if good else errors).add(rows.readline())
-            if done % _REPORT_EVERY == 0:
-                report(done)
+        for number, line in enumerate(rows, 1):
+            row = json.loads(line)
+            place = check.show(row, f"line {number} of the received rows")
+            if place is not None:
+                db.execute("INSERT INTO places VALUES (?, ?, ?)", (place, at, succeeded(row)))
+            at += len(line)
+        for position, good in db.execute("SELECT at, good FROM places ORDER BY n"):
+            rows.seek(position)
+            yield rows.readline(), bool(good)

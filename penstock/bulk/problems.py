@@ -1,21 +1,21 @@
-"""What is wrong with an input, said so that it can be found there."""
+"""Problems with an input, each with its place there."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 SHOWN = 10
-"""Problems that are told; the rest is counted."""
+"""Problems that are named; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem.
 
     Attributes:
-        line: its line in the file, from 1; of Parquet its row.
+        line: its line in the file, from 1; in Parquet its row.
         what: the sentence.
-        field: the field or CSV column it is about.
+        field: the field or CSV column at fault.
         column: the place in the line, from 1.
     """
 

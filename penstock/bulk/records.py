@@ -29,15 +29,15 @@ class Record:
 
 
 def records(source: Source, kind: str, delimiter: str | None = None) -> Iterator[Record | Problem]:
-    """Read an input; what cannot be read is a :class:`Problem` in its place. Empty lines are passed over.
+    """Read an input. A record that cannot be read is a :class:`Problem` in its place. Empty lines are skipped.
 
     Args:
         source: open at its beginning.
         kind: one of :data:`penstock.bulk.source.FORMATS`.
-        delimiter: between the values of CSV; None is a comma (of ``tsv`` a tab).
+        delimiter: between the values of CSV; None is a comma (for ``tsv`` a tab).
 
     Raises:
-        InputError: the input as a whole is of no use.
+        InputError: the input as a whole cannot be read.
     """
     if kind == "text":
         return _text(source)
@@ -55,12 +55,8 @@ def _lines(source: Source) -> Iterator[tuple[int, str | Problem]]:
             yield number, content.decode()
         except UnicodeDecodeError as exc:
             column = len(content[: exc.start].decode()) + 1
-            yield (
-                number,
-                Problem(
-                    number, "this is not UTF-8; convert the file first, for example with iconv", column=column
-                ),
-            )
+            what = "this is not UTF-8; convert the file first, for example with iconv"
+            yield number, Problem(number, what, column=column)
 
 
 def _text(source: Source) -> Iterator[Record | Problem]:
@@ -94,8 +90,7 @@ def _jsonl(source: Source) -> Iterator[Record | Problem]:
 
 
 def _refuse(name: str) -> object:
-    msg = f"{name} is no JSON value"
-    raise ValueError(msg)
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _csv(source: Source, delimiter: str) -> Iterator[Record | Problem]:
@@ -115,7 +110,7 @@ def _csv(source: Source, delimiter: str) -> Iterator[Record | Problem]:
             values = next(reader)
         except StopIteration:
             return
-        except csv.Error as exc:  # where quotes do not close there is no telling where the next row begins
+        except csv.Error as exc:  # a quote that does not close leaves open where the next row begins
             raise InputError(f"{source.name} cannot be read as CSV", (Problem(line, str(exc)),), 1) from exc
         if not values:
             continue
@@ -131,13 +126,12 @@ def _header(source: Source, values: list[str], line: int) -> list[str]:
     names = [value.strip() for value in values]
     for place, name in enumerate(names, 1):
         if not name:
-            raise InputError(
-                f"{source.name}: the header's column {place} has no name", (Problem(line, "no name"),), 1
-            )
-        if name in names[: place - 1]:
-            raise InputError(
-                f"{source.name}: two columns are named {name!r}", (Problem(line, "twice", name),), 1
-            )
+            problem, what = Problem(line, "no name"), f"the header's column {place} has no name"
+        elif name in names[: place - 1]:
+            problem, what = Problem(line, "twice", name), f"two columns are named {name!r}"
+        else:
+            continue
+        raise InputError(f"{source.name}: {what}", (problem,), 1)
     return names
 
 
@@ -148,7 +142,7 @@ def _parquet(source: Source) -> Iterator[Record | Problem]:
     except ImportError as exc:
         raise InputError(_NO_PYARROW) from exc
     if source.path is None or source.packed:
-        raise InputError("Parquet is read from a file, not from standard input or out of gzip")
+        raise InputError("Parquet is read from a file, not from standard input and not from gzip")
     try:
         with pq.ParquetFile(source.path) as file:
             number = 0

@@ -1,4 +1,4 @@
-"""From a record to a request: the line of an OpenAI batch file."""
+"""Making a request, the line of an OpenAI batch file, from a record."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 _PROMPT_FIELD = {"/v1/completions": "prompt", "/v1/embeddings": "input", RESPONSES: "input"}
 _RENAMED = {RESPONSES: {"max_tokens": "max_output_tokens"}}
-"""For an endpoint, its words for what the other endpoints call otherwise."""
+"""For an endpoint, its own names of fields that the others call differently."""
 MAX_ID = 512
 """Most characters of a ``custom_id``."""
 
@@ -25,11 +25,11 @@ class Recipe:
     """How requests are made.
 
     Attributes:
-        endpoint: of all rows; None takes it from the first OpenAI row, and is chat for all else.
-        model: stands in every row; None leaves those that name one alone.
+        endpoint: of all rows; None takes it from the first OpenAI row, and is chat for other inputs.
+        model: put into every row; None keeps the rows' own.
         system: a system message before each prompt (chat only).
         template: makes the prompt; None takes a record's own (``messages`` or ``prompt``).
-        params: further fields of every body, in the words of chat; they win over a row's own.
+        params: further fields of every body, by their names in chat; they replace a row's own.
         id_field: the field whose value becomes the ``custom_id``; None numbers the rows.
     """
 
@@ -51,7 +51,7 @@ class RowMaker:
     Attributes:
         endpoint: of the rows so far.
         model: of the rows so far; None as long as no row has named one.
-        named: the ids are the input's own, so that one may occur twice.
+        named: the ids are the input's own, so one may occur twice.
 
     Raises:
         InputError: the recipe does not fit the endpoint or the kind of input.
@@ -66,14 +66,12 @@ class RowMaker:
         self._template = None if recipe.template is None else Template(recipe.template)
         self._number = 0
         if openai and (recipe.template is not None or recipe.id_field is not None):
-            raise InputError(
-                "rows of an OpenAI batch are whole requests: --template and --id-field are not for them"
-            )
+            raise InputError("OpenAI batch rows are whole requests: omit --template and --id-field")
         if recipe.system is not None and self.endpoint not in {CHAT, ""}:
             raise InputError(f"--system is for {CHAT} only")
 
     def custom_id(self, record: Record) -> str | Problem:
-        """Return a record's id: its own, or its number (from 1, ``row-1``). To be asked once for each record."""
+        """Return a record's id: its own, or its number (from 1, ``row-1``). Call it once for each record."""
         self._number += 1
         name = "custom_id" if self.openai else self._recipe.id_field
         if name is None:
@@ -100,7 +98,7 @@ class RowMaker:
             return Problem(record.line, "no model: name one with --model", "model")
         self.model = self.model or model
         if model != self.model:
-            what = f"the model is {model!r}, but a batch has one, and the first row's is {self.model!r}"
+            what = f"the model is {model!r}, but a batch has one model, and the first row's is {self.model!r}"
             return Problem(record.line, what, "model")
         if body.get("stream"):
             return Problem(record.line, "rows of a batch cannot be streamed", "stream")
@@ -115,9 +113,7 @@ class RowMaker:
         row = record.fields
         self.endpoint = self.endpoint or str(row.get("url") or CHAT)
         if row.get("url", self.endpoint) != self.endpoint:
-            what = (
-                f"this is {row['url']!r}, but a batch has one endpoint, and this one's is {self.endpoint!r}"
-            )
+            what = f"this is {row['url']!r}, but a batch has one endpoint, here {self.endpoint!r}"
             return Problem(record.line, what, "url")
         if row.get("method", "POST") != "POST":
             return Problem(record.line, f"must be POST, not {row['method']!r}", "method")
@@ -158,9 +154,7 @@ class RowMaker:
         value = record.fields.get(PROMPT)
         if not isinstance(value, str):
             names = ", ".join(record.fields)
-            what = (
-                f"there is none; say how to make it: --template 'Summarise: {{FIELD}}' (fields here: {names})"
-            )
+            what = f"there is none; make it with --template 'Summarise: {{FIELD}}' (fields here: {names})"
             return Problem(record.line, what, PROMPT)
         return value
 

@@ -1,4 +1,4 @@
-"""One bulk run against a server, from rows on disk to rows on disk. Every step may be cut off, and is then repeated."""
+"""One bulk run on a server, from rows on disk to rows on disk. Every step can be repeated after an interruption."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from penstock._batch_flows import look_s
-from penstock._retry import is_transient
+from penstock._core.batch_flows import look_s
+from penstock._core.retry import is_transient
 from penstock.batch_models import Batch
 from penstock.bulk.check import rows_of
 from penstock.bulk.ledger import Ledger
@@ -26,13 +26,13 @@ _MAX_PAUSE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """How the batch is to be run.
+    """How to run the batch.
 
     Attributes:
         window: its completion window.
         priority: its lane; None is the server's default.
-        metadata: pairs of the user's.
-        patience_s: for how long the server may be away before the run is given up.
+        metadata: the user's pairs.
+        patience_s: how long the server may be unreachable before the run is given up.
     """
 
     window: str = "24h"
@@ -42,28 +42,28 @@ class Order:
 
 
 class Watcher:
-    """What a run tells. The methods do nothing here."""
+    """Is told how a run proceeds. The methods do nothing here."""
 
     def uploading(self, sent: int, size: int) -> None:
-        """Bytes of the input sent so far."""
+        """Take the bytes of the input sent so far."""
 
     def submitted(self, batch: Batch) -> None:
-        """The batch exists."""
+        """Take the batch, which was created."""
 
     def progress(self, batch: Batch, received: int) -> None:
-        """How far it is, and how many rows are here already."""
+        """Take the batch as it is, and the number of rows received."""
 
     def away(self, error: PenstockError, seconds: float) -> None:
-        """The server does not answer, for so long already."""
+        """Take the error of a server that has not answered for this time."""
 
 
 class _Counted:
-    """A file that tells how far it was read."""
+    """A file that reports how far it was read."""
 
     def __init__(self, file: BinaryIO, size: int, report: Callable[[int, int], None]) -> None:
         self._file, self._size, self._report = file, size, report
         self.name = file.name
-        self.fileno = file.fileno  # by which its length is known
+        self.fileno = file.fileno  # httpx finds its length by this
         self.seekable = file.seekable
         self.tell = file.tell
         self.seek = file.seek
@@ -75,7 +75,7 @@ class _Counted:
 
 
 def submit(client: Penstock, workdir: Workdir, order: Order, watcher: Watcher) -> Batch:
-    """Upload the rows and create the batch, as far as that was not done before.
+    """Upload the rows and create the batch, unless a former run did.
 
     Raises:
         PenstockError: any error of a call.
@@ -106,13 +106,13 @@ def submit(client: Penstock, workdir: Workdir, order: Order, watcher: Watcher) -
 
 
 def collect(client: Penstock, workdir: Workdir, order: Order, watcher: Watcher) -> Batch:
-    """Bring the rows home as they are committed, until the batch is over and all are here; return it.
+    """Fetch the rows as they are committed, until the batch has ended and all of them are here; return the batch.
 
-    A server that is away is waited for, ``order.patience_s`` at a time.
+    If the server does not answer, the calls are repeated for ``order.patience_s`` at most.
 
     Raises:
-        PenstockError: any error of a call that waiting does not mend, or that waiting did not mend.
-        OSError: they cannot be written.
+        PenstockError: an error of a call that does not pass with time, or did not.
+        OSError: the rows cannot be written.
     """
     state = workdir.state
     batch_id = state.batch_id
@@ -130,7 +130,7 @@ def collect(client: Penstock, workdir: Workdir, order: Order, watcher: Watcher) 
                 looked = now
         except PenstockError as exc:
             if getattr(exc, "code", None) == _CURSOR_EXPIRED:
-                break  # it has ended long since, and its files hold everything
+                break  # it ended long ago, and its files hold everything
             away_s = time.monotonic() - answered
             if not is_transient(exc) or away_s >= order.patience_s:
                 raise
@@ -157,7 +157,7 @@ def collect(client: Penstock, workdir: Workdir, order: Order, watcher: Watcher) 
 
 
 def _fill_up(client: Penstock, workdir: Workdir, batch: Batch) -> None:
-    """Take from a batch's files what its results did not bring: rows that were never run stand only there."""
+    """Fetch from a batch's files the rows that its results did not have: rows that never ran are only there."""
     with Ledger() as known:
         workdir.settle()
         for line, row in rows_of(workdir.rows):

@@ -1,4 +1,4 @@
-"""Opening an input: a path or standard input, packed with gzip or not, and finding out what it is."""
+"""Opening an input, a path or standard input, with gzip or without, and detecting its format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from penstock.bulk.problems import InputError
 
 FORMATS = ("text", "jsonl", "csv", "tsv", "parquet", "openai")
-"""What an input may be. ``openai``: JSON Lines of OpenAI batch rows."""
+"""The formats of an input. ``openai``: JSON Lines of OpenAI batch rows."""
 
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
@@ -41,10 +41,10 @@ class Source:
     Attributes:
         name: for messages.
         stream: its content, unpacked.
-        path: where it lies; None for standard input.
-        packed: it is packed with gzip.
-        size: bytes as it lies there; None where that is not known.
-        raw: the same before unpacking: its position says how far reading has come.
+        path: None for standard input.
+        packed: it is compressed with gzip.
+        size: bytes of the file; None if not known.
+        raw: the content before unpacking; its position says how much was read.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Source:
     raw: BinaryIO
 
     def peek(self) -> bytes:
-        """Return how the content begins, without taking it."""
+        """Return the first bytes of the content without taking them."""
         return cast("io.BufferedReader", self.stream).peek(_LOOK_BYTES)
 
 
@@ -95,11 +95,8 @@ def opened(name: str) -> Iterator[Source]:
 
 
 def detect(source: Source) -> str:
-    """Return what an input is: by its content where that is plain, else by its name; else plain prompts."""
-    try:
-        head = source.peek()
-    except (gzip.BadGzipFile, EOFError) as exc:
-        raise InputError(f"{source.name} is damaged gzip: {exc}") from exc
+    """Return an input's format: by its content if that is clear, or else by its name; otherwise plain prompts."""
+    head = source.peek()
     if head.startswith(_PARQUET):
         return "parquet"
     suffixes = [] if source.path is None else [one.lower() for one in source.path.suffixes]
@@ -112,13 +109,13 @@ def detect(source: Source) -> str:
 
 
 def _json_kind(head: bytes) -> str | None:
-    """Look at the first line: an OpenAI batch row, any JSON object or string, or no JSON."""
+    """Return the kind of the first line: an OpenAI batch row, any JSON object or string, or no JSON."""
     first = next((line for line in head.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()), b"")
     if first[:1] not in {b"{", b'"'}:
         return None
     try:
         value = json.loads(first)
     except ValueError:
-        # A line longer than what was looked at, or a damaged one: the words of a batch row tell.
+        # The line is longer than the bytes peeked at, or damaged: look for the words of a batch row.
         return "openai" if b'"custom_id"' in first and b'"body"' in first else None
     return "openai" if isinstance(value, dict) and {"custom_id", "body"} <= value.keys() else "jsonl"

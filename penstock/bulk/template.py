@@ -24,10 +24,10 @@ class Template:
     """A template, read once.
 
     Args:
-        text: ``Summarise: {text}``. A name may lead into nested objects: ``{article.title}``.
+        text: ``Summarise: {text}``. A name may reach into nested objects: ``{article.title}``.
 
     Raises:
-        InputError: a brace stands alone, or a pair of them is empty.
+        InputError: a brace has no partner, or a pair of them is empty.
     """
 
     def __init__(self, text: str) -> None:
@@ -54,7 +54,7 @@ class Template:
         return tuple(name for _, name in self._pieces if name is not None)
 
     def fill(self, fields: Mapping[str, Any]) -> str:
-        """Put a record's values in. Text stays as it is, all else is written as JSON, null as nothing.
+        """Insert a record's values. Text stays as it is, null is empty, other values are written as JSON.
 
         Raises:
             MissingFieldError: there is no such field.

@@ -1,7 +1,7 @@
-"""The folder beside the output that a run keeps until it is done: its rows, what came back, and how far it is.
+"""The folder beside the output that a run keeps until it is done: its rows, the rows received, and its state.
 
-``state.json`` is replaced as a whole, after what it speaks of is on disk. So after a crash, or a full disk, it is
-true: what lies behind the bytes it counts is cut off, and half a line never counts.
+``state.json`` is replaced atomically after its data is fsynced; on resume, anything past ``received_bytes`` is
+truncated. So it is right also after a crash or a full disk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 from penstock.bulk.problems import InputError
@@ -22,13 +21,13 @@ _VERSION = 1
 
 @dataclass(slots=True)
 class State:
-    """How far a run is.
+    """The state of a run.
 
     Attributes:
-        asked: what shaped the rows: a run that is resumed is asked for the same.
-        file_key: idempotency key of the upload; ``batch_key`` of the batch: sent again, they are no second ones.
-        cursor: behind the rows that came back.
-        received_bytes: of ``rows.jsonl`` that count.
+        asked: the options that shaped the rows; a resumed run must have the same.
+        file_key: idempotency key of the upload, and ``batch_key`` of the batch, so that repeating them is harmless.
+        cursor: after the rows received.
+        received_bytes: the valid length of ``rows.jsonl``.
     """
 
     asked: dict[str, Any] = field(default_factory=dict)
@@ -49,14 +48,14 @@ class State:
 
 
 class Workdir:
-    """The folder of one run. Use it in a ``with``: it is locked meanwhile.
+    """The folder of one run, locked while it is used. Use it in a ``with``.
 
     Args:
         path: where it is.
-        begin: make it anew, whatever was there; False opens the one that is there.
+        begin: empty it first; False continues what is there.
 
     Raises:
-        InputError: another run has it, or it cannot be read.
+        InputError: another run uses it, or it cannot be read.
     """
 
     def __init__(self, path: Path, *, begin: bool) -> None:
@@ -74,11 +73,11 @@ class Workdir:
 
     @property
     def started(self) -> bool:
-        """Whether there is anything to go on with."""
+        """Whether there is anything to resume."""
         return self.state.rows > 0 and self.input.exists()
 
     def save(self) -> None:
-        """Put the state on disk."""
+        """Write the state to disk."""
         draft = self.path / "state.json.part"
         with draft.open("w") as file:
             json.dump(asdict(self.state), file, indent=1)
@@ -87,9 +86,9 @@ class Workdir:
         draft.replace(self.path / "state.json")
 
     def take(self, lines: bytes, cursor: str | None) -> None:
-        """Keep rows that came back, and the cursor behind them; on return they are on disk."""
+        """Keep received rows and the cursor after them. On return they are on disk."""
         with self.rows.open("ab") as file:
-            file.truncate(self.state.received_bytes)  # of a page that was cut short
+            file.truncate(self.state.received_bytes)  # the rest of a page that was cut short
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
@@ -99,7 +98,7 @@ class Workdir:
         self.save()
 
     def settle(self) -> None:
-        """Cut off what does not count."""
+        """Cut off a page that was not kept as a whole."""
         with self.rows.open("ab") as file:
             file.truncate(self.state.received_bytes)
 
@@ -109,7 +108,7 @@ class Workdir:
         shutil.rmtree(self.path)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Unlock it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -118,10 +117,8 @@ class Workdir:
         """Return the folder itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let go of it."""
+    def __exit__(self, *_: object) -> None:
+        """Unlock it."""
         self.close()
 
     def _begin(self) -> State:
@@ -139,17 +136,17 @@ class Workdir:
         try:
             kept = json.loads(path.read_bytes())
             if kept.get("version") != _VERSION:
-                raise InputError(f"{path} is of another version of penstock; begin anew with --overwrite")
+                raise InputError(f"{path} is of another version of penstock; replace it with --overwrite")
             return State(**kept)
         except FileNotFoundError:
             return State()
         except (ValueError, TypeError, AttributeError) as exc:
-            raise InputError(f"{path} cannot be read: {exc}; begin anew with --overwrite") from exc
+            raise InputError(f"{path} cannot be read: {exc}; replace it with --overwrite") from exc
 
     def _take(self) -> None:
         try:
             import fcntl
-        except ImportError:  # not on Windows: there two runs with one output are the user's to avoid
+        except ImportError:  # on Windows the user must avoid two runs with one output
             return
         self._lock = (self.path / "lock").open("w")
         try:
@@ -157,4 +154,4 @@ class Workdir:
         except OSError as exc:
             self._lock.close()
             self._lock = None
-            raise InputError(f"another run is at work in {self.path}") from exc
+            raise InputError(f"another run is using {self.path}") from exc

@@ -1,54 +1,30 @@
-"""What the commands print: JSON for programs, tables and live text for people. rich is imported on use."""
+"""What the commands print: JSON for programs, tables and live text for people."""
 
 from __future__ import annotations
 
-import json
-import re
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import click
 
-from penstock.cli._run import note
+from penstock.cli._exits import INTERRUPTED, USAGE, fail, note
+from penstock.cli._run import print_json
+from penstock.cli._table import Column, Columns, about, ago, left, panel, printable, screen, table
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-    from rich.console import Console as RichConsole
-
+    from penstock.batch_models import Batch, File, RequestCounts
     from penstock.fleet_models import Worker
     from penstock.models import Health, Job, Model
 
 T = TypeVar("T")
 
-# Generated text is not to be trusted with the terminal: control characters go, but newline and tab stay.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 _ROOMY = 110
 """Columns from which a list of jobs shows everything."""
-
-_STYLES = {
-    "succeeded": "green",
-    "running": "cyan",
-    "failed": "red",
-    "expired": "yellow",
-    "cancelled": "yellow",
-    "ready": "green",
-    "draining": "yellow",
-}
-
-
-def as_json(value: BaseModel | dict[str, Any]) -> None:
-    """Print one JSON object on one line, at once."""
-    plain = value if isinstance(value, dict) else value.model_dump(mode="json")
-    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
-    sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """Return text that cannot steer the terminal; unchanged where stdout is none."""
-    return _CONTROL.sub("", text) if sys.stdout.isatty() else text
 
 
 def live(text: str) -> None:
@@ -57,29 +33,56 @@ def live(text: str) -> None:
     sys.stdout.flush()
 
 
+@contextmanager
+def writing(target: str | None, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open what is written to: stdout, or a file that appears as a whole at the end or not at all.
+
+    Raises:
+        SystemExit: the file exists and ``overwrite`` is not set, or cannot be written; or Ctrl-C.
+    """
+    path = None if target in {None, "-"} else Path(str(target))
+    if path is not None and path.exists() and not overwrite:
+        fail(f"{path} already exists; --overwrite replaces it", USAGE)
+    draft = path and path.with_name(path.name + ".part")
+    try:
+        with draft.open("wb") if draft else nullcontext(sys.stdout.buffer) as file:
+            yield file
+            file.flush()
+            if draft and path:
+                os.fsync(file.fileno())
+                draft.replace(path)
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        fail(f"cannot write: {exc}", USAGE)
+    finally:
+        if draft:
+            draft.unlink(missing_ok=True)
+
+
 def job_result(job: Job) -> None:
-    """Print what a finished job produced: its text, or its whole result where that is not text."""
+    """Print what a finished job produced: its text, or its whole result if that is not text."""
     if job.text:
         click.echo(printable(job.text))
     elif job.result is not None:
-        as_json(job.result)
+        print_json(job.result)
 
 
 def summary(job: Job) -> str:
-    """Return one line on how the job went: tokens, tokens per second, times in milliseconds."""
-    parts = [job.state]
-    if job.usage is not None:
-        parts.append(f"{job.usage.prompt_tokens} + {job.usage.completion_tokens} tokens")
+    """Return one line about a job's run: tokens, tokens per second, times in milliseconds."""
     times = job.timings
-    if times.tokens_per_s is not None:
-        parts.append(f"{times.tokens_per_s:.1f} tok/s")
-    if times.queue_ms is not None:
-        parts.append(f"queue {times.queue_ms:.0f} ms")
-    if times.total_ms is not None:
-        parts.append(f"total {times.total_ms:.0f} ms")
-    if job.attempt > 1:
-        parts.append(f"attempt {job.attempt}")
-    return " · ".join([*parts, job.id])
+    parts = (
+        job.state,
+        f"{job.usage.prompt_tokens} + {job.usage.completion_tokens} tokens" if job.usage else None,
+        None if times.tokens_per_s is None else f"{times.tokens_per_s:.1f} tok/s",
+        None if times.queue_ms is None else f"queue {times.queue_ms:.0f} ms",
+        None if times.total_ms is None else f"total {times.total_ms:.0f} ms",
+        f"attempt {job.attempt}" if job.attempt > 1 else None,
+        job.id,
+    )
+    return " · ".join(filter(None, parts))
 
 
 def print_summary(job: Job) -> None:
@@ -89,71 +92,93 @@ def print_summary(job: Job) -> None:
 
 def job_panel(job: Job) -> None:
     """Print a job as a panel of its fields, then its text if it has any."""
-    from rich.panel import Panel  # see the module's docstring
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in _fields(job):
-        grid.add_row(name, Text(printable(value), style=_STYLES.get(value, "") if name == "state" else ""))
-    _rich().print(Panel(grid, title=job.id, title_align="left", expand=False))
+    whole = None if job.expires_at is None or job.created_at is None else job.expires_at - job.created_at
+    limits = (("whole life", whole), ("to its start", job.queue_timeout_s), ("an attempt", job.timeout_s))
+    run = summary(job).removesuffix(f" · {job.id}").removeprefix(f"{job.state} · ")
+    soon = None if job.not_before is None else f"in {max(job.not_before - time.time(), 0):.0f} s"
+    fields: list[tuple[str, str | None]] = [
+        ("state", job.state),
+        ("model", job.model),
+        ("endpoint", job.endpoint),
+        ("priority", job.priority),
+        ("position", standing(job)),
+        ("next attempt", soon),
+        ("created", ago(job.created_at)),
+        ("limits", ", ".join(f"{name} {value:g} s" for name, value in limits if value is not None)),
+        ("attempt", f"{job.attempt} of {job.max_attempts}" if job.attempt else None),
+        ("worker", job.worker),
+        *((f"metadata {key}", value) for key, value in job.metadata.items()),
+        ("summary", run if job.done else None),
+        ("cancel", "requested" if job.cancel_requested and not job.done else None),
+        ("error", f"{job.error.code}: {job.error.message}" if job.error else None),
+        *(("warning", warning.message) for warning in job.warnings),
+        ("runs as", job.coalesced_with),
+        ("retry of", job.retry_of),
+        ("retried as", job.retried_as),
+        ("trace", job.trace_id),
+        ("partial", job.partial_text),
+    ]
+    screen().print(panel(job.id, fields))
     if job.text:
         click.echo(printable(job.text))
 
 
+def standing(job: Job) -> str:
+    """Say how many jobs come before a queued one, and its estimated start; empty if that is not known."""
+    if job.position is None:
+        return ""
+    place = "next" if job.position == 0 else f"{job.position} before it"
+    return place if job.eta_s is None else f"{place}, starts in about {about(job.eta_s)}"
+
+
 def jobs_table(jobs: Iterable[Job]) -> None:
-    """Print jobs as a table, a line each: where any waits, with its place; how it went, where there is room for both."""
+    """Print jobs, a line each: their place if any waits, and how they went if both fit."""
     listed = list(jobs)
     waits = any(job.position is not None for job in listed)
-    went = not waits or _rich().width >= _ROOMY
-
-    def row(job: Job) -> tuple[str, ...]:
-        place = "" if job.position is None else str(job.position)
-        eta = "" if job.eta_s is None else _about(job.eta_s)
-        tokens = str(job.usage.total_tokens) if job.usage else ""
-        total = f"{job.timings.total_ms:.0f}" if job.timings.total_ms is not None else ""
-        facts = job.id, job.state, job.model, job.priority, _ago(job.created_at)
-        return facts + (place, eta) * waits + (tokens, total) * went
-
-    columns: tuple[str, ...] = ("id", "state", "model", "priority", "created")
-    columns += ("position", "eta") * waits + ("tokens", "total ms") * went
-    _table(columns, listed, row, "no jobs", cut=("model", "priority"))
+    went = not waits or screen().width >= _ROOMY
+    columns: Columns[Job] = [
+        Column("id", lambda job: job.id),
+        Column("state", lambda job: job.state),
+        Column("model", lambda job: job.model, cut=True),
+        Column("priority", lambda job: job.priority, cut=True),
+        Column("created", lambda job: ago(job.created_at)),
+        Column("position", lambda job: _or_blank(job.position)) if waits else None,
+        Column("eta", lambda job: "" if job.eta_s is None else about(job.eta_s)) if waits else None,
+        Column("tokens", lambda job: str(job.usage.total_tokens) if job.usage else "") if went else None,
+        Column("total ms", lambda job: _or_blank(job.timings.total_ms)) if went else None,
+    ]
+    _print(columns, listed, "no jobs")
 
 
 def dead_table(jobs: Iterable[Job]) -> None:
-    """Print dead jobs as a table, a line each, with why they died as far as that fits."""
+    """Print dead jobs, a line each, with as much of the reason as fits."""
+    columns: Columns[Job] = [
+        Column("id", lambda job: job.id),
+        Column("code", lambda job: job.error.code if job.error else job.state),
+        Column("model", lambda job: job.model, cut=True),
+        Column("ended", lambda job: ago(job.timings.finished_at)),
+        Column("message", lambda job: " ".join(job.error.message.split()) if job.error else "", cut=True),
+    ]
+    _print(columns, jobs, "no dead jobs")
 
-    def row(job: Job) -> tuple[str, ...]:
-        code, message = (job.error.code, job.error.message) if job.error else (job.state, "")
-        return job.id, code, job.model, _ago(job.timings.finished_at), " ".join(message.split())
 
-    _table(("id", "code", "model", "ended", "message"), jobs, row, "no dead jobs", cut=("model", "message"))
-
-
-def workers_table(workers: Sequence[Worker]) -> None:
-    """Print workers as a table, a line each; their pools where there are several, their devices where known."""
+def workers_table(workers: Iterable[Worker]) -> None:
+    """Print workers, a line each; with their pools if there are several, their devices if they are known."""
+    workers = tuple(workers)
     pools = len({worker.pool for worker in workers}) > 1
     devices = any(worker.device for worker in workers)
-
-    def row(worker: Worker) -> tuple[str, ...]:
-        share = worker.kv_cache_usage
-        return (
-            worker.name,
-            worker.state,
-            f"{worker.active} of {worker.capacity}" if worker.capacity else str(worker.active),
-            "" if worker.engine_waiting is None else str(worker.engine_waiting),
-            "" if share is None else f"{share:.0%}",
-            _ago(worker.started_at),
-            *([worker.pool] if pools else []),
-            *([_device(worker)] if devices else []),
-            " ".join(worker.models),
-        )
-
-    some = (*(["pool"] if pools else []), *(["device"] if devices else []))
-    columns = ("name", "state", "running", "waiting", "kv", "started", *some, "models")
-    _table(columns, workers, row, "no worker is alive", cut=("models",))
+    columns: Columns[Worker] = [
+        Column("name", lambda one: one.name),
+        Column("state", lambda one: one.state),
+        Column("running", lambda one: f"{one.active} of {one.capacity}" if one.capacity else str(one.active)),
+        Column("waiting", lambda one: _or_blank(one.engine_waiting)),
+        Column("kv", lambda one: "" if one.kv_cache_usage is None else f"{one.kv_cache_usage:.0%}"),
+        Column("started", lambda one: ago(one.started_at)),
+        Column("pool", lambda one: one.pool) if pools else None,
+        Column("device", _device) if devices else None,
+        Column("models", lambda one: " ".join(one.models), cut=True),
+    ]
+    _print(columns, workers, "no worker is alive")
 
 
 def _device(worker: Worker) -> str:
@@ -163,12 +188,13 @@ def _device(worker: Worker) -> str:
 
 
 def models_table(models: Iterable[Model]) -> None:
-    """Print the served models as a table."""
-
-    def row(model: Model) -> tuple[str, ...]:
-        return model.id, str(model.max_model_len or ""), model.owned_by or ""
-
-    _table(("model", "context", "owned by"), models, row, "no model is served", cut=())
+    """Print the served models."""
+    columns: Columns[Model] = [
+        Column("model", lambda model: model.id),
+        Column("context", lambda model: str(model.max_model_len or "")),
+        Column("owned by", lambda model: model.owned_by or ""),
+    ]
+    _print(columns, models, "no model is served")
 
 
 def health_lines(health: Health, url: str) -> None:
@@ -178,112 +204,81 @@ def health_lines(health: Health, url: str) -> None:
         click.echo(f"  {name}: {printable(state)}")
 
 
-def _fields(job: Job) -> list[tuple[str, str]]:
-    fields = [
-        ("state", job.state),
-        ("model", job.model),
-        ("endpoint", job.endpoint),
-        ("priority", job.priority),
+def batch_panel(batch: Batch) -> None:
+    """Print a batch as a panel of its fields."""
+    counts, told, usage = batch.request_counts, batch.progress, batch.usage
+    rates = (told.rows_per_s, told.tokens_per_s, told.eta_s) if told and not batch.done else None
+    took = None if None in {batch.created_at, batch.ended_at} else batch.ended_at - batch.created_at  # type: ignore[operator]
+    errors = batch.errors.data[:10] if batch.errors else ()
+    fields: list[tuple[str, str | None]] = [
+        ("status", batch.status),
+        ("paused", (batch.pause_reason or "by request") if batch.paused else None),
+        ("rows", rows_done(counts, rates)),
+        ("model", batch.model),
+        ("endpoint", batch.endpoint),
+        ("priority", batch.priority),
+        ("window", batch.completion_window),
+        ("tokens", f"{usage.input_tokens:,} + {usage.output_tokens:,}" if usage else None),
+        ("took", None if took is None else f"{took:,.0f} s"),
+        ("input", batch.input_file_id),
+        ("output", batch.output_file_id),
+        ("failed rows", batch.error_file_id),
+        ("retry of", batch.retry_of),
+        ("retried as", batch.retried_as),
+        *((f"metadata {key}", value) for key, value in (batch.metadata or {}).items()),
+        *(
+            ("error", (f"line {one.line}: " if one.line is not None else "") + f"{one.code}: {one.message}")
+            for one in errors
+        ),
     ]
-    if where := standing(job):
-        fields.append(("position", where))
-    if job.not_before is not None:
-        fields.append(("next attempt", f"in {max(job.not_before - time.time(), 0):.0f} s"))
-    if job.created_at is not None:
-        fields.append(("created", _ago(job.created_at)))
-    if limits := _limits(job):
-        fields.append(("limits", ", ".join(limits)))
-    if job.attempt:
-        fields.append(("attempt", f"{job.attempt} of {job.max_attempts}"))
-    if job.worker:
-        fields.append(("worker", job.worker))
-    fields += [(f"metadata {key}", value) for key, value in job.metadata.items()]
-    if job.done:
-        fields.append(("summary", summary(job).removesuffix(f" · {job.id}").removeprefix(f"{job.state} · ")))
-    elif job.cancel_requested:
-        fields.append(("cancel", "requested"))
-    if job.error is not None:
-        fields.append(("error", f"{job.error.code}: {job.error.message}"))
-    fields += [("warning", warning.message) for warning in job.warnings]
-    rest = (
-        ("runs as", job.coalesced_with),
-        ("retry of", job.retry_of),
-        ("retried as", job.retried_as),
-        ("trace", job.trace_id),
-        ("partial", job.partial_text),
+    screen().print(panel(batch.id, fields))
+
+
+def rows_done(counts: RequestCounts, rates: tuple[float | None, float | None, float | None] | None) -> str:
+    """Return a batch's figures in one line; the rates are rows/s, tokens/s and the seconds left."""
+    rows_s, tokens_s, eta_s = rates or (None, None, None)
+    parts = (
+        f"{counts.done:,} of {counts.total:,} rows",
+        f"{counts.failed:,} failed" if counts.failed else None,
+        None if rows_s is None else f"{rows_s:,.1f} rows/s",
+        None if tokens_s is None else f"{tokens_s:,.0f} tokens/s",
+        None if eta_s is None or counts.done >= counts.total else f"{left(eta_s)} left",
     )
-    return fields + [(name, value) for name, value in rest if value]
+    return ", ".join(filter(None, parts))
 
 
-def standing(job: Job) -> str:
-    """Say how many jobs come before a queued one, and when it starts by estimate; nothing where that is not known."""
-    if job.position is None:
-        return ""
-    place = "next" if job.position == 0 else f"{job.position} before it"
-    return place if job.eta_s is None else f"{place}, starts in about {_about(job.eta_s)}"
+def batches_table(batches: Iterable[Batch]) -> None:
+    """Print batches, a line each."""
+    columns: Columns[Batch] = [
+        Column("id", lambda batch: batch.id),
+        Column("status", lambda batch: "paused" if batch.paused and not batch.done else batch.status),
+        Column("rows", lambda one: f"{one.request_counts.done:,} of {one.request_counts.total:,}"),
+        Column("failed", lambda batch: f"{batch.request_counts.failed:,}"),
+        Column("model", lambda batch: batch.model or "", cut=True),
+    ]
+    _print(columns, batches, "no batches")
 
 
-def _about(seconds: float) -> str:
-    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
+def files_table(files: Iterable[File]) -> None:
+    """Print files, a line each."""
+    columns: Columns[File] = [
+        Column("id", lambda file: file.id),
+        Column("purpose", lambda file: file.purpose),
+        Column("bytes", lambda file: f"{file.bytes:,}"),
+        Column("created", lambda file: ago(file.created_at)),
+        Column("name", lambda file: file.filename, cut=True),
+    ]
+    _print(columns, files, "no files")
 
 
-def _limits(job: Job) -> list[str]:
-    whole = None if job.expires_at is None or job.created_at is None else job.expires_at - job.created_at
-    limits = (("whole life", whole), ("to its start", job.queue_timeout_s), ("an attempt", job.timeout_s))
-    return [f"{name} {seconds:g} s" for name, seconds in limits if seconds is not None]
-
-
-def _table(
-    columns: tuple[str, ...],
-    items: Iterable[T],
-    row: Callable[[T], tuple[str, ...]],
-    empty: str,
-    *,
-    cut: tuple[str, ...],
-) -> None:
-    """Print a table.
-
-    Args:
-        columns: their names.
-        items: a line each.
-        row: an item's cells.
-        empty: said on stderr where there is no item.
-        cut: the columns that are cut short where the terminal is too narrow.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        # What the user copies is never cut short.
-        table.add_column(column, no_wrap=column not in cut, overflow="fold")
-    for item in items:
-        cells = [Text(printable(cell), style=_STYLES.get(cell, "")) for cell in row(item)]
-        for column in cut:
-            cells[columns.index(column)].no_wrap = True
-            cells[columns.index(column)].overflow = "ellipsis"
-        table.add_row(*cells)
-    if table.row_count:
-        _rich().print(table)
+def _print(columns: Columns[T], items: Iterable[T], empty: str) -> None:
+    """Print a table; say ``empty`` on stderr if it has no items."""
+    made = table(columns, items)
+    if made.row_count:
+        screen().print(made)
     else:
         note(empty)
 
 
-def _rich() -> RichConsole:
-    from rich.console import Console
-
-    # Not on a terminal there is no width to keep to.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-
-
-def _ago(when: float | None) -> str:
-    if when is None:
-        return ""
-    past = max(time.time() - when, 0.0)
-    for unit, name in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if past >= unit:
-            return f"{past / unit:.0f}{name} ago"
-    return f"{past:.0f}s ago"
+def _or_blank(number: float | None) -> str:
+    return "" if number is None else f"{number:.0f}"

@@ -1,14 +1,15 @@
-"""Reading what the user typed: durations, pairs, endpoints, request bodies. Pure, without slow imports."""
+"""Reading what the user typed: times, pairs, endpoints, names, request bodies. Pure, without slow imports."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import click
+from click import argument, option
 
 ENDPOINTS = {
     "chat": "/v1/chat/completions",
@@ -18,7 +19,13 @@ ENDPOINTS = {
 """Short names of the endpoints; the paths themselves are accepted too."""
 
 BATCH_ENDPOINTS = {**ENDPOINTS, "responses": "/v1/responses"}
-"""Those that a batch's rows may have."""
+"""The endpoints that a batch's rows may have."""
+
+LANES = ["realtime", "high", "normal", "low", "bulk"]
+"""The lanes of a pool, in the order in which they are served."""
+
+PRIORITIES = click.Choice(LANES[1:])
+"""The lanes that a job may ask for."""
 
 _DURATION = re.compile(
     r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?"
@@ -30,45 +37,36 @@ def duration(text: str) -> float:
     """Read a time such as ``90``, ``90s``, ``10m``, ``1h30m`` or ``2d`` as seconds, above 0.
 
     Raises:
-        click.BadParameter: it is none.
+        click.BadParameter: it is not a time.
     """
     found = _DURATION.fullmatch(text.strip())
     parts = found.groups() if found else ()
     seconds = sum(float(part) * unit for part, unit in zip(parts, _UNITS_S, strict=False) if part)
     if seconds <= 0 or not math.isfinite(seconds):
-        msg = f"{text!r} is not a duration: write 90, 90s, 10m, 1h30m or 2d"
-        raise click.BadParameter(msg)
+        raise click.BadParameter(f"{text!r} is not a duration: write 90, 90s, 10m, 1h30m or 2d")
     return seconds
 
 
 def grace(text: str) -> float:
-    """Read a time as :func:`duration` does, or 0 for none at all."""
+    """Read a time as :func:`duration` does, or 0."""
     return 0.0 if text.strip() in {"0", "0s"} else duration(text)
 
 
 def endpoint(text: str) -> str:
-    """Read an endpoint's short name or path as its path.
-
-    Raises:
-        click.BadParameter: it is neither.
-    """
+    """Read an endpoint's short name or path as its path. Raises click.BadParameter if it is neither."""
     return _path(text, ENDPOINTS)
 
 
 def batch_endpoint(text: str) -> str:
-    """Read the endpoint of a batch's rows, likewise.
-
-    Raises:
-        click.BadParameter: it is neither.
-    """
+    """As :func:`endpoint`, of a batch's rows."""
     return _path(text, BATCH_ENDPOINTS)
 
 
-def _path(text: str, names: Mapping[str, str]) -> str:
+def _path(text: str, names: dict[str, str]) -> str:
     path = names.get(text, text)
     if not path.startswith("/v1/"):
-        msg = f"{text!r} is not one of {', '.join(names)}, nor a path such as /v1/completions"
-        raise click.BadParameter(msg)
+        known = ", ".join(names)
+        raise click.BadParameter(f"{text!r} is not one of {known}, nor a path such as /v1/completions")
     return path
 
 
@@ -80,21 +78,22 @@ def pair(text: str) -> tuple[str, str]:
     """
     key, sign, value = text.partition("=")
     if not sign or not key:
-        msg = f"{text!r} is not key=value"
-        raise click.BadParameter(msg)
+        raise click.BadParameter(f"{text!r} is not key=value")
     return key, value
 
 
-def job_id(text: str) -> str:
-    """Take a job's id as it is, but not an empty one: that is a shell variable nobody set.
+def named(what: str) -> Callable[[str], str]:
+    """Return a reader that takes a name as it is, but not an empty one: that is a shell variable nobody set.
 
-    Raises:
-        click.BadParameter: it is empty.
+    The reader raises click.BadParameter; ``what`` names the argument in its message.
     """
-    if not text.strip():
-        msg = "the job id is empty"
-        raise click.BadParameter(msg)
-    return text
+
+    def read(text: str) -> str:
+        if not text.strip():
+            raise click.BadParameter(f"{what} is empty")
+        return text
+
+    return read
 
 
 def raw_body(text: bytes) -> dict[str, Any]:
@@ -106,16 +105,14 @@ def raw_body(text: bytes) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError as exc:  # UnicodeDecodeError is one
-        msg = f"--input is not JSON: {exc}"
-        raise click.UsageError(msg) from exc
+        raise click.UsageError(f"--input is not JSON: {exc}") from exc
     if not isinstance(body, dict):
-        msg = "--input must be a JSON object: the body of an OpenAI request"
-        raise click.UsageError(msg)
+        raise click.UsageError("--input must be a JSON object: the body of an OpenAI request")
     return body
 
 
 def prompt_body(path: str, prompt: str, system: str | None) -> dict[str, Any]:
-    """Make the body that asks ``prompt`` of the endpoint at ``path``.
+    """Make the request body that sends ``prompt`` to the endpoint at ``path``.
 
     Raises:
         click.UsageError: the endpoint has no system message, or needs ``--input``.
@@ -124,11 +121,21 @@ def prompt_body(path: str, prompt: str, system: str | None) -> dict[str, Any]:
         messages = [{"role": "system", "content": system}] if system is not None else []
         return {"messages": [*messages, {"role": "user", "content": prompt}]}
     if system is not None:
-        msg = f"--system is for {ENDPOINTS['chat']} only"
-        raise click.UsageError(msg)
-    if path == ENDPOINTS["completions"]:
-        return {"prompt": prompt}
-    if path == ENDPOINTS["embeddings"]:
-        return {"input": prompt}
-    msg = f"give the body of {path} with --input"
-    raise click.UsageError(msg)
+        raise click.UsageError(f"--system is for {ENDPOINTS['chat']} only")
+    fields = {ENDPOINTS["completions"]: "prompt", ENDPOINTS["embeddings"]: "input"}
+    if path not in fields:
+        raise click.UsageError(f"give the body of {path} with --input")
+    return {fields[path]: prompt}
+
+
+SYSTEM = option("--system", metavar="TEXT", help="System message (chat).")
+TEMPERATURE = option(
+    "--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token."
+)
+METADATA = option(
+    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job or batch; may be repeated."
+)
+JOB = argument("job_id", metavar="JOB", type=named("the job id"))
+JOBS = argument("job_ids", metavar="JOB...", type=named("the job id"), nargs=-1, required=True)
+BATCH = argument("batch_id", metavar="BATCH", type=named("the batch id"))
+BATCHES = argument("batch_ids", metavar="BATCH...", type=named("the batch id"), nargs=-1, required=True)

@@ -1,65 +1,54 @@
-"""How every command of the client starts and ends: options, output mode, and errors as exit codes."""
+"""The common part of the client's commands: the options, the server, and the output as JSON or text."""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click import option
+
+from penstock.cli._exits import REFUSED, exit_code, fail, leave_broken_pipe, message_of, note
+from penstock.cli._table import printable
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from penstock.client import Penstock
-    from penstock.errors import PenstockError
 
-OK, JOB_NOT_OK, USAGE, UNREACHABLE, REFUSED, NOT_YET = 0, 1, 2, 3, 4, 5
-INTERRUPTED, BROKEN_PIPE = 130, 141
-"""128 plus the signal's number, as shells report a command that SIGINT or SIGPIPE ended."""
-
-EXIT_CODES = """\b
-Exit codes:
-  0  done
-  1  the job failed, was cancelled or expired; of a batch also: rows of it failed
-  2  wrong usage
-  3  the server cannot be reached
-  4  the server refused
-  5  still not finished when --timeout passed"""
+    M = TypeVar("M", bound=BaseModel)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Globals:
-    """Options given before the command's name."""
+    """Options given before the command's name; None is the SDK's default."""
 
-    url: str | None
-    api_key: str | None
+    url: str | None = None
+    api_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Console:
-    """What a command needs to talk to the server and to the user.
+class Console(Globals):
+    """How a command reaches the server and the user.
 
     Attributes:
-        url: the server's address; None is the SDK's default.
-        api_key: None is the SDK's default.
         json: machine-readable output, one JSON object a line.
-        events: that was asked for in words, so that also what happens meanwhile is to be told so.
+        events: ``--json`` was given, so that progress is printed as JSON too.
     """
 
-    url: str | None
-    api_key: str | None
-    json: bool
+    json: bool = False
     events: bool = False
 
     def client(self, url: str | None = None) -> Penstock:
-        """Open a client, of another address where one is given.
+        """Open a client, of another address if one is given.
 
         Raises:
-            click.UsageError: the address is no address.
+            click.UsageError: the address is not valid.
         """
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
 
@@ -68,13 +57,35 @@ class Console:
         except ValueError as exc:
             raise click.UsageError(str(exc)) from exc
 
+    def show(self, value: M, as_text: str | Callable[[M], object]) -> None:
+        """Print an object: as JSON, or as ``as_text`` says or prints it."""
+        if self.json:
+            print_json(value)
+        elif isinstance(as_text, str):
+            click.echo(printable(as_text))
+        else:
+            as_text(value)
+
+    def show_all(self, values: Iterable[M], as_text: Callable[[Iterable[M]], object]) -> None:
+        """Print a list: an object a line as it comes, or as ``as_text`` prints it."""
+        if self.json:
+            for value in values:
+                print_json(value)
+        else:
+            as_text(values)
+
+
+def common_options(function: F) -> F:
+    """Give the program or a command the options that say which server, and as whom."""
+    key = option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+    return option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")(key(function))
+
 
 def client_command(function: F) -> F:
-    """Give a command the common options, pass it a :class:`Console`, and map its errors."""
+    """Give a command the common options, pass it a :class:`Console`, and turn its errors into exit codes."""
 
-    @click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")
-    @click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
-    @click.option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
+    @common_options
+    @option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
     @click.pass_context
     @functools.wraps(function)
     def command(
@@ -86,73 +97,53 @@ def client_command(function: F) -> F:
         as_json: bool | None,
         **kw: Any,
     ) -> Any:
-        above = ctx.find_object(Globals) or Globals(None, None)
+        above = ctx.find_object(Globals) or Globals()
         console = Console(
             url=url or above.url,
             api_key=api_key or above.api_key,
             json=not sys.stdout.isatty() if as_json is None else as_json,
             events=bool(as_json),
         )
-        return ending(lambda: function(console, *args, **kw))
+        from penstock.errors import PenstockError  # light, but not needed by --help
+
+        try:
+            return function(console, *args, **kw)
+        except PenstockError as exc:
+            fail(message_of(exc), exit_code(exc))
+        except BrokenPipeError:
+            leave_broken_pipe()
 
     return command  # type: ignore[return-value]  # the options are click's; callers only see a decorated command
 
 
-def ending(body: Callable[[], Any]) -> Any:
-    """Run a command's body; our errors become one line on stderr and an exit code."""
-    from penstock.errors import PenstockError  # light, but not needed by --help
+def limit_options(function: F) -> F:
+    """Give a list its options: ``limit``, which is None with ``--all``, and 20 without either."""
 
-    try:
-        return body()
-    except PenstockError as exc:
-        fail(message_of(exc), exit_code(exc))
-    except BrokenPipeError:
-        leave_broken_pipe()
-
-
-def exit_code(error: PenstockError) -> int:
-    """Return the exit code for an error: one table for all commands."""
-    from penstock import errors  # see above
-
-    table: tuple[tuple[type[PenstockError], int], ...] = (
-        (errors.JobEndedError, JOB_NOT_OK),
-        (errors.BatchEndedError, JOB_NOT_OK),
-        (errors.StreamRestartedError, JOB_NOT_OK),
-        (errors.APIConnectionError, UNREACHABLE),
-        (errors.WaitTimeoutError, NOT_YET),
-        (errors.BatchWaitTimeoutError, NOT_YET),
-        (errors.JobNotFinishedError, NOT_YET),
+    @option(
+        "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="The most to list."
     )
-    return next((code for kind, code in table if isinstance(error, kind)), REFUSED)
+    @option("--all", "everything", is_flag=True, help="List all of them.")
+    @functools.wraps(function)
+    def command(*args: Any, limit: int, everything: bool, **kw: Any) -> Any:
+        return function(*args, limit=None if everything else limit, **kw)
+
+    return command  # type: ignore[return-value]  # as above
 
 
-def message_of(error: PenstockError) -> str:
-    """Return an error as one line that says what to do where that is known."""
-    from penstock import errors  # see above
-
-    text = " ".join(str(error).split())
-    if isinstance(error, errors.APITimeoutError):
-        return text
-    if isinstance(error, errors.APIConnectionError):
-        return f"{text}. Is the server running? Set --url or PENSTOCK_URL."
-    if isinstance(error, errors.RateLimitedError) and error.retry_after is not None:
-        return f"{text} (try again in {error.retry_after:g} s)"
-    return text
+def first_model(client: Penstock) -> str:
+    """Return the first model that is served; say so if there are several."""
+    models = client.models()
+    if not models:
+        fail("the server serves no model now; is a worker running?", REFUSED)
+    if len(models) > 1:
+        note(f"using the first of {len(models)} models: {models[0].id} (choose with --model)")
+    return models[0].id
 
 
-def note(text: str) -> None:
-    """Say something beside the output, on stderr."""
-    click.echo(text, err=True)
+def print_json(value: BaseModel | dict[str, Any]) -> None:
+    """Print one JSON object on one line, at once."""
+    import json
 
-
-def fail(message: str, code: int) -> NoReturn:
-    """Print one line on stderr and exit."""
-    click.echo(f"penstock: {message}", err=True)
-    raise SystemExit(code)
-
-
-def leave_broken_pipe() -> NoReturn:
-    """End quietly when the reader of our output has gone, as other tools do on SIGPIPE."""
-    # The interpreter flushes stdout once more at exit and would complain there.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise SystemExit(BROKEN_PIPE)
+    plain = value if isinstance(value, dict) else value.model_dump(mode="json")
+    click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.flush()

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from penstock.cli._output import printable
+from penstock.cli._table import Cell, Column, Columns, plural, printable, span, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
     from penstock.fleet_models import Gpu, Lane, Pool, Tenant, Worker
     from penstock.models import Job
 
+    _Row = tuple[Pool, Lane, bool]  # the last: the lane is the pool's first
+
 NARROW = 110
-"""Below so many columns the tables leave out what can be seen elsewhere."""
+"""Below this many columns the tables leave out what other commands show too."""
 
 _SLOW_S = 30.0
-"""Who has waited longer than this is drawn in yellow."""
+"""A job that has waited longer than this is drawn in yellow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What the server said at one moment.
+    """The server's state at one moment.
 
     Attributes:
         at: Unix seconds.
         url: the server's address.
         workers: those whose lease is alive.
-        pools: their queues; None from a server that does not tell.
+        pools: their queues; None from a server that is too old to tell.
         oldest: the running jobs that were submitted first.
-        error: why there is nothing newer, where the last question failed.
+        error: why there is nothing newer, if the last question failed.
     """
 
     at: float
@@ -44,25 +47,39 @@ class Look:
     error: str | None = None
 
     @property
+    def running(self) -> int:
+        """Jobs and rows on all workers."""
+        return sum(worker.active for worker in self.workers)
+
+    @property
+    def capacity(self) -> int:
+        """Jobs and rows that all workers may run at once."""
+        return sum(worker.capacity or 0 for worker in self.workers)
+
+    @property
+    def queued(self) -> int | None:
+        """Jobs that wait in all pools; None if the server does not say."""
+        return None if self.pools is None else sum(pool.queued for pool in self.pools)
+
+    @property
     def tokens_per_s(self) -> float | None:
-        """What all workers generate together; None where none of them says."""
+        """The rate of all workers together; None if none of them says."""
         said = [worker.tokens_per_s for worker in self.workers if worker.tokens_per_s is not None]
         return sum(said) if said else None
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
+        plain = {"result", "partial"}
         return {
             "at": self.at,
             "url": self.url,
-            "running": sum(worker.active for worker in self.workers),
-            "capacity": sum(worker.capacity or 0 for worker in self.workers),
-            "queued": None if self.pools is None else sum(pool.queued for pool in self.pools),
+            "running": self.running,
+            "capacity": self.capacity,
+            "queued": self.queued,
             "tokens_per_s": self.tokens_per_s,
             "pools": None if self.pools is None else [pool.model_dump(mode="json") for pool in self.pools],
             "workers": [worker.model_dump(mode="json") for worker in self.workers],
-            "oldest_running": [
-                job.model_dump(mode="json", exclude={"result", "partial"}) for job in self.oldest
-            ],
+            "oldest_running": [job.model_dump(mode="json", exclude=plain) for job in self.oldest],
         }
 
 
@@ -71,29 +88,32 @@ def draw(look: Look, width: int, height: int | None = None) -> RenderableType:
 
     Args:
         look: what to draw.
-        width: columns that there are.
-        height: lines that there are; None for as many as it takes.
+        width: the terminal's columns.
+        height: the terminal's lines; None for as many as the tables need.
     """
     from rich.console import Group
     from rich.text import Text
 
-    narrow = width < NARROW
+    wide = width >= NARROW
     parts: list[RenderableType] = [_headline(look)]
     if look.error is not None:
         parts.append(Text(printable(look.error), style="red", overflow="ellipsis", no_wrap=True))
     if look.pools is not None:
-        parts += [Text(), pools_table(look.pools, narrow=narrow)]
-    parts += [Text(), _workers(look.workers, narrow=narrow)]
-    gpus = [(worker, gpu) for worker in look.workers for gpu in worker.gpus]
+        parts += [Text(), pools_table(look.pools, wide=wide)]
+    parts += [Text(), _workers(look.workers, wide=wide)]
+    gpus: dict[tuple[str | None, str], tuple[Worker, Gpu]] = {}
+    for one in look.workers:
+        for gpu in one.gpus:  # each is drawn once, by the first worker that has it
+            gpus.setdefault((one.host, gpu.uuid or str(gpu.index)), (one, gpu))
     if gpus:
-        parts += [Text(), _gpus(gpus, narrow=narrow)]
+        parts += [Text(), _gpus(gpus.values(), wide=wide)]
     if look.oldest:
-        parts += [Text(), _jobs(look.oldest, look.at, narrow=narrow)]
+        parts += [Text(), _jobs(look.oldest, look.at, wide=wide)]
     return _Cut(Group(*parts), height)
 
 
 class _Cut:
-    """Draws at most so many lines: what does not fit on a screen must not make it scroll."""
+    """Draws at most this many lines, so that a small screen does not scroll."""
 
     def __init__(self, inner: RenderableType, height: int | None) -> None:
         self._inner, self._height = inner, height
@@ -111,18 +131,16 @@ class _Cut:
             yield Segment.line()
 
 
-def _headline(look: Look) -> RenderableType:
+def _headline(look: Look) -> Text:
     from rich.text import Text
 
-    running = sum(worker.active for worker in look.workers)
-    capacity = sum(worker.capacity or 0 for worker in look.workers)
     parts = [
         (time.strftime("%H:%M:%S", time.localtime(look.at)), "bold"),
-        (f"{len(look.workers)} worker{'' if len(look.workers) == 1 else 's'}", "" if look.workers else "red"),
-        (f"{running}/{capacity} running", ""),
+        (plural(len(look.workers), "worker"), "" if look.workers else "red"),
+        (f"{look.running}/{look.capacity} running", ""),
     ]
-    if look.pools is not None:
-        parts.append((f"{sum(pool.queued for pool in look.pools)} queued", ""))
+    if look.queued is not None:
+        parts.append((f"{look.queued} queued", ""))
     if look.tokens_per_s is not None:
         parts.append((f"{look.tokens_per_s:,.0f} tok/s", "green"))
     parts.append((look.url, "dim"))
@@ -133,163 +151,125 @@ def _headline(look: Look) -> RenderableType:
     return line
 
 
-def pools_table(pools: Sequence[Pool], *, narrow: bool) -> Table:
-    """Draw the lanes in the order in which they are served; the empty ones only where there is room."""
-    columns = ["pool", "lane", ">queued", ">oldest", ">starts/s"]
-    if not narrow:
-        columns += [">ready", ">running", ">slots", ">mean run", ">tenants"]
-    table = _table(columns, cut=("pool",))
+def pools_table(pools: Sequence[Pool], *, wide: bool) -> Table:
+    """Draw the lanes in the order in which they are served; the empty ones only if there is room."""
+    rows: list[_Row] = []
     for pool in pools:
-        lanes = [lane for lane in pool.lanes if lane.queued or not narrow] or list(pool.lanes[:1])
-        for number, lane in enumerate(lanes):
-            first = number == 0
-            cells = [
-                _cut(_pool_name(pool), "yellow" if pool.paused else "") if first else "",
-                lane.lane,
-                _cell(str(lane.queued), "" if lane.queued else "dim"),
-                _age_cell(lane),
-                _number(
-                    pool.bulk_starts_per_s if lane.lane == "bulk" else pool.starts_per_s if first else None
-                ),
-            ]
-            if not narrow:
-                cells.append(_cell(str(lane.dispatched), "" if lane.dispatched else "dim"))
-                mean = "" if pool.mean_run_s is None else _span(pool.mean_run_s)
-                cells += (
-                    [str(pool.running), _slots(pool), mean, str(len(pool.tenants))] if first else [""] * 4
-                )
-            table.add_row(*cells)
-    return table
+        lanes = [lane for lane in pool.lanes if lane.queued or wide] or list(pool.lanes[:1])
+        rows += [(pool, lane, number == 0) for number, lane in enumerate(lanes)]
+    columns: Columns[_Row] = [
+        Column("pool", lambda row: _pool_name(row[0]) if row[2] else "", cut=True),
+        Column("lane", lambda row: row[1].lane),
+        Column("queued", lambda row: _count(row[1].queued), right=True),
+        Column("oldest", lambda row: _age(row[1].oldest_s), right=True),
+        Column("starts/s", lambda row: _starts(*row), right=True),
+        Column("ready", lambda row: _count(row[1].dispatched), right=True) if wide else None,
+        Column("running", lambda row: str(row[0].running) if row[2] else "", right=True) if wide else None,
+        Column("slots", lambda row: _slots(row[0]) if row[2] else "", right=True) if wide else None,
+        Column("mean run", lambda row: _span(row[0].mean_run_s) if row[2] else "", right=True)
+        if wide
+        else None,
+        Column("tenants", lambda row: str(len(row[0].tenants)) if row[2] else "", right=True)
+        if wide
+        else None,
+    ]
+    return table(columns, rows)
 
 
 def tenants_table(tenants: Iterable[tuple[Pool, Tenant]]) -> Table:
     """Draw what each tenant has in each pool."""
-    table = _table(["pool", "tenant", ">queued", ">active"], cut=("pool", "tenant"))
-    for pool, tenant in tenants:
-        table.add_row(_cut(pool.pool), _cut(tenant.tenant), str(tenant.queued), str(tenant.active))
-    return table
+    columns: Columns[tuple[Pool, Tenant]] = [
+        Column("pool", lambda row: row[0].pool, cut=True),
+        Column("tenant", lambda row: row[1].tenant, cut=True),
+        Column("queued", lambda row: str(row[1].queued), right=True),
+        Column("active", lambda row: str(row[1].active), right=True),
+    ]
+    return table(columns, tenants)
 
 
-def _pool_name(pool: Pool) -> str:
-    return f"{pool.pool} (paused)" if pool.paused else pool.pool
+def _pool_name(pool: Pool) -> Cell:
+    return (f"{pool.pool} (paused)", "yellow") if pool.paused else pool.pool
 
 
 def _slots(pool: Pool) -> str:
     return str(pool.slots) if pool.max_active is None else f"{pool.slots} (max {pool.max_active})"
 
 
-def _age_cell(lane: Lane) -> RenderableType:
-    if lane.oldest_s is None:
-        return ""
-    return _cell(_span(lane.oldest_s), "yellow" if lane.oldest_s > _SLOW_S else "")
+def _starts(pool: Pool, lane: Lane, first: bool) -> str:  # noqa: FBT001 - a row of the table
+    """Say the rate of the lanes that share one, on the pool's first line, or that of bulk."""
+    return _number(pool.bulk_starts_per_s if lane.lane == "bulk" else pool.starts_per_s if first else None)
 
 
-def _workers(workers: Sequence[Worker], *, narrow: bool) -> Table:
-    columns = ["worker", "state", ">running", ">in engine", ">kv", ">tok/s", ">wait"]
-    if not narrow:
-        columns = ["worker", "pool", *columns[1:-1], ">jobs/s", ">wait", ">up", "models"]
-    table = _table(columns, cut=("worker", "pool", "models"))
-    for worker in sorted(workers, key=lambda one: (one.pool, one.name, one.id)):
-        engine = "" if worker.engine_running is None else str(worker.engine_running)
-        if worker.engine_waiting:
-            engine += f" +{worker.engine_waiting}"
-        cells = [
-            _cut(worker.name),
-            _cell(worker.state, "green" if worker.state == "ready" else "yellow"),
-            f"{worker.active}/{worker.capacity}" if worker.capacity else str(worker.active),
-            engine,
-            _share(worker.kv_cache_usage),
-            _number(worker.tokens_per_s),
-            "" if worker.wait_ms is None else _span(worker.wait_ms / 1000),
-        ]
-        if not narrow:
-            up = "" if worker.started_at is None else _span(max(time.time() - worker.started_at, 0))
-            cells = [
-                cells[0],
-                _cut(worker.pool),
-                *cells[1:6],
-                _number(worker.jobs_per_s),
-                cells[6],
-                up,
-                _cut(" ".join(worker.models)),
-            ]
-        table.add_row(*cells)
+def _age(seconds: float | None) -> Cell:
+    return _span(seconds), "yellow" if (seconds or 0) > _SLOW_S else ""
+
+
+def _workers(workers: Sequence[Worker], *, wide: bool) -> Table:
+    columns: Columns[Worker] = [
+        Column("worker", lambda one: one.name, cut=True),
+        Column("pool", lambda one: one.pool, cut=True) if wide else None,
+        Column("state", lambda one: one.state),
+        Column("running", _running, right=True),
+        Column("in engine", _in_engine, right=True),
+        Column("kv", lambda one: _share(one.kv_cache_usage), right=True),
+        Column("tok/s", lambda one: _number(one.tokens_per_s), right=True),
+        Column("jobs/s", lambda one: _number(one.jobs_per_s), right=True) if wide else None,
+        Column("wait", lambda one: "" if one.wait_ms is None else span(one.wait_ms / 1000), right=True),
+        Column("up", lambda one: _since(one.started_at, time.time()), right=True) if wide else None,
+        Column("models", lambda one: " ".join(one.models), cut=True) if wide else None,
+    ]
+    made = table(columns, sorted(workers, key=lambda one: (one.pool, one.name, one.id)))
     if not workers:
-        table.add_row(_cell("no worker is alive", "red"))
-    return table
+        made.add_row("no worker is alive", style="red")
+    return made
 
 
-def _gpus(gpus: Sequence[tuple[Worker, Gpu]], *, narrow: bool) -> Table:
-    """Draw the GPUs, each once, by the first worker that has it."""
-    table = _table(
-        ["gpu", ">util", ">memory", ">temp", ">power", *([] if narrow else ["worker"])], cut=("gpu",)
-    )
-    seen: set[tuple[str | None, str]] = set()
-    for worker, gpu in gpus:
-        key = (worker.host, gpu.uuid or str(gpu.index))
-        if key in seen:
-            continue
-        seen.add(key)
-        used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
-        memory = "" if used is None or not total else f"{used / 2**30:.1f}/{total / 2**30:.0f} GiB"
-        temperature = "" if gpu.temperature_c is None else f"{gpu.temperature_c:.0f} °C"
-        power = "" if gpu.power_w is None else f"{gpu.power_w:.0f} W"
-        name = f"{gpu.index} {gpu.name}" if gpu.name else str(gpu.index)
-        cells = [_cut(name), _share(gpu.utilization), memory, temperature, power]
-        table.add_row(*cells, *([] if narrow else [_cut(worker.name)]))
-    return table
+def _running(worker: Worker) -> str:
+    return f"{worker.active}/{worker.capacity}" if worker.capacity else str(worker.active)
 
 
-def _jobs(jobs: Sequence[Job], now: float, *, narrow: bool) -> Table:
-    table = _table(
-        ["longest running", "lane", ">for", ">attempt", *([] if narrow else ["worker", "model"])],
-        cut=("worker", "model"),
-    )
-    for job in jobs:
-        since = job.timings.started_at
-        cells = [
-            job.id,
-            job.priority,
-            "" if since is None else _span(max(now - since, 0.0)),
-            str(job.attempt),
-        ]
-        table.add_row(
-            *(printable(cell) for cell in cells),
-            *([] if narrow else [_cut(job.worker or ""), _cut(job.model)]),
-        )
-    return table
+def _in_engine(worker: Worker) -> str:
+    running = "" if worker.engine_running is None else str(worker.engine_running)
+    return f"{running} +{worker.engine_waiting}" if worker.engine_waiting else running
 
 
-def _table(columns: Iterable[str], cut: Sequence[str]) -> Table:
-    """Make a table; a column with ``>`` before its name holds figures, one in ``cut`` is cut short where it is narrow."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        name = column.removeprefix(">")
-        justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        # Where it is too narrow, rich takes the room from columns that may wrap; their cells are cut instead, see _cut.
-        table.add_column(name, justify=justify, no_wrap=name not in cut, overflow="fold")
-    return table
-
-
-def _cell(text: str, style: str = "") -> RenderableType:
-    from rich.text import Text
-
-    return Text(printable(text), style=style)
+def _gpus(gpus: Iterable[tuple[Worker, Gpu]], *, wide: bool) -> Table:
+    columns: Columns[tuple[Worker, Gpu]] = [
+        Column("gpu", lambda row: f"{row[1].index} {row[1].name or ''}".rstrip(), cut=True),
+        Column("util", lambda row: _share(row[1].utilization), right=True),
+        Column("memory", lambda row: _memory(row[1]), right=True),
+        Column("temp", lambda row: _unit(row[1].temperature_c, "°C"), right=True),
+        Column("power", lambda row: _unit(row[1].power_w, "W"), right=True),
+        Column("worker", lambda row: row[0].name, cut=True) if wide else None,
+    ]
+    return table(columns, gpus)
 
 
-def _cut(text: str, style: str = "") -> RenderableType:
-    """Make a cell that is cut short rather than wrapped."""
-    from rich.text import Text
-
-    return Text(printable(text), style=style, no_wrap=True, overflow="ellipsis")
+def _memory(gpu: Gpu) -> str:
+    used, total = gpu.memory_used_bytes, gpu.memory_total_bytes
+    return "" if used is None or not total else f"{used / 2**30:.1f}/{total / 2**30:.0f} GiB"
 
 
-def _share(share: float | None) -> RenderableType:
+def _jobs(jobs: Sequence[Job], now: float, *, wide: bool) -> Table:
+    columns: Columns[Job] = [
+        Column("longest running", lambda job: job.id),
+        Column("lane", lambda job: job.priority),
+        Column("for", lambda job: _since(job.timings.started_at, now), right=True),
+        Column("attempt", lambda job: str(job.attempt), right=True),
+        Column("worker", lambda job: job.worker or "", cut=True) if wide else None,
+        Column("model", lambda job: job.model, cut=True) if wide else None,
+    ]
+    return table(columns, jobs)
+
+
+def _count(count: int) -> Cell:
+    return str(count), "" if count else "dim"
+
+
+def _share(share: float | None) -> Cell:
     if share is None:
         return ""
-    return _cell(f"{share:.0%}", "red" if share > 0.95 else "yellow" if share > 0.8 else "")
+    return f"{share:.0%}", "red" if share > 0.95 else "yellow" if share > 0.8 else ""
 
 
 def _number(value: float | None) -> str:
@@ -298,17 +278,13 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:.1f}"
 
 
-_UNITS: tuple[tuple[float, str, Callable[[float], str]], ...] = (
-    (86_400, "d", lambda value: f"{value:.1f}"),
-    (3_600, "h", lambda value: f"{value:.1f}"),
-    (60, "m", lambda value: f"{value:.0f}"),
-    (1, "s", lambda value: f"{value:.0f}" if value >= 10 else f"{value:.1f}"),
-)
+def _unit(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.0f} {unit}"
 
 
-def _span(seconds: float) -> str:
-    """Say a length of time in a few characters."""
-    for unit, name, say in _UNITS:
-        if seconds >= unit:
-            return say(seconds / unit) + name
-    return f"{seconds * 1000:.0f}ms"
+def _span(seconds: float | None) -> str:
+    return "" if seconds is None else span(seconds)
+
+
+def _since(start: float | None, now: float) -> str:
+    return "" if start is None else span(max(now - start, 0.0))

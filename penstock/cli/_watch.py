@@ -9,49 +9,50 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from penstock.cli import _output as output
-from penstock.cli._run import INTERRUPTED, Console, exit_code, fail, message_of, note
+from penstock.cli._exits import INTERRUPTED, exit_code, fail, message_of, note
+from penstock.cli._run import Console, print_json
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from penstock.client import Penstock
-    from penstock.models import Job
 
 
 def watch(console: Console, client: Penstock, job_id: str, after: str | None = None) -> None:
     """Show a job's life from ``after`` to its end: NDJSON events, or live text and a summary.
 
     Raises:
-        SystemExit: 1 where it ended without a result, 130 on Ctrl-C.
+        SystemExit: 1 if it ended without a result, 130 on Ctrl-C.
         PenstockError: any error of the stream.
     """
-    cursor = after
-    try:
-        if console.json:
-            for event in client.events(job_id, after):
-                cursor = event.id
-                output.as_json({"id": event.id, "event": event.type, "data": event.data})
-                if event.job is not None:
-                    end(event.job)
-            return
-        from penstock._follow import TextStream  # pydantic and all: not for --help
-        from penstock.models import Restarted
+    from penstock._core.follow import TextStream  # pydantic and all: not for --help
+    from penstock._core.protocol import ended_error
+    from penstock.models import Restarted
 
-        text = TextStream(job_id, "mark", resumed=after is not None)
-        for event in client.events(job_id, after):
-            cursor = event.id
+    cursor = after
+    text = TextStream(job_id, "mark", resumed=after is not None)
+    try:
+        for event in client.jobs.events(job_id, after):
+            cursor, job = event.id, event.job
+            if console.json:
+                print_json({"id": event.id, "event": event.type, "data": event.data})
+                error = ended_error(job) if job else None
+                if error is not None:
+                    fail(message_of(error), exit_code(error))
+                continue
             piece = text.take(event)
             if isinstance(piece, Restarted):
-                note(f"\n[a worker was lost; attempt {piece.attempt} begins anew]")
+                note(f"\n[a worker was lost; attempt {piece.attempt} starts over]")
             elif piece is not None:
                 output.live(piece)
-            job = event.job
             if job is not None:
-                if not job.stream:
-                    output.job_result(client.get(job_id))
-                else:
+                if job.stream:
                     click.echo()
+                else:
+                    output.job_result(client.jobs.get(job_id))
                 output.print_summary(job)
     except KeyboardInterrupt:
-        interrupted(job_id, cursor)
+        _interrupted(job_id, cursor)
 
 
 def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | None = None) -> bool:
@@ -61,47 +62,38 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
         SystemExit: 130 on Ctrl-C.
         PenstockError: any error of the calls.
     """
-    from penstock._protocol import ended_error  # see above
+    from penstock._core.protocol import ended_error  # see above
 
+    quiet = nullcontext() if console.json else spinner(f"waiting for {job_id}")
     try:
-        if console.json:
+        with quiet:
             job = client.wait(job_id, timeout_s, check=False)
-            output.as_json(job)
-        else:
-            with _spinner(job_id):
-                job = client.wait(job_id, timeout_s, check=False)
-            output.job_result(job)
-            output.print_summary(job)
     except KeyboardInterrupt:
-        interrupted(job_id, None)
+        _interrupted(job_id, None)
+    if console.json:
+        print_json(job)
+    else:
+        output.job_result(job)
+        output.print_summary(job)
     error = ended_error(job)
     if error is not None:
         note(f"penstock: {message_of(error)}")
         if job.partial is not None and not console.json:
-            note(f"what it had produced was kept: penstock get {job.id}")
+            note(f"its partial output was kept: penstock get {job.id}")
     return error is None
 
 
-def end(job: Job) -> None:
-    """Leave with exit code 1 and one line where the job ended without a result."""
-    from penstock._protocol import ended_error  # see above
-
-    error = ended_error(job)
-    if error is not None:
-        fail(message_of(error), exit_code(error))
-
-
-def interrupted(job_id: str, cursor: str | None) -> NoReturn:
-    """After Ctrl-C: say that the job goes on, how to come back and how to end it; exit 130."""
-    again = f"penstock stream {job_id}" + (f" --after {cursor}" if cursor else "")
-    note(f"\nStopped watching; the job goes on.\n  resume: {again}\n  cancel: penstock cancel {job_id}")
-    raise SystemExit(INTERRUPTED)
-
-
-def _spinner(job_id: str) -> AbstractContextManager[object]:
-    """Show on stderr, where that is a terminal, that something is being waited for."""
+def spinner(text: str) -> AbstractContextManager[Status | None]:
+    """Show on stderr that something is being waited for, if that is a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
-    from rich.console import Console as RichConsole  # see above
+    from rich.console import Console as RichConsole  # rich takes longer than --help
 
-    return RichConsole(stderr=True).status(f"waiting for {job_id}")
+    return RichConsole(stderr=True).status(text)
+
+
+def _interrupted(job_id: str, cursor: str | None) -> NoReturn:
+    """After Ctrl-C: say that the job continues, how to resume watching and how to cancel it; exit 130."""
+    again = f"penstock stream {job_id}" + (f" --after {cursor}" if cursor else "")
+    note(f"\nStopped watching; the job continues.\n  resume: {again}\n  cancel: penstock cancel {job_id}")
+    raise SystemExit(INTERRUPTED)

@@ -3,59 +3,45 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
+from click import option
 
-from penstock.cli import _batch_output as output
-from penstock.cli._run import (
-    EXIT_CODES,
-    INTERRUPTED,
-    USAGE,
-    Console,
-    client_command,
-    fail,
-    note,
-)
+from penstock.cli._exits import EXIT_CODES, note
+from penstock.cli._output import writing
+from penstock.cli._parse import BATCH
+from penstock.cli._run import Console, client_command
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
 
 
 @click.command("results", epilog=EXIT_CODES)
-@click.argument("batch_id", metavar="BATCH")
-@click.option("-o", "--output", "target", metavar="FILE", help="Where they go; default: stdout.")
-@click.option("--errors", metavar="FILE", help="Where failed rows go; default: to the others.")
-@click.option("--follow", is_flag=True, help="Wait for the rows that are still to come.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@BATCH
+@option("-o", "--output", "target", metavar="FILE", help="Where to write the rows; default: stdout.")
+@option("--errors", metavar="FILE", help="Where to write failed rows; default: with the others.")
+@option("--follow", is_flag=True, help="Wait for the rows that are not done yet.")
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 @client_command
 def results(
     console: Console, *, batch_id: str, target: str | None, errors: str | None, follow: bool, overwrite: bool
 ) -> None:
-    """Print the rows of a batch that are done, as JSON Lines, in the order in which they were finished.
+    """Print the finished rows of a batch as JSON Lines, in the order in which they finished.
 
     \b
     Examples:
       penstock batch results batch_0199... | jq -r .custom_id
       penstock batch results batch_0199... --follow -o out.jsonl --errors failed.jsonl
 
-    It may be asked while the batch runs. A file is there whole, or not at all.
+    This also works while the batch runs. A file appears as a whole at the end, or not at all.
     """  # noqa: D301  # \b is click's mark
-    for name in filter(None, (target, errors)):
-        if not overwrite and Path(name).exists():
-            fail(f"{name} exists already: --overwrite replaces it", USAGE)
     with console.client() as client:
-        try:
-            with (
-                output.writing(target) as good,
-                output.writing(errors) if errors else nullcontext(good) as bad,
-            ):
-                done, failed = _copy(client, batch_id, good, bad, follow=follow)
-        except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
-        except OSError as exc:
-            fail(f"cannot write: {exc}", USAGE)
+        with (
+            writing(target, overwrite=overwrite) as good,
+            writing(errors, overwrite=overwrite) if errors else nullcontext(good) as bad,
+        ):
+            done, failed = _copy(client, batch_id, good, bad, follow=follow)
         ended = client.batches.get(batch_id)
     if target is not None or errors is not None:
         rest = "" if ended.done else f" so far; the batch is {ended.status}"

@@ -12,19 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
-from penstock.cli import _output as output
-from penstock.cli._parse import duration, pair
-from penstock.cli._run import (
-    EXIT_CODES,
-    JOB_NOT_OK,
-    USAGE,
-    Console,
-    client_command,
-    fail,
-    note,
-)
-from penstock.cli.batch_options import making, row_options
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
+from penstock.cli._parse import duration
+from penstock.cli._run import Console, client_command, print_json
+from penstock.cli.batch_options import batch_options, making, row_options
 from penstock.cli.batch_work import Ask, Run, Terminated, again, beside
 
 if TYPE_CHECKING:
@@ -33,56 +26,37 @@ if TYPE_CHECKING:
 
 
 @click.command("run", epilog=EXIT_CODES)
-@click.argument("source", metavar="[INPUT]", required=False)
-@click.option(
-    "-o", "--output", "target", required=True, metavar="FILE", help="Where the answers go; - is stdout."
+@argument("source", metavar="[INPUT]", required=False)
+@option(
+    "-o", "--output", "target", required=True, metavar="FILE", help="Where to write the answers; - is stdout."
 )
-@click.option(
-    "--errors", metavar="FILE", help="Where failed rows go; default: OUTPUT with .errors before its suffix."
-)
-@click.option(
+@option("--errors", metavar="FILE", help="For failed rows; default: OUTPUT with .errors before its suffix.")
+@option(
     "--order",
     type=click.Choice(["input", "finished"]),
     default="input",
     show_default=True,
-    help="Of the rows.",
+    help="Order of the rows.",
 )
-@click.option(
-    "--resume", is_flag=True, help="Go on with a run that was cut off; begin it where there is none."
-)
-@click.option("--overwrite", is_flag=True, help="Replace what is there, an unfinished run too.")
-@click.option("--embedded", is_flag=True, help="Run everything here: queue, api, worker, for this run alone.")
-@click.option(
+@option("--resume", is_flag=True, help="Resume an interrupted run; start one if there is none.")
+@option("--overwrite", is_flag=True, help="Replace existing files and an unfinished run.")
+@option("--embedded", is_flag=True, help="Run everything here: queue, api, worker, for this run alone.")
+@option(
     "--engine", type=click.Choice(["vllm", "openai", "simulated"]), help="With --embedded.  [default: vllm]"
 )
-@click.option(
-    "--concurrency",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="With --embedded: rows on the engine at once.",
-)
-@click.option(
+@option("--concurrency", type=click.IntRange(min=1), metavar="N", help="With --embedded: rows at once.")
+@option(
     "--engine-arg", "engine_args", multiple=True, metavar="FLAG", help="With --embedded: a flag for vLLM."
 )
-@click.option(
-    "--openai-base-url", metavar="URL", help="With --embedded --engine openai: its server, with /v1."
-)
-@click.option(
-    "--window", metavar="TIME", help="Give up what is not done by then: 24h (the default), 30m, 7d."
-)
-@click.option(
-    "--priority", type=click.Choice(["high", "normal", "low", "bulk"]), help="Its lane; default: bulk."
-)
-@click.option(
-    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the batch; may be repeated."
-)
-@click.option(
+@option("--openai-base-url", metavar="URL", help="With --embedded --engine openai: its server, with /v1.")
+@batch_options
+@option(
     "--patience",
     type=duration,
     default="1h",
     show_default=True,
     metavar="TIME",
-    help="For a server that is away.",
+    help="Wait this long for a server that does not answer.",
 )
 @row_options
 @client_command
@@ -106,7 +80,7 @@ def run(
     patience: float,
     **options: Any,
 ) -> None:
-    """Run every row of a file, and write the answers to another.
+    """Run every row of a file, and write the answers to another file.
 
     \b
     Examples:
@@ -118,26 +92,25 @@ def run(
       penstock batch run prompts.txt -o out.jsonl --embedded --model Qwen/Qwen2.5-0.5B-Instruct
       penstock batch run -o out.jsonl --resume
 
-    INPUT is plain prompts (one a line), JSON Lines (records, or OpenAI batch rows), CSV or Parquet, also packed
-    with gzip; - is stdin. All of it is checked before anything is sent. Memory hardly grows with its length.
+    INPUT is plain prompts (one a line), JSON Lines (records, or OpenAI batch rows), CSV or Parquet, optionally
+    compressed with gzip; - is stdin. All of it is checked before anything is sent. Memory use hardly depends on its
+    length.
 
-    Where no server is named and none answers, everything is run here, as with --embedded.
+    If you name no server and none answers, the run starts one here for itself, as with --embedded.
 
-    Until it is done, what came back is kept in OUTPUT.penstock/. Ctrl-C leaves that there, and --resume goes on:
-    a batch on a server goes on by itself meanwhile, an embedded one stands still. OUTPUT is there whole, or not
-    at all. Exit code 1 also where single rows failed.
+    Until the run is done, the finished rows are kept in OUTPUT.penstock/. Ctrl-C keeps them, and --resume continues:
+    a batch on a server continues by itself meanwhile, an embedded one stops. OUTPUT appears as a whole at the end,
+    or not at all. Exit code 1 also if single rows failed.
     """  # noqa: D301  # \b is click's mark
     if source is None and not resume:
-        msg = "name the INPUT, or - for stdin"
-        raise click.UsageError(msg)
+        raise click.UsageError("name the INPUT, or - for stdin")
     made = making(**options)
     up = [] if engine is None else ["--engine", engine]
     up += [] if concurrency is None else ["--concurrency", str(concurrency)]
     up += [] if openai_base_url is None else ["--openai-base-url", openai_base_url]
     up += [f"--engine-arg={arg}" for arg in engine_args]
     if up and not embedded:
-        msg = f"{up[0].split('=')[0]} goes with --embedded"
-        raise click.UsageError(msg)
+        raise click.UsageError(f"{up[0].split('=')[0]} goes with --embedded")
     from penstock.bulk.problems import InputError
     from penstock.bulk.run import Order
     from penstock.cli.batch_screen import Screen
@@ -145,7 +118,9 @@ def run(
     how = Order(window or "24h", priority, dict(metadata) or None, patience)  # type: ignore[arg-type]  # a Choice
     with ExitStack() as stack:
         to_stdout = target == "-"
-        path = Path(stack.enter_context(_scratch())) / "out.jsonl" if to_stdout else Path(target)
+        path = Path(target)
+        if to_stdout:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="penstock-"))) / "out.jsonl"
         failed = path if to_stdout and errors is None else Path(errors) if errors else beside(path)
         ask = Ask(source, path, failed, order == "input", resume, overwrite, embedded, tuple(up), engine)
         try:
@@ -155,7 +130,7 @@ def run(
             fail(str(exc), USAGE)
         except OSError as exc:
             where = f" {exc.filename}" if exc.filename else ""
-            then = "" if to_stdout else f"; then go on with: {again(ask)}"
+            then = "" if to_stdout else f"; then resume with: {again(ask)}"
             fail(f"cannot write{where}: {exc.strerror or exc}{then}", USAGE)
         if to_stdout:
             with path.open("rb") as file:
@@ -173,7 +148,7 @@ def _end(
     *,
     to_stdout: bool,
 ) -> None:
-    """Say how it went, and exit."""
+    """Print the outcome, and exit."""
     usage = batch.usage
     has_errors = verdict.failed > 0 and ask.errors != ask.target
     told = {
@@ -183,14 +158,12 @@ def _end(
         **{name: value for name, value in verdict.as_dict().items() if name != "ok"},
         "verified": verdict.ok,
         "seconds": round(seconds, 3),
-        "usage": None
-        if usage is None
-        else usage.model_dump(include={"input_tokens", "output_tokens", "total_tokens"}),
+        "usage": usage and usage.model_dump(include={"input_tokens", "output_tokens", "total_tokens"}),
         "output": "-" if to_stdout else str(ask.target),
         "errors": str(ask.errors) if has_errors else None,
     }
     if console.events or (console.json and not to_stdout):
-        output.as_json(told)
+        print_json(told)
     else:
         tokens = f", {usage.input_tokens:,} + {usage.output_tokens:,} tokens" if usage else ""
         note(
@@ -207,7 +180,7 @@ def _end(
         from penstock.cli.batch_verify import verdict_lines
 
         fail(
-            "the check failed; what came back is in " + f"{workdir}\n" + "\n".join(verdict_lines(verdict)),
+            "\n".join([f"the check failed; the received rows are in {workdir}", *verdict_lines(verdict)]),
             JOB_NOT_OK,
         )
     if verdict.failed or batch.status != "completed":
@@ -215,14 +188,8 @@ def _end(
 
 
 @contextmanager
-def _scratch() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
-        yield folder
-
-
-@contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: orderly, with nothing left behind."""
+    """Let SIGTERM and SIGHUP end the run as Ctrl-C does: in order, with nothing left behind."""
 
     def stop(signum: int, _frame: object) -> None:
         raise Terminated(signum)

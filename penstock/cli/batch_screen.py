@@ -1,4 +1,4 @@
-"""What a bulk run shows: a bar on a terminal, lines now and then elsewhere, events for scripts."""
+"""The progress of a bulk run: a bar on a terminal, otherwise a line now and then, or events for scripts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.bulk.run import Watcher
-from penstock.cli import _output as output
-from penstock.cli._run import note
+from penstock.cli._exits import note
+from penstock.cli._output import rows_done
+from penstock.cli._run import print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -27,7 +28,7 @@ class Screen(Watcher):
         events: JSON instead of text.
 
     Attributes:
-        total: rows of the run; 0 while that is not known.
+        total: rows of the run; 0 until that is known.
     """
 
     def __init__(self, *, events: bool) -> None:
@@ -66,45 +67,51 @@ class Screen(Watcher):
             self._bar = None
 
     def say(self, text: str, **fields: Any) -> None:
-        """Say something once: a line, or an event of the name in ``fields``."""
+        """Say something once: a line, or with ``events`` the fields."""
         if self.events:
             if fields:
-                output.as_json(fields)
+                print_json(fields)
         elif self._bar is not None:
             self._bar.console.print(text, soft_wrap=True, markup=False)
         else:
             note(text)
 
     def reading(self, rows: int, done: int, size: int | None) -> None:
-        """How far the input has been read: rows, and bytes of ``size``."""
+        """Show how far the input has been read: rows, and bytes of ``size``."""
         self._show("reading", done, size, f"{rows:,} rows", {"event": "reading", "rows": rows})
 
     def uploading(self, sent: int, size: int) -> None:
-        """How far the upload is, in bytes."""
+        """Show how many bytes have been uploaded."""
         figures = f"{sent / 1e6:,.1f} of {size / 1e6:,.1f} MB"
         self._show("uploading", sent, size, figures, {"event": "uploading", "bytes": sent, "of": size})
 
     def starting(self, text: str) -> None:
-        """What the embedded server is at."""
+        """Show what the embedded server is starting."""
         self._show("starting", None, None, text, {"event": "starting", "message": text})
 
     def writing(self, rows: int) -> None:
-        """How many rows are in the output already."""
+        """Show how many rows have been written."""
         self._show("writing", rows, self.total, f"{rows:,} rows", {"event": "writing", "rows": rows})
 
     def submitted(self, batch: Batch) -> None:
-        """The batch exists."""
+        """Say that the batch was created."""
         self.say(f"batch {batch.id}: {self.total:,} rows", event="submitted", batch=batch.id, rows=self.total)
 
     def progress(self, batch: Batch, received: int) -> None:
-        """How far the batch is."""
+        """Show the batch's progress."""
         counts, told = batch.request_counts, batch.progress
         total = counts.total or self.total
         rows_s, tokens_s = self._rate.of(batch)
         rows_s = told.rows_per_s if told and told.rows_per_s is not None else rows_s
         tokens_s = told.tokens_per_s if told and told.tokens_per_s is not None else tokens_s
-        eta_s = told.eta_s if told and told.eta_s is not None else _eta(total - counts.done, rows_s)
-        figures = describe(counts.done, total, counts.failed, rows_s, tokens_s, eta_s)
+        eta_s = (
+            told.eta_s
+            if told and told.eta_s is not None
+            else (total - counts.done) / rows_s
+            if rows_s
+            else None
+        )
+        figures = rows_done(counts.model_copy(update={"total": total}), (rows_s, tokens_s, eta_s))
         phase = "running" if batch.status == "in_progress" else batch.status
         if batch.paused:
             phase = f"paused ({batch.pause_reason or 'by request'})"
@@ -125,7 +132,7 @@ class Screen(Watcher):
         self._show(phase, counts.done, total, figures, event, last=batch.done and received >= total)
 
     def away(self, error: PenstockError, seconds: float) -> None:
-        """The server does not answer."""
+        """Show that the server does not answer."""
         text = f"for {seconds:.0f} s already; trying again ({' '.join(str(error).split())[:80]})"
         event = {"event": "away", "seconds": round(seconds, 1), "error": str(error)}
         self._show("no answer", None, None, text, event)
@@ -154,13 +161,13 @@ class Screen(Watcher):
         self._told = (phase, figures) if last else ("", "")
         self._phase, self._said = phase, now
         if self.events:
-            output.as_json(event)
+            print_json(event)
         else:
             note(f"{phase}: {figures}")
 
 
 class _Rate:
-    """Rows and tokens per second as seen from here, for a server that does not say."""
+    """Rows and tokens per second as measured here, for a server that does not say."""
 
     def __init__(self) -> None:
         self._first: tuple[float, int, int] | None = None
@@ -174,33 +181,3 @@ class _Rate:
         if now - since < 1 or rows == rows_then:
             return None, None
         return (rows - rows_then) / (now - since), (tokens - tokens_then) / (now - since)
-
-
-def describe(
-    done: int, total: int, failed: int, rows_s: float | None, tokens_s: float | None, eta_s: float | None
-) -> str:
-    """Return a run's figures in one line."""
-    parts = [f"{done:,} of {total:,} rows"]
-    if failed:
-        parts.append(f"{failed:,} failed")
-    if rows_s is not None:
-        parts.append(f"{rows_s:,.1f} rows/s")
-    if tokens_s is not None:
-        parts.append(f"{tokens_s:,.0f} tokens/s")
-    if eta_s is not None and done < total:
-        parts.append(f"{span(eta_s)} left")
-    return ", ".join(parts)
-
-
-def span(seconds: float) -> str:
-    """Return a time in words that are short: ``42s``, ``7m10s``, ``3h05m``."""
-    whole = max(round(seconds), 0)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-
-
-def _eta(left: int, rows_s: float | None) -> float | None:
-    return left / rows_s if rows_s else None

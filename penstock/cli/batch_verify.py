@@ -1,4 +1,4 @@
-"""``penstock batch verify``, of a batch on the server or of files that lie here."""
+"""``penstock batch verify``, for a batch on the server or for local files."""
 
 from __future__ import annotations
 
@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click import argument, option
 
-from penstock.cli._output import as_json
-from penstock.cli._run import (
-    EXIT_CODES,
-    JOB_NOT_OK,
-    USAGE,
-    Console,
-    client_command,
-    fail,
-)
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import id_options
 
 if TYPE_CHECKING:
@@ -25,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("verify", epilog=EXIT_CODES)
-@click.argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
-@click.option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
+@argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
+@option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
 @id_options
 @client_command
 def verify(
@@ -40,8 +34,8 @@ def verify(
 ) -> None:
     """Check that every row was answered: none missing, none twice, total = completed + failed.
 
-    With the id of a BATCH the server reads its files. With files it is done here, without a server: INPUT is what
-    was run, and the options that named its rows are to be given again.
+    With the id of a BATCH, the server checks its files. With files, the check runs here, without a server: INPUT is
+    the file that was run. Repeat the options that decided its rows' ids.
 
     \b
     Examples:
@@ -49,18 +43,14 @@ def verify(
       penstock batch verify prompts.txt out.jsonl --errors out.errors.jsonl
       penstock batch verify papers.csv out.jsonl --errors out.errors.jsonl --id-field doi
 
-    Exit code 1 where the check fails.
+    Exit code 1 if the check fails.
     """  # noqa: D301  # \b is click's mark
     if len(names) == 1:
         if errors or Path(names[0]).exists():
-            msg = "name the OUTPUT too, or the id of a batch alone"
-            raise click.UsageError(msg)
+            raise click.UsageError("name the OUTPUT too, or the id of a batch alone")
         with console.client() as client:
             found = client.batches.verify(names[0])
-        if console.json:
-            as_json(found)
-        else:
-            click.echo("\n".join([_head(found), *(f"  {example}" for example in found.examples)]))
+        console.show(found, "\n  ".join([_head(found), *found.examples]))
         raise SystemExit(0 if found.ok else JOB_NOT_OK)
     from penstock.bulk.problems import InputError
 
@@ -69,7 +59,7 @@ def verify(
     except InputError as exc:
         fail(str(exc), USAGE)
     if console.json:
-        as_json(verdict.as_dict())
+        print_json(verdict.as_dict())
     else:
         click.echo("\n".join(verdict_lines(verdict)))
     if not verdict.ok:

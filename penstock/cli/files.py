@@ -1,15 +1,16 @@
-"""``penstock files``: what the server keeps for batches."""
+"""``penstock files``: the files on the server, inputs and outputs of batches."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import click
+from click import argument, option
 
-from penstock.cli import _batch_output as output
-from penstock.cli._output import as_json
+from penstock.cli import _output as output
+from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._parse import duration
-from penstock.cli._run import EXIT_CODES, INTERRUPTED, USAGE, Console, client_command, fail, note
+from penstock.cli._run import Console, client_command, limit_options, print_json
 
 
 @click.group("files")
@@ -25,17 +26,14 @@ def files() -> None:
     """  # noqa: D301  # \b is click's mark
 
 
-_ID = click.argument("file_id", metavar="FILE_ID")
+_ID = argument("file_id", metavar="FILE_ID")
 
 
 @files.command("list", epilog=EXIT_CODES)
-@click.option("--purpose", metavar="NAME", help="Only these: batch, batch_output.")
-@click.option(
-    "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
-)
-@click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
+@option("--purpose", metavar="NAME", help="Only these: batch, batch_output.")
+@limit_options
 @client_command
-def list_files(console: Console, *, purpose: str | None, limit: int, everything: bool) -> None:
+def list_files(console: Console, *, purpose: str | None, limit: int | None) -> None:
     """List files, newest first.
 
     \b
@@ -44,82 +42,64 @@ def list_files(console: Console, *, purpose: str | None, limit: int, everything:
       penstock files list --purpose batch --all --json | jq -r .id
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        found = client.files.list(purpose=purpose, limit=None if everything else limit)
-        if not console.json:
-            output.files_table(found)
-            return
-        for one in found:
-            as_json(one)
+        console.show_all(client.files.list(purpose=purpose, limit=limit), output.files_table)
 
 
 @files.command("get", epilog=EXIT_CODES)
 @_ID
 @client_command
 def get(console: Console, *, file_id: str) -> None:
-    """Show what the server knows of a file.
+    """Show a file's name, size and times.
 
     \b
     Examples:
       penstock files get file-0199... --json | jq .bytes
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        found = client.files.get(file_id)
-    if console.json:
-        as_json(found)
-    else:
-        output.files_table([found])
+        console.show(client.files.get(file_id), lambda file: output.files_table([file]))
 
 
 @files.command("upload", epilog=EXIT_CODES)
-@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
-@click.option("--purpose", default="batch", show_default=True, metavar="NAME", help="What it is for.")
-@click.option("--expires-in", type=duration, metavar="TIME", help="Delete it after, for example, 7d.")
+@argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@option("--purpose", default="batch", show_default=True, metavar="NAME", help="Its use.")
+@option("--expires-in", type=duration, metavar="TIME", help="Delete it after, for example, 7d.")
 @client_command
 def upload(console: Console, *, path: str, purpose: str, expires_in: float | None) -> None:
-    """Send a file as it is, such as OpenAI batch rows. What is still to be made into rows: penstock batch submit.
+    """Upload a file as it is, such as OpenAI batch rows. To make rows of other files, use: penstock batch submit.
 
     \b
     Examples:
       penstock files upload openai-batch.jsonl
       id=$(penstock files upload openai-batch.jsonl --json | jq -r .id)
     """  # noqa: D301  # \b is click's mark
+    expires_after_s = None if expires_in is None else int(expires_in)
     with console.client() as client:
-        sent = client.files.upload(
-            path, purpose=purpose, expires_after_s=None if expires_in is None else int(expires_in)
-        )
-    if console.json:
-        as_json(sent)
-    else:
-        output.files_table([sent])
+        sent = client.files.upload(path, purpose=purpose, expires_after_s=expires_after_s)
+    console.show(sent, lambda file: output.files_table([file]))
 
 
 @files.command("download", epilog=EXIT_CODES)
 @_ID
-@click.option("-o", "--output", "target", metavar="FILE", help="Where it goes; default: stdout.")
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@option("-o", "--output", "target", metavar="FILE", help="Where to write it; default: stdout.")
+@option("--overwrite", is_flag=True, help="Replace an existing file.")
 @client_command
 def download(console: Console, *, file_id: str, target: str | None, overwrite: bool) -> None:
-    """Fetch a file's content. A cut connection is taken up again where it was cut.
+    """Download a file's content. A dropped connection resumes where it stopped.
 
     \b
     Examples:
       penstock files download file-0199... -o answers.jsonl
       penstock files download file-0199... | jq -r .custom_id
     """  # noqa: D301  # \b is click's mark
-    if target is not None and not overwrite and Path(target).exists():
-        fail(f"{target} exists already: --overwrite replaces it", USAGE)
-    try:
-        with console.client() as client, output.writing(target) as out:
-            for piece in client.files.content(file_id):
-                out.write(piece)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+    with console.client() as client, output.writing(target, overwrite=overwrite) as out:
+        for piece in client.files.content(file_id):
+            out.write(piece)
     if target is not None:
         note(f"{target}: {Path(target).stat().st_size:,} bytes")
 
 
 @files.command("delete", epilog=EXIT_CODES)
-@click.argument("file_ids", metavar="FILE_ID...", nargs=-1, required=True)
+@argument("file_ids", metavar="FILE_ID...", nargs=-1, required=True)
 @client_command
 def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:
     """Delete files.
@@ -132,6 +112,6 @@ def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:
         for one in file_ids:
             deleted = client.files.delete(one)
             if console.json:
-                as_json({"id": one, "deleted": deleted})
+                print_json({"id": one, "deleted": deleted})
             else:
                 click.echo(f"{one} {'deleted' if deleted else 'was not deleted'}")

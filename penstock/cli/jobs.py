@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import click
+from click import option
 
 from penstock.cli import _output as output
-from penstock.cli._parse import duration
-from penstock.cli._parse import job_id as job_id_type
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, Console, client_command
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK
+from penstock.cli._parse import JOB, JOBS, duration
+from penstock.cli._run import Console, client_command, limit_options, print_json
 from penstock.cli._watch import wait as wait_for
 from penstock.cli._watch import watch
 
@@ -17,11 +19,11 @@ _STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 
 @click.command("wait", epilog=EXIT_CODES)
-@click.argument("job_ids", metavar="JOB...", type=job_id_type, nargs=-1, required=True)
-@click.option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
+@JOBS
+@option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
 @client_command
 def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -> None:
-    """Wait until jobs are over and print their results.
+    """Wait until jobs have ended and print their results.
 
     \b
     Examples:
@@ -29,7 +31,7 @@ def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -
       penstock wait job_0199... --timeout 5m --json | jq .result.usage
       penstock list --state running --json | jq -r .id | xargs penstock wait
 
-    The timeout is for all of them together. Waiting does not end a job, nor does giving it up.
+    The timeout is for all of the jobs together. When you stop waiting, the jobs continue.
     """  # noqa: D301  # \b is click's mark
     deadline = None if timeout is None else time.monotonic() + timeout
     good = True
@@ -42,8 +44,8 @@ def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -
 
 
 @click.command("stream", epilog=EXIT_CODES)
-@click.argument("job_id", metavar="JOB", type=job_id_type)
-@click.option("--after", metavar="CURSOR", help="Go on behind this event id.")
+@JOB
+@option("--after", metavar="CURSOR", help="Continue after this event id.")
 @client_command
 def stream(console: Console, *, job_id: str, after: str | None) -> None:
     """Follow a job: its text as it is generated, or its events as JSON lines.
@@ -55,15 +57,15 @@ def stream(console: Console, *, job_id: str, after: str | None) -> None:
       penstock stream job_0199... --json | jq -c 'select(.event == "chunk") | .data'
       penstock stream job_0199... --after 1-42
 
-    Dropped connections are resumed where they stopped. Ctrl-C stops watching, not the job.
+    A dropped connection resumes where it stopped. Ctrl-C stops watching, not the job.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         watch(console, client, job_id, after)
 
 
 @click.command("get", epilog=EXIT_CODES)
-@click.argument("job_id", metavar="JOB", type=job_id_type)
-@click.option("--result", is_flag=True, help="Print only the raw OpenAI response.")
+@JOB
+@option("--result", is_flag=True, help="Print only the raw OpenAI response.")
 @client_command
 def get(console: Console, *, job_id: str, result: bool) -> None:
     """Show a job as it is now.
@@ -77,24 +79,17 @@ def get(console: Console, *, job_id: str, result: bool) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if result:
-            output.as_json(client.result(job_id))
-            return
-        job = client.get(job_id)
-    if console.json:
-        output.as_json(job)
-    else:
-        output.job_panel(job)
+            print_json(client.jobs.result(job_id))
+        else:
+            console.show(client.jobs.get(job_id), output.job_panel)
 
 
 @click.command("list", epilog=EXIT_CODES)
-@click.option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
-@click.option("--model", help="Only jobs of this model.")
-@click.option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
-@click.option(
-    "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many."
-)
-@click.option("--all", "everything", is_flag=True, help="All of them, whatever --limit says.")
-@click.option("--oldest-first", is_flag=True, help="The oldest first; otherwise the newest.")
+@option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
+@option("--model", help="Only jobs of this model.")
+@option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
+@limit_options
+@option("--oldest-first", is_flag=True, help="List the oldest first; otherwise the newest.")
 @client_command
 def list_jobs(
     console: Console,
@@ -102,8 +97,7 @@ def list_jobs(
     state: str | None,
     model: str | None,
     since: float | None,
-    limit: int,
-    everything: bool,
+    limit: int | None,
     oldest_first: bool,
 ) -> None:
     """List jobs, newest first.
@@ -115,23 +109,17 @@ def list_jobs(
       penstock list --state queued --oldest-first
       penstock list --all --json | jq -r 'select(.usage) | .usage.total_tokens'
     """  # noqa: D301  # \b is click's mark
+    created_after = None if since is None else time.time() - since
+    order: Literal["asc"] | None = "asc" if oldest_first else None
     with console.client() as client:
-        jobs = client.list(
-            state=state,
-            model=model,
-            created_after=None if since is None else time.time() - since,
-            order="asc" if oldest_first else None,
-            limit=None if everything else limit,
+        jobs = client.jobs.list(
+            state=state, model=model, created_after=created_after, order=order, limit=limit
         )
-        if not console.json:
-            output.jobs_table(jobs)
-            return
-        for job in jobs:
-            output.as_json(job)
+        console.show_all(jobs, output.jobs_table)
 
 
 @click.command("cancel", epilog=EXIT_CODES)
-@click.argument("job_ids", metavar="JOB...", type=job_id_type, nargs=-1, required=True)
+@JOBS
 @client_command
 def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
     """Cancel jobs: a queued one ends at once, a running one within about a second.
@@ -141,13 +129,10 @@ def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
       penstock cancel job_0199...
       penstock list --state queued --all --json | jq -r .id | xargs penstock cancel
 
-    A job that is already over stays as it is; that is no error.
+    A job that has already ended stays as it is; that is no error.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         for job_id in job_ids:
-            job = client.cancel(job_id)
-            if console.json:
-                output.as_json(job)
-            else:
-                asked = job.cancel_requested and not job.done
-                click.echo(f"{job.id} {'cancel requested' if asked else job.state}")
+            job = client.jobs.cancel(job_id)
+            state = "cancel requested" if job.cancel_requested and not job.done else job.state
+            console.show(job, f"{job.id} {state}")

@@ -1,4 +1,4 @@
-"""The ``penstock`` command: the client's commands, and the server's where its packages are installed."""
+"""The ``penstock`` command: the client's commands, and the server's if its packages are installed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import NoReturn
 import click
 
 from penstock._version import __version__
-from penstock.cli._run import INTERRUPTED, OK, USAGE, Globals, fail, leave_broken_pipe
+from penstock.cli._exits import INTERRUPTED, OK, USAGE, fail, leave_broken_pipe
+from penstock.cli._run import Globals, common_options
 
 _CLIENT = {
     "submit": ("penstock.cli.submit", "submit", "Submit a job: a prompt, or a raw OpenAI request."),
-    "wait": ("penstock.cli.jobs", "wait", "Wait until jobs are over and print their results."),
+    "wait": ("penstock.cli.jobs", "wait", "Wait until jobs have ended and print their results."),
     "stream": ("penstock.cli.jobs", "stream", "Follow a job: its text as it is generated."),
     "get": ("penstock.cli.jobs", "get", "Show a job as it is now."),
     "list": ("penstock.cli.jobs", "list_jobs", "List jobs, newest first."),
     "cancel": ("penstock.cli.jobs", "cancel", "Cancel jobs."),
     "priority": ("penstock.cli.queue", "priority", "Move a queued job to another lane."),
     "queue": ("penstock.cli.queue", "queue", "Look at the queues; pause, resume, purge them."),
-    "retry": ("penstock.cli.retry", "retry", "Run jobs again that are over."),
-    "dead": ("penstock.cli.retry", "dead", "Failed and expired jobs: list them, run them again."),
+    "retry": ("penstock.cli.retry", "retry", "Retry finished jobs."),
+    "dead": ("penstock.cli.retry", "dead", "Failed and expired jobs: list them, retry them."),
     "batch": ("penstock.cli.batch", "batch", "Bulk runs: files of prompts to files of answers."),
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
-    "workers": ("penstock.cli.workers", "workers", "List the workers and how busy they are."),
+    "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.server_info", "models", "List the models that are served now."),
     "health": ("penstock.cli.server_info", "health", "Say whether the server can run jobs now."),
@@ -34,12 +35,13 @@ _CLIENT = {
 _SERVER = {
     "up": "Run everything on this machine.",
     "api": "Run the HTTP API.",
+    "coordinator": "Run a coordinator, the process that drives batches.",
     "worker": "Run a worker on its devices, or drain one.",
     "flower": "Run Flower on the same queue.",
 }
-"""Known also where the server is not installed, so that typing one gets a useful answer."""
+"""Known also in a client-only install, so that typing one gets a useful answer."""
 
-_OURS = frozenset({"api", "workers", "broker", "jobs", "monitoring"})
+_OURS = frozenset({"api", "broker", "coordinator", "jobs", "monitoring", "storage", "workers"})
 
 
 class _Commands(click.Group):
@@ -51,7 +53,7 @@ class _Commands(click.Group):
         return [*_CLIENT, *(_server_commands() or _SERVER)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command; None where there is none of this name."""
+        """Import one command; None if there is none of this name."""
         del ctx
         if cmd_name in _CLIENT:
             module, attribute, _ = _CLIENT[cmd_name]
@@ -71,8 +73,7 @@ class _Commands(click.Group):
 
 
 @click.group("penstock", cls=_Commands)
-@click.option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")
-@click.option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
+@common_options
 @click.version_option(__version__, prog_name="penstock")
 @click.pass_context
 def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
@@ -85,6 +86,8 @@ def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
       penstock batch run prompts.txt -o out.jsonl
       penstock list --state running
       penstock --url https://penstock.example submit --input request.json --wait
+
+    `penstock COMMAND --help` shows a command's options, more examples and its exit codes.
     """  # noqa: D301  # \b is click's mark
     ctx.obj = Globals(url, api_key)
 
@@ -111,27 +114,21 @@ def main() -> NoReturn:
 
 
 def _server_commands() -> dict[str, click.Command]:
-    """Import the server's commands; none where the server is not installed."""
+    """Import the server's commands; none if the server is not installed."""
     try:
         module = import_module("penstock.cli.server")
     except ModuleNotFoundError:
-        return {}  # said in words by _absent, when one of them is asked for
+        return {}  # _absent says so when one of them is called
     commands: list[click.Command] = module.COMMANDS
     return {command.name: command for command in commands if command.name}
 
 
 def _absent(name: str) -> click.Command:
-    """Return a command that says what is missing, whatever its arguments."""
-
-    @click.command(
-        name,
-        help=_SERVER[name],
-        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    """Return a command that says what is missing, whatever its arguments are."""
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(
+        name, help=_SERVER[name], context_settings=anything, callback=lambda: _say_absent(name, None)
     )
-    def command() -> None:
-        _say_absent(name, None)
-
-    return command
 
 
 def _say_absent(name: str, missing: ModuleNotFoundError | None) -> NoReturn:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._parse import job_id as job_id_type
-from penstock.cli._run import EXIT_CODES, USAGE, Console, client_command, fail
+from penstock.cli._exits import EXIT_CODES, USAGE, fail
+from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
+from penstock.cli._run import Console, client_command, print_json
+from penstock.cli._table import plural, screen
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from penstock.client import Penstock
     from penstock.fleet_models import Pool
-    from penstock.models import Job
 
-_LANES = click.Choice(["realtime", "high", "normal", "low", "bulk"])
-_PRIORITIES = click.Choice(["high", "normal", "low", "bulk"])
-_WIDE = 160
-"""Columns where the output is no terminal."""
+_POOL = argument("pool", type=named("the pool's name"))
 
 
 @click.group("queue")
@@ -40,7 +38,7 @@ def queue() -> None:
 @queue.command("ls", epilog=EXIT_CODES)
 @client_command
 def ls(console: Console) -> None:
-    """Show every pool and its lanes: what waits, since when, how fast jobs start, and whose they are.
+    """Show every pool and its lanes: the waiting jobs, their age, their tenants, and how fast jobs start.
 
     \b
     Examples:
@@ -48,80 +46,75 @@ def ls(console: Console) -> None:
       penstock queue ls --json | jq 'select(.paused) | .pool'
       penstock queue ls --json | jq '.lanes[] | select(.oldest_s > 60)'
 
-    Lanes are served from the top down, `bulk` within its share of the slots. Starts a second are those of the
-    lanes realtime to low together, and of bulk, while jobs waited. With --json: one pool a line.
+    Lanes are served from the top down, `bulk` within its share of the slots. starts/s counts the lanes realtime
+    to low together, and bulk alone, as measured while jobs waited. With --json: one pool a line.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        pools = client.queues()
-    if not console.json:
-        _show(pools)
-        return
-    for pool in pools:
-        output.as_json(pool)
+        console.show_all(client.pools.list(), _show)
 
 
 @queue.command("pause", epilog=EXIT_CODES)
-@click.argument("pool")
+@_POOL
 @client_command
 def pause(console: Console, *, pool: str) -> None:
-    """Let nothing more of a pool start.
+    """Start no more jobs of a pool, until it is resumed.
 
     \b
     Examples:
       penstock queue pause default
-      penstock queue ls                # it says so
+      penstock queue ls                # shows that it is paused
 
-    Jobs are accepted and wait, what runs goes on, limits and deadlines count on. Asked twice, it is as if asked
-    once.
+    New jobs are accepted and wait; running jobs finish; time limits and deadlines still count. To pause twice
+    has the same effect as once.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        _say(console, client.pause(_given(pool)))
+        _say(console, client.pools.pause(pool))
 
 
 @queue.command("resume", epilog=EXIT_CODES)
-@click.argument("pool")
+@_POOL
 @client_command
 def resume(console: Console, *, pool: str) -> None:
-    """Let a paused pool go on.
+    """Start the jobs of a paused pool again.
 
     \b
     Examples:
       penstock queue resume default
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        _say(console, client.resume(_given(pool)))
+        _say(console, client.pools.resume(pool))
 
 
 @queue.command("purge", epilog=EXIT_CODES)
-@click.argument("pool")
-@click.argument("lane", type=_LANES)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@_POOL
+@argument("lane", type=click.Choice(LANES))
+@option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @client_command
 def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
-    """Cancel every job that waits in a lane, whoever's it is. What runs goes on.
+    """Cancel every job that waits in a lane, of all tenants. Running jobs finish.
 
     \b
     Examples:
       penstock queue purge default bulk
       penstock queue purge default low --yes --json | jq .cancelled
 
-    A cancelled job can be run again: see penstock retry.
+    A cancelled job can be retried: see penstock retry.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if not yes:
-            _ask(client, _given(pool), lane)
-        cancelled = client.purge(_given(pool), lane)
+            _ask(client, pool, lane)
+        cancelled = client.pools.purge(pool, lane)
     if console.json:
-        output.as_json({"pool": pool, "lane": lane, "cancelled": cancelled})
+        print_json({"pool": pool, "lane": lane, "cancelled": cancelled})
     else:
-        click.echo(f"{cancelled} {_jobs(cancelled)} cancelled")
+        click.echo(f"{plural(cancelled, 'job')} cancelled")
 
 
 @queue.command("top", epilog=EXIT_CODES)
-@click.argument("job_ids", metavar="JOB...", type=job_id_type, nargs=-1, required=True)
+@JOBS
 @client_command
 def top(console: Console, *, job_ids: tuple[str, ...]) -> None:
-    """Make queued jobs the next of their lanes, before everybody else's; the last one named goes first.
+    """Make queued jobs the next of their lanes, before everybody else's; the last one named comes first.
 
     \b
     Examples:
@@ -132,8 +125,8 @@ def top(console: Console, *, job_ids: tuple[str, ...]) -> None:
 
 
 @click.command("priority", epilog=EXIT_CODES)
-@click.argument("job_id", metavar="JOB", type=job_id_type)
-@click.argument("lane", type=_PRIORITIES)
+@JOB
+@argument("lane", type=PRIORITIES)
 @client_command
 def priority(console: Console, *, job_id: str, lane: str) -> None:
     """Move a queued job to another lane: high, normal, low or bulk.
@@ -143,51 +136,30 @@ def priority(console: Console, *, job_id: str, lane: str) -> None:
       penstock priority job_0199... high
       penstock list --state queued --all --json | jq -r .id | xargs -I{} penstock priority {} low
 
-    It keeps its place by age among your jobs there. A job that has begun is refused, and so is a call to an OpenAI
-    endpoint.
+    There it is ordered by age among your other jobs. The server refuses a job that has started, and a call to an
+    OpenAI endpoint.
     """  # noqa: D301  # \b is click's mark
     _change(console, (job_id,), priority=lane)
 
 
-def _change(console: Console, job_ids: Sequence[str], **change: Any) -> None:
+def _change(console: Console, job_ids: tuple[str, ...], **change: Any) -> None:
     with console.client() as client:
         for job_id in job_ids:
-            job = client.change(job_id, **change)
-            if console.json:
-                output.as_json(job)
-            else:
-                click.echo(_standing(job))
-
-
-def _standing(job: Job) -> str:
-    return ", ".join(part for part in (f"{job.id} {job.priority}", output.standing(job)) if part)
-
-
-def _given(pool: str) -> str:
-    if not pool.strip():
-        msg = "the pool's name is empty"
-        raise click.UsageError(msg)
-    return pool
+            job = client.jobs.change(job_id, **change)
+            text = ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job))))
+            console.show(job, text)
 
 
 def _say(console: Console, pool: Pool) -> None:
-    if console.json:
-        output.as_json(pool)
-        return
     state = "paused" if pool.paused else "not paused"
-    click.echo(output.printable(f"{pool.pool} is {state}: {pool.queued} queued, {pool.running} running"))
+    console.show(pool, f"{pool.pool} is {state}: {pool.queued} queued, {pool.running} running")
 
 
 def _ask(client: Penstock, pool: str, lane: str) -> None:
-    """Have the user confirm a purge, or end here."""
-    queued = [
-        there.queued
-        for one in client.queues()
-        if one.pool == pool
-        for there in one.lanes
-        if there.lane == lane
-    ]
-    what = f"{queued[0]} {_jobs(queued[0])}" if queued else "what"
+    """Ask the user to confirm a purge, or end here."""
+    lanes = (there for one in client.pools.list() if one.pool == pool for there in one.lanes)
+    queued = next((there.queued for there in lanes if there.lane == lane), None)
+    what = "the jobs" if queued is None else plural(queued, "job")
     try:
         sure = click.confirm(f"Cancel {what} waiting in {pool}/{lane}?", err=True)
     except click.Abort:
@@ -198,19 +170,13 @@ def _ask(client: Penstock, pool: str, lane: str) -> None:
         fail("nothing was cancelled", USAGE)
 
 
-def _show(pools: Sequence[Pool]) -> None:
-    """Print the tables: lanes, then tenants where there are any but the one of all callers without keys."""
-    from rich.console import Console as RichConsole
-
+def _show(pools: Iterable[Pool]) -> None:
+    """Print the lanes, then the tenants if there are any but the one of all callers without keys."""
     from penstock.cli._top_view import NARROW, pools_table, tenants_table
 
-    rich = RichConsole(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    rich.print(pools_table(pools, narrow=rich.width < NARROW))
+    pools, rich = tuple(pools), screen(160)
+    rich.print(pools_table(pools, wide=rich.width >= NARROW))
     tenants = [(pool, tenant) for pool in pools for tenant in pool.tenants]
     if any(tenant.tenant != "default" for _, tenant in tenants):
         rich.print()
         rich.print(tenants_table(tenants))
-
-
-def _jobs(count: int) -> str:
-    return "job" if count == 1 else "jobs"

@@ -44,7 +44,7 @@ def _given(**options: Any) -> dict[str, Any]:
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
 @click.option("--verbose", is_flag=True, help="Show the processes' logs here too.")
 def up(*, verbose: bool, **options: Any) -> None:
-    """Run everything on this machine until Ctrl-C: queue, api, workers, Flower.
+    """Run everything on this machine until Ctrl-C: queue, api, coordinator, workers, Flower.
 
     \b
     Examples:
@@ -79,6 +79,40 @@ def api(host: str | None, port: int | None, **options: Any) -> None:
         run_api(host=host, port=port, overrides=_given(**options), version=__version__)
 
     starting("api", body)
+
+
+@click.command("coordinator")
+@click.option("--metrics-host", metavar="HOST", help="Where /metrics listens.  [default: 127.0.0.1]")
+@click.option("--metrics-port", type=int, metavar="PORT", help="Port of /metrics.  [default: a free one]")
+@click.option(
+    "--data-dir", metavar="DIR", help="Files are in it, unless files_url is set.  [default: .penstock]"
+)
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def coordinator(**options: Any) -> None:
+    """Run a coordinator, the process that drives batches.
+
+    It checks their inputs, submits their rows, writes their outputs, and deletes expired files.
+
+    \b
+    Examples:
+      penstock coordinator --redis-url redis://queue:6379/0
+      PENSTOCK_FILES_URL=s3://bucket/penstock penstock coordinator --redis-url redis://queue:6379/0
+
+    Without one, batches stand still, and `verify` and `retry` of a batch are answered 503. `penstock up` starts one.
+    Any number may run, on any machine: each batch is driven by one of them, and by another if that one dies. All
+    need the same Redis and the same files (setting files_url) as the api and the workers.
+
+    On SIGTERM it finishes its present steps, gives its batches back and exits, within ten seconds.
+    """  # noqa: D301  # \b is click's mark
+    from penstock.server.errors import starting
+
+    def body() -> None:
+        from coordinator.main import run_coordinator
+
+        run_coordinator(_given(**options))
+
+    starting("coordinator", body)
 
 
 @click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME]")
@@ -178,4 +212,4 @@ def flower(
     starting("flower", body)
 
 
-COMMANDS: list[click.Command] = [up, api, worker, flower]
+COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from penstock.cli import _output as output
-from penstock.cli._run import EXIT_CODES, REFUSED, Console, client_command
+from penstock.cli._exits import EXIT_CODES, REFUSED
+from penstock.cli._run import Console, client_command
 
 
 @click.command("models", epilog=EXIT_CODES)
@@ -19,12 +20,7 @@ def models(console: Console) -> None:
       penstock models --json | jq -r .id
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        served = client.models()
-    if not console.json:
-        output.models_table(served)
-        return
-    for model in served:
-        output.as_json(model)
+        console.show_all(client.models(), output.models_table)
 
 
 @click.command("health", epilog=EXIT_CODES)
@@ -39,9 +35,6 @@ def health(console: Console) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         report = client.health()
-        if console.json:
-            output.as_json(report)
-        else:
-            output.health_lines(report, client.base_url)
+        console.show(report, lambda report: output.health_lines(report, client.base_url))
     if not report.ready:
         raise SystemExit(REFUSED)

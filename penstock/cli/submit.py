@@ -5,66 +5,63 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._parse import duration, pair, prompt_body, raw_body
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, note
+from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, duration, prompt_body, raw_body
 from penstock.cli._parse import endpoint as endpoint_path
-from penstock.cli._run import EXIT_CODES, JOB_NOT_OK, REFUSED, Console, client_command, fail, note
+from penstock.cli._run import Console, client_command, first_model
 from penstock.cli._watch import wait, watch
 
 if TYPE_CHECKING:
-    from penstock.client import Penstock
-    from penstock.models import Placement
+    from penstock.models import JobRequest
 
 
 @click.command("submit", epilog=EXIT_CODES)
-@click.argument("prompt", required=False)
-@click.option(
-    "-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin."
-)
-@click.option(
-    "-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves."
-)
-@click.option(
+@argument("prompt", required=False)
+@option("-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin.")
+@option("-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves.")
+@option(
     "--endpoint", type=endpoint_path, default="chat", show_default=True, help="chat, completions, embeddings."
 )
-@click.option("--system", metavar="TEXT", help="System message (chat).")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Most tokens to generate.")
-@click.option("--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token.")
-@click.option(
-    "--priority", type=click.Choice(["high", "normal", "low", "bulk"]), help="Its lane; default: normal."
-)
-@click.option("--device", metavar="WORDS", help="A device it must run on: h100, 'H100 80GB', cpu.")
-@click.option(
+@SYSTEM
+@option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate.")
+@TEMPERATURE
+@option("--priority", type=PRIORITIES, help="Its lane; default: normal.")
+@option("--device", metavar="WORDS", help="A device it must run on: h100, 'H100 80GB', cpu.")
+@option(
     "--min-memory-gb",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory that the device must have.",
+    help="Memory its device must have.",
 )
-@click.option("--stream", is_flag=True, help="Then show the text as it is generated.")
-@click.option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
-@click.option(
-    "--metadata", type=pair, multiple=True, metavar="K=V", help="Kept with the job; may be repeated."
+@option("--stream", is_flag=True, help="Then show the text as it is generated.")
+@option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
+@METADATA
+@option("--expires-in", "expires_in_s", type=duration, metavar="TIME", help="Expire after, for example, 10m.")
+@option(
+    "--queue-timeout",
+    "queue_timeout_s",
+    type=duration,
+    metavar="TIME",
+    help="Expire if not started by then.",
 )
-@click.option("--expires-in", type=duration, metavar="TIME", help="Give up after, for example, 10m.")
-@click.option("--queue-timeout", type=duration, metavar="TIME", help="Give up if not started by then.")
-@click.option("--timeout", type=duration, metavar="TIME", help="Run time of one attempt, for example 2m.")
-@click.option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
-@click.option(
+@option("--timeout", "timeout_s", type=duration, metavar="TIME", help="Run time of one attempt, such as 2m.")
+@option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
+@option(
     "--affinity-key",
     metavar="KEY",
-    help="Prefer the worker that ran a job with this key last: its cache is warm.",
+    help="Prefer the worker that ran this key last, whose cache is warm.",
 )
-@click.option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
-@click.option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
+@option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
+@option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
 def submit(
     console: Console,
     *,
     prompt: str | None,
     source: BinaryIO | None,
-    model: str | None,
-    endpoint: str,
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
@@ -73,9 +70,7 @@ def submit(
     stream: bool,
     waiting: bool,
     metadata: tuple[tuple[str, str], ...],
-    expires_in: float | None,
-    queue_timeout: float | None,
-    timeout: float | None,
+    idempotency_key: str | None,
     **options: Any,
 ) -> None:
     """Submit a job: a prompt, or a raw OpenAI request.
@@ -93,61 +88,35 @@ def submit(
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
 
-    A job may be given three limits: --expires-in for its whole life, --queue-timeout for the time to its start
-    (past either it is expired), --timeout for the run time of one attempt (past it, it is failed).
+    A job has up to three time limits: --expires-in for its whole life and --queue-timeout for the time to its
+    start (a job past either one expires), and --timeout for the run time of one attempt (a job past it fails).
 
     Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
     """  # noqa: D301  # \b is click's mark
     if (prompt is None) == (source is None):
-        msg = "give either a PROMPT or --input FILE"
-        raise click.UsageError(msg)
+        raise click.UsageError("give either a PROMPT or --input FILE")
     if stream and waiting:
-        msg = "give either --stream or --wait"
-        raise click.UsageError(msg)
+        raise click.UsageError("give either --stream or --wait")
     if source is not None and system is not None:
-        msg = "--system goes with a PROMPT; with --input it belongs into the body"
-        raise click.UsageError(msg)
-    body = raw_body(source.read()) if source is not None else prompt_body(endpoint, prompt or "", system)
+        raise click.UsageError("--system goes with a PROMPT; with --input, write it into the body")
+    # What is left of the options are fields of a job by their names.
+    fields: JobRequest = {**options}  # type: ignore[typeddict-item]
+    body = raw_body(source.read()) if source else prompt_body(fields["endpoint"], prompt or "", system)
     sampling = {"max_tokens": max_tokens, "temperature": temperature}
     body |= {name: value for name, value in sampling.items() if value is not None}
+    placement = {"device": device, "min_memory_gb": min_memory_gb}
+    placement = {name: value for name, value in placement.items() if value is not None}
     with console.client() as client:
-        body["model"] = model or body.get("model") or _first_model(client)
-        job = client.submit(
-            body,
-            endpoint=endpoint,
-            placement=_placement(device, min_memory_gb),
-            stream=True if stream else None,
-            metadata=dict(metadata) or None,
-            expires_in_s=expires_in,
-            queue_timeout_s=queue_timeout,
-            timeout_s=timeout,
-            **options,
-        )
+        body["model"] = fields.pop("model") or body.get("model") or first_model(client)
+        fields |= {"stream": stream or None, "metadata": dict(metadata) or None}
+        fields["placement"] = placement or None  # type: ignore[typeddict-item]
+        job = client.submit(body, idempotency_key=idempotency_key, **fields)
         if stream:
             watch(console, client, job.id)
         elif waiting:
             if not wait(console, client, job.id):
                 raise SystemExit(JOB_NOT_OK)
-        elif console.json:
-            output.as_json(job)
         else:
-            output.job_panel(job)
-            note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")
-
-
-def _placement(device: str | None, min_memory_gb: float | None) -> Placement | None:
-    placement: Placement = {}
-    if device is not None:
-        placement["device"] = device
-    if min_memory_gb is not None:
-        placement["min_memory_gb"] = min_memory_gb
-    return placement or None
-
-
-def _first_model(client: Penstock) -> str:
-    models = client.models()
-    if not models:
-        fail("the server serves no model now; is a worker running?", REFUSED)
-    if len(models) > 1:
-        note(f"using the first of {len(models)} models: {models[0].id} (choose with --model)")
-    return models[0].id
+            console.show(job, output.job_panel)
+            if not console.json:
+                note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")

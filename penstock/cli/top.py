@@ -1,4 +1,4 @@
-"""``penstock top``: pools, lanes, workers, GPUs and running jobs, drawn anew every few seconds."""
+"""``penstock top``: pools, lanes, workers, GPUs and running jobs, redrawn every few seconds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
+from click import option
 
-from penstock.cli import _output as output
-from penstock.cli._run import EXIT_CODES, Console, client_command, message_of
+from penstock.cli._exits import EXIT_CODES, message_of
+from penstock.cli._run import Console, client_command, print_json
+from penstock.cli._table import screen
 
 if TYPE_CHECKING:
     from penstock.cli._top_view import Look
@@ -24,15 +26,15 @@ _STEP_S = 0.1
 
 
 @click.command("top", epilog=EXIT_CODES)
-@click.option(
+@option(
     "--interval",
     type=click.FloatRange(0.2, 3600),
     default=2.0,
     show_default=True,
-    help="Seconds between looks.",
+    help="Seconds between updates.",
 )
-@click.option("--once", is_flag=True, help="Look once and end.")
-@click.option(
+@option("--once", is_flag=True, help="Show it once and exit.")
+@option(
     "--jobs",
     type=click.IntRange(0, 100),
     default=5,
@@ -41,7 +43,7 @@ _STEP_S = 0.1
 )
 @client_command
 def top(console: Console, *, interval: float, once: bool, jobs: int) -> None:
-    """Watch the queues, the workers, their GPUs and the longest running jobs. `q` ends it.
+    """Watch the queues, the workers, their GPUs and the longest running jobs. Press `q` to quit.
 
     \b
     Examples:
@@ -49,18 +51,21 @@ def top(console: Console, *, interval: float, once: bool, jobs: int) -> None:
       penstock top --interval 5 --jobs 0
       penstock top --once --json | jq '.workers[] | {name, running, tokens_per_s}'
 
-    The workers' figures are as of their last heartbeat (3 seconds apart by default). "wait" is what the jobs that
-    a worker took lately had waited, on average. With --json: one object per look, one line each.
+    The workers' figures are as of their last heartbeat (every 3 seconds by default). "wait" is the average time
+    that the jobs a worker took lately had waited. With --json: one object per look, one line each.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if once:
             look = _look(client, jobs)
             if console.json:
-                output.as_json(look.as_json())
+                print_json(look.as_json())
             else:
-                _print(look)
+                from penstock.cli._top_view import draw
+
+                rich = screen(160)
+                rich.print(draw(look, rich.width), end="")
         else:
-            with suppress(KeyboardInterrupt):  # the other way to say q
+            with suppress(KeyboardInterrupt):  # the same as q
                 (_stream if console.json else _watch)(client, jobs, interval)
 
 
@@ -69,39 +74,29 @@ def _look(client: Penstock, jobs: int) -> Look:
     from penstock.cli._top_view import Look
     from penstock.errors import NotFoundError
 
-    workers = client.workers()
+    workers = client.workers.list()
     try:
-        pools = client.queues()
+        pools = client.pools.list()
     except NotFoundError:  # an older server
         pools = None
-    oldest = tuple(client.list(state="running", order="asc", limit=jobs)) if jobs else ()
+    oldest = tuple(client.jobs.list(state="running", order="asc", limit=jobs)) if jobs else ()
     return Look(time.time(), client.base_url, workers, pools, oldest)
-
-
-def _print(look: Look) -> None:
-    from rich.console import Console as RichConsole
-
-    from penstock.cli._top_view import draw
-
-    rich = RichConsole(highlight=False, width=None if sys.stdout.isatty() else 160)
-    rich.print(draw(look, rich.width), end="")
 
 
 def _stream(client: Penstock, jobs: int, interval: float) -> None:
     while True:
-        output.as_json(_look(client, jobs).as_json())
+        print_json(_look(client, jobs).as_json())
         time.sleep(interval)
 
 
 def _watch(client: Penstock, jobs: int, interval: float) -> None:
-    """Draw until somebody presses q. A server that does not answer is said so, above the last figures."""
-    from rich.console import Console as RichConsole
+    """Draw until somebody presses q. If the server does not answer, say so above the last figures."""
     from rich.live import Live
 
     from penstock.cli._top_view import draw
     from penstock.errors import PenstockError
 
-    rich = RichConsole(highlight=False)
+    rich = screen()
     look = _look(client, jobs)  # a server that was never there is an error, not a picture
     with (
         _keys() as pressed,
@@ -124,7 +119,7 @@ def _watch(client: Penstock, jobs: int, interval: float) -> None:
 
 @contextmanager
 def _keys() -> Iterator[Callable[[], bytes | None]]:
-    """Yield what reads one key, or None after a moment; without a terminal to read from it only lets the moment pass."""
+    """Yield a function that reads one key, or returns None after a moment. Without a terminal it only waits."""
     try:
         import select
         import termios

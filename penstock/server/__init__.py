@@ -1,4 +1,4 @@
 """What the server's commands do: ``penstock up`` and the start of the single processes.
 
-Needs the packages of the checkout (api, broker, workers); nothing of the SDK imports it.
+Needs the packages of the checkout (api, coordinator, workers and what they use); nothing of the SDK imports it.
 """

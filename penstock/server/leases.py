@@ -1,13 +1,15 @@
-"""The leases of worker processes of this machine: waiting until they have one, and ending it when they have ended."""
+"""The leases of processes of this machine: waiting until they have one, and ending it when they have ended."""
 
 from __future__ import annotations
 
 import asyncio
 import platform
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
+from typing import Any
 
+from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
@@ -27,12 +29,26 @@ async def until_alive(redis_url: str, settings: BrokerSettings, pids: Collection
         settings: the namespace.
         pids: of worker processes.
     """
+    await _until(redis_url, settings, pids, JobStore.workers)
+
+
+async def until_coordinated(redis_url: str, settings: BrokerSettings, pid: int) -> None:
+    """Wait until this process of this machine has a live lease as a coordinator. The arguments are as above."""
+    await _until(redis_url, settings, {pid}, lambda store: Coordinators(store).alive())
+
+
+async def _until(
+    redis_url: str,
+    settings: BrokerSettings,
+    pids: Collection[int],
+    look: Callable[[JobStore], Awaitable[list[dict[str, Any]]]],
+) -> None:
     store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
     wanted = {(platform.node(), pid) for pid in pids}
     try:
         while True:
             with suppress(StoreUnavailableError):
-                if wanted <= {(worker["host"], worker["pid"]) for worker in await store.workers()}:
+                if wanted <= {(process["host"], process["pid"]) for process in await look(store)}:
                     return
             await asyncio.sleep(_TRY_EVERY_S)
     finally:

@@ -14,7 +14,9 @@ from penstock.server.settings import UpSettings
 from penstock.server.supervisor import ChildSpec, OnEnd
 from penstock.server.valkey import EmbeddedServer
 
-_STOP_FLOWER, _STOP_WORKERS, _STOP_API, _STOP_REDIS = range(4)  # who hangs on whom, last one last
+# The rows that end while the workers drain still become output files, so the coordinator outlives them; a caller who waits
+# for its answer is connected to the api, so the api outlives both.
+_STOP_FLOWER, _STOP_WORKERS, _STOP_COORDINATOR, _STOP_API, _STOP_REDIS = range(5)
 _DRAIN_MARGIN_S = 15.0  # beyond the drain: giving jobs back, and the engine's own end
 
 
@@ -59,6 +61,10 @@ class Plan:
         """Return the api's process."""
         flags = ("--host", self.settings.host, "--port", str(self.port))
         return self._penstock("api", "api", flags, _STOP_API)
+
+    def coordinator(self) -> ChildSpec:
+        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers."""
+        return self._penstock("coordinator", "coordinator", ("--metrics-port", "0"), _STOP_COORDINATOR, 15.0)
 
     def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
         """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""

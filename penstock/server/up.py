@@ -16,7 +16,7 @@ from broker.db.errors import StoreUnavailableError
 from broker.db.urls import celery_url
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
-from penstock.server.leases import end_lease, until_alive
+from penstock.server.leases import end_lease, until_alive, until_coordinated
 from penstock.server.logs import follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
@@ -65,7 +65,13 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
             embedded = plan.embedded
             screen.table(plan)
             if verbose:
-                for name in ("redis", "api", *(spec.name for spec in plan.workers()), "flower"):
+                for name in (
+                    "redis",
+                    "api",
+                    "coordinator",
+                    *(spec.name for spec in plan.workers()),
+                    "flower",
+                ):
                     path = plan.logs / ("valkey.log" if name == "redis" else f"{name}.log")
                     task = asyncio.create_task(follow(path, name, screen.line))
                     stack.callback(task.cancel)
@@ -114,12 +120,20 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
     async def worker_ended(pid: int) -> None:
         await end_lease(plan.redis_url, plan.settings, pid)
 
-    others: list[ChildSpec | None] = [plan.api(), *plan.workers(worker_ended), plan.flower()]
+    others: list[ChildSpec | None] = [
+        plan.api(),
+        plan.coordinator(),
+        *plan.workers(worker_ended),
+        plan.flower(),
+    ]
     for spec in others:
         if spec is not None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
         await supervisor.during_start(_until_ready(plan, waiting))
+        waiting("coordinator")
+        pid = supervisor.pids["coordinator"]
+        await supervisor.during_start(until_coordinated(plan.redis_url, plan.settings, pid))
         if len(plan.parts) > 1:  # ready means one of them; we say it of all
             waiting("worker")
             pids = [supervisor.pids[part.name] for part in plan.parts]

@@ -1,6 +1,6 @@
 """Every fault of DESIGN section 10, each as one coroutine: it harms the stack, and sees to it that the harm passes.
 
-Dead apis and workers are started again by the stack's supervisor; Redis by the fault that stopped it.
+Dead apis, coordinators and workers are started again by the stack's supervisor; Redis by the fault that stopped it.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ async def kill_worker(scene: Scene) -> None:
 async def kill_api(scene: Scene) -> None:
     """SIGKILL an api process at any moment."""
     _kill(scene, scene.rng.choice(scene.stack.apis))
+
+
+async def kill_coordinator(scene: Scene) -> None:
+    """SIGKILL a coordinator at any moment."""
+    _kill(scene, scene.rng.choice(scene.stack.coordinators))
 
 
 async def kill_redis(scene: Scene) -> None:
@@ -199,6 +204,7 @@ async def kill_engine(scene: Scene) -> None:
 SHARES: dict[Fault, int] = {
     kill_worker: 5,
     kill_api: 4,
+    kill_coordinator: 1,
     kill_redis: 3,
     power_cut: 1,
     freeze_worker: 2,

@@ -98,7 +98,7 @@ class Chaos:
         shares: dict[Fault, int] = SHARES | ({kill_engine: 4} if engine == "vllm" else {})
 
         def draw(child: Any) -> str:
-            if draws.random() < 0.5:
+            if draws.random() < 0.5 or child in stack.coordinators:
                 return ""
             return drawn_failpoint(draws, worker=child in stack.workers, lease_ttl_s=stack.lease_ttl_s)
 

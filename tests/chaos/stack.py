@@ -1,4 +1,4 @@
-"""The system under test: one Valkey, api processes and workers, on real processes, watched and started again.
+"""The system under test: one Valkey, apis, a coordinator and workers, on real processes, watched and started again.
 
 Two apis and two workers by default, hence four reapers. Leases are short, so that a takeover takes seconds.
 """
@@ -96,6 +96,7 @@ class Stack:
             Child(name, partial(_command, "api", f"--port={port}"), env, folder)
             for name, port in self.ports.items()
         ]
+        self.coordinators = [Child("coordinator", partial(_command, "coordinator"), env, folder)]
         names = [f"w{n}" for n in range(1, workers + 1)]
         self.workers = [
             Child(name, partial(_command, "worker", f"--name={name}"), env, folder) for name in names
@@ -113,12 +114,12 @@ class Stack:
 
     @property
     def children(self) -> list[Child]:
-        """Apis and workers."""
-        return [*self.apis, *self.workers]
+        """Apis, the coordinator and workers."""
+        return [*self.apis, *self.coordinators, *self.workers]
 
     @property
     def lives(self) -> list[Life]:
-        """Every incarnation of every api and worker."""
+        """Every incarnation of every child."""
         return [life for child in self.children for life in child.lives]
 
     @property
@@ -231,6 +232,9 @@ class Stack:
         for worker in self.workers:
             if worker.wanted:
                 await eventually(partial(self.holds_lease, worker), timeout_s)
+        for coordinator in self.coordinators:
+            if coordinator.wanted:
+                await eventually(partial(self.coordinates, coordinator), timeout_s)
         async with httpx.AsyncClient(timeout=5.0) as client:
             for url, api in zip(self.urls, self.apis, strict=True):
                 if api.wanted:
@@ -247,6 +251,13 @@ class Stack:
                 if info.get("pid") == worker.life.pid:
                     return True
         return False
+
+    def coordinates(self, coordinator: Child) -> bool:
+        """Whether the coordinator's present process has a live lease."""
+        with self.admin() as client:
+            now_ms = client.time()[0] * 1000
+            said = client.zrangebyscore(self.keys("coordinators"), now_ms, "+inf")
+        return any(json.loads(one)["pid"] == coordinator.life.pid for one in said)
 
     def jobs_held(self) -> dict[Child, int]:
         """How many jobs each worker has now."""

@@ -1,4 +1,4 @@
-"""A batch whose workers, apis and Redis are killed, one after the other, at random moments.
+"""A batch whose workers, coordinators, apis and Redis are killed, one after the other, at random moments.
 
 ``CHAOS_BATCH_ROWS`` and ``CHAOS_BATCH_KILLS`` make the long one longer; ``CHAOS_SEED`` gives other moments.
 """
@@ -65,7 +65,9 @@ async def kill(stack: Stack, victim: str, dice: random.Random) -> None:
             await asyncio.to_thread(stack.redis.end)
             await stack.start_redis()
         return
-    child = dice.choice(stack.workers if victim == "worker" else stack.apis)
+    child = dice.choice(
+        {"worker": stack.workers, "coordinator": stack.coordinators, "api": stack.apis}[victim]
+    )
     if child.alive:
         child.signal(signal.SIGKILL)
 
@@ -76,7 +78,7 @@ def row_starts(journal: Path) -> int:
     return sum(json.loads(line)["event"] == "start" for line in lines)
 
 
-@pytest.mark.parametrize(("rows", "kills"), [(400, 3), pytest.param(ROWS, KILLS, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("rows", "kills"), [(400, 4), pytest.param(ROWS, KILLS, marks=pytest.mark.full)])
 async def test_kills_at_random_lose_and_repeat_nothing_that_was_committed(stack, rows, kills) -> None:
     dice = random.Random(f"{SEED}/batch")
     ran_before = row_starts(stack.journal)
@@ -95,7 +97,7 @@ async def test_kills_at_random_lose_and_repeat_nothing_that_was_committed(stack,
         done = counts["completed"] + counts["failed"]
         due = counts["total"] and done >= counts["total"] * (len(killed) + dice.random()) / (kills + 1)
         if due and len(killed) < kills:
-            victim = ["worker", "api", "redis"][len(killed) % 3]
+            victim = ["worker", "coordinator", "redis", "api"][len(killed) % 4]
             killed.append(victim)
             await asyncio.sleep(dice.random())
             await kill(stack, victim, dice)

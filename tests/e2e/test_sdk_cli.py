@@ -49,8 +49,8 @@ def test_submit_wait_result(client):
     assert done.text
     assert done.usage.completion_tokens > 0
     assert done.timings.total_ms >= done.timings.queue_ms >= 0
-    assert client.result(job.id) == done.result
-    assert client.get(job.id) == done
+    assert client.jobs.result(job.id) == done.result
+    assert client.jobs.get(job.id) == done
 
 
 def test_submit_that_waits_brings_the_result(client):
@@ -66,13 +66,13 @@ def test_streamed_text_is_the_result(client):
 
 def test_each_event_has_its_own_cursor_and_resumes_there(client):
     job = client.submit(BODY, stream=True)
-    events = list(client.events(job.id))
+    events = list(client.jobs.events(job.id))
     assert events[-1].type == "succeeded"
     assert len({event.id for event in events}) == len(events)
     text = "".join(event.text for event in events)
     for place, event in enumerate(events):
         # A replay may join deltas, so what is compared is the text.
-        rest = list(client.events(job.id, after=event.id))
+        rest = list(client.jobs.events(job.id, after=event.id))
         seen = "".join(event.text for event in events[: place + 1])
         assert seen + "".join(event.text for event in rest) == text
         assert [event.type for event in rest[-1:]] == ["succeeded"][: len(events) - 1 - place]
@@ -80,7 +80,7 @@ def test_each_event_has_its_own_cursor_and_resumes_there(client):
 
 def test_a_job_without_deltas_streams_as_one_piece(client):
     job = client.submit(BODY)
-    assert "".join(client.stream(job.id)) == client.result(job.id)["choices"][0]["message"]["content"]
+    assert "".join(client.stream(job.id)) == client.jobs.result(job.id)["choices"][0]["message"]["content"]
 
 
 def test_the_same_key_is_the_same_job_and_another_body_a_conflict(client):
@@ -94,17 +94,17 @@ def test_the_same_key_is_the_same_job_and_another_body_a_conflict(client):
 
 def test_cancel_ends_a_running_job(client):
     job = client.submit(LONG, stream=True)
-    for event in client.events(job.id):
+    for event in client.jobs.events(job.id):
         if event.type == "running":
-            client.cancel(job.id)
-    assert client.get(job.id).state == "cancelled"
+            client.jobs.cancel(job.id)
+    assert client.jobs.get(job.id).state == "cancelled"
     with pytest.raises(errors.JobCancelledError):
         client.wait(job.id, timeout_s=60)
 
 
 def test_refusals_have_their_class_and_code(client):
     with pytest.raises(errors.NotFoundError) as caught:
-        client.get("job_" + "0" * 32)
+        client.jobs.get("job_" + "0" * 32)
     assert caught.value.code == "job_not_found"
     with pytest.raises(errors.NotFoundError) as caught:
         client.submit(BODY | {"model": "no-such-model"})
@@ -115,10 +115,12 @@ def test_refusals_have_their_class_and_code(client):
 
 def test_list_pages_through_what_was_submitted(client):
     made = [client.submit(BODY).id for _ in range(5)]
-    newest = [job.id for job in client.list(limit=5, page_size=2)]
+    newest = [job.id for job in client.jobs.list(limit=5, page_size=2)]
     assert newest == made[::-1]
-    first = client.get(made[0])
-    found = {job.id for job in client.list(created_after=first.created_at - 0.001, order="asc", page_size=2)}
+    first = client.jobs.get(made[0])
+    found = {
+        job.id for job in client.jobs.list(created_after=first.created_at - 0.001, order="asc", page_size=2)
+    }
     assert set(made) <= found
 
 

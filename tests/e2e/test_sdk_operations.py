@@ -36,7 +36,7 @@ def test_an_attempt_has_its_time_and_what_it_produced_is_kept(client):
     with pytest.raises(errors.JobFailedError) as caught:
         pieces.extend(client.stream(job.id))
     assert caught.value.job.error.code == "timeout"
-    got = client.get(job.id)
+    got = client.jobs.get(job.id)
     assert (got.state, got.attempt, got.result) == ("failed", 1, None)
     assert got.partial["choices"][0]["finish_reason"] == "abort"
     assert got.partial_text == "".join(pieces) != ""
@@ -45,26 +45,26 @@ def test_an_attempt_has_its_time_and_what_it_produced_is_kept(client):
 
 def test_a_cancelled_job_keeps_its_text_and_can_be_run_again(client):
     job = client.submit(SLOW, stream=True, metadata={"run": "7"})
-    for event in client.events(job.id):
+    for event in client.jobs.events(job.id):
         if event.text:
-            client.cancel(job.id)
-    old = client.get(job.id)
+            client.jobs.cancel(job.id)
+    old = client.jobs.get(job.id)
     assert (old.state, bool(old.partial_text)) == ("cancelled", True)
-    new = client.retry(job.id)
+    new = client.jobs.retry(job.id)
     assert (new.retry_of, new.metadata, new.stream) == (job.id, {"run": "7"}, True)
-    assert client.retry(job.id).id == new.id  # once, however often it is asked for
-    assert client.get(job.id).retried_as == new.id
+    assert client.jobs.retry(job.id).id == new.id  # once, however often it is asked for
+    assert client.jobs.get(job.id).retried_as == new.id
     assert client.wait(new.id, timeout_s=60).text.startswith(old.partial_text)
 
 
 def test_what_is_not_over_or_unknown_is_not_run_again(client):
     job = client.submit(SLOW)
     with pytest.raises(errors.ConflictError) as conflict:
-        client.retry(job.id)
+        client.jobs.retry(job.id)
     assert conflict.value.code == "job_not_finished"
-    client.cancel(job.id)
+    client.jobs.cancel(job.id)
     with pytest.raises(errors.NotFoundError) as unknown:
-        client.retry("job_" + "0" * 32)
+        client.jobs.retry("job_" + "0" * 32)
     assert unknown.value.code == "job_not_found"
 
 
@@ -72,15 +72,15 @@ def test_dead_jobs_are_listed_until_they_are_run_again(client):
     made = [timed_out(client) for _ in range(3)]
     assert {job.error.code for job in made} == {"timeout"}
     ids = {job.id for job in made}
-    listed = {job.id for job in client.list_dead(code="timeout", model="simulated", page_size=2)}
+    listed = {job.id for job in client.dead.list(code="timeout", model="simulated", page_size=2)}
     assert ids <= listed
-    assert not ids & {job.id for job in client.list_dead(code="worker_lost")}
+    assert not ids & {job.id for job in client.dead.list(code="worker_lost")}
     running = client.submit(SLOW)
-    report = client.retry_dead([*ids, running.id])
+    report = client.dead.retry([*ids, running.id])
     assert {one.id for one in report.data if one.retried_as} == ids
     assert [one.error.code for one in report.data if one.error] == ["job_not_finished"]
-    assert not ids & {job.id for job in client.list_dead()}
-    again = client.retry_dead(ids)
+    assert not ids & {job.id for job in client.dead.list()}
+    again = client.dead.retry(ids)
     assert {one.id: one.retried_as for one in again.data} == {
         one.id: one.retried_as for one in report.data if one.retried_as
     }
@@ -89,11 +89,11 @@ def test_dead_jobs_are_listed_until_they_are_run_again(client):
 
 
 def test_the_worker_says_what_it_does(client):
-    (worker,) = client.workers()
+    (worker,) = client.workers.list()
     assert (worker.state, worker.engine, worker.models) == ("ready", "simulated", ("simulated",))
     assert worker.id.startswith(f"{worker.name}-{worker.pid}-")
     with pytest.raises(errors.NotFoundError) as unknown:
-        client.drain_worker("nobody@nowhere")
+        client.workers.drain("nobody@nowhere")
     assert unknown.value.code == "worker_not_found"
 
 

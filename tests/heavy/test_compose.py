@@ -23,8 +23,8 @@ from tests.support import free_port, wait_until
 pytestmark = pytest.mark.timeout(3000)  # the first test builds the images
 
 FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-UP = ("valkey", "api", "worker-simulated", "flower", "prometheus")
-OURS = ("api", "worker-simulated", "flower")
+UP = ("valkey", "api", "coordinator", "worker-simulated", "flower", "prometheus")
+OURS = ("api", "coordinator", "worker-simulated", "flower")
 LOGIN = ("operator", "correct-horse")
 
 
@@ -190,7 +190,7 @@ def test_images_hold_what_runs_and_nothing_more(images: Engine) -> None:
     files = images.podman(
         *python, "import os; print(sorted(os.listdir()), os.path.exists('/run/secrets/pip'))"
     )
-    packages = ["api", "broker", "jobs", "monitoring", "penstock", "workers"]
+    packages = ["api", "broker", "coordinator", "jobs", "monitoring", "penstock", "storage", "workers"]
     assert files == f"{['.venv', *packages]} False"
     built = json.loads(images.podman("inspect", "penstock-api:local"))[0]
     assert "index" not in json.dumps(built)  # of the pip configuration that the build was given

@@ -1,4 +1,4 @@
-"""An api and workers that share a folder for files."""
+"""An api, a coordinator and workers that share a folder for files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
+from tests.coordinators import CoordinatorThread
 from tests.integration.test_worker import ready, start_worker
 
 __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]
@@ -23,7 +24,10 @@ def files_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
-    with ApiServer(broker_settings, files_url=files_url, batch_chunk_rows=10) as server:
+    with (
+        CoordinatorThread(broker_settings, files_url=files_url, batch_chunk_rows=10),
+        ApiServer(broker_settings, files_url=files_url) as server,
+    ):
         yield server
 
 

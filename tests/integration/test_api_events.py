@@ -12,7 +12,7 @@ import pytest
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.stream_chunks import Frames, Head, Text
-from penstock._sse import ServerSentEvent, SSEParser
+from penstock._core.sse import ServerSentEvent, SSEParser
 from tests.puppet import MODEL, Puppet
 
 pytestmark = pytest.mark.asyncio

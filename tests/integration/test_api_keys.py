@@ -160,14 +160,14 @@ async def test_the_sdk_and_the_command_bring_a_key(guarded: ApiServer, puppet: P
     def submit() -> str:
         with Penstock(guarded.url, api_key="sk-alice") as client:
             job = client.submit(BODY, priority="low")
-            assert [tenant.tenant for tenant in client.queues()[0].tenants] == ["alice"]
+            assert [tenant.tenant for tenant in client.pools.list()[0].tenants] == ["alice"]
             return job.id
 
     job_id = await asyncio.to_thread(submit)
 
     def refused() -> None:
         with Penstock(guarded.url) as client, pytest.raises(AuthenticationError) as error:
-            client.get(job_id)
+            client.jobs.get(job_id)
         assert error.value.code == "invalid_api_key"
 
     await asyncio.to_thread(refused)

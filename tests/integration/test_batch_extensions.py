@@ -12,6 +12,7 @@ import openai
 import pytest
 from redis import Redis
 
+from broker.batch_steps import BatchSteps
 from broker.batches import BatchStore
 from broker.db.keys import Keys
 from broker.jobs import JobStore
@@ -137,7 +138,7 @@ async def test_pause_and_resume(
 
         async def at_rest() -> bool:
             """No chunk is a live job any more."""
-            opened, _ = await BatchStore(store, 1, 1).open_chunks(batch.id)
+            opened, _ = await BatchSteps(store, 1, 1).open_chunks(batch.id)
             return all(not chunk.job for chunk in opened.values())
 
         await eventually(at_rest)
@@ -195,7 +196,7 @@ async def test_a_window_that_closes_promotes(
     lanes: list[str] = []
 
     async def promoted() -> bool:
-        lanes.append((await BatchStore(store, 1, 1).get(batch.id)).lane.value)
+        lanes.append((await BatchStore(store).get(batch.id)).lane.value)
         return lanes[-1] == "normal"
 
     await eventually(promoted)

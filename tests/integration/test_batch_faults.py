@@ -15,15 +15,18 @@ from typing import Any
 
 import openai
 import pytest
+from redis import Redis
 
-from api.bulk import digests
+from broker.db.keys import Keys
 from broker.settings import BrokerSettings
+from coordinator import digests
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
-from tests.processes import ApiProcess
+from tests.processes import CoordinatorProcess
 from tests.s3server import S3Server
-from tests.support import eventually, free_port
+from tests.support import eventually
 
 __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fixtures
 
@@ -149,29 +152,43 @@ async def test_a_row_under_which_engines_die_is_convicted(client: openai.AsyncOp
         pytest.param("bulk.after_files=kill", marks=pytest.mark.full),
     ],
 )
-async def test_an_api_that_dies_is_followed_by_another(
+async def test_a_coordinator_that_dies_is_followed_by_another(
     broker_settings: BrokerSettings, work: Callable, files_url: str, tmp_path: Path, window: str
 ) -> None:
     given: dict[str, Any] = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.5}
     await work("w1", **QUICK)
-    first = ApiProcess(broker_settings, tmp_path / "api1.log", free_port(), failpoints=window, **given)
-    second = None
+    log = tmp_path / "coordinator.log"
+    first = CoordinatorProcess(broker_settings, log, failpoints=window, **given)
     try:
-        await first.ready()
-        async with first.client() as client:
-            batch = await create(client, [row(n) for n in range(40)])
-        await asyncio.to_thread(first.wait)
-        second = ApiProcess(broker_settings, tmp_path / "api2.log", free_port(), **given)
-        await second.ready()
-        async with second.client() as client:
-            done = await complete(client, batch.id, 40)
-            assert len(await lines(client, done.output_file_id)) == 40
-            purposes = [file.purpose async for file in client.files.list()]
-            assert sorted(purposes) == ["batch", "batch_output"]
+        with ApiServer(broker_settings, files_url=files_url) as api:
+            async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+                batch = await create(client, [row(n) for n in range(40)])
+                assert await asyncio.to_thread(first.wait) == -signal.SIGKILL
+                with CoordinatorThread(broker_settings, **given):
+                    done = await complete(client, batch.id, 40)
+                assert len(await lines(client, done.output_file_id)) == 40
+                purposes = [file.purpose async for file in client.files.list()]
+                assert sorted(purposes) == ["batch", "batch_output"]
     finally:
         first.close()
-        if second is not None:
-            second.close()
+
+
+async def test_batches_do_not_mind_the_api(
+    broker_settings: BrokerSettings, work: Callable, files_url: str
+) -> None:
+    """No api is there while a batch runs; the next one finds it done."""
+    await work("w1", **QUICK)
+    with CoordinatorThread(broker_settings, files_url=files_url, batch_chunk_rows=10) as coordinator:
+        with ApiServer(broker_settings, files_url=files_url) as api:
+            async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+                batch = await create(client, [row(n) for n in range(40)])
+        keys = Keys(broker_settings.namespace)
+        with Redis.from_url(broker_settings.redis_url, decode_responses=True) as redis:
+            await eventually(lambda: redis.hget(keys("batch", batch.id), "status") == "completed", 30)
+        assert coordinator.metrics.accepted.labels("bulk")._value.get() == 4
+        with ApiServer(broker_settings, files_url=files_url) as api:
+            async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+                await complete(client, batch.id, 40)
 
 
 @pytest.fixture
@@ -229,7 +246,7 @@ async def test_a_batch_that_cannot_be_advanced_says_so_and_is_tried_again(
 ) -> None:
     given = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.0}
     await work("w1", **QUICK, concurrency=4, simulated_inter_token_s=0.1)
-    with ApiServer(broker_settings, **given) as api:
+    with CoordinatorThread(broker_settings, **given), ApiServer(broker_settings, files_url=files_url) as api:
         async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
             batch = await create(client, [row(n, max_tokens=1 if n < 4 else 600) for n in range(10)])
 
@@ -288,7 +305,10 @@ class TestS3:
 
     @pytest.fixture
     def api(self, broker_settings: BrokerSettings, storage: dict[str, object]):
-        with ApiServer(broker_settings, batch_chunk_rows=10, **storage) as server:
+        with (
+            CoordinatorThread(broker_settings, batch_chunk_rows=10, **storage),
+            ApiServer(broker_settings, **storage) as server,
+        ):
             yield server
 
     async def test_errors_and_slowness_in_mid_run(

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
-from api.bulk.results import Position
+from api.batches.cursor import Position
 from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer

@@ -12,6 +12,7 @@ import pytest
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import client, files_url, ready, start_worker, work
 from tests.support import eventually
 
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.asyncio
 @pytest.fixture
 def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
     """An api that makes one chunk of each batch here."""
-    with ApiServer(broker_settings, files_url=files_url, batch_chunk_rows=200) as server:
+    with (
+        CoordinatorThread(broker_settings, files_url=files_url, batch_chunk_rows=200),
+        ApiServer(broker_settings, files_url=files_url) as server,
+    ):
         yield server
 
 

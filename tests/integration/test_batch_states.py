@@ -15,10 +15,11 @@ from broker.db.keys import Keys
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, jsonl, lines, row, upload
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.integration.test_batches import golden, reaches, stable
-from tests.processes import ApiProcess
-from tests.support import eventually, free_port
+from tests.processes import CoordinatorProcess
+from tests.support import eventually
 
 __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fixtures
 
@@ -45,18 +46,16 @@ async def test_in_progress(client: openai.AsyncOpenAI, puppet: object) -> None:
 async def test_finalizing(
     broker_settings: BrokerSettings, work: Callable, files_url: str, tmp_path: Path
 ) -> None:
-    """An api stops when the files are there and the batch does not say so; another shows it."""
+    """A coordinator stops when the files are there and the batch does not say so."""
     await work()
     given: dict[str, Any] = {"files_url": files_url, "batch_lease_s": 60.0}
-    first = ApiProcess(
-        broker_settings, tmp_path / "api.log", free_port(), failpoints="bulk.after_files=stop", **given
+    first = CoordinatorProcess(
+        broker_settings, tmp_path / "coordinator.log", failpoints="bulk.after_files=stop", **given
     )
     try:
-        await first.ready()
-        async with first.client() as client:
-            created = await create(client, [row(n, max_tokens=-1 if n % 2 else 2) for n in range(10)])
-        with ApiServer(broker_settings, **given) as second:
-            async with sdk(second.url) as client:
+        with ApiServer(broker_settings, files_url=files_url) as api:
+            async with sdk(api.url) as client:
+                created = await create(client, [row(n, max_tokens=-1 if n % 2 else 2) for n in range(10)])
                 batch = await reaches(client, created.id, "finalizing")
                 await eventually(lambda: len(list((Path(files_url) / "files").iterdir())) == 3)
                 assert stable(batch) == golden(
@@ -127,7 +126,11 @@ async def test_an_expired_batch_is_repeated_with_its_window(
 async def test_a_batch_may_have_so_many_rows(
     broker_settings: BrokerSettings, files_url: str, puppet: object
 ) -> None:
-    with ApiServer(broker_settings, files_url=files_url, batch_max_rows=3) as api:
+    given = {"files_url": files_url}
+    with (
+        CoordinatorThread(broker_settings, batch_max_rows=3, **given),
+        ApiServer(broker_settings, **given) as api,
+    ):
         async with sdk(api.url) as client:
             few = await create(client, [row(n, model="puppet") for n in range(3)])
             await reaches(client, few.id, "in_progress")

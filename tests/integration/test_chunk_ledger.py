@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client import CollectorRegistry
 
-from api.bulk.context import Bulk, ChangedError
-from api.bulk.outputs import settle
-from api.settings import ApiSettings
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
-from broker.batches import BatchSpec, BatchStore
+from broker.batch_steps import BatchSteps
+from broker.batches import BatchSpec
 from broker.files import FileStore
 from broker.jobs import JobStore
+from coordinator.context import ChangedError, Context
+from coordinator.outputs import settle
+from coordinator.settings import CoordinatorSettings
 from jobs.batch_keys import chunk_folder, part_key
 from jobs.batch_model import Counts, File
 from jobs.batch_rows import NeverRan, custom_id_of, response_line
@@ -23,6 +25,7 @@ from jobs.batches import Chunk as Piece
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.model import JobError, JobSpec
+from monitoring.metrics import AcceptedJobs
 from storage.base import ObjectInfo, read_all
 from storage.local import LocalStorage
 from storage.parts import committed_keys, recover
@@ -41,7 +44,7 @@ class Chunk:
 
     def __init__(self, store: JobStore, storage: LocalStorage, puppet: Puppet) -> None:
         self.store, self.storage, self.puppet = store, storage, puppet
-        self.batches, self.chunks = BatchStore(store, 60_000, 60_000), ChunkStore(store)
+        self.batches, self.chunks = BatchSteps(store, 60.0, 60.0), ChunkStore(store)
         self.id = "batch_" + new_id().removeprefix("job_")
         self.spec = ChunkSpec(self.id, 0, 1, "files/x", 0, 100, 10, "/v1/chat/completions")
         self.job = new_id()
@@ -214,7 +217,7 @@ async def test_a_job_that_is_made_again_under_its_id_overwrites_nothing(chunk: C
 
 
 async def test_who_settles_without_the_lease_leaves_no_row_in_the_ledger(chunk: Chunk) -> None:
-    """An api that was frozen as it wrote down what never ran, and wakes when another has done so."""
+    """A coordinator that was frozen as it wrote down what never ran, and wakes when another has done so."""
     first = await chunk.claim()
     await chunk.take(first)
     await chunk.write(first, 1, "row-0", "err")
@@ -227,8 +230,9 @@ async def test_who_settles_without_the_lease_leaves_no_row_in_the_ledger(chunk: 
     piece = Piece(0, 0, len(data), 1, 3)
 
     async def settled(token: str) -> None:
-        bulk = Bulk.make(ApiSettings(), chunk.store, token, lambda tenant, lane: None, chunk.storage)
-        await settle(bulk, batch, piece, opened[0], NeverRan.CANCELLED)
+        metrics = AcceptedJobs(CollectorRegistry())
+        context = Context.over(chunk.store, CoordinatorSettings(), token, metrics, chunk.storage)
+        await settle(context, batch, piece, opened[0], NeverRan.CANCELLED)
 
     with pytest.raises(ChangedError):
         await settled("frozen")

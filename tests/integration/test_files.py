@@ -25,6 +25,7 @@ from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX, make_id
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.coordinators import CoordinatorThread
 from tests.redisproxy import RedisProxy
 from tests.s3server import S3Server
 from tests.support import eventually
@@ -45,7 +46,10 @@ def api(request, broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[Ap
     given: dict[str, object] = {"files_url": str(tmp_path / "files")}
     if request.param == "s3":
         given = request.getfixturevalue("s3").settings(uuid.uuid4().hex[:8])
-    with ApiServer(broker_settings, max_body_bytes=4096, file_max_bytes=LIMIT, **given) as server:
+    with (
+        CoordinatorThread(broker_settings, **given),  # it deletes what has expired
+        ApiServer(broker_settings, max_body_bytes=4096, file_max_bytes=LIMIT, **given) as server,
+    ):
         yield server
 
 

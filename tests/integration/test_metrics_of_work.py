@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from broker.attempts import Claim
+from broker.coordinators import Coordinators
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
@@ -49,7 +50,7 @@ async def test_a_batchs_tokens_and_chunks_are_its_tenants(
         assert found.sum("penstock_tokens_total", kind=kind) == tokens
         assert found.sum("penstock_tenant_tokens_total", tenant="default", kind=kind) == tokens
     assert found.sum("penstock_batch_rows_total", outcome="completed") == 25
-    front = await Scraped.of(f"{api.url}/metrics")
+    front = await Scraped.of(*(one["metrics_url"] for one in await Coordinators(store).alive()))
     assert front.sum("penstock_jobs_accepted_total", lane="bulk") == 3  # chunks of ten rows
     assert front.sum("penstock_tenant_jobs_accepted_total", tenant="default") == 3
 

@@ -47,7 +47,7 @@ async def test_two_pools_with_the_same_model_and_one_with_another(broker_setting
             ) as no:
                 client.submit({"messages": MESSAGES}, model="m", placement={"device": "b200"})
             assert no.value.code == "no_such_device"
-            assert {w.device for w in client.workers()} == {"cpu", "NVIDIA H100 80GB HBM3"}
+            assert {w.device for w in client.workers.list()} == {"cpu", "NVIDIA H100 80GB HBM3"}
             assert [m.id for m in client.models()] == ["gpt-4o-mini", "m", "n"]
 
         await asyncio.to_thread(all_of_it)

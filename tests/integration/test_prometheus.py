@@ -27,6 +27,7 @@ from jobs.model import JobSpec
 from monitoring.metrics import Gpus
 from tests.apiserver import ApiServer
 from tests.batching import create, row
+from tests.coordinators import CoordinatorThread
 from tests.gpus import TwoGpus
 from tests.integration.test_worker import ready, start_worker
 from tests.prometheus import RULES, PrometheusServer, alerts, recorded, selector_texts
@@ -140,6 +141,7 @@ async def test_every_expression_has_data_from_a_live_stack(
     files = str(tmp_path / "files")
     await ready(files_url=files, simulated_inter_token_s=0.01, simulated_capacity=16)
     with (
+        CoordinatorThread(broker_settings, files_url=files),
         ApiServer(broker_settings, files_url=files) as first,
         ApiServer(broker_settings, files_url=files) as second,
         exporters() as (gpus, dcgm),
@@ -213,7 +215,8 @@ def drop_matchers(selector: str) -> str:
 def check_two_api_processes(server: PrometheusServer) -> None:
     """What both see is told once; what each did is told of each."""
     up = server.query('up{job=~"penstock-.*"}')
-    assert len(up) == 3
+    assert len(up) == 4
+    assert len(server.query('up{job="penstock-coordinator"}')) == 1
     assert {sample["value"][1] for sample in up} == {"1"}
     (workers,) = server.query('sum(penstock:workers:max{state="ready"})')
     assert workers["value"][1] == "1"

@@ -33,7 +33,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
 from jobs.model import JobSpec, Queued
-from penstock._sse import SSEParser
+from penstock._core.sse import SSEParser
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.pace import Pace

@@ -18,6 +18,7 @@ from broker.settings import BrokerSettings
 from monitoring.trace_context import TraceContext
 from tests.apiserver import ApiServer
 from tests.batching import row
+from tests.coordinators import CoordinatorThread
 from tests.otlp import OtlpReceiver, SpanSeen
 from tests.processes import WorkerProcess
 from tests.support import eventually
@@ -297,7 +298,10 @@ async def test_a_batchs_rows_are_traces_of_their_own_linked_to_their_chunk(
 ) -> None:
     files = str(tmp_path / "files")
     start_worker(files_url=files, trace_max_per_s=0.0)
-    with ApiServer(broker_settings, otlp_endpoint=otlp.url, files_url=files) as server:
+    with (
+        CoordinatorThread(broker_settings, files_url=files),
+        ApiServer(broker_settings, otlp_endpoint=otlp.url, files_url=files) as server,
+    ):
         async with server.client() as http:
             await ready(http)
             given = "\n".join(json.dumps(row(n, max_tokens=3)) for n in range(5)).encode()

@@ -54,7 +54,7 @@ class Up:
         family = descendants(self.process.pid)
         if name == "worker":
             with Penstock(self.url) as client:
-                (pid,) = [worker.pid for worker in client.workers()]
+                (pid,) = [worker.pid for worker in client.workers.list()]
             found = [one for one in family if one.pid == pid]
         else:
             found = [one for one in family if f"{name} --" in " ".join(one.cmdline())]
@@ -129,7 +129,7 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
     assert httpx.post(f"{one.url}/v1/chat/completions", json=BODY, timeout=30).status_code == 401
     with Penstock(one.url, api_key="sk-alice") as client:
         assert client.wait(client.submit(BODY).id, 30).done
-        (pool,) = client.queues()
+        (pool,) = client.pools.list()
         assert (pool.max_active, pool.slots > 2) == (2, True)
     assert httpx.get(f"{one.url}/health/ready").status_code == 200
     one.process.send_signal(signal.SIGINT)
@@ -139,7 +139,7 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
 def test_killed_it_takes_everything_with_it(up):
     one = up("--no-flower")
     one.until_ready()
-    assert len(one.family) >= 4  # the guardian, the server, the api, the worker
+    assert len(one.family) >= 5  # the guardian, the server, the api, the coordinator, the worker
     one.process.kill()
     wait_until(one.nothing_left)
     again = up("--no-flower")
@@ -147,7 +147,7 @@ def test_killed_it_takes_everything_with_it(up):
     complete(again.url)
 
 
-@pytest.mark.parametrize("victim", ["api", "worker"])
+@pytest.mark.parametrize("victim", ["api", "coordinator", "worker"])
 def test_a_process_that_dies_comes_back(shared, victim):
     one = shared
     one.child(victim).kill()
@@ -195,7 +195,7 @@ def test_two_workers(pair):
 
 def a_running_stream(client):
     """Submit a long job to two workers; return it and its text, once some of it has come."""
-    wait_until(lambda: len(client.workers()) == 2)
+    wait_until(lambda: len(client.workers.list()) == 2)
     job = client.submit(LONG, stream=True)
     text = client.stream(job.id)
     assert next(text)
@@ -205,23 +205,23 @@ def a_running_stream(client):
 def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(pair):
     with Penstock(pair.url) as client:
         job, text = a_running_stream(client)
-        first = client.get(job.id).worker
-        (victim,) = [worker for worker in client.workers() if worker.id == first]
+        first = client.jobs.get(job.id).worker
+        (victim,) = [worker for worker in client.workers.list() if worker.id == first]
         os.kill(victim.pid, signal.SIGKILL)
         killed_at = time.monotonic()
         with pytest.raises(StreamRestartedError) as caught:
             list(text)
         took_s = time.monotonic() - killed_at
-        now = client.get(job.id)
+        now = client.jobs.get(job.id)
         assert (caught.value.attempt, now.attempt, now.state) == (2, 2, "running")
         assert [(gone["worker"], gone["reason"]) for gone in now.history] == [(first, "worker_lost")]
         assert now.worker.partition("@")[0] != victim.name.partition("@")[0]
         assert took_s < LEASE_TTL_S / 4, "the lease was waited for"
         assert next(client.stream(job.id, after=caught.value.event_id))
-        client.cancel(job.id)
+        client.jobs.cancel(job.id)
         # It comes back, as another incarnation.
-        wait_until(lambda: {worker.name for worker in client.workers()} >= {victim.name}, 30)
-        assert first not in {worker.id for worker in client.workers()}
+        wait_until(lambda: {worker.name for worker in client.workers.list()} >= {victim.name}, 30)
+        assert first not in {worker.id for worker in client.workers.list()}
 
 
 def test_a_drained_worker_stays_away_and_its_jobs_go_on(pair):
@@ -229,21 +229,21 @@ def test_a_drained_worker_stays_away_and_its_jobs_go_on(pair):
     one.family = set(descendants(one.process.pid))
     with Penstock(one.url) as client:
         job, text = a_running_stream(client)
-        name = client.get(job.id).worker.rsplit("-", 2)[0]
+        name = client.jobs.get(job.id).worker.rsplit("-", 2)[0]
         began = time.monotonic()
-        (told,) = client.drain_worker(name, timeout_s=0.5)
+        (told,) = client.workers.drain(name, timeout_s=0.5)
         assert (told.name, told.state) == (name, "draining")
         with pytest.raises(StreamRestartedError):
             list(text)
-        now = client.get(job.id)
+        now = client.jobs.get(job.id)
         assert [gone["reason"] for gone in now.history] == ["released"]
         assert not now.worker.startswith(name)
         short = name.partition("@")[0]
         wait_until(lambda: one.printed(f"{short} has finished (status 0) and is not started again\n"))
         assert time.monotonic() - began < LEASE_TTL_S / 4
-        assert name not in {worker.name for worker in client.workers()}
+        assert name not in {worker.name for worker in client.workers.list()}
         assert complete(one.url)["choices"]
-        client.cancel(job.id)
+        client.jobs.cancel(job.id)
     one.process.send_signal(signal.SIGINT)
     assert one.process.wait(60) == 0
     assert one.nothing_left()

@@ -49,7 +49,7 @@ def test_a_file_of_pools(tmp_path):
         assert "  worker  pool chat: 2 x engine simulated, model qwen-7b, also called fast\n" in shown
         assert "  worker  pool embed: engine simulated, model bge\n" in shown
         with Penstock(one.url) as client:
-            names = {(worker.name, worker.pool) for worker in client.workers()}
+            names = {(worker.name, worker.pool) for worker in client.workers.list()}
             assert names == {
                 (f"gpu0-1@{HOST}", "chat"),
                 (f"gpu2-3@{HOST}", "chat"),

@@ -194,8 +194,10 @@ def test_the_command_finder_finds_them() -> None:
 
 def test_settings_exist() -> None:
     from api.settings import ApiSettings
+    from coordinator.settings import CoordinatorSettings
 
-    settings = {f"PENSTOCK_{name.upper()}" for cls in (UpSettings, ApiSettings) for name in cls.model_fields}
+    classes = (UpSettings, ApiSettings, CoordinatorSettings)
+    settings = {f"PENSTOCK_{name.upper()}" for cls in classes for name in cls.model_fields}
     others = {
         f"PENSTOCK_{name}"
         for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")

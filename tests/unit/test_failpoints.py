@@ -79,7 +79,7 @@ def test_nothing_is_armed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_window_stands_in_the_code_once_or_more() -> None:
-    rooms = ("api", "broker", "workers")
+    rooms = ("api", "broker", "coordinator", "workers")
     code = "".join(path.read_text() for room in rooms for path in (ROOT / room).rglob("*.py"))
     for window in failpoints.WINDOWS:
         assert f'failpoints.hit("{window}")' in code, window

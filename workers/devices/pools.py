@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pydantic
 
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, MetricsSettings
 from workers.settings import WorkerSettings
 
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -31,10 +31,10 @@ OWN = (
 
 KEYS = tuple(
     name
-    for name in WorkerSettings.model_fields
+    for name in sorted(WorkerSettings.model_fields, key=MetricsSettings.model_fields.__contains__)
     if name not in BrokerSettings.model_fields and name not in {"pool", "name", "data_dir"}
 )
-"""What a table may hold."""
+"""What a table may hold; what a worker shares with other processes comes last."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -28,4 +28,5 @@ redis.call('HSET', K.batch(id), 'id', id, 'input_file_id', input, 'status', 'val
   'expires', now + tonumber(ARGV[6]), 'retry_of', retry_of, unpack(ARGV, 8))
 redis.call('ZADD', K.batches(), now, id)
 redis.call('SADD', K.batches_active(), id)
+ring(id)
 return {'created', id}

@@ -5,5 +5,6 @@
 local status = redis.call('HGET', K.batch(ARGV[1]), 'status')
 if status == 'validating' or status == 'in_progress' then
   if ARGV[2] == '1' then redis.call('HSET', K.batch(ARGV[1]), 'paused', 1) else redis.call('HDEL', K.batch(ARGV[1]), 'paused') end
+  ring(ARGV[1])
 end
 return status

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from api.bulk.results import Position
+from api.batches.cursor import Position
 from api.http.errors import ApiError
 
 

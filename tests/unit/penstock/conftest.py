@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock import Penstock, _http
-from penstock._retry import RetryPolicy
+from penstock import Penstock
+from penstock._core import http
+from penstock._core.retry import RetryPolicy
 from tests.unit.penstock.double import Double, DoubleServer
 
 
@@ -26,7 +27,7 @@ def server(double_server: DoubleServer) -> Iterator[Double]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same policies with pauses of milliseconds; their real lengths are tested without a clock."""
-    monkeypatch.setattr(_http, "RetryPolicy", lambda tries: RetryPolicy(tries, base_s=0.005, cap_s=0.02))
+    monkeypatch.setattr(http, "RetryPolicy", lambda tries: RetryPolicy(tries, base_s=0.005, cap_s=0.02))
     for name in ("PENSTOCK_URL", "PENSTOCK_API_KEY", "PENSTOCK_MODEL"):
         monkeypatch.delenv(name, raising=False)
 

@@ -213,7 +213,7 @@ def test_a_restart_is_said_in_a_text_stream(server):
     server.happened("a", "b")
     server.events[3] = ("3", "restarted", {"attempt": 2})
     done = run(server, "stream", ID, "--text")
-    assert (done.returncode, "attempt 2 begins anew" in done.stderr) == (0, True)
+    assert (done.returncode, "attempt 2 starts over" in done.stderr) == (0, True)
 
 
 def test_list_models_health_cancel(server):

@@ -13,7 +13,7 @@ from contextlib import redirect_stderr
 
 import pytest
 
-from penstock import _http
+from penstock._core import http
 from penstock.cli import batch_work
 from penstock.cli.main import main
 from tests.support import free_port, wait_until
@@ -124,7 +124,7 @@ def test_events_for_scripts(server, folder, prompts):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_where_no_server_is_named_and_none_answers(folder, prompts, monkeypatch, installed):
-    monkeypatch.setattr(_http, "DEFAULT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(http, "DEFAULT_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setattr(batch_work, "_server_is_installed", lambda: installed)
     monkeypatch.setattr(sys, "argv", ["penstock", "batch", "run", prompts, "-o", "out.jsonl"])
     said = io.StringIO()
@@ -351,7 +351,7 @@ def test_submit_status_list_and_the_acts(server, folder, prompts):
     assert lines(run(server, "batch", "cancel", one))[0]["status"] == "cancelled"
     assert (
         run(server, "batch", "retry", one, "--text").stdout
-        == f"the failed rows of {one} run again as batch_0002\n"
+        == f"the failed rows of {one} were retried as batch_0002\n"
     )
     assert run(server, "batch", "status", "batch_none").returncode == 4
     assert run(server, "batch", "status", " ").returncode == 2

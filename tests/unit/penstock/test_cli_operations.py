@@ -16,7 +16,7 @@ def test_retry_prints_the_new_job(server):
     done = run(server, "retry", ID)
     assert (done.returncode, done.stderr) == (0, "")
     assert [(item["id"], item["retry_of"]) for item in lines(done)] == [(again(ID), ID)]
-    assert run(server, "retry", ID, ID, "--text").stdout == f"{ID} runs again as {again(ID)}\n" * 2
+    assert run(server, "retry", ID, ID, "--text").stdout == f"{ID} was retried as {again(ID)}\n" * 2
 
 
 def test_retry_and_wait_is_about_the_new_job(server):
@@ -25,7 +25,7 @@ def test_retry_and_wait_is_about_the_new_job(server):
     server.later.append(job(state="succeeded", result=answer("hi")))
     done = run(server, "retry", "job_old", "--wait", "--text")
     assert (done.returncode, done.stdout) == (0, "hi\n")
-    assert f"job_old runs again as {ID}" in done.stderr
+    assert f"job_old was retried as {ID}" in done.stderr
     server.faults.append((202, {}, job(retry_of="job_old")))
     server.job = job(state="failed", error={"code": "timeout", "message": "slow"}, partial=answer("so far"))
     done = run(server, "retry", "job_old", "--wait", "--text")
@@ -86,7 +86,7 @@ def test_dead_list(server):
 def test_dead_retry_of_those_named(server):
     server.dead = died(3)
     done = run(server, "dead", "retry", "job_0001", "job_0002")
-    assert (done.returncode, done.stderr) == (0, "2 jobs run again\n")
+    assert (done.returncode, done.stderr) == (0, "2 jobs retried\n")
     assert [item["retried_as"] for item in lines(done)] == [again("job_0001"), again("job_0002")]
     assert [item["id"] for item in server.dead] == ["job_0000"]
 
@@ -95,9 +95,9 @@ def test_dead_retry_stops_at_its_limit_and_says_so(server):
     server.dead = died(120)
     done = run(server, "dead", "retry", "--code", "worker_lost")
     assert (done.returncode, len(lines(done))) == (0, 100)
-    assert done.stderr == "100 jobs run again; more are left: --all takes them all\n"
+    assert done.stderr == "100 jobs retried; more are left: --all retries them all\n"
     done = run(server, "dead", "retry", "--model", "m", "--limit", "20")
-    assert (len(lines(done)), done.stderr) == (20, "20 jobs run again\n")
+    assert (len(lines(done)), done.stderr) == (20, "20 jobs retried\n")
     assert server.dead == []
 
 
@@ -106,7 +106,7 @@ def test_dead_retry_of_all_goes_on_past_those_that_cannot_be(server):
     server.refused = {f"job_{n:04}" for n in range(0, 120, 40)}
     done = run(server, "dead", "retry", "--all", "--text")
     assert done.returncode == 4
-    assert done.stderr == "247 jobs run again, 3 could not be\n"
+    assert done.stderr == "247 jobs retried, 3 could not be\n"
     assert f"job_0001  {again('job_0001')}\n" in done.stdout
     assert "job_0040  queue_full: no room\n" in done.stdout
     assert {item["id"] for item in server.dead} == server.refused
@@ -188,7 +188,7 @@ def test_a_terminal_sees_the_bulk_retry_go_on(server):
     server.dead = died(150)
     code, shown = on_terminal(server, "dead", "retry", "--all")
     assert (code, shown.count(again("job_"))) == (0, 150)
-    assert "150 jobs run again" in shown
+    assert "150 jobs retried" in shown
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def pools(server):
 
 
 def test_queues_and_their_tenants_are_typed(pools, client):
-    one, other = client.queues()
+    one, other = client.pools.list()
     assert (one.pool, one.queued, one.lanes[3].oldest_s) == ("default", 1234, 75.0)
     assert [(tenant.tenant, tenant.queued, tenant.active) for tenant in one.tenants] == [
         ("alice", 1200, 2),
@@ -29,9 +29,9 @@ def test_queues_and_their_tenants_are_typed(pools, client):
 
 
 def test_a_pool_is_paused_resumed_and_purged(pools, server, client):
-    assert client.pause("default").paused
-    assert not client.resume("default").paused
-    assert client.purge("default", "low") == 1234
+    assert client.pools.pause("default").paused
+    assert not client.pools.resume("default").paused
+    assert client.pools.purge("default", "low") == 1234
     seen = [(request.method, request.path) for request in server.seen]
     assert seen == [
         ("POST", "/v1/queues/default/pause"),
@@ -39,11 +39,11 @@ def test_a_pool_is_paused_resumed_and_purged(pools, server, client):
         ("DELETE", "/v1/queues/default/low"),
     ]
     with pytest.raises(errors.NotFoundError, match="pool_not_found"):
-        client.pause("none")
+        client.pools.pause("none")
     for call in (
-        lambda: client.pause(" "),
-        lambda: client.purge("", "low"),
-        lambda: client.purge("default", ""),
+        lambda: client.pools.pause(" "),
+        lambda: client.pools.purge("", "low"),
+        lambda: client.pools.purge("default", ""),
     ):
         with pytest.raises(ValueError, match="empty"):
             call()
@@ -51,25 +51,25 @@ def test_a_pool_is_paused_resumed_and_purged(pools, server, client):
 
 def test_a_queued_job_is_changed(server, client):
     server.job = job(position=7, eta_s=12.5)
-    moved = client.change(ID, priority="high")
+    moved = client.jobs.change(ID, priority="high")
     assert (moved.priority, moved.position, moved.eta_s) == ("high", 7, 12.5)
-    assert client.change(ID, top=True).position == 0
+    assert client.jobs.change(ID, top=True).position == 0
     assert [json.loads(request.body) for request in server.seen] == [{"priority": "high"}, {"top": True}]
     assert {request.method for request in server.seen} == {"PATCH"}
     with pytest.raises(ValueError, match="priority"):
-        client.change(ID)
+        client.jobs.change(ID)
     server.faults.append((409, {}, error("job_not_queued")))
     with pytest.raises(errors.ConflictError, match="job_not_queued"):
-        client.change(ID, top=True)
+        client.jobs.change(ID, top=True)
 
 
 @pytest.mark.asyncio
 async def test_the_asynchronous_client_does_the_same(pools, server):
     async with AsyncPenstock(server.url) as client:
-        assert (await client.pause("default")).paused
-        assert not (await client.resume("default")).paused
-        assert await client.purge("default", "low") == 1234
-        assert (await client.change(ID, priority="bulk", top=True)).priority == "bulk"
+        assert (await client.pools.pause("default")).paused
+        assert not (await client.pools.resume("default")).paused
+        assert await client.pools.purge("default", "low") == 1234
+        assert (await client.jobs.change(ID, priority="bulk", top=True)).priority == "bulk"
         await client.submit({"model": "m"}, affinity_key="chat-42", coalesce=True)
     sent = json.loads(server.seen[-1].body)
     assert (sent["affinity_key"], sent["coalesce"]) == ("chat-42", True)
@@ -104,7 +104,7 @@ def test_what_a_job_says_of_its_standing(server, client):
 def test_each_refusal_has_its_class(server, client, status, code, kind):
     server.faults.extend([(status, {"retry-after": "0"}, error(code))] * 5)
     with pytest.raises(kind) as caught:
-        client.get(ID)
+        client.jobs.get(ID)
     assert (type(caught.value), caught.value.code, caught.value.retry_after) == (kind, code, 0)
 
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from penstock import _flows as flows
-from penstock._protocol import Reply, retry_after_s
-from penstock._retry import RetryPolicy
+from penstock._core import flows
+from penstock._core.protocol import Reply, retry_after_s
+from penstock._core.retry import RetryPolicy
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,
@@ -78,6 +78,7 @@ def test_wait_asks_for_long_polls_and_sleeps_the_rest():
                 now += step.seconds
                 step = flow.send(None)
             else:
+                assert isinstance(step, flows.Send)
                 asked.append(step.request.params.get("wait"))
                 now += step.request.extra_timeout_s
                 step = flow.send(Reply(200, {}, b'{"id": "job_1", "state": "running"}'))

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import AsyncPenstock, _batch_flows, _batch_protocol, errors
-from penstock._flows import Send, Sleep
-from penstock._protocol import Reply
-from penstock._retry import RetryPolicy
-from penstock._tails import BatchTail, Download
+from penstock import AsyncPenstock, errors
+from penstock._core import batch_flows
+from penstock._core.flows import Send, Sleep
+from penstock._core.protocol import Reply
+from penstock._core.retry import RetryPolicy
+from penstock._core.tails import BatchTail, Download
 from penstock.batch_models import Batch
 from tests.unit.penstock.double import error
 
@@ -230,20 +231,18 @@ def test_one_client_serves_many_threads(server, client):
 )
 def test_a_page_that_would_lose_or_repeat_rows_is_refused(headers, body):
     with pytest.raises(errors.APIResponseError):
-        _batch_protocol.result_page(Reply(200, headers, body), "6")
+        batch_flows.read_page(Reply(200, headers, body), "6")
 
 
 def test_a_row_that_is_no_object_is_refused():
-    page = _batch_protocol.result_page(
-        Reply(200, {"x-incomplete": "false", "x-next-cursor": "1"}, b"[1]\n"), None
-    )
+    page = batch_flows.read_page(Reply(200, {"x-incomplete": "false", "x-next-cursor": "1"}, b"[1]\n"), None)
     with pytest.raises(errors.APIResponseError, match=r"\[1\]"):
-        _batch_protocol.rows(page)
+        batch_flows.rows(page)
 
 
 def test_the_pauses_of_waiting_grow_and_keep_the_deadline():
     now = [0.0]
-    flow = _batch_flows.wait("b", 20, check=True, policy=RetryPolicy(0), clock=lambda: now[0])
+    flow = batch_flows.wait("b", 20, check=True, policy=RetryPolicy(0), clock=lambda: now[0])
     running = Reply(200, {}, Batch(id="b", status="in_progress").model_dump_json().encode())
     pauses = []
 
@@ -262,7 +261,7 @@ def test_the_pauses_of_waiting_grow_and_keep_the_deadline():
         drive()
     assert sum(pauses) == pytest.approx(20)
     assert pauses[:-1] == sorted(pauses[:-1])
-    assert max(pauses) <= _batch_flows.LAST_LOOK_S
+    assert max(pauses) <= batch_flows.LAST_LOOK_S
 
 
 @settings(max_examples=40)

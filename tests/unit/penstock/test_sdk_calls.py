@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import AsyncGenerator, Generator
+from typing import assert_type
 
 import pytest
 
-from penstock import AsyncPenstock, Penstock, _flows, errors
+from penstock import AsyncPenstock, Job, Penstock, Restarted, Worker, errors
+from penstock._core import flows
 from tests.pace import Pace
 from tests.unit.penstock.double import ID, answer, error, job
 
@@ -65,18 +68,18 @@ def test_a_body_that_is_not_json_is_refused_here(server, client, body):
 @pytest.mark.parametrize("wait_s", [-1, 301, float("nan")])
 def test_a_wait_that_the_server_does_not_grant(client, wait_s):
     with pytest.raises(ValueError, match="wait_s"):
-        client.get(ID, wait_s=wait_s)
+        client.jobs.get(ID, wait_s=wait_s)
 
 
 @pytest.mark.parametrize("job_id", ["", " "])
 def test_an_empty_id_never_becomes_another_path(client, job_id):
     with pytest.raises(ValueError, match="empty"):
-        client.get(job_id)
+        client.jobs.get(job_id)
 
 
 def test_an_id_cannot_leave_its_path(server, client):
     with pytest.raises(errors.NotFoundError):
-        client.get("../models?x=1")
+        client.jobs.get("../models?x=1")
     assert server.seen[0].query == {}
 
 
@@ -84,7 +87,7 @@ def test_key_and_address_from_the_environment(server, monkeypatch):
     monkeypatch.setenv("PENSTOCK_URL", server.url + "/v1/")
     monkeypatch.setenv("PENSTOCK_API_KEY", "secret")
     with Penstock() as client:
-        client.get(ID)
+        client.jobs.get(ID)
         assert "secret" not in repr(client._settings)
     (seen,) = server.seen
     assert (seen.path, seen.headers["authorization"]) == (f"/v1/jobs/{ID}", "Bearer secret")
@@ -122,13 +125,13 @@ def test_what_another_try_cannot_mend_is_raised_at_once(server, client, status, 
 
 def test_a_server_that_speaks_something_else(server, client):
     server.faults.extend([(200, {}, "<html>welcome</html>")] * 3)
-    for call in (lambda: client.get(ID), client.models, client.health):
+    for call in (lambda: client.jobs.get(ID), client.models, client.health):
         with pytest.raises(errors.APIResponseError):
             call()
 
 
 def test_wait_polls_until_the_end(server, client, monkeypatch):
-    monkeypatch.setattr(_flows, "MIN_POLL_S", 0.01)
+    monkeypatch.setattr(flows, "MIN_POLL_S", 0.01)
     server.later.extend([job(state="running"), job(state="succeeded", result=answer("hi"))])
     got = client.wait(ID)
     assert (got.state, got.text) == ("succeeded", "hi")
@@ -145,7 +148,7 @@ def test_wait_polls_until_the_end(server, client, monkeypatch):
 )
 def test_wait_and_result_raise_how_it_ended(server, client, state, kind):
     server.job = job(state=state)
-    for call in (client.wait, client.result):
+    for call in (client.wait, client.jobs.result):
         with pytest.raises(kind):
             call(ID)
     assert client.wait(ID, check=False).state == state
@@ -162,9 +165,9 @@ def test_wait_gives_up_on_time(server, client):
 
 def test_result(server, client):
     with pytest.raises(errors.JobNotFinishedError):
-        client.result(ID)
+        client.jobs.result(ID)
     server.job = job(state="succeeded", result=answer("hi"))
-    assert client.result(ID) == answer("hi")
+    assert client.jobs.result(ID) == answer("hi")
 
 
 def test_health_says_not_ready_without_raising(server, client):
@@ -175,7 +178,7 @@ def test_health_says_not_ready_without_raising(server, client):
 
 
 def test_cancel_and_models(server, client):
-    client.cancel(ID)
+    client.jobs.cancel(ID)
     assert (server.seen[-1].method, server.seen[-1].path) == ("POST", f"/v1/jobs/{ID}/cancel")
     assert [model.id for model in client.models()] == ["m"]
 
@@ -185,7 +188,9 @@ def test_cancel_and_models(server, client):
 )
 def test_list_pages_by_itself(server, client, total, limit, size):
     server.jobs = [job(id=f"job_{n}") for n in range(total)]
-    found = [item.id for item in client.list(state="queued", created_after=1.5, limit=limit, page_size=size)]
+    found = [
+        item.id for item in client.jobs.list(state="queued", created_after=1.5, limit=limit, page_size=size)
+    ]
     assert found == [f"job_{n}" for n in range(min(total, limit or total))]
     assert {(seen.query["state"], seen.query["created_after"]) for seen in server.seen} == {("queued", "1.5")}
     assert max(int(seen.query["limit"]) for seen in server.seen) <= size
@@ -193,7 +198,7 @@ def test_list_pages_by_itself(server, client, total, limit, size):
 
 def test_list_asks_for_no_page_before_it_is_needed(server, client):
     server.jobs = [job(id=f"job_{n}") for n in range(5)]
-    jobs = client.list(page_size=2)
+    jobs = client.jobs.list(page_size=2)
     next(jobs)
     next(jobs)
     assert len(server.seen) == 1
@@ -205,23 +210,74 @@ async def test_the_async_client_does_the_same(server):
     server.faults.append((503, {}, error("no_worker")))
     async with AsyncPenstock(server.url) as client:
         assert (await client.submit({"model": "m"}, wait_s=1)).id == ID
-        assert len([item async for item in client.list(page_size=2)]) == 3
+        assert len([item async for item in client.jobs.list(page_size=2)]) == 3
         assert (await client.health()).ready
         assert (await client.models())[0].id == "m"
-        assert (await client.cancel(ID)).id == ID
+        assert (await client.jobs.cancel(ID)).id == ID
         server.job = job(state="succeeded", result=answer("hi"))
         assert (await client.wait(ID)).text == "hi"
-        assert await client.result(ID) == answer("hi")
-        assert (await client.get(ID)).done
+        assert await client.jobs.result(ID) == answer("hi")
+        assert (await client.jobs.get(ID)).done
 
 
-def test_both_clients_have_the_same_methods_and_arguments():
-    def shape(kind):
-        return {
-            name: [(p.name, p.default, p.kind) for p in inspect.signature(member).parameters.values()]
-            for name, member in inspect.getmembers(kind, callable)
-            if not name.startswith("_")
-        }
+RESOURCES = ("jobs", "pools", "workers", "dead", "batches", "files")
 
-    assert shape(Penstock) == shape(AsyncPenstock)
-    assert {"submit", "stream", "close", "retry", "list_dead", "drain_worker"} <= set(shape(Penstock))
+
+def public(one):
+    return {name: getattr(one, name) for name in dir(one) if not name.startswith("_")}
+
+
+def shape(one):
+    """Each call of a client or a resource: its arguments, its result, its documentation."""
+    calls = {name: call for name, call in public(one).items() if callable(call)}
+    return {name: (inspect.signature(call), inspect.getdoc(call)) for name, call in calls.items()}
+
+
+@pytest.mark.asyncio
+async def test_both_clients_have_the_same_calls_arguments_results_and_documentation():
+    with Penstock() as client:
+        async with AsyncPenstock() as aclient:
+            assert public(client).keys() == public(aclient).keys()
+            assert public(client).keys() >= set(RESOURCES)
+            for one, other in (
+                (client, aclient),
+                *((getattr(client, name), getattr(aclient, name)) for name in RESOURCES),
+            ):
+                calls = shape(one)
+                assert calls == shape(other)
+                assert all(doc for _, doc in calls.values())
+                assert "self" not in {name for shown, _ in calls.values() for name in shown.parameters}
+            ours, theirs = (inspect.signature(kind).parameters for kind in (Penstock, AsyncPenstock))
+            assert [(p.name, p.default, p.kind) for p in ours.values()] == [
+                (p.name, p.default, p.kind) for p in theirs.values()
+            ]
+
+
+async def types_of_both_clients(client: Penstock, aclient: AsyncPenstock) -> None:
+    """Never run: the type checker reads it."""
+    assert_type(client.submit({}, model="m", priority="high"), Job)
+    assert_type(await aclient.submit({}, model="m", priority="high"), Job)
+    assert_type(client.workers.list(), tuple[Worker, ...])
+    assert_type(await aclient.workers.list(), tuple[Worker, ...])
+    assert_type(client.jobs.list(limit=1), Generator[Job, None, None])
+    assert_type(aclient.jobs.list(limit=1), AsyncGenerator[Job, None])
+    assert_type(client.stream("j"), Generator[str, None, None])
+    assert_type(aclient.jobs.stream("j", on_restart="mark"), AsyncGenerator[str | Restarted, None])
+    client.submit({}, modle="m")  # type: ignore[call-arg]
+    client.jobs.cancel(1)  # type: ignore[arg-type]
+
+
+def test_a_call_shows_its_result_and_not_how_it_is_made(client):
+    assert str(inspect.signature(client.jobs.cancel)) == "(job_id: 'str') -> 'Job'"
+    assert str(inspect.signature(client.workers.list)) == "() -> 'tuple[Worker, ...]'"
+    assert client.jobs.cancel.__name__ == "cancel"
+
+
+def test_the_shortcuts_are_the_calls_of_jobs(client):
+    assert all(shape(client)[name] == shape(client.jobs)[name] for name in ("submit", "wait", "stream"))
+
+
+def test_a_field_that_no_job_has_is_refused_here(server, client):
+    with pytest.raises(TypeError, match="submit\\(\\) has no field modle, prio"):
+        client.submit({}, prio="high", modle="m")
+    assert server.seen == []

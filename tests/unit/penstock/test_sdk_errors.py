@@ -7,8 +7,8 @@ import pytest
 
 import penstock
 from penstock import Job, Penstock, errors
-from penstock._http import translate
-from penstock._protocol import Reply, ended_error, status_error
+from penstock._core.http import translate
+from penstock._core.protocol import Reply, ended_error, status_error
 from tests.unit.penstock.double import ID, error, job
 
 STATUSES = {
@@ -34,7 +34,7 @@ def test_each_status_over_the_wire(server, status, kind):
     body = error("a_code", "a message", type="a_type", param="model")
     server.faults.append((status, {"retry-after": "3"}, body))
     with Penstock(server.url, max_retries=0) as client, pytest.raises(kind) as caught:
-        client.get(ID)
+        client.jobs.get(ID)
     got = caught.value
     assert type(got) is kind
     assert (got.status, got.code, got.type, got.param) == (status, "a_code", "a_type", "model")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock import AsyncPenstock, Penstock, Restarted, errors
-from penstock._follow import Follower
-from penstock._retry import RetryPolicy
+from penstock._core.follow import Follower
+from penstock._core.retry import RetryPolicy
 from tests.unit.penstock.double import ID, answer, chunk, error, job
 
 EVENTS = f"/v1/jobs/{ID}/events"
@@ -19,7 +19,7 @@ EVENTS = f"/v1/jobs/{ID}/events"
 
 def test_a_whole_stream(server, client):
     server.happened("a", "b")
-    events = list(client.events(ID))
+    events = list(client.jobs.events(ID))
     assert [event.type for event in events] == ["queued", "running", "chunk", "chunk", "succeeded"]
     assert [event.text for event in events] == ["", "", "a", "b", ""]
     assert events[-1].job is not None
@@ -31,7 +31,7 @@ def test_each_event_once_whatever_drops(server, client, abort):
     server.happened(*"abcdef")
     server.abort = abort
     server.cuts.extend([3, 0, 1, 2])
-    events = list(client.events(ID))
+    events = list(client.jobs.events(ID))
     assert [event.id for event in events] == [event_id for event_id, _, _ in server.events]
     asked = [seen.headers.get("last-event-id") for seen in server.asked(EVENTS)]
     assert asked == [None, "2", "2", "3", "5"]
@@ -42,7 +42,7 @@ async def test_each_event_once_async(server):
     server.happened(*"abcdef")
     server.cuts.extend([3, 0, 1, 2])
     async with AsyncPenstock(server.url) as client:
-        events = [event async for event in client.events(ID)]
+        events = [event async for event in client.jobs.events(ID)]
         assert [event.id for event in events] == [event_id for event_id, _, _ in server.events]
         assert [piece async for piece in client.stream(ID)] == list("abcdef")
 
@@ -51,7 +51,7 @@ def test_a_server_that_replays_all_does_not_repeat(server, client):
     server.happened(*"abc")
     server.ignore_cursor = True
     server.cuts.extend([3, 4])
-    assert [event.id for event in client.events(ID)] == ["0", "1", "2", "3", "4", "5"]
+    assert [event.id for event in client.jobs.events(ID)] == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_events_of_one_connection_may_share_an_id(server, client):
@@ -72,7 +72,7 @@ def test_it_gives_up_when_nothing_new_comes(server):
     server.happened(*"abc")
     server.cuts.extend([2] + [0] * 20)
     with Penstock(server.url, max_reconnects=3) as client, pytest.raises(errors.APIConnectionError):
-        list(client.events(ID))
+        list(client.jobs.events(ID))
     assert len(server.seen) == 5
 
 
@@ -80,14 +80,14 @@ def test_it_gives_up_when_nothing_new_comes(server):
 def test_an_error_that_stays_is_raised_at_once(server, client, status, kind):
     server.faults.append((status, {}, error("x")))
     with pytest.raises(kind):
-        next(client.events(ID))
+        next(client.jobs.events(ID))
     assert len(server.seen) == 1
 
 
 def test_what_is_no_stream_is_said(server, client):
     server.faults.append((200, {}, {"status": "fine"}))
     with pytest.raises(errors.APIResponseError, match="no event stream or file, but application/json"):
-        next(client.events(ID))
+        next(client.jobs.events(ID))
 
 
 def test_a_resumed_stream_begins_behind_the_cursor(server, client):
@@ -97,7 +97,7 @@ def test_a_resumed_stream_begins_behind_the_cursor(server, client):
 
 def test_behind_the_last_event_there_is_nothing(server, client):
     server.faults.append((204, {}, ""))
-    assert list(client.events(ID, after="9")) == []
+    assert list(client.jobs.events(ID, after="9")) == []
     assert len(server.seen) == 1
 
 
@@ -142,7 +142,7 @@ def test_text_ends_as_the_job_did(server, client, end, kind):
     assert next(text) == "a"
     with pytest.raises(kind):
         next(text)
-    assert [event.type for event in client.events(ID)][-1] == end
+    assert [event.type for event in client.jobs.events(ID)][-1] == end
 
 
 def test_a_job_without_deltas_gives_its_text_at_the_end(server, client):
@@ -177,5 +177,5 @@ async def test_leaving_early_closes_the_connection(server):
         async with aclosing(client.stream(ID)) as text:
             async for _ in text:
                 break
-        transport: Any = client._http._transport
+        transport: Any = client._driver.http._transport
         assert transport._pool.connections == []

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock import AsyncPenstock, _ops_protocol, errors
-from penstock._paging import Pager
-from penstock._protocol import Request
-from penstock.models import Page
+from penstock import AsyncPenstock, errors
+from penstock._core import flows
+from penstock._core.protocol import Reply, segment
+from penstock._core.retry import RetryPolicy
+from penstock.models import Job, Page
 from tests.unit.penstock.double import ID, again, answer, error, job, worker
 
 
 def test_retry_asks_with_a_key_and_returns_the_new_job(server, client):
     server.faults.append((503, {}, error("redis_unavailable")))
-    new = client.retry(ID)
+    new = client.jobs.retry(ID)
     assert (new.id, new.retry_of, new.state) == (again(ID), ID, "queued")
     first, second = server.asked(f"/v1/jobs/{ID}/retry")
     assert (first.method, first.body) == ("POST", b"")
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"] != ""
-    client.retry(ID, idempotency_key="mine")
+    client.jobs.retry(ID, idempotency_key="mine")
     assert server.seen[-1].headers["idempotency-key"] == "mine"
 
 
 def test_a_job_that_is_not_over_cannot_be_run_again(server, client):
     server.faults.append((409, {}, error("job_not_finished")))
     with pytest.raises(errors.ConflictError) as caught:
-        client.retry(ID)
+        client.jobs.retry(ID)
     assert caught.value.code == "job_not_finished"
     assert len(server.seen) == 1
 
@@ -51,24 +52,24 @@ def test_the_limits_and_the_kin_of_a_job_are_its_fields(server, client):
     assert (got.timeout_s, got.queue_timeout_s, got.retry_of, got.retried_as) == (2.5, 30, "job_a", "job_b")
     assert (got.partial_text, got.text, got.result) == ("as far as", "", None)
     server.job = job()
-    assert client.get(ID).partial_text == ""
+    assert client.jobs.get(ID).partial_text == ""
 
 
 def test_dead_jobs_are_listed_page_by_page(server, client):
     server.dead = [job(id=f"job_{n}", state="failed") for n in range(5)]
-    found = [item.id for item in client.list_dead(code="timeout", model="m", page_size=2)]
+    found = [item.id for item in client.dead.list(code="timeout", model="m", page_size=2)]
     assert found == [f"job_{n}" for n in range(5)]
     assert [seen.query["limit"] for seen in server.seen] == ["2"] * 3
     assert {(seen.query["code"], seen.query["model"]) for seen in server.seen} == {("timeout", "m")}
-    assert len(list(client.list_dead(limit=3))) == 3
+    assert len(list(client.dead.list(limit=3))) == 3
 
 
 def test_dead_jobs_that_leave_the_list_meanwhile_hide_no_others(server, client):
     server.dead = [job(id=f"job_{n}", state="failed") for n in range(7)]
     seen = []
-    for item in client.list_dead(page_size=2):
+    for item in client.dead.list(page_size=2):
         seen.append(item.id)
-        client.retry_dead([item.id])
+        client.dead.retry([item.id])
     assert seen == [f"job_{n}" for n in range(7)]
     assert server.dead == []
 
@@ -76,12 +77,12 @@ def test_dead_jobs_that_leave_the_list_meanwhile_hide_no_others(server, client):
 def test_bulk_retry_by_name_and_by_filter(server, client):
     server.dead = [job(id=f"job_{n}", state="failed") for n in range(3)]
     server.refused = {"job_1"}
-    report = client.retry_dead(["job_0", "job_1"])
+    report = client.dead.retry(["job_0", "job_1"])
     assert [(one.id, one.retried_as) for one in report.data] == [("job_0", again("job_0")), ("job_1", None)]
     assert report.data[1].error.code == "queue_full"
     assert report.has_more
-    client.retry_dead(code="timeout", model="m", limit=7)
-    client.retry_dead()
+    client.dead.retry(code="timeout", model="m", limit=7)
+    client.dead.retry()
     sent = [json.loads(seen.body) for seen in server.asked("/v1/dead/retry")]
     assert sent == [{"ids": ["job_0", "job_1"]}, {"code": "timeout", "model": "m", "limit": 7}, {}]
 
@@ -100,41 +101,40 @@ def test_bulk_retry_by_name_and_by_filter(server, client):
 )
 def test_a_bulk_retry_that_says_too_little_or_too_much_is_not_sent(server, client, ids, filters):
     with pytest.raises(ValueError, match=r"give|limit"):
-        client.retry_dead(ids, **filters)
+        client.dead.retry(ids, **filters)
     assert server.seen == []
 
 
 def test_one_id_is_one_id_and_not_its_letters(server, client):
-    assert [one.id for one in client.retry_dead("job_1").data] == ["job_1"]
+    assert [one.id for one in client.dead.retry("job_1").data] == ["job_1"]
 
 
 def test_workers_and_draining_one(server, client):
     server.workers = [worker(), worker(id="gpu0@host-8-ffffffff", name="gpu0@host", kv_cache_usage=None)]
-    first, second = client.workers()
+    first, second = client.workers.list()
     assert (first.id, first.name, first.state) == ("cpu@host-7-0a1b2c3d", "cpu@host", "ready")
     assert (first.running, first.capacity, first.kv_cache_usage, first.models) == (2, 8, 0.25, ("m",))
     assert (second.kv_cache_usage, second.model_extra["a_field_of_the_future"]) == (None, 1)
-    (told,) = client.drain_worker("cpu@host", timeout_s=2.5)
+    (told,) = client.workers.drain("cpu@host", timeout_s=2.5)
     assert (told.id, told.state) == (first.id, "draining")
     (seen,) = server.asked("/v1/workers/cpu@host/drain")
     assert (seen.method, json.loads(seen.body)) == ("POST", {"timeout_s": 2.5})
-    assert client.drain_worker(second.id)[0].id == second.id
+    assert client.workers.drain(second.id)[0].id == second.id
     assert json.loads(server.seen[-1].body) == {}
     with pytest.raises(errors.NotFoundError) as caught:
-        client.drain_worker("nobody@nowhere")
+        client.workers.drain("nobody@nowhere")
     assert caught.value.code == "worker_not_found"
 
 
 @pytest.mark.parametrize(("name", "time"), [("", None), (" ", None), ("w", -1), ("w", float("inf"))])
 def test_a_drain_of_nobody_or_for_no_time_is_not_sent(server, client, name, time):
     with pytest.raises(ValueError, match=r"empty|timeout_s"):
-        client.drain_worker(name, time)
+        client.workers.drain(name, time)
     assert server.seen == []
 
 
 def test_a_name_cannot_leave_its_path():
-    request = _ops_protocol.drain_worker("../jobs/x?y#z", None)
-    assert request.path == "/v1/workers/..%2Fjobs%2Fx%3Fy%23z/drain"
+    assert segment("../jobs/x?y#z", "the name") == "..%2Fjobs%2Fx%3Fy%23z"
 
 
 @pytest.mark.asyncio
@@ -142,12 +142,12 @@ async def test_the_async_client_does_the_same(server):
     server.dead = [job(id=f"job_{n}", state="failed") for n in range(3)]
     server.workers = [worker()]
     async with AsyncPenstock(server.url) as client:
-        assert (await client.retry(ID)).retry_of == ID
-        assert [item.id async for item in client.list_dead(page_size=2)] == ["job_0", "job_1", "job_2"]
-        assert (await client.retry_dead(["job_2"])).data[0].retried_as == again("job_2")
-        assert (await client.retry_dead(limit=1)).has_more
-        assert [one.name for one in await client.workers()] == ["cpu@host"]
-        assert (await client.drain_worker("cpu@host"))[0].state == "draining"
+        assert (await client.jobs.retry(ID)).retry_of == ID
+        assert [item.id async for item in client.dead.list(page_size=2)] == ["job_0", "job_1", "job_2"]
+        assert (await client.dead.retry(["job_2"])).data[0].retried_as == again("job_2")
+        assert (await client.dead.retry(limit=1)).has_more
+        assert [one.name for one in await client.workers.list()] == ["cpu@host"]
+        assert (await client.workers.drain("cpu@host"))[0].state == "draining"
 
 
 @given(
@@ -158,20 +158,27 @@ async def test_the_async_client_does_the_same(server):
 )
 def test_paging_delivers_each_once_and_asks_for_no_more(total, limit, size, given):
     """Pages may hold fewer than were asked for, none even, and still have a successor."""
-    pager: Pager[Any] = Pager(
-        lambda n, after: Request("GET", "", {"n": str(n), "after": after or "0"}), limit, size
-    )
-    found: list[Any] = []
-    asked = 0
-    while (request := pager.request()) is not None:
-        asked += 1
-        first = int(request.params["after"])
-        # Every other page is a short one.
-        end = first + min(int(request.params["n"]), given if asked % 2 else size)
-        data = [job(id=f"job_{n}") for n in range(first, min(end, total))]
-        found += pager.take(
-            Page(data=data, has_more=end < total, next_cursor=str(end) if end < total else None)
-        )
+    items = flows.pages("/v1/jobs", {}, Page[Job], limit=limit, page_size=size, policy=RetryPolicy())
+    found, asked = [], 0
+    reply = None
+    with suppress(StopIteration):
+        while True:
+            step = items.send(reply)
+            reply = None
+            if isinstance(step, flows.Deliver):
+                found.append(step.item)
+                continue
+            assert isinstance(step, flows.Send)
+            asked += 1
+            first = int(step.request.params.get("after", "0"))
+            # Every other page is a short one.
+            end = first + min(int(step.request.params["limit"]), given if asked % 2 else size)
+            page = {
+                "data": [job(id=f"job_{n}") for n in range(first, min(end, total))],
+                "has_more": end < total,
+                "next_cursor": str(end) if end < total else None,
+            }
+            reply = Reply(200, {}, json.dumps(page).encode())
     assert [one.id for one in found] == [
         f"job_{n}" for n in range(total if limit is None else min(total, limit))
     ]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock._sse import ServerSentEvent, SSEParser
+from penstock._core.sse import ServerSentEvent, SSEParser
 
 
 def parse(stream: bytes) -> list[tuple[str, str, str]]:

@@ -145,7 +145,7 @@ def test_no_server_is_an_error(server) -> None:
 def test_the_sdk_lists_queues(server) -> None:
     server.pools = [pool(max_active=4)]
     with Penstock(server.url) as client:
-        (found,) = client.queues()
+        (found,) = client.pools.list()
     assert (found.pool, found.max_active, found.lanes[3].queued) == ("default", 4, 1234)
 
 

@@ -151,7 +151,7 @@ def test_openai_rows_pass_as_they_are_and_take_what_is_asked(tmp_path):
     }
     path = write(tmp_path, "b.jsonl", json.dumps(chat))
     assert rows_of(path, Recipe(system="s"))[0]["body"]["messages"][0] == {"role": "system", "content": "s"}
-    assert "--template and --id-field are not for them" in refused(path, Recipe(template="{x}"))
+    assert "omit --template and --id-field" in refused(path, Recipe(template="{x}"))
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,12 @@ def test_openai_rows_pass_as_they_are_and_take_what_is_asked(tmp_path):
         ({"custom_id": None}, "line 2, field 'custom_id'"),
         ({"custom_id": ""}, "1 to 512 characters"),
         ({"custom_id": 7}, "must be a text"),
-        ({"custom_id": "first"}, "stands on line 1 already"),
+        ({"custom_id": "first"}, "is already used on line 1"),
         ({"url": "/v1/completions"}, "a batch has one endpoint"),
         ({"method": "GET"}, "must be POST"),
         ({"body": []}, "field 'body': must be a JSON object"),
         ({"body": {}}, "name one with --model"),
-        ({"body": {"model": "other"}}, "a batch has one, and the first row's is 'm'"),
+        ({"body": {"model": "other"}}, "a batch has one model, and the first row's is 'm'"),
         ({"body": {"model": "m", "stream": True}}, "cannot be streamed"),
     ],
 )
@@ -187,7 +187,7 @@ def test_openai_rows_that_a_batch_would_refuse(tmp_path, change, said):
         (
             "r.jsonl",
             b'{"text": "a"}\n',
-            "line 1, field 'prompt': there is none; say how to make it: --template",
+            "line 1, field 'prompt': there is none; make it with --template",
         ),
         ("r.csv", b"prompt,x\na,b,c\n", "line 2: 3 values, but the header has 2 columns"),
         ("r.csv", b'prompt,x\nok,"b', "line 2: unexpected end of data"),
@@ -209,7 +209,7 @@ def test_many_problems_are_counted_and_ten_are_shown(tmp_path):
 
 def test_an_id_that_occurs_twice(tmp_path):
     path = write(tmp_path, "r.csv", "id,prompt\na,x\nb,y\na,z\n")
-    assert "line 4: the id 'a' stands on line 2 already" in refused(path, Recipe(model="m", id_field="id"))
+    assert "line 4: the id 'a' is already used on line 2" in refused(path, Recipe(model="m", id_field="id"))
 
 
 @pytest.mark.parametrize("packed", [False, True])

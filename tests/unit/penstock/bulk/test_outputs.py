@@ -101,7 +101,7 @@ def test_a_folder_has_one_run_at_a_time_and_can_be_begun_anew(tmp_path):
         one.state.rows = 1
         one.input.write_bytes(b"{}\n")
         one.save()
-        with pytest.raises(InputError, match="another run is at work"):
+        with pytest.raises(InputError, match="another run is using"):
             Workdir(path, begin=False)
     with Workdir(path, begin=False) as again:
         assert again.started

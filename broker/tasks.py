@@ -1,0 +1,144 @@
+"""Tasks that the api asks of the coordinators: long work on one batch, which no request loop may do itself.
+
+One task of a kind runs at a time for a batch; whoever asks meanwhile waits for the same answer. A coordinator takes a task
+with a lease. If it dies, another takes the task again under the next attempt, and only the latest attempt can answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from broker.db.errors import NoCoordinatorError
+from broker.jobs import JobStore
+
+_WAITING_MS = 86_400_000
+_ANSWERED_MS = 60_000
+_NO_COORDINATOR = "no coordinator is running, so nothing looks after batches: start `penstock coordinator`"
+
+
+class TaskKind(StrEnum):
+    """What a coordinator can be asked to do with a batch."""
+
+    VERIFY = "verify"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as one coordinator has it.
+
+    Attributes:
+        kind: what is asked.
+        batch: the batch's id.
+        args: of the kind, as JSON values.
+        run: which asking of this task it is; a later one has a larger number.
+        attempt: how often the run was taken, from 1.
+    """
+
+    kind: TaskKind
+    batch: str
+    args: Mapping[str, Any]
+    run: int
+    attempt: int
+
+    @property
+    def fence(self) -> tuple[str, str, int, int]:
+        """What the scripts compare before they write."""
+        return self.kind.value, self.batch, self.run, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a task ended.
+
+    Attributes:
+        result: JSON values; empty where it failed.
+        error: the code of its failure; None where it succeeded.
+        message: one sentence on the failure.
+    """
+
+    result: Mapping[str, Any]
+    error: str | None = None
+    message: str = ""
+
+    def encode(self) -> str:
+        """Write the answer."""
+        return json.dumps([self.result, self.error, self.message])
+
+    @classmethod
+    def decode(cls, text: str) -> Answer:
+        """Read what :meth:`encode` wrote."""
+        return cls(*json.loads(text))
+
+
+class TaskStore:
+    """Tasks in Redis. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
+
+    Args:
+        store: whose connection and scripts to use.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+
+    # ---- the front ---------------------------------------------------------------------------------------------
+
+    def topic(self, kind: TaskKind, batch_id: str) -> str:
+        """Return the name under which the answer comes to :meth:`broker.events.hub.EventHub.inbox`."""
+        return self._store.keys("task", kind.value, batch_id)
+
+    async def ask(self, kind: TaskKind, batch_id: str, args: Mapping[str, Any], sink: str) -> int:
+        """Ask for a task, or join those who wait for it already.
+
+        Args:
+            kind: what to do.
+            batch_id: with which batch.
+            args: for the coordinator; where the task is under way, those of the first caller count.
+            sink: the api process to which the answer is published as an event: (run, answer).
+
+        Returns:
+            The run to wait for.
+
+        Raises:
+            NoCoordinatorError: none is alive.
+        """
+        told = json.dumps(dict(args))
+        run = await self._store.scripts.call("task/ask", kind.value, batch_id, sink, told, _WAITING_MS)
+        if not run:
+            raise NoCoordinatorError(_NO_COORDINATOR)
+        return int(run)
+
+    async def answer(self, kind: TaskKind, batch_id: str, run: int) -> Answer | None:
+        """Read the answer to a run or to a later one; None: there is none yet.
+
+        Raises:
+            LookupError: the task is gone.
+        """
+        key = self._store.keys("task", kind.value, batch_id)
+        at, answer = await self._store.execute(self._store.client.hmget(key, ("run", "answer")))
+        if at is None:
+            raise LookupError(batch_id)
+        return Answer.decode(answer) if answer is not None and int(at) >= run else None
+
+    # ---- the coordinator ---------------------------------------------------------------------------------------
+
+    async def take(self, lease_s: float) -> Task | None:
+        """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none."""
+        reply = await self._store.scripts.call("task/take", int(lease_s * 1000))
+        if reply is None:
+            return None
+        kind, batch, run, attempt, args = reply
+        return Task(TaskKind(kind), batch, json.loads(args), int(run), int(attempt))
+
+    async def keep(self, task: Task, lease_s: float) -> bool:
+        """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""
+        return bool(await self._store.scripts.call("task/keep", *task.fence, int(lease_s * 1000)))
+
+    async def end(self, task: Task, answer: Answer) -> bool:
+        """Answer a task. False: another attempt has it, or it has its answer."""
+        reply = await self._store.scripts.call("task/end", *task.fence, answer.encode(), _ANSWERED_MS)
+        return bool(reply)

@@ -1,0 +1,65 @@
+"""The stores that a coordinator's steps work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.batch_steps import BatchSteps
+from broker.files import FileStore
+from broker.jobs import JobStore
+from broker.tasks import TaskStore
+from coordinator.settings import CoordinatorSettings
+from monitoring.metrics import AcceptedJobs
+from storage import Storage, open_storage
+
+
+class ChangedError(Exception):
+    """The batch is no longer what it was when the step began: read it again."""
+
+
+@dataclass(slots=True)
+class Context:
+    """The stores of one coordinator, on its event loop.
+
+    Attributes:
+        settings: the coordinator's.
+        store: jobs.
+        batches: batches and their chunks.
+        files: the records of files.
+        tasks: what the api asks for.
+        token: the coordinator's name in leases.
+        metrics: where accepted chunks are counted.
+    """
+
+    settings: CoordinatorSettings
+    store: JobStore
+    batches: BatchSteps
+    files: FileStore
+    tasks: TaskStore
+    token: str
+    metrics: AcceptedJobs
+    _storage: Storage | None = None
+
+    @classmethod
+    def over(
+        cls,
+        store: JobStore,
+        settings: CoordinatorSettings,
+        token: str,
+        metrics: AcceptedJobs,
+        storage: Storage | None = None,
+    ) -> Context:
+        """Make one over a job store; ``storage``: one that is open already."""
+        batches = BatchSteps(store, settings.batch_retention_s, settings.batch_parts_retention_s)
+        return cls(settings, store, batches, FileStore(store), TaskStore(store), token, metrics, storage)
+
+    @property
+    def storage(self) -> Storage:
+        """Where files are, opened when first used.
+
+        Raises:
+            StorageUnavailableError: its directory cannot be made.
+        """
+        if self._storage is None:
+            self._storage = open_storage(self.settings)
+        return self._storage

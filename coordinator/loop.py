@@ -1,0 +1,189 @@
+"""The coordinator: one event loop that drives the batches and performs the tasks for which it has leases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from broker.coordinators import Coordinators
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.events.subscriber import Subscriber
+from broker.jobs import JobStore
+from coordinator.context import Context
+from coordinator.driver import Driver, give_up
+from coordinator.lease import under_lease
+from coordinator.settings import CoordinatorSettings
+from coordinator.sweep import sweep
+from coordinator.tasks import Tasks
+from monitoring.metrics import AcceptedJobs
+from storage import StorageError
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 0.5
+"""Longest time between two looks for work; a ring of the bell makes it shorter."""
+
+SWEEP_S = 2.0
+FINISH_S = 5.0
+"""After a stop was asked for: how long the present steps and tasks may take."""
+
+LEAVE_S = 2.0
+"""After that: how long giving the leases back may take."""
+
+
+class Coordinator:
+    """Runs until :meth:`stop`. Make it and call it in the thread of its event loop.
+
+    Args:
+        settings: the coordinator's.
+        metrics: where accepted chunks are counted.
+        metrics_url: where these are served; None: nowhere.
+    """
+
+    def __init__(
+        self, settings: CoordinatorSettings, metrics: AcceptedJobs, metrics_url: str | None = None
+    ) -> None:
+        host, pid = socket.gethostname(), os.getpid()
+        self._token = f"{host}-{pid}-{secrets.token_hex(4)}"
+        self._info = {"id": self._token, "host": host, "pid": pid, "metrics_url": metrics_url}
+        self._settings = settings
+        store = JobStore(connect(settings.redis_url), settings)
+        self._context = Context.over(store, settings, self._token, metrics)
+        self._coordinators = Coordinators(store)
+        self._bell = Subscriber(
+            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._look_now
+        )
+        self._tasks = Tasks(self._context)
+        self._drivers: dict[str, Driver] = {}
+        self._driving: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have :meth:`run` finish the present steps, give back its leases and return; called again, without finishing."""
+        if self._stopping.is_set():
+            for task in self._working:
+                task.cancel()
+        self._stopping.set()
+        self._look_now()
+
+    async def run(self) -> None:
+        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for."""
+        beside = [
+            asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
+            asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
+            asyncio.create_task(self._listen(), name="bell"),
+        ]
+        away = False
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                try:
+                    await self._look()
+                    away = False
+                except StoreUnavailableError as error:
+                    if not away:
+                        log.warning("coordinator_waits_for_redis", error=str(error))
+                    away = True
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._wake.wait()
+        finally:
+            await self._leave(beside)
+
+    # ---- work --------------------------------------------------------------------------------------------------
+
+    @property
+    def _working(self) -> set[asyncio.Task[None]]:
+        return self._driving | self._tasks.running
+
+    async def _look(self) -> None:
+        """Take up the batches that nobody drives and the tasks that nobody performs."""
+        for batch_id in await self._context.batches.active():
+            if batch_id in self._drivers:
+                continue
+            if await self._prolong(batch_id):
+                self._drivers[batch_id] = driver = Driver(self._context, batch_id)
+                task = asyncio.create_task(self._drive(driver, batch_id), name=f"drive {batch_id}")
+                self._driving.add(task)
+                task.add_done_callback(self._driving.discard)
+        await self._tasks.look()
+
+    async def _prolong(self, batch_id: str) -> bool:
+        return await self._context.batches.lease(batch_id, self._token, self._settings.batch_lease_s)
+
+    async def _drive(self, driver: Driver, batch_id: str) -> None:
+        """Drive a batch while its lease is kept."""
+        lease_s = self._settings.batch_lease_s
+        try:
+            if not await under_lease(driver.run(), lambda: self._prolong(batch_id), lease_s, batch_id):
+                log.warning("batch_lease_lost", batch=batch_id)
+        except Exception as error:
+            log.exception("batch_driver_failed", batch=batch_id)
+            with suppress(StoreUnavailableError):
+                await give_up(self._context, batch_id, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(lease_s):
+                    await self._stopping.wait()
+        finally:
+            with suppress(StoreUnavailableError):
+                await self._context.batches.lease(batch_id, self._token, 0)
+            del self._drivers[batch_id]
+
+    # ---- beside it ---------------------------------------------------------------------------------------------
+
+    async def _repeat(self, work: Callable[[], Awaitable[None]], interval_s: float) -> None:
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("task_failed", task=work.__name__)
+            await asyncio.sleep(interval_s)
+
+    async def _beat(self) -> None:
+        try:
+            await self._coordinators.beat(self._info, self._settings.batch_lease_s)
+        except StoreUnavailableError as error:
+            log.debug("heartbeat_failed", error=str(error))
+
+    async def _sweep(self) -> None:
+        try:
+            await sweep(self._context)
+        except (StoreUnavailableError, StorageError) as error:
+            log.debug("sweep_failed", error=str(error))
+
+    async def _listen(self) -> None:
+        with suppress(TimeoutError):  # it goes on trying
+            await self._bell.start()
+
+    def _rung(self, ids: list[str]) -> None:
+        for batch_id in ids:
+            if driver := self._drivers.get(batch_id):
+                driver.wake()
+        self._look_now()
+
+    def _look_now(self) -> None:
+        self._wake.set()
+
+    async def _leave(self, beside: list[asyncio.Task[None]]) -> None:
+        """Finish what can be finished soon, and give every lease back, so that others continue at once."""
+        for driver in self._drivers.values():
+            driver.stop()
+        if working := self._working:
+            await asyncio.wait(working, timeout=FINISH_S)
+        left = [*self._working, *beside]
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=LEAVE_S)
+        with suppress(StoreUnavailableError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._coordinators.beat(self._info, 0)
+        await self._bell.stop()
+        await self._context.store.aclose()

@@ -1,0 +1,60 @@
+"""The coordinator process, from settings to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from prometheus_client import REGISTRY
+
+from coordinator.loop import Coordinator
+from coordinator.settings import CoordinatorSettings
+from jobs.lanes import Lane
+from monitoring import failpoints
+from monitoring.logging import configure_logging
+from monitoring.metrics import AcceptedJobs, DataDisk, serve_metrics, set_up
+from storage import local_folders
+
+log = structlog.get_logger(__name__)
+
+
+class CoordinatorStartError(Exception):
+    """The coordinator cannot start. The message is for the operator."""
+
+
+def run_coordinator(overrides: Mapping[str, Any]) -> None:
+    """Run a coordinator until SIGINT or SIGTERM; it ends within ten seconds of it.
+
+    Args:
+        overrides: settings given on the command line, by name; the rest comes from the environment and the files.
+
+    Raises:
+        pydantic.ValidationError: a setting is wrong; its message names it.
+        CoordinatorStartError: the metrics port cannot be listened on.
+    """
+    failpoints.arm_from_environment()
+    settings = CoordinatorSettings(**overrides)
+    configure_logging(settings.log_level, as_json=settings.log_json, service="coordinator")
+    set_up(REGISTRY, "coordinator")
+    metrics = AcceptedJobs(REGISTRY, list(Lane))
+    DataDisk(REGISTRY, local_folders(settings))
+    try:
+        url = serve_metrics(
+            REGISTRY, settings.metrics_host, settings.metrics_port, settings.metrics_advertise_host
+        )
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise CoordinatorStartError(f"cannot serve /metrics on {where}: {error.strerror}") from error
+    log.info("coordinator_starting", metrics_url=url)
+    asyncio.run(_run(settings, metrics, url))
+    log.info("coordinator_ended")
+
+
+async def _run(settings: CoordinatorSettings, metrics: AcceptedJobs, url: str) -> None:
+    coordinator = Coordinator(settings, metrics, url)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, coordinator.stop)
+    await coordinator.run()

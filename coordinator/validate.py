@@ -1,0 +1,157 @@
+"""The first step of a batch: reads its input once, line by line, in constant memory, checks it and cuts it into chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from broker.catalogue import Catalogue
+from coordinator.context import ChangedError, Context
+from coordinator.digests import Digests, same_id, tag_of
+from jobs.batch_keys import plan_key
+from jobs.batch_model import Batch
+from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line
+from jobs.batches import BatchStatus, Chunk, Cutter
+from storage import MissingObjectError
+from storage.base import read_all, read_lines
+
+MOST_ERRORS = 100
+"""Errors of a file that are reported: the first ones."""
+
+_RECORD = struct.Struct("<QQQQ")
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """A good input: its model, its rows and how it is cut."""
+
+    model: str
+    rows: int
+    chunks: list[Chunk]
+
+
+async def validate(context: Context, batch: Batch) -> Validated | list[RowError]:
+    """Read and check a batch's input.
+
+    Raises:
+        ChangedError: the batch was cancelled meanwhile.
+        StorageError: the input cannot be read now.
+    """
+    reading = _Reading(context, batch)
+    try:
+        await reading.read()
+        return await reading.result()
+    except MissingObjectError:
+        return [RowError(RowErrorCode.INVALID_REQUEST, "the input file is gone", None, "input_file_id")]
+    finally:
+        reading.digests.close()
+
+
+class _Reading:
+    def __init__(self, context: Context, batch: Batch) -> None:
+        self._context, self._batch = context, batch
+        self._rules = Rules(batch.endpoint)
+        self._model_line = 0
+        self._cutter = Cutter(context.settings.batch_chunk_rows)
+        self._errors: list[RowError] = []
+        self._rows = 0
+        self._looked = time.monotonic()
+        self.digests = Digests()
+
+    async def read(self) -> None:
+        number = 0
+        try:
+            async for offset, lines in read_lines(self._context.storage, self._batch.input_key):
+                at = offset
+                for line in lines:
+                    number += 1
+                    end = at + len(line) + 1
+                    if line and not line.isspace():
+                        self._take(line, number, at, end)
+                    at = end
+                if len(self._errors) >= MOST_ERRORS:
+                    return
+                await self._look()
+        except ValueError as error:  # the line is too long for memory
+            self._errors.append(RowError(RowErrorCode.INVALID_JSON_LINE, str(error), number + 1))
+
+    def _take(self, line: bytes, number: int, at: int, end: int) -> None:
+        found = check_line(line, number, self._rules)
+        self._rows += 1
+        if isinstance(found, RowError):
+            if len(self._errors) < MOST_ERRORS:
+                self._errors.append(found)
+            return
+        custom_id, model = found
+        if self._rules.model is None:
+            self._rules, self._model_line = Rules(self._batch.endpoint, model), number
+        self.digests.add(custom_id, number)
+        self._cutter.add(at, end, number)
+
+    async def _look(self) -> None:
+        """Stop if the batch was cancelled."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return
+        self._looked = time.monotonic()
+        now = await self._context.batches.get(self._batch.id)
+        if now is None or now.status is not BatchStatus.VALIDATING:
+            raise ChangedError
+
+    async def result(self) -> Validated | list[RowError]:
+        limit = self._context.settings.batch_max_rows
+        if not self._rows and not self._errors:
+            return [RowError(RowErrorCode.EMPTY_FILE, "the input file has no requests")]
+        if limit is not None and self._rows > limit:
+            message = f"the file has more than {limit} requests (setting batch_max_rows)"
+            return [RowError(RowErrorCode.INVALID_REQUEST, message)]
+        await self._find_duplicates()
+        if self._rules.model is not None:
+            await self._find_model(self._rules.model)
+        if self._errors:
+            return sorted(self._errors, key=lambda error: error.line or 0)[:MOST_ERRORS]
+        return Validated(self._rules.model or "", self._rows, self._cutter.chunks())
+
+    async def _find_duplicates(self) -> None:
+        found: list[tuple[int, int]] = []
+        for records in self.digests.partitions():
+            for one, other in itertools.pairwise(records):
+                if same_id(one, other):
+                    found.append((tag_of(other), tag_of(one)))
+            found = sorted(found)[:MOST_ERRORS]
+            await asyncio.sleep(0)  # a partition of a large input takes long; let other tasks run
+        for line, earlier in found:
+            message = f"the custom_id was used before, in line {earlier}"
+            self._errors.append(RowError(RowErrorCode.DUPLICATE_CUSTOM_ID, message, line, "custom_id"))
+
+    async def _find_model(self, model: str) -> None:
+        catalogue = Catalogue(self._context.store)
+        await catalogue.refresh()
+        pools, real = catalogue.ranked(model), catalogue.real_name(model)
+        message, code = "", RowErrorCode.INVALID_REQUEST
+        if not pools:
+            message = f"the model {model[:100]!r} does not exist; GET /v1/models lists what there is"
+            code = RowErrorCode.MODEL_NOT_FOUND
+        elif real != model:  # the engine gets the rows unchanged
+            message = f"{model!r} is an alias of {real!r}; a batch names the model itself"
+        elif all(one.endpoints and self._batch.endpoint not in one.endpoints for one in pools):
+            can = ", ".join(pools[0].endpoints)
+            message = f"the model {model!r} does not do {self._batch.endpoint}; it does {can}"
+        if message:
+            self._errors.append(RowError(code, message, self._model_line, "body.model"))
+
+
+async def write_plan(context: Context, batch_id: str, chunks: Iterable[Chunk]) -> None:
+    """Write how a batch is cut."""
+    data = b"".join(_RECORD.pack(c.offset, c.length, c.first_line, c.rows) for c in chunks)
+    await context.storage.put(plan_key(batch_id), data)
+
+
+async def read_plan(context: Context, batch_id: str) -> list[Chunk]:
+    """Read what :func:`write_plan` wrote."""
+    data = await read_all(context.storage, plan_key(batch_id))
+    return [Chunk(n, *fields) for n, fields in enumerate(_RECORD.iter_unpack(data))]

@@ -1,0 +1,210 @@
+"""Batches, for both clients: ``client.batches``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from penstock._core import batch_flows, flows
+from penstock._core.batch_flows import batch_path
+from penstock._core.flows import Flow, Items
+from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.protocol import Request, given, idempotent, with_json
+from penstock._core.tails import BatchTail
+from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
+from penstock.models import Page, Priority
+
+VERIFYING_S = 3600.0
+"""How long the server may take to check a batch's files from the first row to the last."""
+
+
+class BatchCalls(Part):
+    """Create batches, follow them, read their results; pause, cancel, retry and verify them."""
+
+    @Call
+    def create(
+        self,
+        input_file_id: str,
+        *,
+        endpoint: str = "/v1/chat/completions",
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        priority: Priority | None = None,
+        idempotency_key: str | None = None,
+    ) -> Flow[Batch]:
+        """Create a batch of the rows in an uploaded file and return it. The server checks the rows afterwards.
+
+        Args:
+            input_file_id: from ``client.files.upload``.
+            endpoint: the endpoint of all rows.
+            completion_window: time after which it expires: ``24h``, ``30m``, ``7d``.
+            metadata: at most 16 string pairs of your own.
+            priority: the lane of its rows; None is ``bulk``.
+            idempotency_key: the same key gives the same batch; None makes a fresh one.
+
+        Raises:
+            BadRequestError: an argument is wrong; ``param`` says which.
+            NotFoundError: there is no such file.
+            PenstockError: any other error of a call.
+        """
+        body = given(
+            input_file_id=input_file_id,
+            endpoint=endpoint,
+            completion_window=completion_window,
+            metadata=metadata,
+            priority=priority,
+        )
+        return self._fetch(with_json("POST", "/v1/batches", body, idempotent(idempotency_key)), Batch)
+
+    @Call
+    def get(self, batch_id: str) -> Flow[Batch]:
+        """Return the batch as it is now.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            PenstockError: any other error of a call.
+        """
+        return self._fetch(Request("GET", batch_path(batch_id)), Batch)
+
+    @Iteration
+    def list(
+        self, *, order: Literal["asc", "desc"] | None = None, limit: int | None = None, page_size: int = 100
+    ) -> Items[Batch]:
+        """Iterate over the batches, newest first unless ``order`` is ``asc``.
+
+        Args:
+            order: ``desc`` or ``asc`` by creation.
+            limit: the most batches to return; None returns all.
+            page_size: batches per request, 1 to 100.
+
+        Raises:
+            PenstockError: any error of a call, while iterating.
+        """
+        return self._pages("/v1/batches", Page[Batch], limit, page_size, order=order)
+
+    @Call
+    def wait(self, batch_id: str, timeout_s: float | None = None, *, check: bool = True) -> Flow[Batch]:
+        """Wait until the batch has ended and return it. Some of its rows may have failed even if it is ``completed``.
+
+        Args:
+            batch_id: the batch.
+            timeout_s: seconds; None waits without a limit.
+            check: raise if it ended as anything but ``completed``; False returns it in every case.
+
+        Raises:
+            BatchEndedError: it failed, expired or was cancelled, and ``check`` is set.
+            BatchWaitTimeoutError: it has not ended yet.
+            PenstockError: any error of a call.
+        """
+        follows = self._settings.follows
+        return batch_flows.wait(batch_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
+
+    @Iteration
+    def events(self, batch_id: str) -> Items[BatchEvent]:
+        """Follow the batch: its progress again and again, and at last the event with its final status.
+
+        A dropped connection is reopened. Closing the iterator stops only the watching.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            APIConnectionError: the stream could not be reopened ``max_reconnects`` times in a row.
+            PenstockError: any other error of a call.
+        """
+        return flows.read(BatchTail(batch_id, self._settings.follows), lambda event: event)
+
+    @Call
+    def result_page(
+        self, batch_id: str, after: str | None = None, limit: int | None = None
+    ) -> Flow[ResultPage]:
+        """Return committed rows, successful and failed ones, in the order in which they were committed.
+
+        Args:
+            batch_id: the batch, ended or not.
+            after: :attr:`ResultPage.next_cursor` of the page before; None begins with the first row.
+            limit: the most rows; None leaves it to the server.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            PenstockError: any other error of a call.
+        """
+        return batch_flows.result_page(batch_id, after, limit, self._settings.calls)
+
+    @Iteration
+    def results(
+        self, batch_id: str, *, follow: bool = False, page_size: int | None = None
+    ) -> Items[dict[str, Any]]:
+        """Iterate over the committed rows, each once, page by page.
+
+        A row has ``custom_id``, and ``response`` with ``status_code`` and ``body``, or ``error`` if it never ran.
+
+        Args:
+            batch_id: the batch, ended or not.
+            follow: wait for the rows that are not done yet, to the end of the batch.
+            page_size: rows per request; None leaves it to the server.
+
+        Raises:
+            PenstockError: any error of a call, while iterating.
+        """
+        follows = self._settings.follows
+        return batch_flows.results(batch_id, follow=follow, page_size=page_size, policy=follows)
+
+    @Call
+    def cancel(self, batch_id: str) -> Flow[Batch]:
+        """Cancel the batch and return it. The rows done by then stay in its files.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            ConflictError: it has already ended.
+            PenstockError: any other error of a call.
+        """
+        return self._act(batch_id, "cancel")
+
+    @Call
+    def pause(self, batch_id: str) -> Flow[Batch]:
+        """Start no further rows of the batch; those that run finish. Raises as :meth:`cancel` does."""
+        return self._act(batch_id, "pause")
+
+    @Call
+    def resume(self, batch_id: str) -> Flow[Batch]:
+        """Continue a paused batch. Raises as :meth:`cancel` does."""
+        return self._act(batch_id, "resume")
+
+    @Call
+    def retry(self, batch_id: str, *, idempotency_key: str | None = None) -> Flow[Batch]:
+        """Retry the failed rows of a batch as a new batch, and return that.
+
+        Args:
+            batch_id: a batch that has ended.
+            idempotency_key: the same key gives the same new batch; None makes a fresh one.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            ConflictError: it has not ended, or none of its rows failed.
+            PenstockError: any other error of a call.
+        """
+        headers = idempotent(idempotency_key)
+        return self._fetch(Request("POST", f"{batch_path(batch_id)}/retry", headers=headers), Batch)
+
+    @Call
+    def verify(self, batch_id: str) -> Flow[Verification]:
+        """Have the server check the batch's files: each input row is answered once, in one file or the other.
+
+        Raises:
+            NotFoundError: there is no such batch.
+            ConflictError: it has not ended.
+            PenstockError: any other error of a call.
+        """
+        request = Request("GET", f"{batch_path(batch_id)}/verify", extra_timeout_s=VERIFYING_S)
+        return self._fetch(request, Verification)
+
+    def _act(self, batch_id: str, action: str) -> Flow[Batch]:
+        return self._fetch(Request("POST", f"{batch_path(batch_id)}/{action}"), Batch)
+
+
+class Batches(BatchCalls, SyncPart):
+    """``client.batches`` of :class:`penstock.Penstock`."""
+
+
+class AsyncBatches(BatchCalls, AsyncPart):
+    """``client.batches`` of :class:`penstock.AsyncPenstock`."""

@@ -1,0 +1,80 @@
+"""Dead jobs, for both clients: ``client.dead``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from penstock._core.flows import Flow, Items
+from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.protocol import given, with_json
+from penstock.models import Job, Page, RetryReport
+
+MAX_BULK = 1000
+"""The most jobs that one request retries."""
+
+
+class DeadCalls(Part):
+    """The jobs that failed or expired and were not retried yet: list them, retry them."""
+
+    @Iteration
+    def list(
+        self,
+        *,
+        code: str | None = None,
+        model: str | None = None,
+        limit: int | None = None,
+        page_size: int = 100,
+    ) -> Items[Job]:
+        """Iterate over the dead jobs: ``failed`` or ``expired``, and not retried yet; newest end first.
+
+        Args:
+            code: only jobs that failed with this code, such as ``worker_lost``.
+            model: only jobs of this model.
+            limit: the most jobs to return; None returns all.
+            page_size: jobs per request, 1 to 100.
+
+        Raises:
+            PenstockError: any error of a call, while iterating.
+        """
+        return self._pages("/v1/dead", Page[Job], limit, page_size, code=code, model=model)
+
+    @Call
+    def retry(
+        self,
+        job_ids: Iterable[str] | None = None,
+        *,
+        code: str | None = None,
+        model: str | None = None,
+        limit: int | None = None,
+    ) -> Flow[RetryReport]:
+        """Retry many dead jobs in one request. A job that cannot be retried is an outcome with its error, not raised.
+
+        Args:
+            job_ids: which ones, at most 1,000; None takes those that match.
+            code: only jobs that failed with this code.
+            model: only jobs of this model.
+            limit: the most jobs to retry, 1 to 1,000; None leaves it to the server (100).
+
+        Raises:
+            PenstockError: any error of the call.
+            ValueError: both ids and filters are given, an id is empty, or a number is out of range.
+        """
+        body = given(code=code, model=model, limit=limit)
+        if job_ids is not None:
+            if body:
+                raise ValueError("give either job ids or code, model and limit")
+            ids = (job_ids,) if isinstance(job_ids, str) else tuple(job_ids)
+            if not 1 <= len(ids) <= MAX_BULK or not all(job_id.strip() for job_id in ids):
+                raise ValueError(f"give 1 to {MAX_BULK} job ids, none of them empty")
+            body = {"ids": ids}
+        if limit is not None and not 1 <= limit <= MAX_BULK:
+            raise ValueError(f"limit must be 1 to {MAX_BULK}")
+        return self._fetch(with_json("POST", "/v1/dead/retry", body), RetryReport)
+
+
+class Dead(DeadCalls, SyncPart):
+    """``client.dead`` of :class:`penstock.Penstock`."""
+
+
+class AsyncDead(DeadCalls, AsyncPart):
+    """``client.dead`` of :class:`penstock.AsyncPenstock`."""

@@ -1,0 +1,68 @@
+"""Pools and the lanes of their queues, for both clients: ``client.pools``."""
+
+from __future__ import annotations
+
+from penstock._core.flows import Flow
+from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.protocol import Request, segment
+from penstock.fleet_models import Pool, Purged
+from penstock.models import Page
+
+
+class PoolCalls(Part):
+    """Look at the queues; pause, resume and purge them."""
+
+    @Call
+    def list(self) -> Flow[tuple[Pool, ...]]:
+        """Return the pools with the jobs that wait in their lanes.
+
+        Raises:
+            NotFoundError: the server is too old for this call.
+            PenstockError: any other error of a call.
+        """
+        return (yield from self._fetch(Request("GET", "/v1/queues"), Page[Pool])).data
+
+    @Call
+    def pause(self, pool: str) -> Flow[Pool]:
+        """Stop dispatching a pool's jobs, and return the pool. Jobs are accepted and wait; running ones finish.
+
+        Raises:
+            NotFoundError: there is no such pool (``pool_not_found``).
+            PenstockError: any other error of a call.
+            ValueError: the name is empty.
+        """
+        return self._fetch(Request("POST", f"{_path(pool)}/pause"), Pool)
+
+    @Call
+    def resume(self, pool: str) -> Flow[Pool]:
+        """Dispatch a paused pool's jobs again, and return the pool. Raises as :meth:`pause` does."""
+        return self._fetch(Request("POST", f"{_path(pool)}/resume"), Pool)
+
+    @Call
+    def purge(self, pool: str, lane: str) -> Flow[int]:
+        """Cancel every job that waits in a lane, and return their number. Running jobs finish.
+
+        Args:
+            pool: its name.
+            lane: ``realtime``, ``high``, ``normal``, ``low`` or ``bulk``.
+
+        Raises:
+            NotFoundError: there is no such pool (``pool_not_found``).
+            BadRequestError: there is no such lane.
+            PenstockError: any other error of a call.
+            ValueError: a name is empty.
+        """
+        request = Request("DELETE", _path(pool) + "/" + segment(lane, "the lane's name"))
+        return (yield from self._fetch(request, Purged)).cancelled
+
+
+class Pools(PoolCalls, SyncPart):
+    """``client.pools`` of :class:`penstock.Penstock`."""
+
+
+class AsyncPools(PoolCalls, AsyncPart):
+    """``client.pools`` of :class:`penstock.AsyncPenstock`."""
+
+
+def _path(pool: str) -> str:
+    return "/v1/queues/" + segment(pool, "the pool's name")

@@ -1,0 +1,50 @@
+"""Workers, for both clients: ``client.workers``."""
+
+from __future__ import annotations
+
+from penstock._core.flows import Flow
+from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.protocol import Request, given, segment, with_json
+from penstock.fleet_models import Worker
+from penstock.models import Page
+
+
+class WorkerCalls(Part):
+    """List the workers and drain them."""
+
+    @Call
+    def list(self) -> Flow[tuple[Worker, ...]]:
+        """Return the workers that are alive.
+
+        Raises:
+            PenstockError: any error of a call.
+        """
+        return (yield from self._fetch(Request("GET", "/v1/workers"), Page[Worker])).data
+
+    @Call
+    def drain(self, name: str, timeout_s: float | None = None) -> Flow[tuple[Worker, ...]]:
+        """Drain a worker: it finishes its jobs, gives back the rest, and ends. Returns at once, with the workers asked.
+
+        Args:
+            name: a worker's name, which means all of this name, or an incarnation's id.
+            timeout_s: seconds that running jobs may take, 0 for none; None is the worker's own
+                ``drain_timeout_s``.
+
+        Raises:
+            NotFoundError: no live worker has this name (``worker_not_found``).
+            PenstockError: any other error of a call.
+            ValueError: the name is empty or the time below 0.
+        """
+        path = "/v1/workers/" + segment(name, "the worker's name") + "/drain"
+        if timeout_s is not None and not 0 <= timeout_s < float("inf"):
+            raise ValueError("timeout_s must be a number of seconds, 0 or more")
+        request = with_json("POST", path, given(timeout_s=timeout_s))
+        return (yield from self._fetch(request, Page[Worker])).data
+
+
+class Workers(WorkerCalls, SyncPart):
+    """``client.workers`` of :class:`penstock.Penstock`."""
+
+
+class AsyncWorkers(WorkerCalls, AsyncPart):
+    """``client.workers`` of :class:`penstock.AsyncPenstock`."""
