@@ -33,6 +33,8 @@ FLAGS = [
 ]
 EMBED, JOBS = "/v1/embeddings", "/v1/jobs"
 
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("vllm")]
+
 
 @pytest.fixture(scope="module")
 def embedding_stack(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -160,7 +160,7 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and (ROOT / parts[0] / parts[1]).is_dir() else TOP
 
 
-def listed(offenders: list[object]) -> str:
+def listed(offenders: Iterable[object]) -> str:
     return "\n".join(["", *map(str, offenders)])
 
 
