@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.asyncio
 
 IN_TIME_S = 2.0
 LONG = chat(max_tokens=2000)
-SLOW = {"simulated_inter_token_s": 0.05}
+SLOW: dict[str, Any] = {"simulated_inter_token_s": 0.05}
 
 
 async def ends(worker: WorkerProcess, deadline_s: float, status: int = 0) -> None:
