@@ -7,20 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.batch_rows import (
+from jobs.batch_lines import (
     NEVER_RAN_MESSAGES,
     NeverRan,
-    RowError,
-    RowErrorCode,
-    Rules,
-    check_line,
-    custom_id_of,
     failure_body,
     json_or_failure,
     never_ran_line,
-    read_row,
     response_line,
 )
+from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line, custom_id_of, read_row
 from jobs.endpoints import BATCH_ENDPOINTS
 from jobs.failures import FailureCode
 
