@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +34,7 @@ class ApiServer:
     @property
     def services(self) -> Any:
         """The application's services, for a look inside."""
-        return self._server.config.app.state.services  # type: ignore[union-attr]
+        return self._server.config.app.state.services
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -47,6 +48,15 @@ class ApiServer:
         self.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
+
+    def renew(self) -> None:
+        """Begin anew after its namespace was emptied: publish the limits, forget the workers."""
+        (loop,) = {server.get_loop() for server in self._server.servers}
+        asyncio.run_coroutine_threadsafe(self._renew(), loop).result(20)
+
+    async def _renew(self) -> None:
+        await self.services.store.set_limits()
+        await self.services.catalogue.refresh()
 
     def stop(self) -> None:
         """Do as SIGTERM does."""

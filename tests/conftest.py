@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -17,11 +17,15 @@ from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
-from tests.invariants import check_queues
+from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_xdist_make_scheduler
 from tests.timing import pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary", "pytest_xdist_make_scheduler"]  # hooks
+
+# A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test fails for being slow: the machine may be busy.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,26 +42,9 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
 @pytest.fixture
 def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
     """Settings in a namespace of the test's own; afterwards no key may lack a lifetime that its schema demands."""
-    namespace = f"t{uuid.uuid4().hex[:12]}"
-    yield BrokerSettings(redis_url=valkey.url, namespace=namespace)
-    with Redis.from_url(valkey.url, decode_responses=True) as client:
-        check_lifetimes(client, Keys(namespace))
-        check_queues(client, Keys(namespace))
-        for key in client.scan_iter(f"{namespace}*", count=1000):
-            client.delete(key)
-
-
-def check_lifetimes(client: Redis, keys: Keys) -> None:
-    """Fail for a finished job's record or log, or an idempotency key, without a lifetime (schema: broker/db/keys.py)."""
-    endless = []
-    for key in client.scan_iter(f"{keys.namespace}:*", count=1000):
-        if client.ttl(key) != -1:
-            continue
-        kind = key.split(":")[1]
-        finished = kind in {"job", "log"} and client.hget(keys("job", key.split(":")[2]), "finished")
-        if finished or kind == "idem":
-            endless.append(key)
-    assert not endless, f"keys without the TTL that the schema demands: {endless}"
+    settings = new_namespace(valkey)
+    yield settings
+    check_and_empty(settings)
 
 
 @pytest_asyncio.fixture

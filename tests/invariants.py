@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-
-from redis import Redis
+from typing import Any
 
 from broker.db.keys import Keys
 from jobs.lanes import Lane
 
 
-def check_queues(client: Redis, keys: Keys) -> None:
+def check_queues(client: Any, keys: Keys) -> None:
     """Fail where the parts of the fair queue do not agree with each other or with the records.
 
     Args:
-        client: with decoded responses.
+        client: a synchronous :class:`redis.Redis` with decoded responses.
         keys: of the namespace.
     """
     for pool in {queue.split(".")[1] for queue in client.smembers(keys("queues"))}:
         _check_pool(client, keys, pool)
 
 
-def _check_pool(client: Redis, keys: Keys, pool: str) -> None:
+def _check_pool(client: Any, keys: Keys, pool: str) -> None:
     admitted: set[str] = set()
     waiting: Counter[str] = Counter()
     parked = dict(client.zrange(keys("parked", pool), 0, -1, withscores=True))

@@ -98,6 +98,10 @@ class WorkerProcess(_OurProcess):
         given = {"engine": "simulated", "name": name, **overrides}
         super().__init__("workers.main:run_worker", settings, log, failpoints, given)
 
+    def is_ready(self) -> bool:
+        """Whether it has said that it takes jobs."""
+        return "worker_ready" in self.log.read_text()
+
 
 class ApiProcess(_OurProcess):
     """One api process. ``port``: its loopback port."""

@@ -41,7 +41,7 @@ class S3Server:
             time.sleep(self.delay_s)
         status = self.fault(environ["REQUEST_METHOD"], environ["PATH_INFO"]) if self.fault else None
         if status is None:
-            return self._app(environ, start_response)  # type: ignore[no-any-return]
+            return self._app(environ, start_response)
         self.refused += 1
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         body = b"<Error><Code>InternalError</Code><Message>a fault of the test</Message></Error>"

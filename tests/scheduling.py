@@ -10,11 +10,11 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadGroupScheduling
 
 
-class FileScheduling(LoadGroupScheduling):
+class FileScheduling(LoadGroupScheduling):  # type: ignore[misc]  # it has no types
     """Hands out whole files and groups."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return super()._split_scope(nodeid).partition("::")[0]
+        return str(super()._split_scope(nodeid)).partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)

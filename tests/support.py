@@ -55,9 +55,7 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 20.0) -> A
             value = await value
         if value:
             return value
-        assert time.monotonic() < deadline, (
-            f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
-        )
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {_said(condition)}"
         await asyncio.sleep(0.02)
 
 
@@ -68,7 +66,12 @@ def wait_until(condition: Callable[[], T | None], timeout_s: float = 20.0) -> T:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, (
-            f"not within {timeout_s} s: {inspect.getsource(condition).strip()}"
-        )
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {_said(condition)}"
         time.sleep(0.02)
+
+
+def _said(condition: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except TypeError:  # a partial, or a bound method of C code
+        return repr(condition)

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from redis.exceptions import RedisError
@@ -20,11 +20,12 @@ from jobs.lanes import Lane
 from tests.chaos.children import Child
 from tests.chaos.ledger import Ledger
 from tests.chaos.stack import Stack
+from tests.pace import Pace
 from tests.processes import descendants
 from tests.support import eventually, free_port
 
 DRAIN_SLACK_S = 2.0
-"""Beyond the drain deadline, a worker has this long to exit."""
+"""Beyond the drain deadline, a worker has this long to exit, on an idle machine."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Scene:
         ledger: where a broken promise is written.
         rng: what it draws from.
         stalls_s: how long a stalled Redis stalls.
+        pace: what bounds on time are stretched by.
     """
 
     stack: Stack
     ledger: Ledger
     rng: random.Random
     stalls_s: tuple[float, ...] = (1.0, 2.0, 4.0)
+    pace: Pace = field(default_factory=Pace)
 
 
 Fault: TypeAlias = Callable[[Scene], Awaitable[None]]
@@ -176,9 +179,10 @@ async def drain(scene: Scene, child: Child, *, twice: bool = False) -> None:
         await asyncio.sleep(scene.rng.uniform(0.05, 0.5))
         if child.life is life:  # or it has ended, and another is starting
             child.signal(signal.SIGTERM)
-    allowed_s = float(stack.settings["drain_timeout_s"]) + DRAIN_SLACK_S
-    await eventually(lambda: life.status is not None, allowed_s + 30)
+    deadline_s = float(stack.settings["drain_timeout_s"])
+    await eventually(lambda: life.status is not None, deadline_s + DRAIN_SLACK_S + 30)
     took_s = time.monotonic() - began
+    allowed_s = deadline_s + scene.pace.stretch(DRAIN_SLACK_S)
     scene.ledger.counts["drains"] += 1
     if took_s > allowed_s and not life.reached:
         scene.ledger.break_(

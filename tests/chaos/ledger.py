@@ -55,6 +55,11 @@ class Submission:
         return bool(self.ids)
 
     @property
+    def answered(self) -> bool:
+        """Whether the client was told an end of it: a terminal state, or the whole answer."""
+        return bool(self.seen) or any(one.status == 200 for one in self.tries)
+
+    @property
     def refusals(self) -> list[str]:
         """Codes of the 5xx and 429 answers that named no job."""
         return [
@@ -75,6 +80,11 @@ class Ledger:
         self.submissions: dict[str, Submission] = {}
         self.violations: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
+
+    @property
+    def answered(self) -> int:
+        """How many submissions have come to an end that a client was told."""
+        return sum(submission.answered for submission in self.submissions.values())
 
     def open(self, submission: Submission) -> Submission:
         """Enter a new submission."""

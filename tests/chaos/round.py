@@ -8,11 +8,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.chaos.checker import Checker, Observer, Takeover, quiet
+from tests.chaos.children import Child
 from tests.chaos.faults import Fault, Scene, inflict
 from tests.chaos.ledger import Ledger
 from tests.chaos.load import Load
 from tests.chaos.stack import Stack
 from tests.invariants import check_queues
+from tests.support import eventually
 
 _SHOWN = 8
 
@@ -54,6 +56,22 @@ class Round:
     async def inflict(self, fault: Fault) -> None:
         """Let a fault happen, and its harm pass."""
         await inflict(fault, self.scene)
+
+    async def work(self, jobs: int = 15) -> None:
+        """Wait until the clients were told the end of that many more submissions: the load goes on, fault or none."""
+        goal = self.ledger.answered + jobs
+        await eventually(lambda: self.ledger.answered >= goal, 60.0)
+
+    async def busy_worker(self) -> Child:
+        """Wait until every worker serves and holds jobs; return the one with the most."""
+        await self.stack.ready()
+
+        def held() -> dict[Child, int] | None:
+            jobs = self.stack.jobs_held()
+            return jobs if all(jobs.values()) else None
+
+        jobs = await eventually(held, 30.0)
+        return max(jobs, key=lambda worker: jobs[worker])
 
     async def __aenter__(self) -> Self:
         self.stack.note("round", seed=self.seed)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ COMMON = {
     "shutdown_grace_s": 1,
     "sse_ping_s": 2,
     "drain_timeout_s": 1.5,
+    "batch_lease_s": 2.0,
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {
@@ -68,7 +70,7 @@ class Stack:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.engine = engine
-        self.settings = COMMON | ENGINES[engine] | settings
+        self.settings: dict[str, Any] = COMMON | ENGINES[engine] | settings
         self.keys = Keys(NAMESPACE)
         self.journal = folder / "journal.jsonl"
         self.redis_faults: list[tuple[float, float]] = []
@@ -91,13 +93,13 @@ class Stack:
             env |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.ports = {f"api{n}": free_port() for n in range(1, apis + 1)}
         self.apis = [
-            Child(name, lambda p=port: _command("api", f"--port={p}"), env, folder)
+            Child(name, partial(_command, "api", f"--port={port}"), env, folder)
             for name, port in self.ports.items()
         ]
-        self.coordinators = [Child("coordinator", lambda: _command("coordinator"), env, folder)]
+        self.coordinators = [Child("coordinator", partial(_command, "coordinator"), env, folder)]
         names = [f"w{n}" for n in range(1, workers + 1)]
         self.workers = [
-            Child(name, lambda n=name: _command("worker", f"--name={n}"), env, folder) for name in names
+            Child(name, partial(_command, "worker", f"--name={name}"), env, folder) for name in names
         ]
 
     @property
@@ -229,14 +231,14 @@ class Stack:
         timeout_s = timeout_s or (60.0 if self.engine == "simulated" else 300.0)
         for worker in self.workers:
             if worker.wanted:
-                await eventually(lambda w=worker: self.holds_lease(w), timeout_s)
+                await eventually(partial(self.holds_lease, worker), timeout_s)
         for coordinator in self.coordinators:
             if coordinator.wanted:
-                await eventually(lambda c=coordinator: self.coordinates(c), timeout_s)
+                await eventually(partial(self.coordinates, coordinator), timeout_s)
         async with httpx.AsyncClient(timeout=5.0) as client:
             for url, api in zip(self.urls, self.apis, strict=True):
                 if api.wanted:
-                    await eventually(lambda u=url: _answers(client, u), timeout_s)
+                    await eventually(partial(_answers, client, url), timeout_s)
 
     def holds_lease(self, worker: Child) -> bool:
         """Whether the worker's present process consumes, and is registered with a live lease."""
@@ -257,12 +259,12 @@ class Stack:
             said = client.zrangebyscore(self.keys("coordinators"), now_ms, "+inf")
         return any(json.loads(one)["pid"] == coordinator.life.pid for one in said)
 
-    def busiest(self) -> Child:
-        """The worker with the most jobs now."""
+    def jobs_held(self) -> dict[Child, int]:
+        """How many jobs each worker has now."""
         with self.admin() as client:
             names = client.zrange(self.keys("workers"), 0, -1)
             jobs = {int(name.split("-")[-2]): client.scard(self.keys("worker_jobs", name)) for name in names}
-        return max(self.workers, key=lambda worker: jobs.get(worker.life.pid, 0))
+        return {worker: jobs.get(worker.life.pid, 0) for worker in self.workers}
 
     async def heal(self) -> None:
         """Bring back whatever is down, without failpoints, and wait until all of it serves."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -18,7 +18,7 @@ from tests.chaos.streams import EventReader, OpenAIReader
 JOB = {"choices": [{"delta": {"content": "x"}}]}
 
 
-def broken(faults: Round, tamper: Callable[[Redis, Ledger], None]) -> set[str]:
+def broken(faults: Round, tamper: Callable[[Redis, Ledger], object]) -> set[str]:
     """The promises that the checker finds broken after tampering."""
     ledger = copy.deepcopy(faults.ledger)
     with faults.stack.admin() as client:
@@ -27,10 +27,11 @@ def broken(faults: Round, tamper: Callable[[Redis, Ledger], None]) -> set[str]:
     return {one["invariant"] for one in ledger.violations}
 
 
+@pytest.mark.xdist_group("chaos")
 @pytest.mark.asyncio(loop_scope="session")
 async def test_what_is_broken_on_purpose_is_seen(stack, a_round) -> None:
     async with a_round(mix={"poll": 2, "follow": 1, "keyed": 1}) as faults:
-        await asyncio.sleep(2.5)
+        await faults.work(40)
     faults.assert_kept()
     assert broken(faults, lambda client, ledger: None) == set()
     keys = stack.keys
@@ -65,7 +66,7 @@ async def test_what_is_broken_on_purpose_is_seen(stack, a_round) -> None:
     assert broken(faults, lambda client, _: client.hset(four, "state", "running")) >= {
         "every accepted job ends"
     }
-    error = {"state": "failed", "error": '{"code": "internal_error"}'}
+    error: dict[Any, Any] = {"state": "failed", "error": '{"code": "internal_error"}'}
     assert broken(faults, lambda client, _: client.hset(five, mapping=error)) >= {
         "faults fail no job but for what they did to it"
     }

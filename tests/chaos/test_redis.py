@@ -24,7 +24,7 @@ from tests.chaos.faults import (
 from tests.chaos.stack import NAMESPACE, Stack
 from tests.support import eventually
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("chaos")]
 
 GOES_ON_WITHIN_S = 15.0
 
@@ -37,14 +37,21 @@ def slots(stack: Stack) -> dict[str, Any]:
     return {name: stats["pool"]["running"] for name, stats in told.items()}
 
 
+FAULTS = [kill_redis, cut_connections, stall_redis, fill_memory, demote_redis]
+
+
 @pytest.mark.parametrize(
-    "fault", [kill_redis, cut_connections, stall_redis, fill_memory, demote_redis], ids=lambda f: f.__name__
+    "inflicted",
+    [
+        pytest.param([*FAULTS, lose_messages, triple_messages], id="each_once"),
+        *(pytest.param([fault] * 2, id=fault.__name__, marks=pytest.mark.full) for fault in FAULTS),
+    ],
 )
-async def test_redis_is_away(stack, a_round, fault) -> None:
+async def test_redis_is_away(stack, a_round, inflicted) -> None:
     before = [child.life for child in stack.children]
     async with a_round(patience_s=GOES_ON_WITHIN_S) as faults:
-        for _ in range(2):
-            await asyncio.sleep(1.5)
+        for fault in inflicted:
+            await faults.work()
             await faults.inflict(fault)
     faults.assert_kept()
     assert [child.life for child in stack.children] == before, "a process ended with Redis"
@@ -55,20 +62,22 @@ async def test_redis_is_away(stack, a_round, fault) -> None:
     await eventually(all_free, GOES_ON_WITHIN_S)
 
 
+@pytest.mark.full
 async def test_a_lanes_messages_are_lost(stack, a_round) -> None:
     async with a_round(patience_s=10.0) as faults:
         for _ in range(30):
-            await asyncio.sleep(0.1)
+            await faults.work(2)
             await faults.inflict(lose_messages)
     faults.assert_kept()
     assert not any(name.startswith("given_up.") for name in faults.ledger.counts)
 
 
+@pytest.mark.full
 async def test_every_claim_is_unique_whatever_is_delivered_and_however_many_reap(stack, a_round) -> None:
     """Two apis, two workers, four reapers; messages three times over; a worker killed in their midst."""
     async with a_round(clients=24, pause_s=0.02) as faults:
         for n in range(40):
-            await asyncio.sleep(0.1)
+            await faults.work(3)
             await faults.inflict(triple_messages)
             if n == 15:
                 await faults.inflict(kill_worker)

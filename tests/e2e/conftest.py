@@ -14,10 +14,12 @@ from tests.e2e.engines import (  # noqa: F401 - fixtures
     simulated_engine,
     tiny_model_path,
     vllm_engine,
-    vllm_server,
+    vllm_frontend,
+    vllm_process,
     vllm_settings,
 )
 from tests.e2e.stacks import (  # noqa: F401 - fixtures
+    otlp,
     stack,
     vllm_stack,
 )

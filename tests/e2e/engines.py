@@ -1,97 +1,77 @@
-"""Fixtures: the tiny model, one running vLLM engine, and one real vLLM server of the same model.
+"""Fixtures: the tiny model, one running vLLM engine, and vLLM's own HTTP app over that engine.
 
-Everything is made once per session and on first use; an engine lives on the
-session's event loop, so async tests that use one are marked ``asyncio(loop_scope="session")``.
+Each is made once per session, on first use. They live on the session's event loop, so tests that use them are marked
+``asyncio(loop_scope="session")`` and ``xdist_group("vllm")``: one test process holds them, and no two vLLMs start at once.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 import pytest_asyncio
 
-from tests.support import free_port, wait_until
+from tests.e2e.vllm_servers import Frontend, server_process
 from workers.devices.tiny_models import build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.factory import make_engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
 
-START_TIMEOUT_S = 120
+QUICK_ENV = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+QUICK_FLAGS = ("--distributed-executor-backend=uni",)
+"""With these vLLM runs the model in its engine process, as it does on one GPU. By default it starts one more process on a
+CPU, which imports torch and vLLM again: 20 s of CPU time for a start instead of 13 s."""
 
 
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the tiny model; kept between sessions where PENSTOCK_TEST_CACHE names a folder."""
+    """The folder of the tiny model; kept between sessions if PENSTOCK_TEST_CACHE names a folder."""
     cache = os.environ.get("PENSTOCK_TEST_CACHE")
     return build_tiny_model(Path(cache) if cache else tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")
-def vllm_settings(tiny_model_path: Path) -> VllmSettings:
-    """How both the engine and the server run the tiny model."""
-    return VllmSettings.tiny(tiny_model_path, max_num_seqs=16)
+def vllm_settings(tiny_model_path: Path) -> Iterator[VllmSettings]:
+    """How the engine and vLLM's own server run the tiny model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK_ENV.items():
+            patch.setenv(name, value)
+        yield VllmSettings.tiny(tiny_model_path, max_num_seqs=16, extra_args=QUICK_FLAGS)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(vllm_settings: VllmSettings) -> AsyncIterator[Engine]:
     """A running ``vllm`` engine."""
-    engine = make_engine("vllm", vllm_settings)
+    engine = make_engine(vllm_settings)
     await engine.start()
     yield engine
     await engine.stop()
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def vllm_frontend(vllm_engine: Engine, vllm_settings: VllmSettings) -> AsyncIterator[str]:
+    """The base URL of vLLM's own HTTP app over ``vllm_engine``. It answers on this event loop: ask it with await."""
+    async with Frontend(vllm_engine, vllm_settings) as frontend:
+        yield frontend.url
+
+
 @pytest.fixture(scope="session")
-def vllm_server(vllm_settings: VllmSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of vLLM's own server, in a process of its own."""
-    port = free_port()
-    log = tmp_path_factory.mktemp("server") / "log"
-    # The module, because the "vllm" command of the CPU package does not run.
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        *vllm_settings.argv(),
-    ]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    with log.open("wb") as sink:
-        server = subprocess.Popen(
-            [*command, "--host=127.0.0.1", f"--port={port}"], stdout=sink, stderr=subprocess.STDOUT, env=env
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_healthy(server, url, log)
+def vllm_process(vllm_settings: VllmSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of vLLM's own server, in a process of its own with an engine of its own, as `vllm serve` starts it."""
+    settings = replace(vllm_settings, extra_args=())
+    env = {name: value for name, value in os.environ.items() if name not in QUICK_ENV}
+    with server_process(settings, env, tmp_path_factory.mktemp("server") / "log") as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def _wait_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    def healthy() -> bool:
-        assert server.poll() is None, f"vLLM's server did not start:\n{log.read_text()[-3000:]}"
-        try:
-            return httpx.get(f"{url}/health").status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False  # not listening yet
-
-    wait_until(healthy, START_TIMEOUT_S)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def openai_engine(vllm_server: str) -> AsyncIterator[Engine]:
-    """An ``openai`` engine over vLLM's own server."""
-    engine = make_engine(
-        "openai", OpenAISettings(vllm_server, endpoints=("/v1/chat/completions", "/v1/completions"))
-    )
+async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
+    """An ``openai`` engine over vLLM's own HTTP app."""
+    endpoints = ("/v1/chat/completions", "/v1/completions")
+    engine = make_engine(OpenAISettings(vllm_frontend, endpoints=endpoints))
     await engine.start()
     yield engine
     await engine.stop()
@@ -100,7 +80,7 @@ async def openai_engine(vllm_server: str) -> AsyncIterator[Engine]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def simulated_engine() -> AsyncIterator[Engine]:
     """A ``simulated`` engine that takes 2 ms per token."""
-    engine = make_engine("simulated", SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
+    engine = make_engine(SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
     await engine.start()
     yield engine
     await engine.stop()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
+from tests.otlp import OtlpReceiver
 from tests.processes import ROOT
 from tests.support import free_port, wait_until
 
@@ -67,9 +69,26 @@ def stop_stack(stack: Stack) -> None:
 
 
 @pytest.fixture(scope="session")
-def vllm_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """`penstock up` as it is: vLLM in the worker, the tiny model, Flower."""
-    stack = start_stack(tmp_path_factory.mktemp("vllm-stack"))
+def otlp() -> Iterator[OtlpReceiver]:
+    """Where ``vllm_stack`` sends its spans."""
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def vllm_stack(tmp_path_factory: pytest.TempPathFactory, otlp: OtlpReceiver) -> Iterator[Stack]:
+    """`penstock up` with vLLM in the worker and the tiny model; it sends spans, and logs everything as JSON."""
+    stack = start_stack(
+        tmp_path_factory.mktemp("vllm-stack"),
+        "--no-flower",
+        *(f"--engine-arg={flag}" for flag in QUICK_FLAGS),
+        **QUICK_ENV,  # type: ignore[arg-type]  # none of them is timeout_s
+        PENSTOCK_OTLP_ENDPOINT=otlp.url,
+        PENSTOCK_LOG_JSON="true",
+        PENSTOCK_LOG_LEVEL="debug",
+        VLLM_LOGGING_LEVEL="INFO",
+        OTEL_BSP_SCHEDULE_DELAY="100",
+    )
     yield stack
     stop_stack(stack)
 

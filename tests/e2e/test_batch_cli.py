@@ -17,9 +17,17 @@ from penstock import Penstock
 from tests.processes import ROOT, descendants
 from tests.support import wait_until
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"PYTHONPATH": str(ROOT)}
 SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.03"}
 """With 20 tokens a row and 256 at once: about 400 rows a second at the most."""
+SHORT_LEASES = {
+    "PENSTOCK_LEASE_TTL_S": "3",
+    "PENSTOCK_HEARTBEAT_S": "0.5",
+    "PENSTOCK_BATCH_LEASE_S": "2",
+}
+"""What was killed is missed after seconds."""
 
 
 def start(folder, *args, url=None, **env):
@@ -100,8 +108,8 @@ def test_the_sdk_sees_a_batch_from_its_file_to_its_rows(stack, tmp_path):
 
 
 def test_watching_is_stopped_and_the_batch_on_the_server_goes_on(stack, prompts):
-    # Some ten seconds of work, so that it is in its midst when it is stopped.
-    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", "--max-tokens", "400", url=stack.url)
+    # Some three seconds of work, so that it is in its midst when it is stopped.
+    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", "--max-tokens", "200", url=stack.url)
     wait_until(lambda: received(prompts) > 0 or process.poll() is not None, 60)
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
@@ -122,7 +130,7 @@ def gone(processes):
 
 def test_an_embedded_run_that_is_killed_leaves_no_process_and_goes_on_where_it_was(prompts):
     options = ("--embedded", "--engine", "simulated", "--max-tokens", "20")
-    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", *options, **SLOW)
+    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", *options, **SLOW, **SHORT_LEASES)
     wait_until(lambda: received(prompts) > 0 or process.poll() is not None, 120)
     assert process.poll() is None, finish(process)
     before = received(prompts)
@@ -132,7 +140,7 @@ def test_an_embedded_run_that_is_killed_leaves_no_process_and_goes_on_where_it_w
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
     wait_until(lambda: gone(processes), 30)
-    code, out, err = finish(start(prompts, "run", "-o", "out.jsonl", "--resume"))
+    code, out, err = finish(start(prompts, "run", "-o", "out.jsonl", "--resume", **SHORT_LEASES))
     assert code == 0, err
     told = json.loads(out)
     assert (told["total"], told["completed"], told["verified"]) == (2000, 2000, True)

@@ -8,6 +8,7 @@ import json
 import pytest
 
 from jobs.stream_chunks import Chunk, Head, Text
+from tests.pace import Pace
 from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
 from workers.engines.counting import prompt_overhead
@@ -15,7 +16,7 @@ from workers.engines.vllm.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 def body_of(engine: Engine, endpoint: str, **more: object) -> dict[str, object]:
@@ -230,13 +231,14 @@ async def test_what_cannot_be_counted(engine: Engine) -> None:
 async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: dict[str, object]) -> None:
     if engine.name == "simulated":
         more = {}  # it has one choice only
+    pace = Pace()
     body = body_of(engine, CHAT, **{"max_tokens": 3000, "ignore_eos": True, **more})
     task = asyncio.create_task(engine.run(request_of(body, stream=streamed), lambda chunk: None))
     await eventually(lambda: engine.stats().running)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await eventually(lambda: engine.stats().running == 0, timeout_s=1)
+    await eventually(lambda: engine.stats().running == 0, timeout_s=pace.stretch(1))
     # One more: its step tells what the engine really still runs.
     other = asyncio.create_task(engine.run(request_of({**body, "n": 1}), never))
     await eventually(lambda: engine.stats().running == 1)
@@ -249,6 +251,7 @@ async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: di
 async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, streamed: bool) -> None:
     if engine.name == "openai" and not streamed:
         return  # a server says nothing of a response that it did not finish
+    pace = Pace()
     body = body_of(engine, endpoint, max_tokens=3000, ignore_eos=True)
     chunks: list[Chunk] = []
     task = asyncio.create_task(engine.run(request_of(body, endpoint, stream=streamed), chunks.append))
@@ -256,7 +259,7 @@ async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, stream
     await eventually(lambda: len(chunks) > 20 or (not streamed and engine.stats().kv_cache_usage))
     await engine.abort("job_of_nobody")
     await engine.abort("job_0123456789")
-    final = await asyncio.wait_for(task, 2)
+    final = await asyncio.wait_for(task, pace.stretch(2))
     assert final.status == 200
     response = json.loads(final.body)
     choice = response["choices"][0]
@@ -271,7 +274,7 @@ async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, stream
         ]
         assert "".join(deltas) == text != ""
         assert not any(one["finish_reason"] for frame in frames for one in frame["choices"])
-    await eventually(lambda: engine.stats().running == 0, timeout_s=1)
+    await eventually(lambda: engine.stats().running == 0, timeout_s=pace.stretch(1))
     assert (await engine.run(request_of(body_of(engine, CHAT)), never)).status == 200
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Error, Page, expect
+from playwright.sync_api import Browser, Error, HttpCredentials, Page, expect
 
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.support import wait_until
+
+pytestmark = [pytest.mark.full, pytest.mark.xdist_group("stack")]
 
 
 def submit(stack: Stack, **body) -> str:
@@ -80,7 +82,8 @@ def test_without_the_login_nothing_is_seen(locked: Stack, browser: Browser) -> N
     answer = httpx.get(f"{locked.flower_url}/workers")
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Basic")
-    for login in (None, {"username": LOGIN[0], "password": "wrong"}):
+    logins: list[HttpCredentials | None] = [None, {"username": LOGIN[0], "password": "wrong"}]
+    for login in logins:
         context = browser.new_context(http_credentials=login)
         assert refused(context.new_page(), f"{locked.flower_url}/workers")
         context.close()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.e2e.stacks import Stack
+from tests.pace import Pace
 from tests.support import wait_until
 
 MODEL = "tiny-random"
@@ -31,12 +29,16 @@ TOOL = {
 }
 
 
+pytestmark = pytest.mark.xdist_group("vllm")
+
+
 @pytest.fixture(scope="module")
-def client(vllm_stack: Stack) -> OpenAI:
+def client(vllm_stack: Stack) -> Any:
+    """An ``OpenAI``. Of no type: it is given what no type of its own allows."""
     return OpenAI(base_url=f"{vllm_stack.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
-def test_models(client: OpenAI) -> None:
+def test_models(client: Any) -> None:
     (model,) = client.models.list().data
     assert (model.id, model.owned_by) == (MODEL, "vllm")
     assert client.models.retrieve(MODEL).id == MODEL
@@ -45,7 +47,7 @@ def test_models(client: OpenAI) -> None:
     assert missing.value.code == "model_not_found"
 
 
-def test_chat_with_headers_and_exact_usage(client: OpenAI) -> None:
+def test_chat_with_headers_and_exact_usage(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=HELLO, max_tokens=7, temperature=0
     )
@@ -57,7 +59,7 @@ def test_chat_with_headers_and_exact_usage(client: OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_seed_n_stop_logprobs(client: OpenAI) -> None:
+def test_seed_n_stop_logprobs(client: Any) -> None:
     options = {"model": MODEL, "messages": HELLO, "max_tokens": 12}
     first, second = (client.chat.completions.create(**options, seed=7, temperature=1.0) for _ in range(2))
     assert first.choices[0].message.content == second.choices[0].message.content
@@ -74,7 +76,7 @@ def test_seed_n_stop_logprobs(client: OpenAI) -> None:
     assert all(len(token.top_logprobs) == 2 for token in logprobs)
 
 
-def test_json_schema(client: OpenAI) -> None:
+def test_json_schema(client: Any) -> None:
     schema = {
         "type": "object",
         "properties": {"ok": {"type": "boolean"}},
@@ -94,7 +96,7 @@ def test_json_schema(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_tools(client: OpenAI, streamed: bool) -> None:
+def test_tools(client: Any, streamed: bool) -> None:
     options = {
         "model": MODEL,
         "messages": [{"role": "user", "content": "Hello"}],
@@ -118,7 +120,7 @@ def test_tools(client: OpenAI, streamed: bool) -> None:
     )  # vLLM holds a named tool's arguments to JSON; to the schema only where it is strict
 
 
-def test_stream_equals_the_whole_answer(client: OpenAI) -> None:
+def test_stream_equals_the_whole_answer(client: Any) -> None:
     options = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
     whole = client.chat.completions.create(**options).choices[0].message.content
     chunks = list(client.chat.completions.create(**options, stream=True))
@@ -131,7 +133,7 @@ def test_stream_equals_the_whole_answer(client: OpenAI) -> None:
     assert last["penstock"]["total_ms"] >= last["penstock"]["ttft_ms"] >= 0
 
 
-def test_include_usage_has_its_own_chunk(client: OpenAI) -> None:
+def test_include_usage_has_its_own_chunk(client: Any) -> None:
     chunks = list(
         client.chat.completions.create(
             model=MODEL, messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
@@ -142,7 +144,7 @@ def test_include_usage_has_its_own_chunk(client: OpenAI) -> None:
     assert [chunk.usage for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
 
 
-def test_completions_whole_and_streamed(client: OpenAI) -> None:
+def test_completions_whole_and_streamed(client: Any) -> None:
     options = {"model": MODEL, "prompt": "The wheel turns", "max_tokens": 9, "temperature": 0}
     whole = client.completions.create(**options)
     assert whole.id.startswith("cmpl-job_")
@@ -152,7 +154,7 @@ def test_completions_whole_and_streamed(client: OpenAI) -> None:
     )
 
 
-def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
+def test_refusals_are_openais(client: Any, vllm_stack: Stack) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="nope", messages=HELLO)
     assert missing.value.code == "model_not_found"
@@ -173,7 +175,7 @@ def test_refusals_are_openais(client: OpenAI, vllm_stack: Stack) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"tools": [TOOL]}, {"stream": True}])
 def test_a_prompt_one_token_too_long_never_enters_the_queue(
-    client: OpenAI, vllm_stack: Stack, more: dict
+    client: Any, vllm_stack: Stack, more: dict
 ) -> None:
     """The tiny model has 4,096 tokens; one of them is for the answer."""
 
@@ -203,55 +205,23 @@ def test_a_prompt_one_token_too_long_never_enters_the_queue(
 
 
 def running_in_engine(stack: Stack) -> float:
-    log = (stack.data_dir / "logs" / "worker.log").read_text()
-    url = [word for word in log.split() if word.startswith("metrics=")][-1].removeprefix("metrics=")
-    lines = httpx.get(url).text.splitlines()
+    (group,) = httpx.get(f"{stack.url}/v1/metrics/targets").json()
+    (target,) = group["targets"]
+    lines = httpx.get(f"http://{target}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
 
 
-def test_a_client_that_hangs_up_frees_the_engine(client: OpenAI, vllm_stack: Stack) -> None:
+def test_a_client_that_hangs_up_frees_the_engine(client: Any, vllm_stack: Stack) -> None:
+    pace = Pace()
     stream = client.chat.completions.create(
         model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}
     )
     first = next(iter(stream))
     stream.close()
     job_id = first.id.removeprefix("chatcmpl-")
-    wait_until(lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled", 5)
+    wait_until(
+        lambda: httpx.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()["state"] == "cancelled",
+        pace.stretch(5),
+    )
     client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)  # a step, which reports
-    wait_until(lambda: running_in_engine(vllm_stack) == 0, 5)
-
-
-def test_a_killed_engine_costs_an_attempt_and_no_job(vllm_stack: Stack) -> None:
-    body = {"model": MODEL, "messages": HELLO, "max_tokens": 3800, "ignore_eos": True}
-    http = httpx.Client(timeout=30)
-    jobs = [http.post(f"{vllm_stack.url}/v1/jobs", json={"input": body}).json()["id"] for _ in range(3)]
-
-    def now(job_id: str) -> dict:
-        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}").json()
-
-    def state(job_id: str) -> dict:
-        return http.get(f"{vllm_stack.url}/v1/jobs/{job_id}", params={"wait": 5}).json()
-
-    wait_until(lambda: all(now(job_id)["state"] != "queued" for job_id in jobs))
-    assert [now(job_id)["state"] for job_id in jobs] == ["running"] * 3
-    worker = now(jobs[0])["worker"]
-    os.kill(engine_core(int(worker.rsplit("-", 2)[1])), signal.SIGKILL)
-    for job_id in jobs:
-        assert wait_until(lambda job_id=job_id: state(job_id)["state"] not in {"queued", "running"}, 120)
-        job = state(job_id)
-        assert (job["state"], job["attempt"]) == ("succeeded", 2)
-        assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
-    http.close()
-
-
-def engine_core(worker_pid: int) -> int:
-    """Return the pid of the worker's engine process."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            command = (stat.parent / "cmdline").read_text()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == worker_pid and "EngineCore" in command:
-            return int(stat.parent.name)
-    raise AssertionError(f"worker {worker_pid} has no engine process")
+    wait_until(lambda: running_in_engine(vllm_stack) == 0, pace.stretch(5))

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,8 +16,11 @@ import pytest
 from openai import AsyncOpenAI
 
 from penstock import AsyncPenstock
+from tests.e2e.engines import QUICK_ENV
 from tests.e2e.stacks import Stack
 from tests.processes import ROOT
+
+pytestmark = pytest.mark.xdist_group("vllm")
 
 JOBS = 500
 MODEL = "tiny-random"
@@ -52,17 +56,18 @@ def requests() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def offline(vllm_stack: Stack) -> list[dict[str, Any]]:
+def offline(tiny_model_path: Path) -> list[dict[str, Any]]:
     """The reference, from vLLM's offline class in its own process."""
-    (model,) = (vllm_stack.data_dir / "models").glob("tiny-*")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.e2e.offline"],
         cwd=ROOT,
-        input=json.dumps({"model": str(model), "requests": requests()}),
+        input=json.dumps({"model": str(tiny_model_path), "requests": requests()}),
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
+        env=os.environ
+        | QUICK_ENV
+        | {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answers: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])

@@ -18,6 +18,8 @@ import pytest
 
 from penstock import AsyncPenstock, Penstock, errors
 
+pytestmark = pytest.mark.xdist_group("stack")
+
 ROOT = Path(__file__).parents[2]
 BODY = {"model": "simulated", "messages": [{"role": "user", "content": "Say something."}], "max_tokens": 16}
 LONG = BODY | {"max_tokens": 4000}

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from workers.engines.settings import VllmSettings
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 def engine_cores() -> set[int]:
@@ -37,10 +38,10 @@ def engine_cores() -> set[int]:
     ],
 )
 async def test_start_errors_are_one_clear_message(
-    vllm_settings: VllmSettings, change: dict[str, object], message: str
+    vllm_settings: VllmSettings, change: dict[str, Any], message: str
 ) -> None:
     before = engine_cores()
-    engine = make_engine("vllm", dataclasses.replace(vllm_settings, **change))
+    engine = make_engine(dataclasses.replace(vllm_settings, **change))
     with pytest.raises(EngineStartError, match=message):
         await engine.start()
     await engine.stop()
@@ -64,9 +65,11 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
     settings = dataclasses.replace(
         vllm_settings, runner="pooling", convert="embed", tool_call_parser=None, max_num_seqs=None
     )
-    engine = make_engine("vllm", settings)
+    before = engine_cores()
+    engine = make_engine(settings)
     await engine.start()
     try:
+        assert len(engine_cores() - before) == 1
         assert engine.capacity() == 9
         assert engine.models()[0].endpoints == (EMBEDDINGS,)
         body = json.dumps({"model": "tiny-random", "input": ["one", "two"]}).encode()
@@ -78,13 +81,13 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
         assert final.usage.prompt_tokens == answer["usage"]["prompt_tokens"] > 0
     finally:
         await engine.stop()
+    assert engine_cores() == before
 
 
-async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_settings: VllmSettings) -> None:
-    before = engine_cores()
-    engine = make_engine("vllm", vllm_settings)
-    await engine.start()
-    (core,) = engine_cores() - before
+async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_engine: Engine) -> None:
+    """The engine of all other tests: they go on with the engine process that is started here."""
+    engine = vllm_engine
+    (core,) = engine_cores()
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "ignore_eos": True}
     chunks: list[Chunk] = []
     requests = [
@@ -101,11 +104,12 @@ async def test_dead_engine_releases_its_jobs_and_can_be_started_again(vllm_setti
     with pytest.raises(EngineDeadError):
         await engine.check()
     await engine.stop()
+    assert engine_cores() == set()
     await engine.start()
     short = EngineRequest("job_5", CHAT, json.dumps({**body, "max_tokens": 2}).encode())
     assert (await engine.run(short, lambda _: None)).status == 200
-    await engine.stop()
-    assert engine_cores() == before
+    (again,) = engine_cores()
+    assert again != core
 
 
 async def test_importing_the_module_is_cheap() -> None:

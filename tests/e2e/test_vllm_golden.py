@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from jobs.stream_chunks import Chunk
 from workers.engines.assemble import Assembler, SseReader
@@ -16,9 +19,9 @@ from workers.engines.vllm.probe import render
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
-SAY = {
+SAY: dict[str, Any] = {
     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me a story"}]
 }
 TOOL = {
@@ -168,10 +171,25 @@ def headers(name: str) -> dict[str, str]:
     return {"X-Request-Id": f"job_{abs(hash(name))}", "Content-Type": "application/json"}
 
 
+@pytest.fixture(
+    scope="module", params=["vllm_frontend", pytest.param("vllm_process", marks=pytest.mark.full)]
+)
+def server_url(request: pytest.FixtureRequest) -> str:
+    """vLLM's own server: its HTTP app over our engine's client, or all of it in a process of its own."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def vllm_server(server_url: str) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server_url, timeout=60) as client:
+        yield client
+
+
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_whole_responses(vllm_engine: Engine, vllm_server: str, name: str) -> None:
+async def test_whole_responses(vllm_engine: Engine, vllm_server: httpx.AsyncClient, name: str) -> None:
     endpoint, body = body_of(name, stream=False, usage=False)
-    theirs = httpx.post(vllm_server + endpoint, content=body, headers=headers(name), timeout=60)
+    theirs = await vllm_server.post(endpoint, content=body, headers=headers(name))
     ours = await vllm_engine.run(EngineRequest(headers(name)["X-Request-Id"], endpoint, body), lambda _: None)
     assert normal(ours.body.decode()) == normal(theirs.text)
     assert ours.status == theirs.status_code
@@ -181,9 +199,9 @@ async def test_whole_responses(vllm_engine: Engine, vllm_server: str, name: str)
     ("name", "usage"),
     [(n, u) for n in REQUESTS for u in (False, True) if not (u and "stream_options" in REQUESTS[n][1])],
 )
-async def test_streams(vllm_engine: Engine, vllm_server: str, name: str, usage: bool) -> None:
+async def test_streams(vllm_engine: Engine, vllm_server: httpx.AsyncClient, name: str, usage: bool) -> None:
     endpoint, body = body_of(name, stream=True, usage=usage)
-    theirs = httpx.post(vllm_server + endpoint, content=body, headers=headers(name), timeout=60)
+    theirs = await vllm_server.post(endpoint, content=body, headers=headers(name))
     chunks: list[Chunk] = []
     request = EngineRequest(headers(name)["X-Request-Id"], endpoint, body, stream=True)
     ours = await vllm_engine.run(request, chunks.append)
@@ -208,12 +226,8 @@ async def test_streams(vllm_engine: Engine, vllm_server: str, name: str, usage: 
     assert not [shape for shape in odd if '"finish_reason":null' not in shape]
     if len(sent) == len(expected):
         assert merged(sent) == merged(expected)
-    whole = httpx.post(
-        vllm_server + endpoint,
-        content=body_of(name, stream=False, usage=False)[1],
-        headers=headers(name),
-        timeout=60,
-    ).json()
+    _, body = body_of(name, stream=False, usage=False)
+    whole = (await vllm_server.post(endpoint, content=body, headers=headers(name))).json()
     assembled = json.loads(ours.body)
     assert assembled["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
     assert len(assembled["choices"]) == len(whole["choices"])

@@ -15,7 +15,7 @@ from tests.prometheus import PrometheusServer
 
 OF_VLLM = {name: text for name, text in PANELS.items() if any(one in text for one in NOT_HERE)}
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 async def test_every_expression_of_vllm_has_data(vllm_stack: Stack, tmp_path: Path) -> None:

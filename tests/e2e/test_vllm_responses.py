@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import Response
 
+from jobs.stream_chunks import Chunk
 from tests.batching import create, ended, lines
 from tests.e2e.stacks import Stack
 from tests.support import eventually
@@ -25,7 +27,7 @@ TOOL = {
     },
 }
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
 def request_of(ident: str, **body: object) -> EngineRequest:
@@ -33,12 +35,16 @@ def request_of(ident: str, **body: object) -> EngineRequest:
     return EngineRequest(ident, RESPONSES, json.dumps(asked).encode())
 
 
+def never(chunk: Chunk) -> None:
+    pytest.fail(f"emitted {chunk} for a request that is not streamed")
+
+
 async def test_the_engine_has_it_and_names_the_response(vllm_engine: Engine) -> None:
     (model,) = vllm_engine.models()
     assert RESPONSES in model.endpoints
 
     async def ask(ident: str, **body: object) -> Final:
-        return await vllm_engine.run(request_of(ident, **body), pytest.fail)
+        return await vllm_engine.run(request_of(ident, **body), never)
 
     first, second = await asyncio.gather(
         *(ask(f"row_{n}", max_output_tokens=9, request_id="mine", ignore_eos=True) for n in (1, 2))
@@ -56,7 +62,7 @@ async def test_the_engine_has_it_and_names_the_response(vllm_engine: Engine) -> 
 
 async def test_a_cancelled_row_frees_the_engine(vllm_engine: Engine) -> None:
     long = request_of("row_9", max_output_tokens=3500, ignore_eos=True)
-    task = asyncio.create_task(vllm_engine.run(long, pytest.fail))
+    task = asyncio.create_task(vllm_engine.run(long, never))
     await eventually(lambda: vllm_engine.stats().running == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -73,7 +79,7 @@ async def test_a_batch_through_the_whole_stack(vllm_stack: Stack) -> None:
     schema = {"type": "string", "enum": ["yes", "no"]}  # without room for the blanks that random weights like
     shaped = {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}
     forced = {"tools": [TOOL], "tool_choice": {"type": "function", "name": "weather"}}
-    bodies = {
+    bodies: dict[str, dict[str, Any]] = {
         **{f"n{n}": {"input": f"Hello {n}", "max_output_tokens": 8, "ignore_eos": True} for n in range(20)},
         "items": {"input": said, "instructions": "be brief", "max_output_tokens": 8},
         "shaped": {"input": "Hello", "text": shaped, "max_output_tokens": 64},
@@ -96,6 +102,6 @@ async def test_a_batch_through_the_whole_stack(vllm_stack: Stack) -> None:
     assert json.loads(answers["shaped"].output_text) in {"yes", "no"}
     (call,) = answers["tool"].output
     assert (call.type, call.name) == ("function_call", "weather")
-    json.loads(call.arguments)
+    json.loads(str(call.arguments))
     assert batch.usage.input_tokens == sum(answer.usage.input_tokens for answer in answers.values())
     assert batch.usage.output_tokens == sum(answer.usage.output_tokens for answer in answers.values())

@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from monitoring.trace_context import TraceContext
-from tests.e2e.stacks import Stack, start_stack, stop_stack
+from tests.e2e.stacks import Stack
 from tests.otlp import OtlpReceiver, SpanSeen
 from tests.support import wait_until
 
-
-@pytest.fixture(scope="module")
-def otlp() -> Iterator[OtlpReceiver]:
-    with OtlpReceiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory: pytest.TempPathFactory, otlp: OtlpReceiver) -> Iterator[Stack]:
-    stack = start_stack(
-        tmp_path_factory.mktemp("traced"),
-        "--no-flower",
-        timeout_s=420,
-        PENSTOCK_OTLP_ENDPOINT=otlp.url,
-        PENSTOCK_LOG_JSON="true",
-        PENSTOCK_LOG_LEVEL="debug",
-        VLLM_LOGGING_LEVEL="INFO",
-        OTEL_BSP_SCHEDULE_DELAY="100",
-    )
-    yield stack
-    stop_stack(stack)
+pytestmark = pytest.mark.xdist_group("vllm")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_vllms_span_is_below_ours(traced: Stack, otlp: OtlpReceiver, stream: bool) -> None:
+def test_vllms_span_is_below_ours(vllm_stack: Stack, otlp: OtlpReceiver, stream: bool) -> None:
     caller = TraceContext.new(sampled=True)
     body = {
         "model": "tiny-random",
@@ -47,7 +26,7 @@ def test_vllms_span_is_below_ours(traced: Stack, otlp: OtlpReceiver, stream: boo
         "stream": stream,
     }
     done = httpx.post(
-        f"{traced.url}/v1/chat/completions",
+        f"{vllm_stack.url}/v1/chat/completions",
         json=body,
         headers={"traceparent": caller.parent},
         timeout=60,
@@ -66,11 +45,11 @@ def test_vllms_span_is_below_ours(traced: Stack, otlp: OtlpReceiver, stream: boo
     assert ours.start_ns <= theirs.start_ns
 
 
-def test_what_is_not_to_be_recorded_is_not_by_vllm_either(traced: Stack, otlp: OtlpReceiver) -> None:
+def test_what_is_not_to_be_recorded_is_not_by_vllm_either(vllm_stack: Stack, otlp: OtlpReceiver) -> None:
     quiet, loud = TraceContext.new(sampled=False), TraceContext.new(sampled=True)
     body = {"model": "tiny-random", "prompt": "one", "max_tokens": 4}
     for caller in (quiet, loud):
-        url = f"{traced.url}/v1/completions"
+        url = f"{vllm_stack.url}/v1/completions"
         done = httpx.post(url, json=body, headers={"traceparent": caller.parent}, timeout=60)
         assert done.status_code == 200, done.text
     wait_until(lambda: any(one.name == "llm_request" for one in otlp.trace(loud.trace_id)))
@@ -78,8 +57,10 @@ def test_what_is_not_to_be_recorded_is_not_by_vllm_either(traced: Stack, otlp: O
     assert not any(b"XYZZY" in sent for sent in otlp.bodies)
 
 
-def test_every_line_is_json_and_holds_no_prompt(traced: Stack) -> None:
-    logs: list[Path] = [path for path in (traced.data_dir / "logs").glob("*.log") if path.stem != "valkey"]
+def test_every_line_is_json_and_holds_no_prompt(vllm_stack: Stack) -> None:
+    logs: list[Path] = [
+        path for path in (vllm_stack.data_dir / "logs").glob("*.log") if path.stem != "valkey"
+    ]
     lines = [line for path in logs for line in path.read_text().splitlines()]
     assert not any("XYZZY" in line for line in lines)
     read = [json.loads(line) for line in lines if line.startswith("{")]

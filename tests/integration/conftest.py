@@ -10,14 +10,37 @@ import pytest_asyncio
 
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.namespaces import check_and_empty, new_namespace
 from tests.puppet import Puppet
 
 
-@pytest.fixture
-def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
-    with ApiServer(broker_settings, max_body_bytes=4096, sse_ping_s=0.2) as server:
+@pytest.fixture(scope="module")
+def shared_api(valkey: EmbeddedServer) -> Iterator[ApiServer]:
+    """One api for all tests of a module that ask for ``api``."""
+    with ApiServer(new_namespace(valkey), max_body_bytes=4096, sse_ping_s=0.2) as server:
         yield server
+
+
+@pytest.fixture
+def broker_settings(request: pytest.FixtureRequest, valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
+    """Settings in the shared api's namespace, which each test finds empty, or in one of the test's own."""
+    if "shared_api" not in request.fixturenames:
+        settings = new_namespace(valkey)
+        yield settings
+        check_and_empty(settings)
+        return
+    api: ApiServer = request.getfixturevalue("shared_api")
+    yield BrokerSettings(redis_url=api.settings.redis_url, namespace=api.settings.namespace)
+    check_and_empty(api.settings, "envelope")
+    api.renew()
+
+
+@pytest.fixture
+def api(shared_api: ApiServer, broker_settings: BrokerSettings) -> ApiServer:
+    """An api, as it is after its start but for its metrics."""
+    return shared_api
 
 
 @pytest_asyncio.fixture

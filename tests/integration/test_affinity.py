@@ -26,7 +26,7 @@ def request(**body: Any) -> dict[str, Any]:
     return {"model": "simulated", "messages": [HELLO], "max_tokens": 1, **body}
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "affinity_key": {"input": request(), "affinity_key": "chat-1"},
     "prompt_cache_key": {"input": request(prompt_cache_key="chat-2")},
     "a long system message": {"input": request(messages=[SYSTEM, HELLO])},
@@ -53,7 +53,7 @@ async def http(broker_settings: BrokerSettings, tmp_path: Path) -> AsyncIterator
     ]
     try:
         for worker in workers:
-            await eventually(lambda log=worker.log: "worker_ready" in log.read_text(), 60)
+            await eventually(worker.is_ready, 60)
         with ApiServer(broker_settings) as api:
             async with api.client() as client:
                 yield client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -143,6 +144,7 @@ async def test_watching_and_leaving_does_not_cancel(http: httpx.AsyncClient, pup
 )
 async def test_a_wrong_cursor_is_refused(http: httpx.AsyncClient, puppet: Puppet, wrong: str) -> None:
     job_id = await start(http)
-    for ask in ({"headers": {"last-event-id": wrong}}, {"params": {"after": wrong}}):
+    asks: list[dict[str, Any]] = [{"headers": {"last-event-id": wrong}}, {"params": {"after": wrong}}]
+    for ask in asks:
         got = await http.get(f"/v1/jobs/{job_id}/events", **ask)
         assert (got.status_code, got.json()["error"]["code"]) == (400, "invalid_request")

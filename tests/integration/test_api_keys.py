@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -24,7 +25,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
-BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 COMPLETION = json.dumps(
     {

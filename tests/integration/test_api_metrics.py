@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -21,6 +22,13 @@ pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
+    """An api of the test's own: its metrics begin at 0."""
+    with ApiServer(broker_settings, max_body_bytes=4096, sse_ping_s=0.2) as server:
+        yield server
 
 
 async def scrape(http: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture
+def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
+    """An api of the test's own: its metrics begin at 0."""
+    with ApiServer(broker_settings, max_body_bytes=4096, sse_ping_s=0.2) as server:
+        yield server
 
 
 async def test_ready_names_what_is_missing(http: httpx.AsyncClient, store: JobStore) -> None:

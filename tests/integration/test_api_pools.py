@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "hi"}]
 H100 = {"device": "NVIDIA H100 80GB HBM3", "devices": 1, "device_memory_bytes": 85_520_809_984}
-L4 = {"device": "NVIDIA L4", "devices": 2, "device_memory_bytes": 48_305_799_168}
+L4: dict[str, Any] = {"device": "NVIDIA L4", "devices": 2, "device_memory_bytes": 48_305_799_168}
 
 
 @pytest.fixture

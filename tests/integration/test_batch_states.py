@@ -48,7 +48,7 @@ async def test_finalizing(
 ) -> None:
     """A coordinator stops when the files are there and the batch does not say so."""
     await work()
-    given = {"files_url": files_url, "batch_lease_s": 60.0}
+    given: dict[str, Any] = {"files_url": files_url, "batch_lease_s": 60.0}
     first = CoordinatorProcess(
         broker_settings, tmp_path / "coordinator.log", failpoints="bulk.after_files=stop", **given
     )
@@ -146,14 +146,19 @@ async def test_a_key_finds_its_batch_after_the_input_is_gone(
 ) -> None:
     await work()
     file = await upload(client, jsonl([row(1)]))
-    given = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    given: dict[str, Any] = {
+        "input_file_id": file,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "1h",
+    }
     key = {"Idempotency-Key": "k"}
     batch = await ended(client, (await client.batches.create(**given, extra_headers=key)).id)
     await client.files.delete(file)
     assert (await client.batches.create(**given, extra_headers=key)).id == batch.id
     with pytest.raises(openai.ConflictError):
         await client.batches.create(**given | {"completion_window": "2h"}, extra_headers=key)
-    for other in ({}, {"extra_headers": {"Idempotency-Key": "other"}}):
+    others: list[dict[str, Any]] = [{}, {"extra_headers": {"Idempotency-Key": "other"}}]
+    for other in others:
         with pytest.raises(openai.BadRequestError) as gone:
             await client.batches.create(**given, **other)
         assert gone.value.param == "input_file_id"

@@ -231,16 +231,25 @@ async def test_cancelled_before_anything_ran(client: openai.AsyncOpenAI, puppet:
     assert batch.request_counts.failed == 30
 
 
-async def test_expired_with_what_was_done(client: openai.AsyncOpenAI, work: Callable) -> None:
-    await work(concurrency=4, simulated_inter_token_s=0.05)
+async def test_expired_with_what_was_done(
+    client: openai.AsyncOpenAI, work: Callable, store: JobStore
+) -> None:
+    await work(concurrency=64, simulated_inter_token_s=0.05)
     rows = [row(n, max_tokens=1 if n < 5 else 2000) for n in range(25)]
-    created = await create(client, rows, completion_window="8s")
+    created = await create(client, rows, completion_window="1h")
+
+    async def done() -> bool:
+        return (await client.batches.retrieve(created.id)).request_counts.completed == 5
+
+    await eventually(done)
+    now_ms = await store.now_ms()
+    await store.client.hset(store.keys("batch", created.id), "expires", str(now_ms))  # an hour later
     batch = await ended(client, created.id)
     assert stable(batch) == golden(
         created,
         status="expired",
         model="simulated",
-        completion_window="8s",
+        completion_window="1h",
         expires_at=batch.expires_at,
         in_progress_at=batch.in_progress_at,
         expired_at=batch.expired_at,
@@ -249,7 +258,8 @@ async def test_expired_with_what_was_done(client: openai.AsyncOpenAI, work: Call
         request_counts={"total": 25, "completed": 5, "failed": 20},
         usage=batch.usage.to_dict(),
     )
-    assert batch.expires_at - created.created_at in {8, 9}
+    assert created.expires_at - created.created_at in {3600, 3601}
+    assert batch.expires_at == now_ms // 1000
     never = await lines(client, batch.error_file_id)
     assert {line["error"]["code"] for line in never} == {"batch_expired"}
     assert len(await lines(client, batch.output_file_id)) == 5
@@ -314,7 +324,11 @@ async def test_a_file_of_another_purpose_is_refused(client: openai.AsyncOpenAI) 
 
 async def test_lists_and_idempotency(client: openai.AsyncOpenAI, puppet: object) -> None:
     file = await upload(client, jsonl([row(1, model="puppet")]))
-    given = {"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "1h"}
+    given: dict[str, Any] = {
+        "input_file_id": file,
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "1h",
+    }
     key = {"Idempotency-Key": "k"}
     first = await client.batches.create(**given, extra_headers=key)
     assert (await client.batches.create(**given, extra_headers=key)).id == first.id

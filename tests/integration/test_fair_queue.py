@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ async def alive(store: JobStore, capacity: int = 1000, worker: str = W) -> None:
 
 async def pop(store: JobStore, lane: Lane = Lane.NORMAL) -> str | None:
     """Take the next message as a worker does."""
-    message = await store.client.rpop(store.keys("queue", "default", lane))
+    message: Any = await store.client.rpop(store.keys("queue", "default", lane))
     return None if message is None else json.loads(message)["headers"]["id"]
 
 
@@ -56,7 +57,7 @@ async def take(store: JobStore, lane: Lane = Lane.NORMAL, worker: str = W) -> Cl
 
 async def tenants_in_order(store: JobStore, count: int, *, finish: bool = False) -> list[str]:
     """Take so many jobs one after the other, and say whose they were."""
-    seen = []
+    seen: list[Any] = []
     for _ in range(count):
         claim = await take(store)
         if claim is None:
@@ -403,7 +404,7 @@ async def test_jobs_that_share_a_prefix_go_to_the_worker_that_has_it(store: JobS
     await alive(store, capacity=2, worker="two")
 
     async def own(worker: str) -> str | None:
-        popped = await store.client.rpop(store.keys("own_queue", "default", f"{worker}@host"))
+        popped: Any = await store.client.rpop(store.keys("own_queue", "default", f"{worker}@host"))
         return None if popped is None else json.loads(popped)["headers"]["id"]
 
     first = await store.accept(spec(affinity="p"))

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -225,7 +226,12 @@ async def test_refusals_leave_nothing_behind(client: openai.AsyncOpenAI, api: Ap
             await upload(client, expires_after={"anchor": anchor, "seconds": seconds})
         assert (policy.value.param or "").startswith("expires_after")
     async with api.client() as http:
-        for sent in ({"data": {"purpose": "batch"}}, {"json": {}}, {"files": {"file": b"x"}}):
+        none: list[dict[str, Any]] = [
+            {"data": {"purpose": "batch"}},
+            {"json": {}},
+            {"files": {"file": b"x"}},
+        ]
+        for sent in none:
             answer = await http.post("/v1/files", **sent)
             assert answer.status_code == 400, answer.text
         cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nhalf a file'

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.asyncio
 MARK = "XYZZYsecret"
 CHAT = {"model": "simulated", "messages": [{"role": "user", "content": f"say {MARK}"}], "max_tokens": 12}
 _RUN = "import sys, json; from api.main import run_api; run_api(overrides=json.loads(sys.argv[1]))"
-LOUD = {"log_level": "debug", "log_json": True}
+LOUD: dict[str, Any] = {"log_level": "debug", "log_json": True}
 
 
 @pytest_asyncio.fixture
@@ -168,7 +168,7 @@ async def test_what_an_operator_asks_for_is_one_line_each(stack) -> None:
 async def test_the_reaper_names_the_jobs_of_a_lost_worker(
     broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
-    lease = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
+    lease: dict[str, Any] = {"lease_ttl_s": 1.5, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
     api = ApiProcess(broker_settings, tmp_path / "api.log", free_port(), log_json=True, reap_interval_s=0.2)
     worker = WorkerProcess(broker_settings, tmp_path / "worker.log", simulated_inter_token_s=0.05, **lease)
     try:

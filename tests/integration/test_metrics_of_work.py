@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import httpx
 import openai
@@ -56,7 +58,7 @@ async def test_a_batchs_tokens_and_chunks_are_its_tenants(
 async def _late_message(store: JobStore, job: str, lane: Lane) -> None:
     """Have a job's message come once more, as from a consumer that died before it acknowledged it."""
     queue = store.keys("queue", "default", lane)
-    envelope = await store.client.get(store.keys("envelope"))
+    envelope: Any = await store.client.get(store.keys("envelope"))
     await store.client.lpush(queue, envelope.replace("@ID@", job).replace("@QUEUE@", queue))
 
 
@@ -182,7 +184,7 @@ async def test_jobs_that_no_worker_ended_are_counted_once_whoever_ended_them(
             await ready("w2", **LEASE)
             assert (await http.post("/v1/queues/default/resume")).status_code == 200
             for twin in twins:
-                await eventually(lambda job=twin: _is(http, job, "succeeded"))
+                await eventually(partial(_is, http, twin, "succeeded"))
             want = {
                 ("cancelled", "", "normal"): 1,
                 ("cancelled", "", "low"): 2,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from typing import Any
 
 import httpx
 import openai
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 
 QUICK = {"heartbeat_s": 0.3, "lease_ttl_s": 3.0, "reap_interval_s": 0.2}
 H100 = {"device": "NVIDIA H100 80GB HBM3", "device_memory_gb": 85.5}
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 
 async def test_two_pools_with_the_same_model_and_one_with_another(broker_settings, ready) -> None:
@@ -67,7 +68,7 @@ async def test_the_openai_sdk_with_an_alias(broker_settings, ready) -> None:
             assert len(vectors.data[0].embedding) == 64
             listed = [model async for model in client.models.list()]
             assert [model.id for model in listed] == ["org/real", "gpt-4o-mini", "text-embedding-3-small"]
-            assert (await client.models.retrieve("gpt-4o-mini")).root == "org/real"
+            assert (await client.models.retrieve("gpt-4o-mini")).to_dict()["root"] == "org/real"
             with pytest.raises(openai.NotFoundError, match="'gpt-5' does not exist"):
                 await client.chat.completions.create(model="gpt-5", messages=MESSAGES)
 

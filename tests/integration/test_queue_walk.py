@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -50,7 +51,7 @@ class Walk:
 
     async def pop(self, lane: Lane) -> str | None:
         for key in (("own_queue", "default", W), ("queue", "default", lane)):
-            message = await self.store.client.rpop(self.store.keys(*key))
+            message: Any = await self.store.client.rpop(self.store.keys(*key))
             if message is not None:
                 return json.loads(message)["headers"]["id"]
         return None
@@ -69,7 +70,7 @@ class Walk:
         return self.rng.choice(list(Lane))
 
     async def accept(self) -> None:
-        facts = {
+        facts: dict[str, Any] = {
             "id": new_id(),
             "endpoint": "/v1/completions",
             "model": "m",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -30,7 +31,7 @@ from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually, free_port, wait_until
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.full]
 
 PASSWORD, SENTINEL_PASSWORD = "of the/data", "of-the-sentinels"
 NAME = "mymaster"
@@ -64,7 +65,7 @@ class Fleet:
             ]
             self._run(port, lines, "--sentinel")
         for port in self.sentinels:
-            wait_until(lambda port=port: self._knows_all(port))
+            wait_until(partial(self._knows_all, port))
 
     def start_data(self, port: int, replica_of: int = 0) -> None:
         lines = [
@@ -218,7 +219,7 @@ async def goes_on(http: httpx.AsyncClient, fleet: Fleet, change, text: str) -> f
     await eventually(lambda: done(http, new), 30)
     took = time.monotonic() - started
     for job_id in jobs:
-        await eventually(lambda job_id=job_id: done(http, job_id), 30)
+        await eventually(partial(done, http, job_id), 30)
     return took
 
 

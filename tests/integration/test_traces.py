@@ -99,7 +99,13 @@ async def test_one_trace_from_the_request_to_the_finish(
     assert done.status_code == 200
     job_id = done.headers["x-penstock-job-id"]
     queue = Keys(broker_settings.namespace)("queue", "default", "realtime")
-    names = ("POST /v1/chat/completions", f"send {queue}", f"wait {queue}", f"process {queue}", "claim")
+    names: tuple[str, ...] = (
+        "POST /v1/chat/completions",
+        f"send {queue}",
+        f"wait {queue}",
+        f"process {queue}",
+        "claim",
+    )
     names = (*names, "chat simulated", "finish", "stream")
     spans = await whole_trace(otlp, caller.trace_id, *names)
     assert set(spans) == set(names)

@@ -51,12 +51,13 @@ class Up:
 
     def child(self, name):
         """The api's process by its command line; the worker's by what it says, for Celery writes over its command line."""
+        family = descendants(self.process.pid)
         if name == "worker":
             with Penstock(self.url) as client:
                 (pid,) = [worker.pid for worker in client.workers.list()]
-            found = [one for one in self.family if one.pid == pid]
+            found = [one for one in family if one.pid == pid]
         else:
-            found = [one for one in self.family if f"{name} --" in " ".join(one.cmdline())]
+            found = [one for one in family if f"{name} --" in " ".join(one.cmdline())]
         assert len(found) == 1, found
         return found[0]
 
@@ -68,12 +69,10 @@ class Up:
         return not [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.fixture
-def up(tmp_path):
+def starter(folder):
     started = []
 
-    def start(*args, folder=tmp_path, **settings):
-        folder.mkdir(exist_ok=True)
+    def start(*args, **settings):
         started.append(Up(folder, "--engine", "simulated", *args, **settings))
         return started[-1]
 
@@ -81,6 +80,24 @@ def up(tmp_path):
     for one in started:
         one.process.kill()  # everything else goes with it: see the test of that
         one.process.wait()
+
+
+@pytest.fixture
+def up(tmp_path):
+    yield from starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def up_for_all(tmp_path_factory):
+    yield from starter(tmp_path_factory.mktemp("up"))
+
+
+@pytest.fixture(scope="module")
+def shared(up_for_all):
+    """One that several tests use: each leaves it serving."""
+    one = up_for_all("--no-flower")
+    one.until_ready()
+    return one
 
 
 def complete(url):
@@ -131,9 +148,8 @@ def test_killed_it_takes_everything_with_it(up):
 
 
 @pytest.mark.parametrize("victim", ["api", "coordinator", "worker"])
-def test_a_process_that_dies_comes_back(up, victim):
-    one = up("--no-flower")
-    one.until_ready()
+def test_a_process_that_dies_comes_back(shared, victim):
+    one = shared
     one.child(victim).kill()
     wait_until(lambda: one.printed(f"{victim} was killed by SIGKILL; starting it again in 1 s"))
 
@@ -147,11 +163,11 @@ def test_a_process_that_dies_comes_back(up, victim):
     assert complete(one.url)["choices"]
 
 
-def test_two_workers(up):
-    one = up("--no-flower", "--workers", "2")
-    one.until_ready()
-    assert (one.logs / "worker-1.log").exists()
-    assert (one.logs / "worker-2.log").exists()
+def test_a_second_one_on_the_same_folder_is_refused(shared, tmp_path):
+    folder = shared.out.parent / "data"
+    message = Up(tmp_path, "--engine", "simulated", "--no-flower", "--data-dir", folder).failure()
+    assert message.startswith(f"penstock up: the data folder {folder} is in use by another Penstock")
+    complete(shared.url)
 
 
 LEASE_TTL_S = 60
@@ -163,6 +179,20 @@ SLOW = {
 LONG = BODY | {"max_tokens": 2000}
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """One with two workers; the last test that uses it drains one of them."""
+    for start in starter(tmp_path_factory.mktemp("pair")):
+        one = start("--no-flower", "--workers", "2", **SLOW)
+        one.until_ready()
+        yield one
+
+
+def test_two_workers(pair):
+    assert (pair.logs / "worker-1.log").exists()
+    assert (pair.logs / "worker-2.log").exists()
+
+
 def a_running_stream(client):
     """Submit a long job to two workers; return it and its text, once some of it has come."""
     wait_until(lambda: len(client.workers.list()) == 2)
@@ -172,10 +202,8 @@ def a_running_stream(client):
     return job, text
 
 
-def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(up):
-    one = up("--no-flower", "--workers", "2", **SLOW)
-    one.until_ready()
-    with Penstock(one.url) as client:
+def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(pair):
+    with Penstock(pair.url) as client:
         job, text = a_running_stream(client)
         first = client.jobs.get(job.id).worker
         (victim,) = [worker for worker in client.workers.list() if worker.id == first]
@@ -196,9 +224,9 @@ def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(
         assert first not in {worker.id for worker in client.workers.list()}
 
 
-def test_a_drained_worker_stays_away_and_its_jobs_go_on(up):
-    one = up("--no-flower", "--workers", "2", **SLOW)
-    one.until_ready()
+def test_a_drained_worker_stays_away_and_its_jobs_go_on(pair):
+    one = pair
+    one.family = set(descendants(one.process.pid))
     with Penstock(one.url) as client:
         job, text = a_running_stream(client)
         name = client.jobs.get(job.id).worker.rsplit("-", 2)[0]
@@ -215,6 +243,7 @@ def test_a_drained_worker_stays_away_and_its_jobs_go_on(up):
         assert time.monotonic() - began < LEASE_TTL_S / 4
         assert name not in {worker.name for worker in client.workers.list()}
         assert complete(one.url)["choices"]
+        client.jobs.cancel(job.id)
     one.process.send_signal(signal.SIGINT)
     assert one.process.wait(60) == 0
     assert one.nothing_left()
@@ -246,13 +275,3 @@ def test_an_engine_that_does_not_load_is_its_own_message(tmp_path):
     assert message.startswith("penstock up: worker ended (status 1) before it was ready:\n")
     assert "/no/such/model" in message
     assert message.endswith(f"its log: {one.logs / 'worker.log'}\n")
-
-
-def test_a_second_one_on_the_same_folder_is_refused(up, tmp_path):
-    one = up("--no-flower")
-    one.until_ready()
-    message = Up(tmp_path, "--engine", "simulated", "--no-flower").failure()
-    assert message.startswith(
-        f"penstock up: the data folder {tmp_path / 'data'} is in use by another Penstock"
-    )
-    complete(one.url)

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -120,7 +121,7 @@ class Workers:
                 stderr=out,
                 env={**env, "PYTHONPATH": str(ROOT), "PENSTOCK_REAP_INTERVAL_S": "0.5"},
             )
-        self.redis = Redis.from_url(settings.redis_url, decode_responses=True)
+        self.redis: Any = Redis.from_url(settings.redis_url, decode_responses=True)
         self.keys = Keys(settings.namespace)
 
     def names(self):

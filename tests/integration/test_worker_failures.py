@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
+from typing import Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from jobs.failures import FailureCode
 from jobs.model import Failed, Succeeded
 from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
+from tests.pace import Pace
 from tests.support import eventually
 
 __all__ = ["ready", "start_worker"]  # fixtures
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 QUICK = {"retry_base_s": 0.2, "reap_interval_s": 0.1}
 
 
-async def partial(store: JobStore, job_id: str) -> dict[str, object]:
+async def partial(store: JobStore, job_id: str) -> dict[str, Any]:
     stored = await store.result(job_id)
     assert stored.partial is not None
     return json.loads(stored.partial)
@@ -64,15 +65,15 @@ async def test_a_poisonous_job_is_failed_and_takes_nobody_with_it(store: JobStor
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_time_limit_ends_a_run_and_keeps_what_there_is(store: JobStore, ready, stream: bool) -> None:
     await ready(simulated_inter_token_s=0.02, **QUICK)
-    before = time.monotonic()
-    job = await ended(store, await submit(store, chat(max_tokens=2000), timeout_ms=500, stream=stream))
-    assert time.monotonic() - before < 3
+    pace = Pace()
+    job = await ended(store, await submit(store, chat(max_tokens=2000), timeout_ms=1500, stream=stream))
+    assert pace.allows(4), pace
     assert isinstance(job.phase, Failed)
     assert (job.phase.error.code, job.phase.status, job.attempt) == (FailureCode.TIMEOUT, 504, 1)
     response = await partial(store, job.id)
     text = response["choices"][0]["message"]["content"]
     assert job.phase.usage.completion_tokens == len(text.split()) == response["usage"]["completion_tokens"]
-    assert 5 < len(text.split()) < 50
+    assert 5 < len(text.split()) < 100
     if stream:
         said = "".join(p[1:] for _, p in await store.log(job.id, "0-0") if p[0] == "t")
         assert said == text
@@ -82,10 +83,10 @@ async def test_a_cancelled_job_keeps_what_there_is(store: JobStore, ready) -> No
     await ready(simulated_inter_token_s=0.02)
     job_id = await submit(store, chat(max_tokens=2000))
     await running(store, job_id)
-    before = time.monotonic()
+    pace = Pace()
     await store.cancel(job_id)
     job = await ended(store, job_id)
-    assert time.monotonic() - before < 1
+    assert pace.allows(1), pace
     assert job.state is JobState.CANCELLED
     assert (await partial(store, job_id))["choices"][0]["finish_reason"] == "abort"
 
@@ -97,16 +98,16 @@ async def test_a_worker_drains_when_it_is_told(store: JobStore, ready) -> None:
     await running(store, long)
     (live,) = await store.workers()
     assert live["state"] == "ready"
-    before = time.monotonic()
-    assert await store.drain(live["incarnation"], 2.0)
 
     async def says_so() -> bool:
         return [w["state"] for w in await store.workers()] == ["draining"]
 
+    pace = Pace()
+    assert await store.drain(live["incarnation"], 2.0)
     await eventually(says_so, 1.5)
     late = await submit(store, chat(max_tokens=1))
     assert await asyncio.to_thread(worker.wait) == 0
-    assert time.monotonic() - before < 2.0 + 2.0
+    assert pace.allows(2.0 + 2.0), pace
     assert (await read(store, short)).state is JobState.SUCCEEDED
     for job_id in (long, late):
         assert (await read(store, job_id)).state is JobState.QUEUED

@@ -162,7 +162,7 @@ def commands(page: Path) -> list[list[str]]:
 def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
     """The command that a line names, a group's own one where it names that, and the rest of the line."""
     name, *words = line
-    command = {one.name: one for one in COMMANDS}.get(name) or cli.get_command(None, name)  # type: ignore[arg-type]
+    command = {one.name: one for one in COMMANDS}.get(name) or cli.get_command(None, name)
     assert command is not None, f"penstock {name}"
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
         inner = command.commands.get(words[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +60,7 @@ ROOMS = {
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
         "process": {TOP, "admission", "attempts", "batches", "engines"},
-        "celery": {TOP, "admission", "attempts", "process"},
+        "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
 }
@@ -73,8 +73,8 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": ("workers/engines/vllm/engine.py",),
-    "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
+    "vllm": ("workers/engines/vllm/boot.py", "workers/engines/vllm/tap.py"),
+    "torch": ("workers/devices/tiny_models.py",),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }
@@ -160,7 +160,7 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and (ROOT / parts[0] / parts[1]).is_dir() else TOP
 
 
-def listed(offenders: list[object]) -> str:
+def listed(offenders: Iterable[object]) -> str:
     return "\n".join(["", *map(str, offenders)])
 
 

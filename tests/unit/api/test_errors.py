@@ -99,7 +99,7 @@ def test_a_validation_error_names_the_field() -> None:
 
 
 def _ending(state: JobState, error: JobError | None = None, result: bytes = b"") -> Ending:
-    return Ending(state, None, 1, Timings(1000, 1010, None, 1100), None, error, result)
+    return Ending(state, None, 1, Timings(1000, 1010, None, 1100), None, error, result=result)
 
 
 @pytest.mark.parametrize("code", FailureCode)

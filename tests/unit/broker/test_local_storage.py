@@ -58,8 +58,13 @@ async def test_who_is_cancelled_as_a_file_is_opened_leaves_none(
     begun = threading.Event()
     staged = tmp_path / "files" / ".staging"
     os.mkfifo(staged / "slow")  # opening it waits for a reader
+
+    def slow() -> SimpleNamespace:
+        begun.set()
+        return SimpleNamespace(hex="slow")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.local.uuid.uuid4", lambda: begun.set() or SimpleNamespace(hex="slow"))
+        patch.setattr("storage.local.uuid.uuid4", slow)
         opening = asyncio.create_task(storage.writer("a/b"))
         await asyncio.to_thread(begun.wait)
         await asyncio.sleep(0.05)

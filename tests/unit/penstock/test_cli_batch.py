@@ -377,8 +377,8 @@ def test_watch_and_results_and_verify_of_the_server(server, folder, prompts):
     example = "unknown: line 3 of output"
     server.bulk.verdict = {"ok": False, "missing": 1, "unknown": 2, "unreadable": 3, "examples": [example]}
     done = run(server, "batch", "verify", one, "--text")
-    told = "6 rows, 6 completed, 0 failed, 0 duplicates, 1 missing, 2 unknown, 3 unreadable"
-    assert (done.returncode, done.stdout) == (1, f"FAILED: {told}\n  {example}\n")
+    counts = "6 rows, 6 completed, 0 failed, 0 duplicates, 1 missing, 2 unknown, 3 unreadable"
+    assert (done.returncode, done.stdout) == (1, f"FAILED: {counts}\n  {example}\n")
 
 
 def test_files_go_up_and_down(server, folder, prompts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -176,4 +177,5 @@ async def test_leaving_early_closes_the_connection(server):
         async with aclosing(client.stream(ID)) as text:
             async for _ in text:
                 break
-        assert client._driver.http._transport._pool.connections == []
+        transport: Any = client._driver.http._transport
+        assert transport._pool.connections == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ def chunk(choices: list[dict], **top: object) -> str:
     return json.dumps({**base, "choices": choices, **top})
 
 
-def delta(index: int = 0, *, finish: str | None = None, **fields: object) -> dict:
+def delta(index: Any = 0, *, finish: Any = None, **fields: Any) -> dict:
     return {"index": index, "delta": fields, "finish_reason": finish}
 
 

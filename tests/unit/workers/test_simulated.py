@@ -5,6 +5,7 @@ import base64
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai.types.responses import Response
@@ -25,7 +26,7 @@ def request(job: str = "job_1", *, stream: bool = False, priority: int = 0, **mo
     return EngineRequest(job, CHAT, json.dumps(body).encode(), stream=stream, priority=priority)
 
 
-async def started(**settings: object) -> SimulatedEngine:
+async def started(**settings: Any) -> SimulatedEngine:
     engine = SimulatedEngine(SimulatedSettings(**settings))
     await engine.start()
     return engine
@@ -107,12 +108,16 @@ async def test_journal(tmp_path: Path) -> None:
     ]
 
 
+def no_chunk(chunk: object) -> None:
+    pytest.fail(str(chunk))
+
+
 async def test_responses() -> None:
     engine = await started()
 
     async def respond(**body: object) -> Response:
         raw = json.dumps(body).encode()
-        final = await engine.run(EngineRequest("r_1", "/v1/responses", raw, stream=True), pytest.fail)
+        final = await engine.run(EngineRequest("r_1", "/v1/responses", raw, stream=True), no_chunk)
         answer = Response.model_validate_json(final.body)
         assert (final.usage.prompt_tokens, final.usage.completion_tokens) == (
             answer.usage.input_tokens,
@@ -127,9 +132,10 @@ async def test_responses() -> None:
     assert (bounded.usage.output_tokens, bounded.temperature) == (3, 0)
     assert one.output_text.startswith(bounded.output_text)
     assert told.output_text != one.output_text
-    for bad in ({}, {"input": []}, {"input": "x", "max_output_tokens": 0}):
+    wrong: list[dict[str, object]] = [{}, {"input": []}, {"input": "x", "max_output_tokens": 0}]
+    for bad in wrong:
         request = EngineRequest("r_1", "/v1/responses", json.dumps(bad).encode())
-        assert (await engine.run(request, pytest.fail)).status == 400
+        assert (await engine.run(request, no_chunk)).status == 400
 
 
 async def test_embeddings() -> None:
