@@ -118,6 +118,8 @@ EVENTS = {
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
+    "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
+    "passed on chunk by chunk, which costs the worker more.",
     "subscription_lost": "The connection that carries events was lost; it is opened again, and the gap is read from "
     "the logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is retried.",

@@ -205,7 +205,8 @@ def test_a_prompt_one_token_too_long_never_enters_the_queue(
 
 
 def running_in_engine(stack: Stack) -> float:
-    (group,) = httpx.get(f"{stack.url}/v1/metrics/targets").json()
+    targets = httpx.get(f"{stack.url}/v1/metrics/targets").json()
+    (group,) = (one for one in targets if "worker" in one["labels"])
     (target,) = group["targets"]
     lines = httpx.get(f"http://{target}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))

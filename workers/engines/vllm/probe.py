@@ -6,11 +6,16 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
+import structlog
+
 from jobs.stream_chunks import Chunk, Frames, Head, Text
 from workers.engines.base import Engine, EngineRequest
 from workers.engines.vllm.compact import Shapes
 
-_PROMPTS = ("Hello", "1, 2, 3,", "Once upon a time")
+log = structlog.get_logger(__name__)
+
+_PROMPTS = ("Hello", "1, 2, 3,", "Once upon a time") * 3
+"""Several, as a model may end one at once; three times, as a busy machine merges tokens that should come one by one."""
 _TOKENS = 6
 
 
@@ -40,12 +45,18 @@ async def learn(
         if not compact or not choice.get("token_ids"):
             break
         stopped = {**body, "stop_token_ids": choice["token_ids"][:1]}
-        missing = [usage for usage in (False, True) if (path, usage) not in shapes]
-        for usage in missing:
+        for usage in _missing(path, shapes):
             await _learn_one(engine, path, shapes, (body, stopped), usage=usage)
-        if not [usage for usage in (False, True) if (path, usage) not in shapes]:
+        if not _missing(path, shapes):
             break
+    if served and compact and _missing(path, shapes):
+        log.warning("stream_form_not_learned", endpoint=path)
     return served
+
+
+def _missing(path: str, shapes: MutableMapping[tuple[str, bool], Shapes]) -> list[bool]:
+    """Return for which forms of the endpoint's streams, without and with the usage chunk, there is no entry."""
+    return [usage for usage in (False, True) if (path, usage) not in shapes]
 
 
 async def _learn_one(
