@@ -45,7 +45,7 @@ class OpenChunk:
     """A chunk that was submitted and is not done.
 
     Attributes:
-        job: the job that it was last submitted as; empty where none has it now.
+        job: the job that it was last submitted as; empty: no job has it now.
         generation: how often it was submitted.
         ledger: see :func:`jobs.batches.parse_ledger`.
     """
@@ -56,7 +56,7 @@ class OpenChunk:
 
 
 class BatchStore:
-    """Batches' records, for those who create and read them; :class:`broker.batch_steps.BatchSteps` drives them.
+    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them.
 
     Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
 

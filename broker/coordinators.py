@@ -1,4 +1,4 @@
-"""Which coordinators are alive: each keeps a lease, and says with it where its metrics are."""
+"""The live coordinators: each keeps a lease, and describes itself with it (where its metrics are, for one)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Coordinators:
 
     async def alive(self) -> list[dict[str, Any]]:
         """Return what every coordinator with a live lease says of itself."""
-        seconds, micros = await self._store.execute(self._store.client.time())
-        key, now_ms = self._store.keys("coordinators"), seconds * 1000 + micros // 1000
+        key, now_ms = self._store.keys("coordinators"), await self._store.now_ms()
         return [
             json.loads(said)
             for said in await self._store.execute(self._store.client.zrangebyscore(key, f"({now_ms}", "+inf"))

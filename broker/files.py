@@ -135,8 +135,7 @@ class FileStore:
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Return ids of expired files."""
-        seconds, micros = await self._store.execute(self._store.client.time())
-        now = seconds * 1000 + micros // 1000
+        now = await self._store.now_ms()
         key = self._keys("files_expiry")
         return list(await self._store.execute(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
 

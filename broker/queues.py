@@ -120,8 +120,7 @@ class QueueControl(JobLookups):
 
     async def queues(self, pools: Sequence[str]) -> tuple[PoolView, ...]:
         """Return the queues of these pools."""
-        seconds, micros = await self.execute(self.client.time())
-        now_ms = seconds * 1000 + micros // 1000
+        now_ms = await self.now_ms()
         return tuple([await self._pool(pool, now_ms) for pool in sorted(pools)])
 
     async def _pool(self, pool: str, now_ms: int) -> PoolView:

@@ -28,37 +28,22 @@ from jobs.model import (
 from jobs.states import JobState
 
 FIELDS = (
-    "v",
-    "id",
-    "state",
-    "endpoint",
-    "model",
-    "pool",
-    "lane",
-    "stream",
-    "tenant",
-    "meta",
-    "created",
-    "started",
-    "first",
-    "finished",
-    "attempt",
-    "max",
-    "exp",
-    "cancel",
-    "hist",
-    "worker",
-    "status",
-    "usage",
-    "error",
-    "timeout",
-    "qtimeout",
-    "in_queue",
-    "retry_of",
-    "retried_as",
-    "due",
-    "leader",
-    "trace",
+    *(
+        "v",
+        "id",
+        "state",
+        "endpoint",
+        "model",
+        "pool",
+        "lane",
+        "stream",
+        "tenant",
+        "meta",
+        "created",
+        "started",
+    ),
+    *("first", "finished", "attempt", "max", "exp", "cancel", "hist", "worker", "status", "usage"),
+    *("error", "timeout", "qtimeout", "in_queue", "retry_of", "retried_as", "due", "leader", "trace"),
 )
 """The fields that :func:`to_job` reads, in the order of their values."""
 
@@ -197,3 +182,34 @@ def _phase(state: JobState, f: Mapping[str, Any], queued: Queued | None) -> Phas
             error = decode_error(f["error"]) or JobError(FailureCode.INTERNAL, "no reason was recorded")
             status = _int(f["status"]) or FAILURES[error.code].http_status
             return Failed(error, status, decode_usage(f["usage"]))
+
+
+def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
+    """Return how a finished job ended, from its record."""
+    error = job.phase.error if isinstance(job.phase, Failed) else None
+    in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
+    return Ending(job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result)
+
+
+def usage_of(job: Job) -> Usage | None:
+    """Return a finished job's token counts, including those of a partial response."""
+    return None if isinstance(job.phase, Queued | Running) else job.phase.usage
+
+
+def ending_payload(job: Job) -> str:
+    """Return the end event of a finished job whose log has none."""
+    t = job.timings
+    failed = job.phase if isinstance(job.phase, Failed) else None
+    head = {
+        "state": JobState(job.state).value,
+        "status": failed.status if failed else None,
+        "attempt": job.attempt,
+        "created": t.queued_ms,
+        "started": t.started_ms,
+        "first": t.first_token_ms,
+        "finished": t.finished_ms,
+        "usage": encode_usage(usage_of(job)) or None,
+        "in_queue": True if isinstance(job.phase, Expired) and job.phase.in_queue else None,
+        "error": encode_error(failed.error) if failed else None,
+    }
+    return "e" + json.dumps(head)

@@ -237,5 +237,5 @@ class MetricsSettings(BrokerSettings):
     metrics_advertise_host: str | None = Field(
         None,
         description="The host under which Prometheus finds it (`GET /v1/metrics/targets`); default: `metrics_host`, or "
-        "the machine's name where that is 0.0.0.0.",
+        "the machine's name if that is 0.0.0.0.",
     )

@@ -1,6 +1,6 @@
 """Tasks that the api asks of the coordinators: long work on one batch, which no request loop may do itself.
 
-One task of a kind runs at a time for a batch; whoever asks meanwhile waits for the same answer. A coordinator takes a task
+One task of a kind runs at a time for a batch; further callers wait for the same answer. A coordinator takes a task
 with a lease. If it dies, another takes the task again under the next attempt, and only the latest attempt can answer.
 """
 
@@ -56,8 +56,8 @@ class Answer:
     """How a task ended.
 
     Attributes:
-        result: JSON values; empty where it failed.
-        error: the code of its failure; None where it succeeded.
+        result: JSON values; empty: it failed.
+        error: the code of its failure; None: it succeeded.
         message: one sentence on the failure.
     """
 
@@ -92,7 +92,7 @@ class TaskStore:
         return self._store.keys("task", kind.value, batch_id)
 
     async def ask(self, kind: TaskKind, batch_id: str, args: Mapping[str, Any], sink: str) -> int:
-        """Ask for a task, or join those who wait for it already.
+        """Ask for a task, or join the callers that already wait for it.
 
         Args:
             kind: what to do.

@@ -41,6 +41,9 @@ EVENTS = {
     "chunk_waits_for_storage": "A batch's input or parts cannot be read, as storage is failing; it is retried.",
     "claim_delayed": "A job could not be claimed, as Redis is unreachable; it is retried.",
     "claim_failed": "Redis refused a claim. The message is dropped, and the reaper pushes it again.",
+    "close_cut_short": "A worker that ends could not end its lease or stop its engine in time; it ends all the same.",
+    "close_failed": "The close of a worker failed because of a bug in Penstock or its engine; the line has the "
+    "traceback. The worker ends all the same.",
     "commit_delayed": "Rows that are in storage could not be counted, as Redis is unreachable; it is retried.",
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
@@ -60,6 +63,8 @@ EVENTS = {
     "echo_refused": "Redis refused the echo by which a subscription checks that it is alive; the subscription "
     "reconnects.",
     "end_delayed": "The end of an attempt could not be written, as Redis is unreachable; it is retried.",
+    "ending_forced": "A worker did not end in time, for example because Redis does not answer, and was ended by "
+    "force. `closed`: its lease had ended and its engine had stopped.",
     "engine_dead": "The engine died, or could not be reached, while it ran a job.",
     "engine_died": "The engine was found dead. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
@@ -82,6 +87,8 @@ EVENTS = {
     "before.",
     "job_moved": "A caller moved a queued job to another lane, or made it the next of its lane.",
     "job_retried": "A caller retried a finished job, as a new job.",
+    "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
+    "They move on when its lease ends.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
@@ -91,6 +98,8 @@ EVENTS = {
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
     "stays in storage.",
+    "order_not_known": "Redis told a worker to stop a job for a reason that this version does not know. The job "
+    "continues.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -22,17 +19,17 @@ from jobs.placement import Device
 from monitoring import failpoints
 from monitoring.logging import configure_logging
 from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, serve_metrics, set_up
-from monitoring.sampling import Gate
 from storage import local_folders
-from workers.admission.policy import Reason
+from workers.admission.policy import LimitReason
 from workers.celery.app import CeleryWorker, quiet_celery, register_task
-from workers.celery.consumer import GATE
-from workers.choose import engine_for
+from workers.celery.control import replace_commands
 from workers.devices.layout import device_for, gpus_for, groups_for
 from workers.devices.nvml import DeviceStartError, indices
 from workers.devices.pools import worker_settings
 from workers.engines.base import EngineStartError
-from workers.process.loop import EngineHost
+from workers.engines.factory import engine_for
+from workers.process.host import EngineHost
+from workers.process.signals import drain_on_signals, ignore_signals
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -43,7 +40,7 @@ class WorkerStartError(Exception):
 
 
 def run_worker(overrides: dict[str, Any]) -> None:
-    """Run a worker until it is told to stop.
+    """Run a worker until it ends.
 
     Args:
         overrides: settings given on the command line, by name; the rest comes from the environment and the files.
@@ -51,8 +48,8 @@ def run_worker(overrides: dict[str, Any]) -> None:
     Raises:
         pydantic.ValidationError: a bad setting.
         PoolsStartError: a bad table in ``penstock.toml``.
-        DeviceStartError: its devices are not to be had.
-        WorkerStartError: Redis or the metrics port is not to be had.
+        DeviceStartError: its devices are not available.
+        WorkerStartError: Redis or the metrics port is not available.
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
@@ -68,64 +65,59 @@ def run_worker(overrides: dict[str, Any]) -> None:
         node=settings.node_name,
         task_events=settings.task_events,
     )
-    setattr(app, GATE, Gate(1.0, settings.task_events_max_per_s))
     try:
         greet(app, settings.redis_url, Keys(settings.namespace))
     except StoreUnavailableError as error:
         raise WorkerStartError(str(error)) from error
     set_up(REGISTRY, "worker")
-    metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(Reason))
+    metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(LimitReason))
     DataDisk(REGISTRY, local_folders(settings))
-    worker: CeleryWorker | None = None
-
-    orders: deque[Callable[[CeleryWorker], None]] = deque()
-
-    def obey(order: Callable[[CeleryWorker], None] | None = None) -> None:
-        """Carry orders out, of whichever thread: at once, or as soon as there is a worker to carry them out."""
-        if order is not None:
-            orders.append(order)
-        while worker is not None and orders:
-            with suppress(IndexError):  # the other thread took it
-                orders.popleft()(worker)
-
-    host = EngineHost(
-        settings,
-        engine_for(settings),
-        device,
-        metrics,
-        on_dead=lambda reason: obey(lambda one: one.die(reason)),
-        on_drain=lambda timeout_s: obey(lambda one: one.drain(timeout_s)),
-    )
+    host = EngineHost(settings, engine_for(settings), device, metrics)
     log.info("engine_starting", engine=settings.engine, model=settings.model)
-    status = 1
     try:
         host.start(lambda: {"metrics_url": _serve_metrics(settings, host)})
-        register_task(app, host)
+        drain_on_signals(host.ending)
+        register_task(app)
+        replace_commands(host.cancel, host.ending.drain)
         failpoints.hit("worker.before_consume")
-        worker = CeleryWorker(app, host, settings, settings.concurrency or host.engine.capacity())
-        obey()
+        worker = _celery_worker(app, settings, host)
+        host.ending.on_begin(worker.stop)
         gc.collect()
         gc.freeze()
-        status = worker.run()
+        worker.run()
+        host.ending.stopped_claiming()
     finally:
-        host.stop()
-        if worker is not None:
-            worker.ignore_signals()
+        status = host.ending.finish()
+        ignore_signals()
     raise SystemExit(status)
+
+
+def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> CeleryWorker:
+    capacity = settings.concurrency or host.engine.capacity()
+    ready = {"worker": host.worker, "capacity": capacity, "metrics": host.info["metrics_url"]}
+    return CeleryWorker(
+        app,
+        settings,
+        capacity,
+        submit=host.submit,
+        gate=host.gate,
+        on_ready=lambda: log.info("worker_ready", **ready),
+        on_stop=host.ending.stopped_claiming,
+    )
 
 
 def _take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
     """Take the GPUs of this process, and hide the others from the engine.
 
     Returns:
-        The settings with the GPUs that it has, and what they are.
+        The settings with the indices of the GPUs, and the device that they make.
 
     Raises:
-        DeviceStartError: they are not there, too small for the model, or enough for several workers.
+        DeviceStartError: they are missing, too small for the model, or enough for several workers.
     """
     groups = groups_for(settings, gpus_for(settings))
     if len(groups) != 1:
-        msg = f"these settings make {len(groups)} workers, and this process is one: `penstock worker` starts them all"
+        msg = f"these settings make {len(groups)} workers, and this process is one: start them with `penstock worker`"
         raise DeviceStartError(msg)
     (group,) = groups
     device = device_for(settings, group)
@@ -142,7 +134,7 @@ def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
     gpus = Gpus(
         REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
     )
-    host.gpus.look_at(gpus.collect)
+    host.gpus.read_from(gpus.collect)
     address, port = settings.metrics_host, settings.metrics_port
     try:
         return serve_metrics(REGISTRY, address, port, settings.metrics_advertise_host)

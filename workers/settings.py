@@ -34,7 +34,7 @@ class WorkerSettings(MetricsSettings):
     openai_api_key: str | None = Field(None, description="Its API key.", repr=False)
     openai_endpoints: tuple[str, ...] = Field(
         JOB_ENDPOINTS,
-        description="What it can do, since it cannot be asked; with `/v1/responses`, if it has that, for batches.",
+        description="Its endpoints, since its API does not list them; add `/v1/responses`, for batches, if it has it.",
     )
 
     @field_validator("openai_endpoints")
@@ -62,36 +62,37 @@ class WorkerSettings(MetricsSettings):
         None,
         ge=1,
         le=1024,
-        description="GPUs that hold one copy of the model; default: as `engine_args` says, or 1.",
+        description="GPUs that hold one copy of the model; default: the value in `engine_args`, or 1.",
     )
     workers: int | None = Field(
         None, ge=1, le=64, description="Worker processes; default: one for each group of GPUs, or 1."
     )
     aliases: tuple[str, ...] = Field(
         (),
-        description="Further names for the model, for clients that insist on theirs, such as `gpt-4o-mini`.",
+        description="Further names for the model, for clients with fixed names, such as `gpt-4o-mini`.",
     )
     device: str | None = Field(
         None,
         min_length=1,
         max_length=128,
-        description="Name of the device behind the engine, for placement, where no NVIDIA driver tells it "
+        description="Name of the device behind the engine, for placement, if no NVIDIA driver names it "
         "(engines openai and simulated).",
     )
     device_memory_gb: float | None = Field(
-        None, gt=0, description="Its memory in 10^9 bytes, likewise; of all of them where there are several."
+        None, gt=0, description="Its memory in 10^9 bytes; the sum, if there are several devices."
     )
     concurrency: int | None = Field(
         None,
         ge=1,
         le=4096,
-        description="Jobs on the engine at once; default: what the engine runs in one batch.",
+        description="Jobs on the engine at once; default: the engine's own batch size.",
     )
     bulk_reserve: float = Field(
-        0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that is never given to the lane `bulk`."
+        0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."
     )
     drain_timeout_s: Seconds = Field(
-        30.0, description="After SIGTERM, how long running jobs may take before they are given back."
+        30.0,
+        description="Time for running jobs in a drain, for example after SIGTERM; then they are given back.",
     )
     simulated_ttft_s: float = Field(0.0, ge=0, description="Simulated engine: seconds to the first token.")
     simulated_inter_token_s: float = Field(0.0, ge=0, description="Simulated engine: seconds between tokens.")
@@ -100,7 +101,7 @@ class WorkerSettings(MetricsSettings):
         32_768, ge=2, description="Simulated engine: context length in tokens, of four bytes each."
     )
     simulated_journal: Path | None = Field(
-        None, description="Simulated engine: file to which it writes what it ran, for fault tests."
+        None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
 
     @property

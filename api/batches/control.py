@@ -5,8 +5,9 @@ from __future__ import annotations
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.batches.routes import found_batch
-from api.batches.view import BatchObject, batch_view
+from api.batches.lookup import found_batch
+from api.batches.schema import BatchObject
+from api.batches.view import batch_view
 from api.http.asgi import json_response
 from api.http.errors import ApiError
 from api.http.openapi import answers

@@ -10,8 +10,9 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.batches.routes import found_batch
-from api.batches.view import BatchObject, Verified, batch_not_found, batch_view
+from api.batches.lookup import batch_not_found, found_batch
+from api.batches.schema import BatchObject, Verified
+from api.batches.view import batch_view
 from api.http.asgi import json_response, until_hangup
 from api.http.errors import SERVER, ApiError
 from api.http.openapi import answers
@@ -42,7 +43,7 @@ def register(router: APIRouter, services: Services) -> None:
         summary="Verify a batch",
         responses=answers(Verified, 404, 409, 410, 503),
     )
-    async def verify(batch_id: str, request: Request) -> Response:
+    async def verify_batch(batch_id: str, request: Request) -> Response:
         """Read input, output and error file: does every row have exactly one line?"""
         batch = await _ended_batch(services, batch_id)
         return json_response(await _performed(services, request, TaskKind.VERIFY, batch, {}))

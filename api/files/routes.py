@@ -14,7 +14,7 @@ from api.files.view import file_view
 from api.http.asgi import add_raw_route, json_response
 from api.http.errors import invalid
 from api.http.idempotency import key_parameter
-from api.http.openapi import answers, error_docs, path_parameter
+from api.http.openapi import answers, error_docs, parameter
 from api.http.pages import Order, list_view
 from api.services import Services
 from jobs.ids import is_file_id
@@ -48,12 +48,7 @@ def register(router: APIRouter, services: Services) -> None:
             206: {"description": "The bytes of the range.", "content": _BYTES},
             **error_docs(404, 416, 503),
         },
-        openapi_extra={
-            "parameters": [
-                path_parameter("file_id"),
-                {"name": "Range", "in": "header", "schema": {"type": "string"}},
-            ]
-        },
+        openapi_extra={"parameters": [parameter("path", "file_id"), parameter("header", "Range")]},
     )
 
     @router.get("/v1/files", summary="List files", responses=answers(FileList, 400, 503))

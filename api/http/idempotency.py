@@ -8,6 +8,7 @@ from starlette.types import Scope
 
 from api.http.asgi import header
 from api.http.errors import invalid
+from api.http.openapi import parameter
 
 NAME = "Idempotency-Key"
 MAX_LENGTH = 255
@@ -29,9 +30,5 @@ def idempotency_key(scope: Scope) -> str | None:
 
 def key_parameter(gives: str) -> dict[str, Any]:
     """Describe the header for OpenAPI. ``gives``: the kind of object that the request makes."""
-    return {
-        "name": NAME,
-        "in": "header",
-        "schema": {"type": "string", "maxLength": MAX_LENGTH},
-        "description": f"A repeated request with the same key and content gives the same {gives}.",
-    }
+    description = f"A repeated request with the same key and content gives the same {gives}."
+    return parameter("header", NAME, description, maxLength=MAX_LENGTH)

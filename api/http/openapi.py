@@ -58,9 +58,19 @@ def answers(model: Any, *errors: int, status: int = 200) -> dict[int | str, dict
     return {status: {"model": model}, **error_docs(*errors)}
 
 
-def path_parameter(name: str) -> dict[str, Any]:
-    """Describe a path's parameter of a raw route."""
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+def parameter(place: str, name: str, description: str | None = None, **schema: Any) -> dict[str, Any]:
+    """Describe a parameter of a raw route.
+
+    Args:
+        place: ``path``, ``query`` or ``header``.
+        name: its name.
+        description: a sentence.
+        schema: members of its JSON schema; a string unless they say otherwise.
+    """
+    described: dict[str, Any] = {"name": name, "in": place, "schema": {"type": "string", **schema}}
+    if place == "path":
+        described["required"] = True
+    return described if description is None else described | {"description": description}
 
 
 def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:

@@ -44,17 +44,11 @@ class Texts:
         self._post = b""
         self.known = False
 
-    def take_head(self, head: Head) -> None:
-        """Remember a stream's head."""
-        self._pre = head.pre.encode()
-        self._post = head.post.encode()
-        self.known = True
-
     def read(self, payload: str) -> Sequence[str]:
         """Return the whole frames in an ``h`` or ``j`` payload, and remember its head."""
         chunk = decode(payload)
         if isinstance(chunk, Head):
-            self.take_head(chunk)
+            self._pre, self._post, self.known = chunk.pre.encode(), chunk.post.encode(), True
             return chunk.first
         return chunk.frames if isinstance(chunk, Frames) else ()
 

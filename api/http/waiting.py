@@ -5,30 +5,22 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
 from api.http.asgi import header, until_hangup
 from api.http.errors import invalid
+from api.http.openapi import parameter
 from broker.events.hub import EventHub, Inbox
 
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 
-PARAMETERS: list[dict[str, Any]] = [
-    {
-        "name": "Prefer",
-        "in": "header",
-        "schema": {"type": "string"},
-        "description": "`wait=N`: wait up to N seconds for the end.",
-    },
-    {
-        "name": "wait",
-        "in": "query",
-        "schema": {"type": "number", "minimum": 0, "maximum": 300},
-        "description": "Wait up to this many seconds for the end.",
-    },
+PARAMETERS = [
+    parameter("header", "Prefer", "`wait=N`: wait up to N seconds for the end."),
+    parameter(
+        "query", "wait", "Wait up to this many seconds for the end.", type="number", minimum=0, maximum=300
+    ),
 ]
 """Both ways to ask for a wait, for OpenAPI."""
 

@@ -11,7 +11,7 @@ from api.http.asgi import add_raw_route, json_response
 from api.http.errors import ApiError
 from api.http.idempotency import key_parameter
 from api.http.job_end import answer
-from api.http.openapi import answers, body_docs, error_docs, path_parameter
+from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import After, Limit, Order, decode_cursor
 from api.http.waiting import PARAMETERS as WAIT_PARAMETERS
 from api.jobs.events import JobEvents
@@ -92,7 +92,7 @@ def register(router: APIRouter, services: Services) -> None:
 
 def _register_raw(router: APIRouter, services: Services) -> None:
     jobs = Jobs(services)
-    job_id = path_parameter("job_id")
+    job_id = parameter("path", "job_id")
     add_raw_route(
         router,
         "POST",
@@ -133,11 +133,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         description="Server-Sent Events: `queued`, `running`, `restarted` and `chunk`; the last one is the job's end.",
         responses={200: {"content": {"text/event-stream": {}}}, **error_docs(400, 404, 503)},
         openapi_extra={
-            "parameters": [
-                job_id,
-                {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
-                {"name": "after", "in": "query", "schema": {"type": "string"}},
-            ]
+            "parameters": [job_id, parameter("header", "Last-Event-ID"), parameter("query", "after")]
         },
     )
 

@@ -71,7 +71,6 @@ def make_celery(
         task_serializer="json",
         accept_content=["json"],
         worker_send_task_events=task_events,
-        worker_consumer="workers.celery.consumer:Consumer",
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=1,
         worker_soft_shutdown_timeout=0,

@@ -108,7 +108,7 @@ class FileGoneError(BrokerError):
 
 
 class NoCoordinatorError(BrokerError):
-    """No coordinator is alive, so nobody would perform the task. Nothing was written."""
+    """No coordinator is alive to perform the task. Nothing was written."""
 
 
 class RegistrationRefusedError(Exception):

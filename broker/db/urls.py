@@ -23,7 +23,7 @@ class Sentinels:
         database: its database.
         username: for the master.
         password: for the master.
-        login: ``username`` and ``password`` for the sentinels themselves, where they want any.
+        login: ``username`` and ``password`` for the sentinels themselves, if they need any.
     """
 
     hosts: tuple[tuple[str, int], ...]

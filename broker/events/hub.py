@@ -18,12 +18,10 @@ from redis.asyncio import Redis
 
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
-from broker.records import Ending, decode_ending, encode_error, encode_usage
-from jobs.model import Expired, Failed, Job, Queued, Running, Succeeded, Usage
-from jobs.states import JobState
+from broker.records import Ending, decode_ending, ending_of, ending_payload
+from jobs.model import Running, Succeeded
 
 SEQ_END = 4_294_967_295
-SEQ_BACK = 4_294_967_294
 START = "0-0"
 
 EventId: TypeAlias = str
@@ -225,34 +223,3 @@ class EventHub:
         if job.state.terminal and not (events and events[-1][1][0] == "e"):
             events.append((f"{job.attempt}-{SEQ_END}", ending_payload(job)))
         return events
-
-
-def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
-    """Return how a finished job ended, from its record."""
-    error = job.phase.error if isinstance(job.phase, Failed) else None
-    in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
-    return Ending(job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result)
-
-
-def usage_of(job: Job) -> Usage | None:
-    """Return a finished job's token counts, including those of a partial response."""
-    return None if isinstance(job.phase, Queued | Running) else job.phase.usage
-
-
-def ending_payload(job: Job) -> str:
-    """Return the end event of a finished job whose log has none."""
-    t = job.timings
-    failed = job.phase if isinstance(job.phase, Failed) else None
-    head = {
-        "state": JobState(job.state).value,
-        "status": failed.status if failed else None,
-        "attempt": job.attempt,
-        "created": t.queued_ms,
-        "started": t.started_ms,
-        "first": t.first_token_ms,
-        "finished": t.finished_ms,
-        "usage": encode_usage(usage_of(job)) or None,
-        "in_queue": True if isinstance(job.phase, Expired) and job.phase.in_queue else None,
-        "error": encode_error(failed.error) if failed else None,
-    }
-    return "e" + json.dumps(head)

@@ -1,8 +1,8 @@
-"""Asking a live worker to count a prompt's tokens: one message there, one back, nothing stored.
+"""Token counts: the api asks a live worker to count a prompt's tokens. One message goes out, one comes back.
 
-The question goes out on the worker's control channel and names the asking process; the answer comes on that process's own
-channel, as an event under the question's id (see :class:`broker.events.hub.EventHub`). Pub/sub promises nothing, so silence
-is an answer too: the asker goes on without one.
+The request goes out on the worker's control channel and names the asking process. The answer comes on that process's own
+channel, as an event under the request's id (see :class:`broker.events.hub.EventHub`). Pub/sub guarantees no delivery, so
+after a time-out the api continues without a count.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from broker.events.hub import EventHub
 log = structlog.get_logger(__name__)
 
 Count: TypeAlias = Callable[[str, bytes], Awaitable[int | None]]
-"""Takes an endpoint and a request's raw body; returns its prompt tokens, or None where they cannot be told."""
+"""Takes an endpoint and a request's raw body; returns its prompt tokens, or None if they cannot be counted."""
 
 MAX_BYTES = 4 * 1024 * 1024
-"""A larger body is not asked about: the server cuts off a subscriber that has 32 MiB unread (``client-output-buffer-limit
-pubsub``), and with it the worker's other commands."""
+"""Longest body of a request: the server disconnects a subscriber with 32 MiB unread (``client-output-buffer-limit pubsub``),
+and the worker would lose its other orders."""
 
 AT_ONCE = 4
-"""Questions that a worker works on at once; its tokenizer is there for running requests first."""
+"""Requests that a worker handles at once; its tokenizer serves running requests first."""
 
 _KIND = "count"
 _pack = msgspec.msgpack.Encoder().encode
@@ -40,14 +40,14 @@ _pack = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class CountRequest:
-    """What a worker is asked: how many prompt tokens does its engine make of this request?
+    """A request to count the prompt tokens of one submission.
 
     Attributes:
-        id: of this question, unique.
+        id: its unique id.
         process: the api process that wants the answer.
         endpoint: the OpenAI endpoint.
         body: the client's raw JSON body.
-        patience_s: nobody listens any more after this many seconds.
+        patience_s: seconds until the api stops waiting.
     """
 
     id: str
@@ -71,7 +71,7 @@ class CountRequest:
 
 
 class CountClient:
-    """Asks on behalf of one api process.
+    """Asks for one api process.
 
     Args:
         client: for publishing.
@@ -87,18 +87,18 @@ class CountClient:
         self._patience_s = patience_s
 
     async def count(self, workers: Sequence[str], endpoint: str, body: bytes) -> int | None:
-        """Have one of ``workers`` (incarnations) count the tokens of a request's longest prompt.
+        """Ask one of ``workers`` (incarnations) to count the tokens of a request's longest prompt.
 
         Returns:
-            Tokens; None where nobody said a number in time.
+            Tokens; None: no worker answered with a number in time.
         """
         if len(body) > MAX_BYTES:
             return None
-        question = CountRequest(uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s)
-        with self._hub.inbox(question.id) as inbox:
+        request = CountRequest(uuid.uuid4().hex, self._hub.process, endpoint, body, self._patience_s)
+        with self._hub.inbox(request.id) as inbox:
             try:
                 async with asyncio.timeout(self._patience_s):
-                    if not await self._publish(workers, question.encode()):
+                    if not await self._publish(workers, request.encode()):
                         return None
                     events = await inbox.take()
             except TimeoutError:
@@ -110,7 +110,7 @@ class CountClient:
         return int(events[0][1]) if events and events[0][1] else None
 
     async def _publish(self, workers: Sequence[str], message: bytes) -> bool:
-        """Send to the first worker, in random order, that listens. Returns whether one did."""
+        """Send to the first worker, in random order, that listens. Return whether one did."""
         for worker in random.sample(workers, len(workers)):
             if await self._client.publish(self._keys("ctl_channel", worker), message):
                 return True
@@ -118,7 +118,7 @@ class CountClient:
 
 
 class CountServer:
-    """Answers questions in a worker.
+    """Answers requests in a worker.
 
     Args:
         client: for publishing.
@@ -133,30 +133,30 @@ class CountServer:
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(self, question: CountRequest) -> None:
+    def take(self, request: CountRequest) -> None:
         """Answer in the background."""
-        task = asyncio.get_running_loop().create_task(self._answer(question), name=f"count {question.id}")
+        task = asyncio.get_running_loop().create_task(self._answer(request), name=f"count {request.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Leave what is unanswered so."""
+        """Drop unanswered requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, question: CountRequest) -> None:
+    async def _answer(self, request: CountRequest) -> None:
         tokens: int | None = None
         try:
-            async with asyncio.timeout(question.patience_s), self._gate:
-                tokens = await self._count(question.endpoint, question.body)
+            async with asyncio.timeout(request.patience_s), self._gate:
+                tokens = await self._count(request.endpoint, request.body)
         except TimeoutError:
-            log.warning("count_too_slow", endpoint=question.endpoint, size=len(question.body))
+            log.warning("count_too_slow", endpoint=request.endpoint, size=len(request.body))
             return
         except Exception:
-            log.exception("count_failed", endpoint=question.endpoint)
-        answer = [question.id, "", "" if tokens is None else str(tokens)]
+            log.exception("count_failed", endpoint=request.endpoint)
+        answer = [request.id, "", "" if tokens is None else str(tokens)]
         try:
-            await self._client.publish(self._keys("api_channel", question.process), _pack(answer))
+            await self._client.publish(self._keys("api_channel", request.process), _pack(answer))
         except (RedisError, OSError) as error:
             log.warning("count_not_told", error=str(error))

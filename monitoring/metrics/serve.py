@@ -17,7 +17,7 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, advertise_h
         registry: what to serve.
         host: the address to listen on.
         port: 0 picks a free one.
-        advertise_host: the host under which others reach it; None: ``host``, or the machine's name where that is every
+        advertise_host: the host under which others reach it; None: ``host``, or the machine's name if that is every
             interface.
 
     Returns:

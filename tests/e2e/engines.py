@@ -45,7 +45,7 @@ def vllm_settings(tiny_model_path: Path) -> Iterator[VllmSettings]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def vllm_engine(vllm_settings: VllmSettings) -> AsyncIterator[Engine]:
     """A running ``vllm`` engine."""
-    engine = make_engine("vllm", vllm_settings)
+    engine = make_engine(vllm_settings)
     await engine.start()
     yield engine
     await engine.stop()
@@ -71,7 +71,7 @@ def vllm_process(vllm_settings: VllmSettings, tmp_path_factory: pytest.TempPathF
 async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
     """An ``openai`` engine over vLLM's own HTTP app."""
     endpoints = ("/v1/chat/completions", "/v1/completions")
-    engine = make_engine("openai", OpenAISettings(vllm_frontend, endpoints=endpoints))
+    engine = make_engine(OpenAISettings(vllm_frontend, endpoints=endpoints))
     await engine.start()
     yield engine
     await engine.stop()
@@ -80,7 +80,7 @@ async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def simulated_engine() -> AsyncIterator[Engine]:
     """A ``simulated`` engine that takes 2 ms per token."""
-    engine = make_engine("simulated", SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
+    engine = make_engine(SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
     await engine.start()
     yield engine
     await engine.stop()

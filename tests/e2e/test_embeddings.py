@@ -61,7 +61,7 @@ def direct(tiny_model_path: Path) -> list[list[float]]:
     settings = VllmSettings(str(tiny_model_path), served_model_name=(MODEL,), extra_args=tuple(FLAGS))
 
     async def run() -> list[list[float]]:
-        engine = make_engine("vllm", settings)
+        engine = make_engine(settings)
         await engine.start()
         try:
             return [await embed(engine, text) for text in TEXTS]

@@ -41,7 +41,7 @@ async def test_start_errors_are_one_clear_message(
     vllm_settings: VllmSettings, change: dict[str, Any], message: str
 ) -> None:
     before = engine_cores()
-    engine = make_engine("vllm", dataclasses.replace(vllm_settings, **change))
+    engine = make_engine(dataclasses.replace(vllm_settings, **change))
     with pytest.raises(EngineStartError, match=message):
         await engine.start()
     await engine.stop()
@@ -66,7 +66,7 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
         vllm_settings, runner="pooling", convert="embed", tool_call_parser=None, max_num_seqs=None
     )
     before = engine_cores()
-    engine = make_engine("vllm", settings)
+    engine = make_engine(settings)
     await engine.start()
     try:
         assert len(engine_cores() - before) == 1

@@ -60,7 +60,7 @@ ROOMS = {
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
         "process": {TOP, "admission", "attempts", "batches", "engines"},
-        "celery": {TOP, "admission", "attempts", "process"},
+        "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
 }
@@ -73,8 +73,8 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": ("workers/engines/vllm/engine.py",),
-    "torch": ("workers/engines/vllm/engine.py", "workers/devices/tiny_models.py"),
+    "vllm": ("workers/engines/vllm/boot.py", "workers/engines/vllm/tap.py"),
+    "torch": ("workers/devices/tiny_models.py",),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }

@@ -1,1 +1,1 @@
-"""How much work the engine takes now."""
+"""How much bulk work the engine takes now."""

@@ -1,38 +1,151 @@
-"""Rows of batches wait here until the lane controller has room for them on the engine: the higher lane's first."""
+"""Admission to the engine: one gate for bulk messages of the queue and for rows of batches.
+
+Messages wait in Redis: the gate counts those that were taken, and says how many more may be. Rows wait here, in one queue,
+the higher lane's first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-_LOOK_S = 0.05
+from jobs.lanes import Lane
+from workers.admission.policy import LaneController, Signals
+from workers.engines.base import Engine
+
+_RECHECK_S = 0.05
+_NO_ROOM_S = 0.02
+_NO_ROOM_LONG_S = 0.1
 
 
-class RowGate:
-    """Lets rows onto the engine. Lives on one event loop.
+class ChunkSlots:
+    """One chunk's places on the engine, a place for each running row. See :meth:`Gate.open_chunk`.
 
-    Args:
-        room: says how many more rows may start now, given how many run.
+    Attributes:
+        lane: the chunk's.
+        left: rows that are not on the engine yet, and not finished either.
+        stalled: the chunk waits for storage, so its rows do not ask for places.
     """
 
-    def __init__(self, room: Callable[[int], int]) -> None:
-        self._room = room
+    def __init__(self, gate: Gate, lane: Lane, rows: int) -> None:
+        self._gate = gate
+        self.lane, self.left, self.stalled = lane, rows, False
+
+    def skip(self, rows: int) -> None:
+        """Leave out rows that an earlier attempt has finished."""
+        self.left -= rows
+
+    async def acquire(self) -> None:
+        """Wait for a place for the next row; :meth:`release` gives it back."""
+        await self._gate.acquire(self.lane.engine_priority)
+        self.left -= 1
+
+    def release(self, *, finished: bool) -> None:
+        """Give a place back. A row that is not ``finished`` is left for another attempt."""
+        self._gate.release()
+        if not finished:
+            self.left += 1
+
+
+class Gate:
+    """Counts the work of this worker, and admits bulk work as the lane controller allows.
+
+    Messages are counted on the consumer's thread; claims, chunks and rows on the engine's loop. Each number has one writer,
+    so both threads may read all of them without a lock.
+
+    Args:
+        engine: started; its own signals count.
+        lanes: the controller.
+
+    Attributes:
+        running_rows: rows on the engine.
+    """
+
+    def __init__(self, engine: Engine, lanes: LaneController) -> None:
+        self._engine, self._lanes = engine, lanes
+        self._bulk = self._others = 0  # messages that were taken and not settled
+        self._taken = self._claimed = 0  # since the start
+        self._chunks: set[ChunkSlots] = set()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._next: asyncio.Handle | None = None
-        self.running = 0
+        self.running_rows = 0
 
-    async def enter(self, priority: int = 0) -> None:
-        """Wait for a place; :meth:`leave` gives it back.
+    # ---- messages, on the consumer's thread --------------------------------------------------------------------
+
+    @property
+    def messages(self) -> int:
+        """Messages that were taken and not settled."""
+        return self._bulk + self._others
+
+    def take_message(self, *, bulk: bool) -> None:
+        """Count a message that was popped."""
+        self._taken += 1
+        self._bulk += bulk
+        self._others += not bulk
+
+    def settle_message(self, *, bulk: bool) -> None:
+        """Count a message whose job has ended here."""
+        self._bulk -= bulk
+        self._others -= not bulk
+
+    def free_messages(self) -> int:
+        """Return how many more bulk messages may be taken.
+
+        One at a time while chunks of batches run here, since each message may bring many rows; none while rows of the chunks
+        here wait for the engine.
+        """
+        free = self._free(self.running_rows) - self.rows_left()
+        if not any(self.chunks()):
+            return max(0, free)
+        return 0 if self._taken > self._claimed else max(0, min(1, free))
+
+    def recheck_s(self) -> float:
+        """Return after how many seconds to ask again when :meth:`free_messages` is 0.
+
+        Rows that wait for more than every slot once over keep the engine busy for longer than the short pause.
+        """
+        return _NO_ROOM_LONG_S if self.rows_left() > self._lanes.capacity else _NO_ROOM_S
+
+    # ---- claims, chunks and rows, on the engine's loop ---------------------------------------------------------
+
+    def count_claim(self) -> None:
+        """Note that it is known of one more message whether it is a chunk."""
+        self._claimed += 1
+
+    @contextmanager
+    def open_chunk(self, lane: Lane, rows: int) -> Iterator[ChunkSlots]:
+        """Count a chunk of ``rows`` rows, for as long as it is on this worker."""
+        slots = ChunkSlots(self, lane, rows)
+        self._chunks.add(slots)
+        try:
+            yield slots
+        finally:
+            self._chunks.remove(slots)
+
+    def chunks(self) -> tuple[int, int]:
+        """Return how many chunks are here: those of the lane bulk, and others. From any thread."""
+        lanes = [slots.lane for slots in list(self._chunks)]
+        bulk = lanes.count(Lane.BULK)
+        return bulk, len(lanes) - bulk
+
+    def rows_left(self) -> int:
+        """Return how many rows of the chunks here wait for the engine; those of stalled chunks do not. From any thread."""
+        return sum(slots.left for slots in list(self._chunks) if not slots.stalled)
+
+    async def acquire(self, priority: int = 0) -> None:
+        """Wait for a row's place on the engine; :meth:`release` gives it back.
 
         Args:
-            priority: smaller goes first, as for the engine; among equals, who came first.
+            priority: smaller goes first, as for the engine; among equals, the first to come.
         """
-        if not self._waiting and self._room(self.running) > 0:
-            self.running += 1
+        if not self._waiting and self._free_rows() > 0:
+            self.running_rows += 1
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (priority, next(self._arrivals), place))
@@ -41,43 +154,60 @@ class RowGate:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self.leave()  # it was given in the same moment
+                self.release()  # it was given in the same moment
             raise
 
-    def leave(self) -> None:
-        """Give a place back."""
-        self.running -= 1
+    def release(self) -> None:
+        """Give a row's place back."""
+        self.running_rows -= 1
         if self._next is None:
-            self._let_in()
+            self._admit()
 
-    def _let_in(self) -> None:
-        """Give the free places, but before one goes to a lower lane, let those who got theirs come for their next rows.
+    def _admit(self) -> None:
+        """Give the free places. Before one goes to a lower lane, the rows just admitted may ask for their successors.
 
-        A chunk asks for one row at a time, so what waits here is not all that a lane has.
+        A chunk asks for one row at a time, so the queue here never shows all that a lane has.
         """
         self._next, given = None, None
         while self._waiting:
             priority, _, place = self._waiting[0]
             if not place.done():
                 if given is not None and priority > given:
-                    self._next = asyncio.get_running_loop().call_soon(self._let_in)
+                    self._next = asyncio.get_running_loop().call_soon(self._admit)
                     break
-                if self._room(self.running) <= 0:
+                if self._free_rows() <= 0:
                     break
                 place.set_result(None)
-                self.running += 1
+                self.running_rows += 1
                 given = priority
             heapq.heappop(self._waiting)
         self._arm()
 
     def _arm(self) -> None:
-        """Look again soon: room comes back without a row's end when interactive jobs end."""
+        """Check again soon: interactive jobs that end make room without a row's end."""
         if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(_RECHECK_S, self._recheck)
 
-    def _look(self) -> None:
+    def _recheck(self) -> None:
         self._timer = None
         if self._next is None:
-            self._let_in()
+            self._admit()
         else:
             self._arm()
+
+    # ---- the lane controller's signals ----------------------------------------------------------------------------
+
+    def _free_rows(self) -> int:
+        overcommit = self._lanes.capacity >= self._engine.capacity()
+        return self._free(self.running_rows, overcommit=overcommit)
+
+    def _free(self, rows: int, *, overcommit: bool = False) -> int:
+        """Return how many more bulk jobs or rows may go onto the engine beside ``rows``."""
+        bulk_chunks, other_chunks = self.chunks()
+        others = max(0, self._others - other_chunks)
+        if others and others >= self._lanes.reserved:
+            others += self._lanes.headroom  # so that the next interactive job, too, finds a place
+        stats = self._engine.stats()
+        bulk = max(0, self._bulk - bulk_chunks) + rows
+        signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
+        return self._lanes.free(signals, time.monotonic(), overcommit=overcommit)

@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 
 
 class Quarantine:
-    """Keeps suspects apart, so that the next death of the engine tells the culprit from those that ran beside it.
+    """Keeps suspects apart, so that the engine's next death tells the cause from the jobs beside it.
 
-    An engine that dies takes its whole batch with it, and any of those jobs may have been the cause. Each of them is let
-    onto the engine alone among its kind: until it has ended, or for ``window_s`` seconds, in which a request that kills an
-    engine has as a rule done so.
+    An engine that dies takes its whole batch with it, and any job of the batch may have been the cause. Each of them runs as
+    the only suspect: until it ends, or for ``window_s`` seconds, since a request that kills an engine does so early.
 
     Args:
         window_s: seconds.
@@ -24,19 +23,19 @@ class Quarantine:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Wait for the suspects before this one; hold back those behind it."""
+        """Wait for earlier suspects, and hold back later ones."""
         await self._lock.acquire()
         held = True
 
-        def let_go() -> None:
+        def release() -> None:
             nonlocal held
             if held:
                 held = False
                 self._lock.release()
 
-        timer = asyncio.get_running_loop().call_later(self._window_s, let_go)
+        timer = asyncio.get_running_loop().call_later(self._window_s, release)
         try:
             yield
         finally:
             timer.cancel()
-            let_go()
+            release()

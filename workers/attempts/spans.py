@@ -12,12 +12,11 @@ from jobs.endpoints import CHUNK_ENDPOINT, task_of
 from monitoring.otlp import make_tracer
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Attributes, Kind, Span, Tracer
-from workers.engines.base import Final
 from workers.settings import WorkerSettings
 
 
 def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
-    """Make a worker's tracer. ``worker``: its incarnation. To be called after the engine's start: vLLM may fork."""
+    """Make a worker's tracer. ``worker``: its incarnation. Call it after the engine's start: vLLM may fork."""
     resource = {
         "service.instance.id": worker,
         "service.namespace": settings.namespace,
@@ -34,7 +33,7 @@ def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
 
 
 class AttemptSpans:
-    """What is recorded of one attempt; nothing where its job's trace is not recorded.
+    """The spans of one attempt. Nothing is recorded if its job's trace is not.
 
     Args:
         tracer: the worker's tracer.
@@ -52,7 +51,7 @@ class AttemptSpans:
         return self._tracer.begin(name, Kind.INTERNAL, self.span.context) if self.span.recording else NO_SPAN
 
     def engine(self, claim: Claim, engine: str) -> Span:
-        """Begin the engine's run. Its context is what the engine's own spans belong to."""
+        """Begin the engine's run. Its context is the parent of the engine's own spans."""
         if not self.span.recording:
             return self.span
         operation = task_of(claim.endpoint)
@@ -65,7 +64,7 @@ class AttemptSpans:
         return self._tracer.begin(f"{operation} {claim.model}", Kind.CLIENT, self.span.context, facts)
 
     def end(self, state: str | None, reason: str | None) -> None:
-        """End the attempt: with the state it gave the job, or with why it gave none."""
+        """End the attempt, with the state it gave the job, or with the reason why it gave none."""
         span = self.span
         if span.recording:
             outcome = state or reason or "unknown"
@@ -128,42 +127,3 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
 def _batch_of(claim: Claim) -> TraceContext | None:
     """Return the place of the request that created a chunk's batch."""
     return TraceContext.decode(msgspec.json.decode(claim.body, type=ChunkSpec).trace)
-
-
-def begin_row(tracer: Tracer, chunk: TraceContext | None, claim: Claim, row: str, engine: str) -> Span:
-    """Begin the span of a batch's row: a trace of its own, linked to the chunk that runs it.
-
-    Args:
-        tracer: the worker's tracer, whose bounds count: of a large batch a few rows a second are recorded.
-        chunk: the place of the chunk's attempt.
-        claim: that attempt.
-        row: the row's id.
-        engine: the engine's name.
-    """
-    span = tracer.begin("row", Kind.CLIENT, links=[chunk])
-    if span.recording:
-        span.set(
-            {
-                "gen_ai.provider.name": engine,
-                "gen_ai.request.model": claim.model,
-                "penstock.job.id": claim.id,
-                "penstock.job.attempt": claim.attempt,
-                "penstock.batch.row": row,
-            }
-        )
-    return span
-
-
-def note_final(span: Span, final: Final) -> None:
-    """Write what the engine returned onto the span of its run."""
-    if not span.recording:
-        return
-    if final.usage is not None:
-        span.set(
-            {
-                "gen_ai.usage.input_tokens": final.usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": final.usage.completion_tokens,
-            }
-        )
-    if final.status >= 400:
-        span.error(str(final.status))

@@ -1,4 +1,4 @@
-"""From engine chunks to the event log: everything that gathered during a round trip goes out in the next."""
+"""From engine chunks to the event log: all chunks that come during one round trip are written in the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RETRY_S = 0.2
 
 
 class StreamBuffer:
-    """Chunks of one attempt that have not been written yet, merged where they may be."""
+    """Chunks of one attempt that are not written yet, merged if possible."""
 
     __slots__ = ("_pending", "_sending", "_texts", "attempt", "begun", "dirty", "job_id", "seq")
 
@@ -33,40 +33,40 @@ class StreamBuffer:
         self._texts: list[str] = []
         self._sending: list[tuple[int, str]] = []
 
-    def put(self, chunk: Chunk) -> None:
-        """Take a chunk."""
+    def append(self, chunk: Chunk) -> None:
+        """Add a chunk."""
         self.begun = True
         if isinstance(chunk, Text):
             self._texts.append(chunk.text)
             return
-        self._settle()
+        self._join_texts()
         merged = merge(self._pending[-1], chunk) if self._pending else None
         if merged is None:
             self._pending.append(chunk)
         else:
             self._pending[-1] = merged
 
-    def _settle(self) -> None:
+    def _join_texts(self) -> None:
         if self._texts:
             self._pending.append(Text("".join(self._texts)))
             self._texts.clear()
 
     def take(self) -> list[tuple[int, str]]:
-        """Hand over what is not known to be written, as numbered payloads: who ends the attempt writes it all."""
+        """Hand over all that is not known to be written, as numbered payloads. The attempt's end writes them."""
         sending, self._sending = self._sending, []
         return sending + self._number()
 
     def send(self) -> list[tuple[int, str]]:
-        """Hand over what is there as numbered payloads, to be written; see :meth:`sent`."""
+        """Hand over what is new, as numbered payloads; :meth:`sent` confirms that they are written."""
         self._sending = self._number()
         return self._sending
 
     def sent(self) -> None:
-        """Say that it is written."""
+        """Confirm what :meth:`send` handed over."""
         self._sending = []
 
     def _number(self) -> list[tuple[int, str]]:
-        self._settle()
+        self._join_texts()
         taken = []
         for chunk in self._pending:
             self.seq += 1
@@ -80,7 +80,7 @@ class Flusher:
 
     Args:
         store: the job store.
-        on_refused: told of a job and its attempt, which no longer owns it.
+        on_refused: called with a job and the number of its attempt, when that attempt no longer owns the job.
     """
 
     def __init__(self, store: JobStore, on_refused: Callable[[str, int], None]) -> None:
@@ -89,14 +89,14 @@ class Flusher:
         self._dirty: list[StreamBuffer] = []
         self._task: asyncio.Task[None] | None = None
 
-    def touch(self, buffer: StreamBuffer) -> None:
-        """Say that a buffer has something to write."""
+    def schedule(self, buffer: StreamBuffer) -> None:
+        """Have a buffer written soon."""
         if buffer.dirty:
             return
         buffer.dirty = True
         self._dirty.append(buffer)
         if self._task is None:
-            # It writes for all jobs, so its log lines must not bear the name of the one that woke it.
+            # It writes for all jobs, so its log lines must not carry the id of the one that started it.
             self._task = asyncio.get_running_loop().create_task(self._flush(), context=Context())
 
     async def _flush(self) -> None:
@@ -121,7 +121,7 @@ class Flusher:
             self._task = None
 
     async def _append(self, entries: list[tuple[str, int, int, str]]) -> frozenset[str]:
-        """Append, for as long as it takes: entries are numbered, so that trying again writes nothing twice."""
+        """Append, until Redis has it: entries are numbered, so that a retry writes nothing twice."""
         while True:
             try:
                 return await self._store.append(entries)

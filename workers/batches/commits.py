@@ -26,7 +26,7 @@ _RETRY_MAX_S = 10.0
 
 
 class ChunkGoneError(Exception):
-    """The chunk is no longer this attempt's: what it still has is thrown away."""
+    """The chunk is no longer this attempt's: its uncommitted rows are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Committer:
         spec: the chunk.
         claim: the right to it.
         writer: the number under which this attempt's parts are kept.
-        on_commit: told the rows of each group that is committed.
+        on_commit: called with the rows of each group that is committed.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Committer:
         self._writing: list[FinishedRow] = []
         self._stored = False
         self._part = 1
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._committed = asyncio.Event()
         self._closing = False
         self.paused = False
@@ -76,11 +76,11 @@ class Committer:
         """Rows that are finished and not committed."""
         return len(self._finished) + len(self._writing)
 
-    def put(self, row: FinishedRow) -> None:
+    def append(self, row: FinishedRow) -> None:
         """Add a finished row."""
         self._finished.append(row)
         if len(self._finished) >= GROUP_ROWS or len(self._finished) == 1:
-            self._news.set()
+            self._changed.set()
 
     async def below(self, most: int) -> None:
         """Return when fewer than ``most`` rows are uncommitted."""
@@ -89,12 +89,12 @@ class Committer:
             await self._committed.wait()
 
     def close(self) -> None:
-        """Have :meth:`run` commit what is left and return."""
+        """Have :meth:`run` commit the rest and return."""
         self._closing = True
-        self._news.set()
+        self._changed.set()
 
     async def run(self) -> None:
-        """Commit until closed. Storage and Redis that fail are waited for.
+        """Commit until closed. If storage or Redis fails, it waits and tries again.
 
         Raises:
             ChunkGoneError: another attempt has the chunk, or its batch has ended.
@@ -107,15 +107,15 @@ class Committer:
     async def _gather(self) -> None:
         """Wait for a group."""
         while not self._closing and not self._writing and len(self._finished) < GROUP_ROWS:
-            self._news.clear()
+            self._changed.clear()
             try:
                 async with asyncio.timeout(GROUP_S if self._finished else None):
-                    await self._news.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 return
 
     async def flush(self) -> None:
-        """Commit what is finished now. A group that was interrupted is taken up again."""
+        """Commit the finished rows now. A group that was interrupted comes first."""
         if not self._writing:
             self._writing, self._finished, self._stored = self._finished, [], False
         if not self._stored:

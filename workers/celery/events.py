@@ -1,4 +1,4 @@
-"""Which jobs' Celery events are sent: all of a job's or none, and of so many jobs a second that watching stays cheap."""
+"""Celery's task events, for a bounded number of jobs per second. A job has all of its events or none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _ALWAYS = frozenset({"task-failed", "task-revoked"})
 
 
 class BoundedEvents:
-    """Stands before an event dispatcher's ``send``.
+    """Replaces an event dispatcher's ``send``.
 
-    A job is chosen when its message is received. Of one that was not, only a bad end is told. All else passes.
+    A job is chosen when its message is received. Of other jobs only a bad end is sent. All other events pass.
 
     Args:
         send: the dispatcher's.
@@ -25,7 +25,7 @@ class BoundedEvents:
         self._chosen: set[str] = set()
 
     def __call__(self, type: str, *args: Any, **fields: Any) -> Any:  # noqa: A002 - the dispatcher's own name for it
-        """Send an event, or do not."""
+        """Send an event, or drop it."""
         if not type.startswith("task-"):
             return self._send(type, *args, **fields)
         job_id = fields.get("uuid", "")

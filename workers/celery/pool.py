@@ -2,8 +2,7 @@
 
 Celery's threads pool would keep one sleeping thread per job on the engine, and hand each job between three threads that
 share one interpreter lock. Here the consumer's thread hands the job id to the loop, and takes outcomes back in batches
-through a pipe that Celery's own event loop watches; every Celery object is touched by that one thread alone
-(ADR 0004, with figures).
+through a pipe that Celery's own event loop watches. That one thread alone touches Celery's objects (ADR 0004, with figures).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from billiard.einfo import ExceptionInfo
@@ -24,63 +23,61 @@ from celery.exceptions import Ignore
 from broker.celery.transport import BULK_ROOM, FREE_SLOTS
 from jobs.states import JobState
 from monitoring import failpoints
-from workers.attempts.endings import Outcome
-from workers.process.loop import EngineHost
+from workers.admission.gate import Gate
+from workers.attempts.attempt import Outcome
 
 log = structlog.get_logger(__name__)
+
+Result: TypeAlias = Outcome | BaseException
+Submit: TypeAlias = Callable[[str, Callable[[Result], None]], None]
+"""Runs a job by its id, and calls back, on any thread, with its outcome or with the error that broke the runner."""
 
 
 class JobFailedError(Exception):
     """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
 
 
-class _Asked:
-    """A number that is asked for, as a transport option: ``inspect stats``, and so Flower, writes those as JSON."""
+class _Number:
+    """A number that is read when it is used, as a transport option: ``inspect stats``, and so Flower, writes it as JSON."""
 
-    def __init__(self, ask: Callable[[], float]) -> None:
-        self._ask = ask
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
 
     def __call__(self) -> float:
-        return self._ask()
+        return self._read()
 
     __json__ = __call__
 
 
 class LoopPool(BasePool):  # type: ignore[misc]
-    """Runs tasks whose only argument is their id as jobs on an engine host; see :func:`loop_pool`."""
+    """Runs tasks whose only argument is their id as jobs on the engine's loop; see :func:`loop_pool`."""
 
-    host: EngineHost
+    submit: Submit
+    gate: Gate
     bulk_queue: str
+    stopping: Callable[[], None]
     body_can_be_buffer = True
-    _ring = -1
+    _write_end = -1
     signal_safe = False
     task_join_will_block = False
 
     def on_start(self) -> None:
         """Open the way back from the loop."""
-        self._done: deque[tuple[Callable[..., Any], float, bool, Outcome | BaseException]] = deque()
-        self._inflight = 0
-        self._bulk = 0
-        if self.host.rooms is not None:
-            self.host.rooms.pool = lambda: (self._bulk, self._inflight - self._bulk)
+        self._done: deque[tuple[Callable[..., Any], float, bool, Result]] = deque()
         options = self.app.conf.broker_transport_options
-        options[FREE_SLOTS] = _Asked(self.free_slots)
-        options[BULK_ROOM] = (self.bulk_queue, _Asked(self.bulk_room), _Asked(self.host.held_s))
-        self._wake, self._ring = os.pipe()
-        os.set_blocking(self._wake, False)
-        os.set_blocking(self._ring, False)
+        options[FREE_SLOTS] = _Number(lambda: int(self.limit) - self.gate.messages)
+        options[BULK_ROOM] = (
+            self.bulk_queue,
+            _Number(self.gate.free_messages),
+            _Number(self.gate.recheck_s),
+        )
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self._write_end, False)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""
-        loop.add_reader(self._wake, self._settle)
-
-    def free_slots(self) -> int:
-        """Return how many more jobs may start."""
-        return int(self.limit) - self._inflight
-
-    def bulk_room(self) -> int:
-        """Return how many more bulk messages may be taken."""
-        return self.host.bulk_room()
+        loop.add_reader(self._read_end, self._settle)
 
     def on_apply(
         self,
@@ -98,59 +95,64 @@ class LoopPool(BasePool):  # type: ignore[misc]
         if accept_callback is not None:
             accept_callback(os.getpid(), started)
         bulk = args[2]["delivery_info"]["routing_key"] == self.bulk_queue
-        self._inflight += 1
-        self._bulk += bulk
+        self.gate.take_message(bulk=bulk)
 
-        def done(outcome: Outcome | BaseException) -> None:
-            self._done.append((callback, started, bulk, outcome))
+        def done(result: Result) -> None:
+            self._done.append((callback, started, bulk, result))
             self.wake()
 
         failpoints.hit("worker.before_claim")
-        self.host.submit_job(args[1], done)
+        self.submit(args[1], done)
 
     def wake(self) -> None:
-        """Have Celery's loop turn now, so that it sees what has changed. Callable from any thread."""
-        if self._ring < 0:  # its loop does not turn: not yet, or no more
+        """Have Celery's loop turn now, so that it notices a change. Callable from any thread."""
+        if self._write_end < 0:  # its loop does not turn: not yet, or no more
             return
-        with contextlib.suppress(BlockingIOError):  # a full pipe rings already
-            os.write(self._ring, b"\0")
+        with contextlib.suppress(BlockingIOError):  # a full pipe wakes it already
+            os.write(self._write_end, b"\0")
 
     def _settle(self) -> None:
         """Tell Celery of everything that ended since the last call."""
         try:
-            os.read(self._wake, 65536)
+            os.read(self._read_end, 65536)
         except BlockingIOError:
             return
         while self._done:
-            callback, started, bulk, outcome = self._done.popleft()
+            callback, started, bulk, result = self._done.popleft()
             failpoints.hit("worker.before_ack")
-            self._inflight -= 1
-            self._bulk -= bulk
-            callback(_celery_result(callback, outcome, time.monotonic() - started))
+            self.gate.settle_message(bulk=bulk)
+            callback(_celery_result(callback, result, time.monotonic() - started))
 
     def on_stop(self) -> None:
-        """Wait for what runs; the host's drain deadline bounds it. Celery's loop no longer turns, so watch ourselves."""
-        while self._inflight:
-            if select.select([self._wake], [], [], 1.0)[0]:
+        """Wait for running jobs, bounded by the process's end. Celery's loop no longer turns, so the pipe is read here."""
+        self.stopping()
+        while self.gate.messages:
+            if select.select([self._read_end], [], [], 1.0)[0]:
                 self._settle()
-        ring, self._ring = self._ring, -1  # a signal may come at any moment from now on, and rings
-        os.close(self._wake)
-        os.close(ring)
+        write_end, self._write_end = self._write_end, -1  # a signal may come at any moment, and wakes
+        os.close(self._read_end)
+        os.close(write_end)
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        return info | {"running": self._inflight}
+        return info | {"running": self.gate.messages}
 
 
-def loop_pool(host: EngineHost, bulk_queue: str) -> type[LoopPool]:
-    """Return the pool class for one engine host, as ``app.Worker(pool=...)`` wants it."""
-    return type("LoopPool", (LoopPool,), {"host": host, "bulk_queue": bulk_queue})
+def loop_pool(submit: Submit, gate: Gate, bulk_queue: str, on_stop: Callable[[], None]) -> type[LoopPool]:
+    """Return the pool class of one worker, for ``app.Worker(pool=...)``.
+
+    Args:
+        submit: runs a job.
+        gate: counts messages, and says how many more may be taken.
+        bulk_queue: the queue of the lane bulk.
+        on_stop: called when no more messages are taken.
+    """
+    members = {"submit": staticmethod(submit), "gate": gate, "bulk_queue": bulk_queue}
+    return type("LoopPool", (LoopPool,), members | {"stopping": staticmethod(on_stop)})
 
 
-def _celery_result(
-    callback: Callable[..., Any], outcome: Outcome | BaseException, runtime_s: float
-) -> tuple[int, Any, float]:
-    """Say an outcome in Celery's words: (failed, value or ExceptionInfo, seconds)."""
+def _celery_result(callback: Callable[..., Any], outcome: Result, runtime_s: float) -> tuple[int, Any, float]:
+    """Put an outcome into Celery's terms: (failed, value or ExceptionInfo, seconds)."""
     if isinstance(outcome, BaseException):
         log.error("job_crashed", error=repr(outcome))
         return 1, _info(outcome), runtime_s

@@ -29,7 +29,7 @@ _SHARE = 0.9
 def gpus_for(settings: WorkerSettings) -> tuple[Gpu, ...]:
     """Return the GPUs that workers with these settings may use.
 
-    An engine that uses none here gets stand-ins for those that it names: the simulated one plays a layout with them.
+    The simulated engine gets stand-ins for the GPUs that its settings name, so that a layout can be tried without them.
 
     Raises:
         DeviceStartError: the driver fails, or ``CUDA_VISIBLE_DEVICES`` cannot be read.
@@ -46,11 +46,11 @@ def gpus_for(settings: WorkerSettings) -> tuple[Gpu, ...]:
 
 
 def groups_for(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[Group]:
-    """Return the group of each worker process that these settings ask for; an empty one is the CPU. Pure, but for the
-    look at the model's files.
+    """Return the group of each worker process that these settings ask for; an empty one is the CPU. Pure, except that it
+    reads the model's files.
 
     Raises:
-        DeviceStartError: they are not there, or too small for the model.
+        DeviceStartError: they are missing, or too small for the model.
     """
     size, copies = group_size(settings)
     groups = cut(settings.gpus, size, gpus, settings.workers)
@@ -79,17 +79,17 @@ def group_size(settings: WorkerSettings) -> tuple[int, int]:
 
 
 def device_for(settings: WorkerSettings, group: Group) -> Device:
-    """Return what the worker's record says of its device."""
+    """Return the device for the worker's record."""
     if settings.device is not None or settings.device_memory_gb is not None:
         memory = None if settings.device_memory_gb is None else int(settings.device_memory_gb * GB)
         return Device(settings.device, memory, len(group) or 1)
     if settings.engine == "openai":
-        return Device()  # behind a server that does not say
+        return Device()  # behind a server that does not name it
     return device_of(group if settings.engine == "vllm" else ())
 
 
 def _count(text: str | None) -> int | None:
-    """Read a flag's number; None where it is none: vLLM says it better."""
+    """Read a flag's number; None if it is not one: vLLM's own refusal is better."""
     return int(text) if text is not None and text.isdecimal() else None
 
 
@@ -97,4 +97,4 @@ def _share(text: str | None) -> float:
     try:
         return _SHARE if text is None else float(text)
     except ValueError:
-        return _SHARE  # likewise
+        return _SHARE  # vLLM refuses it

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, and which of them each worker gets. What NVML says is data; the decisions are pure."""
+"""The GPUs of this machine, and which of them each worker gets. NVML gives data; the decisions are pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 class DeviceStartError(Exception):
-    """The devices that were asked for are not to be had. The message says what there is."""
+    """The requested devices are not available. The message says which are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ Group: TypeAlias = tuple[Gpu, ...]
 
 
 def look() -> tuple[Gpu, ...]:
-    """Return the machine's NVIDIA GPUs; none where there is no driver.
+    """Return the machine's NVIDIA GPUs; none if there is no driver.
 
     Raises:
         DeviceStartError: the driver is there, and fails.
@@ -160,7 +160,7 @@ def indices(group: Group) -> str:
 
 
 def device_of(group: Group) -> Device:
-    """Return what a worker's record says of its devices; without a GPU, of the CPU and the machine's memory."""
+    """Return the device for a worker's record; without a GPU, the CPU with the machine's memory."""
     if not group:
         return Device(CPU, _machine_memory())
     names = " + ".join(dict.fromkeys(gpu.name for gpu in group))

@@ -27,14 +27,14 @@ OWN = (
     "device",
     "device_memory_gb",
 )
-"""Keys that each pool says for itself: what is set beside the tables, or in the environment, is for the one-model case."""
+"""Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
 
 KEYS = tuple(
     name
     for name in sorted(WorkerSettings.model_fields, key=MetricsSettings.model_fields.__contains__)
     if name not in BrokerSettings.model_fields and name not in {"pool", "name", "data_dir"}
 )
-"""What a table may hold; what a worker shares with other processes comes last."""
+"""The keys that a table may hold; those that a worker shares with other processes come last."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -49,10 +49,10 @@ def settings_file() -> Path:
 
 
 def read_tables() -> Tables:
-    """Return the file's ``[pools.*]`` by name; empty where there is no file or no pool in it.
+    """Return the file's ``[pools.*]`` by name; empty if there is no file or no pool in it.
 
     Raises:
-        PoolsStartError: it is not TOML, or a table, its name or a key is not what it may be.
+        PoolsStartError: it is not TOML, or a table, its name or a key is wrong.
     """
     file = settings_file()
     try:
@@ -85,7 +85,7 @@ def read_tables() -> Tables:
 
 
 def worker_settings(overrides: Mapping[str, Any]) -> WorkerSettings:
-    """Return the settings of a worker: those of its pool where the file has pools, else the flat ones.
+    """Return the settings of a worker: those of its pool if the file has pools, else the flat ones.
 
     Args:
         overrides: given on the command line; they win over the table.
@@ -137,7 +137,7 @@ def _one(name: str, table: Mapping[str, Any], overrides: Mapping[str, Any]) -> W
 
 
 def served_name(settings: WorkerSettings) -> str | None:
-    """Return the name of the model that such a worker serves; None where its engine decides."""
+    """Return the name of the model that such a worker serves; None: its engine decides."""
     if settings.engine == "openai":
         return settings.model
     if settings.engine == "simulated":
@@ -146,7 +146,7 @@ def served_name(settings: WorkerSettings) -> str | None:
 
 
 def check_names(pools: Mapping[str, WorkerSettings]) -> dict[str, str]:
-    """Refuse a name that means one model in one pool and another in the next; return what each name means.
+    """Return the model that each name means, and refuse a name that means two.
 
     Raises:
         PoolsStartError: naming both tables.

@@ -1,4 +1,4 @@
-"""How large a model's weights are, told from its files without loading it."""
+"""The size of a model's weights, from its files, without loading it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def flag(args: Sequence[str], *names: str) -> str | None:
-    """Return what a flag of ``vllm serve`` is set to, the last time it is; None where it is not there.
+    """Return the value of a flag of ``vllm serve``, of several the last; None if it is not there.
 
     Args:
         args: ``--a=b``, or ``--a`` and ``b``.
@@ -28,7 +28,7 @@ def flag(args: Sequence[str], *names: str) -> str | None:
 
 
 def model_folder(model: str) -> Path | None:
-    """Return the folder of a model's files, on this machine; None where it has yet to be downloaded."""
+    """Return the folder of a model's files, on this machine; None if it is not downloaded yet."""
     path = Path(model)
     if path.is_dir():
         return path
@@ -43,10 +43,10 @@ def model_folder(model: str) -> Path | None:
 
 
 def weights_bytes(model: str, engine_args: Sequence[str] = ()) -> int | None:
-    """Return the size of one copy of a model's weights in memory; None where it cannot be told.
+    """Return the size of one copy of a model's weights in memory; None if it is not known.
 
-    From the safetensors files where they are here, else from ``config.json``. It cannot be told of a model that has yet to
-    be downloaded, nor where the engine changes the weights as it loads them (``--quantization``, ``--cpu-offload-gb``).
+    It comes from the safetensors files if they are here, else from ``config.json``. It is not known of a model that is not
+    downloaded yet, nor if the engine changes the weights as it loads them (``--quantization``, ``--cpu-offload-gb``).
 
     Args:
         model: a folder or a hub name.
@@ -95,7 +95,7 @@ def _stored_bytes(folder: Path) -> int | None:
 def parameter_count(config: dict[str, Any]) -> int | None:
     """Estimate a decoder's parameters from its ``config.json``: embeddings, attention and gated feed-forward layers.
 
-    None where a size is missing, or where the layers are not all alike in a way this knows (mixtures of experts are).
+    None if a size is missing, or if the layers differ from each other (mixtures of experts do not).
     """
     text = config.get("text_config") or config
     try:

@@ -11,7 +11,7 @@ from jobs.model import Usage
 _TOP_SKIPPED = frozenset({"choices", "object", "usage"})
 _CHOICE_SKIPPED = frozenset({"index", "delta", "text", "logprobs"})
 _SET_ONCE = frozenset({"role", "id", "type", "name"})
-"""Strings that name something: a server that repeats one does not mean to lengthen it."""
+"""Strings that name something: if a server repeats one, it does not grow."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -115,7 +115,7 @@ class Assembler:
         return bool(self._choices) and all(held.get("finish_reason") for held in self._choices.values())
 
     def set_usage(self, usage: Usage) -> None:
-        """Set token counts that the server told in another way."""
+        """Set token counts that came outside the stream."""
         self.usage = usage
         self._usage = {
             "prompt_tokens": usage.prompt_tokens,

@@ -1,7 +1,7 @@
-"""The engine Protocol: what a worker needs of anything that generates tokens.
+"""The engine Protocol: how a worker uses anything that generates tokens.
 
-A job's body is the raw OpenAI request and its result the raw OpenAI response; templates, tools, structured output
-and log-probabilities are the engine's work. One contract suite (``tests/e2e/test_engine_contract.py``) runs over
+A job's body is the raw OpenAI request and its result the raw OpenAI response. Templates, tools, structured output and
+log-probabilities are the engine's work. One contract suite (``tests/e2e/test_engine_contract.py``) runs over
 every engine.
 """
 
@@ -19,10 +19,10 @@ Emit: TypeAlias = Callable[[Chunk], None]
 
 
 class EngineDeadError(Exception):
-    """The engine died or cannot be reached: the job may be run again, elsewhere or after a restart.
+    """The engine died or cannot be reached. The job may run again, elsewhere or after a restart.
 
     Attributes:
-        reached: the engine had the request, which may have been the cause.
+        reached: the engine had the request, so the request may be the cause.
     """
 
     def __init__(self, message: str, *, reached: bool = True) -> None:
@@ -31,7 +31,7 @@ class EngineDeadError(Exception):
 
 
 class EngineStartError(Exception):
-    """The engine could not start. The message is written for the person who typed the command."""
+    """The engine could not start. The message is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class EngineRequest:
         stream: chunks are wanted.
         priority: smaller runs sooner.
         attempt: which run of this job it is, from 1.
-        trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty where there is none.
+        trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty if there is none.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Final:
     Attributes:
         status: HTTP status; 200, or the engine's own refusal.
         body: the complete OpenAI response (also after a stream), or the OpenAI error body. UTF-8 JSON.
-        usage: token counts; None where the response has none.
+        usage: token counts; None if the response has none.
     """
 
     status: int
@@ -79,11 +79,11 @@ class ModelInfo:
     Attributes:
         name: the name clients use.
         card: its entry for ``GET /v1/models``, JSON-able.
-        endpoints: which of the four endpoints it can do; empty where the engine does not know.
-        max_model_len: context length in tokens; None where unknown.
+        endpoints: the endpoints it can do; empty if the engine does not know.
+        max_model_len: context length in tokens; None if unknown.
         max_token_bytes: the longest token of its vocabulary in UTF-8 bytes, so that ``bytes / max_token_bytes`` is a
-            lower bound of a text's token count; None where unknown.
-        max_output_tokens: a request that asks for more completion tokens is refused, whatever its prompt; None where
+            lower bound of a text's token count; None if unknown.
+        max_output_tokens: a request that asks for more completion tokens is refused, whatever its prompt; None if
             unknown.
     """
 
@@ -103,7 +103,7 @@ class EngineStats:
         running: requests in the current batch.
         waiting: requests it holds but has not scheduled.
         kv_cache_usage: 0.0 to 1.0.
-        preemptions: requests that were taken out of the batch again for want of KV cache, since the start.
+        preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
         generated: tokens generated since the start.
     """
 
@@ -127,7 +127,7 @@ class Engine(Protocol):
         """
 
     def models(self) -> tuple[ModelInfo, ...]:
-        """Return what it serves. Valid after :meth:`start`."""
+        """Return its models. Valid after :meth:`start`."""
 
     def capacity(self) -> int:
         """Return how many requests it runs at once without holding some back."""
@@ -140,7 +140,7 @@ class Engine(Protocol):
         engine's own server would have streamed as ``data:`` lines, without ``[DONE]``. Without it ``emit`` is not called.
 
         To abort at once, cancel the awaiting task: the engine frees what the request held, then ``CancelledError`` goes on.
-        To keep what it generated so far, call :meth:`abort` first.
+        To keep the output so far, call :meth:`abort` first.
 
         Returns:
             The end of the run; a refusal by the engine (status 4xx) is a return, not an exception.
@@ -150,9 +150,9 @@ class Engine(Protocol):
         """
 
     async def abort(self, request_id: str) -> None:
-        """Ask for the early end of a run: it soon returns, with status 200, the response as far as it went.
+        """End a run early: it soon returns, with status 200, the response so far.
 
-        No effect where there is no such run, or where the engine cannot say how far it went; then the caller cancels it.
+        No effect if there is no such run, or if the engine cannot return a part of it; then the caller cancels it.
         """
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
@@ -161,11 +161,11 @@ class Engine(Protocol):
         With the chat template, tools and special tokens; of several prompts, the longest one's.
 
         Args:
-            endpoint: one that a job may call, so not ``/v1/responses``.
+            endpoint: one of a job, so not ``/v1/responses``.
             body: the client's raw JSON body; it may be one that :meth:`run` would refuse.
 
         Returns:
-            Tokens, before any truncation that the request asks for; None where it cannot say.
+            Tokens, before any truncation that the request asks for; None if it cannot count.
 
         Raises:
             EngineDeadError: the engine is gone.

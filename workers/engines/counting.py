@@ -1,6 +1,6 @@
-"""How many tokens a request's prompt has, asked of a server's own ``/tokenize``.
+"""The token count of a request's prompt, from a server's own ``/tokenize``.
 
-Shared by the engines over vLLM's app, in this process or behind HTTP. What vLLM (0.32) refuses for its length:
+Shared by the engines over vLLM's app, in this process or behind HTTP. vLLM (0.32) refuses for their length:
 
 - a prompt longer than ``max_model_len``, and for text generation one of exactly that length, since it leaves no room for
   a token of output (``get_max_tokens``, then ``SamplingParams``); an embedding needs no such room;
@@ -8,8 +8,8 @@ Shared by the engines over vLLM's app, in this process or behind HTTP. What vLLM
   cuts ``max_tokens`` down to what is left.
 
 ``/tokenize`` puts a prompt together by the code that serves requests (``OnlineRenderer``), but takes fewer fields.
-Where a request has one that may change the prompt and cannot be told, the count is None: better no answer than one
-that refuses a good request.
+If a request has a field that may change the prompt and that ``/tokenize`` does not take, the count is None: no answer is
+better than one that refuses a good request.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ log = structlog.get_logger(__name__)
 
 
 Tokenize: TypeAlias = Callable[[dict[str, Any]], Awaitable[int | None]]
-"""Sends one body to ``/tokenize`` and returns the count; None where there is none."""
+"""Sends one body to ``/tokenize`` and returns the count; None if there is none."""
 
 SPECIAL = 16
-"""A text has at most this many tokens more than bytes: what a tokenizer puts around it."""
+"""A text has at most this many tokens more than bytes: those that a tokenizer puts around it."""
 
 _UNTOLD = ("truncate_prompt_tokens", "kv_transfer_params", "suffix", "prompt_embeds", "padding")
 _TEMPLATE_FIELDS = ("documents", "reasoning_effort")
@@ -66,7 +66,7 @@ _read = msgspec.json.Decoder(_Counted).decode
 
 
 def read_count(status: int, body: bytes) -> int | None:
-    """Read an answer of ``/tokenize``; None where it is a refusal, or another server's kind of answer."""
+    """Read an answer of ``/tokenize``; None if it is a refusal, or not in vLLM's form."""
     if status != 200:
         return None
     try:
@@ -76,7 +76,7 @@ def read_count(status: int, body: bytes) -> int | None:
 
 
 def context_length(config: Any) -> int | None:
-    """Read from vLLM's model configuration how long a prompt and its answer may be; None: as long as one likes.
+    """Read from vLLM's model configuration how long a prompt and its answer may be; None: no limit.
 
     An embedding model may cut long texts into pieces (``pooler_config.enable_chunked_processing``).
     """
@@ -97,7 +97,7 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
         body: the client's raw body.
 
     Returns:
-        Tokens, before any truncation; None where that cannot be told.
+        Tokens, before any truncation; None if they cannot be counted.
     """
     try:
         found = questions(endpoint, _decode(body))
@@ -117,11 +117,11 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
 
 
 def questions(endpoint: str, body: Mapping[str, Any]) -> tuple[int, list[tuple[int, dict[str, Any]]]] | None:
-    """Say what to ask ``/tokenize`` about a request.
+    """Return the questions to ask ``/tokenize`` about a request.
 
     Returns:
         The length of the longest prompt that is token ids already, and for each other one its size in bytes (0 for a
-        chat) and the body to send; None where the prompt cannot be told.
+        chat) and the body to send; None if the prompt cannot be counted.
     """
     if any(body.get(field) is not None for field in _UNTOLD):
         return None
@@ -148,7 +148,7 @@ def _is_ids(value: Any) -> TypeGuard[list[int]]:
 
 
 def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any] | None:
-    """Make the body that has a conversation counted; None where that does not work."""
+    """Return the question about a conversation; None if it cannot be asked."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(_is_text(message) for message in messages):
         return None
@@ -190,10 +190,10 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 
 async def prompt_overhead(engine: Engine, model: ModelInfo) -> int | None:
-    """Count what stands around a prompt: special tokens, the template's own words, its introduction of tools.
+    """Count the tokens around a prompt: special ones, the template's own words, its introduction of tools.
 
     Returns:
-        Tokens of the longest of the shortest possible requests; None where the engine cannot count.
+        Tokens of the longest of the shortest possible requests; None if the engine cannot count.
     """
     counts = []
     for endpoint, body in _SHORTEST:

@@ -1,43 +1,74 @@
-"""Make an engine by its kind."""
+"""From settings to an engine that is not started yet."""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, overload
+from dataclasses import replace
 
+from monitoring.otlp import traces_url
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
+from workers.settings import WorkerSettings
 
-EngineKind: TypeAlias = Literal["vllm", "openai", "simulated"]
 
-
-@overload
-def make_engine(kind: Literal["vllm"], settings: VllmSettings) -> Engine: ...
-@overload
-def make_engine(kind: Literal["openai"], settings: OpenAISettings) -> Engine: ...
-@overload
-def make_engine(kind: Literal["simulated"], settings: SimulatedSettings) -> Engine: ...
-def make_engine(kind: EngineKind, settings: VllmSettings | OpenAISettings | SimulatedSettings) -> Engine:
-    """Return an engine that is not started yet.
-
-    Args:
-        kind: which engine.
-        settings: of the class that belongs to ``kind``.
-
-    Raises:
-        TypeError: settings of another kind.
-    """
+def make_engine(settings: VllmSettings | OpenAISettings | SimulatedSettings) -> Engine:
+    """Return the engine that the settings belong to."""
     # Imported here so that a process pays only for the engine it runs.
-    if kind == "vllm" and isinstance(settings, VllmSettings):
+    if isinstance(settings, VllmSettings):
         from workers.engines.vllm.engine import VllmEngine
 
         return VllmEngine(settings)
-    if kind == "openai" and isinstance(settings, OpenAISettings):
+    if isinstance(settings, OpenAISettings):
         from workers.engines.openai.engine import OpenAIEngine
 
         return OpenAIEngine(settings)
-    if kind == "simulated" and isinstance(settings, SimulatedSettings):
-        from workers.engines.simulated.engine import SimulatedEngine
+    from workers.engines.simulated.engine import SimulatedEngine
 
-        return SimulatedEngine(settings)
-    msg = f"{type(settings).__name__} does not belong to engine kind {kind!r}"
-    raise TypeError(msg)
+    return SimulatedEngine(settings)
+
+
+def engine_for(settings: WorkerSettings) -> Engine:
+    """Return the engine of a worker. Builds the tiny model (seconds) if vLLM is given none to serve.
+
+    Raises:
+        OSError: the tiny model cannot be written.
+    """
+    if settings.engine == "openai":
+        return make_engine(
+            OpenAISettings(
+                base_url=settings.openai_base_url,
+                api_key=settings.openai_api_key,
+                models=(settings.model,) if settings.model else (),
+                endpoints=settings.openai_endpoints,
+                capacity=settings.concurrency or 256,
+            )
+        )
+    if settings.engine == "simulated":
+        return make_engine(
+            SimulatedSettings(
+                model=settings.served_model_name or settings.model or "simulated",
+                ttft_s=settings.simulated_ttft_s,
+                inter_token_s=settings.simulated_inter_token_s,
+                capacity=settings.simulated_capacity,
+                max_model_len=settings.simulated_max_model_len,
+                journal_path=settings.simulated_journal,
+            )
+        )
+    traces = traces_url(settings.otlp_endpoint)
+    return make_engine(replace(_vllm(settings), log_json=settings.log_json, otlp_traces_url=traces))
+
+
+def _vllm(settings: WorkerSettings) -> VllmSettings:
+    if settings.model is None:
+        from workers.devices.tiny_models import build_tiny_model  # it imports torch
+
+        path = build_tiny_model(settings.data_dir.resolve() / "models")
+        return VllmSettings.tiny(
+            path, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
+        )
+    return VllmSettings(
+        model=settings.model,
+        served_model_name=(settings.served_model_name,) if settings.served_model_name else (),
+        max_num_seqs=settings.concurrency,
+        tensor_parallel_size=settings.tensor_parallel,
+        extra_args=settings.engine_args,
+    )

@@ -1,4 +1,4 @@
-"""What the engines over an OpenAI server share: reading usage, and streaming by the server's own chunks."""
+"""For engines over an OpenAI server: reading usage, and streaming by the server's own chunks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _read = msgspec.json.Decoder(_Body).decode
 
 
 def read_usage(body: bytes) -> Usage | None:
-    """Return the token counts of a response; None where it has none."""
+    """Return the token counts of a response; None if it has none."""
     try:
         usage = _read(body).usage
     except msgspec.DecodeError:
@@ -61,8 +61,8 @@ async def relay(
         emit: takes the chunks.
         chat: chat completions; otherwise completions.
         hide_usage: the client did not ask for the usage chunk: keep its numbers, drop it.
-        ask_usage: called at the end where no chunk told the token counts.
-        stopped: whether the stream was ended on purpose; then the end is what there is so far.
+        ask_usage: called at the end if no chunk had the token counts.
+        stopped: whether the stream was ended on purpose; then the response so far is the end.
 
     Returns:
         The end. An error inside the stream is the end with the error's status; it is not emitted.

@@ -1,4 +1,4 @@
-"""What each engine can be told. Frozen; built once at the process root and passed in."""
+"""The settings of each engine. Frozen; built once at the process root and passed in."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ class OpenAISettings:
         base_url: with or without a trailing ``/v1``.
         api_key: sent as a bearer token; None sends none.
         models: serve only these of the server's models; empty means all.
-        endpoints: what the server's models can do; the API has no way to ask.
+        endpoints: the endpoints of the server's models, since the API does not list them.
         capacity: requests in flight at once.
-        connect_timeout_s: until a connection stands.
+        connect_timeout_s: until a connection is made.
         read_timeout_s: longest silence in an answer.
         start_timeout_s: for the first ``GET /v1/models``.
     """
@@ -122,13 +122,13 @@ class OpenAISettings:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedSettings:
-    """An engine that only pretends, for load and fault tests.
+    """The simulated engine, for load and fault tests.
 
     Attributes:
         model: the served name.
         ttft_s: seconds to the first token.
         inter_token_s: seconds between tokens.
-        tokens: completion tokens where the request has no ``max_tokens``.
+        tokens: completion tokens of a request without ``max_tokens``.
         capacity: requests in one batch; more wait inside, smallest priority first.
         seed: other seed, other texts.
         embedding_dim: length of embedding vectors.

@@ -1,1 +1,1 @@
-"""The worker process: the engine's loop, the lease, and what the worker says of itself."""
+"""The worker process: the engine's loop, the lease, and how the process ends."""

@@ -1,4 +1,4 @@
-"""What a worker says of itself when it starts: its pool's models, their aliases, and its device."""
+"""Registration: a worker's record, its models and their aliases, in its pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ASK_AGAIN_S = 0.25
 def description(
     settings: WorkerSettings, engine: Engine, device: Device, capacity: int, bulk_capacity: int
 ) -> dict[str, Any]:
-    """Return what a worker's record says for its whole life.
+    """Return the part of a worker's record that never changes.
 
     Args:
         settings: the worker's.
@@ -57,21 +57,21 @@ async def register(
     engine: Engine,
     aliases: Sequence[str],
 ) -> None:
-    """Say what is served here, and take out the lease.
+    """Register the worker with its models, and take the lease.
 
-    A refusal stands only once the other worker has beaten again: one that was killed holds its lease for a while, and is
-    waited for.
+    A worker that was killed holds its lease for a while. So if another one is in the way, registration is retried until that
+    worker's lease ends, and fails once its next heartbeat shows that it is alive.
 
     Args:
-        store: of this worker.
+        store: the job store.
         worker: its incarnation.
         info: its record, see :func:`description`.
         engine: started.
         aliases: further names of its one model.
 
     Raises:
-        EngineStartError: another worker disagrees, or the aliases mean nothing.
-        StoreUnavailableError: Redis is away.
+        EngineStartError: another worker of the pool serves something else, or the aliases are wrong.
+        StoreUnavailableError: Redis cannot be reached.
     """
     models = engine.models()
     facts = {
@@ -103,10 +103,10 @@ async def register(
 
 
 def aliased(models: Sequence[ModelInfo], aliases: Sequence[str]) -> dict[str, str]:
-    """Return which model each alias means: the one model there is, adapters aside.
+    """Return the model that each alias means: the only one that is no adapter.
 
     Args:
-        models: what the engine serves. A LoRA adapter names its base model as ``parent`` in its card.
+        models: the engine's. A LoRA adapter names its base model as ``parent`` in its card.
         aliases: as set.
 
     Raises:

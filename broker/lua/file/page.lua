@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- A page of files or batches: by creation, and by id where that is the same.
--- ARGV: 'files'|'batches' purpose|'' (of files) after|'' (an id) made_ms (of after, where nothing else is known of it) count
+-- A page of files or batches: by creation, and by id if that is equal.
+-- ARGV: 'files'|'batches' purpose|'' (of files) after|'' (an id) made_ms (creation of after, if it has no record) count
 --       newest_first('1'|'0')
 -- Returns ids.
 local all = ARGV[1] == 'files' and K.files() or K.batches()

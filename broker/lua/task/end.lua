@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Write a task's answer and send it to those who wait for it.
+-- Write a task's answer and publish it to the processes that wait for it.
 -- ARGV: kind batch run attempt answer ttl_ms
 -- Returns 1, or 0 where the task is no longer this attempt's, or has this answer already.
 local kind, batch, run, answer = ARGV[1], ARGV[2], ARGV[3], ARGV[5]

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take the task that has waited longest: nobody has it, or its coordinator's lease on it ran out.
+-- Take the task that has waited longest: no coordinator has it, or the lease on it ran out.
 -- ARGV: lease_ms
--- Returns {kind, batch, run, attempt, args}, or nil where there is none.
+-- Returns {kind, batch, run, attempt, args}, or nil if there is none.
 local now = now_ms()
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', K.tasks(), '-inf', now, 'LIMIT', 0, 10)) do
   local kind, batch = string.match(name, '(%S+) (%S+)')

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from api.http.sse import MERGE_ABOVE, Texts, json_string
+from api.http.sse import MERGE_ABOVE, Texts, json_string, merged
+from api.jobs.frames import Cursor, EventFrames
 from api.openai.frames import DONE, OpenAIStream
 from jobs.stream_chunks import Chunk, Frames, Head, Text, encode
 
@@ -73,6 +74,23 @@ def test_many_waiting_texts_become_one_frame() -> None:
     assert parsed(stream.feed(entries(HEAD, *texts, Frames((OPEN,)))))[1] == {"t": "012345678"}
     few = OpenAIStream(JOB)
     assert len(parsed(few.feed(entries(HEAD, *texts[:MERGE_ABOVE])))) == 1 + MERGE_ABOVE
+
+
+def test_merging_keeps_the_order_and_the_last_id_of_a_run() -> None:
+    few = [("1-1", "ta"), ("1-2", "tb")]
+    assert merged(few) is few
+    texts = [(f"1-{n}", f"t{n % 10}") for n in range(2, MERGE_ABOVE + 3)]
+    events = [("1-1", "jx"), *texts[:3], ("2-1", "s{}"), *texts[3:], ("2-9", "e{}")]
+    together = [(texts[2][0], "t234"), ("2-1", "s{}"), (texts[-1][0], "t567890")]
+    assert merged(events) == [("1-1", "jx"), *together, ("2-9", "e{}")]
+
+
+def test_many_waiting_texts_become_one_event() -> None:
+    frames = EventFrames(JOB, Cursor())
+    texts = [Text(str(n % 10)) for n in range(MERGE_ABOVE + 1)]
+    said = frames.feed(entries(HEAD, *texts))
+    assert said.count(b"event: chunk") == 2
+    assert said.endswith(b'data: {"t":"012345678"}\n\n')
 
 
 def test_only_a_closing_frame_is_held_and_only_while_it_is_the_last() -> None:

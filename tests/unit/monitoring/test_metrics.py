@@ -22,7 +22,7 @@ from monitoring.metrics import (
     set_up,
 )
 from tests.gpus import TwoGpus
-from workers.admission.policy import Reason
+from workers.admission.policy import LimitReason
 from workers.engines.base import EngineStats
 
 
@@ -40,7 +40,7 @@ def test_a_workers_series_are_there_at_0(registry: CollectorRegistry) -> None:
         registry,
         list(FailureCode),
         lanes=list(Lane),
-        limit_reasons=list(Reason),
+        limit_reasons=list(LimitReason),
         tenants=TenantNames(["research"]),
     )
     for metric in registry.collect():

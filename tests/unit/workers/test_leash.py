@@ -18,8 +18,8 @@ with leash.hold_new_children():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(leash.pid, child.pid, flush=True)
 sys.stdin.readline()
-leash.let_go()
-leash.let_go()
+leash.release()
+leash.release()
 child.kill()
 child.wait()
 """

@@ -7,7 +7,8 @@ from prometheus_client.core import GaugeMetricFamily
 from api.operations.workers import GpuObject
 from monitoring.metrics import Gpus
 from penstock.fleet_models import Gpu
-from workers.process.pulse import _GPU_FIELDS, Pulse, gpu_facts
+from workers.attempts.pulse import Pulse
+from workers.process.gpus import _GPU_FIELDS, gpu_facts
 
 
 class Clock:

@@ -6,19 +6,19 @@ from workers.attempts.stream import StreamBuffer
 
 def test_chunks_are_numbered_and_texts_merged() -> None:
     buffer = StreamBuffer("job", 1)
-    buffer.put(Text("a"))
-    buffer.put(Text("b"))
+    buffer.append(Text("a"))
+    buffer.append(Text("b"))
     assert buffer.send() == [(1, "tab")]
     buffer.sent()
-    buffer.put(Text("c"))
+    buffer.append(Text("c"))
     assert buffer.take() == [(2, "tc")]
     assert buffer.take() == []
 
 
 def test_what_is_not_known_to_be_written_goes_with_the_end() -> None:
     buffer = StreamBuffer("job", 1)
-    buffer.put(Text("a"))
+    buffer.append(Text("a"))
     buffer.send()
-    buffer.put(Text("b"))
+    buffer.append(Text("b"))
     assert buffer.take() == [(1, "ta"), (2, "tb")]
     assert buffer.take() == []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -24,7 +25,7 @@ from workers.engines.full_stream import relay, whole
 from workers.engines.settings import OpenAISettings
 
 _GONE = frozenset({502, 503, 504})
-"""Statuses by which a proxy or a loading server says that there is no engine behind it."""
+"""Statuses of a proxy without a server, or of a server that still loads."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -125,41 +126,45 @@ class OpenAIEngine:
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         self._running += 1
         try:
-            # Leaving the block early closes the connection, by which the server knows to abort.
-            async with client.post(self._base + request.endpoint, data=body, headers=headers) as response:
-                if response.status in _GONE:
-                    msg = f"{self._settings.base_url} answers with status {response.status}"
-                    raise EngineDeadError(msg)
-                streamed = response.content_type == "text/event-stream"
-                if not streamed:
-                    return whole(response.status, await response.read())
-                chat = request.endpoint == CHAT
-                self._streams[request.id] = response
+            with self._reaching():
+                # Leaving the block early closes the connection, by which the server knows to abort.
+                async with client.post(self._base + request.endpoint, data=body, headers=headers) as response:
+                    if response.status in _GONE:
+                        msg = f"{self._settings.base_url} answers with status {response.status}"
+                        raise EngineDeadError(msg)
+                    streamed = response.content_type == "text/event-stream"
+                    if not streamed:
+                        return whole(response.status, await response.read())
+                    chat = request.endpoint == CHAT
+                    self._streams[request.id] = response
 
-                def stopped() -> bool:
-                    return request.id not in self._streams
+                    def stopped() -> bool:
+                        return request.id not in self._streams
 
-                parts = _parts(response, stopped)
-                return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
-            raise EngineDeadError(msg) from error
+                    parts = _parts(response, stopped)
+                    return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
         finally:
             self._running -= 1
             self._streams.pop(request.id, None)
 
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Turn a failed connection into the engine's death."""
+        try:
+            yield
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
+            raise EngineDeadError(msg) from error
+
     async def abort(self, request_id: str) -> None:
-        """See the Protocol. Only of a stream is it known how far it went."""
+        """See the Protocol. Only a stream has a part to return."""
         if response := self._streams.pop(request_id, None):
             response.close()
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol. vLLM's server can; one without a ``/tokenize`` like vLLM's cannot."""
-        try:
+        with self._reaching():
             return await count_prompts(self._tokenize, endpoint, body)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
-            raise EngineDeadError(msg) from error
 
     async def _tokenize(self, question: dict[str, Any]) -> int | None:
         async with (
@@ -169,22 +174,19 @@ class OpenAIEngine:
             return read_count(response.status, await response.read())
 
     def stats(self) -> EngineStats:
-        """See the Protocol. The server's queue is not ours to see: only what is in flight is known."""
+        """See the Protocol. The server's queue is not visible: only requests in flight are known."""
         return EngineStats(running=self._running)
 
     async def check(self) -> None:
         """See the Protocol."""
-        try:
+        with self._reaching():
             status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
-            raise EngineDeadError(msg) from error
         if status >= 500:
             msg = f"{self._settings.base_url} answers with status {status}"
             raise EngineDeadError(msg)
 
     async def stop(self) -> None:
-        """See the Protocol. The server itself is not ours to stop."""
+        """See the Protocol. The server itself goes on running."""
         http, self._http = self._http, None
         if http is not None:
             await http.close()

@@ -1,1 +1,1 @@
-"""An engine that only pretends, for load and fault tests."""
+"""The simulated engine, for load and fault tests."""

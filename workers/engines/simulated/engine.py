@@ -1,6 +1,4 @@
-"""An engine that only pretends: deterministic texts and timing, for load and fault tests. It says what it
-is.
-"""
+"""The simulated engine: deterministic texts and timing, for load and fault tests. Its model card says so."""
 
 from __future__ import annotations
 
@@ -98,11 +96,11 @@ class SimulatedEngine:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._tasks[request.id] = task
         try:
-            await self._enter(request.priority)
+            await self._acquire(request.priority)
             try:
                 final = await self._answer(request, emit, stop)
             finally:
-                self._leave()
+                self._release()
         except asyncio.CancelledError:
             self._journal.write(request, "abort")
             if request.id not in self._tasks:  # see _fault
@@ -120,7 +118,7 @@ class SimulatedEngine:
         if stop := self._stops.get(request_id):
             stop.set()
 
-    async def _enter(self, priority: int) -> None:
+    async def _acquire(self, priority: int) -> None:
         """Take a place in the batch, the smallest priority first, then first come first served."""
         if self._running < self._settings.capacity:
             self._running += 1
@@ -132,13 +130,13 @@ class SimulatedEngine:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self._leave()  # the place was given in the same moment
+                self._release()  # the place was given in the same moment
             else:
                 self._waiters.remove(entry)
                 heapq.heapify(self._waiters)
             raise
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         """Give the place to the next, or free it."""
         while self._waiters:
             place = heapq.heappop(self._waiters)[2]
@@ -214,7 +212,7 @@ class SimulatedEngine:
             self._fault(request_id, "die")
 
     async def _generate(self, count: int, stop: asyncio.Event) -> int:
-        """Take the time that ``count`` tokens need; return how many there are, fewer when stopped."""
+        """Take the time that ``count`` tokens need; return how many there are, fewer if stopped."""
         first_s, next_s = self._settings.ttft_s, self._settings.inter_token_s
         began = time.monotonic()
         if await _pause(first_s + next_s * (count - 1), stop):
@@ -239,7 +237,7 @@ class SimulatedEngine:
         stop: asyncio.Event,
         prompt_tokens: int | None,
     ) -> int:
-        """Say the words; return how many were said. ``prompt_tokens``: for the usage chunk; None: there is none."""
+        """Emit the words; return how many. ``prompt_tokens``: for the usage chunk; None: there is none."""
         settings = self._settings
         if await _pause(settings.ttft_s, stop):
             return 0
@@ -316,7 +314,7 @@ def _refuse(status: int, message: str, kind: str = "BadRequestError", param: str
 
 
 async def _pause(seconds: float, stop: asyncio.Event) -> bool:
-    """Let time pass, unless stopped; say whether it was."""
+    """Sleep, unless stopped; return whether it was."""
     if seconds:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""What the simulated engine ran, line by line, for fault tests that must know it whatever became of the process."""
+"""The simulated engine's journal of runs, for fault tests: it survives the process, however that ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the simulated engine reads of a request; it ignores the rest."""
+"""The fields of a request that the simulated engine reads; it ignores the rest."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Body(msgspec.Struct):
     simulate: str | None = None
 
     def prompt_of(self, endpoint: str) -> bytes:
-        """Return the prompt of a generating endpoint, as JSON; empty where there is none."""
+        """Return the prompt of a generating endpoint, as JSON; empty if there is none."""
         prompt = bytes(getattr(self, ENDPOINTS[endpoint].prompt_fields[0]))
         if prompt in _NOTHING:
             return b""
         return bytes(self.instructions) + prompt if endpoint == RESPONSES else prompt
 
     def asked(self, endpoint: str) -> int | None:
-        """Return how many tokens are asked for at most; None where that is left to the engine."""
+        """Return the limit on output tokens; None: the engine's own."""
         if endpoint == RESPONSES:
             return self.max_output_tokens
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens

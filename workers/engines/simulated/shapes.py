@@ -23,7 +23,7 @@ class StreamShape:
         self._chat = chat
 
     def head(self) -> Head:
-        """Return what comes first."""
+        """Return the opening chunks."""
         choice = '{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}'
         first = (f'{self._start},"choices":[{choice}]}}',) if self._chat else ()
         open_, close = ('"delta":{"content":', "}") if self._chat else ('"text":', "")
@@ -77,7 +77,7 @@ _REPEATED: dict[str, Any] = {
     "truncation": "disabled",
     "user": None,
 }
-"""What a response repeats of its request, with OpenAI's defaults."""
+"""The fields that a response repeats of its request, with OpenAI's defaults."""
 
 
 def response(
@@ -91,7 +91,7 @@ def response(
         ident: the request's; ``id`` ends in it.
         created: Unix seconds.
         model: its name.
-        text: what is said.
+        text: the output.
         usage: token counts.
         asked: the request's body.
     """

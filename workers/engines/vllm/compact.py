@@ -1,7 +1,7 @@
 """Compact streams: which requests are plain enough, and the chunk templates learned from the server itself.
 
-Pure. Nothing about a chunk's shape is written here: :func:`learn` turns chunks that the server sent for probe
-requests into templates, and fails (returns None) where they are not as plain as the compact path needs.
+Pure. No shape of a chunk is written here: :class:`Shapes` turns chunks that the server sent for probe
+requests into templates, and fails if they are not as plain as the compact path needs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ encode_str = msgspec.json.Encoder().encode
 
 
 def plain(body: Mapping[str, Any], *, chat: bool) -> bool | None:
-    """Say whether a request may be streamed compactly.
+    """Judge whether a request may be streamed compactly.
 
     Returns:
         None if not; otherwise whether the client asked for the usage chunk.
@@ -179,7 +179,7 @@ class Shapes:
         return _Template(frame, {**base, **{name: ("usage", name) for name in fields}})
 
     def head(self, values: Mapping[str, str]) -> Head:
-        """Render what comes first. ``values``: JSON of id, created and model."""
+        """Render the opening chunks. ``values``: JSON of id, created and model."""
         return Head((self._first.fill(values),) if self._first else (), *self._text.around("text", values))
 
     def tail(self, values: Mapping[str, str], end: Ending) -> Frames:

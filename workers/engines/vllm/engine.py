@@ -1,14 +1,13 @@
 """vLLM in this process: its engine client, its OpenAI app, and its engine core in a process of its own (ADR 0013).
 
-All imports of vLLM and torch are in this file and happen in :meth:`VllmEngine.start`. Requests are served by vLLM's own
-endpoint functions; plain streams are taken as deltas (:mod:`.tap`).
+It is started by :mod:`.boot`. Requests are served by vLLM's own endpoint functions; plain streams are taken as deltas
+(:mod:`.tap`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import wire
+from workers.engines.vllm.boot import load, make_app
 from workers.engines.vllm.compact import Shapes, plain
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
 from workers.engines.vllm.leash import Leash
@@ -58,7 +58,8 @@ class VllmEngine:
         self._taps: dict[str, Tap] = {}
         self._models: tuple[ModelInfo, ...] = ()
         self._steps = Steps()
-        self._auth: Headers = []
+        key = os.environ.get("VLLM_API_KEY")  # the app asks for it all the same
+        self._auth: Headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
         self._traced = False
 
     async def start(self) -> None:
@@ -72,10 +73,14 @@ class VllmEngine:
         self._leash = Leash()
         self._steps.clear()
         try:
-            args = await asyncio.to_thread(self._load)
+            self._llm, args = await asyncio.to_thread(load, settings, self._leash, self._taps, self._steps)
+            self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             tasks = await self._llm.get_supported_tasks()
-            await self._build_app(args, tasks)
-            await self._look_around(args, tasks)
+            self._app = await make_app(self._llm, args, tasks)
+            for path in ENDPOINTS:
+                with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
+                    self._endpoints[path] = Endpoint(self._app, path)
+            await self._probe(args, tasks)
         except EngineStartError:
             await self.stop()
             raise
@@ -83,64 +88,8 @@ class VllmEngine:
             await self.stop()
             raise EngineStartError(wire.explain(error)) from error
 
-    def _load(self) -> Any:
-        """Parse the flags, load the model and start the engine process (blocking)."""
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", self._settings.log_level)
-        wire.log_as_we_do(os.environ["VLLM_LOGGING_LEVEL"], as_json=self._settings.log_json)
-        if Path(self._settings.model).is_dir():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from vllm import envs
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.utils.argparse_utils import FlexibleArgumentParser
-        from vllm.v1.engine.async_llm import AsyncLLM
-        from vllm.v1.metrics.loggers import StatLoggerBase
-
-        envs.disable_envs_cache()  # of an engine before this one
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said):
-                args = make_arg_parser(FlexibleArgumentParser()).parse_args(self._settings.argv())
-        except SystemExit as error:
-            msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
-            raise EngineStartError(msg) from error
-        args.api_key = None  # who may ask is the api's business
-        engine_args = AsyncEngineArgs.from_cli_args(args)
-        # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
-        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-        assert self._leash is not None  # noqa: S101 - start() made it
-        with (
-            self._leash.hold_new_children(),
-            wire.otel_environment(traced=self._settings.otlp_traces_url is not None),
-        ):
-            self._llm = _tapped(AsyncLLM, self._taps).from_vllm_config(
-                config,
-                stat_loggers=[self._steps.logger(StatLoggerBase)],
-                disable_log_stats=engine_args.disable_log_stats,
-            )
-        self._traced = config.observability_config.otlp_traces_endpoint is not None
-        # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
-        envs.enable_envs_cache()
-        return args
-
-    async def _build_app(self, args: Any, tasks: Any) -> None:
-        try:
-            from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-            from vllm.entrypoints.launchers.app import build_app
-        except ImportError:  # vLLM before 0.29
-            from vllm.entrypoints.openai.api_server import build_app, init_app_state
-        self._app = build_app(args, tasks, self._llm.model_config)
-        await init_app_state(self._llm, self._app.state, args, tasks)
-        if key := os.environ.get("VLLM_API_KEY"):
-            self._auth = [(b"authorization", b"Bearer " + key.encode())]
-        for path in ENDPOINTS:
-            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                self._endpoints[path] = Endpoint(self._app, path)
-
-    async def _look_around(self, args: Any, tasks: Any) -> None:
-        """Ask the app what it serves, and learn its chunks."""
+    async def _probe(self, args: Any, tasks: Any) -> None:
+        """Ask the app for its models, and learn its chunks."""
         endpoints: tuple[str, ...] = ()
         if "generate" in tasks:
             compact = self._settings.compact_streams
@@ -299,29 +248,9 @@ class VllmEngine:
                 reader.cancel()  # or it reports the end of the engine process as a failure
             await asyncio.to_thread(llm.shutdown, _STOP_S)
         if leash is not None:
-            await asyncio.to_thread(leash.let_go)
+            await asyncio.to_thread(leash.release)
 
 
 _DEAD = "vLLM's engine process is dead"
-_STOP_S = 1.0
+_STOP_S = 0.4
 """How long the engine process has to end by itself. It often takes its time, and killing it loses nothing."""
-
-
-def _tapped(base: Any, taps: dict[str, Tap]) -> Any:
-    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
-    from vllm.sampling_params import RequestOutputKind
-
-    class TappedLLM(base):  # type: ignore[misc]
-        async def add_request(
-            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
-        ) -> Any:
-            tap = taps.get(request_id)
-            if tap is None:
-                return await super().add_request(request_id, prompt, params, *args, **kwargs)
-            params.output_kind = RequestOutputKind.DELTA
-            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
-            lora = kwargs.get("lora_request")
-            tap.attach(collector, None if lora is None else lora.lora_name)
-            return collector
-
-    return TappedLLM

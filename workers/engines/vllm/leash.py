@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 POLL_S = 0.25
-"""How often the parent is looked at, in seconds."""
+"""Seconds between two looks at the parent."""
 
 
 class Leash:
@@ -45,7 +45,7 @@ class Leash:
         self._held.add(pid)
         with suppress(
             BrokenPipeError
-        ):  # the watcher is gone: nothing can be promised any more, and nothing is lost
+        ):  # the watcher is gone: there is no protection any more, and no other harm
             self._process.stdin.write(b"%d\n" % pid)
             self._process.stdin.flush()
 
@@ -74,7 +74,7 @@ class Leash:
             done.set()
             watcher.join()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """End the watch. Safe to call twice."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             with suppress(BrokenPipeError):
@@ -100,14 +100,14 @@ def _open(pid: int) -> int | None:
 
 
 def main(parent: int) -> None:
-    """Watch until told to quit or until ``parent`` is gone, then kill what it held."""
+    """Watch until told to quit, or until ``parent`` is gone; then kill the held processes."""
     # The terminal's Ctrl-C reaches the whole group; the worker decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     held: dict[int, int | None] = {}
     rest, open_, orphan = b"", True, False
     while not orphan or open_:
-        # Looked at before reading, so that what a dying parent wrote last is read too.
+        # Checked before reading, so that the last lines of a dying parent are read too.
         orphan = os.getppid() != parent
         ready, _, _ = select.select([0] if open_ else [], [], [], 0 if orphan else POLL_S)
         if not ready:

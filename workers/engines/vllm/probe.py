@@ -1,6 +1,4 @@
-"""Learning, at engine start, what the server's own streams look like: tiny probe requests, and a check of
-the lesson.
-"""
+"""Learning the form of the server's own streams at engine start: tiny probe requests, and a check of the result."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ async def learn(
     Args:
         engine: a started engine that streams compactly wherever ``shapes`` has the endpoint.
         path: a generating endpoint.
-        shapes: gets an entry for (path, with usage chunk) where the lesson was learned and holds; others stay away,
-            and such requests are streamed by the server's own chunks.
+        shapes: gets an entry for (path, with usage chunk) if its form was learned and checked. Without an entry, requests
+            are streamed by the server's own chunks.
         compact: learn at all; otherwise only see whether the endpoint works.
 
     Returns:
@@ -106,7 +104,7 @@ def render(chunks: list[Chunk]) -> list[str]:
 
 
 def _essence(frames: list[str]) -> list[str]:
-    """Return the frames without what differs from request to request."""
+    """Return the frames without the parts that differ from request to request."""
     out = []
     for frame in frames:
         tree = json.loads(frame)

@@ -1,4 +1,4 @@
-"""What vLLM's scheduler says of its steps: the lane controller looks at it, and so do the metrics."""
+"""Statistics of vLLM's scheduler, for the lane controller and the metrics."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COUNTED = ("num_preempted_reqs", "num_generation_tokens")
 
 
 class Steps:
-    """Each engine's last step, and what all steps add up to. One event loop writes; any thread reads."""
+    """Each engine's last step, and sums over all steps. One event loop writes; any thread reads."""
 
     def __init__(self) -> None:
         self._last: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Takes a running request's deltas where vLLM puts them, and hands vLLM's serving code only the sum."""
+"""Takes a running request's deltas from vLLM's output loop, and hands vLLM's serving code only their sum."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from workers.engines.vllm.compact import Ending, Shapes, encode_str
 
 
 class Tap:
-    """Stands before one request's output collector.
+    """Intercepts one request's output, before its collector.
 
-    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`put`, which emits the
+    No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`on_output`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
 
     Args:
@@ -41,11 +41,11 @@ class Tap:
         self._put = collector.put
         self.used = True
         early = collector.get_nowait()
-        collector.put = self.put
+        collector.put = self.on_output
         if early is not None:
-            self.put(early)
+            self.on_output(early)
 
-    def put(self, output: Any) -> None:
+    def on_output(self, output: Any) -> None:
         """Take vLLM's next ``RequestOutput`` (or its exception) for this request."""
         assert self._put is not None  # noqa: S101 - attached
         if isinstance(output, Exception):
@@ -62,7 +62,7 @@ class Tap:
                 self._emit(Text(choice.text))
             return
         self._tokens.extend(choice.token_ids)
-        # vLLM's serving code turns "error" into an error response; how an aborted stream is closed is not ours to say.
+        # vLLM's serving code turns "error" into an error response; the end event closes an aborted stream.
         if choice.finish_reason not in {"error", "abort"}:
             prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
             end = Ending(choice.text, choice.finish_reason, choice.stop_reason, prompt, len(self._tokens))
@@ -72,3 +72,23 @@ class Tap:
         self._held.append(choice.text)
         choice.text, choice.token_ids = "".join(self._held), self._tokens
         self._put(output)
+
+
+def tapped(base: Any, taps: dict[str, Tap]) -> Any:
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class TappedLLM(base):  # type: ignore[misc]
+        async def add_request(
+            self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
+        ) -> Any:
+            tap = taps.get(request_id)
+            if tap is None:
+                return await super().add_request(request_id, prompt, params, *args, **kwargs)
+            params.output_kind = RequestOutputKind.DELTA
+            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            lora = kwargs.get("lora_request")
+            tap.attach(collector, None if lora is None else lora.lora_name)
+            return collector
+
+    return TappedLLM

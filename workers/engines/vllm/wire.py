@@ -1,4 +1,4 @@
-"""What passes between a job and vLLM's own endpoint functions, and what is said when they do not start. No vLLM in here."""
+"""Helpers around vLLM's own endpoint functions: bodies in and out, logs, start errors. They import no vLLM."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def otel_environment(*, traced: bool) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def log_as_we_do(level: str, *, as_json: bool) -> None:
-    """Have vLLM's own records, here and in the processes it starts, look like ours, unless the environment says otherwise.
+def use_our_log_form(level: str, *, as_json: bool) -> None:
+    """Give vLLM's own records, here and in the processes it starts, our form, unless the environment sets another.
 
     To be called before vLLM is imported.
     """
@@ -55,7 +55,7 @@ def _forget(path: str, owner: int) -> None:
 
 
 def parse_body(raw: bytes) -> dict[str, Any] | None:
-    """Read a body as FastAPI would; None where the app is to say what is wrong with it."""
+    """Read a body as FastAPI would; None: it is wrong, and the app's own refusal says how."""
     try:
         body = _decode(raw)
     except msgspec.DecodeError:
@@ -67,7 +67,7 @@ def parse_body(raw: bytes) -> dict[str, Any] | None:
 
 
 def own_response(request_id: str) -> dict[str, Any]:
-    """Return what a request of ``/v1/responses`` is told: its response's id, and not to be kept: nobody could ask for it."""
+    """Return fields for a request of ``/v1/responses``: its response's id, and that vLLM need not keep the response."""
     return {"request_id": f"resp_{request_id}", "store": False}
 
 
@@ -109,7 +109,7 @@ def explain(error: Exception) -> str:
 
 
 def max_token_bytes(tokenizer: Any) -> int | None:
-    """Return the longest token of a vocabulary in UTF-8 bytes, or a little more; None where that says nothing."""
+    """Return the longest token of a vocabulary in UTF-8 bytes, or a little more; None if that is no bound."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     written = backend.to_str() if backend is not None else ""
     if "ByteLevel" not in written and '"byte_fallback":true' not in written:

@@ -1,0 +1,203 @@
+"""Admission to the engine: rows wait in the gate, and messages are counted there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.lanes import Lane
+from tests.support import eventually
+from workers.admission.gate import Gate
+from workers.admission.policy import LaneController
+from workers.engines.base import EngineStats
+
+
+class Calm:
+    def stats(self) -> EngineStats:
+        return EngineStats(0, 0, 0.0)
+
+    def capacity(self) -> int:
+        return 32
+
+
+def make_gate(slots: int, reserve: float = 0.0) -> Gate:
+    return Gate(Calm(), LaneController(slots, reserve))  # type: ignore[arg-type]
+
+
+def take(gate: Gate, count: int, *, bulk: bool) -> None:
+    for _ in range(count):
+        gate.take_message(bulk=bulk)
+        gate.count_claim()
+
+
+@pytest.mark.asyncio
+async def test_rows_come_in_first_come_first_served_as_there_is_room() -> None:
+    gate = make_gate(10)
+    take(gate, 8, bulk=True)  # bulk jobs that are no chunks
+    order: list[int] = []
+
+    async def acquire(n: int) -> None:
+        await gate.acquire()
+        order.append(n)
+
+    tasks = [asyncio.create_task(acquire(n)) for n in range(5)]
+    await eventually(lambda: order == [0, 1])
+    gate.release()
+    await eventually(lambda: order == [0, 1, 2])
+    gate.settle_message(bulk=True)
+    gate.settle_message(bulk=True)  # more room without a row's end
+    await eventually(lambda: order == [0, 1, 2, 3, 4])
+    assert gate.running_rows == 4
+    gate.release()
+    await asyncio.gather(*tasks)
+    assert gate.running_rows == 3
+
+
+@pytest.mark.asyncio
+async def test_the_higher_lanes_rows_come_in_first() -> None:
+    """Chunks ask for a row at a time, and several places come free at once."""
+    gate = make_gate(4)
+    order: list[str] = []
+
+    async def chunk(name: str, lane: Lane, rows: int) -> None:
+        with gate.open_chunk(lane, rows) as slots:
+            for _ in range(rows):
+                await slots.acquire()
+                order.append(name)
+
+    tasks = [asyncio.create_task(chunk(name, Lane.BULK, 20)) for name in ("b1", "b2")]
+    await eventually(lambda: len(order) == 4)
+    tasks.append(asyncio.create_task(chunk("n", Lane.NORMAL, 6)))
+    tasks.append(asyncio.create_task(chunk("h", Lane.HIGH, 10)))
+    await asyncio.sleep(0)
+    while len(order) < 56:
+        for _ in range(gate.running_rows):
+            gate.release()
+        await eventually(lambda: gate.running_rows == 4 or len(order) == 56)
+    await asyncio.gather(*tasks)
+    assert order[4:20] == ["h"] * 10 + ["n"] * 6
+    assert set(order[20:]) == {"b1", "b2"}
+    assert gate.running_rows <= 4
+
+
+@pytest.mark.asyncio
+async def test_a_wait_that_is_cancelled_takes_no_place() -> None:
+    gate = make_gate(1)
+    await gate.acquire()
+    waiting = [asyncio.create_task(gate.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    gate.release()
+    waiting[1].cancel()  # it was just admitted
+    await asyncio.gather(*waiting[:2], return_exceptions=True)
+    await waiting[2]
+    assert gate.running_rows == 1
+
+
+@pytest.mark.asyncio
+async def test_rows_wait_ahead_in_the_engine_only_where_its_slots_are_the_limit() -> None:
+    for slots, rows in ((32, 34), (16, 16)):
+        gate = make_gate(slots)
+        for _ in range(rows):
+            async with asyncio.timeout(1):
+                await gate.acquire()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await gate.acquire()
+
+
+@pytest.mark.asyncio
+async def test_rows_count_and_chunks_do_not() -> None:
+    gate = make_gate(16, 0.25)
+    assert gate.free_messages() == 12
+    take(gate, 3, bulk=True)  # three bulk messages, of which two are chunks
+    with gate.open_chunk(Lane.BULK, 11) as one, gate.open_chunk(Lane.BULK, 5) as other:
+        other.stalled = True  # its rows do not ask for places
+        for _ in range(11):
+            await one.acquire()
+        assert (gate.running_rows, gate.rows_left()) == (11, 0)
+        assert gate.free_messages() == 0  # 11 rows and a job
+        one.release(finished=True)
+        assert gate.free_messages() == 1
+        other.stalled = False
+        assert gate.rows_left() == 5
+        assert gate.free_messages() == 0  # the chunks here have rows that wait
+        other.skip(5)
+        assert gate.free_messages() == 1
+        gate.take_message(bulk=True)
+        gate.settle_message(bulk=True)
+        assert gate.free_messages() == 0  # a message that was taken may be a chunk
+        gate.count_claim()
+        assert gate.free_messages() == 1
+    assert gate.chunks() == (0, 0)
+    assert gate.messages == 3
+
+
+@pytest.mark.asyncio
+async def test_a_row_that_did_not_end_is_left_again() -> None:
+    gate = make_gate(16)
+    with gate.open_chunk(Lane.LOW, 2) as slots:
+        assert gate.chunks() == (0, 1)
+        await slots.acquire()
+        await slots.acquire()
+        slots.release(finished=False)
+        slots.release(finished=True)
+        assert (slots.left, gate.running_rows) == (1, 0)
+
+
+def test_rows_make_way_for_more_than_what_is_reserved() -> None:
+    gate = make_gate(16, 0.25)
+    take(gate, 3, bulk=False)
+    assert gate.free_messages() == 12
+    take(gate, 1, bulk=False)
+    assert gate.free_messages() == 11  # a place is left for the next interactive job
+    take(gate, 12, bulk=False)
+    assert gate.free_messages() == 0
+
+
+def test_the_consumer_asks_less_often_while_many_rows_wait() -> None:
+    gate = make_gate(16)
+    short = gate.recheck_s()
+    with gate.open_chunk(Lane.BULK, 16):
+        assert gate.recheck_s() == short
+    with gate.open_chunk(Lane.BULK, 17):
+        assert gate.recheck_s() > short
+
+
+@pytest.fixture
+def nervous() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("nervous")
+def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
+    gate = make_gate(16)
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            with gate.open_chunk(Lane.LOW, 5), gate.open_chunk(Lane.BULK, 1):
+                pass
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            bulk, others = gate.chunks()
+            assert 0 <= bulk <= 1
+            assert 0 <= others <= 1
+            assert 0 <= gate.rows_left() <= 6
+            assert gate.free_messages() >= 0
+    finally:
+        over.set()
+        thread.join()

@@ -1,0 +1,80 @@
+"""Starting vLLM as ``vllm serve`` does: its flags, its engine client with the engine process, its OpenAI app."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from workers.engines.base import EngineStartError
+from workers.engines.settings import VllmSettings
+from workers.engines.vllm import wire
+from workers.engines.vllm.leash import Leash
+from workers.engines.vllm.steps import Steps
+from workers.engines.vllm.tap import Tap, tapped
+
+
+def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Steps) -> tuple[Any, Any]:
+    """Parse the flags, load the model and start the engine process. Blocks.
+
+    Args:
+        settings: the engine's.
+        leash: gets the engine's processes.
+        taps: by engine request; see :func:`workers.engines.vllm.tap.tapped`.
+        steps: gets the scheduler's statistics.
+
+    Returns:
+        vLLM's engine client, and its parsed flags.
+
+    Raises:
+        EngineStartError: vLLM does not take the flags.
+        Exception: whatever vLLM raises.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
+    wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    if Path(settings.model).is_dir():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from vllm import envs
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    envs.disable_envs_cache()  # of an engine before this one
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args = make_arg_parser(FlexibleArgumentParser()).parse_args(settings.argv())
+    except SystemExit as error:
+        msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
+        raise EngineStartError(msg) from error
+    args.api_key = None  # the api authenticates
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
+        llm = tapped(AsyncLLM, taps).from_vllm_config(
+            config,
+            stat_loggers=[steps.logger(StatLoggerBase)],
+            disable_log_stats=engine_args.disable_log_stats,
+        )
+    # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
+    envs.enable_envs_cache()
+    return llm, args
+
+
+async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
+    """Return vLLM's own FastAPI app over its engine client."""
+    try:
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.app import build_app
+    except ImportError:  # vLLM before 0.29
+        from vllm.entrypoints.openai.api_server import build_app, init_app_state
+    app = build_app(args, tasks, llm.model_config)
+    await init_app_state(llm, app.state, args, tasks)
+    return app

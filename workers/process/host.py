@@ -1,0 +1,233 @@
+"""The engine's host: it starts the engine and all that works with it on its loop, and closes all of it at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from broker.batch_chunks import ChunkStore
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.jobs import JobStore
+from broker.reaper import reap_forever
+from jobs.placement import Device
+from jobs.retry import RetryPolicy
+from monitoring.metrics import WorkerMetrics
+from monitoring.tracing import Tracer
+from storage import Storage, open_storage
+from workers.admission.gate import Gate
+from workers.admission.policy import LaneController
+from workers.attempts.attempt import Outcome
+from workers.attempts.reasons import StopReason
+from workers.attempts.runner import Runner
+from workers.attempts.spans import tracer_for
+from workers.batches.chunk import ChunkRunner
+from workers.batches.row import RowRunner
+from workers.engines.base import Engine
+from workers.process.ending import Ending
+from workers.process.gpus import GpuWatch
+from workers.process.lease import Lease
+from workers.process.loop import EngineLoop
+from workers.process.registration import description
+from workers.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class EngineHost:
+    """Owns the engine and all that works with it.
+
+    Args:
+        settings: the worker's settings.
+        engine: not yet started.
+        device: what the engine runs on.
+        metrics: the worker's metrics.
+
+    Attributes:
+        worker: this worker's incarnation.
+        ending: how the process ends.
+        gate: admission to the engine; from :meth:`start` on.
+        gpus: the worker's GPUs.
+        info: the constant part of the worker's record; from :meth:`start` on.
+    """
+
+    gate: Gate
+    _store: JobStore
+    _runner: Runner
+
+    def __init__(
+        self, settings: WorkerSettings, engine: Engine, device: Device, metrics: WorkerMetrics
+    ) -> None:
+        self.settings, self.engine = settings, engine
+        self._device, self._metrics = device, metrics
+        self.worker = f"{settings.node_name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._loop = EngineLoop()
+        self.ending = Ending(
+            self._loop,
+            settings.drain_timeout_s,
+            announce=self._announce_end,
+            release=self._release,
+            close=self._close,
+        )
+        self.gpus = GpuWatch()
+        self.info: dict[str, Any] = {}
+        self._tracer = Tracer()
+        self._storage: Storage | None = None
+        self._lease: Lease | None = None
+        self._services: list[asyncio.Task[None]] = []
+        self._jobs: set[asyncio.Task[Outcome]] = set()
+        self._closing = False
+
+    # ---- called from other threads -----------------------------------------------------------------------------
+
+    def start(self, info: Callable[[], dict[str, Any]]) -> None:
+        """Start loop and engine, register the worker and begin to beat. Blocks until all of it is done.
+
+        Args:
+            info: called once the engine runs, for further facts of the worker's record.
+
+        Raises:
+            EngineStartError: with a message for the operator.
+        """
+        self._loop.start()
+        self._loop.call(self._start(info))
+
+    def submit(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
+        """Run a job; ``done`` is called on the loop with its outcome, or with the error that broke the runner."""
+        self._loop.post(self._spawn, job_id, done)
+
+    def cancel(self, job_id: str) -> str:
+        """Cancel a job, wherever it is. Returns its state, or why that is not known."""
+        try:
+            return self._loop.call(self._store.cancel(job_id)) or "unknown"
+        except StoreUnavailableError as error:
+            return str(error)
+
+    # ---- on the loop -------------------------------------------------------------------------------------------
+
+    def _spawn(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
+        def settle(task: asyncio.Task[Outcome]) -> None:
+            self._jobs.discard(task)
+            done(Outcome(None, "abandoned") if task.cancelled() else task.exception() or task.result())
+
+        task = asyncio.get_running_loop().create_task(self._runner.run(job_id))
+        self._jobs.add(task)
+        task.add_done_callback(settle)
+
+    async def _start(self, info: Callable[[], dict[str, Any]]) -> None:
+        s = self.settings
+        await self.engine.start()
+        log.info("engine_ready", engine=self.engine.name)
+        self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
+        self._store = store = JobStore(connect(s.redis_url), s)
+        capacity = s.concurrency or self.engine.capacity()
+        lanes = LaneController(
+            capacity, s.bulk_reserve, on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc()
+        )
+        self.gate = gate = Gate(self.engine, lanes)
+        self._metrics.capacity.set(capacity)
+        self._metrics.bulk_limit.set_function(lambda: lanes.limit)
+        self._metrics.rows_running.set_function(lambda: gate.running_rows)
+        rows = RowRunner(
+            self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
+        )
+        chunks = ChunkRunner(
+            rows, self._open_storage, ChunkStore(store), self._metrics, gate, one_by_one=capacity
+        )
+        self._runner = Runner(
+            self.engine,
+            store,
+            self.worker,
+            pool=s.pool,
+            gate=gate,
+            metrics=self._metrics,
+            tracer=self._tracer,
+            max_result_bytes=s.max_result_bytes,
+            run_chunk=chunks.run,
+            abort_chunk=chunks.abort,
+            on_engine_dead=lambda message: self.ending.die(f"the engine died: {message}"),
+        )
+        facts = description(s, self.engine, self._device, capacity, lanes.ceiling)
+        self.info = facts | {"started_at": time.time(), **info()}
+        self._lease = lease = Lease(
+            store,
+            self.worker,
+            s.redis_url,
+            s.heartbeat_s,
+            engine=self.engine,
+            runner=self._runner,
+            ending=self.ending,
+            metrics=self._metrics,
+            state=self._state,
+        )
+        await lease.take(s.aliases)
+        reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
+        services = {"heartbeat": lease.keep(), "gpu watch": self.gpus.run(s.heartbeat_s), "reaper": reaper}
+        self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
+        for task in self._services:
+            task.add_done_callback(self._on_service_end)
+
+    def _open_storage(self) -> Storage:
+        if self._storage is None:
+            self._storage = open_storage(self.settings)
+        return self._storage
+
+    def _on_service_end(self, task: asyncio.Task[None]) -> None:
+        """End a worker that has lost its heartbeat or its reaper."""
+        if self._closing or self.ending.reason is not None:
+            return
+        error = None if task.cancelled() else task.exception()
+        log.error("task_ended", task=task.get_name(), error=repr(error))
+        self.ending.die(f"the {task.get_name()} ended: {error!r}")
+
+    def _state(self) -> dict[str, Any]:
+        stats = self.engine.stats()
+        return self.info | {
+            "state": "draining" if self.ending.begun else "ready",
+            "running": self._runner.running,
+            "chunks": sum(self.gate.chunks()),
+            "rows": self.gate.running_rows,
+            "engine_running": stats.running,
+            "engine_waiting": stats.waiting,
+            "kv_cache_usage": stats.kv_cache_usage,
+            "gpus": self.gpus.facts,
+            **self._runner.accounts.pulse.read(stats.generated),
+        }
+
+    def _announce_end(self) -> None:
+        if self._lease is not None:
+            self._lease.beat_now()
+
+    def _release(self) -> None:
+        log.info("drain_deadline", running=self._runner.running)
+        self._runner.stop_all(StopReason.RELEASED)
+
+    async def _close(self) -> None:
+        self._closing = True
+        if self._jobs:
+            log.warning("jobs_abandoned", jobs=len(self._jobs))
+        await _cancel([*self._jobs, *self._services])
+        closing = self._end_lease(), self.engine.stop(), asyncio.to_thread(self._tracer.close)
+        for error in await asyncio.gather(*closing, return_exceptions=True):
+            if error is not None:
+                raise error
+
+    async def _end_lease(self) -> None:
+        if self._lease is not None:
+            await self._lease.end()
+            await self._store.aclose()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended: a task may survive its first cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)

@@ -1,0 +1,144 @@
+"""The lease: this worker's right to run jobs, and the orders that come with it.
+
+It is prolonged from the engine's loop on purpose: a loop that hangs must lose its jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from broker.db.client import connect
+from broker.db.errors import StoreUnavailableError
+from broker.db.urls import without_password
+from broker.events.subscriber import Subscriber
+from broker.events.token_counts import CountRequest, CountServer
+from broker.jobs import JobStore
+from broker.registry import DRAIN
+from monitoring import failpoints
+from monitoring.metrics import WorkerMetrics
+from workers.attempts.reasons import StopReason
+from workers.attempts.runner import Runner
+from workers.engines.base import Engine, EngineDeadError, EngineStartError
+from workers.process.ending import Ending
+from workers.process.registration import register
+
+log = structlog.get_logger(__name__)
+
+
+class Lease:
+    """Takes the lease, prolongs it, and obeys what comes with it: cancels, drains, questions.
+
+    Args:
+        store: the job store.
+        worker: this worker's incarnation.
+        redis_url: for the control channel's own connection.
+        interval_s: seconds between heartbeats.
+        engine: started; asked before each heartbeat whether it is alive.
+        runner: runs the jobs; stops those that the store or the engine's death ends.
+        ending: begun when the lease or the engine is lost, and by a drain.
+        metrics: the worker's metrics.
+        state: returns the worker's record as of now.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        worker: str,
+        redis_url: str,
+        interval_s: float,
+        *,
+        engine: Engine,
+        runner: Runner,
+        ending: Ending,
+        metrics: WorkerMetrics,
+        state: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._store, self._worker = store, worker
+        self._redis_url, self._interval_s = redis_url, interval_s
+        self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
+        self._state = state
+        self._drains = False
+        self._beat_now = asyncio.Event()
+        self._counts = CountServer(store.client, store.keys, engine.count)
+        # A cancel that is missed comes again with the next heartbeat.
+        channel = store.keys("ctl_channel", worker)
+        self._control = Subscriber(connect(redis_url, text=False), channel, self._on_control, lambda: None)
+
+    async def take(self, aliases: Sequence[str]) -> None:
+        """Register the worker with its models, and listen to its control channel.
+
+        Raises:
+            EngineStartError: Redis is away, another worker disagrees, or the aliases are wrong.
+        """
+        try:
+            await register(self._store, self._worker, self._state(), self._engine, aliases)
+            await self._control.start()
+        except (StoreUnavailableError, TimeoutError) as error:
+            msg = f"cannot reach Redis at {without_password(self._redis_url)}: {error or 'no answer'}"
+            raise EngineStartError(msg) from error
+
+    async def keep(self) -> None:
+        """Prolong the lease until it or the engine is lost, which begins the worker's end."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._beat_now.wait()
+            self._beat_now.clear()
+            try:
+                await self._engine.check()
+            except EngineDeadError as error:
+                log.exception("engine_died")
+                self._runner.stop_all(StopReason.ENGINE_DEAD)
+                self._ending.die(f"the engine died: {error}")
+                return
+            failpoints.hit("worker.before_beat")
+            try:
+                orders = await self._store.heartbeat(self._worker, info=self._state())
+            except StoreUnavailableError as error:
+                log.warning("heartbeat_failed", error=str(error))
+                self._metrics.beats_failed.inc()
+                continue
+            if orders is None:
+                log.error("lease_lost", worker=self._worker)
+                self._runner.stop_all(StopReason.FENCED)
+                self._ending.die("the lease was lost: this worker's jobs have been given to others")
+                return
+            self._metrics.beats.inc()
+            for subject, word in orders.items():
+                self._obey(subject, word)
+
+    def beat_now(self) -> None:
+        """Send a heartbeat soon, as the worker's state has changed."""
+        self._beat_now.set()
+
+    async def end(self) -> None:
+        """Give up the lease. Jobs that this worker still has are taken over in the next round of a reaper."""
+        try:
+            await self._store.bury(self._worker)
+        except StoreUnavailableError as error:
+            log.warning("bury_failed", error=str(error))
+        await self._control.stop()
+        await self._counts.stop()
+
+    def _on_control(self, message: list[str]) -> None:
+        question = CountRequest.decode(message)
+        if question is None:
+            self._obey(*message)
+        else:
+            self._counts.take(question)
+
+    def _obey(self, subject: str, word: str) -> None:
+        """Stop a job, or drain. The control channel says it at once, and each heartbeat's answer repeats it."""
+        if subject != DRAIN:
+            try:
+                self._runner.stop(subject, StopReason(word))
+            except ValueError:
+                log.warning("order_not_known", job_id=subject, order=word)
+        elif not self._drains:
+            self._drains = True
+            self._ending.drain(float(word) if word else None)
