@@ -32,4 +32,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         groups = sorted({str(mark.args[0]) for mark in item.iter_markers("xdist_group")})
         if groups:
-            item._id = NodeId.parse(f"{item.nodeid}@{'_'.join(groups)}")
+            name = f"{item.nodeid}@{'_'.join(groups)}"
+            item._id = NodeId.parse(name)
+            assert item.nodeid == name, "pytest reads ids elsewhere now"
