@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tests.support import freeze
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["api.main", "coordinator.main", "workers.main"])
 
@@ -69,8 +71,12 @@ class ForkedProcess:
         return self._process.exitcode
 
     def send_signal(self, signum: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
-        if self.poll() is None:
+        """Send it a signal, unless it has ended; after SIGSTOP it stands."""
+        if self.poll() is not None:
+            return
+        if signum is signal.SIGSTOP:
+            freeze(self.pid)
+        else:
             os.kill(self.pid, signum)
 
     def terminate(self) -> None:

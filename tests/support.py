@@ -6,10 +6,12 @@ import asyncio
 import inspect
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from jobs.ids import make_job_id
@@ -68,6 +70,21 @@ def wait_until(condition: Callable[[], T | None], timeout_s: float = 20.0) -> T:
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {_said(condition)}"
         time.sleep(0.02)
+
+
+def freeze(pid: int) -> None:
+    """Stop a process with SIGSTOP, and return when it stands: each of its threads stops at a moment of its own."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = Path(f"/proc/{pid}/task")
+    if threads.exists():  # Linux
+        wait_until(lambda: all(_state(thread) in "TZX" for thread in threads.iterdir()))
+
+
+def _state(thread: Path) -> str:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return "X"
 
 
 def _said(condition: Callable[[], Any]) -> str:

@@ -39,7 +39,7 @@ from tests.apiserver import ApiServer
 from tests.pace import Pace
 from tests.processes import WorkerProcess
 from tests.puppet import MODEL, Puppet
-from tests.support import eventually, free_port, new_id, wait_until
+from tests.support import eventually, free_port, freeze, new_id, wait_until
 
 pytestmark = pytest.mark.asyncio
 
@@ -215,7 +215,7 @@ async def test_stalled(site: Site, http: httpx.AsyncClient) -> None:
     """What Redis meets when it wakes up, after its client was told 503, is not carried out."""
     before = site.starts().keys()
     async with load(site, http) as told:
-        os.kill(site.server.pid, signal.SIGSTOP)
+        freeze(site.server.pid)
         await asyncio.sleep(10)  # the fault's length
         os.kill(site.server.pid, signal.SIGCONT)
         await told.goes_on(time.monotonic())

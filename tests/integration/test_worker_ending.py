@@ -24,7 +24,7 @@ from jobs.states import JobState
 from penstock.server.valkey import EmbeddedServer
 from tests.integration.test_worker import chat, read, ready, running, start_worker, submit
 from tests.processes import WorkerProcess
-from tests.support import eventually
+from tests.support import eventually, freeze
 
 __all__ = ["ready", "start_worker"]  # fixtures
 
@@ -130,7 +130,7 @@ async def test_a_drain_ends_in_time_though_redis_is_gone(busy: Site) -> None:
 
 async def test_a_drain_ends_in_time_though_redis_is_silent(busy: Site) -> None:
     """It answers nothing, so whoever asks it hangs: Celery, too."""
-    os.kill(busy.pid, signal.SIGSTOP)
+    freeze(busy.pid)
     busy.worker.signal(signal.SIGTERM)
     await ends(busy.worker, 1.0)
 
