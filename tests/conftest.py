@@ -18,10 +18,14 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.namespaces import check_and_empty, new_namespace
-from tests.scheduling import pytest_xdist_make_scheduler
+from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.timing import pytest_terminal_summary
 
-__all__ = ["pytest_terminal_summary", "pytest_xdist_make_scheduler"]  # hooks
+__all__ = [
+    "pytest_collection_modifyitems",
+    "pytest_terminal_summary",
+    "pytest_xdist_make_scheduler",
+]  # hooks
 
 # A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from monitoring.failpoints import WINDOWS
@@ -71,8 +73,11 @@ async def test_every_window_is_some_scenarios() -> None:
     apis = {point.split("=")[0] for point in POINTS}
     # The last is reached in tests/integration/test_worker_failures.py.
     here = windows(PAIRS) | apis | {"worker.before_release", "worker.before_consume"}
-    batches = (ROOT / "tests" / "integration" / "test_batch_faults.py").read_text()
-    assert here | {window for window in WINDOWS if f'"{window}=' in batches} == set(WINDOWS)
+    files = (
+        ROOT / "tests" / "integration" / name for name in ("test_batch_faults.py", "test_coordinator.py")
+    )
+    batches = "".join(file.read_text() for file in files)
+    assert here | {window for window in WINDOWS if re.search(f'"{window}["=]', batches)} == set(WINDOWS)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=full)])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.server.deathsig import die_with_parent
 from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
 from tests.otlp import OtlpReceiver
 from tests.processes import ROOT
@@ -42,7 +43,13 @@ def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) ->
     }
     with output.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=out, stderr=out, env=clean | env, start_new_session=True
+            command,
+            cwd=ROOT,
+            stdout=out,
+            stderr=out,
+            env=clean | env,
+            start_new_session=True,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - nothing but a system call happens there
         )
     ready = f"penstock is ready on http://127.0.0.1:{port}"
 

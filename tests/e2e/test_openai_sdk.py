@@ -205,11 +205,11 @@ def test_a_prompt_one_token_too_long_never_enters_the_queue(
 
 
 def running_in_engine(stack: Stack) -> float:
-    targets = httpx.get(f"{stack.url}/v1/metrics/targets").json()
-    (group,) = (one for one in targets if "worker" in one["labels"])
-    (target,) = group["targets"]
-    lines = httpx.get(f"http://{target}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+    groups = httpx.get(f"{stack.url}/v1/metrics/targets").json()
+    (worker,) = [group for group in groups if "worker" in group["labels"]]
+    lines = httpx.get(f"http://{worker['targets'][0]}/metrics").text.splitlines()
+    (running,) = [line for line in lines if line.startswith("vllm:num_requests_running")]
+    return float(running.split()[-1])
 
 
 def test_a_client_that_hangs_up_frees_the_engine(client: Any, vllm_stack: Stack) -> None:
