@@ -13,8 +13,9 @@ from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle, write_files
 from coordinator.submit import Submitter
 from coordinator.validate import read_plan, validate, write_plan
+from jobs.batch_lines import NeverRan
 from jobs.batch_model import Batch
-from jobs.batch_rows import NeverRan, RowError, RowErrorCode
+from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status
 from jobs.states import JobState
 from monitoring import failpoints

@@ -7,8 +7,9 @@ import secrets
 from broker.batches import OpenChunk
 from coordinator.context import ChangedError, Context
 from jobs.batch_keys import file_key, part_key
+from jobs.batch_lines import NeverRan, never_ran_line, row_id
 from jobs.batch_model import Batch, Counts, File
-from jobs.batch_rows import NeverRan, never_ran_line, read_row, row_id
+from jobs.batch_rows import read_row
 from jobs.batches import Chunk, form_ledger, parse_ledger
 from jobs.ids import FILE_PREFIX, make_id
 from storage import Writer

@@ -1,4 +1,4 @@
-"""A batch's rows: an input line becomes a row or an error with its line number; a response becomes an output line."""
+"""A batch's input: each line is a row, or an error with its line number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import ENDPOINTS, RESPONSES
-from jobs.failures import FAILURES, FailureCode, code_for_status
 
 
 class RowErrorCode(StrEnum):
@@ -23,20 +22,6 @@ class RowErrorCode(StrEnum):
     EMPTY_FILE = "empty_file"
     INVALID_REQUEST = "invalid_request"
 
-
-class NeverRan(StrEnum):
-    """Why a row has no response at all."""
-
-    EXPIRED = "batch_expired"
-    CANCELLED = "batch_cancelled"
-    WORKER_LOST = "worker_lost"
-
-
-NEVER_RAN_MESSAGES = {
-    NeverRan.EXPIRED: "This request could not be executed before the completion window expired.",
-    NeverRan.CANCELLED: "This request was not executed: the batch was cancelled.",
-    NeverRan.WORKER_LOST: "Every attempt of this request's chunk was lost with its worker or engine.",
-}
 
 MAX_CUSTOM_ID = 512
 """Most characters of a ``custom_id``."""
@@ -94,8 +79,6 @@ class _Named(msgspec.Struct):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_named = msgspec.json.Decoder(_Named).decode
-_decode_value = msgspec.json.Decoder(msgspec.Raw).decode
-_encode = msgspec.json.Encoder().encode
 _null = msgspec.Raw(b"null")
 _left_out = (_null, msgspec.Raw(b"false"))
 
@@ -198,66 +181,3 @@ def _wrong_shape(line: bytes, number: int, error: msgspec.ValidationError) -> Ro
     if param is None:
         param = next((name for name in ("custom_id", "method", "url") if f"$.{name}" in str(error)), None)
     return RowError(RowErrorCode.INVALID_REQUEST, str(error), number, param)
-
-
-def row_id(batch_id: str, offset: int) -> str:
-    """Return the id of an output line, which is unique and does not change. ``offset``: of its input line, in bytes."""
-    return f"batch_req_{batch_id.removeprefix('batch_')}_{offset}"
-
-
-# ---- output --------------------------------------------------------------------------------------------------------
-
-
-def response_line(row_id: str, custom_id: str, status: int, body: bytes, request_id: str) -> bytes:
-    """Return the output line of a row that has a response, of any status.
-
-    Args:
-        row_id: unique id of this line.
-        custom_id: the row's.
-        status: HTTP status.
-        body: the response's JSON, one value, as the engine wrote it; see :func:`json_or_failure`.
-        request_id: the engine's id of the request.
-    """
-    head = _encode({"id": row_id, "custom_id": custom_id})[:-1]
-    response = b'"response":{"status_code":%d,"request_id":%b,"body":%b}' % (
-        status,
-        _encode(request_id),
-        body.translate(None, b"\r\n"),  # in JSON, line ends occur between values only
-    )
-    return b'%b,%b,"error":null}\n' % (head, response)
-
-
-_SLACK = 32
-_NESTED = b"[" * _SLACK, b"]" * _SLACK
-_QUOTED = 500
-
-
-def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
-    """Return an engine's answer as it is if its body is one JSON value; otherwise as an error that quotes it.
-
-    A proxy may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status; any other status
-    becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
-    """
-    try:
-        body.decode()
-        _decode_value(body)
-        _decode_value(_NESTED[0] + body + _NESTED[1])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        quoted = body[:_QUOTED].decode(errors="replace")
-        message = f"the engine answered with status {status} and a body that is not JSON: {quoted}"
-        failed = status if status >= 400 else 502
-        return failed, failure_body(code_for_status(failed), message)[1]
-    return status, body
-
-
-def never_ran_line(row_id: str, custom_id: str, why: NeverRan) -> bytes:
-    """Return the output line of a row that has no response."""
-    error = {"code": why.value, "message": NEVER_RAN_MESSAGES[why]}
-    return _encode({"id": row_id, "custom_id": custom_id, "response": None, "error": error}) + b"\n"
-
-
-def failure_body(code: FailureCode, message: str) -> tuple[int, bytes]:
-    """Return the response of a row that failed in Penstock, not in the engine: HTTP status and JSON."""
-    info = FAILURES[code]
-    error = {"message": message, "type": info.error_type, "param": None, "code": code.value}
-    return info.http_status, _encode({"error": error})

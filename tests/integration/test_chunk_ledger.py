@@ -18,8 +18,9 @@ from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle
 from coordinator.settings import CoordinatorSettings
 from jobs.batch_keys import chunk_folder, part_key
+from jobs.batch_lines import NeverRan, response_line
 from jobs.batch_model import Counts, File
-from jobs.batch_rows import NeverRan, custom_id_of, response_line
+from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus, new_writer
 from jobs.batches import Chunk as Piece
 from jobs.endpoints import CHUNK_ENDPOINT

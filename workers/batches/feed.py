@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from jobs.batch_rows import Row, read_row, response_line, row_id
+from jobs.batch_lines import response_line, row_id
+from jobs.batch_rows import Row, read_row
 from storage import Storage, StorageError
 from storage.base import read_lines
 from storage.parts import usage_of

@@ -10,7 +10,8 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
-from jobs.batch_rows import Row, failure_body, json_or_failure
+from jobs.batch_lines import failure_body, json_or_failure
+from jobs.batch_rows import Row
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext

@@ -24,7 +24,8 @@ def drain_on_signals(ending: Ending) -> None:
         ending.drain(None if next(numbers) == 1 else 0.0)
 
     for signum in _SIGNALS:
-        signal.signal(signum, on_signal)
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as `nohup` has set it
+            signal.signal(signum, on_signal)
 
 
 def ignore_signals() -> None:
