@@ -106,10 +106,25 @@ local function count_before(pool, lane, tenant, rank, turn)
   return before
 end
 
+-- How many jobs of the window come before this one; nil: it is not there. Of those with the same turn (other tenants'), the list has the
+-- order: a worker pops at its end. A message that is not in the list any more is at a worker.
+local function rank_in_window(queue, id)
+  local window = K.window(queue)
+  local turn = redis.call('ZSCORE', window, id)
+  if not turn then return nil end
+  local rank, same = redis.call('ZCOUNT', window, '-inf', '(' .. turn), redis.call('ZRANGEBYSCORE', window, turn, turn)
+  local mine = #same > 1 and redis.call('LPOS', queue, message(id, queue) or '')
+  for _, other in ipairs(mine and same or {}) do
+    local at = other ~= id and redis.call('LPOS', queue, message(other, queue) or '')
+    if other ~= id and (not at or at > mine) then rank = rank + 1 end
+  end
+  return rank
+end
+
 -- How many jobs come before a queued one, and how many of them in its tenant's backlog (nil: it was dispatched); nil: it is not in its lane.
 local function position_of(pool, lane, id, tenant)
   local queue = K.queue(pool, lane)
-  local rank = redis.call('ZRANK', K.window(queue), id)
+  local rank = rank_in_window(queue, id)
   if rank then
     for i = 1, rank_of(lane) - 1 do rank = rank + redis.call('ZCARD', K.queued(K.queue(pool, LANES[i]))) end
     return rank
