@@ -408,10 +408,10 @@ def loading(server: EmbeddedServer) -> bool:
 
 async def test_out_of_memory_costs_no_lease_and_no_token(site: Site, http: httpx.AsyncClient) -> None:
     """Longer than a lease: what runs is kept, cancels get through, results wait."""
-    streamed = await submit(http, 100, stream=True)
+    streamed, doomed, *plain = await asyncio.gather(
+        submit(http, 200, stream=True), submit(http, 2000), *(submit(http, 200) for _ in range(CAPACITY - 2))
+    )
     reading = asyncio.create_task(read_events(http, streamed))
-    plain = [await submit(http, 20) for _ in range(CAPACITY - 2)]
-    doomed = await submit(http, 2000)
     await eventually(lambda: site.running() == CAPACITY)
     waiting = await submit(http, 5)
     with site.redis() as admin:
