@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -53,7 +53,7 @@ class Client:
     async def batch(self, ident: str) -> dict[str, Any]:
         return dict((await self.ask("GET", f"/v1/batches/{ident}")).json())
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
