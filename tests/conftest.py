@@ -27,9 +27,10 @@ __all__ = [
     "pytest_xdist_make_scheduler",
 ]  # hooks
 
-# A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background lets them, and whatever they start, ignore Ctrl-C; nohup, SIGHUP.
+for _signum, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _default)
 
 # No test fails for being slow: the machine may be busy.
 settings.register_profile("penstock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,26 @@ def worker(broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[WorkerPr
     worker.close()
 
 
-@pytest_asyncio.fixture
-async def http(broker_settings: BrokerSettings, worker: WorkerProcess) -> AsyncIterator[httpx.AsyncClient]:
-    with ApiServer(broker_settings, count_timeout_s=2) as server:
+@asynccontextmanager
+async def serving(
+    broker_settings: BrokerSettings, worker: WorkerProcess, count_timeout_s: float
+) -> AsyncIterator[httpx.AsyncClient]:
+    """An api that knows the worker, which listens."""
+    with ApiServer(broker_settings, count_timeout_s=count_timeout_s) as server:
         async with server.client() as client:
 
             async def ready() -> bool:
                 assert worker.process.poll() is None, worker.log.read_text()
-                return (await client.get("/health/ready")).status_code == 200
+                return worker.is_ready() and (await client.get("/health/ready")).status_code == 200
 
             await eventually(ready)
             yield client
+
+
+@pytest_asyncio.fixture
+async def http(broker_settings: BrokerSettings, worker: WorkerProcess) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(broker_settings, worker, count_timeout_s=30) as client:
+        yield client
 
 
 async def post(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -112,11 +122,12 @@ async def test_too_much_output_is_refused(http: httpx.AsyncClient) -> None:
 async def test_without_an_answer_the_engine_decides(
     broker_settings: BrokerSettings, http: httpx.AsyncClient, worker: WorkerProcess
 ) -> None:
-    worker.signal(signal.SIGSTOP)
-    got = await post(http, JOBS, {"endpoint": TEXT, "input": text(LIMIT)})
+    async with serving(broker_settings, worker, count_timeout_s=0.5) as impatient:
+        worker.signal(signal.SIGSTOP)
+        got = await post(impatient, JOBS, {"endpoint": TEXT, "input": text(LIMIT)})
     assert got.status_code == 202, got.text
     worker.signal(signal.SIGCONT)
-    job = (await http.get(got.headers["location"], params={"wait": 10})).json()
+    job = (await http.get(got.headers["location"], params={"wait": 60})).json()
     assert (job["state"], job["error"]["code"]) == ("failed", "context_length_exceeded")
     assert (await post(http, JOBS, {"endpoint": TEXT, "input": text(LIMIT)})).status_code == 400
 
@@ -183,10 +194,16 @@ async def test_no_number_is_none(pair: Pair) -> None:
     pair.says = RuntimeError("the tokenizer broke")
     assert await pair.asker.count(["w"], TEXT, b"{}") is None
     pair.says = "nothing"
-    many = await asyncio.gather(*(pair.impatient.count(["w"], TEXT, b"{}") for _ in range(6)))
-    assert many == [None] * 6
-    await eventually(lambda: len(pair.answerer._tasks) == 4)
-    assert len(pair.asked) == 5  # the last two found no free place in time
+
+    async def gave_up_and_all_places_are_taken() -> bool:
+        many = await asyncio.gather(*(pair.impatient.count(["w"], TEXT, b"{}") for _ in range(6)))
+        assert many == [None] * 6
+        return len(pair.answerer._tasks) == 4
+
+    await eventually(
+        gave_up_and_all_places_are_taken
+    )  # on a busy machine a question may come when it is late already
+    assert len(pair.asked) == 5  # the others found no free place in time
     pair.all_gave_up.set()
     pair.says = 3
     assert await pair.asker.count(["w"], TEXT, b"{}") == 3
