@@ -116,18 +116,18 @@ def normal(text: str) -> str:
     return re.sub(r"call_[0-9a-zA-Z]+", "call_0", text)
 
 
-def merged(frames: list[str]) -> list[tuple[str | None, str]]:
-    """Join neighbouring text chunks: vLLM joins deltas when it is late, and so may we."""
+def merged(frames: list[str]) -> list[tuple[str | None, Any]]:
+    """Join neighbouring chunks of one shape: vLLM joins deltas when it is late, and so may we."""
     frames = sorted(frames, key=_choice)
-    out: list[tuple[str | None, str]] = []
+    out: list[tuple[str | None, Any]] = []
     for frame in frames:
-        key, text = _shape(json.loads(frame))
-        if text is None:
+        key, pieces = _shape(json.loads(frame))
+        if key is None:
             out.append((None, frame))
         elif out and out[-1][0] == key:
-            out[-1] = (key, out[-1][1] + text)
-        elif text:
-            out.append((key, text))
+            out[-1] = (key, [one + more for one, more in zip(out[-1][1], pieces, strict=True)])
+        elif any(pieces):
+            out.append((key, pieces))
     return out
 
 
@@ -137,22 +137,26 @@ def _choice(frame: str) -> int:
     return choices[0]["index"] if choices else 99
 
 
-def _shape(tree: dict) -> tuple[str | None, str | None]:
+def _shape(tree: dict) -> tuple[str | None, list[Any]]:
+    """Return what stands around a chunk's pieces, and these; None where it cannot be joined with others."""
     choices = tree.get("choices") or []
-    if (
-        len(choices) != 1
-        or choices[0].get("finish_reason")
-        or tree.get("usage")
-        or choices[0].get("logprobs")
-    ):
-        return None, None
+    if len(choices) != 1 or choices[0].get("finish_reason") or tree.get("usage"):
+        return None, []
     choice = choices[0]
-    holder, name = (choice, "text") if "text" in choice else (choice.get("delta") or {}, "content")
-    if set(holder) & {"role", "tool_calls", "reasoning"} or name not in holder or choice.get("token_ids"):
-        return None, None
-    text = holder[name]
-    holder[name] = None
-    return normal(json.dumps(tree)), text
+    holders = [choice, choice.get("logprobs") or {}, choice.get("delta") or {}]
+    if "role" in holders[2]:
+        return None, []
+    for call in holders[2].get("tool_calls") or []:
+        if set(call["function"]) != {"arguments"}:
+            return None, []
+        holders.append(call["function"])
+    pieces = []
+    for holder in holders:
+        for name in ("text", "content", "reasoning", "arguments", "token_ids", *sorted(holders[1])):
+            if isinstance(holder.get(name), str | list):
+                pieces.append(holder[name])
+                holder[name] = None
+    return normal(json.dumps(tree)), pieces
 
 
 def body_of(name: str, *, stream: bool, usage: bool) -> tuple[str, bytes]:
