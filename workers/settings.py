@@ -41,8 +41,7 @@ class WorkerSettings(MetricsSettings):
     @classmethod
     def _known_endpoints(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := set(endpoints) - set(BATCH_ENDPOINTS):
-            msg = f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}"
-            raise ValueError(msg)
+            raise ValueError(f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}")
         return endpoints
 
     name: str | None = Field(

@@ -35,8 +35,7 @@ def parse_cursor(text: str) -> tuple[int, int]:
     """
     attempt, dash, seq = text.partition("-")
     if not dash or not (attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
-        msg = f"not an event id: {text!r}"
-        raise ValueError(msg)
+        raise ValueError(f"not an event id: {text!r}")
     return int(attempt), int(seq)
 
 

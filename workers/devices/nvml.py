@@ -148,8 +148,7 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
         )
         groups = "1 group" if len(chosen) // size == 1 else f"{len(chosen) // size or 'no'} groups"
         rest = f", with {len(chosen) % size} left over" if len(chosen) >= size and len(chosen) % size else ""
-        msg = f"the GPUs {names} make {groups} of {size}{rest}; {need}; {there_is(gpus)}"
-        raise DeviceStartError(msg)
+        raise DeviceStartError(f"the GPUs {names} make {groups} of {size}{rest}; {need}; {there_is(gpus)}")
     cuts = [tuple(chosen[at : at + size]) for at in range(0, len(chosen), size)]
     return cuts[: workers or len(cuts)]
 
@@ -187,12 +186,11 @@ def check_room(model: str, weights_bytes: int | None, group: Group, copies: int,
     if weights_bytes <= room:
         return
     there = f"{share:g} of the memory of {', '.join(map(str, group))}"
-    msg = (
+    raise DeviceStartError(
         f"{model} does not fit: its weights are {weights_bytes / GB:.1f} GB, and a copy of it may take "
         f"{room / GB:.1f} GB here ({there}). Give each worker more GPUs (tensor_parallel), or take a smaller or a "
         "quantized model"
     )
-    raise DeviceStartError(msg)
 
 
 def _machine_memory() -> int:

@@ -77,10 +77,9 @@ def read_tables() -> Tables:
                 raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
     beside = [key for key in OWN if key in whole] if tables else []
     if beside:
-        msg = (
+        raise PoolsStartError(
             f"{file}: {beside[0]}: it stands beside the pools {_names(tables)}; move it into the table of one"
         )
-        raise PoolsStartError(msg)
     return tables
 
 
@@ -159,11 +158,10 @@ def check_names(pools: Mapping[str, WorkerSettings]) -> dict[str, str]:
         for name in (model, *settings.aliases):
             known, where = meaning.setdefault(name, (model, pool))
             if known != model:
-                msg = (
+                raise PoolsStartError(
                     f"{settings_file()}: [pools.{pool}] {'model' if name == model else 'aliases'}: {name!r} means {model!r} "
                     f"here, and {known!r} in [pools.{where}]"
                 )
-                raise PoolsStartError(msg)
     return {name: model for name, (model, _) in meaning.items()}
 
 

@@ -79,11 +79,9 @@ async def relay(
     except StreamError as error:
         return Final(error.status, error.body, None)
     except msgspec.DecodeError as error:
-        msg = "the server sent a chunk that is not JSON"
-        raise EngineDeadError(msg) from error
+        raise EngineDeadError("the server sent a chunk that is not JSON") from error
     if not assembler.finished and not stopped():
-        msg = "the server's stream broke off"
-        raise EngineDeadError(msg)
+        raise EngineDeadError("the server's stream broke off")
     if assembler.usage is None and ask_usage is not None and (usage := ask_usage()) is not None:
         assembler.set_usage(usage)
     return Final(200, assembler.result(), assembler.usage)

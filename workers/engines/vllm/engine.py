@@ -68,8 +68,7 @@ class VllmEngine:
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
         ):
-            msg = f"model folder {settings.model} does not exist"
-            raise EngineStartError(msg)
+            raise EngineStartError(f"model folder {settings.model} does not exist")
         self._leash = Leash()
         self._steps.clear()
         try:

@@ -109,15 +109,13 @@ class Endpoint:
             if getattr(route, "path", None) == path and "POST" in (getattr(route, "methods", None) or ())
         ]
         if not found:
-            msg = f"no endpoint {path}"
-            raise LookupError(msg)
+            raise LookupError(f"no endpoint {path}")
         # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.
         self._function: Callable[..., Awaitable[Any]] = inspect.unwrap(found[0])
         parameters = inspect.signature(self._function, eval_str=True).parameters
         model = parameters["request"].annotation if set(parameters) == {"request", "raw_request"} else None
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            msg = f"endpoint {path} does not take (request, raw_request)"
-            raise LookupError(msg)  # noqa: TRY004 - the app lacks what we look for
+            raise LookupError(f"endpoint {path} does not take (request, raw_request)")  # noqa: TRY004 - the app lacks what we look for
         self._app, self._path = app, path
         self._validate = model.model_validate
         self._request = Request
