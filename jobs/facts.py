@@ -108,3 +108,22 @@ class Reaped:
     aged: int
     requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
     failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """An engine's own signals. None: it does not report the figure.
+
+    Attributes:
+        running: requests in the current batch.
+        waiting: requests it holds but has not scheduled.
+        kv_cache_usage: 0.0 to 1.0.
+        preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
+        generated: tokens generated since the start.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    preemptions: int | None = None
+    generated: int | None = None

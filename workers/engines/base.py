@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from jobs.facts import EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
 
@@ -93,25 +94,6 @@ class ModelInfo:
     max_model_len: int | None = None
     max_token_bytes: int | None = None
     max_output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """The engine's own signals. None: it does not say.
-
-    Attributes:
-        running: requests in the current batch.
-        waiting: requests it holds but has not scheduled.
-        kv_cache_usage: 0.0 to 1.0.
-        preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
-        generated: tokens generated since the start.
-    """
-
-    running: int | None = None
-    waiting: int | None = None
-    kv_cache_usage: float | None = None
-    preemptions: int | None = None
-    generated: int | None = None
 
 
 class Engine(Protocol):

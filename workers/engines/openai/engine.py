@@ -11,12 +11,12 @@ import aiohttp
 import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
+from jobs.facts import EngineStats
 from workers.engines.base import (
     Emit,
     EngineDeadError,
     EngineRequest,
     EngineStartError,
-    EngineStats,
     Final,
     ModelInfo,
 )

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.facts import EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import shapes
 from workers.engines.simulated.journal import Journal

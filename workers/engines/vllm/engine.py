@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.facts import EngineStats
 from workers.engines.base import (
     Emit,
     EngineDeadError,
     EngineRequest,
     EngineStartError,
-    EngineStats,
     Final,
     ModelInfo,
 )
