@@ -7,11 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.db.errors import (
-    BatchUnfinishedError,
-    IdempotencyConflictError,
-    NoInputFileError,
-)
+from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import JobStore
 from jobs.batch_model import Batch, Counts

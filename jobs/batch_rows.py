@@ -87,7 +87,7 @@ _NOT_HERE = {
         "background": "a batch already runs in the background, and writes its answers to its output file",
         "previous_response_id": "responses are not stored; put the earlier turns into input",
         "conversation": "conversations are not stored; put the earlier turns into input",
-    },
+    }
 }
 """By endpoint, the fields that a row's body must not have, and why."""
 

@@ -66,11 +66,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
         self._done: deque[tuple[Callable[..., Any], float, bool, Result]] = deque()
         options = self.app.conf.broker_transport_options
         options[FREE_SLOTS] = _Number(lambda: int(self.limit) - self.gate.messages)
-        options[BULK_ROOM] = (
-            self.bulk_queue,
-            _Number(self.gate.free_messages),
-            _Number(self.gate.recheck_s),
-        )
+        options[BULK_ROOM] = (self.bulk_queue, _Number(self.gate.free_messages), _Number(self.gate.recheck_s))
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)

@@ -51,11 +51,7 @@ def description(
 
 
 async def register(
-    store: JobStore,
-    worker: str,
-    info: Mapping[str, Any],
-    engine: Engine,
-    aliases: Sequence[str],
+    store: JobStore, worker: str, info: Mapping[str, Any], engine: Engine, aliases: Sequence[str]
 ) -> None:
     """Register the worker with its models, and take the lease.
 

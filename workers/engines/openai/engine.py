@@ -12,14 +12,7 @@ import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
 from jobs.facts import EngineStats
-from workers.engines.base import (
-    Emit,
-    EngineDeadError,
-    EngineRequest,
-    EngineStartError,
-    Final,
-    ModelInfo,
-)
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import OpenAISettings

@@ -22,12 +22,7 @@ from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, Mo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import shapes
 from workers.engines.simulated.journal import Journal
-from workers.engines.simulated.request import (
-    Body,
-    inputs_of,
-    read_body,
-    token_count,
-)
+from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
 
 _TEXT = """
 water falls through the gate and turns a wheel that lights every window in town while rain fills lakes
