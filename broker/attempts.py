@@ -150,13 +150,10 @@ class Attempts:
         """End a job, with the last chunks of its stream.
 
         Args:
-            claim: the attempt that ends it.
-            worker: whose it is.
             state: a terminal state.
             status: HTTP status for a synchronous caller; None: the engine gave none.
             result: the engine's response, or its error body.
             usage: token counts, also of a partial response.
-            error: the reason of a failed job.
             partial: the partial response of a job that did not succeed.
             tail: the stream's last chunks: (sequence number, payload).
 
@@ -198,9 +195,6 @@ class Attempts:
         The job fails with ``error`` if this was its last attempt, or if the next would come after its deadline.
 
         Args:
-            claim: the attempt that ends here.
-            worker: whose it is.
-            error: why it failed.
             chance: 0.0 to 1.0, for the delay's jitter; see :class:`jobs.retry.RetryPolicy`.
             status: HTTP status for a synchronous caller, if the job fails.
             result: the engine's error body, if the job fails.

@@ -18,7 +18,6 @@ class BatchSteps(BatchStore):
     """Batches as their coordinator sees them. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
 
     Args:
-        store: whose connection and scripts to use.
         retention_s: how long an ended batch's record is kept.
         parts_retention_s: how long its parts are kept in storage; no longer than the record.
     """

@@ -55,9 +55,6 @@ class BatchStore:
     """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them.
 
     Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
     """
 
     def __init__(self, store: JobStore) -> None:

@@ -59,7 +59,6 @@ class Catalogue:
     """The cached view. Its owner refreshes it.
 
     Args:
-        store: of this process.
         default_model: comes first in the list; None: by name.
     """
 

@@ -10,11 +10,7 @@ from broker.jobs import JobStore
 
 
 class Coordinators:
-    """The leases. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
+    """The leases. Every method raises ``StoreUnavailableError`` when Redis cannot be reached."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -24,7 +20,6 @@ class Coordinators:
 
         Args:
             info: what it says of itself, the same at every beat: ``id``, ``host``, ``pid``, ``metrics_url``.
-            ttl_s: the lease, in seconds.
         """
         said = json.dumps(dict(info), sort_keys=True)
         await self._store.scripts.call("coordinator/beat", said, int(ttl_s * 1000))

@@ -22,11 +22,7 @@ class FileRole(StrEnum):
 
 
 class FileStore:
-    """Files' records. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
+    """Files' records. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -120,9 +116,6 @@ class FileStore:
 
         Args:
             after: a file's id; list those that follow it. It may have been deleted within the last hour.
-            limit: most files to return.
-            newest_first: the order.
-            purpose: only files with this purpose.
         """
         ids, more = await page_of_ids(
             self._store, "files", after, limit, newest_first=newest_first, purpose=purpose

@@ -78,9 +78,6 @@ class JobListings(JobLookups):
 
         Args:
             code: only jobs that failed with this code.
-            model: only jobs of this model.
-            limit: most jobs in a page.
-            cursor: of the previous page.
         """
 
         def wanted(job: Job) -> bool:

@@ -23,7 +23,6 @@ class Observer:
 
     Args:
         client: a connected client that decodes its replies.
-        keys: the namespace.
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:

@@ -76,11 +76,7 @@ class Answer:
 
 
 class TaskStore:
-    """Tasks in Redis. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
+    """Tasks in Redis. Every method raises ``StoreUnavailableError`` when Redis cannot be reached."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -95,8 +91,6 @@ class TaskStore:
         """Ask for a task, or join the callers that already wait for it.
 
         Args:
-            kind: what to do.
-            batch_id: with which batch.
             args: for the coordinator; where the task is under way, those of the first caller count.
             sink: the api process to which the answer is published as an event: (run, answer).
 

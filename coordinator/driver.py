@@ -32,12 +32,7 @@ INTERNAL = "internal_error"
 
 
 class Driver:
-    """Drives one batch for as long as this coordinator has its lease.
-
-    Args:
-        context: the stores.
-        batch_id: the batch.
-    """
+    """Drives one batch for as long as this coordinator has its lease."""
 
     def __init__(self, context: Context, batch_id: str) -> None:
         self._context = context

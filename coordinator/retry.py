@@ -35,7 +35,6 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     It may be repeated after a crash: the ids are the caller's, so the second try finds what the first one left.
 
     Args:
-        context: the stores.
         batch: an ended batch with an error file.
         args: ``file_id`` and ``batch_id`` for the new objects, ``keep_ms``: how long the new input is kept, ``trace``: the
             caller's place in a trace.

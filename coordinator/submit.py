@@ -69,12 +69,7 @@ def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
 
 
 class Submitter:
-    """Submits the chunks of one batch.
-
-    Args:
-        context: the stores.
-        plan: how the input is cut.
-    """
+    """Submits the chunks of one batch."""
 
     def __init__(self, context: Context, plan: list[Chunk]) -> None:
         self._context = context

@@ -119,7 +119,6 @@ def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowE
     Args:
         line: without its newline; not empty.
         number: its number, from 1.
-        rules: the batch's.
     """
     try:
         row = _decode_line(line)

@@ -22,7 +22,6 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
     """Make an id: the prefix and 32 hexadecimal digits.
 
     Args:
-        prefix: says what kind of object it names.
         now_ms: Unix time in milliseconds.
         entropy: at least 10 random bytes.
 

@@ -92,7 +92,6 @@ def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Of
     """Order the pools for a job: pools with a live worker first, paused pools later, then by free slots, then by name.
 
     Args:
-        offers: the pools that serve its model.
         placement: the device it asks for. Every worker of a pool must meet it, since any of them may take the job.
 
     Returns:

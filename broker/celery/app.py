@@ -39,8 +39,6 @@ def make_celery(
 
     Args:
         redis_url: as redis-py reads it.
-        namespace: prefix of the queue names.
-        pool: whose lanes to declare.
         node: the worker's node name, for a queue of its own; None: this process is not a worker.
         task_events: emit the events that Flower shows.
     """

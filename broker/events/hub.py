@@ -87,7 +87,6 @@ class EventHub:
     """Follows jobs for the clients of one api process.
 
     Args:
-        store: the job store.
         client: a client with ``text=False``, for the subscription alone.
         process: this process's id, unique among api processes.
         inbox_limit: most events kept for a slow client.
@@ -171,7 +170,6 @@ class EventHub:
         The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
 
         Args:
-            job_id: the job.
             inbox: registered for it before this call.
             after: the last seen event.
             live: the job was accepted with this process as its sink, so there is nothing to replay.

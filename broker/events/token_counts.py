@@ -74,9 +74,7 @@ class CountClient:
     """Asks for one api process.
 
     Args:
-        client: for publishing.
         hub: the process's event hub, on whose channel answers come.
-        keys: of the namespace.
         patience_s: longest wait for an answer, in seconds.
     """
 
@@ -121,8 +119,6 @@ class CountServer:
     """Answers requests in a worker.
 
     Args:
-        client: for publishing.
-        keys: of the namespace.
         count: the engine's.
     """
 

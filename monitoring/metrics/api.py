@@ -20,8 +20,6 @@ class ApiMetrics(AcceptedJobs):
     """Metrics of the api process.
 
     Args:
-        registry: where to register.
-        lanes: the values of the label ``lane``.
         error_codes: the values of the label ``code``.
         tenants: tenants whose jobs are counted by name.
     """

@@ -32,7 +32,6 @@ def set_up(registry: CollectorRegistry, component: str) -> None:
     """Prepare a process's metrics: its build information, and no ``*_created`` series, which would double the counters.
 
     Args:
-        registry: where to register.
         component: ``api``, ``coordinator`` or ``worker``.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -90,8 +89,6 @@ class AcceptedJobs:
     """Jobs that this process has put into a queue: an api its clients' jobs, a coordinator the chunks of batches.
 
     Args:
-        registry: where to register.
-        lanes: the values of the label ``lane``.
         tenants: whose jobs are counted by name.
     """
 

@@ -16,7 +16,6 @@ class EngineGauges(Asked):
     """The engine's figures; one that it does not report has no series.
 
     Args:
-        registry: where to register.
         ask: returns the engine's state; called in the scrape's thread.
     """
 

@@ -23,7 +23,6 @@ class SharedState:
     """Gauges of the contents of Redis, and counters of workers that joined and left.
 
     Args:
-        registry: where to register.
         tenants: tenants whose waiting jobs are counted by name.
     """
 

@@ -27,9 +27,7 @@ class WorkerMetrics:
     """Metrics of a worker process.
 
     Args:
-        registry: where to register.
         failure_codes: the values of the label ``code``.
-        lanes: the values of the label ``lane``.
         limit_reasons: the lane controller's reasons.
         tenants: tenants whose jobs are counted by name.
     """

@@ -59,7 +59,6 @@ class Gate:
 
     Args:
         engine: started; its own signals count.
-        lanes: the controller.
 
     Attributes:
         running_rows: rows on the engine.

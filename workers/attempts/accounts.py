@@ -14,9 +14,6 @@ from workers.engines.base import Final
 class Accounts:
     """Counts and times attempts.
 
-    Args:
-        metrics: the worker's metrics.
-
     Attributes:
         pulse: the rates since the last heartbeat.
     """

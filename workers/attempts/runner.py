@@ -44,12 +44,9 @@ class Runner:
 
     Args:
         engine: a started engine.
-        store: the job store.
         worker: this worker's incarnation, whose lease is alive.
         pool: the pool whose lanes it drains.
         gate: counts each message whose claim was answered.
-        metrics: the worker's metrics.
-        tracer: the worker's tracer.
         max_result_bytes: a larger response fails its job.
         run_chunk: runs a chunk of a batch, whose place in a trace it gets; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.

@@ -33,12 +33,7 @@ def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
 
 
 class AttemptSpans:
-    """The spans of one attempt. Nothing is recorded if its job's trace is not.
-
-    Args:
-        tracer: the worker's tracer.
-        span: the attempt's span.
-    """
+    """The spans of one attempt. Nothing is recorded if its job's trace is not."""
 
     __slots__ = ("_tracer", "span")
 
@@ -83,10 +78,7 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
     """Begin the spans of an attempt that has just been claimed.
 
     Args:
-        tracer: the worker's tracer.
-        claim: the attempt.
         worker: this worker's incarnation.
-        queue: the name of the queue it waited in.
         asked_ns: when the claim was sent, Unix nanoseconds.
     """
     place = TraceContext.decode(claim.trace)

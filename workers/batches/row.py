@@ -53,7 +53,6 @@ class RowRunner:
         engine: a started engine.
         retry: how long a row waits for its next try.
         max_result_bytes: a larger response fails its row.
-        tracer: the worker's.
     """
 
     def __init__(self, engine: Engine, retry: RetryPolicy, max_result_bytes: int, tracer: Tracer) -> None:
@@ -65,7 +64,6 @@ class RowRunner:
 
         Args:
             chunk: the attempt at its chunk; the engine's death is noted there.
-            row: what to run.
             ident: the row's id.
 
         Returns:

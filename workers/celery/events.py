@@ -15,7 +15,6 @@ class BoundedEvents:
     A job is chosen when its message is received. Of other jobs only a bad end is sent. All other events pass.
 
     Args:
-        send: the dispatcher's.
         gate: decides about one job; see :class:`monitoring.sampling.Gate`.
     """
 

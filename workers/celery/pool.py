@@ -138,9 +138,7 @@ def loop_pool(submit: Submit, gate: Gate, bulk_queue: str, on_stop: Callable[[],
     """Return the pool class of one worker, for ``app.Worker(pool=...)``.
 
     Args:
-        submit: runs a job.
         gate: counts messages, and says how many more may be taken.
-        bulk_queue: the queue of the lane bulk.
         on_stop: called when no more messages are taken.
     """
     members = {"submit": staticmethod(submit), "gate": gate, "bulk_queue": bulk_queue}

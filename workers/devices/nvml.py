@@ -80,7 +80,6 @@ def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process, in its order.
 
     Args:
-        gpus: the machine's.
         setting: the variable's value; None where it is not set, which hides nothing.
 
     Raises:
@@ -117,7 +116,6 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
     Args:
         wanted: indices such as ``0,1``; ``all``; None for as many of the first ones as the workers need.
         size: GPUs in a group.
-        gpus: the visible ones.
         workers: how many groups are wanted; None: as many as there are (of ``all`` or a list), else one.
 
     Returns:
@@ -170,9 +168,7 @@ def check_room(model: str, weights_bytes: int | None, group: Group, copies: int,
     """Refuse a group on which a model's weights alone do not fit.
 
     Args:
-        model: its name, for the message.
         weights_bytes: of one copy; None where nobody knows before it is loaded.
-        group: the GPUs.
         copies: of the model in the group (data parallelism).
         share: of each GPU's memory that the engine may take (vLLM's ``gpu_memory_utilization``).
 

@@ -94,7 +94,6 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
     Args:
         tokenize: the way to the server.
         endpoint: one of the three.
-        body: the client's raw body.
 
     Returns:
         Tokens, before any truncation; None if they cannot be counted.

@@ -58,7 +58,6 @@ async def relay(
 
     Args:
         parts: the bytes of the answer, cut anywhere.
-        emit: takes the chunks.
         chat: chat completions; otherwise completions.
         hide_usage: the client did not ask for the usage chunk: keep its numbers, drop it.
         ask_usage: called at the end if no chunk had the token counts.

@@ -44,10 +44,7 @@ class EngineHost:
     """Owns the engine and all that works with it.
 
     Args:
-        settings: the worker's settings.
         engine: not yet started.
-        device: what the engine runs on.
-        metrics: the worker's metrics.
 
     Attributes:
         worker: this worker's incarnation.

@@ -23,8 +23,6 @@ async def call_app(
     Cancel the awaiting task to abort: the app is told of a disconnect.
 
     Args:
-        app: an ASGI application.
-        method: HTTP method.
         path: without query.
         body: JSON, or empty.
         headers: lower-case names.
@@ -91,10 +89,6 @@ class InvalidBodyError(Exception):
 class Endpoint:
     """One POST endpoint of a FastAPI app whose function takes ``(request: Model, raw_request: Request)``.
 
-    Args:
-        app: the app.
-        path: the endpoint's path.
-
     Raises:
         LookupError: the app has no such endpoint, or its function looks otherwise; use :func:`call_app`.
     """
@@ -124,7 +118,6 @@ class Endpoint:
         """Run the endpoint. Cancel the awaiting task to abort.
 
         Args:
-            body: the parsed body.
             headers: lower-case names.
 
         Returns:
