@@ -36,6 +36,12 @@ from jobs.states import JobState
 
 _pack = msgspec.msgpack.Encoder().encode
 _REAP_STEP = 1000
+_SPEC_FACTS = (
+    *("id", "pool", "endpoint", "model", "stream", "tenant", "max_attempts", "expires_in_ms", "timeout_ms"),
+    *("queue_timeout_ms", "sink", "retry_of", "affinity", "coalesce", "trace"),
+)
+"""The fields of a submission that the script gets as they are."""
+
 _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
 
@@ -129,26 +135,11 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     def _facts(self, spec: JobSpec, digest: str) -> dict[str, Any]:
         """Return the arguments of the script, without those that are None."""
         s = self._settings
-        facts = {
-            "id": spec.id,
-            "pool": spec.pool,
+        facts = {name: getattr(spec, name) for name in _SPEC_FACTS} | {
             "lane": spec.lane.value,
-            "endpoint": spec.endpoint,
-            "model": spec.model,
-            "stream": spec.stream,
             "meta": json.dumps(dict(spec.metadata)),
-            "tenant": spec.tenant,
-            "max_attempts": spec.max_attempts,
-            "expires_in_ms": spec.expires_in_ms,
-            "timeout_ms": spec.timeout_ms,
-            "queue_timeout_ms": spec.queue_timeout_ms,
             "idem": spec.idempotency_key,
             "digest": digest,
-            "sink": spec.sink,
-            "retry_of": spec.retry_of,
-            "affinity": spec.affinity,
-            "coalesce": spec.coalesce,
-            "trace": spec.trace,
             "retention_ms": self._retention_ms,
             "v": SCHEMA_VERSION,
             "queue_max": s.queue_max,

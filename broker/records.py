@@ -27,24 +27,12 @@ from jobs.model import (
 )
 from jobs.states import JobState
 
-FIELDS = (
-    *(
-        "v",
-        "id",
-        "state",
-        "endpoint",
-        "model",
-        "pool",
-        "lane",
-        "stream",
-        "tenant",
-        "meta",
-        "created",
-        "started",
-    ),
-    *("first", "finished", "attempt", "max", "exp", "cancel", "hist", "worker", "status", "usage"),
-    *("error", "timeout", "qtimeout", "in_queue", "retry_of", "retried_as", "due", "leader", "trace"),
-)
+_NAMES = """
+v id state endpoint model pool lane stream tenant meta created started first finished attempt max
+exp cancel hist worker status usage error timeout qtimeout in_queue retry_of retried_as due leader
+trace
+"""
+FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
 
 
