@@ -9,7 +9,7 @@ from typing import Any
 
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
-from broker.jobs import JobStore
+from broker.jobs import StorePart
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
@@ -51,15 +51,8 @@ class OpenChunk:
     ledger: str
 
 
-class BatchStore:
-    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them.
-
-    Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._keys = store.keys
+class BatchStore(StorePart):
+    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them."""
 
     async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
         """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
@@ -82,7 +75,7 @@ class BatchStore:
             fields += ["metadata", json.dumps(dict(spec.metadata))]
         if spec.output_after_ms is not None:
             fields += ["output_after", spec.output_after_ms]
-        kind, *told = await self._store.scripts.call(
+        kind, *told = await self._call(
             "batch/create",
             spec.id,
             spec.input_file_id,
@@ -106,35 +99,35 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a batch; None: there is none."""
-        return _batch(await self._store.execute(self._store.client.hgetall(self._keys("batch", batch_id))))
+        return _batch(await self._execute(self._client.hgetall(self._keys("batch", batch_id))))
 
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
     ) -> tuple[list[Batch], bool]:
         """List batches by their creation; return them, and whether more follow."""
         ids, more = await page_of_ids(self._store, "batches", after, limit, newest_first=newest_first)
-        pipe = self._store.client.pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for batch_id in ids:
             pipe.hgetall(self._keys("batch", batch_id))
-        rows = await self._store.execute(pipe.execute()) if ids else []
+        rows = await self._execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._store.scripts.call("batch/cancel", batch_id)
+        reply = await self._call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
+        reply = await self._call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
         """Read a batch's chunks: those submitted and not done, and the ledgers of those that are done."""
-        pipe = self._store.client.pipeline(transaction=True)
+        pipe = self._client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hgetall(self._keys("batch_done", batch_id))
-        opened, done = await self._store.execute(pipe.execute())
+        opened, done = await self._execute(pipe.execute())
         return (
             {int(n): open_chunk_of(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
             {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
@@ -143,7 +136,7 @@ class BatchStore:
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
         key = self._keys("batches_parts")
-        return await self._store.execute(self._store.client.zscore(key, batch_id)) is not None
+        return await self._execute(self._client.zscore(key, batch_id)) is not None
 
 
 def numbers(counts: Counts) -> tuple[int, ...]:

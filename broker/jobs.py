@@ -180,6 +180,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         await self.client.aclose()
 
 
+class StorePart:
+    """Batches, files and the like, over the connection and the scripts of a job store.
+
+    Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store, self._keys, self._client = store, store.keys, store.client
+        self._call, self._execute = store.scripts.call, store.execute
+
+
 def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
     """Return the error for a job that was not accepted."""
     kind, fact, *more = reply
