@@ -17,6 +17,12 @@ from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.states import JobState
 
+_KEPT = (
+    *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
+    *("queue_timeout_ms", "timeout_ms", "trace"),
+)
+"""The fields of a job that a retry of it keeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
@@ -69,23 +75,9 @@ class JobLookups:
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
+        kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         return JobSpec(
-            id=new_id,
-            endpoint=job.endpoint,
-            model=job.model,
-            body=body.encode(),
-            pool=job.pool,
-            lane=job.lane,
-            stream=job.stream,
-            metadata=job.metadata,
-            tenant=job.tenant,
-            max_attempts=job.max_attempts,
-            expires_in_ms=life,
-            queue_timeout_ms=job.queue_timeout_ms,
-            timeout_ms=job.timeout_ms,
-            retry_of=job_id,
-            trace=job.trace,
-            affinity=affinity,
+            id=new_id, body=body.encode(), expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept
         )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
