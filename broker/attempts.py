@@ -36,20 +36,14 @@ class Claim:
     """The right to run a job, valid for one attempt.
 
     Attributes:
-        id: the job's.
         attempt: its number, from 1.
         endpoint: one of :data:`jobs.model.ENDPOINTS`, or a chunk's.
         stream: whether its chunks are logged and published.
-        lane: the lane it came from.
-        model: the model's served name.
-        body: the raw request body.
         timeout_ms: allowed run time; None: no limit.
         kills: attempts of this job under which the engine died.
-        trace: its trace context.
         waited_ms: time in its queue; None: unknown.
         age_ms: time since its acceptance, at the claim.
         left_ms: time until its deadline, at the claim; None: no deadline.
-        tenant: whose job it is.
     """
 
     id: str

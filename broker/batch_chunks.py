@@ -26,12 +26,9 @@ class ChunkSpec:
     """The body of a chunk's job.
 
     Attributes:
-        batch: the batch's id.
-        chunk: its number.
         generation: how often the chunk was submitted, from 1.
         input_key: the input's object in storage.
         offset: where its first line starts, in bytes.
-        length: in bytes.
         rows: number of its requests.
         endpoint: the endpoint of every row.
         trace: the batch's trace context, to which the chunk's own traces link.

@@ -19,7 +19,6 @@ class LaneView:
     """One lane.
 
     Attributes:
-        lane: which.
         queued: jobs that wait in it.
         dispatched: of these, jobs whose message is ready for a worker.
         oldest_ms: milliseconds that the oldest has waited in it; None: none waits.
@@ -45,11 +44,9 @@ class PoolView:
     """One pool.
 
     Attributes:
-        pool: its name.
         paused: no job is dispatched to its workers.
         running: jobs on its engines.
         slots: jobs that its live workers take at once.
-        max_active: the setting; None: not set.
         starts_per_s: starts a second in the interactive lanes while others waited; None: not measured.
         bulk_starts_per_s: the same for the lane ``bulk``.
         run_ms: mean milliseconds of a run; None: not measured.

@@ -44,7 +44,6 @@ class Ending:
         state: a terminal state.
         status: HTTP status for a synchronous caller; None: the engine gave none.
         attempt: the last attempt's number.
-        timings: all of them.
         usage: token counts; None: there are none.
         error: of a failed job.
         in_queue: it expired because its ``queue_timeout_s`` passed, not its deadline.

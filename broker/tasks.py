@@ -32,8 +32,6 @@ class Task:
     """A task as one coordinator has it.
 
     Attributes:
-        kind: what is asked.
-        batch: the batch's id.
         args: of the kind, as JSON values.
         run: which asking of this task it is; a later one has a larger number.
         attempt: how often the run was taken, from 1.

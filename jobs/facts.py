@@ -67,7 +67,6 @@ class RedisFacts:
         aof_enabled: whether it writes an append-only file.
         aof_ok: the last write and the last rewrite of that file succeeded, or it is off.
         rdb_ok: the last snapshot succeeded.
-        clients: connections.
         evicted: keys evicted for want of memory, since its start.
         uptime_s: seconds since its start.
     """

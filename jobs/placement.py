@@ -67,7 +67,6 @@ class Offer:
     """A pool that serves the wanted model.
 
     Attributes:
-        pool: its name.
         devices: those of its live workers; without any, the last known.
         live: whether a live worker takes jobs.
         paused: an operator has paused it, so no job is dispatched.

@@ -43,9 +43,7 @@ class CountRequest:
     """A request to count the prompt tokens of one submission.
 
     Attributes:
-        id: its unique id.
         process: the api process that wants the answer.
-        endpoint: the OpenAI endpoint.
         body: the client's raw JSON body.
         patience_s: seconds until the api stops waiting.
     """

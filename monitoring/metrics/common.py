@@ -150,8 +150,6 @@ class Family:
     Attributes:
         name: as in the exposition, counters without ``_total``.
         meaning: one sentence, with the unit.
-        labels: label names.
-        counter: whether it only rises.
     """
 
     name: str

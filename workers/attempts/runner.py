@@ -30,8 +30,7 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.engines.spans import record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
 
 log = structlog.get_logger(__name__)
 

@@ -16,8 +16,7 @@ from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.engines.spans import record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +29,6 @@ class ChunkAttempt:
     """An attempt at a chunk, as its rows share it.
 
     Attributes:
-        claim: the right to the chunk.
-        spec: the chunk.
         writer: the number under which this attempt writes.
         place: its place in a trace, to which the rows' own traces link.
         engine_error: the first sign that the engine died under it.

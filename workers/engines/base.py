@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 from jobs.facts import EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
+from monitoring.tracing import Span
 
 Emit: TypeAlias = Callable[[Chunk], None]
 """Takes a stream's next chunk. Never blocks, never raises; called on the engine's event loop."""
@@ -71,6 +72,21 @@ class Final:
     status: int
     body: bytes
     usage: Usage | None
+
+
+def record_final(span: Span, final: Final) -> None:
+    """Write token counts and an error status onto the span of the request."""
+    if not span.recording:
+        return
+    if final.usage is not None:
+        span.set(
+            {
+                "gen_ai.usage.input_tokens": final.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": final.usage.completion_tokens,
+            }
+        )
+    if final.status >= 400:
+        span.error(str(final.status))
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,10 +47,8 @@ class EngineHost:
         engine: not yet started.
 
     Attributes:
-        worker: this worker's incarnation.
         ending: how the process ends.
         gate: admission to the engine; from :meth:`start` on.
-        gpus: the worker's GPUs.
         info: the constant part of the worker's record; from :meth:`start` on.
     """
 
