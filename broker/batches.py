@@ -15,6 +15,9 @@ from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
+_TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
+_LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
@@ -164,13 +167,10 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
     errors = [
         RowError(**{**one, "code": RowErrorCode(one["code"])}) for one in json.loads(f.get("errors", "[]"))
     ]
+    texts: dict[str, Any] = {name: f[name] for name in _TEXTS} | {name: f.get(name) for name in _LATER_TEXTS}
     return Batch(
-        id=f["id"],
+        **texts,
         status=BatchStatus(f["status"]),
-        endpoint=f["endpoint"],
-        input_file_id=f["input_file_id"],
-        input_key=f["input_key"],
-        window=f["window"],
         window_ms=int(f["window_ms"]),
         created_ms=int(f["created"]),
         expires_ms=int(f["expires"]),
@@ -181,18 +181,11 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         times={s.value: int(f[f"{s}_at"]) for s in BatchStatus if f"{s}_at" in f},
         metadata=json.loads(f["metadata"]) if "metadata" in f else None,
         output_after_ms=int(f["output_after"]) if "output_after" in f else None,
-        model=f.get("model"),
-        output_file_id=f.get("output_file_id"),
-        error_file_id=f.get("error_file_id"),
         errors=tuple(errors),
         paused="paused" in f,
-        hold=f.get("hold"),
-        closing=f.get("closing"),
         rows_per_s=float(f["rows_per_s"]) if "rows_per_s" in f else None,
         tokens_per_s=float(f["tokens_per_s"]) if "tokens_per_s" in f else None,
         retry_of=f.get("retry_of") or None,
-        trace=f.get("trace"),
-        retried_as=f.get("retried_as"),
         chunks=int(f.get("chunks", 0)),
         next_chunk=int(f.get("next", 0)),
     )

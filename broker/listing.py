@@ -43,13 +43,11 @@ class JobListings(JobLookups):
         newest_first: bool = True,
     ) -> Page:
         """List jobs by creation time, the queued ones with their positions."""
-        index = (
-            self.keys("by_state", state)
-            if state
-            else self.keys("by_model", model)
-            if model
-            else self.keys("jobs")
-        )
+        index = self.keys("jobs")
+        if state:
+            index = self.keys("by_state", state)
+        elif model:
+            index = self.keys("by_model", model)
 
         def wanted(job: Job) -> bool:
             return (state is None or job.state is state) and (model is None or job.model == model)

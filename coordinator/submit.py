@@ -33,7 +33,7 @@ GENERATIONS = 5
 PER_WORKER = 2
 """Chunks that are submitted at once for each live worker."""
 
-_LIVE = {JobState.QUEUED, JobState.RUNNING}
+LIVE = {JobState.QUEUED, JobState.RUNNING}
 _RATE_S = 1.0
 _RATE_OVER_S = 15.0
 
@@ -96,7 +96,7 @@ class Submitter:
         waiting = [
             again for number, chunk in opened.items() if (again := self._again(number, chunk, states[number]))
         ]
-        live = sum(state in _LIVE for state in told)
+        live = sum(state in LIVE for state in told)
         if batch.paused:
             return False
         room = max(2, PER_WORKER * await self._workers(batch)) - live
@@ -119,7 +119,7 @@ class Submitter:
 
     def _again(self, number: int, chunk: OpenChunk, state: str | None) -> tuple[int, int] | None:
         """Return the number and generation to submit a chunk with; None if it must not be submitted."""
-        if state in _LIVE:
+        if state in LIVE:
             return None
         if chunk.job and state is None:
             return number, chunk.generation  # it was noted, but a crash came before it was accepted

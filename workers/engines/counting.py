@@ -35,13 +35,8 @@ SPECIAL = 16
 _UNTOLD = ("truncate_prompt_tokens", "kv_transfer_params", "suffix", "prompt_embeds", "padding")
 _TEMPLATE_FIELDS = ("documents", "reasoning_effort")
 _COPIED = (
-    "model",
-    "tools",
-    "add_generation_prompt",
-    "continue_final_message",
-    "add_special_tokens",
-    "chat_template",
-    "chat_template_kwargs",
+    *("model", "tools", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
+    *("chat_template", "chat_template_kwargs"),
 )
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
 

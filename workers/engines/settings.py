@@ -61,14 +61,8 @@ class VllmSettings:
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         for flag in (
-            "max_model_len",
-            "max_num_seqs",
-            "kv_cache_memory_bytes",
-            "gpu_memory_utilization",
-            "tensor_parallel_size",
-            "dtype",
-            "runner",
-            "convert",
+            *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization"),
+            *("tensor_parallel_size", "dtype", "runner", "convert"),
         ):
             value = getattr(self, flag)
             if value is not None:
