@@ -78,7 +78,7 @@ class Attempts:
 
     scripts: ScriptRunner
     _retry: RetryPolicy
-    _retention_ms: int
+    retention_ms: int
 
     async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
         """Turn a queue message into the right to run its job, if it still gives that right.
@@ -92,7 +92,7 @@ class Attempts:
         while True:
             try:
                 reply = await self.scripts.call(
-                    "job/claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
+                    "job/claim", job_id, worker, self.retention_ms, token, SCHEMA_VERSION
                 )
                 break
             except StoreUnavailableError as error:
@@ -168,7 +168,7 @@ class Attempts:
             encode_usage(usage),
             encode_error(error),
             partial,
-            self._retention_ms,
+            self.retention_ms,
             *flat,
         )
         return bool(reply)
@@ -233,6 +233,6 @@ class Attempts:
             result,
             delay_ms,
             MAX_KILLS,
-            self._retention_ms,
+            self.retention_ms,
         )
         return None if reply is None else JobState(reply)

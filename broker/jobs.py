@@ -71,22 +71,20 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
+
+    Attributes:
+        retention_ms: how long finished jobs and idempotency keys are kept.
     """
 
     def __init__(self, client: Redis, settings: BrokerSettings) -> None:
         self.client = client
         self.keys = Keys(settings.namespace)
         self._settings = settings
-        self._retention_ms = int(settings.retention_s * 1000)
+        self.retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.scripts = ScriptRunner(client, self.keys)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
-
-    @property
-    def retention_ms(self) -> int:
-        """How long finished jobs and idempotency keys are kept."""
-        return self._retention_ms
 
     # ---- the api -----------------------------------------------------------------------------------------------
 
@@ -140,7 +138,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             "meta": json.dumps(dict(spec.metadata)),
             "idem": spec.idempotency_key,
             "digest": digest,
-            "retention_ms": self._retention_ms,
+            "retention_ms": self.retention_ms,
             "v": SCHEMA_VERSION,
             "queue_max": s.queue_max,
             "tenant_queue_max": s.tenant(spec.tenant).queue_max,
@@ -152,7 +150,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        reply = await self.scripts.call("job/cancel", job_id, self._retention_ms)
+        reply = await self.scripts.call("job/cancel", job_id, self.retention_ms)
         return None if reply is None else JobState(reply)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
@@ -169,7 +167,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
         ageing_ms = int(s.ageing_s * 1000)
         reply = await self.scripts.call(
-            "job/reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
+            "job/reap", lease_ms, grace_ms, _REAP_STEP, self.retention_ms, gap_ms, ageing_ms
         )
         *counts, requeued_ids, failed_ids = reply
         return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))

@@ -70,7 +70,7 @@ class QueueControl(JobLookups):
     """Views and control of the queues. Part of :class:`broker.jobs.JobStore`."""
 
     _settings: BrokerSettings
-    _retention_ms: int
+    retention_ms: int
 
     async def move(self, job_id: str, lane: Lane | None = None, *, top: bool = False) -> JobState | None:
         """Change a queued job's lane; with ``top`` make it the next of its lane.
@@ -88,7 +88,7 @@ class QueueControl(JobLookups):
     async def purge(self, pool: str, lane: Lane) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
+        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self.retention_ms):
             purged += count
         return purged
 

@@ -11,7 +11,7 @@ import structlog
 
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
-from broker.catalogue import Catalogue, Model
+from broker.catalogue import Catalogue
 from broker.db.errors import BusyError, QueueFullError
 from coordinator.context import Context
 from jobs.batch_model import Batch
@@ -69,7 +69,11 @@ def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
 
 
 class Submitter:
-    """Submits the chunks of one batch."""
+    """Submits the chunks of one batch.
+
+    Attributes:
+        lost: chunks whose jobs failed too often; the caller settles them.
+    """
 
     def __init__(self, context: Context, plan: list[Chunk]) -> None:
         self._context = context
@@ -77,12 +81,7 @@ class Submitter:
         self._rate = Rate()
         self._lane: Lane | None = None  # of the chunks that wait
         self._stuck: dict[int, tuple[str, int]] = {}
-        self._lost: set[int] = set()
-
-    @property
-    def lost(self) -> frozenset[int]:
-        """Chunks whose jobs failed too often; the caller settles them."""
-        return frozenset(self._lost)
+        self.lost: set[int] = set()
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
         """Submit the chunks that may be submitted now. Returns whether all chunks are done."""
@@ -128,12 +127,12 @@ class Submitter:
     def _may_go_on(self, number: int, chunk: OpenChunk, state: str | None) -> bool:
         """Whether a chunk without a live job gets another one: not if too many jobs committed no row."""
         if not chunk.job or state != JobState.FAILED:
-            return number not in self._lost
+            return number not in self.lost
         ledger, first = self._stuck.setdefault(number, (chunk.ledger, chunk.generation))
         if ledger != chunk.ledger:
             self._stuck[number] = (chunk.ledger, chunk.generation)
         elif chunk.generation - first + 1 >= GENERATIONS:
-            self._lost.add(number)
+            self.lost.add(number)
             return False
         return True
 
@@ -170,7 +169,8 @@ class Submitter:
         )
         catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
-        pools = [one for one in catalogue.ranked(batch.model or "") if _can(one, batch.endpoint)]
+        ranked = catalogue.ranked(batch.model or "")
+        pools = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
         try:
             accepted = await self._context.store.accept(
                 JobSpec(
@@ -191,7 +191,3 @@ class Submitter:
         if not accepted.replayed:
             self._context.metrics.count_accepted(batch.lane, batch.tenant)
         return True
-
-
-def _can(model: Model, endpoint: str) -> bool:
-    return not model.endpoints or endpoint in model.endpoints
