@@ -90,9 +90,8 @@ class BatchSteps(BatchStore):
 
     async def swept(self, limit: int = 10) -> list[str]:
         """Return ids of ended batches whose parts must be deleted."""
-        seconds, _ = await self._execute(self._client.time())
-        key = self._keys("batches_parts")
-        return list(await self._execute(self._client.zrangebyscore(key, 0, seconds * 1000, 0, limit)))
+        key, now_ms = self._keys("batches_parts"), await self._store.now_ms()
+        return list(await self._execute(self._client.zrangebyscore(key, 0, now_ms, 0, limit)))
 
     async def parts_gone(self, batch_id: str) -> None:
         """Record that a batch's parts are deleted from storage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -47,12 +47,15 @@ class JobLookups:
 
     async def get(self, job_id: str) -> Job | None:
         """Read a job; a queued one with its position."""
-        values = await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
-        job = to_job(values)
-        if job is None or job.state is not JobState.QUEUED:
+        job = to_job(await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
+        return None if job is None else await self._placed(job)
+
+    async def _placed(self, job: Job) -> Job:
+        """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
+        if job.state is not JobState.QUEUED:
             return job
-        place = await self.scripts.call("queue/position", job_id)
-        return to_job(values, None if place is None else Queued(known(place[0]), known(place[1])))
+        place = await self.scripts.call("queue/position", job.id)
+        return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""

@@ -107,10 +107,8 @@ def decode_ending(payload: str) -> Ending:
     )
 
 
-def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | None:
-    """Build a job from the values of :data:`FIELDS`; None: there is no record.
-
-    ``queued``: its position, if it waits.
+def to_job(values: Sequence[str | None]) -> Job | None:
+    """Build a job from the values of :data:`FIELDS`, without its position; None: there is no record.
 
     Raises:
         NewerRecordError: a newer version of Penstock wrote it.
@@ -125,7 +123,7 @@ def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | 
     return Job(
         id=f["id"],
         state=state,
-        phase=_phase(state, f, queued),
+        phase=_phase(state, f),
         endpoint=f["endpoint"],
         model=f["model"],
         pool=f["pool"],
@@ -153,10 +151,10 @@ def _int(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _phase(state: JobState, f: Mapping[str, Any], queued: Queued | None) -> Phase:
+def _phase(state: JobState, f: Mapping[str, Any]) -> Phase:
     match state:
         case JobState.QUEUED:
-            return queued or Queued()
+            return Queued()
         case JobState.RUNNING:
             return Running(f["worker"])
         case JobState.SUCCEEDED:
