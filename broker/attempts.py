@@ -36,20 +36,14 @@ class Claim:
     """The right to run a job, valid for one attempt.
 
     Attributes:
-        id: the job's.
         attempt: its number, from 1.
         endpoint: one of :data:`jobs.model.ENDPOINTS`, or a chunk's.
         stream: whether its chunks are logged and published.
-        lane: the lane it came from.
-        model: the model's served name.
-        body: the raw request body.
         timeout_ms: allowed run time; None: no limit.
         kills: attempts of this job under which the engine died.
-        trace: its trace context.
         waited_ms: time in its queue; None: unknown.
         age_ms: time since its acceptance, at the claim.
         left_ms: time until its deadline, at the claim; None: no deadline.
-        tenant: whose job it is.
     """
 
     id: str
@@ -84,7 +78,7 @@ class Attempts:
 
     scripts: ScriptRunner
     _retry: RetryPolicy
-    _retention_ms: int
+    retention_ms: int
 
     async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
         """Turn a queue message into the right to run its job, if it still gives that right.
@@ -98,7 +92,7 @@ class Attempts:
         while True:
             try:
                 reply = await self.scripts.call(
-                    "job/claim", job_id, worker, self._retention_ms, token, SCHEMA_VERSION
+                    "job/claim", job_id, worker, self.retention_ms, token, SCHEMA_VERSION
                 )
                 break
             except StoreUnavailableError as error:
@@ -150,13 +144,10 @@ class Attempts:
         """End a job, with the last chunks of its stream.
 
         Args:
-            claim: the attempt that ends it.
-            worker: whose it is.
             state: a terminal state.
             status: HTTP status for a synchronous caller; None: the engine gave none.
             result: the engine's response, or its error body.
             usage: token counts, also of a partial response.
-            error: the reason of a failed job.
             partial: the partial response of a job that did not succeed.
             tail: the stream's last chunks: (sequence number, payload).
 
@@ -177,7 +168,7 @@ class Attempts:
             encode_usage(usage),
             encode_error(error),
             partial,
-            self._retention_ms,
+            self.retention_ms,
             *flat,
         )
         return bool(reply)
@@ -198,9 +189,6 @@ class Attempts:
         The job fails with ``error`` if this was its last attempt, or if the next would come after its deadline.
 
         Args:
-            claim: the attempt that ends here.
-            worker: whose it is.
-            error: why it failed.
             chance: 0.0 to 1.0, for the delay's jitter; see :class:`jobs.retry.RetryPolicy`.
             status: HTTP status for a synchronous caller, if the job fails.
             result: the engine's error body, if the job fails.
@@ -245,6 +233,6 @@ class Attempts:
             result,
             delay_ms,
             MAX_KILLS,
-            self._retention_ms,
+            self.retention_ms,
         )
         return None if reply is None else JobState(reply)

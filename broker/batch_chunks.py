@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from broker.attempts import Claim
 from broker.batches import numbers
-from broker.jobs import JobStore
+from broker.jobs import StorePart
 from jobs.batch_model import Counts
 
 
@@ -26,12 +26,9 @@ class ChunkSpec:
     """The body of a chunk's job.
 
     Attributes:
-        batch: the batch's id.
-        chunk: its number.
         generation: how often the chunk was submitted, from 1.
         input_key: the input's object in storage.
         offset: where its first line starts, in bytes.
-        length: in bytes.
         rows: number of its requests.
         endpoint: the endpoint of every row.
         trace: the batch's trace context, to which the chunk's own traces link.
@@ -52,25 +49,17 @@ class ChunkSpec:
         return self.generation * 100_000 + min(attempt, 99_999)
 
 
-class ChunkStore:
-    """One chunk's transitions, as its worker carries them out.
-
-    Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+class ChunkStore(StorePart):
+    """One chunk's transitions, as its worker carries them out."""
 
     async def ledger(self, spec: ChunkSpec) -> str | None:
         """Return the ledger of a chunk's committed parts; None: the chunk is done, or unknown."""
-        raw = await self._store.execute(
-            self._store.client.hget(self._store.keys("batch_open", spec.batch), str(spec.chunk))
-        )
+        raw = await self._execute(self._client.hget(self._keys("batch_open", spec.batch), str(spec.chunk)))
         return None if raw is None else str(json.loads(raw)["ledger"])
 
     async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
         """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: the ledger is not ``seen``."""
-        reply = await self._store.scripts.call(
+        reply = await self._call(
             "batch/chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
         )
         return None if reply[0] == "changed" else Go(reply[0])
@@ -78,7 +67,7 @@ class ChunkStore:
     async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
         """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part."""
         return Go(
-            await self._store.scripts.call(
+            await self._call(
                 "batch/chunk_commit",
                 spec.batch,
                 spec.chunk,
@@ -93,11 +82,10 @@ class ChunkStore:
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
         """End a chunk: ``done``, or a later job runs the rest. False: this attempt no longer owns it."""
         kind = "done" if done else "idle"
-        reply = await self._store.scripts.call(
-            "batch/chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind
+        return bool(
+            await self._call("batch/chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind)
         )
-        return bool(reply)
 
     async def hold(self, batch: str, reason: str) -> None:
         """Note why a batch cannot proceed; the next commit removes the note."""
-        await self._store.scripts.call("batch/hold", batch, reason)
+        await self._call("batch/hold", batch, reason)

@@ -18,7 +18,6 @@ class BatchSteps(BatchStore):
     """Batches as their coordinator sees them. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
 
     Args:
-        store: whose connection and scripts to use.
         retention_s: how long an ended batch's record is kept.
         parts_retention_s: how long its parts are kept in storage; no longer than the record.
     """
@@ -30,12 +29,11 @@ class BatchSteps(BatchStore):
 
     async def active(self) -> list[str]:
         """Return ids of batches that have not ended."""
-        return sorted(await self._store.execute(self._store.client.smembers(self._keys("batches_active"))))
+        return sorted(await self._execute(self._client.smembers(self._keys("batches_active"))))
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the lease on a batch; 0 seconds end it. False: another coordinator has it."""
-        reply = await self._store.scripts.call("batch/lease", batch_id, token, int(ttl_s * 1000))
-        return bool(reply)
+        return bool(await self._call("batch/lease", batch_id, token, int(ttl_s * 1000)))
 
     async def step(
         self, batch: Batch, token: str, to: BatchStatus | None = None, fields: Mapping[str, Any] | None = None
@@ -49,7 +47,7 @@ class BatchSteps(BatchStore):
             flat += (name, "" if value is None else value)
         target = batch.status if to is None else to
         return bool(
-            await self._store.scripts.call(
+            await self._call(
                 "batch/step",
                 batch.id,
                 token,
@@ -64,52 +62,44 @@ class BatchSteps(BatchStore):
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
         """Record why a batch is on hold, or (None) that it is not."""
-        await self._store.scripts.call("batch/hold", batch_id, reason or "")
+        await self._call("batch/hold", batch_id, reason or "")
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
         """Record that a chunk is about to be submitted. False: it must not be submitted."""
-        reply = await self._store.scripts.call("batch/chunk_open", batch_id, token, chunk, job, generation)
-        return bool(reply)
+        return bool(await self._call("batch/chunk_open", batch_id, token, chunk, job, generation))
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
         """End a chunk whose other rows will never run, and count ``new`` rows. False: another coordinator has the lease."""
-        return bool(
-            await self._store.scripts.call(
-                "batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)
-            )
-        )
+        return bool(await self._call("batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)))
 
     async def open_chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], int]:
         """Read the chunks that were submitted and are not done, and how many are done."""
-        pipe = self._store.client.pipeline(transaction=True)
+        pipe = self._client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hlen(self._keys("batch_done", batch_id))
-        opened, done = await self._store.execute(pipe.execute())
+        opened, done = await self._execute(pipe.execute())
         ordered = sorted(opened.items(), key=lambda one: int(one[0]))
         return {int(n): open_chunk_of(raw) for n, raw in ordered}, done
 
     async def job_states(self, jobs: list[str]) -> list[str | None]:
         """Read the states of chunks' jobs; None: there is no such job."""
-        pipe = self._store.client.pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for job in jobs:
             pipe.hget(self._keys("job", job), "state")
-        return list(await self._store.execute(pipe.execute())) if jobs else []
+        return list(await self._execute(pipe.execute())) if jobs else []
 
     async def swept(self, limit: int = 10) -> list[str]:
         """Return ids of ended batches whose parts must be deleted."""
-        seconds, _ = await self._store.execute(self._store.client.time())
-        key = self._keys("batches_parts")
-        return list(
-            await self._store.execute(self._store.client.zrangebyscore(key, 0, seconds * 1000, 0, limit))
-        )
+        key, now_ms = self._keys("batches_parts"), await self._store.now_ms()
+        return list(await self._execute(self._client.zrangebyscore(key, 0, now_ms, 0, limit)))
 
     async def parts_gone(self, batch_id: str) -> None:
         """Record that a batch's parts are deleted from storage."""
-        await self._store.execute(self._store.client.zrem(self._keys("batches_parts"), batch_id))
+        await self._execute(self._client.zrem(self._keys("batches_parts"), batch_id))
 
     async def retire(self) -> list[str]:
         """Delete the records of batches whose retention is over; return their ids."""
-        return list(await self._store.scripts.call("batch/retire", 100))
+        return list(await self._call("batch/retire", 100))
 
 
 def encode_errors(errors: list[RowError]) -> str:

@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.db.errors import (
-    BatchUnfinishedError,
-    IdempotencyConflictError,
-    NoInputFileError,
-)
+from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
-from broker.jobs import JobStore
+from broker.jobs import StorePart
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
 from jobs.lanes import Lane
+
+_TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
+_LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,8 @@ class OpenChunk:
     ledger: str
 
 
-class BatchStore:
-    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them.
-
-    Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._keys = store.keys
+class BatchStore(StorePart):
+    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them."""
 
     async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
         """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
@@ -89,7 +78,7 @@ class BatchStore:
             fields += ["metadata", json.dumps(dict(spec.metadata))]
         if spec.output_after_ms is not None:
             fields += ["output_after", spec.output_after_ms]
-        kind, *told = await self._store.scripts.call(
+        kind, *told = await self._call(
             "batch/create",
             spec.id,
             spec.input_file_id,
@@ -113,35 +102,35 @@ class BatchStore:
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a batch; None: there is none."""
-        return _batch(await self._store.execute(self._store.client.hgetall(self._keys("batch", batch_id))))
+        return _batch(await self._execute(self._client.hgetall(self._keys("batch", batch_id))))
 
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool = True
     ) -> tuple[list[Batch], bool]:
         """List batches by their creation; return them, and whether more follow."""
         ids, more = await page_of_ids(self._store, "batches", after, limit, newest_first=newest_first)
-        pipe = self._store.client.pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for batch_id in ids:
             pipe.hgetall(self._keys("batch", batch_id))
-        rows = await self._store.execute(pipe.execute()) if ids else []
+        rows = await self._execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._store.scripts.call("batch/cancel", batch_id)
+        reply = await self._call("batch/cancel", batch_id)
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._store.scripts.call("batch/pause", batch_id, int(paused))
+        reply = await self._call("batch/pause", batch_id, int(paused))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
         """Read a batch's chunks: those submitted and not done, and the ledgers of those that are done."""
-        pipe = self._store.client.pipeline(transaction=True)
+        pipe = self._client.pipeline(transaction=True)
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hgetall(self._keys("batch_done", batch_id))
-        opened, done = await self._store.execute(pipe.execute())
+        opened, done = await self._execute(pipe.execute())
         return (
             {int(n): open_chunk_of(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
             {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
@@ -150,7 +139,7 @@ class BatchStore:
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
         key = self._keys("batches_parts")
-        return await self._store.execute(self._store.client.zscore(key, batch_id)) is not None
+        return await self._execute(self._client.zscore(key, batch_id)) is not None
 
 
 def numbers(counts: Counts) -> tuple[int, ...]:
@@ -178,13 +167,10 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
     errors = [
         RowError(**{**one, "code": RowErrorCode(one["code"])}) for one in json.loads(f.get("errors", "[]"))
     ]
+    texts: dict[str, Any] = {name: f[name] for name in _TEXTS} | {name: f.get(name) for name in _LATER_TEXTS}
     return Batch(
-        id=f["id"],
+        **texts,
         status=BatchStatus(f["status"]),
-        endpoint=f["endpoint"],
-        input_file_id=f["input_file_id"],
-        input_key=f["input_key"],
-        window=f["window"],
         window_ms=int(f["window_ms"]),
         created_ms=int(f["created"]),
         expires_ms=int(f["expires"]),
@@ -195,18 +181,11 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         times={s.value: int(f[f"{s}_at"]) for s in BatchStatus if f"{s}_at" in f},
         metadata=json.loads(f["metadata"]) if "metadata" in f else None,
         output_after_ms=int(f["output_after"]) if "output_after" in f else None,
-        model=f.get("model"),
-        output_file_id=f.get("output_file_id"),
-        error_file_id=f.get("error_file_id"),
         errors=tuple(errors),
         paused="paused" in f,
-        hold=f.get("hold"),
-        closing=f.get("closing"),
         rows_per_s=float(f["rows_per_s"]) if "rows_per_s" in f else None,
         tokens_per_s=float(f["tokens_per_s"]) if "tokens_per_s" in f else None,
         retry_of=f.get("retry_of") or None,
-        trace=f.get("trace"),
-        retried_as=f.get("retried_as"),
         chunks=int(f.get("chunks", 0)),
         next_chunk=int(f.get("next", 0)),
     )

@@ -59,8 +59,11 @@ class Catalogue:
     """The cached view. Its owner refreshes it.
 
     Args:
-        store: of this process.
         default_model: comes first in the list; None: by name.
+
+    Attributes:
+        pools: every known pool.
+        alive: the live workers at the last refresh; see :meth:`broker.jobs.JobStore.workers`.
     """
 
     def __init__(self, store: JobStore, default_model: str | None = None) -> None:
@@ -72,21 +75,11 @@ class Catalogue:
         self._queued: dict[str, int] = {}
         self._paused: frozenset[str] = frozenset()
         self._sent: Counter[str] = Counter()
-        self._pools: tuple[str, ...] = ()
-        self._alive: tuple[dict[str, Any], ...] = ()
+        self.pools: tuple[str, ...] = ()
+        self.alive: tuple[Mapping[str, Any], ...] = ()
         self._read_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
         self._reading = False
-
-    @property
-    def pools(self) -> tuple[str, ...]:
-        """Every known pool."""
-        return self._pools
-
-    @property
-    def alive(self) -> tuple[Mapping[str, Any], ...]:
-        """The live workers at the last refresh; see :meth:`broker.jobs.JobStore.workers`."""
-        return self._alive
 
     @property
     def has_worker(self) -> bool:
@@ -242,9 +235,9 @@ class Catalogue:
             for name in said.get("models", ()):
                 live[worker.pool, name] = (*live.get((worker.pool, name), ()), worker)
         self._live = live
-        self._alive = tuple(workers)
+        self.alive = tuple(workers)
         pools = {facts["pool"] for facts in rows} | {said.get("pool", "default") for said in workers}
-        self._pools = tuple(sorted(pools)) or ("default",)
+        self.pools = tuple(sorted(pools)) or ("default",)
         self._read_at = time.monotonic()
 
 

@@ -6,33 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from broker.jobs import JobStore
+from broker.jobs import StorePart
 
 
-class Coordinators:
-    """The leases. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+class Coordinators(StorePart):
+    """The leases."""
 
     async def beat(self, info: Mapping[str, Any], ttl_s: float) -> None:
         """Take or prolong a coordinator's lease; 0 seconds end it.
 
         Args:
             info: what it says of itself, the same at every beat: ``id``, ``host``, ``pid``, ``metrics_url``.
-            ttl_s: the lease, in seconds.
         """
         said = json.dumps(dict(info), sort_keys=True)
-        await self._store.scripts.call("coordinator/beat", said, int(ttl_s * 1000))
+        await self._call("coordinator/beat", said, int(ttl_s * 1000))
 
     async def alive(self) -> list[dict[str, Any]]:
         """Return what every coordinator with a live lease says of itself."""
-        key, now_ms = self._store.keys("coordinators"), await self._store.now_ms()
+        key, now_ms = self._keys("coordinators"), await self._store.now_ms()
         return [
             json.loads(said)
-            for said in await self._store.execute(self._store.client.zrangebyscore(key, f"({now_ms}", "+inf"))
+            for said in await self._execute(self._client.zrangebyscore(key, f"({now_ms}", "+inf"))
         ]

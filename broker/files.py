@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
-from broker.jobs import JobStore
+from broker.jobs import JobStore, StorePart
 from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
@@ -21,24 +21,16 @@ class FileRole(StrEnum):
     ERROR = "error"
 
 
-class FileStore:
-    """Files' records. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._keys = store.keys
+class FileStore(StorePart):
+    """Files' records."""
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be stored. An object that then gets no record is deleted later."""
-        await self._store.scripts.call("file/announce", file_id, key)
+        await self._call("file/announce", file_id, key)
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects that were announced ``age_s`` ago, but not recorded, into the trash; return their keys."""
-        return list(await self._store.scripts.call("file/orphans", int(age_s * 1000), limit))
+        return list(await self._call("file/orphans", int(age_s * 1000), limit))
 
     async def create(
         self,
@@ -57,7 +49,7 @@ class FileStore:
             IdempotencyConflictError: the key belongs to another file.
         """
         fields = ("bytes", file.size, "filename", file.filename, "key", file.key, "users", 0)
-        kind, file_id = await self._store.scripts.call(
+        kind, file_id = await self._call(
             "file/create",
             file.id,
             file.purpose,
@@ -76,9 +68,7 @@ class FileStore:
 
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
-        return _file(
-            await self._store.execute(self._store.client.hmget(self._keys("file", file_id), _FIELDS))
-        )
+        return _file(await self._execute(self._client.hmget(self._keys("file", file_id), _FIELDS)))
 
     async def of_batch(self, batch: Batch, *roles: FileRole) -> dict[FileRole, File]:
         """Return a batch's files of these roles, without those that it never had.
@@ -108,7 +98,7 @@ class FileStore:
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._store.scripts.call("file/delete", file_id, int(only_if_expired))
+        reply = await self._call("file/delete", file_id, int(only_if_expired))
         if reply == "busy":
             raise FileInUseError(file_id)
         return bool(reply == "deleted")
@@ -120,39 +110,36 @@ class FileStore:
 
         Args:
             after: a file's id; list those that follow it. It may have been deleted within the last hour.
-            limit: most files to return.
-            newest_first: the order.
-            purpose: only files with this purpose.
         """
         ids, more = await page_of_ids(
             self._store, "files", after, limit, newest_first=newest_first, purpose=purpose
         )
-        pipe = self._store.client.pipeline(transaction=False)
+        pipe = self._client.pipeline(transaction=False)
         for file_id in ids:
             pipe.hmget(self._keys("file", file_id), _FIELDS)
-        rows = await self._store.execute(pipe.execute()) if ids else []
+        rows = await self._execute(pipe.execute()) if ids else []
         return [file for values in rows if (file := _file(values))], more
 
     async def expired(self, limit: int = 100) -> list[str]:
         """Return ids of expired files."""
         now = await self._store.now_ms()
         key = self._keys("files_expiry")
-        return list(await self._store.execute(self._store.client.zrangebyscore(key, 0, now, 0, limit)))
+        return list(await self._execute(self._client.zrangebyscore(key, 0, now, 0, limit)))
 
     async def trash(self, limit: int = 100) -> list[str]:
         """Return keys of objects to delete."""
         key = self._keys("files_trash")
-        return list(await self._store.execute(self._store.client.srandmember(key, limit)))
+        return list(await self._execute(self._client.srandmember(key, limit)))
 
     async def discard(self, keys: Sequence[str]) -> None:
         """Put objects without a file into the trash."""
         if keys:
-            await self._store.execute(self._store.client.sadd(self._keys("files_trash"), *keys))
+            await self._execute(self._client.sadd(self._keys("files_trash"), *keys))
 
     async def emptied(self, keys: Sequence[str]) -> None:
         """Note that objects have been deleted from storage."""
         if keys:
-            await self._store.execute(self._store.client.srem(self._keys("files_trash"), *keys))
+            await self._execute(self._client.srem(self._keys("files_trash"), *keys))
 
 
 async def page_of_ids(

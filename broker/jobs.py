@@ -36,6 +36,12 @@ from jobs.states import JobState
 
 _pack = msgspec.msgpack.Encoder().encode
 _REAP_STEP = 1000
+_SPEC_FACTS = (
+    *("id", "pool", "endpoint", "model", "stream", "tenant", "max_attempts", "expires_in_ms", "timeout_ms"),
+    *("queue_timeout_ms", "sink", "retry_of", "affinity", "coalesce", "trace"),
+)
+"""The fields of a submission that the script gets as they are."""
+
 _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
 
@@ -65,22 +71,20 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
+
+    Attributes:
+        retention_ms: how long finished jobs and idempotency keys are kept.
     """
 
     def __init__(self, client: Redis, settings: BrokerSettings) -> None:
         self.client = client
         self.keys = Keys(settings.namespace)
         self._settings = settings
-        self._retention_ms = int(settings.retention_s * 1000)
+        self.retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.scripts = ScriptRunner(client, self.keys)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
-
-    @property
-    def retention_ms(self) -> int:
-        """How long finished jobs and idempotency keys are kept."""
-        return self._retention_ms
 
     # ---- the api -----------------------------------------------------------------------------------------------
 
@@ -129,27 +133,12 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     def _facts(self, spec: JobSpec, digest: str) -> dict[str, Any]:
         """Return the arguments of the script, without those that are None."""
         s = self._settings
-        facts = {
-            "id": spec.id,
-            "pool": spec.pool,
+        facts = {name: getattr(spec, name) for name in _SPEC_FACTS} | {
             "lane": spec.lane.value,
-            "endpoint": spec.endpoint,
-            "model": spec.model,
-            "stream": spec.stream,
             "meta": json.dumps(dict(spec.metadata)),
-            "tenant": spec.tenant,
-            "max_attempts": spec.max_attempts,
-            "expires_in_ms": spec.expires_in_ms,
-            "timeout_ms": spec.timeout_ms,
-            "queue_timeout_ms": spec.queue_timeout_ms,
             "idem": spec.idempotency_key,
             "digest": digest,
-            "sink": spec.sink,
-            "retry_of": spec.retry_of,
-            "affinity": spec.affinity,
-            "coalesce": spec.coalesce,
-            "trace": spec.trace,
-            "retention_ms": self._retention_ms,
+            "retention_ms": self.retention_ms,
             "v": SCHEMA_VERSION,
             "queue_max": s.queue_max,
             "tenant_queue_max": s.tenant(spec.tenant).queue_max,
@@ -161,7 +150,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        reply = await self.scripts.call("job/cancel", job_id, self._retention_ms)
+        reply = await self.scripts.call("job/cancel", job_id, self.retention_ms)
         return None if reply is None else JobState(reply)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
@@ -178,7 +167,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
         ageing_ms = int(s.ageing_s * 1000)
         reply = await self.scripts.call(
-            "job/reap", lease_ms, grace_ms, _REAP_STEP, self._retention_ms, gap_ms, ageing_ms
+            "job/reap", lease_ms, grace_ms, _REAP_STEP, self.retention_ms, gap_ms, ageing_ms
         )
         *counts, requeued_ids, failed_ids = reply
         return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))
@@ -187,6 +176,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         """Send pending calls and close the connections."""
         await self.scripts.aclose()
         await self.client.aclose()
+
+
+class StorePart:
+    """Batches, files and the like, over the connection and the scripts of a job store.
+
+    Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
+    """
+
+    def __init__(self, store: JobStore) -> None:
+        self._store, self._keys, self._client = store, store.keys, store.client
+        self._call, self._execute = store.scripts.call, store.execute
 
 
 def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from broker.lookups import JobLookups, known
+from broker.lookups import JobLookups
 from broker.records import FIELDS, to_job
 from jobs.failures import FailureCode
-from jobs.model import Failed, Job, Queued
+from jobs.model import Failed, Job
 from jobs.states import JobState
 
 _MOST_EXAMINED = 1000
@@ -43,13 +43,11 @@ class JobListings(JobLookups):
         newest_first: bool = True,
     ) -> Page:
         """List jobs by creation time, the queued ones with their positions."""
-        index = (
-            self.keys("by_state", state)
-            if state
-            else self.keys("by_model", model)
-            if model
-            else self.keys("jobs")
-        )
+        index = self.keys("jobs")
+        if state:
+            index = self.keys("by_state", state)
+        elif model:
+            index = self.keys("by_model", model)
 
         def wanted(job: Job) -> bool:
             return (state is None or job.state is state) and (model is None or job.model == model)
@@ -58,13 +56,6 @@ class JobListings(JobLookups):
         high = float("inf") if created_before_ms is None else created_before_ms
         page = await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
         return Page(tuple(await asyncio.gather(*(self._placed(job) for job in page.jobs))), page.cursor)
-
-    async def _placed(self, job: Job) -> Job:
-        """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
-        if job.state is not JobState.QUEUED:
-            return job
-        place = await self.scripts.call("queue/position", job.id)
-        return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def list_dead(
         self,
@@ -78,9 +69,6 @@ class JobListings(JobLookups):
 
         Args:
             code: only jobs that failed with this code.
-            model: only jobs of this model.
-            limit: most jobs in a page.
-            cursor: of the previous page.
         """
 
         def wanted(job: Job) -> bool:

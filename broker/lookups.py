@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,6 +16,12 @@ from broker.records import FIELDS, to_job
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.states import JobState
+
+_KEPT = (
+    *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
+    *("queue_timeout_ms", "timeout_ms", "trace"),
+)
+"""The fields of a job that a retry of it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,15 @@ class JobLookups:
 
     async def get(self, job_id: str) -> Job | None:
         """Read a job; a queued one with its position."""
-        values = await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
-        job = to_job(values)
-        if job is None or job.state is not JobState.QUEUED:
+        job = to_job(await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
+        return None if job is None else await self._placed(job)
+
+    async def _placed(self, job: Job) -> Job:
+        """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
+        if job.state is not JobState.QUEUED:
             return job
-        place = await self.scripts.call("queue/position", job_id)
-        return to_job(values, None if place is None else Queued(known(place[0]), known(place[1])))
+        place = await self.scripts.call("queue/position", job.id)
+        return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""
@@ -69,23 +78,9 @@ class JobLookups:
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
+        kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         return JobSpec(
-            id=new_id,
-            endpoint=job.endpoint,
-            model=job.model,
-            body=body.encode(),
-            pool=job.pool,
-            lane=job.lane,
-            stream=job.stream,
-            metadata=job.metadata,
-            tenant=job.tenant,
-            max_attempts=job.max_attempts,
-            expires_in_ms=life,
-            queue_timeout_ms=job.queue_timeout_ms,
-            timeout_ms=job.timeout_ms,
-            retry_of=job_id,
-            trace=job.trace,
-            affinity=affinity,
+            id=new_id, body=body.encode(), expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept
         )
 
     async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:

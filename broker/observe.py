@@ -23,7 +23,6 @@ class Observer:
 
     Args:
         client: a connected client that decodes its replies.
-        keys: the namespace.
     """
 
     def __init__(self, client: Redis, keys: Keys) -> None:
@@ -53,19 +52,10 @@ class Observer:
         for pool in pools:
             pipe.hgetall(self._keys("waiting", pool))
         try:
-            (
-                (seconds, micros),
-                delayed,
-                dead,
-                batches,
-                alive,
-                paused,
-                most,
-                ended,
-                *rest,
-            ) = await pipe.execute()
+            replies = await pipe.execute()
         except (RedisError, OSError) as error:
             raise StoreUnavailableError(str(error)) from error
+        (seconds, micros), delayed, dead, batches, alive, paused, most, ended, *rest = replies
         now_s = int(seconds) + int(micros) / 1e6
         held = dict(zip((state.value for state in states), rest[: len(states)], strict=True))
         by_lane, by_pool = rest[len(states) : -len(pools) or None], rest[len(rest) - len(pools) :]

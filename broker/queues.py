@@ -19,7 +19,6 @@ class LaneView:
     """One lane.
 
     Attributes:
-        lane: which.
         queued: jobs that wait in it.
         dispatched: of these, jobs whose message is ready for a worker.
         oldest_ms: milliseconds that the oldest has waited in it; None: none waits.
@@ -45,11 +44,9 @@ class PoolView:
     """One pool.
 
     Attributes:
-        pool: its name.
         paused: no job is dispatched to its workers.
         running: jobs on its engines.
         slots: jobs that its live workers take at once.
-        max_active: the setting; None: not set.
         starts_per_s: starts a second in the interactive lanes while others waited; None: not measured.
         bulk_starts_per_s: the same for the lane ``bulk``.
         run_ms: mean milliseconds of a run; None: not measured.
@@ -73,7 +70,7 @@ class QueueControl(JobLookups):
     """Views and control of the queues. Part of :class:`broker.jobs.JobStore`."""
 
     _settings: BrokerSettings
-    _retention_ms: int
+    retention_ms: int
 
     async def move(self, job_id: str, lane: Lane | None = None, *, top: bool = False) -> JobState | None:
         """Change a queued job's lane; with ``top`` make it the next of its lane.
@@ -91,7 +88,7 @@ class QueueControl(JobLookups):
     async def purge(self, pool: str, lane: Lane) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self._retention_ms):
+        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self.retention_ms):
             purged += count
         return purged
 

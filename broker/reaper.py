@@ -22,8 +22,6 @@ async def reap_forever(
     """Reap every ``interval_s`` seconds (with a tenth of jitter) until cancelled; wait while Redis is unreachable.
 
     Args:
-        store: the job store.
-        interval_s: seconds between rounds.
         on_round: gets the result of each round, for metrics.
     """
     away = False

@@ -27,24 +27,12 @@ from jobs.model import (
 )
 from jobs.states import JobState
 
-FIELDS = (
-    *(
-        "v",
-        "id",
-        "state",
-        "endpoint",
-        "model",
-        "pool",
-        "lane",
-        "stream",
-        "tenant",
-        "meta",
-        "created",
-        "started",
-    ),
-    *("first", "finished", "attempt", "max", "exp", "cancel", "hist", "worker", "status", "usage"),
-    *("error", "timeout", "qtimeout", "in_queue", "retry_of", "retried_as", "due", "leader", "trace"),
-)
+_NAMES = """
+v id state endpoint model pool lane stream tenant meta created started first finished attempt max
+exp cancel hist worker status usage error timeout qtimeout in_queue retry_of retried_as due leader
+trace
+"""
+FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
 
 
@@ -56,7 +44,6 @@ class Ending:
         state: a terminal state.
         status: HTTP status for a synchronous caller; None: the engine gave none.
         attempt: the last attempt's number.
-        timings: all of them.
         usage: token counts; None: there are none.
         error: of a failed job.
         in_queue: it expired because its ``queue_timeout_s`` passed, not its deadline.
@@ -120,10 +107,8 @@ def decode_ending(payload: str) -> Ending:
     )
 
 
-def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | None:
-    """Build a job from the values of :data:`FIELDS`; None: there is no record.
-
-    ``queued``: its position, if it waits.
+def to_job(values: Sequence[str | None]) -> Job | None:
+    """Build a job from the values of :data:`FIELDS`, without its position; None: there is no record.
 
     Raises:
         NewerRecordError: a newer version of Penstock wrote it.
@@ -138,7 +123,7 @@ def to_job(values: Sequence[str | None], queued: Queued | None = None) -> Job | 
     return Job(
         id=f["id"],
         state=state,
-        phase=_phase(state, f, queued),
+        phase=_phase(state, f),
         endpoint=f["endpoint"],
         model=f["model"],
         pool=f["pool"],
@@ -166,10 +151,10 @@ def _int(text: str | None) -> int | None:
     return None if text is None else int(text)
 
 
-def _phase(state: JobState, f: Mapping[str, Any], queued: Queued | None) -> Phase:
+def _phase(state: JobState, f: Mapping[str, Any]) -> Phase:
     match state:
         case JobState.QUEUED:
-            return queued or Queued()
+            return Queued()
         case JobState.RUNNING:
             return Running(f["worker"])
         case JobState.SUCCEEDED:

@@ -136,9 +136,7 @@ class BrokerSettings(BaseSettings):
         description="A job that by estimate misses its deadline is accepted with a warning (warn) or answered 400 (refuse).",
     )
     ageing_s: float = Field(
-        600.0,
-        ge=0,
-        description="Jobs that waited this long in `low` or `normal` move up one lane; 0: never.",
+        600.0, ge=0, description="Jobs that waited this long in `low` or `normal` move up one lane; 0: never."
     )
     tenant_queue_max: int | None = Field(
         None, ge=1, description="Jobs of one tenant that may wait in a pool; further ones are answered 429."

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.db.errors import NoCoordinatorError
-from broker.jobs import JobStore
+from broker.jobs import StorePart
 
 _WAITING_MS = 86_400_000
 _ANSWERED_MS = 60_000
@@ -32,8 +32,6 @@ class Task:
     """A task as one coordinator has it.
 
     Attributes:
-        kind: what is asked.
-        batch: the batch's id.
         args: of the kind, as JSON values.
         run: which asking of this task it is; a later one has a larger number.
         attempt: how often the run was taken, from 1.
@@ -75,28 +73,19 @@ class Answer:
         return cls(*json.loads(text))
 
 
-class TaskStore:
-    """Tasks in Redis. Every method raises ``StoreUnavailableError`` when Redis cannot be reached.
-
-    Args:
-        store: whose connection and scripts to use.
-    """
-
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
+class TaskStore(StorePart):
+    """Tasks in Redis."""
 
     # ---- the front ---------------------------------------------------------------------------------------------
 
     def topic(self, kind: TaskKind, batch_id: str) -> str:
         """Return the name under which the answer comes to :meth:`broker.events.hub.EventHub.inbox`."""
-        return self._store.keys("task", kind.value, batch_id)
+        return self._keys("task", kind.value, batch_id)
 
     async def ask(self, kind: TaskKind, batch_id: str, args: Mapping[str, Any], sink: str) -> int:
         """Ask for a task, or join the callers that already wait for it.
 
         Args:
-            kind: what to do.
-            batch_id: with which batch.
             args: for the coordinator; where the task is under way, those of the first caller count.
             sink: the api process to which the answer is published as an event: (run, answer).
 
@@ -107,7 +96,7 @@ class TaskStore:
             NoCoordinatorError: none is alive.
         """
         told = json.dumps(dict(args))
-        run = await self._store.scripts.call("task/ask", kind.value, batch_id, sink, told, _WAITING_MS)
+        run = await self._call("task/ask", kind.value, batch_id, sink, told, _WAITING_MS)
         if not run:
             raise NoCoordinatorError(_NO_COORDINATOR)
         return int(run)
@@ -118,8 +107,8 @@ class TaskStore:
         Raises:
             LookupError: the task is gone.
         """
-        key = self._store.keys("task", kind.value, batch_id)
-        at, answer = await self._store.execute(self._store.client.hmget(key, ("run", "answer")))
+        key = self._keys("task", kind.value, batch_id)
+        at, answer = await self._execute(self._client.hmget(key, ("run", "answer")))
         if at is None:
             raise LookupError(batch_id)
         return Answer.decode(answer) if answer is not None and int(at) >= run else None
@@ -128,7 +117,7 @@ class TaskStore:
 
     async def take(self, lease_s: float) -> Task | None:
         """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none."""
-        reply = await self._store.scripts.call("task/take", int(lease_s * 1000))
+        reply = await self._call("task/take", int(lease_s * 1000))
         if reply is None:
             return None
         kind, batch, run, attempt, args = reply
@@ -136,9 +125,8 @@ class TaskStore:
 
     async def keep(self, task: Task, lease_s: float) -> bool:
         """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""
-        return bool(await self._store.scripts.call("task/keep", *task.fence, int(lease_s * 1000)))
+        return bool(await self._call("task/keep", *task.fence, int(lease_s * 1000)))
 
     async def end(self, task: Task, answer: Answer) -> bool:
         """Answer a task. False: another attempt has it, or it has its answer."""
-        reply = await self._store.scripts.call("task/end", *task.fence, answer.encode(), _ANSWERED_MS)
-        return bool(reply)
+        return bool(await self._call("task/end", *task.fence, answer.encode(), _ANSWERED_MS))

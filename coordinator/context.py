@@ -22,11 +22,6 @@ class Context:
     """The stores of one coordinator, on its event loop.
 
     Attributes:
-        settings: the coordinator's.
-        store: jobs.
-        batches: batches and their chunks.
-        files: the records of files.
-        tasks: what the api asks for.
         token: the coordinator's name in leases.
         metrics: where accepted chunks are counted.
     """

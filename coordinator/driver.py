@@ -11,13 +11,12 @@ from broker.batch_steps import encode_errors
 from broker.db.errors import StoreUnavailableError
 from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle, write_files
-from coordinator.submit import Submitter
+from coordinator.submit import LIVE, Submitter
 from coordinator.validate import read_plan, validate, write_plan
 from jobs.batch_lines import NeverRan
 from jobs.batch_model import Batch
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchEvent, BatchStatus, Chunk, next_status
-from jobs.states import JobState
 from monitoring import failpoints
 from storage import StorageError
 
@@ -32,12 +31,7 @@ INTERNAL = "internal_error"
 
 
 class Driver:
-    """Drives one batch for as long as this coordinator has its lease.
-
-    Args:
-        context: the stores.
-        batch_id: the batch.
-    """
+    """Drives one batch for as long as this coordinator has its lease."""
 
     def __init__(self, context: Context, batch_id: str) -> None:
         self._context = context
@@ -147,13 +141,8 @@ class Driver:
         for number in self._submitter.lost:
             opened, _ = await self._context.batches.open_chunks(batch.id)
             if number in opened:
-                await settle(
-                    self._context,
-                    batch,
-                    (await self._pieces(batch))[number],
-                    opened[number],
-                    NeverRan.WORKER_LOST,
-                )
+                piece = (await self._pieces(batch))[number]
+                await settle(self._context, batch, piece, opened[number], NeverRan.WORKER_LOST)
         await self._rest(TURN_S)
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
@@ -161,11 +150,7 @@ class Driver:
         opened, _ = await self._context.batches.open_chunks(batch.id)
         jobs = [chunk.job for chunk in opened.values() if chunk.job]
         states = await self._context.batches.job_states(jobs)
-        live = [
-            job
-            for job, state in zip(jobs, states, strict=True)
-            if state in {JobState.QUEUED, JobState.RUNNING}
-        ]
+        live = [job for job, state in zip(jobs, states, strict=True) if state in LIVE]
         if live:
             for job in live:
                 await self._context.store.cancel(job)

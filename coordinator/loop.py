@@ -42,7 +42,6 @@ class Coordinator:
     """Runs until :meth:`stop`. Make it and call it in the thread of its event loop.
 
     Args:
-        settings: the coordinator's.
         metrics: where accepted chunks are counted.
         metrics_url: where these are served; None: nowhere.
     """

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 _BATCH_OF_WRITES = 1024 * 1024
 
+_KEPT = ("endpoint", "window", "window_ms", "priority", "tenant", "metadata", "output_after_ms")
+"""The fields that the new batch has of the old one."""
+
 
 class _Named(msgspec.Struct):
     id: str
@@ -35,7 +38,6 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     It may be repeated after a crash: the ids are the caller's, so the second try finds what the first one left.
 
     Args:
-        context: the stores.
         batch: an ended batch with an error file.
         args: ``file_id`` and ``batch_id`` for the new objects, ``keep_ms``: how long the new input is kept, ``trace``: the
             caller's place in a trace.
@@ -54,20 +56,8 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     file = await _failed_rows(context, batch, args["file_id"])
     await context.files.create(file, expires_after_ms=args["keep_ms"])
     failpoints.hit("coordinator.before_child")
-    spec = BatchSpec(
-        id=args["batch_id"],
-        input_file_id=file.id,
-        input_key=file.key,
-        endpoint=batch.endpoint,
-        window=batch.window,
-        window_ms=batch.window_ms,
-        priority=batch.priority,
-        tenant=batch.tenant,
-        metadata=batch.metadata,
-        output_after_ms=batch.output_after_ms,
-        retry_of=batch.id,
-        trace=args["trace"],
-    )
+    kept: dict[str, Any] = {name: getattr(batch, name) for name in _KEPT}
+    spec = BatchSpec(args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], **kept)
     child, _ = await context.batches.create(spec)
     if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)

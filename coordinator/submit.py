@@ -11,7 +11,7 @@ import structlog
 
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
-from broker.catalogue import Catalogue, Model
+from broker.catalogue import Catalogue
 from broker.db.errors import BusyError, QueueFullError
 from coordinator.context import Context
 from jobs.batch_model import Batch
@@ -33,7 +33,7 @@ GENERATIONS = 5
 PER_WORKER = 2
 """Chunks that are submitted at once for each live worker."""
 
-_LIVE = {JobState.QUEUED, JobState.RUNNING}
+LIVE = {JobState.QUEUED, JobState.RUNNING}
 _RATE_S = 1.0
 _RATE_OVER_S = 15.0
 
@@ -71,9 +71,8 @@ def job_id_of(batch: Batch, chunk: int, generation: int) -> str:
 class Submitter:
     """Submits the chunks of one batch.
 
-    Args:
-        context: the stores.
-        plan: how the input is cut.
+    Attributes:
+        lost: chunks whose jobs failed too often; the caller settles them.
     """
 
     def __init__(self, context: Context, plan: list[Chunk]) -> None:
@@ -82,12 +81,7 @@ class Submitter:
         self._rate = Rate()
         self._lane: Lane | None = None  # of the chunks that wait
         self._stuck: dict[int, tuple[str, int]] = {}
-        self._lost: set[int] = set()
-
-    @property
-    def lost(self) -> frozenset[int]:
-        """Chunks whose jobs failed too often; the caller settles them."""
-        return frozenset(self._lost)
+        self.lost: set[int] = set()
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
         """Submit the chunks that may be submitted now. Returns whether all chunks are done."""
@@ -101,7 +95,7 @@ class Submitter:
         waiting = [
             again for number, chunk in opened.items() if (again := self._again(number, chunk, states[number]))
         ]
-        live = sum(state in _LIVE for state in told)
+        live = sum(state in LIVE for state in told)
         if batch.paused:
             return False
         room = max(2, PER_WORKER * await self._workers(batch)) - live
@@ -124,7 +118,7 @@ class Submitter:
 
     def _again(self, number: int, chunk: OpenChunk, state: str | None) -> tuple[int, int] | None:
         """Return the number and generation to submit a chunk with; None if it must not be submitted."""
-        if state in _LIVE:
+        if state in LIVE:
             return None
         if chunk.job and state is None:
             return number, chunk.generation  # it was noted, but a crash came before it was accepted
@@ -133,12 +127,12 @@ class Submitter:
     def _may_go_on(self, number: int, chunk: OpenChunk, state: str | None) -> bool:
         """Whether a chunk without a live job gets another one: not if too many jobs committed no row."""
         if not chunk.job or state != JobState.FAILED:
-            return number not in self._lost
+            return number not in self.lost
         ledger, first = self._stuck.setdefault(number, (chunk.ledger, chunk.generation))
         if ledger != chunk.ledger:
             self._stuck[number] = (chunk.ledger, chunk.generation)
         elif chunk.generation - first + 1 >= GENERATIONS:
-            self._lost.add(number)
+            self.lost.add(number)
             return False
         return True
 
@@ -175,7 +169,8 @@ class Submitter:
         )
         catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
-        pools = [one for one in catalogue.ranked(batch.model or "") if _can(one, batch.endpoint)]
+        ranked = catalogue.ranked(batch.model or "")
+        pools = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
         try:
             accepted = await self._context.store.accept(
                 JobSpec(
@@ -196,7 +191,3 @@ class Submitter:
         if not accepted.replayed:
             self._context.metrics.count_accepted(batch.lane, batch.tenant)
         return True
-
-
-def _can(model: Model, endpoint: str) -> bool:
-    return not model.endpoints or endpoint in model.endpoints

@@ -30,11 +30,7 @@ INTERNAL = Answer({}, "internal_error", "Penstock itself failed; the coordinator
 
 
 class Tasks:
-    """The tasks that this coordinator has.
-
-    Args:
-        context: the stores.
-    """
+    """The tasks that this coordinator has."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

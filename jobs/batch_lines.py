@@ -40,8 +40,6 @@ def response_line(row_id: str, custom_id: str, status: int, body: bytes, request
 
     Args:
         row_id: unique id of this line.
-        custom_id: the row's.
-        status: HTTP status.
         body: the response's JSON, one value, as the engine wrote it; see :func:`json_or_failure`.
         request_id: the engine's id of the request.
     """

@@ -16,7 +16,6 @@ class File:
 
     Attributes:
         id: see :func:`jobs.ids.make_id`.
-        size: in bytes.
         filename: the client's name for it.
         purpose: OpenAI's term, such as ``batch``.
         key: its object in storage.
@@ -52,20 +51,15 @@ class Batch:
 
     Attributes:
         id: see :func:`jobs.ids.make_id`.
-        status: its status.
         endpoint: the endpoint of every row.
         input_file_id: the file with its rows.
         input_key: the input's object in storage.
         window: the completion window, as the client wrote it.
-        window_ms: the window's length.
-        created_ms: when it was created.
         expires_ms: when the window closes.
         priority: the lane that was asked for.
         lane: the lane its chunks are submitted in now.
-        tenant: whose batch it is.
         counts: committed rows and their tokens.
         times: when each status was reached, in milliseconds.
-        metadata: the client's own.
         output_after_ms: retention of its output files; None: until they are deleted.
         model: the model of every row; None until the input has been read.
         output_file_id: rows that succeeded; None: none, or not yet.

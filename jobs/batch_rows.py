@@ -87,7 +87,7 @@ _NOT_HERE = {
         "background": "a batch already runs in the background, and writes its answers to its output file",
         "previous_response_id": "responses are not stored; put the earlier turns into input",
         "conversation": "conversations are not stored; put the earlier turns into input",
-    },
+    }
 }
 """By endpoint, the fields that a row's body must not have, and why."""
 
@@ -119,7 +119,6 @@ def check_line(line: bytes, number: int, rules: Rules) -> tuple[str, str] | RowE
     Args:
         line: without its newline; not empty.
         number: its number, from 1.
-        rules: the batch's.
     """
     try:
         row = _decode_line(line)

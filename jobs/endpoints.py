@@ -26,7 +26,6 @@ class Endpoint:
     """What is known of an endpoint.
 
     Attributes:
-        path: its path.
         task: its operation, named as OpenTelemetry's ``gen_ai.operation.name``.
         response_id: the form of a response's ``id``, from the job's id.
         prompt_fields: fields of the body of which one is required. The usual one comes first.

@@ -67,7 +67,6 @@ class RedisFacts:
         aof_enabled: whether it writes an append-only file.
         aof_ok: the last write and the last rewrite of that file succeeded, or it is off.
         rdb_ok: the last snapshot succeeded.
-        clients: connections.
         evicted: keys evicted for want of memory, since its start.
         uptime_s: seconds since its start.
     """
@@ -108,3 +107,22 @@ class Reaped:
     aged: int
     requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
     failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """An engine's own signals. None: it does not report the figure.
+
+    Attributes:
+        running: requests in the current batch.
+        waiting: requests it holds but has not scheduled.
+        kv_cache_usage: 0.0 to 1.0.
+        preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
+        generated: tokens generated since the start.
+    """
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_usage: float | None = None
+    preemptions: int | None = None
+    generated: int | None = None

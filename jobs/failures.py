@@ -27,84 +27,51 @@ class FailureInfo:
     """The meaning of a code.
 
     Attributes:
-        retryable: another attempt could succeed.
         http_status: the status that a synchronous caller gets.
         error_type: the ``type`` of the OpenAI error body.
         sentence: for documentation and logs.
+        retryable: another attempt could succeed.
     """
 
-    retryable: bool
     http_status: int
     error_type: str
     sentence: str
+    retryable: bool = False
 
 
 FAILURES: dict[FailureCode, FailureInfo] = {
     FailureCode.INVALID_REQUEST: FailureInfo(
-        retryable=False,
-        http_status=400,
-        error_type="invalid_request_error",
-        sentence="The engine refused the request body.",
+        400, "invalid_request_error", "The engine refused the request body."
     ),
     FailureCode.CONTEXT_LENGTH_EXCEEDED: FailureInfo(
-        retryable=False,
-        http_status=400,
-        error_type="invalid_request_error",
-        sentence="Prompt and requested output do not fit into the model's context.",
+        400, "invalid_request_error", "Prompt and requested output do not fit into the model's context."
     ),
     FailureCode.MODEL_NOT_FOUND: FailureInfo(
-        retryable=False,
-        http_status=404,
-        error_type="invalid_request_error",
-        sentence="The worker does not serve this model.",
+        404, "invalid_request_error", "The worker does not serve this model."
     ),
     FailureCode.UNSUPPORTED: FailureInfo(
-        retryable=False,
-        http_status=400,
-        error_type="invalid_request_error",
-        sentence="The model cannot do what the endpoint asks for.",
+        400, "invalid_request_error", "The model cannot do what the endpoint asks for."
     ),
-    FailureCode.TIMEOUT: FailureInfo(
-        retryable=False,
-        http_status=504,
-        error_type="timeout_error",
-        sentence="The job ran longer than its time limit.",
-    ),
+    FailureCode.TIMEOUT: FailureInfo(504, "timeout_error", "The job ran longer than its time limit."),
     FailureCode.WORKER_LOST: FailureInfo(
-        retryable=True,
-        http_status=503,
-        error_type="server_error",
-        sentence="Every attempt's worker was lost.",
+        503, "server_error", "Every attempt's worker was lost.", retryable=True
     ),
     FailureCode.ENGINE_ERROR: FailureInfo(
-        retryable=True,
-        http_status=500,
-        error_type="server_error",
-        sentence="The engine failed while it ran the request.",
+        500, "server_error", "The engine failed while it ran the request.", retryable=True
     ),
     FailureCode.ENGINE_UNAVAILABLE: FailureInfo(
-        retryable=True,
-        http_status=503,
-        error_type="server_error",
-        sentence="The engine died or could not be reached.",
+        503, "server_error", "The engine died or could not be reached.", retryable=True
     ),
     FailureCode.POISONED: FailureInfo(
-        retryable=False,
-        http_status=500,
-        error_type="server_error",
-        sentence="The engine died twice while it ran the request, which therefore counts as the cause.",
+        500,
+        "server_error",
+        "The engine died twice while it ran the request, which therefore counts as the cause.",
     ),
     FailureCode.RESULT_TOO_LARGE: FailureInfo(
-        retryable=False,
-        http_status=500,
-        error_type="server_error",
-        sentence="The response is larger than the job store keeps.",
+        500, "server_error", "The response is larger than the job store keeps."
     ),
     FailureCode.INTERNAL: FailureInfo(
-        retryable=False,
-        http_status=500,
-        error_type="server_error",
-        sentence="Penstock itself failed; the worker's log has the traceback.",
+        500, "server_error", "Penstock itself failed; the worker's log has the traceback."
     ),
 }
 

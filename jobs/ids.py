@@ -22,7 +22,6 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
     """Make an id: the prefix and 32 hexadecimal digits.
 
     Args:
-        prefix: says what kind of object it names.
         now_ms: Unix time in milliseconds.
         entropy: at least 10 random bytes.
 
@@ -30,11 +29,9 @@ def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:
         ValueError: too little entropy, or a time outside 48 bits.
     """
     if len(entropy) < 10:
-        msg = "an id needs 10 random bytes"
-        raise ValueError(msg)
+        raise ValueError("an id needs 10 random bytes")
     if not 0 <= now_ms < 1 << 48:
-        msg = "now_ms is outside 48 bits"
-        raise ValueError(msg)
+        raise ValueError("now_ms is outside 48 bits")
     rand = int.from_bytes(entropy[:10], "big")
     value = now_ms << 80 | 0x7 << 76 | (rand >> 64 & 0xFFF) << 64 | 0b10 << 62 | rand & (1 << 62) - 1
     return f"{prefix}{value:032x}"

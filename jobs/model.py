@@ -25,13 +25,9 @@ class JobSpec:
     Attributes:
         id: see :func:`jobs.ids.make_job_id`.
         endpoint: one of :data:`jobs.endpoints.JOB_ENDPOINTS`, or ``CHUNK_ENDPOINT``.
-        model: the model's served name.
         body: the raw OpenAI request body, UTF-8 JSON, passed to the engine as it came.
-        pool: the pool whose workers run it.
-        lane: the lane it waits in.
         stream: deltas are logged and published while it runs.
         metadata: up to 16 string pairs of the client's own.
-        tenant: whose job it is.
         max_attempts: lost attempts (with their worker, or by a retryable failure) after which it fails.
         expires_in_ms: time from acceptance to its deadline; None: no deadline.
         queue_timeout_ms: time from acceptance to its first start, after which it expires; None: no limit.
@@ -119,7 +115,6 @@ class Attempt:
         attempt: its number, from 1.
         worker: the worker incarnation that ran it.
         reason: ``released`` or a failure code such as ``worker_lost``.
-        ended_ms: when it ended.
     """
 
     attempt: int

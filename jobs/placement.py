@@ -67,7 +67,6 @@ class Offer:
     """A pool that serves the wanted model.
 
     Attributes:
-        pool: its name.
         devices: those of its live workers; without any, the last known.
         live: whether a live worker takes jobs.
         paused: an operator has paused it, so no job is dispatched.
@@ -92,7 +91,6 @@ def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Of
     """Order the pools for a job: pools with a live worker first, paused pools later, then by free slots, then by name.
 
     Args:
-        offers: the pools that serve its model.
         placement: the device it asks for. Every worker of a pool must meet it, since any of them may take the job.
 
     Returns:

@@ -76,8 +76,7 @@ def decode(payload: str) -> Chunk:
     if kind == "h":
         head = json.loads(text)
         return Head(tuple(head["first"]), head["pre"], head["post"])
-    msg = f"not a chunk: kind {kind!r}"
-    raise ValueError(msg)
+    raise ValueError(f"not a chunk: kind {kind!r}")
 
 
 def merge(first: Chunk, second: Chunk) -> Chunk | None:

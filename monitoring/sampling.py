@@ -13,7 +13,6 @@ class Gate:
     Args:
         ratio: the share, 0.0 to 1.0.
         max_per_s: most traces a second; 0.0: no limit. A second's worth may come at once.
-        clock: monotonic seconds.
         chance: returns a random number from 0.0 to 1.0.
     """
 

@@ -79,7 +79,6 @@ class Tracer:
 
         Args:
             name: the kind of work, one of few names.
-            kind: OpenTelemetry's kind.
             parent: the span it is part of; None: begin a trace.
             attributes: those known already, by OpenTelemetry's names.
             links: related spans of other traces; a row of a batch links to the chunk that ran it.

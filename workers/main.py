@@ -26,7 +26,6 @@ from workers.celery.control import replace_commands
 from workers.devices.layout import device_for, gpus_for, groups_for
 from workers.devices.nvml import DeviceStartError, indices
 from workers.devices.pools import worker_settings
-from workers.engines.base import EngineStartError
 from workers.engines.factory import engine_for
 from workers.process.host import EngineHost
 from workers.process.signals import drain_on_signals, ignore_signals
@@ -134,12 +133,9 @@ def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
     gpus = Gpus(
         REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
     )
-    host.gpus.read_from(gpus.collect)
+    host.gpus.collect = gpus.collect
     address, port = settings.metrics_host, settings.metrics_port
     try:
         return serve_metrics(REGISTRY, address, port, settings.metrics_advertise_host)
     except OSError as error:
         raise WorkerStartError(f"cannot serve /metrics on {address}:{port}: {error.strerror}") from error
-
-
-__all__ = ["EngineStartError", "WorkerStartError", "run_worker"]

@@ -41,8 +41,7 @@ class WorkerSettings(MetricsSettings):
     @classmethod
     def _known_endpoints(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := set(endpoints) - set(BATCH_ENDPOINTS):
-            msg = f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}"
-            raise ValueError(msg)
+            raise ValueError(f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}")
         return endpoints
 
     name: str | None = Field(
@@ -68,8 +67,7 @@ class WorkerSettings(MetricsSettings):
         None, ge=1, le=64, description="Worker processes; default: one for each group of GPUs, or 1."
     )
     aliases: tuple[str, ...] = Field(
-        (),
-        description="Further names for the model, for clients with fixed names, such as `gpt-4o-mini`.",
+        (), description="Further names for the model, for clients with fixed names, such as `gpt-4o-mini`."
     )
     device: str | None = Field(
         None,
@@ -82,10 +80,7 @@ class WorkerSettings(MetricsSettings):
         None, gt=0, description="Its memory in 10^9 bytes; the sum, if there are several devices."
     )
     concurrency: int | None = Field(
-        None,
-        ge=1,
-        le=4096,
-        description="Jobs on the engine at once; default: the engine's own batch size.",
+        None, ge=1, le=4096, description="Jobs on the engine at once; default: the engine's own batch size."
     )
     bulk_reserve: float = Field(
         0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."

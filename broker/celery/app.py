@@ -13,15 +13,11 @@ from jobs.lanes import Lane
 TASK_NAME = "penstock.run"
 
 
-def lane_queues(keys: Keys, pool: str) -> list[Queue]:
-    """Return a pool's queues, first served first."""
-    return [Queue(keys("queue", pool, lane), routing_key=keys("queue", pool, lane)) for lane in Lane]
-
-
-def worker_queues(keys: Keys, pool: str, node: str) -> list[Queue]:
-    """Return the queues of one worker: its own, for jobs that prefer it, then the lanes."""
-    own = keys("own_queue", pool, node)
-    return [Queue(own, routing_key=own), *lane_queues(keys, pool)]
+def _queues(keys: Keys, pool: str, node: str | None) -> list[Queue]:
+    """Return the queues of a pool, first served first: a worker's own, for jobs that prefer it, then the lanes."""
+    own = [] if node is None else [keys("own_queue", pool, node)]
+    lanes = [keys("queue", pool, lane) for lane in Lane]
+    return [Queue(name, routing_key=name) for name in own + lanes]
 
 
 def make_celery(
@@ -39,8 +35,6 @@ def make_celery(
 
     Args:
         redis_url: as redis-py reads it.
-        namespace: prefix of the queue names.
-        pool: whose lanes to declare.
         node: the worker's node name, for a queue of its own; None: this process is not a worker.
         task_events: emit the events that Flower shows.
     """
@@ -61,7 +55,7 @@ def make_celery(
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        task_queues=lane_queues(keys, pool) if node is None else worker_queues(keys, pool, node),
+        task_queues=_queues(keys, pool, node),
         task_default_queue=keys("queue", pool, Lane.NORMAL),
         task_create_missing_queues=False,
         task_acks_late=True,

@@ -32,7 +32,6 @@ def learn_envelope(app: Celery, client: Redis) -> str:
     """Let Celery publish one message and return it as a template with ``@ID@`` and ``@QUEUE@``.
 
     Args:
-        app: the configured Celery application.
         client: a synchronous client of the same Redis database.
     """
     queue = f"_penstock.envelope.{uuid.uuid4().hex}"

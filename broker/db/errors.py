@@ -87,11 +87,8 @@ class NoInputFileError(BrokerError):
     """There is no such file, or its purpose is not ``batch``."""
 
     def __init__(self, file_id: str, purpose: str | None) -> None:
-        missing, other = (
-            f"there is no file {file_id!r}",
-            f"the purpose of {file_id!r} is {purpose!r}, not 'batch'",
-        )
-        super().__init__(missing if purpose is None else other)
+        other = f"the purpose of {file_id!r} is {purpose!r}, not 'batch'"
+        super().__init__(f"there is no file {file_id!r}" if purpose is None else other)
         self.purpose = purpose
 
 

@@ -57,11 +57,7 @@ def client_options(sentinels: Sentinels) -> dict[str, Any]:
 
 
 class MasterConnection(Connection):
-    """A connection to the master.
-
-    Args:
-        sentinels: the sentinels to ask.
-    """
+    """A connection to the master."""
 
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
         super().__init__(**options)

@@ -20,7 +20,6 @@ class Sentinels:
     Attributes:
         hosts: the sentinels' hosts and ports, asked in this order.
         master: the name under which they watch the master.
-        database: its database.
         username: for the master.
         password: for the master.
         login: ``username`` and ``password`` for the sentinels themselves, if they need any.

@@ -35,8 +35,7 @@ def parse_cursor(text: str) -> tuple[int, int]:
     """
     attempt, dash, seq = text.partition("-")
     if not dash or not (attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
-        msg = f"not an event id: {text!r}"
-        raise ValueError(msg)
+        raise ValueError(f"not an event id: {text!r}")
     return int(attempt), int(seq)
 
 
@@ -88,7 +87,6 @@ class EventHub:
     """Follows jobs for the clients of one api process.
 
     Args:
-        store: the job store.
         client: a client with ``text=False``, for the subscription alone.
         process: this process's id, unique among api processes.
         inbox_limit: most events kept for a slow client.
@@ -172,7 +170,6 @@ class EventHub:
         The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
 
         Args:
-            job_id: the job.
             inbox: registered for it before this call.
             after: the last seen event.
             live: the job was accepted with this process as its sink, so there is nothing to replay.

@@ -30,7 +30,6 @@ class Subscriber:
 
     Args:
         client: a client with ``text=False``.
-        channel: the channel's name.
         on_message: takes one message; must not block or raise.
         on_gap: called after every (re)connection, when messages may have been missed.
         silence_s: seconds without a message after which the connection is tested, and after as many more dropped.

@@ -43,9 +43,7 @@ class CountRequest:
     """A request to count the prompt tokens of one submission.
 
     Attributes:
-        id: its unique id.
         process: the api process that wants the answer.
-        endpoint: the OpenAI endpoint.
         body: the client's raw JSON body.
         patience_s: seconds until the api stops waiting.
     """
@@ -74,9 +72,7 @@ class CountClient:
     """Asks for one api process.
 
     Args:
-        client: for publishing.
         hub: the process's event hub, on whose channel answers come.
-        keys: of the namespace.
         patience_s: longest wait for an answer, in seconds.
     """
 
@@ -121,8 +117,6 @@ class CountServer:
     """Answers requests in a worker.
 
     Args:
-        client: for publishing.
-        keys: of the namespace.
         count: the engine's.
     """
 

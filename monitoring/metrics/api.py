@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -19,8 +20,6 @@ class ApiMetrics(AcceptedJobs):
     """Metrics of the api process.
 
     Args:
-        registry: where to register.
-        lanes: the values of the label ``lane``.
         error_codes: the values of the label ``code``.
         tenants: tenants whose jobs are counted by name.
     """
@@ -34,34 +33,29 @@ class ApiMetrics(AcceptedJobs):
         tenants: TenantNames | None = None,
     ) -> None:
         super().__init__(registry, lanes, tenants)
-        self.requests = Counter(
-            "api_requests_total",
-            "HTTP requests answered, by route and status code.",
-            ["endpoint", "status"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        self.requests = counter(
+            "api_requests_total", "HTTP requests answered, by route and status code.", ["endpoint", "status"]
         )
-        self.latency = Histogram(
+        self.latency = histogram(
             "api_request_latency_seconds",
             "Seconds from the arrival of a request to the end of its response.",
             ["endpoint"],
             buckets=LATENCY_BUCKETS_S,
-            registry=registry,
         )
-        self.first_token = Histogram(
+        self.first_token = histogram(
             "api_time_to_first_token_seconds",
             "Seconds from the arrival of a streamed call to the first chunk that is sent to its client, queueing included.",
             ["endpoint"],
             buckets=LATENCY_BUCKETS_S,
-            registry=registry,
         )
-        self.active = Gauge(
-            "api_active_requests", "HTTP requests in progress, open streams included.", registry=registry
-        )
-        self.errors = Counter(
+        self.active = gauge("api_active_requests", "HTTP requests in progress, open streams included.")
+        self.errors = counter(
             "api_errors_total",
             "Errors answered, by the code in their body; those that end a stream included.",
             ["code"],
-            registry=registry,
         )
         self.reaper = ReaperMetrics(registry)
         for code in error_codes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import ClassVar, TypeVar
 
@@ -31,7 +32,6 @@ def set_up(registry: CollectorRegistry, component: str) -> None:
     """Prepare a process's metrics: its build information, and no ``*_created`` series, which would double the counters.
 
     Args:
-        registry: where to register.
         component: ``api``, ``coordinator`` or ``worker``.
     """
     disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -39,12 +39,8 @@ def set_up(registry: CollectorRegistry, component: str) -> None:
         version = metadata.version("penstock")
     except metadata.PackageNotFoundError:  # run from a checkout that was never installed
         version = "unknown"
-    info = Gauge(
-        "penstock_build_info",
-        "1, with the process's kind and version.",
-        ["component", "version"],
-        registry=registry,
-    )
+    meaning = "1, with the process's kind and version."
+    info = Gauge("penstock_build_info", meaning, ["component", "version"], registry=registry)
     info.labels(component, version).set(1)
 
 
@@ -93,8 +89,6 @@ class AcceptedJobs:
     """Jobs that this process has put into a queue: an api its clients' jobs, a coordinator the chunks of batches.
 
     Args:
-        registry: where to register.
-        lanes: the values of the label ``lane``.
         tenants: whose jobs are counted by name.
     """
 
@@ -102,17 +96,14 @@ class AcceptedJobs:
         self, registry: CollectorRegistry, lanes: Iterable[str] = (), tenants: TenantNames | None = None
     ) -> None:
         self.tenants = TenantNames() if tenants is None else tenants
-        self.accepted = Counter(
-            "penstock_jobs_accepted_total",
-            "Jobs accepted, by lane; a chunk of a batch is one.",
-            ["lane"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        self.accepted = counter(
+            "penstock_jobs_accepted_total", "Jobs accepted, by lane; a chunk of a batch is one.", ["lane"]
         )
-        self.tenant_accepted = Counter(
+        self.tenant_accepted = counter(
             "penstock_tenant_jobs_accepted_total",
             "Jobs accepted, by tenant; `other` for those without a name of their own.",
             ["tenant"],
-            registry=registry,
         )
         self._accepted = Children(self.accepted)
         self._tenant_accepted = Children(self.tenant_accepted)
@@ -131,16 +122,15 @@ class ReaperMetrics:
     """Counts of this process's reaper. Every api and worker process has one, and they share the work."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.reaped = Counter(
+        counter = partial(Counter, registry=registry)
+        self.reaped = counter(
             "penstock_reaped_total",
             "Jobs that this process's reaper looked after, by what it did.",
             ["action"],
-            registry=registry,
         )
-        self.takeovers = Counter(
+        self.takeovers = counter(
             "penstock_takeovers_total",
             "Jobs that this process's reaper took from a worker whose lease had ended.",
-            registry=registry,
         )
         for action in REAPER_ACTIONS:
             self.reaped.labels(action)
@@ -160,8 +150,6 @@ class Family:
     Attributes:
         name: as in the exposition, counters without ``_total``.
         meaning: one sentence, with the unit.
-        labels: label names.
-        counter: whether it only rises.
     """
 
     name: str

@@ -17,7 +17,6 @@ class DataDisk(Asked):
     """Free and total bytes of the file systems of some folders (of a missing folder, the nearest existing parent).
 
     Args:
-        registry: where to register.
         folders: folders by the value of the label ``folder``.
     """
 

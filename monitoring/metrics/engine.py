@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from jobs.facts import EngineStats
 from monitoring.metrics.common import Asked, Family
-
-
-class EngineState(Protocol):
-    """As ``workers.engines.base.EngineStats``; None: the engine does not report it."""
-
-    @property
-    def running(self) -> int | None:
-        """Requests in the current batch."""
-
-    @property
-    def waiting(self) -> int | None:
-        """Requests that it holds but has not scheduled."""
-
-    @property
-    def kv_cache_usage(self) -> float | None:
-        """Used part of the KV cache, 0.0 to 1.0."""
-
-    @property
-    def preemptions(self) -> int | None:
-        """Preemptions since its start."""
 
 
 class EngineGauges(Asked):
     """The engine's figures; one that it does not report has no series.
 
     Args:
-        registry: where to register.
         ask: returns the engine's state; called in the scrape's thread.
     """
 
@@ -51,7 +31,7 @@ class EngineGauges(Asked):
     )
     FAMILIES: ClassVar[tuple[Family, ...]] = (RUNNING, WAITING, KV_CACHE, PREEMPTIONS)
 
-    def __init__(self, registry: CollectorRegistry, ask: Callable[[], EngineState]) -> None:
+    def __init__(self, registry: CollectorRegistry, ask: Callable[[], EngineStats]) -> None:
         self._ask = ask
         registry.register(self)
 

@@ -28,7 +28,6 @@ class Gpus(Asked):
     power on some laptops) has no series.
 
     Args:
-        registry: where to register.
         indices: the driver's numbers of the GPUs; None: all of them.
         nvml: the driver's library.
     """

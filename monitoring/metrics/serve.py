@@ -14,8 +14,6 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int, advertise_h
     """Serve ``/metrics`` in a daemon thread, always as Prometheus's text format.
 
     Args:
-        registry: what to serve.
-        host: the address to listen on.
         port: 0 picks a free one.
         advertise_host: the host under which others reach it; None: ``host``, or the machine's name if that is every
             interface.

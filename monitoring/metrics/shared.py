@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -22,7 +23,6 @@ class SharedState:
     """Gauges of the contents of Redis, and counters of workers that joined and left.
 
     Args:
-        registry: where to register.
         tenants: tenants whose waiting jobs are counted by name.
     """
 
@@ -37,120 +37,96 @@ class SharedState:
         self._pools: set[str] = set()
 
     def _make_queues(self, registry: CollectorRegistry) -> None:
-        self.queue_depth = Gauge(
-            "api_queue_depth", "Jobs waiting, by pool and lane.", ["pool", "lane"], registry=registry
-        )
-        self.oldest = Gauge(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.queue_depth = gauge("api_queue_depth", "Jobs waiting, by pool and lane.", ["pool", "lane"])
+        self.oldest = gauge(
             "penstock_oldest_queued_age_seconds",
             "Seconds since the longest waiting job entered its queue, by pool and lane; 0 where none waits.",
             ["pool", "lane"],
-            registry=registry,
         )
-        self.jobs_held = Gauge(
+        self.jobs_held = gauge(
             "penstock_jobs_held",
             "Jobs whose records Redis holds, by state; finished ones are held for `retention_s`.",
             ["state"],
-            registry=registry,
         )
-        self.delayed = Gauge(
-            "penstock_jobs_delayed",
-            "Queued jobs that wait for the time of their next attempt.",
-            registry=registry,
+        self.delayed = gauge(
+            "penstock_jobs_delayed", "Queued jobs that wait for the time of their next attempt."
         )
-        self.dead = Gauge(
-            "penstock_jobs_dead", "Jobs that failed or expired and were not repeated.", registry=registry
-        )
-        self.tenant_waiting = Gauge(
+        self.dead = gauge("penstock_jobs_dead", "Jobs that failed or expired and were not repeated.")
+        self.tenant_waiting = gauge(
             "penstock_tenant_waiting_jobs",
             "Jobs waiting in all lanes, by pool and tenant.",
             ["pool", "tenant"],
-            registry=registry,
         )
-        self.batches = Gauge("penstock_batches_active", "Batches that have not ended.", registry=registry)
-        self.coordinators = Gauge(
-            "penstock_coordinators",
-            "Coordinators that are alive; without one no batch advances.",
-            registry=registry,
+        self.batches = gauge("penstock_batches_active", "Batches that have not ended.")
+        self.coordinators = gauge(
+            "penstock_coordinators", "Coordinators that are alive; without one no batch advances."
         )
-        self.ended = Counter(
+        self.ended = counter(
             "penstock_jobs_ended_without_worker_total",
             "Jobs that no worker ended: cancelled or expired in the queue, lost with their worker, or as an identical job.",
             ["pool", "lane", "state", "code"],
-            registry=registry,
         )
 
     def _make_pools(self, registry: CollectorRegistry) -> None:
-        self.paused = Gauge(
-            "penstock_pool_paused", "1 while the pool is paused, else 0.", ["pool"], registry=registry
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.paused = gauge("penstock_pool_paused", "1 while the pool is paused, else 0.", ["pool"])
+        self.workers = gauge(
+            "penstock_workers", "Workers whose lease is alive, by pool and state.", ["pool", "state"]
         )
-        self.workers = Gauge(
-            "penstock_workers",
-            "Workers whose lease is alive, by pool and state.",
-            ["pool", "state"],
-            registry=registry,
-        )
-        self.active = Gauge(
+        self.active = gauge(
             "penstock_pool_active_jobs",
             "Jobs that the pool's live workers run, as of their last heartbeats; of batches, the rows on the engines.",
             ["pool"],
-            registry=registry,
         )
-        self.capacity = Gauge(
+        self.capacity = gauge(
             "penstock_pool_capacity_jobs",
             "Jobs that the pool may run at once: what its workers take (draining ones nothing), or `max_active` if less.",
             ["pool"],
-            registry=registry,
         )
-        self.joined = Counter(
+        self.joined = counter(
             "penstock_worker_joins_total",
             "Worker incarnations that this api process saw take out a lease.",
             ["pool"],
-            registry=registry,
         )
-        self.left = Counter(
+        self.left = counter(
             "penstock_worker_leaves_total",
             "Worker incarnations that this api process saw lose or end their lease.",
             ["pool"],
-            registry=registry,
         )
 
     def _make_redis(self, registry: CollectorRegistry) -> None:
-        self.redis_up = Gauge(
+        gauge = partial(Gauge, registry=registry)
+        self.redis_up = gauge(
             "penstock_redis_up",
             "1 if the last look into Redis went well, else 0; then the other figures are from before.",
-            registry=registry,
         )
-        self.memory_used = Gauge(
-            "penstock_redis_memory_used_bytes", "Bytes of memory that Redis's data takes.", registry=registry
+        self.memory_used = gauge(
+            "penstock_redis_memory_used_bytes", "Bytes of memory that Redis's data takes."
         )
-        self.memory_max = Gauge(
-            "penstock_redis_memory_max_bytes",
-            "Redis's `maxmemory` in bytes; 0 means no limit.",
-            registry=registry,
+        self.memory_max = gauge(
+            "penstock_redis_memory_max_bytes", "Redis's `maxmemory` in bytes; 0 means no limit."
         )
-        self.memory_system = Gauge(
+        self.memory_system = gauge(
             "penstock_redis_memory_system_bytes",
             "Bytes of memory of the machine that Redis runs on; 0 where Redis does not say.",
-            registry=registry,
         )
-        self.aof_enabled = Gauge(
-            "penstock_redis_aof_enabled", "1 if Redis writes an append-only file, else 0.", registry=registry
+        self.aof_enabled = gauge(
+            "penstock_redis_aof_enabled", "1 if Redis writes an append-only file, else 0."
         )
-        self.persistence_ok = Gauge(
+        self.persistence_ok = gauge(
             "penstock_redis_persistence_ok",
             "1 if the last write of this kind to Redis's disk went well, else 0; `aof` is 1 where it is off.",
             ["kind"],
-            registry=registry,
         )
-        self.clients = Gauge("penstock_redis_clients", "Connections that Redis has.", registry=registry)
-        self.evicted = Gauge(
+        self.clients = gauge("penstock_redis_clients", "Connections that Redis has.")
+        self.evicted = gauge(
             "penstock_redis_evicted_keys",
             "Keys that Redis threw away for want of memory since its start; any is data loss.",
-            registry=registry,
         )
-        self.uptime = Gauge(
-            "penstock_redis_uptime_seconds", "Seconds since Redis's start.", registry=registry
-        )
+        self.uptime = gauge("penstock_redis_uptime_seconds", "Seconds since Redis's start.")
         for kind in ("aof", "rdb"):
             self.persistence_ok.labels(kind)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -26,9 +27,7 @@ class WorkerMetrics:
     """Metrics of a worker process.
 
     Args:
-        registry: where to register.
         failure_codes: the values of the label ``code``.
-        lanes: the values of the label ``lane``.
         limit_reasons: the lane controller's reasons.
         tenants: tenants whose jobs are counted by name.
     """
@@ -87,121 +86,90 @@ class WorkerMetrics:
                 self.tenant_tokens.labels(tenant, kind)
 
     def _make_outcomes(self, registry: CollectorRegistry) -> None:
-        self.jobs = Counter(
-            "penstock_jobs_total",
-            "Jobs this worker ended, by final state and lane.",
-            ["state", "lane"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        self.jobs = counter(
+            "penstock_jobs_total", "Jobs this worker ended, by final state and lane.", ["state", "lane"]
         )
-        self.failures = Counter(
-            "penstock_job_failures_total", "Failed jobs, by failure code.", ["code"], registry=registry
-        )
-        self.tokens = Counter(
+        self.failures = counter("penstock_job_failures_total", "Failed jobs, by failure code.", ["code"])
+        self.tokens = counter(
             "penstock_tokens_total",
             "Tokens of finished jobs, and of committed rows of batches, by kind and lane.",
             ["kind", "lane"],
-            registry=registry,
         )
-        self.tenant_jobs = Counter(
+        self.tenant_jobs = counter(
             "penstock_tenant_jobs_total",
             "Jobs this worker ended, by tenant and final state.",
             ["tenant", "state"],
-            registry=registry,
         )
-        self.tenant_tokens = Counter(
-            "penstock_tenant_tokens_total",
-            "The same, by tenant and kind.",
-            ["tenant", "kind"],
-            registry=registry,
+        self.tenant_tokens = counter(
+            "penstock_tenant_tokens_total", "The same, by tenant and kind.", ["tenant", "kind"]
         )
-        self.attempts = Counter(
-            "penstock_attempts_total",
-            "Attempts begun, by which attempt of its job it is.",
-            ["number"],
-            registry=registry,
+        self.attempts = counter(
+            "penstock_attempts_total", "Attempts begun, by which attempt of its job it is.", ["number"]
         )
-        self.dropped = Counter(
+        self.dropped = counter(
             "penstock_messages_dropped_total",
             "Queue messages that gave no right to run, by reason.",
             ["reason"],
-            registry=registry,
         )
-        self.fenced = Counter(
-            "penstock_fence_rejections_total",
-            "Writes refused because the job was no longer this attempt's.",
-            registry=registry,
+        self.fenced = counter(
+            "penstock_fence_rejections_total", "Writes refused because the job was no longer this attempt's."
         )
-        self.given_back = Counter(
+        self.given_back = counter(
             "penstock_attempts_given_back_total",
             "Attempts that this worker ended without ending the job: drained, or to be tried again.",
-            registry=registry,
         )
-        self.batch_rows = Counter(
-            "penstock_batch_rows_total",
-            "Rows of batches written to disk, by outcome.",
-            ["outcome"],
-            registry=registry,
+        self.batch_rows = counter(
+            "penstock_batch_rows_total", "Rows of batches written to disk, by outcome.", ["outcome"]
         )
 
     def _make_times(self, registry: CollectorRegistry) -> None:
-        self.run_time = Histogram(
+        histogram = partial(Histogram, registry=registry)
+        self.run_time = histogram(
             "penstock_run_seconds",
             "Seconds from claim to end, by final state.",
             ["state"],
             buckets=LATENCY_BUCKETS_S,
-            registry=registry,
         )
-        self.queue_wait = Histogram(
+        self.queue_wait = histogram(
             "penstock_queue_wait_seconds",
             "Seconds from a job's acceptance to its first claim, by lane.",
             ["lane"],
             buckets=QUEUE_BUCKETS_S,
-            registry=registry,
         )
-        self.first_token = Histogram(
+        self.first_token = histogram(
             "penstock_time_to_first_token_seconds",
             "Seconds from the claim of a streamed job to its first chunk, by lane; the wait in the queue is not in it.",
             ["lane"],
             buckets=LATENCY_BUCKETS_S,
-            registry=registry,
         )
-        self.inter_token = Histogram(
+        self.inter_token = histogram(
             "penstock_inter_token_seconds",
             "Mean seconds between the tokens of a streamed job, observed once for each job, by lane.",
             ["lane"],
             buckets=INTER_TOKEN_BUCKETS_S,
-            registry=registry,
         )
-        self.margin = Histogram(
+        self.margin = histogram(
             "penstock_deadline_margin_seconds",
             "Seconds that were left of a job's life when it ended, by lane; jobs without a deadline do not count.",
             ["lane"],
             buckets=MARGIN_BUCKETS_S,
-            registry=registry,
         )
 
     def _make_own(self, registry: CollectorRegistry) -> None:
-        self.running = Gauge(
-            "penstock_jobs_running", "Jobs on this worker's engine, by lane.", ["lane"], registry=registry
-        )
-        self.capacity = Gauge(
-            "penstock_capacity_jobs", "Jobs that this worker may run at once.", registry=registry
-        )
-        self.rows_running = Gauge(
-            "penstock_batch_rows_running", "Rows of batches on this worker's engine.", registry=registry
-        )
-        self.bulk_limit = Gauge(
-            "penstock_bulk_limit", "Bulk jobs that the lane controller allows at once.", registry=registry
-        )
-        self.bulk_limits = Counter(
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        self.running = gauge("penstock_jobs_running", "Jobs on this worker's engine, by lane.", ["lane"])
+        self.capacity = gauge("penstock_capacity_jobs", "Jobs that this worker may run at once.")
+        self.rows_running = gauge("penstock_batch_rows_running", "Rows of batches on this worker's engine.")
+        self.bulk_limit = gauge("penstock_bulk_limit", "Bulk jobs that the lane controller allows at once.")
+        self.bulk_limits = counter(
             "penstock_bulk_limit_adjustments_total",
             "Adjustments of the lane controller, by reason; `open` raises the limit, every other reason halves it.",
             ["reason"],
-            registry=registry,
         )
-        self.beats = Counter("penstock_heartbeats_total", "Leases prolonged.", registry=registry)
-        self.beats_failed = Counter(
+        self.beats = counter("penstock_heartbeats_total", "Leases prolonged.")
+        self.beats_failed = counter(
             "penstock_heartbeats_failed_total",
             "Heartbeats that Redis did not answer; the lease goes on until it ends.",
-            registry=registry,
         )

@@ -26,7 +26,6 @@ class ChunkSlots:
     """One chunk's places on the engine, a place for each running row. See :meth:`Gate.open_chunk`.
 
     Attributes:
-        lane: the chunk's.
         left: rows that are not on the engine yet, and not finished either.
         stalled: the chunk waits for storage, so its rows do not ask for places.
     """
@@ -59,10 +58,6 @@ class Gate:
 
     Args:
         engine: started; its own signals count.
-        lanes: the controller.
-
-    Attributes:
-        running_rows: rows on the engine.
     """
 
     def __init__(self, engine: Engine, lanes: LaneController) -> None:

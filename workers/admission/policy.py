@@ -59,12 +59,10 @@ class LaneController:
         on_adjust: called with the reason of each adjustment.
 
     Attributes:
-        capacity: as given.
         reserved: slots that bulk never gets.
         ceiling: the most slots that bulk ever gets.
         headroom: slots kept free beyond the interactive jobs, once those fill what is reserved for them.
         limit: slots that bulk may have now.
-        reason: why.
     """
 
     def __init__(

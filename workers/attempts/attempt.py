@@ -22,10 +22,8 @@ class Attempt:
         claim: the right to run it.
         buffer: chunks of its stream that are not written yet.
         stop: why it was stopped; None while it was not.
-        task: the engine's run.
         abort: the task that asks the engine to end the run early.
         on_engine: the engine has, or had, the request.
-        spans: its trace.
         began_s: time of its claim, on a monotonic clock.
         first_s: time of its stream's first chunk; 0.0 before that.
     """

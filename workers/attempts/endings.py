@@ -44,9 +44,7 @@ class Endings:
     """Writes the ends of a worker's attempts.
 
     Args:
-        store: the job store.
         worker: this worker's incarnation.
-        metrics: the worker's metrics.
         max_result_bytes: a larger response fails its job.
     """
 

@@ -12,9 +12,6 @@ class Quarantine:
 
     An engine that dies takes its whole batch with it, and any job of the batch may have been the cause. Each of them runs as
     the only suspect: until it ends, or for ``window_s`` seconds, since a request that kills an engine does so early.
-
-    Args:
-        window_s: seconds.
     """
 
     def __init__(self, window_s: float) -> None:

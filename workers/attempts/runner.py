@@ -30,8 +30,7 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.engines.spans import record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -44,12 +43,9 @@ class Runner:
 
     Args:
         engine: a started engine.
-        store: the job store.
         worker: this worker's incarnation, whose lease is alive.
         pool: the pool whose lanes it drains.
         gate: counts each message whose claim was answered.
-        metrics: the worker's metrics.
-        tracer: the worker's tracer.
         max_result_bytes: a larger response fails its job.
         run_chunk: runs a chunk of a batch, whose place in a trace it gets; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.

@@ -33,12 +33,7 @@ def tracer_for(settings: WorkerSettings, worker: str) -> Tracer:
 
 
 class AttemptSpans:
-    """The spans of one attempt. Nothing is recorded if its job's trace is not.
-
-    Args:
-        tracer: the worker's tracer.
-        span: the attempt's span.
-    """
+    """The spans of one attempt. Nothing is recorded if its job's trace is not."""
 
     __slots__ = ("_tracer", "span")
 
@@ -83,10 +78,7 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
     """Begin the spans of an attempt that has just been claimed.
 
     Args:
-        tracer: the worker's tracer.
-        claim: the attempt.
         worker: this worker's incarnation.
-        queue: the name of the queue it waited in.
         asked_ns: when the claim was sent, Unix nanoseconds.
     """
     place = TraceContext.decode(claim.trace)
@@ -114,7 +106,9 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
         tracer.begin(f"wait {queue}", Kind.INTERNAL, place, start_ns=start_ns).end(now_ns)
     # Without a place, as for a chunk of a batch, which no request brought by itself, it begins a trace. It links to the
     # request that brought the batch: that trace would not end before the batch does, days later maybe.
-    links = [_batch_of(claim)] if claim.endpoint == CHUNK_ENDPOINT else []
+    links = []
+    if claim.endpoint == CHUNK_ENDPOINT:
+        links.append(TraceContext.decode(msgspec.json.decode(claim.body, type=ChunkSpec).trace))
     span = tracer.begin(f"process {queue}", Kind.CONSUMER, place, facts, links=links, start_ns=asked_ns)
     if not span.recording:
         return AttemptSpans(tracer, span)
@@ -122,8 +116,3 @@ def begin_attempt(tracer: Tracer, claim: Claim, worker: str, queue: str, asked_n
     if claim.attempt > 1:
         span.event("restarted", {"penstock.job.attempt": claim.attempt})
     return AttemptSpans(tracer, span)
-
-
-def _batch_of(claim: Claim) -> TraceContext | None:
-    """Return the place of the request that created a chunk's batch."""
-    return TraceContext.decode(msgspec.json.decode(claim.body, type=ChunkSpec).trace)

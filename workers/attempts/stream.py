@@ -79,7 +79,6 @@ class Flusher:
     """Writes the buffers of all running streams, one script call at a time.
 
     Args:
-        store: the job store.
         on_refused: called with a job and the number of its attempt, when that attempt no longer owns the job.
     """
 

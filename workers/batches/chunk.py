@@ -40,10 +40,7 @@ class ChunkRunner:
     """Runs the chunks of this worker.
 
     Args:
-        rows: runs each row.
         storage: opened when first used.
-        chunks: the chunks' transitions.
-        metrics: the worker's.
         gate: admits rows to the engine.
         one_by_one: rows that run alone at first, after the engine died under a chunk.
     """
@@ -70,7 +67,6 @@ class ChunkRunner:
         """Run a chunk until every row is committed, its batch is paused, or it is no longer this attempt's.
 
         Args:
-            claim: the chunk's attempt.
             place: its place in a trace, to which the rows' own traces link.
 
         Raises:

@@ -42,10 +42,6 @@ class Committer:
     """Commits one chunk's rows, in groups of 64 or after half a second; one group at a time.
 
     Args:
-        storage: where parts go.
-        chunks: the chunk's transitions.
-        spec: the chunk.
-        claim: the right to it.
         writer: the number under which this attempt's parts are kept.
         on_commit: called with the rows of each group that is committed.
     """

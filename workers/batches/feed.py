@@ -22,11 +22,7 @@ class Feeder:
     """Runs the rows of one chunk.
 
     Args:
-        chunk: the attempt.
-        rows: runs each row.
-        committer: takes the finished rows.
         slots: the chunk's places on the engine.
-        storage: holds the input.
         on_storage_error: awaited when storage fails; reading is tried again after it.
         one_by_one: so many rows at first, each of which runs alone.
     """

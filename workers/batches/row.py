@@ -16,8 +16,7 @@ from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final
-from workers.engines.spans import record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +29,6 @@ class ChunkAttempt:
     """An attempt at a chunk, as its rows share it.
 
     Attributes:
-        claim: the right to the chunk.
-        spec: the chunk.
         writer: the number under which this attempt writes.
         place: its place in a trace, to which the rows' own traces link.
         engine_error: the first sign that the engine died under it.
@@ -53,7 +50,6 @@ class RowRunner:
         engine: a started engine.
         retry: how long a row waits for its next try.
         max_result_bytes: a larger response fails its row.
-        tracer: the worker's.
     """
 
     def __init__(self, engine: Engine, retry: RetryPolicy, max_result_bytes: int, tracer: Tracer) -> None:
@@ -65,7 +61,6 @@ class RowRunner:
 
         Args:
             chunk: the attempt at its chunk; the engine's death is noted there.
-            row: what to run.
             ident: the row's id.
 
         Returns:

@@ -42,9 +42,6 @@ class CeleryWorker:
 
     Args:
         app: the application, with the task registered.
-        settings: the worker's settings.
-        capacity: jobs at once.
-        submit: runs a job.
         gate: counts messages, and says how many more may be taken.
         on_ready: called once messages are taken.
         on_stop: called when no more messages are taken, whatever the reason.

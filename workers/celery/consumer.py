@@ -2,7 +2,7 @@
 
 Celery flushes its event buffer in every turn of its loop, which under load means one PUBLISH for one or two events. Here the
 buffer is flushed a tenth of a second after its first event: a batch of 24 costs little more than one event, and Flower shows
-no difference. Only so many jobs a second have events at all, see :mod:`workers.celery.events`.
+no difference. Only so many jobs a second have events at all.
 
 The longer Redis is away, the longer Celery pauses between its attempts to connect. Here the pause is always short.
 """
@@ -15,10 +15,39 @@ from typing import Any
 
 from celery.worker import consumer
 
-from workers.celery.events import BoundedEvents
-
 _FLUSH_AFTER_S = 0.1
 _RECONNECT_S = 2
+
+_LAST = frozenset({"task-succeeded", "task-failed", "task-revoked", "task-rejected", "task-retried"})
+_ALWAYS = frozenset({"task-failed", "task-revoked"})
+
+
+class BoundedEvents:
+    """Replaces an event dispatcher's ``send``.
+
+    A job is chosen when its message is received. Of other jobs only a bad end is sent. All other events pass.
+
+    Args:
+        gate: decides about one job; see :class:`monitoring.sampling.Gate`.
+    """
+
+    def __init__(self, send: Callable[..., Any], gate: Callable[[], bool]) -> None:
+        self._send = send
+        self._gate = gate
+        self._chosen: set[str] = set()
+
+    def __call__(self, type: str, *args: Any, **fields: Any) -> Any:  # noqa: A002 - the dispatcher's own name for it
+        """Send an event, or drop it."""
+        if not type.startswith("task-"):
+            return self._send(type, *args, **fields)
+        job_id = fields.get("uuid", "")
+        if type == "task-received" and self._gate():
+            self._chosen.add(job_id)
+        if job_id not in self._chosen and type not in _ALWAYS:
+            return None
+        if type in _LAST:
+            self._chosen.discard(job_id)
+        return self._send(type, *args, **fields)
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]

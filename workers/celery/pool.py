@@ -66,11 +66,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
         self._done: deque[tuple[Callable[..., Any], float, bool, Result]] = deque()
         options = self.app.conf.broker_transport_options
         options[FREE_SLOTS] = _Number(lambda: int(self.limit) - self.gate.messages)
-        options[BULK_ROOM] = (
-            self.bulk_queue,
-            _Number(self.gate.free_messages),
-            _Number(self.gate.recheck_s),
-        )
+        options[BULK_ROOM] = (self.bulk_queue, _Number(self.gate.free_messages), _Number(self.gate.recheck_s))
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
@@ -142,9 +138,7 @@ def loop_pool(submit: Submit, gate: Gate, bulk_queue: str, on_stop: Callable[[],
     """Return the pool class of one worker, for ``app.Worker(pool=...)``.
 
     Args:
-        submit: runs a job.
         gate: counts messages, and says how many more may be taken.
-        bulk_queue: the queue of the lane bulk.
         on_stop: called when no more messages are taken.
     """
     members = {"submit": staticmethod(submit), "gate": gate, "bulk_queue": bulk_queue}

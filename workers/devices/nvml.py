@@ -80,7 +80,6 @@ def visible(gpus: Sequence[Gpu], setting: str | None) -> tuple[Gpu, ...]:
     """Return the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves to this process, in its order.
 
     Args:
-        gpus: the machine's.
         setting: the variable's value; None where it is not set, which hides nothing.
 
     Raises:
@@ -117,7 +116,6 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
     Args:
         wanted: indices such as ``0,1``; ``all``; None for as many of the first ones as the workers need.
         size: GPUs in a group.
-        gpus: the visible ones.
         workers: how many groups are wanted; None: as many as there are (of ``all`` or a list), else one.
 
     Returns:
@@ -148,8 +146,7 @@ def cut(wanted: str | None, size: int, gpus: Sequence[Gpu], workers: int | None 
         )
         groups = "1 group" if len(chosen) // size == 1 else f"{len(chosen) // size or 'no'} groups"
         rest = f", with {len(chosen) % size} left over" if len(chosen) >= size and len(chosen) % size else ""
-        msg = f"the GPUs {names} make {groups} of {size}{rest}; {need}; {there_is(gpus)}"
-        raise DeviceStartError(msg)
+        raise DeviceStartError(f"the GPUs {names} make {groups} of {size}{rest}; {need}; {there_is(gpus)}")
     cuts = [tuple(chosen[at : at + size]) for at in range(0, len(chosen), size)]
     return cuts[: workers or len(cuts)]
 
@@ -171,9 +168,7 @@ def check_room(model: str, weights_bytes: int | None, group: Group, copies: int,
     """Refuse a group on which a model's weights alone do not fit.
 
     Args:
-        model: its name, for the message.
         weights_bytes: of one copy; None where nobody knows before it is loaded.
-        group: the GPUs.
         copies: of the model in the group (data parallelism).
         share: of each GPU's memory that the engine may take (vLLM's ``gpu_memory_utilization``).
 
@@ -187,12 +182,11 @@ def check_room(model: str, weights_bytes: int | None, group: Group, copies: int,
     if weights_bytes <= room:
         return
     there = f"{share:g} of the memory of {', '.join(map(str, group))}"
-    msg = (
+    raise DeviceStartError(
         f"{model} does not fit: its weights are {weights_bytes / GB:.1f} GB, and a copy of it may take "
         f"{room / GB:.1f} GB here ({there}). Give each worker more GPUs (tensor_parallel), or take a smaller or a "
         "quantized model"
     )
-    raise DeviceStartError(msg)
 
 
 def _machine_memory() -> int:

@@ -17,15 +17,8 @@ from workers.settings import WorkerSettings
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 OWN = (
-    "model",
-    "served_model_name",
-    "aliases",
-    "engine_args",
-    "gpus",
-    "tensor_parallel",
-    "workers",
-    "device",
-    "device_memory_gb",
+    *("model", "served_model_name", "aliases", "engine_args"),
+    *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
 
@@ -77,10 +70,9 @@ def read_tables() -> Tables:
                 raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
     beside = [key for key in OWN if key in whole] if tables else []
     if beside:
-        msg = (
+        raise PoolsStartError(
             f"{file}: {beside[0]}: it stands beside the pools {_names(tables)}; move it into the table of one"
         )
-        raise PoolsStartError(msg)
     return tables
 
 
@@ -159,11 +151,10 @@ def check_names(pools: Mapping[str, WorkerSettings]) -> dict[str, str]:
         for name in (model, *settings.aliases):
             known, where = meaning.setdefault(name, (model, pool))
             if known != model:
-                msg = (
+                raise PoolsStartError(
                     f"{settings_file()}: [pools.{pool}] {'model' if name == model else 'aliases'}: {name!r} means {model!r} "
                     f"here, and {known!r} in [pools.{where}]"
                 )
-                raise PoolsStartError(msg)
     return {name: model for name, (model, _) in meaning.items()}
 
 

@@ -141,8 +141,7 @@ def _tokenizer(vocab: int) -> Any:
     tokenizer.train_from_iterator(_corpus(), trainer)
     if tokenizer.get_vocab_size() != vocab:
         # Ids beyond the tokenizer's would decode to nothing.
-        msg = f"the corpus gives {tokenizer.get_vocab_size()} tokens, not {vocab}"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"the corpus gives {tokenizer.get_vocab_size()} tokens, not {vocab}")
     return tokenizer
 
 

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from jobs.facts import EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
+from monitoring.tracing import Span
 
 Emit: TypeAlias = Callable[[Chunk], None]
 """Takes a stream's next chunk. Never blocks, never raises; called on the engine's event loop."""
@@ -72,6 +74,21 @@ class Final:
     usage: Usage | None
 
 
+def record_final(span: Span, final: Final) -> None:
+    """Write token counts and an error status onto the span of the request."""
+    if not span.recording:
+        return
+    if final.usage is not None:
+        span.set(
+            {
+                "gen_ai.usage.input_tokens": final.usage.prompt_tokens,
+                "gen_ai.usage.output_tokens": final.usage.completion_tokens,
+            }
+        )
+    if final.status >= 400:
+        span.error(str(final.status))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that an engine serves.
@@ -93,25 +110,6 @@ class ModelInfo:
     max_model_len: int | None = None
     max_token_bytes: int | None = None
     max_output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """The engine's own signals. None: it does not say.
-
-    Attributes:
-        running: requests in the current batch.
-        waiting: requests it holds but has not scheduled.
-        kv_cache_usage: 0.0 to 1.0.
-        preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
-        generated: tokens generated since the start.
-    """
-
-    running: int | None = None
-    waiting: int | None = None
-    kv_cache_usage: float | None = None
-    preemptions: int | None = None
-    generated: int | None = None
 
 
 class Engine(Protocol):

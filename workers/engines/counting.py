@@ -35,13 +35,8 @@ SPECIAL = 16
 _UNTOLD = ("truncate_prompt_tokens", "kv_transfer_params", "suffix", "prompt_embeds", "padding")
 _TEMPLATE_FIELDS = ("documents", "reasoning_effort")
 _COPIED = (
-    "model",
-    "tools",
-    "add_generation_prompt",
-    "continue_final_message",
-    "add_special_tokens",
-    "chat_template",
-    "chat_template_kwargs",
+    *("model", "tools", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
+    *("chat_template", "chat_template_kwargs"),
 )
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
 
@@ -94,7 +89,6 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
     Args:
         tokenize: the way to the server.
         endpoint: one of the three.
-        body: the client's raw body.
 
     Returns:
         Tokens, before any truncation; None if they cannot be counted.

@@ -58,7 +58,6 @@ async def relay(
 
     Args:
         parts: the bytes of the answer, cut anywhere.
-        emit: takes the chunks.
         chat: chat completions; otherwise completions.
         hide_usage: the client did not ask for the usage chunk: keep its numbers, drop it.
         ask_usage: called at the end if no chunk had the token counts.
@@ -79,11 +78,9 @@ async def relay(
     except StreamError as error:
         return Final(error.status, error.body, None)
     except msgspec.DecodeError as error:
-        msg = "the server sent a chunk that is not JSON"
-        raise EngineDeadError(msg) from error
+        raise EngineDeadError("the server sent a chunk that is not JSON") from error
     if not assembler.finished and not stopped():
-        msg = "the server's stream broke off"
-        raise EngineDeadError(msg)
+        raise EngineDeadError("the server's stream broke off")
     if assembler.usage is None and ask_usage is not None and (usage := ask_usage()) is not None:
         assembler.set_usage(usage)
     return Final(200, assembler.result(), assembler.usage)

@@ -26,7 +26,6 @@ class VllmSettings:
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
-        log_level: vLLM's log level.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
         extra_args: any other ``vllm serve`` flags, verbatim.
@@ -62,14 +61,8 @@ class VllmSettings:
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         for flag in (
-            "max_model_len",
-            "max_num_seqs",
-            "kv_cache_memory_bytes",
-            "gpu_memory_utilization",
-            "tensor_parallel_size",
-            "dtype",
-            "runner",
-            "convert",
+            *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization"),
+            *("tensor_parallel_size", "dtype", "runner", "convert"),
         ):
             value = getattr(self, flag)
             if value is not None:
@@ -125,7 +118,6 @@ class SimulatedSettings:
     """The simulated engine, for load and fault tests.
 
     Attributes:
-        model: the served name.
         ttft_s: seconds to the first token.
         inter_token_s: seconds between tokens.
         tokens: completion tokens of a request without ``max_tokens``.

@@ -55,7 +55,6 @@ class Ending:
     """The end of this process.
 
     Args:
-        loop: the engine's.
         drain_timeout_s: time for running jobs unless a drain says otherwise.
         announce: tells others that the worker ends; called on the loop.
         release: stops what still runs, so that it is given back; called on the loop.

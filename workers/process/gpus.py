@@ -42,21 +42,18 @@ class GpuWatch:
 
     Attributes:
         facts: as of the last read; see :func:`gpu_facts`.
+        collect: the source of the metrics; until it is set there are none.
     """
 
     def __init__(self) -> None:
         self.facts: list[dict[str, Any]] = []
-        self._collect: Callable[[], Iterable[Metric]] = tuple
-
-    def read_from(self, collect: Callable[[], Iterable[Metric]]) -> None:
-        """Set the source of the metrics; until then there are none."""
-        self._collect = collect
+        self.collect: Callable[[], Iterable[Metric]] = tuple
 
     async def run(self, interval_s: float) -> None:
         """Read every ``interval_s`` seconds, until cancelled."""
         while True:
             try:
-                self.facts = await asyncio.to_thread(lambda: gpu_facts(self._collect()))
+                self.facts = await asyncio.to_thread(lambda: gpu_facts(self.collect()))
             except Exception:  # a driver's failure is no reason for a worker to end
                 log.exception("gpus_not_read")
                 self.facts = []

@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import Any
 
 import structlog
@@ -20,7 +21,7 @@ from jobs.placement import Device
 from jobs.retry import RetryPolicy
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
-from storage import Storage, open_storage
+from storage import open_storage
 from workers.admission.gate import Gate
 from workers.admission.policy import LaneController
 from workers.attempts.attempt import Outcome
@@ -44,16 +45,11 @@ class EngineHost:
     """Owns the engine and all that works with it.
 
     Args:
-        settings: the worker's settings.
         engine: not yet started.
-        device: what the engine runs on.
-        metrics: the worker's metrics.
 
     Attributes:
-        worker: this worker's incarnation.
         ending: how the process ends.
         gate: admission to the engine; from :meth:`start` on.
-        gpus: the worker's GPUs.
         info: the constant part of the worker's record; from :meth:`start` on.
     """
 
@@ -78,7 +74,6 @@ class EngineHost:
         self.gpus = GpuWatch()
         self.info: dict[str, Any] = {}
         self._tracer = Tracer()
-        self._storage: Storage | None = None
         self._lease: Lease | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
@@ -138,7 +133,7 @@ class EngineHost:
             self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
         )
         chunks = ChunkRunner(
-            rows, self._open_storage, ChunkStore(store), self._metrics, gate, one_by_one=capacity
+            rows, cache(partial(open_storage, s)), ChunkStore(store), self._metrics, gate, one_by_one=capacity
         )
         self._runner = Runner(
             self.engine,
@@ -172,11 +167,6 @@ class EngineHost:
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
-
-    def _open_storage(self) -> Storage:
-        if self._storage is None:
-            self._storage = open_storage(self.settings)
-        return self._storage
 
     def _on_service_end(self, task: asyncio.Task[None]) -> None:
         """End a worker that has lost its heartbeat or its reaper."""

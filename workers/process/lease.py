@@ -34,14 +34,11 @@ class Lease:
     """Takes the lease, prolongs it, and obeys what comes with it: cancels, drains, questions.
 
     Args:
-        store: the job store.
         worker: this worker's incarnation.
         redis_url: for the control channel's own connection.
-        interval_s: seconds between heartbeats.
         engine: started; asked before each heartbeat whether it is alive.
         runner: runs the jobs; stops those that the store or the engine's death ends.
         ending: begun when the lease or the engine is lost, and by a drain.
-        metrics: the worker's metrics.
         state: returns the worker's record as of now.
     """
 

@@ -28,10 +28,7 @@ def description(
     """Return the part of a worker's record that never changes.
 
     Args:
-        settings: the worker's.
         engine: started.
-        device: what it runs on.
-        capacity: jobs at once.
         bulk_capacity: bulk jobs of these at most.
     """
     return {
@@ -51,11 +48,7 @@ def description(
 
 
 async def register(
-    store: JobStore,
-    worker: str,
-    info: Mapping[str, Any],
-    engine: Engine,
-    aliases: Sequence[str],
+    store: JobStore, worker: str, info: Mapping[str, Any], engine: Engine, aliases: Sequence[str]
 ) -> None:
     """Register the worker with its models, and take the lease.
 
@@ -63,7 +56,6 @@ async def register(
     worker's lease ends, and fails once its next heartbeat shows that it is alive.
 
     Args:
-        store: the job store.
         worker: its incarnation.
         info: its record, see :func:`description`.
         engine: started.
@@ -107,7 +99,6 @@ def aliased(models: Sequence[ModelInfo], aliases: Sequence[str]) -> dict[str, st
 
     Args:
         models: the engine's. A LoRA adapter names its base model as ``parent`` in its card.
-        aliases: as set.
 
     Raises:
         EngineStartError: there is not exactly one model, or an alias is the name of another.

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobs.facts import QueueFacts, Reaped, WorkerFacts
+from jobs.facts import EngineStats, QueueFacts, Reaped, WorkerFacts
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (
@@ -23,7 +23,6 @@ from monitoring.metrics import (
 )
 from tests.gpus import TwoGpus
 from workers.admission.policy import LimitReason
-from workers.engines.base import EngineStats
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobs.facts import EngineStats
 from jobs.lanes import Lane
 from tests.support import eventually
 from workers.admission.gate import Gate
 from workers.admission.policy import LaneController
-from workers.engines.base import EngineStats
 
 
 class Calm:

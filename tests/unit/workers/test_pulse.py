@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from api.operations.workers import GpuObject
 from monitoring.metrics import Gpus
 from penstock.fleet_models import Gpu
-from workers.attempts.pulse import Pulse
+from workers.attempts.accounts import Pulse
 from workers.process.gpus import _GPU_FIELDS, gpu_facts
 
 

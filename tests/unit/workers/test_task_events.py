@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, repeat
 
-from workers.celery.events import BoundedEvents
+from workers.celery.consumer import BoundedEvents
 
 
 def run(allowed: list[bool], *events: tuple[str, str]) -> list[tuple[str, str]]:

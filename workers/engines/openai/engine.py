@@ -11,15 +11,8 @@ import aiohttp
 import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
-from workers.engines.base import (
-    Emit,
-    EngineDeadError,
-    EngineRequest,
-    EngineStartError,
-    EngineStats,
-    Final,
-    ModelInfo,
-)
+from jobs.facts import EngineStats
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import OpenAISettings
@@ -85,18 +78,15 @@ class OpenAIEngine:
         status, body = await self._get("/v1/models", settings.start_timeout_s)
         if status != 200:
             hint = "; check the API key" if status in {401, 403} else ""
-            msg = f"{settings.base_url} answers GET /v1/models with status {status}{hint}"
-            raise EngineStartError(msg)
+            raise EngineStartError(f"{settings.base_url} answers GET /v1/models with status {status}{hint}")
         cards = _decode(body)["data"]
         if settings.models:
             cards = [card for card in cards if card["id"] in settings.models]
             missing = set(settings.models) - {card["id"] for card in cards}
             if missing:
-                msg = f"{settings.base_url} does not serve {', '.join(sorted(missing))}"
-                raise EngineStartError(msg)
+                raise EngineStartError(f"{settings.base_url} does not serve {', '.join(sorted(missing))}")
         if not cards:
-            msg = f"{settings.base_url} serves no model"
-            raise EngineStartError(msg)
+            raise EngineStartError(f"{settings.base_url} serves no model")
         return tuple(
             ModelInfo(card["id"], card, settings.endpoints, card.get("max_model_len")) for card in cards
         )
@@ -107,8 +97,7 @@ class OpenAIEngine:
 
     def _client(self) -> aiohttp.ClientSession:
         if self._http is None:
-            msg = "the engine is stopped"
-            raise EngineDeadError(msg)
+            raise EngineDeadError("the engine is stopped")
         return self._http
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -182,8 +171,7 @@ class OpenAIEngine:
         with self._reaching():
             status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
         if status >= 500:
-            msg = f"{self._settings.base_url} answers with status {status}"
-            raise EngineDeadError(msg)
+            raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
 
     async def stop(self) -> None:
         """See the Protocol. The server itself goes on running."""

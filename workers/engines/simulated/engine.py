@@ -14,19 +14,15 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.facts import EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStats, Final, ModelInfo
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import shapes
 from workers.engines.simulated.journal import Journal
-from workers.engines.simulated.request import (
-    Body,
-    inputs_of,
-    read_body,
-    token_count,
-)
+from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
 
 _TEXT = """
 water falls through the gate and turns a wheel that lights every window in town while rain fills lakes

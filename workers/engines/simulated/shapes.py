@@ -90,9 +90,6 @@ def response(
     Args:
         ident: the request's; ``id`` ends in it.
         created: Unix seconds.
-        model: its name.
-        text: the output.
-        usage: token counts.
         asked: the request's body.
     """
     bounded = asked.get("max_output_tokens") is not None

@@ -20,7 +20,6 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     """Parse the flags, load the model and start the engine process. Blocks.
 
     Args:
-        settings: the engine's.
         leash: gets the engine's processes.
         taps: by engine request; see :func:`workers.engines.vllm.tap.tapped`.
         steps: gets the scheduler's statistics.

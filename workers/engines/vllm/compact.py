@@ -81,16 +81,14 @@ class _Template:
         """
         tree = json.loads(chunk)
         if _dump(tree) != chunk:
-            msg = "the chunk does not survive a round trip"
-            raise ValueError(msg)
+            raise ValueError("the chunk does not survive a round trip")
         marks = {}
         for name, path in holes.items():
             at = tree
             for step in path[:-1]:
                 at = at[step]
             if path[-1] not in at:
-                msg = f"the chunk has no {path}"
-                raise ValueError(msg)
+                raise ValueError(f"the chunk has no {path}")
             at[path[-1]] = marks[name] = f"\N{OPEN BOX}{name}\N{OPEN BOX}"
         text = _dump(tree)
         self.names = sorted(marks, key=lambda name: text.index(_dump(marks[name])))
@@ -160,8 +158,7 @@ class Shapes:
         self._last = _Template(frames.pop(), {**end, "text": content})
         texts = {_Template(frame, {**base, "text": content}).fill(_BLANK) for frame in frames}
         if len(texts) != 1:
-            msg = "text chunks differ in more than their text"
-            raise ValueError(msg)
+            raise ValueError("text chunks differ in more than their text")
         self._text = _Template(frames[0], {**base, "text": content})
         empty = json.loads(ends[-1])["choices"][0]
         has_text = "content" in empty["delta"] if chat else "text" in empty
@@ -174,8 +171,7 @@ class Shapes:
         fields = ("prompt_tokens", "completion_tokens", "total_tokens")
         tree = json.loads(frame)
         if set(tree["usage"]) != set(fields) or tree["choices"] or "metrics" in tree:
-            msg = "the usage chunk says more than token counts"
-            raise ValueError(msg)
+            raise ValueError("the usage chunk says more than token counts")
         return _Template(frame, {**base, **{name: ("usage", name) for name in fields}})
 
     def head(self, values: Mapping[str, str]) -> Head:

@@ -15,15 +15,8 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
-from workers.engines.base import (
-    Emit,
-    EngineDeadError,
-    EngineRequest,
-    EngineStartError,
-    EngineStats,
-    Final,
-    ModelInfo,
-)
+from jobs.facts import EngineStats
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import VllmSettings
@@ -68,8 +61,7 @@ class VllmEngine:
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
         ):
-            msg = f"model folder {settings.model} does not exist"
-            raise EngineStartError(msg)
+            raise EngineStartError(f"model folder {settings.model} does not exist")
         self._leash = Leash()
         self._steps.clear()
         try:

@@ -23,8 +23,6 @@ async def call_app(
     Cancel the awaiting task to abort: the app is told of a disconnect.
 
     Args:
-        app: an ASGI application.
-        method: HTTP method.
         path: without query.
         body: JSON, or empty.
         headers: lower-case names.
@@ -91,10 +89,6 @@ class InvalidBodyError(Exception):
 class Endpoint:
     """One POST endpoint of a FastAPI app whose function takes ``(request: Model, raw_request: Request)``.
 
-    Args:
-        app: the app.
-        path: the endpoint's path.
-
     Raises:
         LookupError: the app has no such endpoint, or its function looks otherwise; use :func:`call_app`.
     """
@@ -109,15 +103,13 @@ class Endpoint:
             if getattr(route, "path", None) == path and "POST" in (getattr(route, "methods", None) or ())
         ]
         if not found:
-            msg = f"no endpoint {path}"
-            raise LookupError(msg)
+            raise LookupError(f"no endpoint {path}")
         # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.
         self._function: Callable[..., Awaitable[Any]] = inspect.unwrap(found[0])
         parameters = inspect.signature(self._function, eval_str=True).parameters
         model = parameters["request"].annotation if set(parameters) == {"request", "raw_request"} else None
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            msg = f"endpoint {path} does not take (request, raw_request)"
-            raise LookupError(msg)  # noqa: TRY004 - the app lacks what we look for
+            raise LookupError(f"endpoint {path} does not take (request, raw_request)")  # noqa: TRY004 - the app lacks what we look for
         self._app, self._path = app, path
         self._validate = model.model_validate
         self._request = Request
@@ -126,7 +118,6 @@ class Endpoint:
         """Run the endpoint. Cancel the awaiting task to abort.
 
         Args:
-            body: the parsed body.
             headers: lower-case names.
 
         Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workers.engines.base import EngineStats
+from jobs.facts import EngineStats
 
 _COUNTED = ("num_preempted_reqs", "num_generation_tokens")
 

@@ -16,11 +16,6 @@ class Tap:
 
     No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`on_output`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
-
-    Args:
-        shapes: the endpoint's chunks.
-        response_id: the response's ``id``.
-        emit: takes the chunks.
     """
 
     __slots__ = ("_emit", "_held", "_id", "_put", "_shapes", "_started", "_tokens", "_values", "used")
