@@ -55,11 +55,7 @@ class _ClientCalls(Part):
 
     @Call
     def models(self) -> Flow[tuple[Model, ...]]:
-        """Return the models served now.
-
-        Raises:
-            PenstockError: any error of a call.
-        """
+        """Return the models served now."""
         return (yield from self._fetch(Request("GET", "/v1/models"), Page[Model])).data
 
 

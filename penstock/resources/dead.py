@@ -14,7 +14,10 @@ MAX_BULK = 1000
 
 
 class DeadCalls(Part):
-    """The jobs that failed or expired and were not retried yet: list them, retry them."""
+    """The jobs that failed or expired and were not retried yet: list them, retry them.
+
+    Every call raises PenstockError.
+    """
 
     @Iteration
     def list(
@@ -32,9 +35,6 @@ class DeadCalls(Part):
             model: only jobs of this model.
             limit: the most jobs to return; None returns all.
             page_size: jobs per request, 1 to 100.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         return self._pages("/v1/dead", Page[Job], limit, page_size, code=code, model=model)
 
@@ -56,7 +56,6 @@ class DeadCalls(Part):
             limit: the most jobs to retry, 1 to 1,000; None leaves it to the server (100).
 
         Raises:
-            PenstockError: any error of the call.
             ValueError: both ids and filters are given, an id is empty, or a number is out of range.
         """
         body = given(code=code, model=model, limit=limit)

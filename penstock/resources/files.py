@@ -23,7 +23,10 @@ Source = str | PathLike[str] | BinaryIO
 
 
 class FileCalls(Part):
-    """Upload, list, read and delete files. No file is held in memory as a whole."""
+    """Upload, list, read and delete files. No file is held in memory as a whole.
+
+    Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
+    """
 
     @Call
     def upload(
@@ -48,7 +51,6 @@ class FileCalls(Part):
         Raises:
             BadRequestError: it is too large, or the purpose is unknown.
             OSError: it cannot be read.
-            PenstockError: any other error of a call.
         """
         fields = {"purpose": purpose}
         if expires_after_s is not None:
@@ -65,12 +67,7 @@ class FileCalls(Part):
 
     @Call
     def get(self, file_id: str) -> Flow[File]:
-        """Return a file's name, size and times.
-
-        Raises:
-            NotFoundError: there is no such file.
-            PenstockError: any other error of a call.
-        """
+        """Return a file's name, size and times."""
         return self._fetch(Request("GET", _path(file_id)), File)
 
     @Iteration
@@ -89,9 +86,6 @@ class FileCalls(Part):
             order: ``desc`` or ``asc`` by creation.
             limit: the most files to return; None returns all.
             page_size: files per request.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         return self._pages("/v1/files", Page[File], limit, page_size, purpose=purpose, order=order)
 
@@ -102,20 +96,13 @@ class FileCalls(Part):
         A dropped connection is reopened at the first missing byte.
 
         Raises:
-            NotFoundError: there is no such file.
             APIConnectionError: ``max_reconnects`` connections in a row brought nothing.
-            PenstockError: any other error of a call.
         """
         return flows.read(Download(file_id, offset, self._settings.follows), lambda piece: piece)
 
     @Call
     def delete(self, file_id: str) -> Flow[bool]:
-        """Delete a file; return whether the server did.
-
-        Raises:
-            NotFoundError: there is no such file.
-            PenstockError: any other error of a call.
-        """
+        """Delete a file; return whether the server did."""
         return (yield from self._fetch(Request("DELETE", _path(file_id)), Deleted)).deleted
 
 

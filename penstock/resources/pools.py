@@ -10,7 +10,7 @@ from penstock.models import Page
 
 
 class PoolCalls(Part):
-    """Look at the queues; pause, resume and purge them."""
+    """Look at the queues; pause, resume and purge them. Every call raises PenstockError."""
 
     @Call
     def list(self) -> Flow[tuple[Pool, ...]]:
@@ -18,7 +18,6 @@ class PoolCalls(Part):
 
         Raises:
             NotFoundError: the server is too old for this call.
-            PenstockError: any other error of a call.
         """
         return (yield from self._fetch(Request("GET", "/v1/queues"), Page[Pool])).data
 
@@ -28,7 +27,6 @@ class PoolCalls(Part):
 
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
-            PenstockError: any other error of a call.
             ValueError: the name is empty.
         """
         return self._fetch(Request("POST", f"{_path(pool)}/pause"), Pool)
@@ -49,7 +47,6 @@ class PoolCalls(Part):
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
             BadRequestError: there is no such lane.
-            PenstockError: any other error of a call.
             ValueError: a name is empty.
         """
         request = Request("DELETE", _path(pool) + "/" + segment(lane, "the lane's name"))

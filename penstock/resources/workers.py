@@ -10,15 +10,11 @@ from penstock.models import Page
 
 
 class WorkerCalls(Part):
-    """List the workers and drain them."""
+    """List the workers and drain them. Every call raises PenstockError."""
 
     @Call
     def list(self) -> Flow[tuple[Worker, ...]]:
-        """Return the workers that are alive.
-
-        Raises:
-            PenstockError: any error of a call.
-        """
+        """Return the workers that are alive."""
         return (yield from self._fetch(Request("GET", "/v1/workers"), Page[Worker])).data
 
     @Call
@@ -32,7 +28,6 @@ class WorkerCalls(Part):
 
         Raises:
             NotFoundError: no live worker has this name (``worker_not_found``).
-            PenstockError: any other error of a call.
             ValueError: the name is empty or the time below 0.
         """
         path = "/v1/workers/" + segment(name, "the worker's name") + "/drain"
