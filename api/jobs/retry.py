@@ -16,9 +16,8 @@ from api.http.handlers import foreign_errors
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
 from api.http.pages import After, Limit, decode_cursor
-from api.jobs.lookup import checked_id, found_job, job_not_found
 from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
-from api.jobs.view import job_view, page_view
+from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
 from broker.db.errors import BusyError, InfeasibleError, NewerRecordError, QueueFullError, UnfinishedError
