@@ -18,9 +18,8 @@ from types import TracebackType
 from typing import Self
 
 import penstock
-from penstock.server.deathsig import die_with_parent
 from penstock.server.errors import UpStartError
-from penstock.server.guardian import Guardian
+from penstock.server.guardian import Guardian, die_with_parent
 
 _READY = "penstock is ready on "
 _LOOK_S = 0.2

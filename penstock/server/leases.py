@@ -6,7 +6,7 @@ import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from broker.coordinators import Coordinators
@@ -43,16 +43,13 @@ async def _until(
     pids: Collection[int],
     look: Callable[[JobStore], Awaitable[list[dict[str, Any]]]],
 ) -> None:
-    store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
     wanted = {(platform.node(), pid) for pid in pids}
-    try:
+    async with _store(redis_url, settings) as store:
         while True:
             with suppress(StoreUnavailableError):
                 if wanted <= {(process["host"], process["pid"]) for process in await look(store)}:
                     return
             await asyncio.sleep(_TRY_EVERY_S)
-    finally:
-        await store.aclose()
 
 
 async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
@@ -70,9 +67,7 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
         StoreUnavailableError: Redis was away for the whole of it.
     """
     deadline = time.monotonic() + settings.lease_ttl_s
-    # Tried again here, not by the client: a stop of everything does not wait for long.
-    store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
-    try:
+    async with _store(redis_url, settings) as store:
         while True:
             try:
                 for worker in await store.workers():
@@ -84,5 +79,8 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
                 await asyncio.sleep(_TRY_EVERY_S)
             else:
                 return
-    finally:
-        await store.aclose()
+
+
+def _store(redis_url: str, settings: BrokerSettings) -> aclosing[JobStore]:
+    # Tried again here, not by the client: a stop of everything does not wait for long.
+    return aclosing(JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings))
