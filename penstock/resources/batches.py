@@ -9,7 +9,7 @@ from typing import Any, Literal
 from penstock._core import batch_flows, flows
 from penstock._core.batch_flows import batch_path
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import Request, given, idempotent, with_json
 from penstock._core.tails import BatchTail
 from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
@@ -19,7 +19,7 @@ VERIFYING_S = 3600.0
 """How long the server may take to check a batch's files from the first row to the last."""
 
 
-class BatchCalls(Part):
+class Batches(Part[Driver]):
     """Create batches, follow them, read their results; pause, cancel, retry and verify them.
 
     Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
@@ -176,11 +176,3 @@ class BatchCalls(Part):
 
     def _act(self, batch_id: str, action: str) -> Flow[Batch]:
         return self._fetch(Request("POST", f"{batch_path(batch_id)}/{action}"), Batch)
-
-
-class Batches(BatchCalls, SyncPart):
-    """``client.batches`` of :class:`penstock.Penstock`."""
-
-
-class AsyncBatches(BatchCalls, AsyncPart):
-    """``client.batches`` of :class:`penstock.AsyncPenstock`."""

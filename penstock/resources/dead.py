@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import given, with_json
 from penstock.models import Job, Page, RetryReport
 
@@ -13,7 +13,7 @@ MAX_BULK = 1000
 """The most jobs that one request retries."""
 
 
-class DeadCalls(Part):
+class Dead(Part[Driver]):
     """The jobs that failed or expired and were not retried yet: list them, retry them.
 
     Every call raises PenstockError.
@@ -69,11 +69,3 @@ class DeadCalls(Part):
         if limit is not None and not 1 <= limit <= MAX_BULK:
             raise ValueError(f"limit must be 1 to {MAX_BULK}")
         return self._fetch(with_json("POST", "/v1/dead/retry", body), RetryReport)
-
-
-class Dead(DeadCalls, SyncPart):
-    """``client.dead`` of :class:`penstock.Penstock`."""
-
-
-class AsyncDead(DeadCalls, AsyncPart):
-    """``client.dead`` of :class:`penstock.AsyncPenstock`."""

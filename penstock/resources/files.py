@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from penstock._core import flows
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import Request, Upload, idempotent, segment
 from penstock._core.tails import Download
 from penstock.batch_models import Deleted, File
@@ -22,7 +22,7 @@ Source = str | PathLike[str] | BinaryIO
 """A path, or a binary file that is open at its beginning."""
 
 
-class FileCalls(Part):
+class Files(Part[Driver]):
     """Upload, list, read and delete files. No file is held in memory as a whole.
 
     Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
@@ -104,14 +104,6 @@ class FileCalls(Part):
     def delete(self, file_id: str) -> Flow[bool]:
         """Delete a file; return whether the server did."""
         return (yield from self._fetch(Request("DELETE", _path(file_id)), Deleted)).deleted
-
-
-class Files(FileCalls, SyncPart):
-    """``client.files`` of :class:`penstock.Penstock`."""
-
-
-class AsyncFiles(FileCalls, AsyncPart):
-    """``client.files`` of :class:`penstock.AsyncPenstock`."""
 
 
 def _path(file_id: str) -> str:

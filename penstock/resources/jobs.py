@@ -8,13 +8,13 @@ from typing import Any, Literal, Unpack, overload
 
 from penstock._core import flows, follow, protocol
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import AsyncPart, Call, Driver, Iteration, Part, SyncPart
 from penstock._core.protocol import Request
 from penstock.errors import APIResponseError, JobNotFinishedError
 from penstock.models import Event, Job, JobRequest, Page, Priority, Restarted
 
 
-class JobCalls(Part):
+class Jobs(Part[Driver]):
     """Submit jobs, follow them, read their results, cancel and retry them.
 
     Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
@@ -176,21 +176,21 @@ class JobCalls(Part):
         """
         return flows.read(follow.Follower(job_id, after, self._settings.follows), lambda event: event)
 
-    # A descriptor cannot carry overloads. The types of self choose the client, which mypy does not expect in a base.
+    # A descriptor cannot carry overloads. The types of self choose the client.
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: SyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["raise"] = "raise"
     ) -> Generator[str]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: SyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["mark"]
     ) -> Generator[str | Restarted]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: AsyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["raise"] = "raise"
     ) -> AsyncGenerator[str]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: AsyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["mark"]
     ) -> AsyncGenerator[str | Restarted]: ...
     def stream(
@@ -213,11 +213,3 @@ class JobCalls(Part):
         settings = self._settings
         text = follow.text(job_id, after, on_restart, calls=settings.calls, follows=settings.follows)
         return self._driver.iterate(text)
-
-
-class Jobs(JobCalls, SyncPart):
-    """``client.jobs`` of :class:`penstock.Penstock`."""
-
-
-class AsyncJobs(JobCalls, AsyncPart):
-    """``client.jobs`` of :class:`penstock.AsyncPenstock`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from penstock._core.flows import Flow
-from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request, segment
 from penstock.fleet_models import Pool, Purged
 from penstock.models import Page
 
 
-class PoolCalls(Part):
+class Pools(Part[Driver]):
     """Look at the queues; pause, resume and purge them. Every call raises PenstockError."""
 
     @Call
@@ -51,14 +51,6 @@ class PoolCalls(Part):
         """
         request = Request("DELETE", _path(pool) + "/" + segment(lane, "the lane's name"))
         return (yield from self._fetch(request, Purged)).cancelled
-
-
-class Pools(PoolCalls, SyncPart):
-    """``client.pools`` of :class:`penstock.Penstock`."""
-
-
-class AsyncPools(PoolCalls, AsyncPart):
-    """``client.pools`` of :class:`penstock.AsyncPenstock`."""
 
 
 def _path(pool: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from penstock._core.flows import Flow
-from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request, given, segment, with_json
 from penstock.fleet_models import Worker
 from penstock.models import Page
 
 
-class WorkerCalls(Part):
+class Workers(Part[Driver]):
     """List the workers and drain them. Every call raises PenstockError."""
 
     @Call
@@ -35,11 +35,3 @@ class WorkerCalls(Part):
             raise ValueError("timeout_s must be a number of seconds, 0 or more")
         request = with_json("POST", path, given(timeout_s=timeout_s))
         return (yield from self._fetch(request, Page[Worker])).data
-
-
-class Workers(WorkerCalls, SyncPart):
-    """``client.workers`` of :class:`penstock.Penstock`."""
-
-
-class AsyncWorkers(WorkerCalls, AsyncPart):
-    """``client.workers`` of :class:`penstock.AsyncPenstock`."""
