@@ -58,12 +58,7 @@ ROUTES = {
 
 
 def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
-    """Build the application. It connects to nothing before its lifespan starts.
-
-    Args:
-        settings: see :class:`ApiSettings`.
-        version: Penstock's, for the OpenAPI document.
-    """
+    """Build the application. It connects to nothing before its lifespan starts."""
     services = Services(settings)
 
     @asynccontextmanager

@@ -36,12 +36,6 @@ _ANSWERS = foreign_errors()
 async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None = None) -> Accepted:
     """Accept a job's request once more, or find its earlier repetition.
 
-    Args:
-        services: the process's services.
-        job_id: a finished job.
-        scope: the request's.
-        key: an idempotency key.
-
     Raises:
         ApiError: 404, the job does not exist.
         UnfinishedError: it has not ended.

@@ -23,17 +23,12 @@ async def until_alive(redis_url: str, settings: BrokerSettings, pids: Collection
     """Wait until each of these processes of this machine has a live lease, which means that it takes jobs.
 
     While Redis is away it waits on.
-
-    Args:
-        redis_url: the server in use.
-        settings: the namespace.
-        pids: of worker processes.
     """
     await _until(redis_url, settings, pids, JobStore.workers)
 
 
 async def until_coordinated(redis_url: str, settings: BrokerSettings, pid: int) -> None:
-    """Wait until this process of this machine has a live lease as a coordinator. The arguments are as above."""
+    """Wait until this process of this machine has a live lease as a coordinator."""
     await _until(redis_url, settings, {pid}, lambda store: Coordinators(store).alive())
 
 
@@ -57,11 +52,6 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
 
     The process must have ended: one that lives would lose its jobs. A worker that ended by itself has done this
     already; then there is nothing to do. While Redis is away this is tried until the lease has run out anyway.
-
-    Args:
-        redis_url: the server in use.
-        settings: namespace and lease time.
-        pid: the process id it had on this machine.
 
     Raises:
         StoreUnavailableError: Redis was away for the whole of it.

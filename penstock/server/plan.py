@@ -106,14 +106,7 @@ class Plan:
 def worker_child(
     part: Part, logs: Path, env: Mapping[str, str] | None = None, on_end: OnEnd | None = None
 ) -> ChildSpec:
-    """Return a worker's process.
-
-    Args:
-        part: which.
-        logs: the folder of the log files.
-        env: what its environment has beyond ours.
-        on_end: called with the process id of one that has ended.
-    """
+    """Return a worker's process. ``env``: what its environment has beyond ours."""
     stop_s = part.settings.drain_timeout_s + _DRAIN_MARGIN_S
     child = _child(part.name, ("worker", *part.flags), logs, env or {}, _STOP_WORKERS, stop_s)
     # One that was drained (`penstock worker drain`) ends with status 0, and is meant to stay away.
