@@ -20,11 +20,7 @@ CLOSE_S = 1.0
 
 
 class Abandoned:
-    """The jobs that are being cancelled.
-
-    Args:
-        store: the process's job store.
-    """
+    """The jobs that are being cancelled."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store

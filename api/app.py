@@ -10,7 +10,6 @@ from fastapi import APIRouter, FastAPI, Response
 from api.access.authenticate import Authenticate
 from api.admission.schema import SCHEMAS
 from api.background import run_background
-from api.batches import control as batch_control
 from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
@@ -18,15 +17,14 @@ from api.batches import tasks as batch_tasks
 from api.files import routes as files
 from api.http import handlers
 from api.http.openapi import describe
-from api.jobs import move as jobs_move
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import JobRequest
 from api.middleware.guard import Guard
 from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
+from api.openai import endpoints as openai
 from api.openai import models as openai_models
-from api.openai import routes as openai
 from api.operations import health, queues, targets, workers
 from api.services import Services
 from api.settings import ApiSettings
@@ -52,20 +50,15 @@ TAGS = [
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
     "openai": (openai, openai_models),
-    "jobs": (jobs, jobs_retry, jobs_move),
-    "batches": (files, batches, batch_results, batch_events, batch_control, batch_tasks),
+    "jobs": (jobs, jobs_retry),
+    "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "operations": (workers, queues, targets, health),
 }
 """The modules that add routes, by their tag."""
 
 
 def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
-    """Build the application. It connects to nothing before its lifespan starts.
-
-    Args:
-        settings: see :class:`ApiSettings`.
-        version: Penstock's, for the OpenAPI document.
-    """
+    """Build the application. It connects to nothing before its lifespan starts."""
     services = Services(settings)
 
     @asynccontextmanager

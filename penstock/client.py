@@ -10,24 +10,33 @@ from penstock._core import flows, protocol
 from penstock._core.drivers import AsyncDriver, SyncDriver
 from penstock._core.flows import Flow
 from penstock._core.http import Settings
-from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request
 from penstock.errors import APIResponseError
 from penstock.models import Health, Model, Page
-from penstock.resources.batches import AsyncBatches, Batches
-from penstock.resources.dead import AsyncDead, Dead
-from penstock.resources.files import AsyncFiles, Files
-from penstock.resources.jobs import AsyncJobs, JobCalls, Jobs
-from penstock.resources.pools import AsyncPools, Pools
-from penstock.resources.workers import AsyncWorkers, Workers
+from penstock.resources.batches import Batches
+from penstock.resources.dead import Dead
+from penstock.resources.files import Files
+from penstock.resources.jobs import Jobs
+from penstock.resources.pools import Pools
+from penstock.resources.workers import Workers
 
 
-class _ClientCalls(Part):
+class _Client(Part[Driver]):
     """The calls on a client itself: questions about the server, and shortcuts to the most used of ``jobs``."""
 
-    submit = JobCalls.submit
-    wait = JobCalls.wait
-    stream = JobCalls.stream
+    submit = Jobs.submit
+    wait = Jobs.wait
+    stream = Jobs.stream
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(driver)
+        self.jobs = Jobs(driver)
+        self.pools = Pools(driver)
+        self.workers = Workers(driver)
+        self.dead = Dead(driver)
+        self.batches = Batches(driver)
+        self.files = Files(driver)
 
     @property
     def base_url(self) -> str:
@@ -55,15 +64,11 @@ class _ClientCalls(Part):
 
     @Call
     def models(self) -> Flow[tuple[Model, ...]]:
-        """Return the models served now.
-
-        Raises:
-            PenstockError: any error of a call.
-        """
+        """Return the models served now."""
         return (yield from self._fetch(Request("GET", "/v1/models"), Page[Model])).data
 
 
-class Penstock(_ClientCalls, SyncPart):
+class Penstock(_Client[SyncDriver]):
     """A client of one Penstock server. Threads may share it. Close it, or use it in a ``with``.
 
     Every call is retried on connection errors and on 408, 429, 502, 503 and 504, with backoff and after the server's
@@ -92,13 +97,7 @@ class Penstock(_ClientCalls, SyncPart):
         http_client: httpx.Client | None = None,
     ) -> None:
         settings = Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        super().__init__(driver := SyncDriver(settings, http_client))
-        self.jobs = Jobs(driver)
-        self.pools = Pools(driver)
-        self.workers = Workers(driver)
-        self.dead = Dead(driver)
-        self.batches = Batches(driver)
-        self.files = Files(driver)
+        super().__init__(SyncDriver(settings, http_client))
 
     def close(self) -> None:
         """Close the connections."""
@@ -113,7 +112,7 @@ class Penstock(_ClientCalls, SyncPart):
         self.close()
 
 
-class AsyncPenstock(_ClientCalls, AsyncPart):
+class AsyncPenstock(_Client[AsyncDriver]):
     """A client of one Penstock server for one event loop. Close it, or use it in an ``async with``.
 
     It has the arguments and the calls of :class:`penstock.Penstock`; ``http_client`` is an
@@ -132,13 +131,7 @@ class AsyncPenstock(_ClientCalls, AsyncPart):
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         settings = Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
-        super().__init__(driver := AsyncDriver(settings, http_client))
-        self.jobs = AsyncJobs(driver)
-        self.pools = AsyncPools(driver)
-        self.workers = AsyncWorkers(driver)
-        self.dead = AsyncDead(driver)
-        self.batches = AsyncBatches(driver)
-        self.files = AsyncFiles(driver)
+        super().__init__(AsyncDriver(settings, http_client))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -191,7 +191,7 @@ def configuration() -> str:
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
     from penstock.cli.server import COMMANDS
-    from penstock.server.settings import UpSettings
+    from penstock.server.plan import UpSettings
     from workers.settings import WorkerSettings
 
     def of(*names: str) -> list[Any]:

@@ -27,13 +27,7 @@ def tenant_of(scope: Scope) -> str:
 
 
 class Authenticate:
-    """Requires one of the keys for every call of ``/v1``. Without keys it lets every call through.
-
-    Args:
-        app: the application.
-        keys: by the tenant's name.
-        count: answered errors by code.
-    """
+    """Requires a tenant's key for every call of ``/v1``. Without keys it lets every call through."""
 
     def __init__(self, app: ASGIApp, keys: Mapping[str, SecretStr], count: Counter) -> None:
         self._app = app

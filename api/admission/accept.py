@@ -20,14 +20,7 @@ log = structlog.get_logger(__name__)
 async def accept(
     services: Services, spec: JobSpec, span: Span, links: Iterable[TraceContext | None] = ()
 ) -> Accepted:
-    """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors.
-
-    Args:
-        services: the process's services.
-        spec: the job, without a trace.
-        span: the request's.
-        links: related traces.
-    """
+    """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors. ``links``: related traces."""
     step = _begin(services, spec, span, links)
     if step.context is not None:
         spec = replace(spec, trace=step.context.encode())

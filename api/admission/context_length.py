@@ -31,13 +31,6 @@ async def check_context(
 ) -> None:
     """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide.
 
-    Args:
-        services: the process's services.
-        model: the model.
-        endpoint: the OpenAI endpoint.
-        request: the parsed body.
-        body: as it came.
-
     Raises:
         ApiError: 400 ``context_length_exceeded``.
     """
@@ -54,9 +47,6 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
     """Decide by size.
 
     Args:
-        model: the model.
-        endpoint: the OpenAI endpoint.
-        body: the parsed request.
         size: the request's bytes. A prompt is never larger, so a small request needs no closer look.
 
     Returns:

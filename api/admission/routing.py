@@ -27,14 +27,7 @@ async def route(
 ) -> tuple[Model, bytes]:
     """Choose a pool that serves the model and can run the request.
 
-    Args:
-        services: the process's services.
-        name: the model's name, or an alias.
-        endpoint: the OpenAI endpoint.
-        request: the parsed body.
-        body: as it came.
-        live: a worker must be alive.
-        placement: requirements on the device.
+    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias.
 
     Returns:
         The model in the chosen pool, and the body for its engine: as it came, or with the model's own name instead of

@@ -34,13 +34,6 @@ async def create_batch(
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
-    Args:
-        services: the api's.
-        body: the request's.
-        key: an idempotency key.
-        tenant: who asks.
-        trace: the request's place in a trace (:func:`api.middleware.trace.place_of`).
-
     Raises:
         ApiError: 400, naming the parameter.
         NoInputFileError: there is no such file, or it has another purpose.

@@ -10,8 +10,7 @@ import msgspec
 from fastapi import APIRouter, Response
 from starlette.responses import StreamingResponse
 
-from api.batches.lookup import found_batch
-from api.batches.view import batch_view, counts_view, pause_view, progress_view, usage_view
+from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.openapi import error_docs
 from api.services import Services
 from broker.db.errors import StoreUnavailableError

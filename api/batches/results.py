@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from api.batches.cursor import ALL, ROLES, Position
-from api.batches.lookup import found_batch
+from api.batches.view import found_batch
 from api.http.errors import ApiError, invalid
 from api.http.openapi import error_docs
 from api.services import Services

@@ -5,24 +5,26 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+import structlog
+from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.access.authenticate import tenant_of
 from api.batches.create import create_batch
-from api.batches.lookup import found_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
-from api.batches.view import batch_view
+from api.batches.view import batch_view, found_batch
 from api.http.asgi import add_raw_route, json_response, reply
 from api.http.body import parse_object, read_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
 from api.http.pages import Limit, Order, list_view
-from api.middleware.trace import place_of
+from api.middleware.trace import asked_by, place_of
 from api.services import Services
 from jobs.batches import BatchStatus
 from jobs.ids import is_batch_id
+
+log = structlog.get_logger(__name__)
 
 
 def register(router: APIRouter, services: Services) -> None:
@@ -84,3 +86,26 @@ def register(router: APIRouter, services: Services) -> None:
             message = f"Cannot cancel a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
         return json_response(batch_view(await found_batch(services, batch_id)))
+
+    responses = answers(BatchObject, 404, 409, 503)
+
+    @router.post("/v1/batches/{batch_id}/pause", summary="Pause a batch", responses=responses)
+    async def pause(batch_id: str, request: Request) -> Response:
+        """Running rows end, and no more start until it is resumed. Its window continues."""
+        return await _set_paused(services, batch_id, request, paused=True)
+
+    @router.post("/v1/batches/{batch_id}/resume", summary="Resume a batch", responses=responses)
+    async def resume(batch_id: str, request: Request) -> Response:
+        """Resume a paused batch."""
+        return await _set_paused(services, batch_id, request, paused=False)
+
+
+async def _set_paused(services: Services, batch_id: str, request: Request, *, paused: bool) -> Response:
+    batch = await found_batch(services, batch_id)
+    status = await services.batches.pause(batch.id, paused=paused)
+    if status not in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}:
+        word = "pause" if paused else "resume"
+        message = f"Cannot {word} a batch with status '{batch.status if status is None else status}'."
+        raise ApiError(409, message, "batch_finished", param="batch_id")
+    log.info("batch_paused" if paused else "batch_resumed", batch=batch.id, tenant=asked_by(request.scope))
+    return json_response(batch_view(await found_batch(services, batch_id)))

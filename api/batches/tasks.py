@@ -10,9 +10,8 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.batches.lookup import batch_not_found, found_batch
 from api.batches.schema import BatchObject, Verified
-from api.batches.view import batch_view
+from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
 from api.http.errors import SERVER, ApiError
 from api.http.openapi import answers

@@ -1,12 +1,15 @@
-"""The batch object: OpenAI's, with Penstock's fields behind it."""
+"""The batch that a request names, and its object: OpenAI's, with Penstock's fields behind it."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from api.http.errors import ApiError
+from api.services import Services
 from jobs.batch_model import Batch
 from jobs.batch_rows import RowError
 from jobs.batches import BatchStatus
+from jobs.ids import is_batch_id
 
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
 
@@ -81,3 +84,21 @@ def _seconds(ms: int | None) -> int | None:
 
 def _error(error: RowError) -> dict[str, Any]:
     return {"code": error.code.value, "line": error.line, "message": error.message, "param": error.param}
+
+
+def batch_not_found(batch_id: str) -> ApiError:
+    """Make the 404 for a batch."""
+    message = f"the batch {batch_id[:64]!r} does not exist; an ended batch is deleted some time after its end"
+    return ApiError(404, message, "batch_not_found", param="batch_id")
+
+
+async def found_batch(services: Services, batch_id: str) -> Batch:
+    """Read a batch.
+
+    Raises:
+        ApiError: 404, it does not exist.
+    """
+    batch = await services.batches.get(batch_id) if is_batch_id(batch_id) else None
+    if batch is None:
+        raise batch_not_found(batch_id)
+    return batch

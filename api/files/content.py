@@ -6,7 +6,7 @@ import re
 
 from starlette.types import Receive, Scope, Send
 
-from api.files.lookup import file_not_found, found_file
+from api.files.view import file_not_found, found_file
 from api.http.asgi import header
 from api.http.errors import ApiError
 from api.services import Services

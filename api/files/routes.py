@@ -8,9 +8,8 @@ from fastapi import APIRouter, Query, Response
 
 from api.files.content import FileContent
 from api.files.create import CreateFile
-from api.files.lookup import file_not_found, found_file
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
-from api.files.view import file_view
+from api.files.view import file_not_found, file_view, found_file
 from api.http.asgi import add_raw_route, json_response
 from api.http.errors import invalid
 from api.http.idempotency import key_parameter

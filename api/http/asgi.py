@@ -86,15 +86,7 @@ class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(re
 
 
 def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **documented: Any) -> None:
-    """Add a route that FastAPI only documents, with the router's tags.
-
-    Args:
-        router: where to add it.
-        method: the HTTP method.
-        path: with its parameters in braces.
-        raw: the ASGI application that answers.
-        documented: further arguments of FastAPI's route, for the OpenAPI document.
-    """
+    """Add a route that ``raw`` answers. FastAPI only documents it, from ``documented``."""
 
     async def endpoint() -> None:
         """Give FastAPI a function without parameters to inspect."""

@@ -35,13 +35,8 @@ def announced_bytes(scope: Scope) -> int:
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Read the whole body.
 
-    Args:
-        scope: the request.
-        receive: its source.
-        limit: most bytes that are accepted.
-
     Raises:
-        ApiError: 413, it is larger.
+        ApiError: 413, it is larger than ``limit`` bytes.
         ClientGoneError: the client hung up first.
     """
     if announced_bytes(scope) > limit:

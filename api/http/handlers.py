@@ -76,10 +76,6 @@ def _storage(error: StorageError) -> ApiError:
     return ApiError(503, message, error.reason, type_=SERVER, retry_after_s=RETRY_STORAGE_S)
 
 
-def _newer(error: NewerRecordError) -> ApiError:
-    return ApiError(500, str(error), "internal_error", type_=SERVER)
-
-
 def _no_coordinator(error: NoCoordinatorError) -> ApiError:
     return ApiError(503, str(error), "no_coordinator", type_=SERVER, retry_after_s=RETRY_WORKER_S)
 
@@ -111,7 +107,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         HTTPException: _http,
         RequestValidationError: lambda error: validation_error(error.errors(), skip=1),
         StoreUnavailableError: unavailable,
-        NewerRecordError: _newer,
+        NewerRecordError: lambda error: ApiError(500, str(error), "internal_error", type_=SERVER),
         QueueFullError: _full,
         BusyError: _busy,
         InfeasibleError: _infeasible,

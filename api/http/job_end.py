@@ -21,12 +21,7 @@ def timing_headers(job_id: str, ending: Ending | None = None) -> list[Header]:
 
 
 def failure(error: JobError, status: int | None = None) -> ApiError:
-    """Return a failed job's error.
-
-    Args:
-        error: why it failed.
-        status: the engine's own HTTP status; None: it gave none.
-    """
+    """Return a failed job's error. ``status``: the engine's own HTTP status, if it gave one."""
     info = FAILURES[error.code]
     status = status or info.http_status
     return ApiError(

@@ -62,12 +62,7 @@ def _query_wait(text: str, max_wait_s: float) -> float:
 async def wait_for_end(hub: EventHub, job_id: str, inbox: Inbox, wait_s: float, receive: Receive) -> None:
     """Return when the job has ended, its record is gone or the time is up, whichever is first.
 
-    Args:
-        hub: the process's hub.
-        job_id: a job whose events come to this process (see ``sink`` and ``watch``).
-        inbox: registered before the job was accepted or watched.
-        wait_s: seconds.
-        receive: the request's source, read to its end.
+    ``inbox`` was registered before the job was accepted or watched, and the request was read to its end.
 
     Raises:
         ClientGoneError: the client hung up.

@@ -14,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 from api.http.asgi import header, until_hangup
 from api.http.sse import HEADERS, PING
 from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
-from api.jobs.lookup import checked_id, found_job
-from api.jobs.view import job_view
+from api.jobs.view import checked_id, found_job, job_view
 from api.services import Services
 from broker.db.errors import StoreUnavailableError
 from broker.events.hub import SEQ_END, EventId, Inbox

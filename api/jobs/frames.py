@@ -53,12 +53,7 @@ def read_cursor(text: str) -> Cursor:
 
 
 class EventFrames:
-    """Renders one reader's events.
-
-    Args:
-        job_id: the job.
-        cursor: the position from which the reader resumes.
-    """
+    """Renders the events of a job for one reader, who resumes at ``cursor``."""
 
     def __init__(self, job_id: str, cursor: Cursor) -> None:
         self._job_id = job_id

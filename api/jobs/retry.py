@@ -16,9 +16,8 @@ from api.http.handlers import foreign_errors
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
 from api.http.pages import After, Limit, decode_cursor
-from api.jobs.lookup import checked_id, found_job, job_not_found
 from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
-from api.jobs.view import job_view, page_view
+from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
 from broker.db.errors import BusyError, InfeasibleError, NewerRecordError, QueueFullError, UnfinishedError
@@ -36,12 +35,6 @@ _ANSWERS = foreign_errors()
 
 async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None = None) -> Accepted:
     """Accept a job's request once more, or find its earlier repetition.
-
-    Args:
-        services: the process's services.
-        job_id: a finished job.
-        scope: the request's.
-        key: an idempotency key.
 
     Raises:
         ApiError: 404, the job does not exist.

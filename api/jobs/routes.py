@@ -8,20 +8,19 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 
 from api.http.asgi import add_raw_route, json_response
-from api.http.errors import ApiError
+from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import After, Limit, Order, decode_cursor
 from api.http.waiting import PARAMETERS as WAIT_PARAMETERS
 from api.jobs.events import JobEvents
-from api.jobs.examples import JOB_REQUEST
-from api.jobs.lookup import checked_id, found_job, job_not_found
-from api.jobs.schema import JobList, JobObject, JobRequest, State
+from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
 from api.jobs.submit import Jobs
-from api.jobs.view import job_view, page_view
+from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
+from jobs.lanes import Lane
 from jobs.model import Job
 from jobs.states import JobState
 from monitoring.trace_context import TraceContext
@@ -35,6 +34,7 @@ _Time = Annotated[float | None, Query(allow_inf_nan=False, description="Unix sec
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     _register_raw(router, services)
+    _register_change(router, services)
 
     @router.get("/v1/jobs", summary="List jobs", responses=answers(JobList, 400, 503))
     async def list_jobs(
@@ -136,6 +136,29 @@ def _register_raw(router: APIRouter, services: Services) -> None:
             "parameters": [job_id, parameter("header", "Last-Event-ID"), parameter("query", "after")]
         },
     )
+
+
+def _register_change(router: APIRouter, services: Services) -> None:
+    @router.patch(
+        "/v1/jobs/{job_id}",
+        summary="Change a queued job's priority",
+        responses=answers(JobObject, 400, 404, 409, 503),
+    )
+    async def change_job(job_id: str, change: JobChange, request: Request) -> Response:
+        """Only a queued job can be moved."""
+        lane = None if change.priority is None else Lane(change.priority)
+        current = await services.store.get(checked_id(job_id))
+        if current is not None and current.lane is Lane.REALTIME:
+            raise invalid(f"{job_id} belongs to a synchronous call, which cannot be moved", "job_id")
+        state = await services.store.move(job_id, lane, top=change.top)
+        if state is None:
+            raise job_not_found(job_id)
+        if state is not JobState.QUEUED:
+            raise ApiError(409, f"{job_id} is {state}; only a queued job can be moved", "job_not_queued")
+        log.info(
+            "job_moved", job_id=job_id, lane=change.priority, top=change.top, tenant=asked_by(request.scope)
+        )
+        return json_response(job_view(await found_job(services, job_id)))
 
 
 def _note_cancel(tracer: Tracer, span: Span, job: Job) -> None:

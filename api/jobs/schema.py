@@ -6,10 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.jobs.examples import JOB, JOB_REQUEST
-from jobs.endpoints import CHAT, JobEndpoint
+from api.admission.schema import CHAT_EXAMPLE
+from api.jobs.view import job_view
+from jobs.endpoints import CHAT, ENDPOINTS, JobEndpoint
 from jobs.failures import FailureCode
+from jobs.lanes import Lane
+from jobs.model import Job, Succeeded, Timings, Usage
 from jobs.placement import Placement
+from jobs.states import JobState
 
 MAX_LIFE_S = 366 * 86_400
 """Longest time limit of a job."""
@@ -20,6 +24,33 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expire
 _Seconds = Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)]
 _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512, strict=True)]
+
+JOB_REQUEST: dict[str, Any] = {
+    "endpoint": CHAT,
+    "input": CHAT_EXAMPLE,
+    "priority": "normal",
+    "metadata": {"project": "demo"},
+}
+
+_JOB = Job(
+    id="job_0199f3a2c4d57e8f9a0b1c2d3e4f5a6b",
+    state=JobState.SUCCEEDED,
+    phase=Succeeded(Usage(12, 32, 44), "gpu0@host"),
+    endpoint=CHAT,
+    model="tiny-random",
+    pool="default",
+    lane=Lane.NORMAL,
+    stream=False,
+    tenant="default",
+    metadata={"project": "demo"},
+    timings=Timings(1795416551123, 1795416551130, None, 1795416551900),
+    attempt=1,
+    max_attempts=3,
+    trace="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+)
+_RESULT = {"id": ENDPOINTS[CHAT].response_id.format(_JOB.id), "object": "chat.completion", "choices": []}
+
+JOB = job_view(_JOB) | {"result": _RESULT}
 
 
 class PlacementRequest(BaseModel):

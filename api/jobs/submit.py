@@ -17,9 +17,8 @@ from api.http.body import parse_raw, parse_value, read_body
 from api.http.errors import infeasible_message, invalid, validation_error
 from api.http.idempotency import idempotency_key
 from api.http.waiting import asked_wait, wait_for_end
-from api.jobs.lookup import checked_id, job_not_found
 from api.jobs.schema import JobRequest
-from api.jobs.view import job_view
+from api.jobs.view import checked_id, job_not_found, job_view
 from api.middleware.trace import request_span
 from api.services import Services
 from broker.db.errors import StoreUnavailableError

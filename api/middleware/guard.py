@@ -13,12 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 class Guard:
-    """Wraps the application (plain ASGI).
-
-    Args:
-        app: the application.
-        count: answered errors by code.
-    """
+    """Wraps the application (plain ASGI)."""
 
     def __init__(self, app: ASGIApp, count: Counter) -> None:
         self._app = app

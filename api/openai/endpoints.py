@@ -1,12 +1,17 @@
-"""The table of the OpenAI endpoints: the core's facts, the body and an example of each."""
+"""The OpenAI endpoints: the core's facts, the body and an example of each, and the routes made of them."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from fastapi import APIRouter
 from pydantic import BaseModel
 
 from api.admission.schema import CHAT_EXAMPLE, SCHEMAS
+from api.http.asgi import add_raw_route
+from api.http.openapi import body_docs, error_docs
+from api.openai.call import OpenAICall
+from api.services import Services
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
 
 
@@ -33,3 +38,19 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
 OPENAI_ENDPOINTS = tuple(
     OpenAIEndpoint(ENDPOINTS[path], schema, _EXAMPLES[path]) for path, schema in SCHEMAS.items()
 )
+
+
+def register(router: APIRouter, services: Services) -> None:
+    """Add a route for each endpoint."""
+    for core, schema, example in OPENAI_ENDPOINTS:
+        add_raw_route(
+            router,
+            "POST",
+            core.path,
+            OpenAICall(services, core),
+            name=core.path.rsplit("/", 1)[-1],
+            summary=f"OpenAI {core.path.removeprefix('/v1/')}",
+            description=f"{schema.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on.",
+            responses=error_docs(400, 404, 413, 429, 500, 503, 504),
+            openapi_extra=body_docs(schema, example),
+        )

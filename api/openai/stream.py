@@ -26,13 +26,7 @@ async def answer_stream(
 ) -> tuple[bool, Last]:
     """Stream a job.
 
-    Args:
-        services: the process's services.
-        spec: the job.
-        inbox: registered before the job was accepted.
-        send: the response.
-        span: the request's.
-        started: called once, before the first chunk is sent.
+    ``inbox`` was registered before the job was accepted. ``started`` is called once, before the first chunk is sent.
 
     Returns:
         Whether the job has ended, and what sends the end of the response.

@@ -60,12 +60,7 @@ async def _too_late(services: Services, spec: JobSpec, ending: Ending, send: Sen
 
 
 def queue_timeout(job_id: str, wait_ms: float | None) -> ApiError:
-    """Make the 503 for a caller whose job did not, or would not, start in time.
-
-    Args:
-        job_id: the job.
-        wait_ms: milliseconds that a new job would wait; None: unknown.
-    """
+    """Make the 503 for a job that does not start in time. ``wait_ms``: the wait of a new job; None: unknown."""
     wait_s = retry_after(wait_ms)
     message = f"Queue timeout: {job_id} could not start in time, since too many jobs wait before it; retry in {wait_s} s"
     return ApiError(503, message, "queue_timeout", type_=SERVER, retry_after_s=wait_s)

@@ -26,11 +26,7 @@ class TargetGroup(BaseModel):
 
 
 def worker_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups of workers. A worker without a metrics address has none.
-
-    Args:
-        workers: as of :meth:`broker.jobs.JobStore.workers`.
-    """
+    """Return the groups of workers. One without a metrics address has none."""
     return [
         group
         for worker in workers
@@ -44,11 +40,7 @@ def worker_groups(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def coordinator_groups(coordinators: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the groups of coordinators, under a scrape job of their own.
-
-    Args:
-        coordinators: as of :meth:`broker.coordinators.Coordinators.alive`.
-    """
+    """Return the groups of coordinators, under a scrape job of their own."""
     return [group for one in coordinators for group in _group(one, job="penstock-coordinator")]
 
 

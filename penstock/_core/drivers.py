@@ -21,12 +21,7 @@ Outcome = Reply | PenstockError | None
 
 
 class SyncDriver:
-    """Carries out flows over httpx's client.
-
-    Args:
-        settings: where, as whom, how patient.
-        http: a client of the caller's, who closes it; None makes one.
-    """
+    """Carries out flows over httpx's client. One that the caller gives stays open; None makes one."""
 
     def __init__(self, settings: Settings, http: httpx.Client | None) -> None:
         self.settings = settings

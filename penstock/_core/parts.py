@@ -1,13 +1,13 @@
 """How a method that is written once, as a flow, becomes one of the synchronous and one of the asynchronous client.
 
-A group of calls is a subclass of :class:`Part`, such as ``JobCalls``, whose methods return flows::
+A group of calls is a subclass of :class:`Part`, such as ``Jobs``, whose methods return flows::
 
-    class JobCalls(Part):
+    class Jobs(Part[Driver]):
         @Call
         def cancel(self, job_id: str) -> Flow[Job]: ...
 
-``class Jobs(JobCalls, SyncPart)`` then has ``cancel(job_id) -> Job``, and ``class AsyncJobs(JobCalls, AsyncPart)`` has
-the same as a coroutine. Type checkers see exactly that.
+``Jobs(SyncDriver(...))`` then has ``cancel(job_id) -> Job``, and ``Jobs(AsyncDriver(...))`` has the same as a coroutine.
+Type checkers see exactly that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -29,12 +29,14 @@ from penstock.models import Page
 P = ParamSpec("P")
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
+Driver = TypeVar("Driver", bound=SyncDriver | AsyncDriver)
 
 
-class Part:
-    """A group of calls of a client."""
+class Part(Generic[Driver]):
+    """A group of calls of a client, made by its driver."""
 
-    _driver: SyncDriver | AsyncDriver
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
 
     @property
     def _settings(self) -> Settings:
@@ -50,18 +52,8 @@ class Part:
         return flows.pages(path, query(**filters), page, limit=limit, page_size=page_size, policy=calls)
 
 
-class SyncPart(Part):
-    """A group of calls of :class:`penstock.Penstock`."""
-
-    def __init__(self, driver: SyncDriver) -> None:
-        self._driver: SyncDriver = driver
-
-
-class AsyncPart(Part):
-    """A group of calls of :class:`penstock.AsyncPenstock`."""
-
-    def __init__(self, driver: AsyncDriver) -> None:
-        self._driver: AsyncDriver = driver
+SyncPart: TypeAlias = Part[SyncDriver]
+AsyncPart: TypeAlias = Part[AsyncDriver]
 
 
 class _Method(Generic[P, T]):
@@ -77,7 +69,7 @@ class _Method(Generic[P, T]):
             parameters=list(shown.parameters.values())[1:], return_annotation=result
         )
 
-    def _bind(self, carry_out: Callable[[Any], Any], part: Part) -> Any:
+    def _bind(self, carry_out: Callable[[Any], Any], part: Part[Any]) -> Any:
         @functools.wraps(self._method)
         def function(*args: P.args, **kwargs: P.kwargs) -> Any:
             return carry_out(self._method(part, *args, **kwargs))
@@ -98,7 +90,7 @@ class Call(_Method[P, T]):
     def __get__(self, part: SyncPart, owner: type) -> Callable[P, T]: ...
     @overload
     def __get__(self, part: AsyncPart, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
-    def __get__(self, part: SyncPart | AsyncPart | None, owner: type) -> Any:
+    def __get__(self, part: Part[Any] | None, owner: type) -> Any:
         """Return the function; on the class, this object."""
         return self if part is None else self._bind(part._driver.run, part)  # noqa: SLF001 - its own part
 
@@ -115,6 +107,6 @@ class Iteration(_Method[P, T]):
     def __get__(self, part: SyncPart, owner: type) -> Callable[P, Generator[T]]: ...
     @overload
     def __get__(self, part: AsyncPart, owner: type) -> Callable[P, AsyncGenerator[T]]: ...
-    def __get__(self, part: SyncPart | AsyncPart | None, owner: type) -> Any:
+    def __get__(self, part: Part[Any] | None, owner: type) -> Any:
         """Return the function; on the class, this object."""
         return self if part is None else self._bind(part._driver.iterate, part)  # noqa: SLF001 - its own part

@@ -68,12 +68,7 @@ class Check:
             self._seen.append(0)
 
     def show(self, row: Any, where: str) -> int | None:
-        """Take a row that came back; return the number of its input row, or None if it does not count.
-
-        Args:
-            row: the parsed line.
-            where: file and line, for the verdict.
-        """
+        """Take a row that came back; return the number of its input row, or None if it does not count."""
         custom_id = row.get("custom_id") if isinstance(row, dict) else None
         if not isinstance(custom_id, str):
             self.verdict.fault("unreadable", where)
@@ -98,11 +93,7 @@ class Check:
             self.show(row, f"{path.name} line {line}")
 
     def end(self, ids: Iterable[tuple[int, str]]) -> Verdict:
-        """Return the verdict.
-
-        Args:
-            ids: the input's ids again, to name the missing ones; read only if there are any.
-        """
+        """Return the verdict. The ids, as before, are read only to name the missing ones."""
         gone = self._seen.count(0)
         if gone:
             for _, custom_id in ids:

@@ -30,13 +30,8 @@ _SLOW_S = 30.0
 class Look:
     """The server's state at one moment.
 
-    Attributes:
-        at: Unix seconds.
-        url: the server's address.
-        workers: those whose lease is alive.
-        pools: their queues; None from a server that is too old to tell.
-        oldest: the running jobs that were submitted first.
-        error: why there is nothing newer, if the last question failed.
+    ``pools`` is None from a server that is too old to tell. ``oldest`` are the running jobs that were submitted first.
+    ``error`` says why there is nothing newer, if the last question failed.
     """
 
     at: float
@@ -84,13 +79,7 @@ class Look:
 
 
 def draw(look: Look, width: int, height: int | None = None) -> RenderableType:
-    """Draw a look.
-
-    Args:
-        look: what to draw.
-        width: the terminal's columns.
-        height: the terminal's lines; None for as many as the tables need.
-    """
+    """Draw a look for a terminal of this size; ``height`` None: as many lines as the tables need."""
     from rich.console import Group
     from rich.text import Text
 

@@ -14,9 +14,8 @@ from penstock.cli._exits import EXIT_CODES, INTERRUPTED, JOB_NOT_OK, USAGE, fail
 from penstock.cli._parse import BATCH, BATCHES
 from penstock.cli._run import Console, client_command, first_model, limit_options, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
-from penstock.cli.batch_results import results
+from penstock.cli.batch_results import results, verify
 from penstock.cli.batch_run import run
-from penstock.cli.batch_verify import verify
 
 
 @click.group("batch")

@@ -1,19 +1,24 @@
-"""``penstock batch results``."""
+"""``penstock batch results`` and ``penstock batch verify``: the rows that came back, and whether all did."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
-from click import option
+from click import argument, option
 
-from penstock.cli._exits import EXIT_CODES, note
+from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._output import writing
 from penstock.cli._parse import BATCH
-from penstock.cli._run import Console, client_command
+from penstock.cli._run import Console, client_command, print_json
+from penstock.cli.batch_options import id_options
 
 if TYPE_CHECKING:
+    from penstock.batch_models import Verification
+    from penstock.bulk.check import Verdict
     from penstock.client import Penstock
 
 
@@ -60,3 +65,86 @@ def _copy(client: Penstock, batch_id: str, good: BinaryIO, bad: BinaryIO, *, fol
         (good if ok else bad).write(line)
         done, failed = done + 1, failed + (not ok)
     return done, failed
+
+
+@click.command("verify", epilog=EXIT_CODES)
+@argument("names", metavar="BATCH | INPUT OUTPUT...", nargs=-1, required=True)
+@option("--errors", multiple=True, metavar="FILE", help="A file of failed rows; may be repeated.")
+@id_options
+@client_command
+def verify(
+    console: Console,
+    *,
+    names: tuple[str, ...],
+    errors: tuple[str, ...],
+    kind: str | None,
+    delimiter: str | None,
+    id_field: str | None,
+) -> None:
+    """Check that every row was answered: none missing, none twice, total = completed + failed.
+
+    With the id of a BATCH, the server checks its files. With files, the check runs here, without a server: INPUT is
+    the file that was run. Repeat the options that decided its rows' ids.
+
+    \b
+    Examples:
+      penstock batch verify batch_0199...
+      penstock batch verify prompts.txt out.jsonl --errors out.errors.jsonl
+      penstock batch verify papers.csv out.jsonl --errors out.errors.jsonl --id-field doi
+
+    Exit code 1 if the check fails.
+    """  # noqa: D301  # \b is click's mark
+    if len(names) == 1:
+        if errors or Path(names[0]).exists():
+            raise click.UsageError("name the OUTPUT too, or the id of a batch alone")
+        with console.client() as client:
+            found = client.batches.verify(names[0])
+        console.show(found, "\n  ".join([_head(found), *found.examples]))
+        raise SystemExit(0 if found.ok else JOB_NOT_OK)
+    from penstock.bulk.problems import InputError
+
+    try:
+        verdict = _check(names[0], [*names[1:], *errors], kind, delimiter, id_field)
+    except InputError as exc:
+        fail(str(exc), USAGE)
+    if console.json:
+        print_json(verdict.as_dict())
+    else:
+        click.echo("\n".join(verdict_lines(verdict)))
+    if not verdict.ok:
+        raise SystemExit(JOB_NOT_OK)
+
+
+def _check(
+    source: str, outputs: Iterable[str], kind: str | None, delimiter: str | None, id_field: str | None
+) -> Verdict:
+    from penstock.bulk.check import Check
+    from penstock.bulk.convert import custom_ids
+    from penstock.bulk.problems import InputError
+    from penstock.bulk.rows import Recipe
+    from penstock.bulk.source import opened
+
+    if source == "-":
+        raise InputError("the input is read twice: give a file")
+    recipe = Recipe(id_field=id_field)
+    check = Check()
+    with opened(source) as file:
+        check.expect(custom_ids(file, recipe, kind=kind, delimiter=delimiter))
+    for name in outputs:
+        if not Path(name).is_file():
+            raise InputError(f"there is no file {name}")
+        check.show_file(Path(name))
+    with opened(source) as file:
+        return check.end(custom_ids(file, recipe, kind=kind, delimiter=delimiter))
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """Return a check's outcome in lines."""
+    return [_head(verdict), *(f"  {kind}: {', '.join(names)}" for kind, names in verdict.named.items())]
+
+
+def _head(found: Verdict | Verification) -> str:
+    word = "ok" if found.ok else "FAILED"
+    figures = ("completed", "failed", "duplicates", "missing", "unknown", "unreadable")
+    counts = ", ".join(f"{getattr(found, name):,} {name}" for name in figures)
+    return f"{word}: {found.total:,} rows, {counts}"

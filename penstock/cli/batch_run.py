@@ -177,7 +177,7 @@ def _end(
         if verdict.ok:
             note("  verified: every row is there, once")
     if not verdict.ok:
-        from penstock.cli.batch_verify import verdict_lines
+        from penstock.cli.batch_results import verdict_lines
 
         fail(
             "\n".join([f"the check failed; the received rows are in {workdir}", *verdict_lines(verdict)]),

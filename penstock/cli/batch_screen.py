@@ -24,9 +24,6 @@ _EVENT_EVERY_S = 1.0
 class Screen(Watcher):
     """The progress of one run, on stderr; with ``events`` as JSON lines on stdout. Use it in a ``with``.
 
-    Args:
-        events: JSON instead of text.
-
     Attributes:
         total: rows of the run; 0 until that is known.
     """

@@ -27,8 +27,8 @@ _CLIENT = {
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
-    "models": ("penstock.cli.server_info", "models", "List the models that are served now."),
-    "health": ("penstock.cli.server_info", "health", "Say whether the server can run jobs now."),
+    "models": ("penstock.cli.workers", "models", "List the models that are served now."),
+    "health": ("penstock.cli.workers", "health", "Say whether the server can run jobs now."),
 }
 """Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""
 

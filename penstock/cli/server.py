@@ -5,10 +5,12 @@ Only click is imported here; each command imports what it runs. ``worker drain``
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
+from penstock._version import __version__
 from penstock.cli.workers import drain
 
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
@@ -23,6 +25,14 @@ _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may b
 def _given(**options: Any) -> dict[str, Any]:
     """Keep what was given on the command line; the rest is for the environment and the files."""
     return {name: value for name, value in options.items() if value not in {None, ()}}
+
+
+def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
+    """Import the function that runs a process, ``module:name``, and call it."""
+    from penstock.server.errors import starting
+
+    module, _, name = target.partition(":")
+    starting(command, lambda: getattr(import_module(module), name)(*args, **kw))
 
 
 @click.command("up")
@@ -53,14 +63,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 
     Several models: one table [pools.NAME] for each in penstock.toml, see docs/operate/several-models.md.
     """  # noqa: D301  # \b is click's mark
-    from penstock.server.errors import starting
-
-    def body() -> None:
-        from penstock.server.up import run_up
-
-        run_up(_given(**options), verbose=verbose)
-
-    starting("up", body)
+    _start("up", "penstock.server.up:run_up", _given(**options), verbose=verbose)
 
 
 @click.command("api")
@@ -70,15 +73,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 def api(host: str | None, port: int | None, **options: Any) -> None:
     """Run the HTTP api."""
-    from penstock.server.errors import starting
-
-    def body() -> None:
-        from api.main import run_api
-        from penstock._version import __version__
-
-        run_api(host=host, port=port, overrides=_given(**options), version=__version__)
-
-    starting("api", body)
+    _start("api", "api.main:run_api", host=host, port=port, overrides=_given(**options), version=__version__)
 
 
 @click.command("coordinator")
@@ -105,14 +100,7 @@ def coordinator(**options: Any) -> None:
 
     On SIGTERM it finishes its present steps, gives its batches back and exits, within ten seconds.
     """  # noqa: D301  # \b is click's mark
-    from penstock.server.errors import starting
-
-    def body() -> None:
-        from coordinator.main import run_coordinator
-
-        run_coordinator(_given(**options))
-
-    starting("coordinator", body)
+    _start("coordinator", "coordinator.main:run_coordinator", _given(**options))
 
 
 @click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME]")
@@ -158,14 +146,7 @@ def worker(ctx: click.Context, /, **options: Any) -> None:
             msg = f"{option} is for starting a worker, not for {ctx.invoked_subcommand}"
             raise click.UsageError(msg)
         return
-    from penstock.server.errors import starting
-
-    def body() -> None:
-        from penstock.server.workers import run_workers
-
-        run_workers(_given(**options))
-
-    starting("worker", body)
+    _start("worker", "penstock.server.workers:run_workers", _given(**options))
 
 
 worker.add_command(drain)
@@ -185,31 +166,14 @@ worker.add_command(drain)
 @click.option("--url-prefix", metavar="PATH", help="Path under which a proxy serves it.")
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
-def flower(
-    *,
-    address: str,
-    port: int,
-    basic_auth: tuple[str, ...],
-    without_auth: bool,
-    url_prefix: str | None,
-    **options: Any,
-) -> None:
+def flower(*, redis_url: str | None, namespace: str | None, **options: Any) -> None:
     """Run Flower on the same queue."""
-    from penstock.server.errors import starting
-
-    def body() -> None:
-        from penstock.server.flower import run_flower
-
-        run_flower(
-            _given(**options),
-            address=address,
-            port=port,
-            basic_auth=basic_auth,
-            url_prefix=url_prefix,
-            without_auth=without_auth,
-        )
-
-    starting("flower", body)
+    _start(
+        "flower",
+        "penstock.server.flower:run_flower",
+        _given(redis_url=redis_url, namespace=namespace),
+        **options,
+    )
 
 
 COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower]

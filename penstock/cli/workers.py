@@ -1,4 +1,4 @@
-"""The commands that look at workers and drain them: ``penstock workers`` and ``penstock worker drain``."""
+"""The commands about what serves: ``penstock health``, ``models``, ``workers`` and ``worker drain``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, note
+from penstock.cli._exits import EXIT_CODES, REFUSED, note
 from penstock.cli._parse import grace, named
 from penstock.cli._run import Console, client_command
 from penstock.cli._table import plural
@@ -66,3 +66,34 @@ def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) 
             while ids & {worker.id for worker in client.workers.list()}:
                 time.sleep(_LOOK_EVERY_S)
             note("ended" if len(ids) == 1 else f"all {len(ids)} ended")
+
+
+@click.command("models", epilog=EXIT_CODES)
+@client_command
+def models(console: Console) -> None:
+    """List the models that are served now.
+
+    \b
+    Examples:
+      penstock models
+      penstock models --json | jq -r .id
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        console.show_all(client.models(), output.models_table)
+
+
+@click.command("health", epilog=EXIT_CODES)
+@client_command
+def health(console: Console) -> None:
+    """Say whether the server can run jobs now; exit code 0 if so, 4 if not.
+
+    \b
+    Examples:
+      penstock health
+      until penstock health --json > /dev/null; do sleep 1; done
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        report = client.health()
+        console.show(report, lambda report: output.health_lines(report, client.base_url))
+    if not report.ready:
+        raise SystemExit(REFUSED)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from penstock._core import batch_flows, flows
 from penstock._core.batch_flows import batch_path
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import Request, given, idempotent, with_json
 from penstock._core.tails import BatchTail
 from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
@@ -19,8 +19,11 @@ VERIFYING_S = 3600.0
 """How long the server may take to check a batch's files from the first row to the last."""
 
 
-class BatchCalls(Part):
-    """Create batches, follow them, read their results; pause, cancel, retry and verify them."""
+class Batches(Part[Driver]):
+    """Create batches, follow them, read their results; pause, cancel, retry and verify them.
+
+    Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
+    """
 
     @Call
     def create(
@@ -45,8 +48,6 @@ class BatchCalls(Part):
 
         Raises:
             BadRequestError: an argument is wrong; ``param`` says which.
-            NotFoundError: there is no such file.
-            PenstockError: any other error of a call.
         """
         body = given(
             input_file_id=input_file_id,
@@ -59,12 +60,7 @@ class BatchCalls(Part):
 
     @Call
     def get(self, batch_id: str) -> Flow[Batch]:
-        """Return the batch as it is now.
-
-        Raises:
-            NotFoundError: there is no such batch.
-            PenstockError: any other error of a call.
-        """
+        """Return the batch as it is now."""
         return self._fetch(Request("GET", batch_path(batch_id)), Batch)
 
     @Iteration
@@ -77,9 +73,6 @@ class BatchCalls(Part):
             order: ``desc`` or ``asc`` by creation.
             limit: the most batches to return; None returns all.
             page_size: batches per request, 1 to 100.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         return self._pages("/v1/batches", Page[Batch], limit, page_size, order=order)
 
@@ -88,14 +81,12 @@ class BatchCalls(Part):
         """Wait until the batch has ended and return it. Some of its rows may have failed even if it is ``completed``.
 
         Args:
-            batch_id: the batch.
             timeout_s: seconds; None waits without a limit.
             check: raise if it ended as anything but ``completed``; False returns it in every case.
 
         Raises:
             BatchEndedError: it failed, expired or was cancelled, and ``check`` is set.
             BatchWaitTimeoutError: it has not ended yet.
-            PenstockError: any error of a call.
         """
         follows = self._settings.follows
         return batch_flows.wait(batch_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
@@ -107,9 +98,7 @@ class BatchCalls(Part):
         A dropped connection is reopened. Closing the iterator stops only the watching.
 
         Raises:
-            NotFoundError: there is no such batch.
             APIConnectionError: the stream could not be reopened ``max_reconnects`` times in a row.
-            PenstockError: any other error of a call.
         """
         return flows.read(BatchTail(batch_id, self._settings.follows), lambda event: event)
 
@@ -123,10 +112,6 @@ class BatchCalls(Part):
             batch_id: the batch, ended or not.
             after: :attr:`ResultPage.next_cursor` of the page before; None begins with the first row.
             limit: the most rows; None leaves it to the server.
-
-        Raises:
-            NotFoundError: there is no such batch.
-            PenstockError: any other error of a call.
         """
         return batch_flows.result_page(batch_id, after, limit, self._settings.calls)
 
@@ -142,9 +127,6 @@ class BatchCalls(Part):
             batch_id: the batch, ended or not.
             follow: wait for the rows that are not done yet, to the end of the batch.
             page_size: rows per request; None leaves it to the server.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         follows = self._settings.follows
         return batch_flows.results(batch_id, follow=follow, page_size=page_size, policy=follows)
@@ -154,9 +136,7 @@ class BatchCalls(Part):
         """Cancel the batch and return it. The rows done by then stay in its files.
 
         Raises:
-            NotFoundError: there is no such batch.
             ConflictError: it has already ended.
-            PenstockError: any other error of a call.
         """
         return self._act(batch_id, "cancel")
 
@@ -179,9 +159,7 @@ class BatchCalls(Part):
             idempotency_key: the same key gives the same new batch; None makes a fresh one.
 
         Raises:
-            NotFoundError: there is no such batch.
             ConflictError: it has not ended, or none of its rows failed.
-            PenstockError: any other error of a call.
         """
         headers = idempotent(idempotency_key)
         return self._fetch(Request("POST", f"{batch_path(batch_id)}/retry", headers=headers), Batch)
@@ -191,20 +169,10 @@ class BatchCalls(Part):
         """Have the server check the batch's files: each input row is answered once, in one file or the other.
 
         Raises:
-            NotFoundError: there is no such batch.
             ConflictError: it has not ended.
-            PenstockError: any other error of a call.
         """
         request = Request("GET", f"{batch_path(batch_id)}/verify", extra_timeout_s=VERIFYING_S)
         return self._fetch(request, Verification)
 
     def _act(self, batch_id: str, action: str) -> Flow[Batch]:
         return self._fetch(Request("POST", f"{batch_path(batch_id)}/{action}"), Batch)
-
-
-class Batches(BatchCalls, SyncPart):
-    """``client.batches`` of :class:`penstock.Penstock`."""
-
-
-class AsyncBatches(BatchCalls, AsyncPart):
-    """``client.batches`` of :class:`penstock.AsyncPenstock`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import given, with_json
 from penstock.models import Job, Page, RetryReport
 
@@ -13,8 +13,11 @@ MAX_BULK = 1000
 """The most jobs that one request retries."""
 
 
-class DeadCalls(Part):
-    """The jobs that failed or expired and were not retried yet: list them, retry them."""
+class Dead(Part[Driver]):
+    """The jobs that failed or expired and were not retried yet: list them, retry them.
+
+    Every call raises PenstockError.
+    """
 
     @Iteration
     def list(
@@ -32,9 +35,6 @@ class DeadCalls(Part):
             model: only jobs of this model.
             limit: the most jobs to return; None returns all.
             page_size: jobs per request, 1 to 100.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         return self._pages("/v1/dead", Page[Job], limit, page_size, code=code, model=model)
 
@@ -56,7 +56,6 @@ class DeadCalls(Part):
             limit: the most jobs to retry, 1 to 1,000; None leaves it to the server (100).
 
         Raises:
-            PenstockError: any error of the call.
             ValueError: both ids and filters are given, an id is empty, or a number is out of range.
         """
         body = given(code=code, model=model, limit=limit)
@@ -70,11 +69,3 @@ class DeadCalls(Part):
         if limit is not None and not 1 <= limit <= MAX_BULK:
             raise ValueError(f"limit must be 1 to {MAX_BULK}")
         return self._fetch(with_json("POST", "/v1/dead/retry", body), RetryReport)
-
-
-class Dead(DeadCalls, SyncPart):
-    """``client.dead`` of :class:`penstock.Penstock`."""
-
-
-class AsyncDead(DeadCalls, AsyncPart):
-    """``client.dead`` of :class:`penstock.AsyncPenstock`."""

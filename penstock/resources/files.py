@@ -9,7 +9,7 @@ from typing import BinaryIO, Literal
 
 from penstock._core import flows
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import Call, Driver, Iteration, Part
 from penstock._core.protocol import Request, Upload, idempotent, segment
 from penstock._core.tails import Download
 from penstock.batch_models import Deleted, File
@@ -22,8 +22,11 @@ Source = str | PathLike[str] | BinaryIO
 """A path, or a binary file that is open at its beginning."""
 
 
-class FileCalls(Part):
-    """Upload, list, read and delete files. No file is held in memory as a whole."""
+class Files(Part[Driver]):
+    """Upload, list, read and delete files. No file is held in memory as a whole.
+
+    Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
+    """
 
     @Call
     def upload(
@@ -48,7 +51,6 @@ class FileCalls(Part):
         Raises:
             BadRequestError: it is too large, or the purpose is unknown.
             OSError: it cannot be read.
-            PenstockError: any other error of a call.
         """
         fields = {"purpose": purpose}
         if expires_after_s is not None:
@@ -65,12 +67,7 @@ class FileCalls(Part):
 
     @Call
     def get(self, file_id: str) -> Flow[File]:
-        """Return a file's name, size and times.
-
-        Raises:
-            NotFoundError: there is no such file.
-            PenstockError: any other error of a call.
-        """
+        """Return a file's name, size and times."""
         return self._fetch(Request("GET", _path(file_id)), File)
 
     @Iteration
@@ -89,9 +86,6 @@ class FileCalls(Part):
             order: ``desc`` or ``asc`` by creation.
             limit: the most files to return; None returns all.
             page_size: files per request.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         return self._pages("/v1/files", Page[File], limit, page_size, purpose=purpose, order=order)
 
@@ -102,29 +96,14 @@ class FileCalls(Part):
         A dropped connection is reopened at the first missing byte.
 
         Raises:
-            NotFoundError: there is no such file.
             APIConnectionError: ``max_reconnects`` connections in a row brought nothing.
-            PenstockError: any other error of a call.
         """
         return flows.read(Download(file_id, offset, self._settings.follows), lambda piece: piece)
 
     @Call
     def delete(self, file_id: str) -> Flow[bool]:
-        """Delete a file; return whether the server did.
-
-        Raises:
-            NotFoundError: there is no such file.
-            PenstockError: any other error of a call.
-        """
+        """Delete a file; return whether the server did."""
         return (yield from self._fetch(Request("DELETE", _path(file_id)), Deleted)).deleted
-
-
-class Files(FileCalls, SyncPart):
-    """``client.files`` of :class:`penstock.Penstock`."""
-
-
-class AsyncFiles(FileCalls, AsyncPart):
-    """``client.files`` of :class:`penstock.AsyncPenstock`."""
 
 
 def _path(file_id: str) -> str:

@@ -8,14 +8,17 @@ from typing import Any, Literal, Unpack, overload
 
 from penstock._core import flows, follow, protocol
 from penstock._core.flows import Flow, Items
-from penstock._core.parts import AsyncPart, Call, Iteration, Part, SyncPart
+from penstock._core.parts import AsyncPart, Call, Driver, Iteration, Part, SyncPart
 from penstock._core.protocol import Request
 from penstock.errors import APIResponseError, JobNotFinishedError
 from penstock.models import Event, Job, JobRequest, Page, Priority, Restarted
 
 
-class JobCalls(Part):
-    """Submit jobs, follow them, read their results, cancel and retry them."""
+class Jobs(Part[Driver]):
+    """Submit jobs, follow them, read their results, cancel and retry them.
+
+    Every call raises PenstockError; if the server does not know the id, that is a NotFoundError.
+    """
 
     @Call
     def submit(
@@ -38,7 +41,6 @@ class JobCalls(Part):
             BadRequestError: the submission is wrong, or its deadline cannot be met (``infeasible_deadline``).
             RateLimitedError: no room (``queue_full``, ``gpu_busy``), also after the client's own retries.
             ConflictError: the key was used with another body.
-            PenstockError: any other error of a call.
             ValueError: ``wait_s`` is out of range, or the body is not JSON.
             TypeError: a field does not exist, or an object in the body cannot be sent as JSON.
         """
@@ -53,12 +55,7 @@ class JobCalls(Part):
 
     @Call
     def get(self, job_id: str, wait_s: float | None = None) -> Flow[Job]:
-        """Return the job as it is now, or with ``wait_s`` (seconds, 0 to 300) at its end if that comes sooner.
-
-        Raises:
-            NotFoundError: there is no such job.
-            PenstockError: any other error of a call.
-        """
+        """Return the job as it is now, or with ``wait_s`` (seconds, 0 to 300) at its end if that comes sooner."""
         return self._fetch(protocol.get_job(job_id, wait_s), Job)
 
     @Call
@@ -66,7 +63,6 @@ class JobCalls(Part):
         """Wait until the job has ended and return it with its result.
 
         Args:
-            job_id: the job.
             timeout_s: seconds; None waits without a limit.
             check: raise if the job ended without a result; False returns it in every case.
 
@@ -85,7 +81,6 @@ class JobCalls(Part):
         Raises:
             JobNotFinishedError: it is queued or running.
             JobFailedError, JobCancelledError, JobExpiredError: it has no result.
-            PenstockError: any other error of a call.
         """
         # Read from the job object: in the answer of /result, a failed job's own 503 looks like the server's.
         job = yield from self._fetch(protocol.get_job(job_id), Job)
@@ -102,10 +97,6 @@ class JobCalls(Part):
         """Cancel the job and return it.
 
         A queued job ends at once, a running one within about a second. A finished one stays as it is.
-
-        Raises:
-            NotFoundError: there is no such job.
-            PenstockError: any other error of a call.
         """
         return self._fetch(Request("POST", f"{protocol.job_path(job_id)}/cancel"), Job)
 
@@ -121,9 +112,7 @@ class JobCalls(Part):
             idempotency_key: the same key gives the same new job; None makes a fresh one.
 
         Raises:
-            NotFoundError: there is no such job.
             ConflictError: it has not ended (``job_not_finished``).
-            PenstockError: any other error of a call.
         """
         headers = protocol.idempotent(idempotency_key)
         return self._fetch(Request("POST", f"{protocol.job_path(job_id)}/retry", headers=headers), Job)
@@ -133,15 +122,12 @@ class JobCalls(Part):
         """Move a queued job to another lane, or to the head of its lane, and return it.
 
         Args:
-            job_id: the job.
             priority: its new lane; None keeps the lane.
             top: make it the next of its lane, before everybody else's jobs too.
 
         Raises:
-            NotFoundError: there is no such job.
             ConflictError: it is not queued any more (``job_not_queued``).
             BadRequestError: it is a synchronous call, or there is no such lane.
-            PenstockError: any other error of a call.
             ValueError: neither argument is given.
         """
         if priority is None and not top:
@@ -171,9 +157,6 @@ class JobCalls(Part):
             order: ``desc`` or ``asc`` by creation.
             limit: the most jobs to return; None returns all.
             page_size: jobs per request, 1 to 100.
-
-        Raises:
-            PenstockError: any error of a call, while iterating.
         """
         filters = {"state": state, "model": model, "order": order}
         created = {"created_after": created_after, "created_before": created_before}
@@ -186,31 +169,28 @@ class JobCalls(Part):
         A dropped connection is reopened after the last event. Closing the iterator stops only the watching.
 
         Args:
-            job_id: the job.
             after: the :attr:`Event.id` to continue after; None starts at the beginning.
 
         Raises:
-            NotFoundError: there is no such job.
             APIConnectionError: the stream could not be reopened ``max_reconnects`` times in a row.
-            PenstockError: any other error of a call.
         """
         return flows.read(follow.Follower(job_id, after, self._settings.follows), lambda event: event)
 
-    # A descriptor cannot carry overloads. The types of self choose the client, which mypy does not expect in a base.
+    # A descriptor cannot carry overloads. The types of self choose the client.
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: SyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["raise"] = "raise"
     ) -> Generator[str]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: SyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["mark"]
     ) -> Generator[str | Restarted]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: AsyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["raise"] = "raise"
     ) -> AsyncGenerator[str]: ...
     @overload
-    def stream(  # type: ignore[misc]
+    def stream(
         self: AsyncPart, job_id: str, *, after: str | None = None, on_restart: Literal["mark"]
     ) -> AsyncGenerator[str | Restarted]: ...
     def stream(
@@ -221,7 +201,6 @@ class JobCalls(Part):
         A job submitted without ``stream`` has no deltas: its whole text comes as one piece at its end.
 
         Args:
-            job_id: the job.
             after: an event id to continue after.
             on_restart: what to do when a worker was lost after text had been delivered, which is then void:
                 ``raise`` a StreamRestartedError, or ``mark`` the place with a :class:`Restarted` and continue.
@@ -234,11 +213,3 @@ class JobCalls(Part):
         settings = self._settings
         text = follow.text(job_id, after, on_restart, calls=settings.calls, follows=settings.follows)
         return self._driver.iterate(text)
-
-
-class Jobs(JobCalls, SyncPart):
-    """``client.jobs`` of :class:`penstock.Penstock`."""
-
-
-class AsyncJobs(JobCalls, AsyncPart):
-    """``client.jobs`` of :class:`penstock.AsyncPenstock`."""

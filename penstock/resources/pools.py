@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from penstock._core.flows import Flow
-from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request, segment
 from penstock.fleet_models import Pool, Purged
 from penstock.models import Page
 
 
-class PoolCalls(Part):
-    """Look at the queues; pause, resume and purge them."""
+class Pools(Part[Driver]):
+    """Look at the queues; pause, resume and purge them. Every call raises PenstockError."""
 
     @Call
     def list(self) -> Flow[tuple[Pool, ...]]:
@@ -18,7 +18,6 @@ class PoolCalls(Part):
 
         Raises:
             NotFoundError: the server is too old for this call.
-            PenstockError: any other error of a call.
         """
         return (yield from self._fetch(Request("GET", "/v1/queues"), Page[Pool])).data
 
@@ -28,7 +27,6 @@ class PoolCalls(Part):
 
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
-            PenstockError: any other error of a call.
             ValueError: the name is empty.
         """
         return self._fetch(Request("POST", f"{_path(pool)}/pause"), Pool)
@@ -49,19 +47,10 @@ class PoolCalls(Part):
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
             BadRequestError: there is no such lane.
-            PenstockError: any other error of a call.
             ValueError: a name is empty.
         """
         request = Request("DELETE", _path(pool) + "/" + segment(lane, "the lane's name"))
         return (yield from self._fetch(request, Purged)).cancelled
-
-
-class Pools(PoolCalls, SyncPart):
-    """``client.pools`` of :class:`penstock.Penstock`."""
-
-
-class AsyncPools(PoolCalls, AsyncPart):
-    """``client.pools`` of :class:`penstock.AsyncPenstock`."""
 
 
 def _path(pool: str) -> str:

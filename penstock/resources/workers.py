@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from penstock._core.flows import Flow
-from penstock._core.parts import AsyncPart, Call, Part, SyncPart
+from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request, given, segment, with_json
 from penstock.fleet_models import Worker
 from penstock.models import Page
 
 
-class WorkerCalls(Part):
-    """List the workers and drain them."""
+class Workers(Part[Driver]):
+    """List the workers and drain them. Every call raises PenstockError."""
 
     @Call
     def list(self) -> Flow[tuple[Worker, ...]]:
-        """Return the workers that are alive.
-
-        Raises:
-            PenstockError: any error of a call.
-        """
+        """Return the workers that are alive."""
         return (yield from self._fetch(Request("GET", "/v1/workers"), Page[Worker])).data
 
     @Call
@@ -32,7 +28,6 @@ class WorkerCalls(Part):
 
         Raises:
             NotFoundError: no live worker has this name (``worker_not_found``).
-            PenstockError: any other error of a call.
             ValueError: the name is empty or the time below 0.
         """
         path = "/v1/workers/" + segment(name, "the worker's name") + "/drain"
@@ -40,11 +35,3 @@ class WorkerCalls(Part):
             raise ValueError("timeout_s must be a number of seconds, 0 or more")
         request = with_json("POST", path, given(timeout_s=timeout_s))
         return (yield from self._fetch(request, Page[Worker])).data
-
-
-class Workers(WorkerCalls, SyncPart):
-    """``client.workers`` of :class:`penstock.Penstock`."""
-
-
-class AsyncWorkers(WorkerCalls, AsyncPart):
-    """``client.workers`` of :class:`penstock.AsyncPenstock`."""

@@ -14,13 +14,11 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import penstock
-from penstock.server.deathsig import die_with_parent
 from penstock.server.errors import UpStartError
-from penstock.server.guardian import Guardian
+from penstock.server.guardian import Guardian, die_with_parent
 
 _READY = "penstock is ready on "
 _LOOK_S = 0.2
@@ -88,9 +86,7 @@ class EmbeddedStack:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop everything in order: running requests get the drain timeout. Ctrl-C hurries it."""
         self._end()
 

@@ -10,11 +10,7 @@ _LAST_CALLS_S = 2.0
 
 
 class Endings:
-    """Runs such work in the background; what fails is reported.
-
-    Args:
-        report: takes a line for the person at the terminal.
-    """
+    """Runs such work in the background; what fails is reported."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self._report = report

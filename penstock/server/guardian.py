@@ -1,13 +1,20 @@
-"""The last one out: a shell that kills the children's process groups when their supervisor was killed.
+"""Children that never outlive their supervisor, however it went.
 
 The kernel's parent-death signal reaches a supervisor's children only; what they started themselves (vLLM's
-engine process) would stay. The guardian learns every group from its standard input, and reads the end of that
-when the supervisor has ended, however that happened.
+engine process) would stay. So a guardian kills their process groups. It learns every group from its standard input,
+and reads the end of that when the supervisor has ended.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import subprocess
+import sys
+from collections.abc import Callable
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _SCRIPT = """
 live=" "
@@ -50,3 +57,27 @@ class Guardian:
         assert self._shell.stdin  # noqa: S101 - a pipe was asked for
         self._shell.stdin.write(f"{what} {group}\n".encode())
         self._shell.stdin.flush()
+
+
+def die_with_parent(signum: int = signal.SIGKILL) -> Callable[[], None] | None:
+    """Make a ``preexec_fn`` by which the kernel signals the child when its parent is gone, however it went.
+
+    Linux watches the *thread* that started the child, so start it from one that lives as long as the process.
+
+    Args:
+        signum: what the child gets.
+
+    Returns:
+        The function for ``subprocess.Popen(preexec_fn=...)``; None where the kernel has no such thing.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: nothing may be imported after the fork
+    parent = os.getpid()
+
+    def in_child() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signum), 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call above
+            os._exit(1)
+
+    return in_child

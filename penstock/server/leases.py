@@ -6,7 +6,7 @@ import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from broker.coordinators import Coordinators
@@ -23,17 +23,12 @@ async def until_alive(redis_url: str, settings: BrokerSettings, pids: Collection
     """Wait until each of these processes of this machine has a live lease, which means that it takes jobs.
 
     While Redis is away it waits on.
-
-    Args:
-        redis_url: the server in use.
-        settings: the namespace.
-        pids: of worker processes.
     """
     await _until(redis_url, settings, pids, JobStore.workers)
 
 
 async def until_coordinated(redis_url: str, settings: BrokerSettings, pid: int) -> None:
-    """Wait until this process of this machine has a live lease as a coordinator. The arguments are as above."""
+    """Wait until this process of this machine has a live lease as a coordinator."""
     await _until(redis_url, settings, {pid}, lambda store: Coordinators(store).alive())
 
 
@@ -43,16 +38,13 @@ async def _until(
     pids: Collection[int],
     look: Callable[[JobStore], Awaitable[list[dict[str, Any]]]],
 ) -> None:
-    store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
     wanted = {(platform.node(), pid) for pid in pids}
-    try:
+    async with _store(redis_url, settings) as store:
         while True:
             with suppress(StoreUnavailableError):
                 if wanted <= {(process["host"], process["pid"]) for process in await look(store)}:
                     return
             await asyncio.sleep(_TRY_EVERY_S)
-    finally:
-        await store.aclose()
 
 
 async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
@@ -61,18 +53,11 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
     The process must have ended: one that lives would lose its jobs. A worker that ended by itself has done this
     already; then there is nothing to do. While Redis is away this is tried until the lease has run out anyway.
 
-    Args:
-        redis_url: the server in use.
-        settings: namespace and lease time.
-        pid: the process id it had on this machine.
-
     Raises:
         StoreUnavailableError: Redis was away for the whole of it.
     """
     deadline = time.monotonic() + settings.lease_ttl_s
-    # Tried again here, not by the client: a stop of everything does not wait for long.
-    store = JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings)
-    try:
+    async with _store(redis_url, settings) as store:
         while True:
             try:
                 for worker in await store.workers():
@@ -84,5 +69,8 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
                 await asyncio.sleep(_TRY_EVERY_S)
             else:
                 return
-    finally:
-        await store.aclose()
+
+
+def _store(redis_url: str, settings: BrokerSettings) -> aclosing[JobStore]:
+    # Tried again here, not by the client: a stop of everything does not wait for long.
+    return aclosing(JobStore(connect(redis_url, retries=0, timeout_s=_PATIENCE_S), settings))

@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from penstock.server.deathsig import die_with_parent
 from penstock.server.endings import Endings
-from penstock.server.guardian import Guardian
+from penstock.server.guardian import Guardian, die_with_parent
 from penstock.server.logs import last_words, open_log
 
 T = TypeVar("T")

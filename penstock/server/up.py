@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 from api.settings import ApiSettings
@@ -18,12 +18,11 @@ from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, until_alive, until_coordinated
 from penstock.server.logs import follow
-from penstock.server.plan import Plan
+from penstock.server.plan import Plan, UpSettings
 from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.screen import Screen
-from penstock.server.settings import UpSettings
 from penstock.server.signals import on_signals
-from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
 from penstock.server.valkey import EmbeddedServer
 
 _PROBE_EVERY_S = 0.25
@@ -65,20 +64,14 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
             embedded = plan.embedded
             screen.table(plan)
             if verbose:
-                for name in (
-                    "redis",
-                    "api",
-                    "coordinator",
-                    *(spec.name for spec in plan.workers()),
-                    "flower",
-                ):
+                for name in ("redis", "api", "coordinator", *(part.name for part in parts), "flower"):
                     path = plan.logs / ("valkey.log" if name == "redis" else f"{name}.log")
                     task = asyncio.create_task(follow(path, name, screen.line))
                     stack.callback(task.cancel)
             await _start(supervisor, plan, screen)
             screen.ready(http_address(settings.host, plan.port))
             await supervisor.supervise()
-    except ChildEndedError as error:
+    except (ChildEndedError, StoreUnavailableError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure
@@ -115,18 +108,12 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         answers = asyncio.to_thread(plan.embedded.wait_ready, lambda: supervisor.exit_status("redis"))
         await supervisor.during_start(answers)
     else:
-        await supervisor.during_start(asyncio.to_thread(_greet_redis, plan.redis_url))
+        await supervisor.during_start(asyncio.to_thread(ping, plan.redis_url))
 
     async def worker_ended(pid: int) -> None:
         await end_lease(plan.redis_url, plan.settings, pid)
 
-    others: list[ChildSpec | None] = [
-        plan.api(),
-        plan.coordinator(),
-        *plan.workers(worker_ended),
-        plan.flower(),
-    ]
-    for spec in others:
+    for spec in (plan.api(), plan.coordinator(), *plan.workers(worker_ended), plan.flower()):
         if spec is not None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
@@ -140,13 +127,6 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
             await supervisor.during_start(until_alive(plan.redis_url, plan.settings, pids))
             # Asked again, the api looks again, and knows them all.
             await supervisor.during_start(_until_ready(plan, waiting))
-
-
-def _greet_redis(url: str) -> None:
-    try:
-        ping(url)
-    except StoreUnavailableError as error:
-        raise UpStartError(str(error)) from error
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
@@ -165,18 +145,14 @@ async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
 
 def _missing(host: str, port: int) -> str:
     """Ask ``/health/ready`` what is missing; the empty string when nothing is."""
-    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)
     try:
-        connection.request("GET", "/health/ready")
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status == 200:
-            return ""
-        return ", ".join(json.loads(body)["missing"]) or "api"
+        with closing(http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)) as connection:
+            connection.request("GET", "/health/ready")
+            answer = connection.getresponse()
+            body = answer.read()
+        return "" if answer.status == 200 else ", ".join(json.loads(body)["missing"]) or "api"
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return "api"  # not listening yet, or not saying what it lacks: asked again in a moment
-    finally:
-        connection.close()
 
 
 def _listens(port: int) -> bool:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
 import redis
 import redis.exceptions
 
-from penstock.server.deathsig import die_with_parent
 from penstock.server.dirlock import FolderInUseError, lock_folder
+from penstock.server.guardian import die_with_parent
+from penstock.server.ports import claim_port
 
 _SUN_PATH_MAX = 100  # bytes; the limit is 104 on macOS and 108 on Linux, with the final zero
 _LOCK_WAIT_S = 3.0  # a server whose owner was killed just now goes within this time
@@ -110,7 +110,7 @@ class EmbeddedServer:
             raise EmbeddedStartError(why) from error
         try:
             if self._tcp:
-                self._port = self._port or _free_port()
+                self._port = self._port or claim_port("127.0.0.1", 0, "Valkey", "--redis-url")
                 self._password = secrets.token_urlsafe(24)
             else:
                 _private_dir(self.socket_path.parent)
@@ -154,8 +154,7 @@ class EmbeddedServer:
             EmbeddedStartError: it ended, or was silent for too long.
         """
         deadline = time.monotonic() + timeout_s
-        client = redis.Redis.from_url(self.url, socket_timeout=2.0, retry=None)
-        try:
+        with closing(redis.Redis.from_url(self.url, socket_timeout=2.0, retry=None)) as client:
             while True:
                 try:
                     client.ping()
@@ -171,8 +170,6 @@ class EmbeddedServer:
                 if time.monotonic() > deadline:
                     raise self._failure(f"did not answer within {timeout_s:g} s")
                 time.sleep(0.01)
-        finally:
-            client.close()
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """End the server, by force after ``timeout_s``, and release the folder. Harmless when not running."""
@@ -196,9 +193,7 @@ class EmbeddedServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _write_conf(self) -> None:
@@ -258,10 +253,3 @@ def _quoted(path: Path) -> str:
     """A path as the server's settings file wants it."""
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _free_port() -> int:
-    """A TCP port that is free on the loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from penstock.server.deathsig import die_with_parent
+from penstock.server.guardian import die_with_parent
 from tests.processes import ROOT
 
 _FAILPOINT = re.compile(r"^failpoint (\S+): (\S+) at ([\d.]+)", re.MULTILINE)

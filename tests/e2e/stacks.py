@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.server.deathsig import die_with_parent
+from penstock.server.guardian import die_with_parent
 from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
 from tests.otlp import OtlpReceiver
 from tests.processes import ROOT

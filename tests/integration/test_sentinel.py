@@ -25,7 +25,7 @@ from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
-from penstock.server.deathsig import die_with_parent
+from penstock.server.guardian import die_with_parent
 from penstock.server.valkey import _binary
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess

@@ -16,7 +16,7 @@ from jobs import batches, states
 from penstock import Penstock
 from penstock.cli.main import cli
 from penstock.cli.server import COMMANDS
-from penstock.server.settings import UpSettings
+from penstock.server.plan import UpSettings
 from tools import gen_docs
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from penstock.cli.server import worker as worker_command
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.fleet import OPTIONS, parts_of_machine, parts_of_worker
-from penstock.server.settings import UpSettings
+from penstock.server.plan import UpSettings
 from workers.devices.layout import device_for, group_size
 from workers.devices.nvml import DeviceStartError
 from workers.devices.pools import KEYS, PoolsStartError, worker_settings
