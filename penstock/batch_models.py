@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import field_validator
 
-from penstock.models import Page, Wire
+from penstock.models import Wire
 
 FINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 """The statuses of a batch that never change again."""
@@ -91,6 +91,12 @@ class BatchError(Wire):
     line: int | None = None
 
 
+class BatchErrors(Wire):
+    """The faults of a batch's input: a whole list, not a page of one."""
+
+    data: tuple[BatchError, ...] = ()
+
+
 class Batch(Wire):
     """A batch as the server shows it.
 
@@ -113,7 +119,7 @@ class Batch(Wire):
     completion_window: str = ""
     output_file_id: str | None = None
     error_file_id: str | None = None
-    errors: Page[BatchError] | None = None
+    errors: BatchErrors | None = None
     request_counts: RequestCounts = RequestCounts()
     metadata: Mapping[str, str] | None = None
     created_at: float | None = None

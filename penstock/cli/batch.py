@@ -70,7 +70,7 @@ def submit(
             created = client.batches.create(
                 sent.id,
                 endpoint=result.endpoint,
-                completion_window=window or "24h",
+                completion_window="24h" if window is None else window,
                 metadata=dict(metadata) or None,
                 priority=priority,
             )

@@ -357,6 +357,13 @@ def test_submit_status_list_and_the_acts(server, folder, prompts):
     assert run(server, "batch", "status", " ").returncode == 2
 
 
+def test_the_window_is_sent_as_given_and_is_a_day_without_one(server, folder, prompts):
+    for given in ((), ("--window", "1h"), ("--window", "")):  # the server judges it, an empty one too
+        run(server, "batch", "submit", prompts, *given)
+    sent = [json.loads(request.body)["completion_window"] for request in server.asked("/v1/batches")]
+    assert sent == ["24h", "1h", ""]
+
+
 def test_watch_and_results_and_verify_of_the_server(server, folder, prompts):
     server.bulk.pace = 2
     one = lines(run(server, "batch", "submit", prompts))[0]["id"]
