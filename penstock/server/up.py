@@ -14,6 +14,7 @@ from api.settings import ApiSettings
 from broker.db.client import ping
 from broker.db.errors import StoreUnavailableError
 from broker.db.urls import celery_url
+from coordinator.settings import CoordinatorSettings
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, until_alive, until_coordinated
@@ -49,6 +50,7 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         celery_url(settings.redis_url)
     except ValueError as error:
         raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
+    CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
     parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
     asyncio.run(_up(settings, parts, verbose=verbose))
 

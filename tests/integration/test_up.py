@@ -263,6 +263,15 @@ def test_a_bad_setting_is_one_message(tmp_path):
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["batch_chunk_rows", "max_wait_s"])
+def test_a_bad_setting_of_the_coordinator_or_the_api_is_one_message(tmp_path, name):
+    one = Up(tmp_path, "--engine", "simulated", **{f"PENSTOCK_{name.upper()}": "-1"})
+    message = one.failure()
+    assert message.startswith(f"penstock up: bad setting {name} (PENSTOCK_{name.upper()}): ")
+    assert message.count("\n") == 1
+    assert one.out.read_text() == ""  # no process was started
+
+
 def test_an_unreachable_redis_is_one_message(tmp_path):
     message = Up(tmp_path, "--engine", "simulated", "--redis-url", "redis://127.0.0.1:1/0").failure()
     assert message.startswith("penstock up: cannot reach Redis at redis://127.0.0.1:1/0: ")
