@@ -258,7 +258,8 @@ async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
         reader, writer = await asyncio.open_connection("127.0.0.1", api.settings.port)
         head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body[: len(body) - number % 3])
-        await asyncio.wait({asyncio.ensure_future(reader.read(1 + number % 7))}, timeout=number % 10 / 200)
+        patience_s = 20 if number % 30 == 9 else number % 10 / 200  # ten send all and stay for an answer
+        await asyncio.wait({asyncio.ensure_future(reader.read(1 + number % 7))}, timeout=patience_s)
         writer.close()
         await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
@@ -275,7 +276,7 @@ async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
     await eventually(quiet)
     worker.cancel()
     await asyncio.gather(worker, return_exceptions=True)
-    assert ran
+    assert ran >= 10
 
 
 async def test_a_reader_that_does_not_keep_up_gets_everything_from_the_log(
