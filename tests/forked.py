@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ _context.set_forkserver_preload(["api.main", "coordinator.main", "workers.main"]
 
 def _run(function: str, kwargs: dict[str, Any], log: Path, cwd: Path, env: dict[str, str]) -> None:
     os.setsid()
+    threading.Thread(target=_end_with_the_tests, name="end-with-the-tests", daemon=True).start()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -28,6 +30,13 @@ def _run(function: str, kwargs: dict[str, Any], log: Path, cwd: Path, env: dict[
     module, _, name = function.partition(":")
     call: Callable[..., None] = getattr(import_module(module), name)
     call(**kwargs)
+
+
+def _end_with_the_tests() -> None:
+    tests = multiprocessing.parent_process()
+    assert tests is not None
+    tests.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ForkedProcess:
