@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -56,6 +57,7 @@ class ForkedProcess:
         log.touch()
         self._process = _context.Process(target=_run, args=(function, kwargs, log, cwd, dict(env)))
         self._process.start()
+        atexit.register(self.kill)  # before the exit handler of multiprocessing, which would wait for it
         assert self._process.pid is not None
         self.pid = self._process.pid
 

@@ -18,8 +18,10 @@ POINTS = {
 """Where the first api dies, and under which load."""
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [point if "after_accept" in point else pytest.param(point, marks=pytest.mark.full) for point in POINTS],
+)
 async def test_an_api_that_dies_in_a_window(stack, a_round, point) -> None:
     first = stack.apis[0]
     await stack.rearm({first: point})
@@ -42,7 +44,6 @@ async def test_streams_resume_on_the_other_api(stack, a_round, kills) -> None:
     assert not faults.ledger.counts["restarted_events"], "no worker was lost"
 
 
-@pytest.mark.full
 async def test_a_frozen_api(stack, a_round) -> None:
     async with a_round() as faults:
         await faults.work()

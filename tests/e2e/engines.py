@@ -78,6 +78,16 @@ async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def openai_process_engine(vllm_process: str) -> AsyncIterator[Engine]:
+    """An ``openai`` engine over vLLM's own server."""
+    endpoints = ("/v1/chat/completions", "/v1/completions")
+    engine = make_engine(OpenAISettings(vllm_process, endpoints=endpoints))
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def simulated_engine() -> AsyncIterator[Engine]:
     """A ``simulated`` engine that takes 2 ms per token."""
     engine = make_engine(SimulatedSettings(ttft_s=0.002, inter_token_s=0.002))
@@ -86,7 +96,10 @@ async def simulated_engine() -> AsyncIterator[Engine]:
     await engine.stop()
 
 
-@pytest.fixture(scope="session", params=["simulated", "vllm", "openai"])
+@pytest.fixture(
+    scope="session",
+    params=["simulated", "vllm", "openai", pytest.param("openai_process", marks=pytest.mark.full)],
+)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     made: Engine = request.getfixturevalue(f"{request.param}_engine")

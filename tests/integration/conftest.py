@@ -33,8 +33,10 @@ def broker_settings(request: pytest.FixtureRequest, valkey: EmbeddedServer) -> I
         return
     api: ApiServer = request.getfixturevalue("shared_api")
     yield BrokerSettings(redis_url=api.settings.redis_url, namespace=api.settings.namespace)
-    check_and_empty(api.settings, "envelope")
-    api.renew()
+    try:
+        check_and_empty(api.settings, "envelope")
+    finally:
+        api.renew()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from broker.settings import BrokerSettings
 from jobs.states import JobState
 from penstock.server.valkey import EmbeddedServer
 from tests.integration.test_worker import chat, read, ready, running, start_worker, submit
+from tests.pace import Pace
 from tests.processes import WorkerProcess
 from tests.support import eventually, freeze
 
@@ -37,11 +37,10 @@ SLOW: dict[str, Any] = {"simulated_inter_token_s": 0.05}
 
 async def ends(worker: WorkerProcess, deadline_s: float, status: int = 0) -> None:
     """See that it ends by itself within two seconds of its deadline."""
-    before = time.monotonic()
+    pace = Pace()
     got = await asyncio.to_thread(worker.wait, deadline_s + 20)
-    took_s = time.monotonic() - before
     assert got == status, worker.log.read_text()
-    assert took_s < deadline_s + IN_TIME_S, worker.log.read_text()
+    assert pace.took_s < deadline_s + pace.stretch(IN_TIME_S), worker.log.read_text()
 
 
 async def reasons(store: JobStore, job_id: str) -> tuple[JobState, list[str]]:
@@ -55,7 +54,7 @@ async def test_celerys_shutdown_is_our_drain(store: JobStore, ready, broker_sett
     short, long = await submit(store, chat(max_tokens=8)), await submit(store, LONG, max_attempts=1)
     await running(store, short)
     await running(store, long)
-    replies = await asyncio.to_thread(app.control.broadcast, "shutdown", reply=True, timeout=1)
+    replies = await asyncio.to_thread(app.control.broadcast, "shutdown", reply=True, limit=1, timeout=20)
     assert "drains" in str(replies)
     await ends(worker, 1.0)
     assert await reasons(store, short) == (JobState.SUCCEEDED, [])

@@ -130,6 +130,7 @@ class Seen:
 
     method: str
     path: str
+    raw_path: str
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
@@ -195,7 +196,15 @@ class Double:
         path = request.url.path
         headers = dict(request.headers)
         self.seen.append(
-            Seen(request.method, path, dict(request.query_params), headers, body, time.monotonic())
+            Seen(
+                request.method,
+                path,
+                request.scope["raw_path"].decode(),
+                dict(request.query_params),
+                headers,
+                body,
+                time.monotonic(),
+            )
         )
         if self.faults or path in self.faults_of:
             status, extra, content = self.faults.popleft() if self.faults else self.faults_of[path]

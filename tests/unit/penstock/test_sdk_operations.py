@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock import AsyncPenstock, errors
 from penstock._core import flows
-from penstock._core.protocol import Reply, segment
+from penstock._core.protocol import Reply
 from penstock._core.retry import RetryPolicy
 from penstock.models import Job, Page
 from tests.unit.penstock.double import ID, again, answer, error, job, worker
@@ -133,8 +133,10 @@ def test_a_drain_of_nobody_or_for_no_time_is_not_sent(server, client, name, time
     assert server.seen == []
 
 
-def test_a_name_cannot_leave_its_path():
-    assert segment("../jobs/x?y#z", "the name") == "..%2Fjobs%2Fx%3Fy%23z"
+def test_a_name_cannot_leave_its_path(server, client):
+    with pytest.raises(errors.NotFoundError):
+        client.workers.drain("../jobs/x?y#z")
+    assert server.seen[-1].raw_path == "/v1/workers/..%2Fjobs%2Fx%3Fy%23z/drain"
 
 
 @pytest.mark.asyncio
