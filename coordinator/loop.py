@@ -91,6 +91,8 @@ class Coordinator:
                     if not away:
                         log.warning("coordinator_waits_for_redis", error=str(error))
                     away = True
+                except Exception:
+                    log.exception("task_failed", task="look")
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._wake.wait()
@@ -132,9 +134,11 @@ class Coordinator:
                 async with asyncio.timeout(lease_s):
                     await self._stopping.wait()
         finally:
-            with suppress(StoreUnavailableError):
-                await self._context.batches.lease(batch_id, self._token, 0)
-            del self._drivers[batch_id]
+            try:
+                with suppress(StoreUnavailableError):
+                    await self._context.batches.lease(batch_id, self._token, 0)
+            finally:
+                del self._drivers[batch_id]
 
     # ---- beside it ---------------------------------------------------------------------------------------------
 

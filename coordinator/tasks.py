@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from broker.db.errors import FileGoneError, StoreUnavailableError
+from broker.db.errors import FileGoneError, NoInputFileError, StoreUnavailableError
 from broker.tasks import Answer, Task, TaskKind
 from coordinator.context import Context
 from coordinator.lease import under_lease
@@ -86,7 +86,7 @@ class Tasks:
             return await self._do(task)
         except StoreUnavailableError:
             raise
-        except FileGoneError as error:
+        except (FileGoneError, NoInputFileError) as error:
             return Answer({}, "file_gone", str(error))
         except StorageError as error:
             return Answer({}, error.reason, str(error))

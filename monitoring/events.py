@@ -115,6 +115,7 @@ EVENTS = {
     "once a second; all others at level debug.",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
+    "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from broker.db.errors import StoreUnavailableError
 from broker.db.keys import Keys
@@ -71,7 +71,7 @@ class ScriptRunner:
             batch = [calls.popleft() for _ in range(min(len(calls), _BATCH))]
             try:
                 replies = await self._send(batch)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for ever
                 replies = [error] * len(batch)
             except asyncio.CancelledError as error:
                 # Nobody cancels this task; redis-py's own time-outs have let one escape after a frozen process woke up.

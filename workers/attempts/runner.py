@@ -76,6 +76,7 @@ class Runner:
         self._quarantine = Quarantine(_SUSPECT_WINDOW_S)
         self._attempts: dict[str, Attempt] = {}
         self._closing: StopReason | None = None
+        self.engine_died = False
         self.accounts = Accounts(metrics)
 
     @property
@@ -243,6 +244,7 @@ class Runner:
         try:
             await self._engine.check()
         except EngineDeadError:
+            self.engine_died = True
             self._closing = self._closing or StopReason.RELEASED
             for other in list(self._attempts.values()):
                 if not other.on_engine:

@@ -30,7 +30,10 @@ from workers.engines.base import Final
 
 log = structlog.get_logger(__name__)
 
-_SAVE_S = 0.7
+_SAVE_S = 5.0
+_SAVE_AT_THE_END_S = 0.7
+"""The same where the attempt is given up, since the worker may end: another attempt runs those rows again."""
+
 _RETRY_S = 1.0
 _DONE = Final(200, b"{}", None)
 _NOTHING = Recovered("", frozenset(), usage_of(b""))
@@ -140,7 +143,7 @@ class ChunkRunner:
             await _cancel([feeding, *feeder.tasks])
             await _cancel([committing])
             if not isinstance(error, ChunkGoneError):
-                await _save(committer)
+                await _save(committer, _SAVE_S if feeder.stopped else _SAVE_AT_THE_END_S)
             raise
         if chunk.engine_error is not None:
             raise chunk.engine_error
@@ -174,11 +177,11 @@ class ChunkRunner:
                 return
 
 
-async def _save(committer: Committer) -> None:
+async def _save(committer: Committer, within_s: float) -> None:
     """Commit finished rows if that is quickly done, so that the chunk's next attempt need not run them again."""
     saving = asyncio.create_task(committer.flush())
     with suppress(TimeoutError, ChunkGoneError):
-        async with asyncio.timeout(_SAVE_S):
+        async with asyncio.timeout(within_s):
             await asyncio.shield(saving)
     await _cancel([saving])
 

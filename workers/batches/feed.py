@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import structlog
+
 from jobs.batch_lines import response_line, row_id
 from jobs.batch_rows import Row, read_row
 from storage import Storage, StorageError
@@ -13,6 +15,8 @@ from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
 from workers.batches.commits import Committer, FinishedRow
 from workers.batches.row import ChunkAttempt, RowRunner
+
+log = structlog.get_logger(__name__)
 
 UNCOMMITTED = 512
 """Rows of one chunk that may be finished and not committed; beyond them it waits for storage."""
@@ -40,16 +44,17 @@ class Feeder:
         self._chunk, self._rows, self._committer, self._slots = chunk, rows, committer, slots
         self._storage, self._on_storage_error, self._one_by_one = storage, on_storage_error, one_by_one
         self.tasks: set[asyncio.Task[bool]] = set()
-        self._stopped = False
+        self.stopped = False
+        """Whether the chunk was ended early."""
 
     @property
     def complete(self) -> bool:
         """Whether every row of the chunk is finished."""
-        return not self._stopped and not self._committer.paused and self._slots.left == 0
+        return not self.stopped and not self._committer.paused and self._slots.left == 0
 
     def stop(self) -> None:
         """Cancel the running rows, and start no other."""
-        self._stopped = True
+        self.stopped = True
         for task in self.tasks:
             task.cancel()
 
@@ -62,7 +67,7 @@ class Feeder:
                 await self._committer.below(UNCOMMITTED)
                 self._slots.stalled = False
             await self._slots.acquire()
-            if self._stopped or self._committer.paused or self._chunk.engine_error is not None:
+            if self.stopped or self._committer.paused or self._chunk.engine_error is not None:
                 self._slots.release(finished=False)
                 break
             number += 1
@@ -110,5 +115,8 @@ class Feeder:
     def _row_ended(self, task: asyncio.Task[bool]) -> None:
         """Free the row's place, whatever its end."""
         self.tasks.discard(task)
-        ended = not task.cancelled() and task.exception() is None and task.result()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("row_lost", batch=self._chunk.spec.batch, chunk=self._chunk.spec.chunk, exc_info=error)
+        ended = not task.cancelled() and error is None and task.result()
         self._slots.release(finished=bool(ended))

@@ -196,7 +196,8 @@ class EngineHost:
 
     def _release(self) -> None:
         log.info("drain_deadline", running=self._runner.running)
-        self._runner.stop_all(StopReason.RELEASED)
+        died = self._runner.engine_died
+        self._runner.stop_all(StopReason.ENGINE_DEAD if died else StopReason.RELEASED)
 
     async def _close(self) -> None:
         self._closing = True
