@@ -19,6 +19,7 @@ from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.tasks import Answer, TaskKind, TaskStore
+from coordinator.tasks import Tasks
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
 from tests.coordinators import CoordinatorThread
@@ -244,6 +245,26 @@ async def test_sigterm_gives_batches_to_others_at_once(
     assert await Coordinators(store).alive() == []
     with coordinator():
         assert (await ended(client, batch.id)).request_counts.completed == 60
+
+
+async def test_a_look_that_fails_ends_no_coordinator(
+    client: openai.AsyncOpenAI, work: Callable, coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = Tasks.look
+
+    async def failing_at_first(tasks: Tasks) -> None:
+        nonlocal looks
+        looks += 1
+        if looks <= 2:
+            raise ValueError("a task of a kind that this version does not know")
+        await look(tasks)
+
+    monkeypatch.setattr(Tasks, "look", failing_at_first)
+    await work()
+    with coordinator():
+        assert (await half_failed(client)).status == "completed"
+        await eventually(lambda: looks > 2)
 
 
 async def test_prometheus_finds_it_while_it_is_alive(

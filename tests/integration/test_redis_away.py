@@ -433,6 +433,21 @@ async def test_out_of_memory_costs_no_lease_and_no_token(site: Site, http: httpx
     await whole_again(site, http)
 
 
+async def test_an_error_that_nobody_expected_reaches_every_caller(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def closed(_: object) -> None:
+        raise RuntimeError("the transport is closed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.scripts, "_send", closed)
+        asked = [store.scripts.call("job/cancel", new_id(), 1) for _ in range(3)]
+        for told in await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20):
+            assert isinstance(told, StoreUnavailableError)
+            assert "the transport is closed" in str(told)
+    assert await store.cancel(new_id()) is None
+
+
 async def test_a_claim_whose_answer_was_lost_is_known_again(
     store: JobStore, broker_settings: BrokerSettings
 ) -> None:
