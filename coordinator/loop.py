@@ -163,7 +163,7 @@ class Coordinator:
             log.debug("sweep_failed", error=str(error))
 
     async def _listen(self) -> None:
-        with suppress(TimeoutError):  # it goes on trying
+        with suppress(TimeoutError):  # the subscriber keeps trying
             await self._bell.start()
 
     def _rung(self, ids: list[str]) -> None:

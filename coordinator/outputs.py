@@ -20,7 +20,7 @@ _SETTLED = 99_999
 """Part of the writer's number of rows that never ran. No attempt has this number."""
 
 _SETTLERS = 10**9
-"""A settling draws one of so many numbers, so a process that was frozen and wakes cannot overwrite another's rows."""
+"""A settling draws a writer's number below this at random: a frozen process that wakes cannot overwrite another's rows."""
 
 
 async def settle(

@@ -76,7 +76,7 @@ class Tasks:
                 return
 
     async def _outcome(self, task: Task) -> Answer:
-        """Do what is asked. Errors become a code and a message: the api raises them again."""
+        """Perform a task. An error becomes a code and a message: the api raises them again."""
         if task.attempt > MOST_ATTEMPTS:
             log.error(
                 "batch_task_given_up", batch=task.batch, kind=task.kind.value, attempts=task.attempt - 1

@@ -1,4 +1,4 @@
-"""Runs the Lua scripts: what is called during a round trip is sent together in the next."""
+"""Runs the Lua scripts. Calls that gather during one round trip go out together in the next."""
 
 from __future__ import annotations
 
