@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, SecretStr, field_validator
 
-from broker.settings import BrokerSettings, Seconds, TenantName, named
+from broker.settings import BrokerSettings, Seconds, TenantName
+from broker.sources import PAIRS, check_sendable, named
 
 
 class ApiSettings(BrokerSettings):
@@ -54,7 +57,7 @@ class ApiSettings(BrokerSettings):
         validation_alias=named("queue_timeout_s"),
         description="How long a call to an OpenAI endpoint may wait for its start; then 503 `queue_timeout`.",
     )
-    api_keys: dict[TenantName, SecretStr] = Field(
+    api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
@@ -64,8 +67,9 @@ class ApiSettings(BrokerSettings):
 
     @field_validator("api_keys")
     @classmethod
-    def _distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        given = [key.get_secret_value() for key in keys.values()]
-        if len(set(given)) < len(given) or not all(given):
-            raise ValueError("each tenant needs a key of its own, and none may be empty")
+    def _sendable_and_distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for tenant, key in keys.items():
+            check_sendable(key.get_secret_value(), f"the key of {tenant}")
+        if len({key.get_secret_value() for key in keys.values()}) < len(keys):
+            raise ValueError("two tenants have the same key; each needs one of its own")
         return keys

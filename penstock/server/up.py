@@ -13,15 +13,15 @@ from typing import Any
 from api.settings import ApiSettings
 from broker.db.client import ping
 from broker.db.errors import StoreUnavailableError
-from broker.db.urls import celery_url
 from coordinator.settings import CoordinatorSettings
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, until_alive, until_coordinated
 from penstock.server.logs import follow
-from penstock.server.plan import Plan, UpSettings
+from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.screen import Screen
+from penstock.server.settings import UpSettings
 from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
 from penstock.server.valkey import EmbeddedServer
@@ -46,10 +46,6 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
     """
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
-    try:
-        celery_url(settings.redis_url)
-    except ValueError as error:
-        raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
     parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
     asyncio.run(_up(settings, parts, verbose=verbose))
