@@ -115,9 +115,13 @@ class TaskStore(StorePart):
 
     # ---- the coordinator ---------------------------------------------------------------------------------------
 
-    async def take(self, lease_s: float) -> Task | None:
-        """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none."""
-        reply = await self._call("task/take", int(lease_s * 1000))
+    async def take(self, lease_s: float, coordinator: str = "") -> Task | None:
+        """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none.
+
+        Args:
+            coordinator: the id of the one that takes it; see :meth:`broker.coordinators.Coordinators.bury`.
+        """
+        reply = await self._call("task/take", int(lease_s * 1000), coordinator)
         if reply is None:
             return None
         kind, batch, run, attempt, args = reply

@@ -40,7 +40,7 @@ class Tasks:
     async def look(self) -> None:
         """Take what waits, up to :data:`AT_ONCE` tasks."""
         while len(self.running) < AT_ONCE:
-            task = await self._context.tasks.take(self._lease_s)
+            task = await self._context.tasks.take(self._lease_s, self._context.token)
             if task is None:
                 return
             running = asyncio.create_task(self._perform(task), name=f"{task.kind} {task.batch}")

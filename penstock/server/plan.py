@@ -62,9 +62,14 @@ class Plan:
         flags = ("--host", self.settings.host, "--port", str(self.port))
         return self._penstock("api", "api", flags, _STOP_API)
 
-    def coordinator(self) -> ChildSpec:
-        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers."""
-        return self._penstock("coordinator", "coordinator", ("--metrics-port", "0"), _STOP_COORDINATOR, 15.0)
+    def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec:
+        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers.
+
+        ``on_end`` is called with its process id when it has ended.
+        """
+        flags = ("--metrics-port", "0")
+        child = self._penstock("coordinator", "coordinator", flags, _STOP_COORDINATOR, 15.0)
+        return replace(child, on_end=on_end)
 
     def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
         """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""

@@ -6,7 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any
 
@@ -108,23 +108,29 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
     else:
         await supervisor.during_start(asyncio.to_thread(ping, plan.redis_url))
 
-    async def worker_ended(pid: int) -> None:
+    async def ended(pid: int) -> None:
         await end_lease(plan.redis_url, plan.settings, pid)
 
-    for spec in (plan.api(), plan.coordinator(), *plan.workers(worker_ended), plan.flower()):
+    def alive(names: Sequence[str], until: Callable[..., Awaitable[None]]) -> Awaitable[None]:
+        return until(plan.redis_url, plan.settings, lambda: supervisor.awaited(names), supervisor.mark_ready)
+
+    for spec in (plan.api(), plan.coordinator(ended), *plan.workers(ended), plan.flower()):
         if spec is not None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
-        await supervisor.during_start(_until_ready(plan, waiting))
-        waiting("coordinator")
-        pid = supervisor.pids["coordinator"]
-        await supervisor.during_start(until_coordinated(plan.redis_url, plan.settings, pid))
-        if len(plan.parts) > 1:  # ready means one of them; we say it of all
-            waiting("worker")
-            pids = [supervisor.pids[part.name] for part in plan.parts]
-            await supervisor.during_start(until_alive(plan.redis_url, plan.settings, pids))
-            # Asked again, the api looks again, and knows them all.
+        # Ready means one of the workers, and we say it of all. The api looks again when it is asked again, and knows
+        # them all.
+        leased = asyncio.ensure_future(alive([part.name for part in plan.parts], until_alive))
+        try:
             await supervisor.during_start(_until_ready(plan, waiting))
+            supervisor.mark_ready(supervisor.awaited(["api"]))
+            waiting("coordinator")
+            await supervisor.during_start(alive(["coordinator"], until_coordinated))
+            waiting("worker")
+            await supervisor.during_start(leased)
+        finally:
+            leased.cancel()
+        await supervisor.during_start(_until_ready(plan, waiting))
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
