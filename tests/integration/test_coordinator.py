@@ -177,6 +177,24 @@ async def test_sigkill_in_the_middle_of_a_retry(
     assert sorted(inputs) == sorted([batch.input_file_id, children[0]["input_file_id"]])
 
 
+async def test_a_task_that_vanished_is_asked_for_again(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator
+) -> None:
+    """Its answer is kept for a minute; an api that cannot reach Redis for longer finds nothing."""
+    await work()
+    with coordinator():
+        batch = await half_failed(client)
+    await Coordinators(store).beat({"id": "takes nothing"}, 60)
+    task = store.keys("task", "verify", batch.id)
+    async with api.client() as http:
+        asked = asyncio.create_task(http.get(f"/v1/batches/{batch.id}/verify"))
+        await eventually(lambda: store.client.exists(task))
+        assert await store.client.delete(task, store.keys("tasks")) == 2
+        await eventually(lambda: store.client.exists(task))
+        with coordinator():
+            assert (await asked).json()["ok"]
+
+
 async def test_the_last_one_dies_while_callers_wait(
     client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator, process
 ) -> None:
