@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from api.abandon import Abandoned
 from api.access.authenticate import DEFAULT
+from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.settings import ApiSettings
 from broker.batches import BatchStore
@@ -31,7 +32,7 @@ from storage import Storage, local_folders, open_storage
 
 
 class Services:
-    """The stores, the event hub, the catalogue, the metrics and the tracer. Making them connects to nothing.
+    """The stores, the event hub, the bodies, the catalogue, the metrics and the tracer. Making them connects to nothing.
 
     Attributes:
         process: the name of this process among all api processes.
@@ -47,6 +48,12 @@ class Services:
         self.catalogue = Catalogue(self.store, settings.default_model)
         self.abandoned = Abandoned(self.store)
         self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
+        self.bodies = Bodies(
+            max_bytes=settings.max_body_bytes,
+            max_items=settings.max_body_items,
+            memory_bytes=settings.bodies_memory_bytes,
+            timeout_s=settings.body_timeout_s,
+        )
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)
@@ -93,6 +100,7 @@ class Services:
     async def aclose(self) -> None:
         """Stop following events, give pending work a moment and close the connections."""
         await self.hub.stop()
+        self.bodies.close()
         await asyncio.gather(self.abandoned.aclose(), self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)

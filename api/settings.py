@@ -19,6 +19,21 @@ class ApiSettings(BrokerSettings):
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
     )
+    max_body_items: int = Field(
+        262_144,
+        ge=1024,
+        description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
+        "answered 400. A prompt of token ids has an item per token.",
+    )
+    bodies_memory_bytes: int = Field(
+        48 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
+        "It is at least `max_body_bytes`.",
+    )
+    body_timeout_s: Seconds = Field(
+        60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
+    )
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
     )
