@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.admission.schema import SCHEMAS
@@ -21,6 +23,7 @@ from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import JobRequest
 from api.middleware.guard import Guard
+from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
@@ -86,6 +89,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     # Each middleware wraps those before it.
     app.add_middleware(Guard, count=errors)
     app.add_middleware(Authenticate, keys=settings.api_keys, count=errors)
+    _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
@@ -93,3 +97,24 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
+
+
+def _limit_pages(app: FastAPI, settings: ApiSettings, count: Counter) -> None:
+    """Add the checks of ``Host`` and ``Origin``, and let the allowed pages read the answers (CORS)."""
+    origins = [origin.lower().rstrip("/") for origin in settings.allowed_origins]  # as browsers write them
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    # A foreign page has no key, so with keys the checks have nothing to add.
+    default = {ANY} if settings.api_keys else set()
+    app.add_middleware(
+        Hosts,
+        hosts=settings.allowed_hosts or default,
+        origins=origins or default,
+        count=count,
+    )

@@ -27,6 +27,9 @@ class UpSettings(WorkerSettings):
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
     port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
+    without_keys: bool = Field(
+        default=False, description="Let the api listen on an address that others reach without API keys."
+    )
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
 
@@ -75,7 +78,9 @@ class Plan:
 
     def api(self) -> ChildSpec:
         """Return the api's process."""
-        flags = ("--host", self.settings.host, "--port", str(self.port))
+        flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
+        if self.settings.without_keys:
+            flags += ("--without-keys",)
         return self._penstock("api", "api", flags, _STOP_API)
 
     def coordinator(self) -> ChildSpec:
