@@ -28,7 +28,7 @@ from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
-from api.operations import health, queues, targets, workers
+from api.operations import docs, health, home, queues, targets, workers
 from api.services import Services
 from api.settings import ApiSettings
 from jobs.endpoints import STREAMING
@@ -55,7 +55,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
-    "operations": (workers, queues, targets, health),
+    "operations": (workers, queues, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 
@@ -76,6 +76,8 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages need a CDN; see api/operations/docs.py
+        redoc_url=None,
     )
     app.state.services = services
     for tag, modules in ROUTES.items():
@@ -93,7 +95,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
-    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health/", "/metrics")))
+    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health", "/metrics")))
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app

@@ -103,6 +103,11 @@ class ApiSettings(BrokerSettings):
         description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
         "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
     )
+    flower_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where Flower is, for the page at `/`; `penstock up` sets it.",
+    )
     shutdown_grace_s: int = Field(
         5, ge=0, description="On SIGTERM, how long open requests may continue; then they are cut off."
     )
