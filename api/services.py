@@ -14,6 +14,7 @@ from api.abandon import Abandoned
 from api.access.authenticate import DEFAULT
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
+from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
@@ -36,7 +37,7 @@ class Services:
 
     Attributes:
         process: the name of this process among all api processes.
-        envelope_ready: whether Redis has Celery's message format.
+        readiness: whether a job that is submitted now will run.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
@@ -76,7 +77,7 @@ class Services:
             max_per_s=settings.trace_max_per_s,
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
-        self.envelope_ready = False
+        self.readiness = Readiness(self.catalogue, settings.catalogue_refresh_s)
 
     def new_job_id(self) -> str:
         """Make a job id from this machine's clock."""

@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, field_validator
+import ipaddress
+import json
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 from broker.settings import BrokerSettings, Seconds, TenantName, named
+
+
+class ExposedStartError(Exception):
+    """The api may not listen where others reach it, because it has no keys. The message says what to do."""
+
+
+def _split(given: object) -> object:
+    """Read a list from the environment: names with commas between them, or a JSON array."""
+    if not isinstance(given, str):
+        return given
+    return json.loads(given) if given.startswith("[") else [name for name in given.split(",") if name]
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, or every address
 
 
 class ApiSettings(BrokerSettings):
@@ -73,6 +102,27 @@ class ApiSettings(BrokerSettings):
         {},
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
+    without_keys: bool = Field(
+        default=False,
+        description="Listen on an address that other machines reach although `api_keys` is empty. Everyone who reaches it "
+        "may then run jobs and operate the queue.",
+    )
+    allowed_hosts: Names = Field(
+        (),
+        description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
+        "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
+        "name, or every name (`*`) if there are `api_keys`.",
+    )
+    allowed_origins: Names = Field(
+        (),
+        description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
+        "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
+    )
+    flower_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where Flower is, for the page at `/`; `penstock up` sets it.",
+    )
     shutdown_grace_s: int = Field(
         5, ge=0, description="On SIGTERM, how long open requests may continue; then they are cut off."
     )
@@ -84,3 +134,17 @@ class ApiSettings(BrokerSettings):
         if len(set(given)) < len(given) or not all(given):
             raise ValueError("each tenant needs a key of its own, and none may be empty")
         return keys
+
+    def check_reach(self) -> None:
+        """Check that a keyless api listens on this machine alone.
+
+        Raises:
+            ExposedStartError: others reach it, and nobody allowed that.
+        """
+        if not (self.api_keys or self.without_keys or is_loopback(self.host)):
+            place = self.host or "every address"
+            raise ExposedStartError(
+                f"on {place} other machines reach the api, and it has no API keys: anyone there could run jobs and operate "
+                'the queue. Set api_keys (PENSTOCK_API_KEYS=\'{"alice": "a-secret"}\'), listen on 127.0.0.1, '
+                "or allow it with --without-keys (PENSTOCK_WITHOUT_KEYS=true)"
+            )

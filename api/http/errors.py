@@ -36,6 +36,7 @@ _OWN_CODES = {
         *("no_such_device", "unknown_parameter"),
     ),
     401: ("invalid_api_key",),
+    403: ("host_not_allowed", "origin_not_allowed"),
     404: (
         "batch_not_found",
         "file_not_found",
@@ -68,6 +69,17 @@ _OWN_CODES = {
 
 ERROR_CODES = (*itertools.chain(*_OWN_CODES.values()), *FAILURES)
 """Every code of an error body. The metric ``api_errors_total`` has a series for each from the start."""
+
+_FINAL_CODES = {
+    *_OWN_CODES[409],
+    *_OWN_CODES[504],
+    *_OWN_CODES[507],
+    *(code.value for code, info in FAILURES.items() if not info.retryable),
+}
+"""The same request would meet the same error again."""
+
+_RETRIED = frozenset({408, 409, 429})
+"""Statuses that the OpenAI SDK retries by itself, beside 500 and above."""
 
 
 def codes_of(status: int) -> list[str]:
@@ -109,6 +121,8 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
         if retry_after_s is not None:
             self.headers["retry-after"] = str(retry_after_s)
+        elif code in _FINAL_CODES and (status >= 500 or status in _RETRIED):
+            self.headers["x-should-retry"] = "false"  # the OpenAI SDK's own convention
 
     def body(self) -> bytes:
         """Return OpenAI's error body."""

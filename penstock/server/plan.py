@@ -12,6 +12,7 @@ from pydantic import Field
 
 import penstock
 from penstock.server.fleet import Part
+from penstock.server.ports import http_address
 from penstock.server.supervisor import ChildSpec, OnEnd
 from penstock.server.valkey import EmbeddedServer
 from workers.settings import WorkerSettings
@@ -27,6 +28,9 @@ class UpSettings(WorkerSettings):
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
     port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
+    without_keys: bool = Field(
+        default=False, description="Let the api listen on an address that others reach without API keys."
+    )
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
 
@@ -75,8 +79,13 @@ class Plan:
 
     def api(self) -> ChildSpec:
         """Return the api's process."""
-        flags = ("--host", self.settings.host, "--port", str(self.port))
-        return self._penstock("api", "api", flags, _STOP_API)
+        flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
+        if self.settings.without_keys:
+            flags += ("--without-keys",)
+        env = dict(self._redirect)
+        if self.flower_port is not None:
+            env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
+        return _child("api", ("api", *flags), self.logs, env, _STOP_API, 10.0)
 
     def coordinator(self) -> ChildSpec:
         """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers."""

@@ -43,6 +43,7 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         DeviceStartError: devices are not there, or too small.
         UpStartError: a port is taken, or a process did not come up. Nothing is left running.
         EmbeddedStartError: the embedded server cannot start.
+        ExposedStartError: others reach the api's address, and there are no API keys.
     """
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
@@ -51,7 +52,9 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
     except ValueError as error:
         raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
-    parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
+    api = ApiSettings(host=settings.host, without_keys=settings.without_keys)
+    api.check_reach()
+    parts = parts_of_machine(settings, overrides, api.default_model)
     asyncio.run(_up(settings, parts, verbose=verbose))
 
 
