@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field, SecretStr, field_validator
 
-from broker.settings import BrokerSettings, Seconds, TenantName, named
+from broker.settings import BrokerSettings, Seconds, TenantName
+from broker.sources import PAIRS, CommaList, check_sendable, named
 
 
 class ExposedStartError(Exception):
     """The api may not listen where others reach it, because it has no keys. The message says what to do."""
-
-
-def _split(given: object) -> object:
-    """Read a list from the environment: names with commas between them, or a JSON array."""
-    if not isinstance(given, str):
-        return given
-    return json.loads(given) if given.startswith("[") else [name for name in given.split(",") if name]
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 def is_loopback(host: str) -> bool:
@@ -98,7 +86,7 @@ class ApiSettings(BrokerSettings):
         validation_alias=named("queue_timeout_s"),
         description="How long a call to an OpenAI endpoint may wait for its start; then 503 `queue_timeout`.",
     )
-    api_keys: dict[TenantName, SecretStr] = Field(
+    api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
@@ -107,13 +95,13 @@ class ApiSettings(BrokerSettings):
         description="Listen on an address that other machines reach although `api_keys` is empty. Everyone who reaches it "
         "may then run jobs and operate the queue.",
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: CommaList = Field(
         (),
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
         "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
         "name, or every name (`*`) if there are `api_keys`.",
     )
-    allowed_origins: Names = Field(
+    allowed_origins: CommaList = Field(
         (),
         description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
         "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
@@ -129,10 +117,11 @@ class ApiSettings(BrokerSettings):
 
     @field_validator("api_keys")
     @classmethod
-    def _distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        given = [key.get_secret_value() for key in keys.values()]
-        if len(set(given)) < len(given) or not all(given):
-            raise ValueError("each tenant needs a key of its own, and none may be empty")
+    def _sendable_and_distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for tenant, key in keys.items():
+            check_sendable(key.get_secret_value(), f"the key of {tenant}")
+        if len({key.get_secret_value() for key in keys.values()}) < len(keys):
+            raise ValueError("two tenants have the same key; each needs one of its own")
         return keys
 
     def check_reach(self) -> None:
