@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
@@ -22,7 +24,12 @@ from storage import StorageError
 
 log = structlog.get_logger(__name__)
 
-TURN_S = 0.2
+LOOK_S = 5.0
+"""Longest time between two turns of a batch that waits. The bell tells what changes it; a ring can be lost."""
+
+RUNNING_S = 1.0
+"""The same while its rows run: each turn notes their rate."""
+
 STORAGE_RETRY_S = 1.0
 STORAGE_RETRY_MAX_S = 15.0
 
@@ -138,12 +145,21 @@ class Driver:
             if fresh is not None:
                 await self._step(fresh, BatchEvent.ALL_ROWS_DONE)
             return
-        for number in self._submitter.lost:
+        if await self._settle_lost(batch, self._submitter.lost):
+            return
+        longest_s = RUNNING_S if self._submitter.running else LOOK_S * random.uniform(0.7, 1.0)
+        await self._rest(min(longest_s, max(0.0, batch.expires_ms - now_ms) / 1000))
+
+    async def _settle_lost(self, batch: Batch, lost: Iterable[int]) -> bool:
+        """End the chunks whose jobs failed too often. Returns whether there was one."""
+        settled = False
+        for number in lost:
             opened, _ = await self._context.batches.open_chunks(batch.id)
             if number in opened:
                 piece = (await self._pieces(batch))[number]
                 await settle(self._context, batch, piece, opened[number], NeverRan.WORKER_LOST)
-        await self._rest(TURN_S)
+                settled = True
+        return settled
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
         """Stop running chunks, then write the finished rows, and an error for each of the others."""
@@ -154,7 +170,7 @@ class Driver:
         if live:
             for job in live:
                 await self._context.store.cancel(job)
-            await self._rest(TURN_S)
+            await self._rest(RUNNING_S)
             return
         opened, done = await self._context.batches.chunks(batch.id)
         for piece in await self._pieces(batch):

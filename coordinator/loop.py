@@ -57,7 +57,7 @@ class Coordinator:
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
         self._bell = Subscriber(
-            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._look_now
+            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._all_rung
         )
         self._tasks = Tasks(self._context)
         self._drivers: dict[str, Driver] = {}
@@ -107,7 +107,7 @@ class Coordinator:
 
     async def _look(self) -> None:
         """Take up the batches that nobody drives and the tasks that nobody performs."""
-        for batch_id in await self._context.batches.active():
+        for batch_id in await self._context.batches.undriven():
             if batch_id in self._drivers:
                 continue
             if await self._prolong(batch_id):
@@ -167,9 +167,19 @@ class Coordinator:
             await self._bell.start()
 
     def _rung(self, ids: list[str]) -> None:
+        """Wake the drivers of these batches; an empty id stands for all."""
+        if "" in ids:
+            self._all_rung()
+            return
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
                 driver.wake()
+            else:  # a batch that nobody drives, or a task
+                self._look_now()
+
+    def _all_rung(self) -> None:
+        for driver in self._drivers.values():
+            driver.wake()
         self._look_now()
 
     def _look_now(self) -> None:
