@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 
 from broker.batch_steps import encode_errors
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle, write_files
 from coordinator.submit import LIVE, Submitter
@@ -92,7 +92,7 @@ class Driver:
     async def _hold(self, reason: str) -> None:
         try:
             await self._context.batches.hold(self._id, reason)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("batch_hold_not_noted", batch=self._id, error=str(error))
         self._held = True
 

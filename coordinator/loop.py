@@ -13,7 +13,7 @@ import structlog
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from coordinator.context import Context
@@ -53,11 +53,15 @@ class Coordinator:
         self._token = f"{host}-{pid}-{secrets.token_hex(4)}"
         self._info = {"id": self._token, "host": host, "pid": pid, "metrics_url": metrics_url}
         self._settings = settings
-        store = JobStore(connect(settings.redis_url), settings)
+        store = JobStore(connect(settings.redis_url), settings, metrics.store_faults.inc)
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
         self._bell = Subscriber(
-            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._all_rung
+            connect(settings.redis_url, text=False),
+            store.keys("bell_channel"),
+            self._rung,
+            self._all_rung,
+            store.faults,
         )
         self._tasks = Tasks(self._context)
         self._drivers: dict[str, Driver] = {}
@@ -87,7 +91,7 @@ class Coordinator:
                 try:
                     await self._look()
                     away = False
-                except StoreUnavailableError as error:
+                except StoreError as error:
                     if not away:
                         log.warning("coordinator_waits_for_redis", error=str(error))
                     away = True
@@ -128,14 +132,14 @@ class Coordinator:
                 log.warning("batch_lease_lost", batch=batch_id)
         except Exception as error:
             log.exception("batch_driver_failed", batch=batch_id)
-            with suppress(StoreUnavailableError):
+            with suppress(StoreError):
                 await give_up(self._context, batch_id, error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(lease_s):
                     await self._stopping.wait()
         finally:
             try:
-                with suppress(StoreUnavailableError):
+                with suppress(StoreError):
                     await self._context.batches.lease(batch_id, self._token, 0)
             finally:
                 del self._drivers[batch_id]
@@ -153,13 +157,13 @@ class Coordinator:
     async def _beat(self) -> None:
         try:
             await self._coordinators.beat(self._info, self._settings.batch_lease_s)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.debug("heartbeat_failed", error=str(error))
 
     async def _sweep(self) -> None:
         try:
             await sweep(self._context)
-        except (StoreUnavailableError, StorageError) as error:
+        except (StoreError, StorageError) as error:
             log.debug("sweep_failed", error=str(error))
 
     async def _listen(self) -> None:
@@ -195,7 +199,7 @@ class Coordinator:
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=LEAVE_S)
-        with suppress(StoreUnavailableError, TimeoutError):
+        with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_S):
                 await self._coordinators.beat(self._info, 0)
         await self._bell.stop()

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.http.asgi import json_response
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 
 REDIS_PATIENCE_S = 2.0
 
@@ -40,6 +40,8 @@ def register(router: APIRouter, services: Services) -> None:
                 await services.catalogue.refresh()  # the next request must see the same workers
         except (StoreUnavailableError, TimeoutError):
             checks = {"redis": "unreachable", "envelope": "unknown", "worker": "unknown"}
+        except StoreFaultError:
+            checks = {"redis": "refuses a command", "envelope": "unknown", "worker": "unknown"}
         else:
             if not services.envelope_ready:
                 checks["envelope"] = "not published yet"

@@ -54,7 +54,9 @@ async def test_waiting_batches_are_not_polled(client: openai.AsyncOpenAI, store:
         assert (await ended(client, batch.id)).status == "cancelled"
 
 
-async def test_the_end_of_a_chunk_is_an_event(client: openai.AsyncOpenAI, work: Callable[..., Awaitable[Any]]) -> None:
+async def test_the_end_of_a_chunk_is_an_event(
+    client: openai.AsyncOpenAI, work: Callable[..., Awaitable[Any]]
+) -> None:
     """A batch of more chunks than are submitted at once ends long before the look that a lost event would need."""
     await work()
     batch = await create(client, [row(n, max_tokens=2) for n in range(60)])
