@@ -102,7 +102,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
-    observer = Observer(services.store.client, services.store.keys)
+    observer = Observer(services.store)
     away = False
     asked_at = float("-inf")
     while True:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from broker.catalogue import Catalogue
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 
 REDIS_PATIENCE_S = 2.0
 MOST_AGE_S = 1.0
@@ -77,6 +77,8 @@ class Readiness:
                 await catalogue.refresh()  # the next request must see the same workers
         except (StoreUnavailableError, TimeoutError):
             return Report({"redis": "unreachable", "envelope": "unknown", "worker": "unknown"})
+        except StoreFaultError:
+            return Report({"redis": "refuses a command", "envelope": "unknown", "worker": "unknown"})
         checks = dict(CHECKS)
         if not self.envelope_ready:
             checks["envelope"] = "not published yet"

@@ -43,7 +43,15 @@ class Services:
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.store = JobStore(connect(settings.redis_url), settings)
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        set_up(self.registry, "api")
+        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
+        self.metrics = ApiMetrics(
+            self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
+        )
+        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
         self.catalogue = Catalogue(self.store, settings.default_model)
@@ -60,14 +68,6 @@ class Services:
         self.tasks = TaskStore(self.store)
         self.coordinators = Coordinators(self.store)
         self._storage: Storage | None = None
-        self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
-        set_up(self.registry, "api")
-        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
-        self.metrics = ApiMetrics(
-            self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
-        )
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))
         self.tracer = make_tracer(

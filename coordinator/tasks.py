@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from broker.db.errors import FileGoneError, NoInputFileError, StoreUnavailableError
+from broker.db.errors import FileGoneError, NoInputFileError, StoreError, StoreUnavailableError
 from broker.tasks import Answer, Task, TaskKind
 from coordinator.context import Context
 from coordinator.lease import under_lease
@@ -58,7 +58,7 @@ class Tasks:
             if not kept:
                 log.warning("batch_task_lost", batch=task.batch, kind=task.kind.value)
         except asyncio.CancelledError:
-            with suppress(StoreUnavailableError):
+            with suppress(StoreError):
                 await store.keep(task, 0)
             raise
         except Exception:  # when the lease has run out it is tried again

@@ -12,7 +12,7 @@ from typing import Any
 
 from api.settings import ApiSettings
 from broker.db.client import ping
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from coordinator.settings import CoordinatorSettings
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
@@ -72,7 +72,7 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
             await _start(supervisor, plan, screen)
             screen.ready(http_address(settings.host, plan.port))
             await supervisor.supervise()
-    except (ChildEndedError, StoreUnavailableError) as error:
+    except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure
