@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -86,10 +85,10 @@ class Batches(Part[Driver]):
 
         Raises:
             BatchEndedError: it failed, expired or was cancelled, and ``check`` is set.
-            BatchWaitTimeoutError: it has not ended yet.
+            BatchWaitTimeoutError: it has not ended after ``timeout_s``.
+            PenstockError: as of :meth:`penstock.resources.jobs.Jobs.wait`.
         """
-        follows = self._settings.follows
-        return batch_flows.wait(batch_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
+        return batch_flows.wait(batch_id, timeout_s, check=check, policy=self._settings.follows)
 
     @Iteration
     def events(self, batch_id: str) -> Items[BatchEvent]:
