@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from penstock._core import flows
 from penstock._core.flows import Deliver, Flow, Items, Sleep
@@ -11,6 +12,8 @@ from penstock._core.protocol import Reply, Request, query, segment, unexpected
 from penstock._core.retry import RetryPolicy, is_transient
 from penstock.batch_models import Batch, ResultPage
 from penstock.errors import APIResponseError, BatchEndedError, BatchWaitTimeoutError, PenstockError
+
+T = TypeVar("T")
 
 FIRST_LOOK_S = 0.25
 LAST_LOOK_S = 5.0
@@ -64,16 +67,21 @@ def rows(page: ResultPage) -> list[dict[str, Any]]:
 
 
 def results(
-    batch_id: str, *, follow: bool, page_size: int | None, policy: RetryPolicy
-) -> Items[dict[str, Any]]:
-    """Deliver the committed rows, page by page; with ``follow`` wait for the others, to the end of the batch."""
-    after: str | None = None
+    batch_id: str,
+    take: Callable[[ResultPage], Iterable[T]],
+    *,
+    after: str | None = None,
+    follow: bool,
+    page_size: int | None,
+    policy: RetryPolicy,
+) -> Items[T]:
+    """Deliver what ``take`` makes of each page of committed rows; with ``follow`` to the end of the batch."""
     tried = 0
     while True:
         page = yield from result_page(batch_id, after, page_size, policy)
         if page.lines:
-            for row in rows(page):
-                yield Deliver(row)
+            for item in take(page):
+                yield Deliver(item)
             after, tried = page.next_cursor, 0
         elif follow and page.incomplete:
             yield Sleep(look_s(tried))

@@ -131,8 +131,14 @@ def given(**fields: object) -> dict[str, Any]:
 
 
 def query(**fields: object) -> dict[str, str]:
-    """Return the fields that are not None as query parameters."""
-    return {name: str(value) for name, value in given(**fields).items()}
+    """Return the fields that are not None as query parameters. Raises ArgumentError if one is no Unicode text."""
+    params = {name: str(value) for name, value in given(**fields).items()}
+    for name, value in params.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ArgumentError(f"{name} {value!r} is not Unicode text") from exc
+    return params
 
 
 def idempotent(key: str | None) -> dict[str, str]:
