@@ -143,8 +143,8 @@ class Registry(JobLookups):
         Args:
             ended: also those whose lease ran out, and that nobody has buried yet.
         """
-        seconds, _ = await self.execute(self.client.time())
-        since = "-inf" if ended else seconds * 1000
+        seconds, micros = await self.execute(self.client.time())
+        since = "-inf" if ended else f"({seconds * 1000 + micros // 1000}"
         names = await self.execute(self.client.zrangebyscore(self.keys("workers"), since, "+inf"))
         if not names:
             return []

@@ -24,7 +24,7 @@ from penstock.server.settings import fields
 
 _READY = "penstock is ready on "
 _LOOK_S = 0.2
-_OF_THE_ENGINE = ("PENSTOCK_SIMULATED_", "PENSTOCK_OPENAI_API_KEY", "PENSTOCK_OPENAI_ENDPOINTS")
+_OF_THE_ENGINE = tuple(PREFIX + name for name in ("OPENAI_API_KEY", "OPENAI_ENDPOINTS", "SIMULATED_"))
 """Settings that an embedded stack takes from the environment, by how they begin: its engine's, which have no option."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import penstock
 from penstock.server.fleet import Part
+from penstock.server.ports import http_address
 from penstock.server.settings import UpSettings
 from penstock.server.supervisor import ChildSpec, OnEnd
 from penstock.server.valkey import EmbeddedServer
@@ -59,8 +60,13 @@ class Plan:
 
     def api(self) -> ChildSpec:
         """Return the api's process."""
-        flags = ("--host", self.settings.host, "--port", str(self.port))
-        return self._penstock("api", "api", flags, _STOP_API)
+        flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
+        if self.settings.without_keys:
+            flags += ("--without-keys",)
+        env = dict(self._redirect)
+        if self.flower_port is not None:
+            env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
+        return _child("api", ("api", *flags), self.logs, env, _STOP_API, 10.0)
 
     def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec:
         """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers.

@@ -21,6 +21,9 @@ class UpSettings(WorkerSettings):
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
     port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
+    without_keys: bool = Field(
+        default=False, description="Let the api listen on an address that others reach without API keys."
+    )
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
 
@@ -47,10 +50,7 @@ VARIABLES = {
         "the SDK, the client commands",
         "sent as a bearer token; needed if `api_keys` are set",
     ),
-    "PENSTOCK_MODEL": (
-        "`penstock submit`, `penstock batch`",
-        "the served name to use; a worker reads it as the model to load",
-    ),
+    "PENSTOCK_CLIENT_MODEL": ("`penstock submit`, `penstock batch`", "the served name to use"),
     "PENSTOCK_FLAVOUR": (
         "`make`",
         "`cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver",

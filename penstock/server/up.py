@@ -12,8 +12,9 @@ from typing import Any
 
 from api.settings import ApiSettings
 from broker.db.client import ping
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from coordinator.settings import CoordinatorSettings
+from penstock.server.address import announced
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, end_leases_of_the_dead, until_alive, until_coordinated
@@ -43,11 +44,14 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         DeviceStartError: devices are not there, or too small.
         UpStartError: a port is taken, or a process did not come up. Nothing is left running.
         EmbeddedStartError: the embedded server cannot start.
+        ExposedStartError: others reach the api's address, and there are no API keys.
     """
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
-    parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
+    api = ApiSettings(host=settings.host, without_keys=settings.without_keys)
+    api.check_reach()
+    parts = parts_of_machine(settings, overrides, api.default_model)
     asyncio.run(_up(settings, parts, verbose=verbose))
 
 
@@ -60,6 +64,9 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
         async with AsyncExitStack() as stack:
             plan = _plan(settings, parts)
             embedded = plan.embedded
+            stack.enter_context(
+                announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
+            )
             screen.table(plan)
             if verbose:
                 for name in ("redis", "api", "coordinator", *(part.name for part in parts), "flower"):
@@ -69,7 +76,7 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
             await _start(supervisor, plan, screen)
             screen.ready(http_address(settings.host, plan.port))
             await supervisor.supervise()
-    except (ChildEndedError, StoreUnavailableError) as error:
+    except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from broker.db.errors import StoreError
 from penstock.server.errors import WorkersStartError
 from penstock.server.fleet import Part, parts_of_worker
 from penstock.server.leases import end_lease, until_alive
@@ -64,7 +65,7 @@ async def _supervise(parts: Sequence[Part]) -> None:
             )
             click.echo(f"{len(parts)} workers are ready on {platform.node()}")
             await supervisor.supervise()
-    except ChildEndedError as error:
+    except (ChildEndedError, StoreError) as error:
         raise WorkersStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from api.settings import ApiSettings
+from api.settings import ApiSettings, ExposedStartError
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.settings import UpSettings
 from workers.settings import WorkerSettings
@@ -231,3 +231,26 @@ def test_a_bad_value_stops_the_start_and_is_named(monkeypatch, name, value):
         ApiSettings()
     assert name.removeprefix("PENSTOCK_").lower() in str(refused.value).lower()
     assert '"k"' not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.7", "::1", "localhost"])
+def test_a_keyless_api_serves_this_machine(host):
+    ApiSettings(host=host).check_reach()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "gpu.example.com"])
+def test_a_keyless_api_serves_others_only_if_told(host, monkeypatch):
+    with pytest.raises(ExposedStartError, match="without-keys"):
+        ApiSettings(host=host).check_reach()
+    ApiSettings(host=host, without_keys=True).check_reach()
+    ApiSettings(host=host, api_keys={"alice": "sk-alice"}).check_reach()
+    monkeypatch.setenv("PENSTOCK_WITHOUT_KEYS", "true")
+    ApiSettings(host=host).check_reach()
+
+
+def test_lists_by_environment(monkeypatch, elsewhere):
+    (elsewhere / "penstock.toml").write_text('allowed_hosts = ["x.example", "y.example"]\n')
+    assert ApiSettings().allowed_hosts == ("x.example", "y.example")
+    for text in ("a.example,b.example", '["a.example", "b.example"]'):
+        monkeypatch.setenv("PENSTOCK_ALLOWED_HOSTS", text)
+        assert ApiSettings().allowed_hosts == ("a.example", "b.example")
