@@ -79,9 +79,10 @@ bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--qu
 	@$(SETUP)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: ## write the generated reference pages anew
+docs: ## write the generated reference pages and the list of Redis users anew
 	@$(SETUP)
 	$(BIN)/python tools/gen_docs.py
+	$(BIN)/python tools/gen_acl.py
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
