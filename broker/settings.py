@@ -1,7 +1,7 @@
 """Settings that every process shares.
 
 A process reads them once, at its start, and passes them on. The sources, first wins: the command line, the environment
-(``PENSTOCK_*``), ``.env``, ``penstock.toml``.
+(``PENSTOCK_*``), ``.env``, secret files (:mod:`broker.secret_files`), ``penstock.toml``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -18,7 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from broker.db.urls import celery_url
+from broker.db.urls import celery_url, with_password
+from broker.secret_files import SecretFiles
 
 Seconds = Annotated[float, Field(gt=0)]
 TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -84,6 +85,19 @@ class BrokerSettings(BaseSettings):
         "redis://127.0.0.1:6379/0",
         description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
     )
+
+    redis_password: SecretStr | None = Field(
+        None,
+        description="The password for a `redis_url` that has none, which keeps it out of the address; best in a file.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_password(cls, given: dict[str, Any]) -> dict[str, Any]:
+        url, password = given.get("redis_url"), given.get("redis_password")
+        if isinstance(password, SecretStr):
+            password = password.get_secret_value()
+        return given | {"redis_url": with_password(url, password)} if url and password else given
 
     @field_validator("redis_url")
     @classmethod
@@ -215,14 +229,14 @@ class BrokerSettings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours takes a missing folder for an empty one
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put ``penstock.toml`` last, after the environment."""
+        """Put secret files after the environment, and ``penstock.toml`` last."""
         return (
             init_settings,
             OneName(settings_cls, env_settings),
             OneName(settings_cls, dotenv_settings),
-            file_secret_settings,
+            OneName(settings_cls, SecretFiles(settings_cls)),
             TomlConfigSettingsSource(settings_cls),
         )
 

@@ -107,8 +107,10 @@ Each process reads its settings once, when it starts. The first of these sources
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
 3. a file `.env` in the current folder (same names as the environment),
-4. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
-5. the default.
+4. a secret file: `/run/secrets/penstock_NAME`, for example `/run/secrets/penstock_api_keys`, or the same name in the
+   folder that systemd names in `$CREDENTIALS_DIRECTORY`,
+5. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
+6. the default.
 
 - A value that is out of range stops the start, with a message that names the setting and the value.
 - An unknown name is ignored. If a setting has no effect, check its name here.
@@ -177,7 +179,8 @@ def pool_table() -> str:
 _OTHER = """\
 | environment | read by | meaning |
 | --- | --- | --- |
-| `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
+| `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | logins, `user:password`, separated by commas; or the secret file \
+`penstock_flower_basic_auth` |
 | `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
 | `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed if `api_keys` are set |
 | `PENSTOCK_MODEL` | `penstock submit` | the served name to use; a worker reads it as the model to load |

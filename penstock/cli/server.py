@@ -159,8 +159,7 @@ worker.add_command(drain)
     "--basic-auth",
     multiple=True,
     metavar="USER:PASSWORD",
-    envvar="PENSTOCK_FLOWER_BASIC_AUTH",
-    help="A login. The environment's PENSTOCK_FLOWER_BASIC_AUTH keeps it out of `ps`.",
+    help="A login. PENSTOCK_FLOWER_BASIC_AUTH, or a file penstock_flower_basic_auth in /run/secrets, keeps it out of `ps`.",
 )
 @click.option("--without-auth", is_flag=True, help="Allow an address that others reach without a login.")
 @click.option("--url-prefix", metavar="PATH", help="Path under which a proxy serves it.")
