@@ -115,28 +115,38 @@ class Driver:
             "batch_moved", batch=batch.id, status=to.value, completed=counts.completed, failed=counts.failed
         )
 
+    async def _fresh(self, batch: Batch) -> Batch:
+        """Read a batch again.
+
+        Raises:
+            ChangedError: it is gone, or has another status: it was cancelled during this turn, for one.
+        """
+        fresh = await self._context.batches.get(batch.id)
+        if fresh is None or fresh.status is not batch.status:
+            raise ChangedError
+        return fresh
+
     async def _validate(self, batch: Batch) -> None:
         found = await validate(self._context, batch)
         if isinstance(found, list):
             await self._step(batch, BatchEvent.INVALID, {"errors": encode_errors(found)})
             return
-        await write_plan(self._context, batch.id, found.chunks)
+        failpoints.hit("bulk.before_plan")
+        plan = await write_plan(self._context, batch.id, found.chunks)
         failpoints.hit("bulk.after_plan")
-        fields: dict[str, object] = {"model": found.model, "total": found.rows, "chunks": len(found.chunks)}
-        await self._step(batch, BatchEvent.VALID, fields)
+        sizes = {"total": found.rows, "chunks": len(found.chunks)}
+        await self._step(batch, BatchEvent.VALID, {"model": found.model, "plan": plan, **sizes})
 
     async def _pieces(self, batch: Batch) -> list[Chunk]:
         if self._plan is None:
-            self._plan = await read_plan(self._context, batch.id) if batch.chunks else []
+            self._plan = await read_plan(self._context, batch) if batch.chunks else []
         return self._plan
 
     async def _advance(self, batch: Batch, now_ms: int) -> None:
         if self._submitter is None:
             self._submitter = Submitter(self._context, await self._pieces(batch))
         if await self._submitter.turn(batch, now_ms):
-            fresh = await self._context.batches.get(batch.id)
-            if fresh is not None:
-                await self._step(fresh, BatchEvent.ALL_ROWS_DONE)
+            await self._step(await self._fresh(batch), BatchEvent.ALL_ROWS_DONE)
             return
         for number in self._submitter.lost:
             opened, _ = await self._context.batches.open_chunks(batch.id)
@@ -163,9 +173,7 @@ class Driver:
         await self._finish(batch, event)
 
     async def _finish(self, batch: Batch, event: BatchEvent) -> None:
-        fresh = await self._context.batches.get(batch.id)
-        if fresh is None:
-            raise ChangedError
+        fresh = await self._fresh(batch)
         fields = await write_files(self._context, fresh)
         failpoints.hit("bulk.after_files")
         await self._step(fresh, event, dict(fields))

@@ -48,6 +48,8 @@ EVENTS = {
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
     "coordinator_ended": "The coordinator has given its batches back and ends.",
+    "coordinator_ends_by_force": "Something in the coordinator hung after a stop was asked for. The process ends; others "
+    "continue when its leases have run out.",
     "coordinator_starting": "The coordinator starts to look for batches.",
     "coordinator_waits_for_redis": "The coordinator cannot look for batches, as Redis is unreachable.",
     "count_failed": "The engine raised an error while it counted a prompt's tokens.",
