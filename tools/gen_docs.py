@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import SecretStr
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -29,7 +31,7 @@ from tools.metrics_page import metrics_page  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
-_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+_NAMES = {str: "string", SecretStr: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
 
 
 def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
