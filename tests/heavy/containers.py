@@ -46,6 +46,10 @@ USER nobody
 VOLUME /prometheus
 ENTRYPOINT ["prometheus"]
 """
+CADDY = f"""
+FROM {PYTHON_IMAGE}
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends caddy wget
+"""
 
 
 class Engine:
@@ -108,14 +112,14 @@ class Engine:
         self.run("sh", "-c", f"tar -C {root} -c . | podman import - {PYTHON_IMAGE}")
         shutil.rmtree(root)
 
-    def make_stand_ins(self, valkey: str, prometheus: str) -> None:
+    def make_stand_ins(self, valkey: str, prometheus: str, caddy: str) -> None:
         """Make the images of the servers that are not ours, under the tags that the compose file names."""
         context = self.folder / "context"
         context.mkdir()
         shutil.copy(get_binary_path(), context / "valkey-server")
-        for tag, text in ((valkey, VALKEY), (prometheus, PROMETHEUS)):
+        for tag, text in ((valkey, VALKEY), (prometheus, PROMETHEUS), (caddy, CADDY)):
             (context / "Containerfile").write_text(text)
-            self.podman("build", "--network=host", "-q", "-t", tag, str(context))
+            self.podman("build", "--network=host", "-q", "-t", tag.partition("@")[0], str(context))
 
     def build(self, dockerfile: str, tag: str, **arguments: str) -> None:
         """Build one of our images, with the host's pip configuration as the build's secret."""
@@ -155,6 +159,7 @@ class Compose:
     def __init__(self, engine: Engine, project: str, env_file: Path) -> None:
         self._engine = engine
         self._base = [sys.executable, "-m", "podman_compose", "-p", project, "--env-file", str(env_file)]
+        self.env_file = env_file
         self.project = project
 
     def run(self, *argv: str) -> str:
