@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
 
 from broker.batch_steps import encode_errors
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle, write_files
 from coordinator.submit import LIVE, Submitter
@@ -22,7 +24,12 @@ from storage import StorageError
 
 log = structlog.get_logger(__name__)
 
-TURN_S = 0.2
+LOOK_S = 5.0
+"""Longest time between two turns of a batch that waits. The bell tells what changes it; a ring can be lost."""
+
+RUNNING_S = 1.0
+"""The same while its rows run: each turn notes their rate."""
+
 STORAGE_RETRY_S = 1.0
 STORAGE_RETRY_MAX_S = 15.0
 
@@ -85,7 +92,7 @@ class Driver:
     async def _hold(self, reason: str) -> None:
         try:
             await self._context.batches.hold(self._id, reason)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("batch_hold_not_noted", batch=self._id, error=str(error))
         self._held = True
 
@@ -148,12 +155,21 @@ class Driver:
         if await self._submitter.turn(batch, now_ms):
             await self._step(await self._fresh(batch), BatchEvent.ALL_ROWS_DONE)
             return
-        for number in self._submitter.lost:
+        if await self._settle_lost(batch, self._submitter.lost):
+            return
+        longest_s = RUNNING_S if self._submitter.running else LOOK_S * random.uniform(0.7, 1.0)
+        await self._rest(min(longest_s, max(0.0, batch.expires_ms - now_ms) / 1000))
+
+    async def _settle_lost(self, batch: Batch, lost: Iterable[int]) -> bool:
+        """End the chunks whose jobs failed too often. Returns whether there was one."""
+        settled = False
+        for number in lost:
             opened, _ = await self._context.batches.open_chunks(batch.id)
             if number in opened:
                 piece = (await self._pieces(batch))[number]
                 await settle(self._context, batch, piece, opened[number], NeverRan.WORKER_LOST)
-        await self._rest(TURN_S)
+                settled = True
+        return settled
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
         """Stop running chunks, then write the finished rows, and an error for each of the others."""
@@ -164,7 +180,7 @@ class Driver:
         if live:
             for job in live:
                 await self._context.store.cancel(job)
-            await self._rest(TURN_S)
+            await self._rest(RUNNING_S)
             return
         opened, done = await self._context.batches.chunks(batch.id)
         for piece in await self._pieces(batch):

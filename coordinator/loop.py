@@ -13,7 +13,7 @@ import structlog
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from coordinator.context import Context
@@ -53,11 +53,15 @@ class Coordinator:
         self._token = f"{host}-{pid}-{secrets.token_hex(4)}"
         self._info = {"id": self._token, "host": host, "pid": pid, "metrics_url": metrics_url}
         self._settings = settings
-        store = JobStore(connect(settings.redis_url), settings)
+        store = JobStore(connect(settings.redis_url), settings, metrics.store_faults.inc)
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
         self._bell = Subscriber(
-            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._look_now
+            connect(settings.redis_url, text=False),
+            store.keys("bell_channel"),
+            self._rung,
+            self._all_rung,
+            store.faults,
         )
         self._tasks = Tasks(self._context)
         self._drivers: dict[str, Driver] = {}
@@ -102,7 +106,7 @@ class Coordinator:
             try:
                 await self._look()
                 away = False
-            except StoreUnavailableError as error:
+            except StoreError as error:
                 if not away:
                     log.warning("coordinator_waits_for_redis", error=str(error))
                 away = True
@@ -114,7 +118,7 @@ class Coordinator:
 
     async def _look(self) -> None:
         """Take up the batches that nobody drives and the tasks that nobody performs."""
-        for batch_id in await self._context.batches.active():
+        for batch_id in await self._context.batches.undriven():
             if self._stopping.is_set():
                 return
             if batch_id in self._drivers:
@@ -138,7 +142,7 @@ class Coordinator:
                 log.warning("batch_lease_lost", batch=batch_id)
         finally:
             try:
-                with suppress(StoreUnavailableError):
+                with suppress(StoreError):
                     await self._context.batches.lease(batch_id, self._token, 0)
             finally:
                 del self._drivers[batch_id]
@@ -149,7 +153,7 @@ class Coordinator:
             await driver.run()
         except Exception as error:
             log.exception("batch_driver_failed", batch=batch_id)
-            with suppress(StoreUnavailableError):
+            with suppress(StoreError):
                 await give_up(self._context, batch_id, error)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.batch_lease_s):
@@ -168,13 +172,13 @@ class Coordinator:
     async def _beat(self) -> None:
         try:
             await self._coordinators.beat(self._info, self._settings.batch_lease_s)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.debug("heartbeat_failed", error=str(error))
 
     async def _sweep(self) -> None:
         try:
             await sweep(self._context)
-        except (StoreUnavailableError, StorageError) as error:
+        except (StoreError, StorageError) as error:
             log.debug("sweep_failed", error=str(error))
 
     async def _listen(self) -> None:
@@ -182,9 +186,19 @@ class Coordinator:
             await self._bell.start()
 
     def _rung(self, ids: list[str]) -> None:
+        """Wake the drivers of these batches; an empty id stands for all."""
+        if "" in ids:
+            self._all_rung()
+            return
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
                 driver.wake()
+            else:  # a batch that nobody drives, or a task
+                self._look_now()
+
+    def _all_rung(self) -> None:
+        for driver in self._drivers.values():
+            driver.wake()
         self._look_now()
 
     def _look_now(self) -> None:
@@ -207,7 +221,7 @@ class Coordinator:
         last.cancel()
 
     async def _say_goodbye(self) -> None:
-        with suppress(StoreUnavailableError):
+        with suppress(StoreError):
             await self._coordinators.beat(self._info, 0)
         await self._bell.stop()
         await self._context.store.aclose()

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from broker.db.errors import FileGoneError, NoInputFileError, StoreUnavailableError
+from broker.db.errors import FileGoneError, NoInputFileError, StoreError, StoreUnavailableError
 from broker.tasks import Answer, Task, TaskKind
 from coordinator.context import Context
 from coordinator.lease import under_lease
@@ -41,7 +41,7 @@ class Tasks:
     async def look(self) -> None:
         """Take what waits, up to :data:`AT_ONCE` tasks; nothing more once it is ``closed``."""
         while len(self.running) < AT_ONCE and not self.closed:
-            task = await self._context.tasks.take(self._lease_s)
+            task = await self._context.tasks.take(self._lease_s, self._context.token)
             if task is None:
                 return
             running = asyncio.create_task(self._perform(task), name=f"{task.kind} {task.batch}")
@@ -58,7 +58,7 @@ class Tasks:
             if not kept:
                 log.warning("batch_task_lost", batch=task.batch, kind=task.kind.value)
         except asyncio.CancelledError:
-            with suppress(StoreUnavailableError):
+            with suppress(StoreError):
                 await store.keep(task, 0)
             raise
         except Exception:  # when the lease has run out it is tried again

@@ -23,7 +23,7 @@ for user in admin api worker coordinator flower monitoring; do
 done
 put flower_basic_auth "admin:$(password)"
 put grafana_password "$(password)"
-# Optional, and empty at first: replace them. api_keys is JSON: {"alice": "a-long-random-key"}
+# Optional, and empty at first. In api_keys: NAME=KEY,NAME=KEY
 put api_keys ""
 put openai_api_key ""
 put hf_token ""

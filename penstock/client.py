@@ -83,7 +83,7 @@ class Penstock(_Client[SyncDriver]):
         http_client: an httpx client of your own (proxies, certificates); you close it.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or no header can carry the key.
     """
 
     def __init__(

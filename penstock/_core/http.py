@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -52,16 +53,19 @@ class Settings:
         """Fill in each None from the environment, or else from the defaults.
 
         Raises:
-            ValueError: the URL is not an http(s) URL, or a number is negative.
+            ValueError: the URL is not an http(s) URL, a number is negative, or the key cannot be sent.
         """
         url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).rstrip("/")
-        if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
+        if not url.startswith(("http://", "https://")) or not _host(url):
             raise ValueError(f"base_url must be an http:// or https:// address, not {url!r}")
         if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0:
             raise ValueError("timeout must be above 0, max_retries and max_reconnects at least 0")
+        key = api_key or os.environ.get("PENSTOCK_API_KEY") or None
+        if key is not None:
+            _check_key(key)
         return cls(
             url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK
-            api_key=api_key or os.environ.get("PENSTOCK_API_KEY") or None,
+            api_key=key,
             timeout_s=timeout_s,
             calls=RetryPolicy(max_retries),
             follows=RetryPolicy(max_reconnects),
@@ -89,6 +93,25 @@ class Settings:
             "files": file and {"file": file},
             "timeout": httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
         }
+
+
+def _host(url: str) -> str:
+    try:
+        return httpx.URL(url).host
+    except httpx.InvalidURL:  # no ValueError: a line break at its end, for one
+        return ""
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key that no header can carry. The message has no part of it."""
+    bad = re.search(r"[^\x21-\x7e]", key)
+    if bad is None:
+        return
+    char = bad[0]
+    what = "a line break" if char in "\r\n" else "a space" if char.isspace() else "a control character"
+    what = "a character outside of ASCII" if ord(char) > 0x7F else what
+    where = "at its end" if bad.end() == len(key) else f"at position {bad.start() + 1}"
+    raise ValueError(f"the API key has {what} {where}; check api_key, --api-key or PENSTOCK_API_KEY")
 
 
 class _Pipe:

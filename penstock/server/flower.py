@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
-from pydantic import Field, SecretStr
-
+from api.settings import is_loopback
 from broker.celery.app import make_celery
-from broker.settings import BrokerSettings
 from monitoring.logging import configure_logging
-
-
-class FlowerSettings(BrokerSettings):
-    """The queue's settings, and Flower's login."""
-
-    flower_basic_auth: SecretStr | None = Field(
-        None, description="Flower's logins, `user:password`, separated by commas."
-    )
+from penstock.server.settings import FlowerSettings
 
 
 class FlowerStartError(Exception):
@@ -51,7 +41,7 @@ def run_flower(
     logins = ",".join(basic_auth)
     if not logins and settings.flower_basic_auth is not None:
         logins = settings.flower_basic_auth.get_secret_value()
-    if not (logins or without_auth or _is_loopback(address)):
+    if not (logins or without_auth or is_loopback(address)):
         raise FlowerStartError(
             f"at {address or 'every address'} anyone could see prompts' job ids and revoke jobs:"
             " set a login with PENSTOCK_FLOWER_BASIC_AUTH=USER:PASSWORD (or --basic-auth),"
@@ -70,12 +60,3 @@ def run_flower(
         app.start(["--quiet", "flower", *options])
     except OSError as error:
         raise FlowerStartError(f"cannot listen on {address}:{port}: {error.strerror}") from error
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False  # a name, or every address

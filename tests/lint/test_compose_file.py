@@ -99,7 +99,7 @@ def test_a_variable_of_the_compose_file_is_no_setting() -> None:
 def test_the_defaults_are_settings() -> None:
     known = {name.upper() for layer in (ApiSettings, WorkerSettings) for name in layer.model_fields}
     given = {name.removeprefix("PENSTOCK_") for name in DEFAULTS if name.startswith("PENSTOCK_")}
-    assert given - known <= {"WITHOUT_KEYS"}
+    assert given <= known
 
 
 def test_each_role_has_its_own_user_of_redis() -> None:

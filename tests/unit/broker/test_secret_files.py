@@ -10,7 +10,7 @@ from api.settings import ApiSettings
 from broker.db.urls import with_password
 from broker.secret_files import VARIABLE
 from broker.settings import BrokerSettings
-from penstock.server.flower import FlowerSettings
+from penstock.server.settings import FlowerSettings
 from workers.settings import WorkerSettings
 
 

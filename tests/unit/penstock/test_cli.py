@@ -341,3 +341,15 @@ def test_the_sdk_imports_nothing_of_the_servers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, check=True, text=True)
     tops = {name.partition(".")[0] for name in done.stdout.split()}
     assert not {"api", "workers", "broker", "jobs", "monitoring", "redis", "celery"} & tops
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("hunter2\n", "a line break"), ("hunt\u00e9r2", "a character outside of ASCII")]
+)
+def test_a_key_that_no_header_can_carry_is_a_usage_error(server, key, what):
+    done = run(server, "--api-key", key, "get", ID)
+    assert done.returncode == 2
+    assert f"the API key has {what} at " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hun" not in done.stderr
+    assert server.seen == []
