@@ -57,10 +57,7 @@ VARIABLES = {
         "the SDK, the client commands",
         "sent as a bearer token; needed if `api_keys` are set",
     ),
-    "PENSTOCK_MODEL": (
-        "`penstock submit`, `penstock batch`",
-        "the served name to use; a worker reads it as the model to load",
-    ),
+    "PENSTOCK_CLIENT_MODEL": ("`penstock submit`, `penstock batch`", "the served name to use"),
     "PENSTOCK_FLAVOUR": (
         "`make`",
         "`cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver",

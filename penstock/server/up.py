@@ -14,6 +14,7 @@ from api.settings import ApiSettings
 from broker.db.client import ping
 from broker.db.errors import StoreError
 from coordinator.settings import CoordinatorSettings
+from penstock.server.address import announced
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, until_alive, until_coordinated
@@ -63,6 +64,9 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
         async with AsyncExitStack() as stack:
             plan = _plan(settings, parts)
             embedded = plan.embedded
+            stack.enter_context(
+                announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
+            )
             screen.table(plan)
             if verbose:
                 for name in ("redis", "api", "coordinator", *(part.name for part in parts), "flower"):

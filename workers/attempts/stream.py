@@ -65,10 +65,10 @@ class StreamBuffer:
         return sending + self._number()
 
     def send(self) -> list[tuple[int, str]]:
-        """Hand over what is new, as numbered payloads; :meth:`sent` confirms that they are written."""
+        """Hand over what is not known to be written, as numbered payloads; :meth:`sent` confirms that they are."""
         if self.held:
             return []
-        self._sending = self._number()
+        self._sending += self._number()
         return self._sending
 
     def sent(self) -> None:
@@ -113,25 +113,32 @@ class Flusher:
         try:
             while self._dirty:
                 buffers, self._dirty = self._dirty, []
-                groups = []
                 for buffer in buffers:
                     buffer.dirty = False
-                    groups.append([(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()])
-                if not any(groups):
-                    continue
-                failpoints.hit("worker.before_append")
                 try:
-                    refused = await self._append([entry for group in groups for entry in group])
-                except StoreFaultError:
-                    refused = await self._append_each(buffers, groups)
-                failpoints.hit("worker.after_append")
-                for buffer in buffers:
-                    buffer.sent()
-                for buffer in buffers if refused else ():
-                    if buffer.job_id in refused:
-                        self._on_refused(buffer.job_id, buffer.attempt)
+                    await self._write(buffers)
+                except Exception:  # the chunks go out with the next ones, or with the attempt's end
+                    log.exception("append_failed", streams=len(buffers))
         finally:
             self._task = None
+
+    async def _write(self, buffers: list[StreamBuffer]) -> None:
+        groups: list[list[_Entry]] = [
+            [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()] for buffer in buffers
+        ]
+        if not any(groups):
+            return
+        failpoints.hit("worker.before_append")
+        try:
+            refused = await self._append([entry for group in groups for entry in group])
+        except StoreFaultError:
+            refused = await self._append_each(buffers, groups)
+        failpoints.hit("worker.after_append")
+        for buffer in buffers:
+            buffer.sent()
+        for buffer in buffers if refused else ():
+            if buffer.job_id in refused:
+                self._on_refused(buffer.job_id, buffer.attempt)
 
     async def _append_each(self, buffers: list[StreamBuffer], groups: list[list[_Entry]]) -> frozenset[str]:
         """Append the chunks of each job alone, so that those of one that Redis refuses hinder no other."""

@@ -93,29 +93,17 @@ def test_key_and_address_from_the_environment(server, monkeypatch):
     assert (seen.path, seen.headers["authorization"]) == (f"/v1/jobs/{ID}", "Bearer secret")
 
 
-BAD_KEYS = {
-    "hunter2\n": "a line break at its end",
-    "hun ter2": "a space at position 4",
-    "hunt\u00e9r2": "a character outside of ASCII at position 5",
-    "hunter2\x7f": "a control character at its end",
-}
-
-
-@pytest.mark.parametrize("key", BAD_KEYS)
+@pytest.mark.parametrize("key", ["hun\nter2", "hunt\u00e9r2", "hunter2\x7f"])
 @pytest.mark.parametrize("by_environment", [False, True])
 @pytest.mark.parametrize("kind", [Penstock, AsyncPenstock])
 def test_a_key_that_no_header_can_carry_is_refused_at_once(monkeypatch, kind, by_environment, key):
     if by_environment:
         monkeypatch.setenv("PENSTOCK_API_KEY", key)
-    with pytest.raises(ValueError, match="the API key has ") as refused:
+    with pytest.raises(
+        ValueError, match=r"the API key .* may have printable ASCII characters only"
+    ) as refused:
         kind("http://127.0.0.1:1", api_key=None if by_environment else key)
-    assert BAD_KEYS[key] in str(refused.value)
     assert "hun" not in str(refused.value)
-
-
-def test_an_address_with_a_line_break_is_refused_at_once():
-    with pytest.raises(ValueError, match=r"^base_url must be an http"):
-        Penstock("http://127.0.0.1:1/\n")
 
 
 @pytest.mark.parametrize("status", [429, 503])
