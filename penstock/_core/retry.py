@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock.errors import APIConnectionError, APIStatusError, PenstockError
-from penstock.models import Retry
+from penstock.errors import APIConnectionError, APIStatusError, PenstockError, Retry
 
 RETRY_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Statuses that say "not now". A 500 is a fault that the same request would meet again."""

@@ -8,7 +8,7 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, note
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
 from penstock.cli._parse import FILE, FILES, duration
 from penstock.cli._partial import Partial
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
@@ -124,7 +124,7 @@ def _download(client: Penstock, file_id: str, partial: Partial) -> int:
     return out.tell()
 
 
-@files.command("delete", epilog=EXIT_CODES)
+@files.command("delete", epilog=EXIT_CODES_OF_MANY)
 @FILES
 @client_command
 def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:

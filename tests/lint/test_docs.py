@@ -200,7 +200,7 @@ def test_settings_exist() -> None:
     settings = {f"PENSTOCK_{name.upper()}" for cls in classes for name in cls.model_fields}
     others = {
         f"PENSTOCK_{name}"
-        for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "MODEL", "FLAVOUR", "FAILPOINTS")
+        for name in ("FLOWER_BASIC_AUTH", "URL", "API_KEY", "CLIENT_MODEL", "FLAVOUR", "FAILPOINTS")
     }
     for page in PAGES:
         named = set(re.findall(r"PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", page.read_text()))

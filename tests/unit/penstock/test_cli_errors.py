@@ -196,3 +196,8 @@ def test_an_odd_id_is_refused_in_words(server, args):
 )
 def test_odd_text_is_no_traceback(server: Double, args):
     assert run(server, *args).returncode in {0, 2, 3, 4}
+
+
+def test_help_has_a_short_option(server):
+    assert run(server, "-h").stdout == run(server, "--help").stdout
+    assert "Exit codes:" in run(server, "files", "get", "-h").stdout
