@@ -98,9 +98,9 @@ class Retries:
 
 
 def is_transient(error: PenstockError) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later. A server that knows better says so in ``x-should-retry``."""
     if isinstance(error, APIStatusError):
-        return error.status in RETRY_STATUSES
+        return error.status in RETRY_STATUSES and error.headers.get("x-should-retry") != "false"
     return isinstance(error, APIConnectionError)
 
 
