@@ -38,7 +38,8 @@ class Subscriber:
     Args:
         client: a client with ``text=False``.
         on_message: takes one message; must not block or raise.
-        on_gap: called after every (re)connection, when messages may have been missed.
+        on_gap: called after every (re)connection, and after a message that could not be read: messages may have been
+            missed.
         faults: where a refusal that is a fault is reported.
         silence_s: seconds without a message after which the connection is tested, and after as many more dropped.
     """
@@ -113,12 +114,13 @@ class Subscriber:
             delay_s = min(delay_s * 2, longest_s)
 
     def _take(self, data: bytes) -> None:
-        """Pass a message on. A message that cannot be read or handled does not end the subscription."""
+        """Pass a message on. One that cannot be read or handled does not end the subscription, but is a gap in it."""
         try:
             if words := _decode(data):  # else an echo
                 self._on_message(words)
         except Exception:
             log.exception("message_not_taken", channel=self._channel, size=len(data))
+            self._on_gap()
 
     async def _messages(self, pubsub: PubSub) -> AsyncIterator[dict[str, Any]]:
         """Yield messages as they come.
