@@ -100,7 +100,7 @@ def test_a_key_that_no_header_can_carry_is_refused_at_once(monkeypatch, kind, by
     if by_environment:
         monkeypatch.setenv("PENSTOCK_API_KEY", key)
     with pytest.raises(
-        ValueError, match="the API key .* may have printable ASCII characters only"
+        ValueError, match=r"the API key .* may have printable ASCII characters only"
     ) as refused:
         kind("http://127.0.0.1:1", api_key=None if by_environment else key)
     assert "hun" not in str(refused.value)
