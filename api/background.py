@@ -88,7 +88,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
                 await store.set_envelope(learned)
                 await store.set_limits()
                 envelope = learned
-                services.envelope_ready = True
+                services.readiness.envelope_ready = True
                 published.set()
                 log.info("envelope_published")
             # A Redis that came back empty needs it again. The format of a newer process stays.

@@ -122,10 +122,13 @@ class TaskStore(StorePart):
 
     # ---- the coordinator ---------------------------------------------------------------------------------------
 
-    async def take(self, lease_s: float) -> Task | None:
+    async def take(self, lease_s: float, coordinator: str = "") -> Task | None:
         """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none.
 
         Tasks of a kind that only a later version knows are left for its coordinators.
+
+        Args:
+            coordinator: the id of the one that takes it; see :meth:`broker.coordinators.Coordinators.bury`.
         """
         pipe = self._client.pipeline(transaction=False)
         pipe.time()
@@ -133,12 +136,14 @@ class TaskStore(StorePart):
         (now_s, _), waiting = await self._execute(pipe.execute())
         due = [name.partition(" ") for name, due_ms in waiting if due_ms < 1000 * (now_s + 1)]
         for kind, _, batch in due:
-            if kind in _KINDS and (task := await self._take(TaskKind(kind), batch, lease_s)):
+            if kind in _KINDS and (task := await self._take(TaskKind(kind), batch, lease_s, coordinator)):
                 return task
         return None
 
-    async def _take(self, kind: TaskKind, batch: str, lease_s: float) -> Task | None:
-        reply = await self._call("task/take", kind.value, batch, secrets.token_hex(8), int(lease_s * 1000))
+    async def _take(self, kind: TaskKind, batch: str, lease_s: float, coordinator: str) -> Task | None:
+        reply = await self._call(
+            "task/take", kind.value, batch, secrets.token_hex(8), int(lease_s * 1000), coordinator
+        )
         if reply is None:
             return None
         run, attempt, deaths, args = reply

@@ -41,7 +41,7 @@ class Tasks:
     async def look(self) -> None:
         """Take what waits, up to :data:`AT_ONCE` tasks; nothing more once it is ``closed``."""
         while len(self.running) < AT_ONCE and not self.closed:
-            task = await self._context.tasks.take(self._lease_s)
+            task = await self._context.tasks.take(self._lease_s, self._context.token)
             if task is None:
                 return
             running = asyncio.create_task(self._perform(task), name=f"{task.kind} {task.batch}")

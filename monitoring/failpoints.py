@@ -2,7 +2,8 @@
 
 ``PENSTOCK_FAILPOINTS``, read when the process starts, arms them: a list such as
 ``worker.before_claim=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action happens once, at the Nth
-time the window is reached (``@1`` by default). Without the variable a call costs one test of a module variable.
+time the window is reached (``@1`` by default); with ``@N+`` also at each later time. Without the variable a call costs one
+test of a module variable.
 
 ==============  ====================================================================================================
 action          what it does to its own process
@@ -46,6 +47,7 @@ WINDOWS: Final[dict[str, str]] = {
     "bulk.before_plan": "a batch's input is checked, but its plan is not in storage",
     "bulk.after_plan": "a batch's plan is in storage, but not in its record",
     "bulk.after_files": "a batch's output files are in storage and recorded, but the batch is not finished",
+    "bulk.after_row": "the engine has answered a row, but its line is not made",
     "bulk.before_part": "rows of a chunk are finished, and a part with them is about to be written",
     "bulk.after_part": "a part is in storage, but the batch's record does not count its rows",
     "bulk.before_end": "every row of a chunk is committed, but the chunk is not done",
@@ -74,6 +76,7 @@ class _Point:
     action: str
     seconds: float
     left: int
+    again: bool
 
 
 _armed: dict[str, _Point] | None = None
@@ -108,7 +111,8 @@ def parse(text: str) -> dict[str, _Point]:
         if window in points:
             raise _unreadable(item, "the window is named twice")
         try:
-            points[window] = _Point(name, float(seconds or 0), int(count) if at else 1)
+            number = int(count.removesuffix("+")) if at else 1
+            points[window] = _Point(name, float(seconds or 0), number, again=count.endswith("+"))
         except ValueError:
             raise _unreadable(item, "SECONDS and N in sleep:SECONDS@N must be numbers") from None
     return points
@@ -137,6 +141,7 @@ def _act(window: str, meaning: str) -> None:
     point.left -= 1
     if point.left:
         return
+    point.left = int(point.again)
     line = f"failpoint {window}: {point.action} at {time.time():.3f} ({meaning})"
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - a log's buffer would not survive the action
     if point.action == "sleep":

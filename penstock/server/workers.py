@@ -57,8 +57,12 @@ async def _supervise(parts: Sequence[Part]) -> None:
                 task = asyncio.create_task(follow(child.log_path, name, click.echo))
                 stack.callback(task.cancel)
                 await supervisor.start(child)
-            pids = list(supervisor.pids.values())
-            await supervisor.during_start(until_alive(settings.redis_url, settings, pids))
+            names = [part.name for part in parts]
+            await supervisor.during_start(
+                until_alive(
+                    settings.redis_url, settings, lambda: supervisor.awaited(names), supervisor.mark_ready
+                )
+            )
             click.echo(f"{len(parts)} workers are ready on {platform.node()}")
             await supervisor.supervise()
     except (ChildEndedError, StoreError) as error:

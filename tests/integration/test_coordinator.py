@@ -269,6 +269,32 @@ async def test_sigterm_gives_batches_to_others_at_once(
         assert (await ended(client, batch.id)).request_counts.completed == 60
 
 
+async def test_the_leases_of_one_that_was_killed_end_when_its_supervisor_says_so(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator, process
+) -> None:
+    await work(simulated_inter_token_s=0.02)
+    with coordinator():
+        batch = await half_failed(client)
+    first = process("coordinator.before_answer=kill", batch_lease_s=120.0)
+    await first.ready(store)
+    (info,) = await Coordinators(store).alive()
+    driven = await create(client, [row(1, max_tokens=1000)])
+    lease = store.keys("batch_lease", driven.id)
+    await eventually(lambda: store.client.exists(lease))
+    async with api.client() as http:
+        asked = asyncio.create_task(http.get(f"/v1/batches/{batch.id}/verify"))
+        assert await asyncio.to_thread(first.wait) == -signal.SIGKILL
+        assert await TaskStore(store).take(60) is None
+        assert await Coordinators(store).bury("another") == 0
+        assert await Coordinators(store).bury(info["id"]) == 2
+        assert await store.client.exists(lease) == 0
+        with coordinator():
+            assert (await asked).json()["ok"]
+            await client.batches.cancel(driven.id)
+            assert (await ended(client, driven.id)).status == "cancelled"
+    assert await store.client.hget(store.keys("task", "verify", batch.id), "attempt") == "2"
+
+
 async def test_a_look_that_fails_ends_no_coordinator(
     client: openai.AsyncOpenAI, work: Callable, coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,10 +362,10 @@ async def test_a_task_that_is_taken_twice_by_one_call_is_taken_once(store: JobSt
     await Coordinators(store).beat({"id": "one"}, 60)
     run = await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
     first, repeated = [
-        await store.scripts.call("task/take", "verify", "batch_1", "a call", 60_000) for _ in "12"
+        await store.scripts.call("task/take", "verify", "batch_1", "a call", 60_000, "me") for _ in "12"
     ]
     assert first == repeated == [str(run), 1, 0, "{}"]
-    assert await store.scripts.call("task/take", "verify", "batch_1", "another call", 60_000) is None
+    assert await store.scripts.call("task/take", "verify", "batch_1", "another call", 60_000, "me") is None
 
 
 async def test_a_task_that_only_a_later_version_knows_is_left_to_it(store: JobStore) -> None:

@@ -65,10 +65,15 @@ class StreamBuffer:
         return sending + self._number()
 
     def send(self) -> list[tuple[int, str]]:
+<<<<<<< HEAD
         """Hand over what is new, as numbered payloads; :meth:`sent` confirms that they are written."""
         if self.held:
             return []
         self._sending = self._number()
+=======
+        """Hand over what is not known to be written, as numbered payloads; :meth:`sent` confirms that they are."""
+        self._sending += self._number()
+>>>>>>> h13-ends
         return self._sending
 
     def sent(self) -> None:
@@ -113,6 +118,7 @@ class Flusher:
         try:
             while self._dirty:
                 buffers, self._dirty = self._dirty, []
+<<<<<<< HEAD
                 groups = []
                 for buffer in buffers:
                     buffer.dirty = False
@@ -149,6 +155,34 @@ class Flusher:
         Raises:
             StoreFaultError: Redis refuses them, now and later.
         """
+=======
+                for buffer in buffers:
+                    buffer.dirty = False
+                try:
+                    await self._write(buffers)
+                except Exception:  # the chunks go out with the next ones, or with the attempt's end
+                    log.exception("append_failed", streams=len(buffers))
+        finally:
+            self._task = None
+
+    async def _write(self, buffers: list[StreamBuffer]) -> None:
+        entries = []
+        for buffer in buffers:
+            entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()]
+        if not entries:
+            return
+        failpoints.hit("worker.before_append")
+        refused = await self._append(entries)
+        failpoints.hit("worker.after_append")
+        for buffer in buffers:
+            buffer.sent()
+        for buffer in buffers if refused else ():
+            if buffer.job_id in refused:
+                self._on_refused(buffer.job_id, buffer.attempt)
+
+    async def _append(self, entries: list[tuple[str, int, int, str]]) -> frozenset[str]:
+        """Append, until Redis has it: entries are numbered, so that a retry writes nothing twice."""
+>>>>>>> h13-ends
         while True:
             try:
                 return await self._store.append(entries)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Take a task that no coordinator has, or the lease on which ran out.
--- ARGV: kind batch taking lease_ms       taking: drawn for this call, so that its repetition is recognised
+-- ARGV: kind batch taking lease_ms coordinator       taking: drawn for this call, so that its repetition is recognised
 -- Returns {run, attempt, deaths, args}, or nil: another coordinator has it, or it is done.
 local task, name, now = K.task(ARGV[1], ARGV[2]), ARGV[1] .. ' ' .. ARGV[2], now_ms()
 local due = redis.call('ZSCORE', K.tasks(), name)
@@ -14,5 +14,5 @@ if s[5] == ARGV[3] then return {s[1], tonumber(s[2]), tonumber(s[3] or 0), s[4]}
 if tonumber(due) > now then return nil end
 redis.call('ZADD', K.tasks(), now + tonumber(ARGV[4]), name)
 local deaths = s[5] and redis.call('HINCRBY', task, 'deaths', 1) or tonumber(s[3] or 0) -- who had it did not give it back
-redis.call('HSET', task, 'taking', ARGV[3])
+redis.call('HSET', task, 'taking', ARGV[3], 'coordinator', ARGV[5])
 return {s[1], redis.call('HINCRBY', task, 'attempt', 1), deaths, s[4]}
