@@ -65,15 +65,10 @@ class StreamBuffer:
         return sending + self._number()
 
     def send(self) -> list[tuple[int, str]]:
-<<<<<<< HEAD
-        """Hand over what is new, as numbered payloads; :meth:`sent` confirms that they are written."""
+        """Hand over what is not known to be written, as numbered payloads; :meth:`sent` confirms that they are."""
         if self.held:
             return []
-        self._sending = self._number()
-=======
-        """Hand over what is not known to be written, as numbered payloads; :meth:`sent` confirms that they are."""
         self._sending += self._number()
->>>>>>> h13-ends
         return self._sending
 
     def sent(self) -> None:
@@ -118,26 +113,32 @@ class Flusher:
         try:
             while self._dirty:
                 buffers, self._dirty = self._dirty, []
-<<<<<<< HEAD
-                groups = []
                 for buffer in buffers:
                     buffer.dirty = False
-                    groups.append([(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()])
-                if not any(groups):
-                    continue
-                failpoints.hit("worker.before_append")
                 try:
-                    refused = await self._append([entry for group in groups for entry in group])
-                except StoreFaultError:
-                    refused = await self._append_each(buffers, groups)
-                failpoints.hit("worker.after_append")
-                for buffer in buffers:
-                    buffer.sent()
-                for buffer in buffers if refused else ():
-                    if buffer.job_id in refused:
-                        self._on_refused(buffer.job_id, buffer.attempt)
+                    await self._write(buffers)
+                except Exception:  # the chunks go out with the next ones, or with the attempt's end
+                    log.exception("append_failed", streams=len(buffers))
         finally:
             self._task = None
+
+    async def _write(self, buffers: list[StreamBuffer]) -> None:
+        groups: list[list[_Entry]] = [
+            [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()] for buffer in buffers
+        ]
+        if not any(groups):
+            return
+        failpoints.hit("worker.before_append")
+        try:
+            refused = await self._append([entry for group in groups for entry in group])
+        except StoreFaultError:
+            refused = await self._append_each(buffers, groups)
+        failpoints.hit("worker.after_append")
+        for buffer in buffers:
+            buffer.sent()
+        for buffer in buffers if refused else ():
+            if buffer.job_id in refused:
+                self._on_refused(buffer.job_id, buffer.attempt)
 
     async def _append_each(self, buffers: list[StreamBuffer], groups: list[list[_Entry]]) -> frozenset[str]:
         """Append the chunks of each job alone, so that those of one that Redis refuses hinder no other."""
@@ -155,34 +156,6 @@ class Flusher:
         Raises:
             StoreFaultError: Redis refuses them, now and later.
         """
-=======
-                for buffer in buffers:
-                    buffer.dirty = False
-                try:
-                    await self._write(buffers)
-                except Exception:  # the chunks go out with the next ones, or with the attempt's end
-                    log.exception("append_failed", streams=len(buffers))
-        finally:
-            self._task = None
-
-    async def _write(self, buffers: list[StreamBuffer]) -> None:
-        entries = []
-        for buffer in buffers:
-            entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()]
-        if not entries:
-            return
-        failpoints.hit("worker.before_append")
-        refused = await self._append(entries)
-        failpoints.hit("worker.after_append")
-        for buffer in buffers:
-            buffer.sent()
-        for buffer in buffers if refused else ():
-            if buffer.job_id in refused:
-                self._on_refused(buffer.job_id, buffer.attempt)
-
-    async def _append(self, entries: list[tuple[str, int, int, str]]) -> frozenset[str]:
-        """Append, until Redis has it: entries are numbered, so that a retry writes nothing twice."""
->>>>>>> h13-ends
         while True:
             try:
                 return await self._store.append(entries)
