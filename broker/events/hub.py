@@ -146,6 +146,11 @@ class EventHub:
         """End the subscription."""
         await self._subscriber.stop()
 
+    @property
+    def deaf_s(self) -> float:
+        """Seconds for which no event has come through; 0: they come; infinite: they will not come again."""
+        return self._subscriber.deaf_s
+
     def _deliver(self, message: list[str]) -> None:
         for i in range(0, len(message), 3):
             for inbox in self._inboxes.get(message[i], ()):

@@ -7,6 +7,7 @@ moved. So a silent channel gets an echo, through a script that only a master run
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -62,6 +63,14 @@ class Subscriber:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._subscribed = asyncio.Event()
+        self._lost_at = float("-inf")
+
+    @property
+    def deaf_s(self) -> float:
+        """Seconds since the subscription was lost; 0: it is there; infinite: nothing opens it again."""
+        if self._task is None or self._task.done():
+            return float("inf")
+        return 0.0 if self._subscribed.is_set() else time.monotonic() - self._lost_at
 
     async def start(self, timeout_s: float = 10.0) -> None:
         """Subscribe, and return when the server has confirmed.
@@ -69,6 +78,7 @@ class Subscriber:
         Raises:
             TimeoutError: it did not within ``timeout_s``; the attempt continues.
         """
+        self._lost_at = time.monotonic()
         self._task = asyncio.create_task(self._listen(), name=f"subscriber {self._channel}")
         async with asyncio.timeout(timeout_s):
             await self._subscribed.wait()
@@ -109,7 +119,9 @@ class Subscriber:
             ):  # a defect of ours, or of redis-py: a process that hears nothing hangs its callers
                 log.exception("subscription_failed", channel=self._channel)
                 longest_s = _FAULT_PAUSE_S
-            self._subscribed.clear()
+            if self._subscribed.is_set():
+                self._subscribed.clear()
+                self._lost_at = time.monotonic()
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, longest_s)
 

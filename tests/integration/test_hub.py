@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from broker.attempts import Claim
 from broker.db.client import connect
 from broker.events.hub import PAGE, EventHub, parse_cursor
+from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.records import decode_ending
 from broker.settings import BrokerSettings
@@ -272,3 +274,26 @@ async def test_a_chunk_too_long_to_be_published_is_read_from_the_log(
     await store.finish(claim, W, JobState.SUCCEEDED, tail=tail)
     said = [payload for _, payload in await asyncio.wait_for(follower, 10) if payload[0] == "t"]
     assert said == ["t1", "t2", long, "t4"]
+
+
+async def test_an_unexpected_error_does_not_end_the_subscription(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    heard: list[list[str]] = []
+    gaps: list[int] = []
+
+    def gap() -> None:
+        gaps.append(1)
+        if len(gaps) == 1:
+            raise KeyError("a defect")
+        if len(gaps) == 2:
+            raise asyncio.CancelledError  # as redis-py's time-outs have let one escape
+
+    ears = Subscriber(connect(broker_settings.redis_url, text=False), "channel", heard.append, gap)
+    await ears.start()
+    await eventually(lambda: len(gaps) == 3)
+    assert ears.deaf_s == 0
+    await store.client.publish("channel", msgspec.msgpack.encode(["a"]))
+    await eventually(lambda: heard == [["a"]])
+    await ears.stop()
+    assert ears.deaf_s == float("inf")
