@@ -37,9 +37,13 @@ from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
 from workers.process.registration import description
+from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
+
+_MIN_STALL_S = 5.0
+"""A loop that hangs for less may go on. Beyond that, and twice the lease, it has lost its jobs, and the process ends."""
 
 
 class EngineHost:
@@ -93,6 +97,8 @@ class EngineHost:
         """
         self._loop.start()
         self._loop.call(self._start(info))
+        stall_s = max(_MIN_STALL_S, 2 * self.settings.lease_ttl_s)
+        Watchdog(self._loop, stall_s, self.ending.die).start()
 
     def submit(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
         """Run a job; ``done`` is called on the loop with its outcome, or with the error that broke the runner."""
