@@ -88,7 +88,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
                 await store.set_envelope(learned)
                 await store.set_limits()
                 envelope = learned
-                services.envelope_ready = True
+                services.readiness.envelope_ready = True
                 published.set()
                 log.info("envelope_published")
             # A Redis that came back empty needs it again. The format of a newer process stays.
@@ -102,7 +102,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
-    observer = Observer(services.store.client, services.store.keys)
+    observer = Observer(services.store)
     away = False
     asked_at = float("-inf")
     while True:

@@ -34,11 +34,13 @@ def run_api(
 
     Raises:
         pydantic.ValidationError: a setting is wrong; the message names it.
+        ExposedStartError: others reach the address, and there are no API keys.
         SystemExit: the process cannot listen on the address.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     failpoints.arm_from_environment()
     settings = ApiSettings(**{**(overrides or {}), **given})
+    settings.check_reach()
     configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     log.info("api_starting", host=settings.host, port=settings.port)
     config = server_config(settings, version)

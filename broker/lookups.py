@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.runner import ScriptRunner
 from broker.records import FIELDS, to_job
@@ -39,9 +40,14 @@ def known(number: int) -> int | None:
 
 
 class JobLookups:
-    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
+
+    Attributes:
+        faults: where errors of Redis are translated and counted.
+    """
 
     client: Redis
+    faults: Faults
     keys: Keys
     scripts: ScriptRunner
 
@@ -119,4 +125,12 @@ class JobLookups:
         try:
             return await command
         except (RedisError, OSError) as error:
-            raise StoreUnavailableError(str(error)) from error
+            raise self.faults.translate(error, _caller()) from error
+
+
+def _caller() -> str:
+    """Return the name of the method that called the one that calls this."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    return "a command" if frame is None else frame.f_code.co_qualname

@@ -134,8 +134,9 @@ class Registry(JobLookups):
 
         ``running`` is counted now; everything else is as of its last heartbeat.
         """
-        seconds, _ = await self.execute(self.client.time())
-        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
+        seconds, micros = await self.execute(self.client.time())
+        now_ms = seconds * 1000 + micros // 1000
+        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), f"({now_ms}", "+inf"))
         if not names:
             return []
         pipe = self.client.pipeline(transaction=False)

@@ -51,6 +51,8 @@ EVENTS = {
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
     "coordinator_ended": "The coordinator has given its batches back and ends.",
+    "coordinator_ends_by_force": "Something in the coordinator hung after a stop was asked for. The process ends; others "
+    "continue when its leases have run out.",
     "coordinator_starting": "The coordinator starts to look for batches.",
     "coordinator_waits_for_redis": "The coordinator cannot look for batches, as Redis is unreachable.",
     "count_failed": "The engine raised an error while it counted a prompt's tokens.",
@@ -127,8 +129,12 @@ EVENTS = {
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
+    "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "
+    "most one line in ten seconds for each script.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
     "passed on chunk by chunk, which costs the worker more.",
+    "subscription_failed": "A subscription to Redis ended because of a bug in Penstock or redis-py; the line has the "
+    "traceback. It is opened again.",
     "subscription_lost": "The connection that carries events was lost; it is opened again, and the gap is read from "
     "the logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is retried.",

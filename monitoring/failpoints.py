@@ -46,6 +46,7 @@ WINDOWS: Final[dict[str, str]] = {
     "api.after_accept": "the job is on disk, but its client is not answered",
     "api.mid_stream": "an OpenAI stream is about to send its next frames",
     "bulk.before_turn": "the coordinator is about to take a batch's next step",
+    "bulk.before_plan": "a batch's input is checked, but its plan is not in storage",
     "bulk.after_plan": "a batch's plan is in storage, but not in its record",
     "bulk.after_files": "a batch's output files are in storage and recorded, but the batch is not finished",
     "bulk.after_row": "the engine has answered a row, but its line is not made",

@@ -42,7 +42,7 @@ def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
     if origin is tuple:
         return f"list of {type_words(args[0], ())}s"
     if origin is dict:
-        return "table by name; JSON in the environment"
+        return "table by name"
     words = _NAMES[annotation]
     bounds = []
     for bound in metadata:
@@ -106,14 +106,22 @@ Each process reads its settings once, when it starts. The first of these sources
 
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
-3. a file `.env` in the current folder (same names as the environment),
-4. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
-5. the default.
+3. a file `penstock.toml` in the current folder, or the file that `PENSTOCK_SETTINGS_FILE` names (top-level keys; the
+   tables `[pools.NAME]` are [a pool's](#a-pool)),
+4. the default.
 
-- A value that is out of range stops the start, with a message that names the setting and the value.
-- An unknown name is ignored. If a setting has no effect, check its name here.
+- A value that is out of range stops the start, with a message that names the setting. The message quotes numbers and
+  choices, and never a text that may hold a password or a key.
+- An unknown key of the file or an unknown variable `PENSTOCK_...` stops the start, with the name that it resembles
+  most. Settings of other processes are known: one file and one environment serve them all.
+- Variables that Kubernetes sets for a Service named `penstock` or `penstock-...` (`PENSTOCK_PORT=tcp://...`,
+  `PENSTOCK_SERVICE_HOST`) are ignored.
 - An empty environment variable counts as not set.
-- Lists are JSON in the environment: `PENSTOCK_ENGINE_ARGS='["--max-model-len=4096"]'`.
+- Nothing of Penstock reads a file `.env`: it is for compose. To use one, export it: `set -a; . ./.env; set +a`.
+- A list is one string in the environment. `engine_args` is split as a shell does
+  (`PENSTOCK_ENGINE_ARGS="--max-model-len=4096 --seed 1"`), every other list at commas (`PENSTOCK_ALIASES=gpt-4o,fast`).
+- A table is one string too: `PENSTOCK_API_KEYS=alice=sk-1,bob=sk-2`. JSON works for lists and tables, and is needed
+  for `tenants` and for values with a comma: `PENSTOCK_TENANTS='{"alice": {"weight": 3}}'`.
 - Durations are seconds (`_s`), sizes are bytes (`_bytes`).
 
 ```toml
@@ -174,15 +182,19 @@ def pool_table() -> str:
     return table(("key", "type", "default"), rows)
 
 
-_OTHER = """\
-| environment | read by | meaning |
-| --- | --- | --- |
-| `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
-| `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
-| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed if `api_keys` are set |
-| `PENSTOCK_MODEL` | `penstock submit` | the served name to use; a worker reads it as the model to load |
-| `PENSTOCK_FLAVOUR` | `make` | `cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver |
-| `VLLM_*`, `HF_*` | vLLM, in the worker | as vLLM and the Hugging Face libraries document them |"""
+def variables_table() -> str:
+    """Return a table of the variables that are no settings."""
+    from penstock.server.settings import VARIABLES
+
+    rows = [(code(name), reader, meaning) for name, (reader, meaning) in VARIABLES.items()]
+    rows.append(
+        (
+            f"{code('VLLM_*')}, {code('HF_*')}",
+            "vLLM, in the worker",
+            "as vLLM and the Hugging Face libraries document them",
+        )
+    )
+    return table(("environment", "read by", "meaning"), rows)
 
 
 def configuration() -> str:
@@ -191,7 +203,7 @@ def configuration() -> str:
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
     from penstock.cli.server import COMMANDS
-    from penstock.server.plan import UpSettings
+    from penstock.server.settings import UpSettings
     from workers.settings import WorkerSettings
 
     def of(*names: str) -> list[Any]:
@@ -217,7 +229,7 @@ def configuration() -> str:
         settings_table(UpSettings, WorkerSettings, of("up")),
         _UP_NOTE,
         "## Not settings, but read from the environment",
-        _OTHER,
+        variables_table(),
     )
 
 

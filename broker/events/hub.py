@@ -98,7 +98,7 @@ class EventHub:
         self._limit = inbox_limit
         self._inboxes: dict[str, list[Inbox]] = {}
         self._subscriber = Subscriber(
-            client, store.keys("api_channel", process), self._deliver, self._lose_all
+            client, store.keys("api_channel", process), self._deliver, self._lose_all, store.faults
         )
 
     async def start(self) -> None:

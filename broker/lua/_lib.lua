@@ -40,7 +40,7 @@ local function publish_state(id, stream, sinks, eid, state, attempt, worker)
   publish(sinks, id, eid, payload)
 end
 
--- Have the coordinators look at a batch or a task now.
+-- Have the coordinators look at a batch or a task now; '': at every batch.
 local function ring(id)
   redis.call('PUBLISH', K.bell_channel(), cmsgpack.pack({id}))
 end

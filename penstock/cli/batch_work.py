@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, UNREACHABLE, USAGE, fail, note
-from penstock.cli._run import Console, first_model
+from penstock.cli._run import Console, default_model
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch
@@ -114,7 +113,7 @@ class Run:
         how = self.how
         if state.embedded and self.window is None:
             how = dataclasses.replace(how, window=_EMBEDDED_WINDOW)
-        with self._server(workdir) as url, self.console.client(url) as client:
+        with self._server(workdir) as url, self.console.client(url, self.screen.retrying) as client:
             try:
                 batch = submit(client, workdir, how, self.screen)
             except PenstockError as exc:
@@ -139,7 +138,7 @@ class Run:
         """Decide where it runs; a resumed run has decided that before."""
         from penstock.errors import APIConnectionError
 
-        state, named = workdir.state, self.console.url or os.environ.get("PENSTOCK_URL")
+        state, named = workdir.state, self.console.named_url
         if workdir.started:
             state.url = self.console.url or state.url
             return
@@ -203,7 +202,7 @@ class Run:
 
         if not embedded:
             with self.console.client() as client:
-                return first_model(client)
+                return default_model(client)
         if self.ask.engine == "simulated":
             return "simulated"
         raise InputError(

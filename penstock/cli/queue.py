@@ -12,7 +12,7 @@ from click import argument, option
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, USAGE, fail
 from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
-from penstock.cli._run import Console, client_command, print_json
+from penstock.cli._run import Console, client_command, each, print_json
 from penstock.cli._table import plural, screen
 
 if TYPE_CHECKING:
@@ -143,11 +143,12 @@ def priority(console: Console, *, job_id: str, lane: str) -> None:
 
 
 def _change(console: Console, job_ids: tuple[str, ...], **change: Any) -> None:
+    def act(job_id: str) -> None:
+        job = client.jobs.change(job_id, **change)
+        console.show(job, ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job)))))
+
     with console.client() as client:
-        for job_id in job_ids:
-            job = client.jobs.change(job_id, **change)
-            text = ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job))))
-            console.show(job, text)
+        each(job_ids, act)
 
 
 def _say(console: Console, pool: Pool) -> None:

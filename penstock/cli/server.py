@@ -19,6 +19,7 @@ _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default:
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
+_KEYLESS_HELP = "Allow a --host that other machines reach although there are no API keys."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
 
 
@@ -38,6 +39,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.command("up")
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
+@click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
@@ -69,6 +71,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.command("api")
 @click.option("--host", metavar="HOST", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
+@click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 def api(host: str | None, port: int | None, **options: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
+from api.settings import is_loopback
 from broker.celery.app import make_celery
 from broker.settings import BrokerSettings
 from monitoring.logging import configure_logging
@@ -38,7 +38,7 @@ def run_flower(
         FlowerStartError: no login at an address that others reach, or the port is taken.
     """
     settings = BrokerSettings(**overrides)
-    if not (basic_auth or without_auth or _is_loopback(address)):
+    if not (basic_auth or without_auth or is_loopback(address)):
         raise FlowerStartError(
             f"at {address or 'every address'} anyone could see prompts' job ids and revoke jobs:"
             " set a login with --basic-auth USER:PASSWORD (or PENSTOCK_FLOWER_BASIC_AUTH),"
@@ -57,12 +57,3 @@ def run_flower(
         app.start(["--quiet", "flower", *options])
     except OSError as error:
         raise FlowerStartError(f"cannot listen on {address}:{port}: {error.strerror}") from error
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False  # a name, or every address

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
@@ -107,12 +107,15 @@ class Endings:
         status = final.status if final else FAILURES[error.code].http_status
         result = final.body if final else b""
         chance = random.random()
-        return await self._give_back(
-            attempt,
-            lambda: self._store.retry_later(
-                attempt.claim, self._worker, error, chance, status=status, result=result
-            ),
-        )
+        try:
+            return await self._give_back(
+                attempt,
+                lambda: self._store.retry_later(
+                    attempt.claim, self._worker, error, chance, status=status, result=result
+                ),
+            )
+        except StoreFaultError:
+            return await self._finish(attempt, JobState.FAILED, final=final, error=error)
 
     async def release(self, attempt: Attempt) -> Outcome:
         """Give a job back, at no cost to it."""
@@ -153,7 +156,11 @@ class Endings:
         return Outcome(state, await self._failure_code(attempt) if state is JobState.FAILED else None)
 
     async def _insist(self, attempt: Attempt, step_name: str, write: Callable[[], Awaitable[T]]) -> T | None:
-        """Write, again and again while Redis is away. None: the lease is lost, so the write no longer matters."""
+        """Write, again and again while Redis is away. None: the lease is lost, so the write no longer matters.
+
+        Raises:
+            StoreFaultError: Redis refuses the write, now and later.
+        """
         step = attempt.spans.step(step_name)
         try:
             while True:
@@ -172,7 +179,7 @@ class Endings:
         """Read with which code the store failed a job, for the log and the metrics."""
         try:
             job = await self._store.get(attempt.claim.id)
-        except StoreUnavailableError:
+        except StoreError:
             job = None
         if job is None or not isinstance(job.phase, Failed):
             return FailureCode.INTERNAL
@@ -187,14 +194,13 @@ class Endings:
         error: JobError | None = None,
         partial: Final | None = None,
     ) -> Outcome:
-        """Write the job's end."""
+        """Write the job's end. If Redis refuses it for a fault, the job fails, with an end that is as small as can be."""
         tail = attempt.buffer.take()
         failpoints.hit("worker.before_finish")
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
-        written = await self._insist(
-            attempt,
-            "finish",
-            lambda: self._store.finish(
+
+        async def write() -> bool:
+            return await self._store.finish(
                 attempt.claim,
                 self._worker,
                 state,
@@ -204,8 +210,18 @@ class Endings:
                 error=error,
                 partial=partial.body if partial else b"",
                 tail=tail,
-            ),
-        )
+            )
+
+        try:
+            written = await self._insist(attempt, "finish", write)
+        except StoreFaultError:
+            if not (tail or final or partial):
+                raise
+            state, final, partial, tail = JobState.FAILED, None, None, []
+            error = JobError(
+                FailureCode.INTERNAL, "Redis refused to store the job's end; the worker's log says why"
+            )
+            written = await self._insist(attempt, "finish", write)
         if not written:
             self._metrics.fenced.inc()
             return Outcome(None, StopReason.FENCED)

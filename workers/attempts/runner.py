@@ -11,7 +11,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from broker.attempts import Claim, Dropped
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -185,6 +185,8 @@ class Runner:
         except StoreUnavailableError as error:
             log.warning("claim_failed", job_id=job_id, error=str(error))
             return Dropped("redis_unavailable")
+        except StoreFaultError:  # it is reported
+            return Dropped("store_fault")
 
     async def _carry_out(self, attempt: Attempt) -> Outcome:
         """Run an attempt on the engine, and write its end."""

@@ -14,7 +14,7 @@ import structlog
 
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
@@ -108,7 +108,7 @@ class EngineHost:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
         try:
             return self._loop.call(self._store.cancel(job_id)) or "unknown"
-        except StoreUnavailableError as error:
+        except StoreError as error:
             return str(error)
 
     # ---- on the loop -------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ class EngineHost:
         await self.engine.start()
         log.info("engine_ready", engine=self.engine.name)
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
-        self._store = store = JobStore(connect(s.redis_url), s)
+        self._store = store = JobStore(connect(s.redis_url), s, self._metrics.store_faults.inc)
         capacity = s.concurrency or self.engine.capacity()
         lanes = LaneController(
             capacity, s.bulk_reserve, on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc()

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
@@ -64,7 +64,9 @@ class Lease:
         self._counts = CountServer(store.client, store.keys, engine.count)
         # A cancel that is missed comes again with the next heartbeat.
         channel = store.keys("ctl_channel", worker)
-        self._control = Subscriber(connect(redis_url, text=False), channel, self._on_control, lambda: None)
+        self._control = Subscriber(
+            connect(redis_url, text=False), channel, self._on_control, lambda: None, store.faults
+        )
 
     async def take(self, aliases: Sequence[str]) -> None:
         """Register the worker with its models, and listen to its control channel.
@@ -78,9 +80,15 @@ class Lease:
         except (StoreUnavailableError, TimeoutError) as error:
             msg = f"cannot reach Redis at {without_password(self._redis_url)}: {error or 'no answer'}"
             raise EngineStartError(msg) from error
+        except StoreFaultError as error:
+            raise EngineStartError(str(error)) from error
 
     async def keep(self) -> None:
-        """Prolong the lease until it is lost, which begins the worker's end."""
+        """Prolong the lease until it is lost, which begins the worker's end.
+
+        Raises:
+            StoreFaultError: the heartbeat itself is wrong, so the lease will end.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
@@ -110,7 +118,7 @@ class Lease:
         """Give up the lease. Jobs that this worker still has are taken over in the next round of a reaper."""
         try:
             await self._store.bury(self._worker)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("bury_failed", error=str(error))
         await self._control.stop()
         await self._counts.stop()
