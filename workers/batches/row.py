@@ -16,7 +16,7 @@ from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, death_counts, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class RowRunner:
                 record_final(span, final)
             except EngineDeadError as error:
                 if await self._engine_is_dead(chunk, error):
-                    return _verdict(chunk, error)
+                    return self._verdict(chunk, error)
                 final = Final(*failure_body(FailureCode.ENGINE_UNAVAILABLE, str(error)[:500]), None)
             except Exception as error:  # an engine's bug must not take the chunk with it
                 log.exception("row_crashed", batch=chunk.spec.batch)
@@ -124,13 +124,13 @@ class RowRunner:
             return True
         return False
 
-
-def _verdict(chunk: ChunkAttempt, error: EngineDeadError) -> Final | None:
-    """Judge a row that was on the engine when it died: it is the cause if it ran alone and the engine had died before."""
-    if chunk.claim.kills and chunk.on_engine == 1 and error.reached:
-        message = "the engine died while it ran this request alone, after it had died under its chunk"
-        return Final(*failure_body(FailureCode.POISONED, message), None)
-    return None
+    def _verdict(self, chunk: ChunkAttempt, error: EngineDeadError) -> Final | None:
+        """Judge a row that was on the engine when it died: the cause, if it ran alone and the engine had died before."""
+        alone = chunk.claim.kills and chunk.on_engine == 1
+        if alone and death_counts(self._engine, reached=error.reached):
+            message = "the engine died while it ran this request alone, after it had died under its chunk"
+            return Final(*failure_body(FailureCode.POISONED, message), None)
+        return None
 
 
 def _ignore(_: object) -> None:
