@@ -80,8 +80,9 @@ def options_of(setting: str, commands: Sequence[Any]) -> str:
 
 def environment_names(name: str, field: Any) -> str:
     """Name the variables that a setting is read from."""
-    aliases = getattr(field.validation_alias, "choices", [f"penstock_{name}"])
-    return ", ".join(code(alias.upper()) for alias in aliases)
+    from broker.sources import aliases
+
+    return ", ".join(code(alias.upper()) for alias in aliases(name, field))
 
 
 def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:

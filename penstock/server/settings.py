@@ -51,13 +51,16 @@ VARIABLES = {
     ),
     "PENSTOCK_URL": (
         "the SDK, the client commands",
-        "the server's address; default `http://127.0.0.1:8080`",
+        "the server's address: see [scripts](../use/scripts-and-errors.md)",
     ),
     "PENSTOCK_API_KEY": (
         "the SDK, the client commands",
         "sent as a bearer token; needed if `api_keys` are set",
     ),
-    "PENSTOCK_CLIENT_MODEL": ("`penstock submit`, `penstock batch`", "the served name to use"),
+    "PENSTOCK_CLIENT_MODEL": (
+        "`penstock submit`, `penstock batch`",
+        "the served model to use if the command names none",
+    ),
     "PENSTOCK_FLAVOUR": (
         "`make`",
         "`cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver",

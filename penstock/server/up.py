@@ -17,7 +17,7 @@ from coordinator.settings import CoordinatorSettings
 from penstock.server.address import announced
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
-from penstock.server.leases import end_lease, until_alive, until_coordinated
+from penstock.server.leases import end_lease, end_leases_of_the_dead, until_alive, until_coordinated
 from penstock.server.logs import follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
@@ -112,6 +112,7 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         await supervisor.start(server)
         answers = asyncio.to_thread(plan.embedded.wait_ready, lambda: supervisor.exit_status("redis"))
         await supervisor.during_start(answers)
+        await supervisor.during_start(end_leases_of_the_dead(plan.redis_url, plan.settings))
     else:
         await supervisor.during_start(asyncio.to_thread(ping, plan.redis_url))
 
