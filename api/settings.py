@@ -74,6 +74,11 @@ class ApiSettings(BrokerSettings):
         ge=16,
         description="Events buffered for a slow reader; one that is further behind continues from the job's log.",
     )
+    inbox_max_bytes: int = Field(
+        1024 * 1024,
+        ge=64 * 1024,
+        description="Bytes of events buffered for a slow reader; one that is further behind continues from the job's log.",
+    )
     count_timeout_s: Seconds = Field(
         1.0,
         description="How long a worker may take to count the tokens of a prompt that may be too long; "

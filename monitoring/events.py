@@ -12,6 +12,9 @@ EVENTS = {
     "api_starting": "The api starts to listen.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
     "retried.",
+    "append_failed": "Penstock failed while it wrote chunks of streams; they are written with the next ones, or with "
+    "the end.",
+    "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
@@ -68,7 +71,7 @@ EVENTS = {
     "ending_forced": "A worker did not end in time, for example because Redis does not answer, and was ended by "
     "force. `closed`: its lease had ended and its engine had stopped.",
     "engine_dead": "The engine died, or could not be reached, while it ran a job.",
-    "engine_died": "The engine was found dead. The worker releases its jobs and ends with status 1.",
+    "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
     "envelope_not_published": "The template of Celery messages could not be published, as Redis is unreachable; it "
@@ -88,12 +91,15 @@ EVENTS = {
     "job_known": "A submission was answered with an earlier job: it has the same idempotency key, or was retried "
     "before.",
     "job_moved": "A caller moved a queued job to another lane, or made it the next of its lane.",
+    "job_not_given_back": "After `attempt_crashed` the job could not be given back. The worker ends with status 1, so "
+    "that the job moves on.",
     "job_retried": "A caller retried a finished job, as a new job.",
     "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
     "They move on when its lease ends.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
     "message_dropped": "A queue message gave no right to run its job, for this reason. Harmless.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
@@ -117,6 +123,8 @@ EVENTS = {
     "once a second; all others at level debug.",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
+    "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "
+    "as failed.",
     "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
     "signal": "The worker received a signal.",
@@ -133,6 +141,7 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
+    "task_interrupted": "One of the api's background tasks was interrupted, which nobody asked for; it was started again.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

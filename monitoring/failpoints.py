@@ -11,6 +11,7 @@ action          what it does to its own process
 ``kill``        SIGKILL: nothing is cleaned up
 ``stop``        SIGSTOP: frozen until it gets a SIGCONT
 ``sleep:S``     sleeps S seconds without yielding, which blocks the thread and its event loop
+``wedge``       keeps the interpreter's lock for ever: no other thread runs, and no signal handler
 ``raise``       raises :class:`FailpointReachedError`, which kills the simulated engine at ``engine.run``
 ==============  ====================================================================================================
 
@@ -20,6 +21,7 @@ The windows are the keys of :data:`WINDOWS`. They are for fault tests. Never set
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -60,7 +62,7 @@ WINDOWS: Final[dict[str, str]] = {
 _TAKES_EFFECT_S = 0.2
 """Another thread may receive the signal; this one waits here until it has."""
 
-_ACTIONS = ("kill", "stop", "sleep", "raise")
+_ACTIONS = ("kill", "stop", "sleep", "wedge", "raise")
 
 
 class FailpointReachedError(RuntimeError):
@@ -107,7 +109,7 @@ def parse(text: str) -> dict[str, _Point]:
         if window not in WINDOWS:
             raise _unreadable(item, f"unknown window; choose one of {', '.join(WINDOWS)}")
         if not equals or name not in _ACTIONS or bool(colon) != (name == "sleep"):
-            raise _unreadable(item, "the action must be kill, stop, sleep:SECONDS or raise")
+            raise _unreadable(item, "the action must be kill, stop, sleep:SECONDS, wedge or raise")
         if window in points:
             raise _unreadable(item, "the window is named twice")
         try:
@@ -146,6 +148,8 @@ def _act(window: str, meaning: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - a log's buffer would not survive the action
     if point.action == "sleep":
         time.sleep(point.seconds)
+    elif point.action == "wedge":
+        re.match("(a|a)*$", "a" * 64 + "b")
     elif point.action == "raise":
         raise FailpointReachedError(f"failpoint {window}: {meaning}")
     else:

@@ -14,7 +14,8 @@ from penstock._core.http import Settings
 from penstock._core.parts import Call, Driver, Part
 from penstock._core.protocol import Request
 from penstock._core.retry import MAX_RETRY_S
-from penstock.models import Health, Model, Page, Retry
+from penstock.errors import Retry
+from penstock.models import Health, Model, Page
 from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files

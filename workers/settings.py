@@ -91,6 +91,12 @@ class WorkerSettings(MetricsSettings):
     concurrency: int | None = Field(
         None, ge=1, le=4096, description="Jobs on the engine at once; default: the engine's own batch size."
     )
+    engine_stall_s: float = Field(
+        300.0,
+        ge=0,
+        description="An engine vllm that has requests and takes no step for this long counts as dead; 0: never. "
+        "On a CPU, a step that computes is no stall.",
+    )
     bulk_reserve: float = Field(
         0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."
     )

@@ -18,8 +18,8 @@ from penstock.errors import (
     APITimeoutError,
     ArgumentError,
     PenstockError,
+    Retry,
 )
-from penstock.models import Retry
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 IDLE_STREAM_S = 90.0

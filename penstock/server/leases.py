@@ -59,6 +59,16 @@ async def _until(
             await asyncio.sleep(_TRY_EVERY_S)
 
 
+async def live_workers(settings: BrokerSettings) -> list[dict[str, Any]]:
+    """Return the workers of this machine that have a live lease. One try.
+
+    Raises:
+        StoreUnavailableError: Redis did not answer.
+    """
+    async with _store(settings.redis_url, settings) as store:
+        return [worker for worker in await store.workers() if worker["host"] == platform.node()]
+
+
 async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
     """End what leases a process of this machine held, as a worker or as a coordinator.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from broker.attempts import Claim
+from broker.db.errors import StoreFaultError
 from broker.events.hub import parse_cursor
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -127,6 +130,48 @@ async def test_a_worker_whose_heartbeat_is_refused_ends(store: JobStore, ready: 
     assert worker.process.returncode == 1
     assert re.search(r"store_fault.*worker/heartbeat", worker.log.read_text())
     await store.client.delete(cancels)
+
+
+async def test_a_spoiled_record_of_a_lost_worker_costs_the_reaper_one_round(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 0.1}))
+    await brief.heartbeat("w", first=True)
+    spoiled = await submit(store)
+    assert isinstance(await brief.claim(spoiled, "w"), Claim)
+    await spoil(store, store.keys("job", spoiled))
+    await store.bury("w")
+
+    async def reaped() -> bool:
+        with suppress(StoreFaultError):
+            await store.reap()
+        return not await store.client.exists(store.keys("worker_jobs", "w"))
+
+    await eventually(reaped)
+    await store.reap()
+    assert await store.workers() == []
+    await forget(store, spoiled)
+
+
+async def test_a_queued_job_whose_record_is_lost_does_not_stop_the_reaper(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    ageing = JobStore(store.client, broker_settings.model_copy(update={"ageing_s": 0.01}))
+    await ageing.set_limits()
+    lost, other = await submit(store), await submit(store)
+    record = await store.client.dump(store.keys("job", lost))
+    await store.client.delete(store.keys("job", lost))
+
+    async def aged() -> bool:
+        await ageing.reap()
+        job = await store.get(other)
+        return job is not None and job.lane is Lane.HIGH
+
+    await eventually(aged)
+    assert record is not None
+    await store.client.restore(store.keys("job", lost), 0, record)
+    for job_id in (lost, other):
+        assert await store.cancel(job_id) is JobState.CANCELLED
 
 
 async def metrics_url(store: JobStore) -> str:

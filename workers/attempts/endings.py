@@ -19,7 +19,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.reasons import STOP_RULES, StopReason
-from workers.engines.base import Final
+from workers.engines.base import Engine, Final, death_counts
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +44,15 @@ class Endings:
     """Writes the ends of a worker's attempts.
 
     Args:
+        engine: runs the attempts.
         worker: this worker's incarnation.
         max_result_bytes: a larger response fails its job.
     """
 
-    def __init__(self, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int
+    ) -> None:
+        self._engine = engine
         self._store = store
         self._worker = worker
         self._metrics = metrics
@@ -85,8 +89,8 @@ class Endings:
             self._metrics.fenced.inc()
             return Outcome(None, reason)
         if rule.ends_job is None:
-            if reason is StopReason.ENGINE_DEAD and attempt.on_engine:
-                return await self.engine_died(attempt, "the engine died")
+            if reason is StopReason.ENGINE_DEAD:
+                return await self.engine_died(attempt, "the engine died", reached=attempt.on_engine)
             return await self.release(attempt)
         partial = final if rule.keeps_partial and final is not None and final.status < 400 else None
         if partial is not None and len(partial.body) > self._max_result_bytes:
@@ -119,11 +123,24 @@ class Endings:
             attempt, lambda: self._store.release(attempt.claim, self._worker, StopReason.RELEASED)
         )
 
-    async def engine_died(self, attempt: Attempt, message: str) -> Outcome:
-        """Give back a job under which the engine died."""
+    async def engine_died(self, attempt: Attempt, message: str, *, reached: bool) -> Outcome:
+        """Give back a job under which the engine died. ``reached``: the engine had its request."""
+        if not reached:
+            return await self.release(attempt)
+        if not death_counts(self._engine, reached=reached):
+            return await self.retry(attempt, JobError(FailureCode.ENGINE_UNAVAILABLE, message))
         return await self._give_back(
             attempt, lambda: self._store.release_from_dead_engine(attempt.claim, self._worker, message)
         )
+
+    async def crashed(self, attempt: Attempt, error: Exception) -> Outcome:
+        """Have a job tried again after our own code failed: the record must not stay as running.
+
+        Raises:
+            Exception: this failed, too.
+        """
+        message = f"{type(error).__name__}: {error}"[:500].encode(errors="replace").decode()
+        return await self.retry(attempt, JobError(FailureCode.INTERNAL, message))
 
     async def _give_back(
         self, attempt: Attempt, transition: Callable[[], Awaitable[JobState | None]]

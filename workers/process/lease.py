@@ -23,7 +23,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
-from workers.engines.base import Engine, EngineDeadError, EngineStartError
+from workers.engines.base import Engine, EngineStartError
 from workers.process.ending import Ending
 from workers.process.registration import register
 
@@ -36,9 +36,9 @@ class Lease:
     Args:
         worker: this worker's incarnation.
         redis_url: for the control channel's own connection.
-        engine: started; asked before each heartbeat whether it is alive.
-        runner: runs the jobs; stops those that the store or the engine's death ends.
-        ending: begun when the lease or the engine is lost, and by a drain.
+        engine: started.
+        runner: runs the jobs; stops those that the store ends.
+        ending: begun when the lease is lost, and by a drain.
         state: returns the worker's record as of now.
     """
 
@@ -84,7 +84,7 @@ class Lease:
             raise EngineStartError(str(error)) from error
 
     async def keep(self) -> None:
-        """Prolong the lease until it or the engine is lost, which begins the worker's end.
+        """Prolong the lease until it is lost, which begins the worker's end.
 
         Raises:
             StoreFaultError: the heartbeat itself is wrong, so the lease will end.
@@ -94,13 +94,6 @@ class Lease:
                 async with asyncio.timeout(self._interval_s):
                     await self._beat_now.wait()
             self._beat_now.clear()
-            try:
-                await self._engine.check()
-            except EngineDeadError as error:
-                log.exception("engine_died")
-                self._runner.stop_all(StopReason.ENGINE_DEAD)
-                self._ending.die(f"the engine died: {error}")
-                return
             failpoints.hit("worker.before_beat")
             try:
                 orders = await self._store.heartbeat(self._worker, info=self._state())

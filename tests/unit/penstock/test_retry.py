@@ -69,6 +69,11 @@ def test_what_is_tried_again(error, again):
     assert bool(pauses(RetryPolicy(), error)) is again
 
 
+def test_a_server_may_say_that_another_try_is_useless():
+    error = UnavailableError("expired", status=503, headers={"x-should-retry": "false"})
+    assert pauses(RetryPolicy(), error) == []
+
+
 @pytest.mark.parametrize("tries", [0, 1, 4])
 def test_tries_are_bounded(tries):
     assert len(pauses(RetryPolicy(tries), refused(503))) == tries
