@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from broker.attempts import Claim
-from broker.db.errors import StoreFaultError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.events.hub import parse_cursor
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -174,6 +175,21 @@ async def test_a_queued_job_whose_record_is_lost_does_not_stop_the_reaper(
     await store.client.restore(store.keys("job", lost), 0, record)
     for job_id in (lost, other):
         assert await store.cancel(job_id) is JobState.CANCELLED
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_broken_connection(store: JobStore) -> None:
+    """redis-py has let one escape; it must not end the loop that sent the command. One that was asked for goes on."""
+
+    async def escaped() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(StoreUnavailableError, match="interrupted"):
+        await store.execute(escaped())
+    asked = asyncio.create_task(store.execute(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
 
 
 async def store_is_clean(store: JobStore) -> bool:
