@@ -6,8 +6,6 @@ as in the engine.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,9 +15,6 @@ from api.http.asgi import ClientGoneError, header
 from api.http.errors import ApiError, invalid
 
 T = TypeVar("T")
-
-DISCARD_S = 2.0
-"""How long the rest of an oversized body is read and dropped."""
 
 _objects = msgspec.json.Decoder(dict[str, Any])
 _raw_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -40,7 +35,6 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         ClientGoneError: the client hung up first.
     """
     if announced_bytes(scope) > limit:
-        await _discard(receive, limit)
         raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
@@ -53,28 +47,9 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         more = message.get("more_body", False)
         size += len(part)
         if size > limit:
-            if more:
-                await _discard(receive, limit)
             raise _too_large(limit)
         parts.append(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _discard(receive: Receive, limit: int) -> None:
-    """Read and drop the rest for a moment.
-
-    Closing a connection with unread bytes resets it, and the client may never see why it was refused.
-    """
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_S):
-            more = True
-            while more and size <= limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                size += len(message.get("body", b""))
-                more = message.get("more_body", False)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
