@@ -53,7 +53,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._count = count
         self._part = _Part.NOTHING
         self._progress = False
-        self._unparsed = 0
+        self._unparsed = self._fed = self._lead = 0
         self._dropped = 0
         self._refused = False
         self._lost = False
@@ -122,6 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._drop(data)
             return
         self._progress = False
+        self._fed = len(data)
         try:
             self._feed(data)
         except httptools.HttpParserError:
@@ -148,6 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
             head = head_without_upgrade(self.parser, self.url, self.headers)
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self._fed = len(head)
             self.parser.feed_data(head + data[stopped.args[0] :])
 
     def _offers_upgrade(self) -> bool:
@@ -163,6 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._progress, self._part = True, _Part.HEAD
+        self._lead = self._fed
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -170,10 +173,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress = True
         if self._offers_upgrade():
             return
-        if (
-            len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-            > self._limits.max_head_bytes
-        ):
+        most, arrived = self._limits.max_head_bytes, self._lead + self._unparsed + self._fed
+        if arrived > most and self._head_size() > most:  # counted only if so much arrived
             self._refusal = head_too_large(self.url, self._limits)
             raise self._refusal
         if self._head_timer is not None:
@@ -183,6 +184,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._reading.begin(self.loop.time())
         super().on_headers_complete()
         self._part = _Part.BODY
+
+    def _head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def on_body(self, body: bytes) -> None:
         """Pass a piece on; drop it if the request is answered."""

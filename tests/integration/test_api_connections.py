@@ -146,6 +146,16 @@ async def test_what_is_no_request(api: ApiServer, head: bytes, refused: tuple[in
         assert (await client.answer())[0] == 200
 
 
+async def test_the_bound_holds_however_a_head_arrives(api: ApiServer) -> None:
+    large = request("/health/live", "a: " + "b" * 9000)
+    for at in (10, 4000, 8000, len(large) - 4):
+        async with connect(api) as client:
+            await client.send(large[:at])
+            await asyncio.sleep(0.05)  # else both arrive as one
+            await client.send(large[at:])
+            assert await client.refusal() == (431, "headers_too_large")
+
+
 async def test_a_head_that_does_not_arrive(api: ApiServer) -> None:
     async with connect(api) as silent, connect(api) as half, connect(api) as blank:
         await half.send(LIVE[:-3])
