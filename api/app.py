@@ -21,7 +21,7 @@ from api.http import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
-from api.jobs.schema import JobRequest
+from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import UNMATCHED, RequestMetrics
@@ -85,7 +85,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         for module in modules:
             module.register(router, services)
         app.router.routes += router.routes
-    describe(app, [*SCHEMAS.values(), JobRequest])
+    describe(app, [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest])
     errors = services.metrics.errors
     handlers.install(app, errors)
     # Each middleware wraps those before it.

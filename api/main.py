@@ -95,7 +95,7 @@ def _protocol(settings: ApiSettings, services: Services) -> type[asyncio.Protoco
         max_connections=settings.max_connections,
         max_head_bytes=settings.max_head_bytes,
         head_timeout_s=settings.head_timeout_s,
-        body_timeout_s=settings.body_timeout_s,
+        read_timeout_s=settings.read_timeout_s,
         write_timeout_s=settings.write_timeout_s,
         min_bytes_per_s=settings.min_bytes_per_s,
     )

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator
-from pydantic_settings import NoDecode
+from pydantic import Field, SecretStr, field_validator
 
-from broker.settings import BrokerSettings, Seconds, TenantName, named
+from broker.settings import BrokerSettings, Seconds, TenantName
+from broker.sources import PAIRS, CommaList, check_sendable, named
 
 
 class ExposedStartError(Exception):
     """The api may not listen where others reach it, because it has no keys. The message says what to do."""
-
-
-def _split(given: object) -> object:
-    """Read a list from the environment: names with commas between them, or a JSON array."""
-    if not isinstance(given, str):
-        return given
-    return json.loads(given) if given.startswith("[") else [name for name in given.split(",") if name]
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 def is_loopback(host: str) -> bool:
@@ -47,6 +36,21 @@ class ApiSettings(BrokerSettings):
     )
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
+    )
+    max_body_items: int = Field(
+        262_144,
+        ge=1024,
+        description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
+        "answered 400. A prompt of token ids has an item per token.",
+    )
+    bodies_memory_bytes: int = Field(
+        48 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
+        "It is at least `max_body_bytes`.",
+    )
+    body_timeout_s: Seconds = Field(
+        60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
     )
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
@@ -73,7 +77,7 @@ class ApiSettings(BrokerSettings):
         description="How long the URL and headers of a request may take to arrive, and the first request on a connection to "
         "begin; then 408.",
     )
-    body_timeout_s: float = Field(
+    read_timeout_s: float = Field(
         30.0, gt=0, le=3600, description="Longest pause of a client that sends a body; then 408."
     )
     write_timeout_s: float = Field(
@@ -86,7 +90,7 @@ class ApiSettings(BrokerSettings):
         1024,
         ge=1,
         le=1024 * 1024,
-        description="Slowest rate at which a client may send a body or read an answer, after a first `body_timeout_s` or "
+        description="Slowest rate at which a client may send a body or read an answer, after a first `read_timeout_s` or "
         "`write_timeout_s`.",
     )
     max_wait_s: Seconds = Field(
@@ -105,6 +109,11 @@ class ApiSettings(BrokerSettings):
         ge=16,
         description="Events buffered for a slow reader; one that is further behind continues from the job's log.",
     )
+    inbox_max_bytes: int = Field(
+        1024 * 1024,
+        ge=64 * 1024,
+        description="Bytes of events buffered for a slow reader; one that is further behind continues from the job's log.",
+    )
     count_timeout_s: Seconds = Field(
         1.0,
         description="How long a worker may take to count the tokens of a prompt that may be too long; "
@@ -118,7 +127,7 @@ class ApiSettings(BrokerSettings):
         validation_alias=named("queue_timeout_s"),
         description="How long a call to an OpenAI endpoint may wait for its start; then 503 `queue_timeout`.",
     )
-    api_keys: dict[TenantName, SecretStr] = Field(
+    api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
@@ -127,13 +136,13 @@ class ApiSettings(BrokerSettings):
         description="Listen on an address that other machines reach although `api_keys` is empty. Everyone who reaches it "
         "may then run jobs and operate the queue.",
     )
-    allowed_hosts: Names = Field(
+    allowed_hosts: CommaList = Field(
         (),
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
         "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
         "name, or every name (`*`) if there are `api_keys`.",
     )
-    allowed_origins: Names = Field(
+    allowed_origins: CommaList = Field(
         (),
         description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
         "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
@@ -159,10 +168,11 @@ class ApiSettings(BrokerSettings):
 
     @field_validator("api_keys")
     @classmethod
-    def _distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        given = [key.get_secret_value() for key in keys.values()]
-        if len(set(given)) < len(given) or not all(given):
-            raise ValueError("each tenant needs a key of its own, and none may be empty")
+    def _sendable_and_distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for tenant, key in keys.items():
+            check_sendable(key.get_secret_value(), f"the key of {tenant}")
+        if len({key.get_secret_value() for key in keys.values()}) < len(keys):
+            raise ValueError("two tenants have the same key; each needs one of its own")
         return keys
 
     def check_reach(self) -> None:

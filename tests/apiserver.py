@@ -48,10 +48,15 @@ class ApiServer:
         self._thread.join(20)
         assert not self._thread.is_alive()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves."""
+        (loop,) = {server.get_loop() for server in self._server.servers}
+        return loop
+
     def renew(self) -> None:
         """Begin anew after its namespace was emptied: publish the limits, forget the workers."""
-        (loop,) = {server.get_loop() for server in self._server.servers}
-        asyncio.run_coroutine_threadsafe(self._renew(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._renew(), self.loop).result(20)
 
     async def _renew(self) -> None:
         await self.services.store.set_limits()

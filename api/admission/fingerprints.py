@@ -60,7 +60,8 @@ def _system_text(messages: Any) -> str | None:
         return None
     content = first.get("content")
     if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        content = "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else None
 
 

@@ -13,7 +13,7 @@ class Limits:
         max_connections: open connections of this process.
         max_head_bytes: request line and headers of one request, and trailers.
         head_timeout_s: from the first byte of a request, or the start of the connection, to the end of the headers.
-        body_timeout_s: longest pause of a client that sends a body.
+        read_timeout_s: longest pause of a client that sends a body.
         write_timeout_s: longest pause of a client that reads an answer.
         min_bytes_per_s: slowest rate, over the whole body or answer, at which a client may send or read.
     """
@@ -21,6 +21,6 @@ class Limits:
     max_connections: int
     max_head_bytes: int
     head_timeout_s: float
-    body_timeout_s: float
+    read_timeout_s: float
     write_timeout_s: float
     min_bytes_per_s: int

@@ -14,7 +14,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from api.connections.limits import Limits
 from api.connections.lingering import LingeringTransport
 from api.connections.pace import Reading, Writing
-from api.connections.refusals import head_too_large, stopping, too_many_connections, too_slow, whole_answer
+from api.connections.refusals import (
+    body_too_slow,
+    head_too_large,
+    head_too_slow,
+    stopping,
+    too_many_connections,
+    whole_answer,
+)
 from api.connections.upgrades import head_without_upgrade
 from api.http.errors import READER_TOO_SLOW, ApiError, invalid
 
@@ -60,8 +67,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusal: ApiError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
-        self._tick_s = min(_TICK_S, limits.body_timeout_s / 4, limits.write_timeout_s / 4)
-        self._reading = Reading(limits.body_timeout_s, limits.min_bytes_per_s)
+        self._tick_s = min(_TICK_S, limits.read_timeout_s / 4, limits.write_timeout_s / 4)
+        self._reading = Reading(limits.read_timeout_s, limits.min_bytes_per_s)
         self._writing = Writing(limits.write_timeout_s, limits.min_bytes_per_s)
 
     # The connection
@@ -248,7 +255,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.flow.read_paused:  # the client waits for us
             self._begin_head_timer()
         elif self._part is _Part.HEAD:
-            self._refuse(too_slow("headers", "head_timeout_s", self._limits.head_timeout_s))
+            self._refuse(head_too_slow(self._limits.head_timeout_s))
         elif not self._busy():
             self.transport.close()  # nothing was asked
 
@@ -263,7 +270,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._client_waits():
                 self._reading.pause(self._tick_s)
             elif self._reading.late(now):
-                self._refuse(too_slow("body", "body_timeout_s", self._limits.body_timeout_s))
+                self._refuse(body_too_slow(self._limits.read_timeout_s, self._limits.min_bytes_per_s))
             self._watch()
         if self._writing.late(self._transport, now):
             self._count(READER_TOO_SLOW)

@@ -21,10 +21,21 @@ def head_too_large(url: bytes, limits: Limits) -> ApiError:
     return ApiError(431, message, "headers_too_large")
 
 
-def too_slow(part: str, setting: str, limit_s: float) -> ApiError:
-    """Make the 408 for a part of a request that does not arrive."""
-    message = f"the {part} did not arrive in time (setting {setting}, {limit_s:g} s); send the request again"
-    return ApiError(408, message, "request_timeout")
+def head_too_slow(limit_s: float) -> ApiError:
+    """Make the 408 for a head that does not arrive."""
+    message = (
+        f"the headers did not arrive in time (setting head_timeout_s, {limit_s:g} s); send the request again"
+    )
+    return ApiError(408, message, "head_timeout")
+
+
+def body_too_slow(limit_s: float, min_bytes_per_s: int) -> ApiError:
+    """Make the 408 for a body that does not arrive."""
+    message = (
+        f"the body stopped for {limit_s:g} s (setting read_timeout_s), or came with less than {min_bytes_per_s} bytes/s"
+        " (setting min_bytes_per_s); send the request again"
+    )
+    return ApiError(408, message, "body_timeout")
 
 
 def too_many_connections() -> ApiError:

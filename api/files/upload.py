@@ -128,7 +128,7 @@ async def read_upload(
         StorageError: storage failed. Nothing is left in storage.
     """
     form = _Form()
-    parser = MultipartParser(_boundary(scope, max_bytes), form.callbacks())  # type: ignore[arg-type]
+    parser = _parser(_boundary(scope, max_bytes), form)
     writer = await storage.writer(key)
     try:
         more = True
@@ -151,6 +151,14 @@ async def read_upload(
         await writer.abort()
         raise
     return form.upload, writer
+
+
+def _parser(boundary: bytes, form: _Form) -> MultipartParser:
+    """Make the parser. Raises ApiError: the boundary is too long."""
+    try:
+        return MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+    except FormParserError as error:
+        raise invalid(f"the form cannot be read: {error}", code="invalid_encoding") from None
 
 
 def _boundary(scope: Scope, max_bytes: int) -> bytes:

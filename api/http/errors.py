@@ -46,7 +46,7 @@ _OWN_CODES = {
         "worker_not_found",
     ),
     405: ("method_not_allowed",),
-    408: ("request_timeout",),
+    408: ("body_timeout", "head_timeout"),
     409: (
         *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "nothing_to_retry"),
@@ -153,11 +153,18 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_request
 def validation_error(errors: list[Any], skip: int = 0) -> ApiError:
     """Make a 400 from pydantic's errors. It reports the first one.
 
+    Of a union, which has an error of each type that was tried, it reports a list that is too long, or else the error that
+    is deepest in the value: that type was meant. Each of our unions begins with ``str``.
+
     Args:
         errors: as of ``ValidationError.errors()``.
         skip: leading items of ``loc`` that are not the client's names.
     """
     first = errors[0]
+    if first["loc"][-1:] == ("str",):
+        union = first["loc"][:-1]
+        tried = (error for error in errors if error["loc"][: len(union)] == union)
+        first = max(tried, key=lambda error: (error["type"] == "too_long", len(error["loc"])))
     # Numbers are places in lists. The names between them are the fields or, in a union, the types that were tried.
     path = [str(item) for item in first["loc"][skip:]]
     where = ".".join(path)

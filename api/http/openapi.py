@@ -31,7 +31,9 @@ class ErrorBody(BaseModel):
 
 _ERRORS = {
     400: "The request is wrong",
+    401: "The API key is missing or wrong",
     404: "It does not exist",
+    408: "The body came too slowly",
     409: "Its state does not allow this",
     410: "It was deleted",
     413: "The body is too large",
@@ -73,10 +75,10 @@ def parameter(place: str, name: str, description: str | None = None, **schema: A
     return described if description is None else described | {"description": description}
 
 
-def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     """Return FastAPI's ``openapi_extra`` for a body that FastAPI does not read; see :func:`describe`."""
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": example}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:

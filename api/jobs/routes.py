@@ -8,6 +8,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 
 from api.http.asgi import add_raw_route, json_response
+from api.http.body import control_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import answer
@@ -28,7 +29,9 @@ from monitoring.tracing import Kind, Span, Tracer
 
 log = structlog.get_logger(__name__)
 
-_Time = Annotated[float | None, Query(allow_inf_nan=False, description="Unix seconds.")]
+_Time = Annotated[
+    float | None, Query(ge=0, le=253_402_300_799, description="Unix seconds, up to the year 9999.")
+]
 
 
 def register(router: APIRouter, services: Services) -> None:
@@ -142,9 +145,12 @@ def _register_change(router: APIRouter, services: Services) -> None:
     @router.patch(
         "/v1/jobs/{job_id}",
         summary="Change a queued job's priority",
-        responses=answers(JobObject, 400, 404, 409, 503),
+        responses=answers(JobObject, 400, 404, 409, 413, 503),
+        openapi_extra=body_docs(JobChange, {"priority": "high"}),
     )
-    async def change_job(job_id: str, change: JobChange, request: Request) -> Response:
+    async def change_job(
+        job_id: str, change: Annotated[JobChange, control_body(JobChange)], request: Request
+    ) -> Response:
         """Only a queued job can be moved."""
         lane = None if change.priority is None else Lane(change.priority)
         current = await services.store.get(checked_id(job_id))

@@ -17,13 +17,16 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ValidationError
 
+from penstock._core.retry import may_have_arrived
 from penstock.errors import (
     APIResponseError,
     APIStatusError,
+    ArgumentError,
     JobCancelledError,
     JobEndedError,
     JobExpiredError,
     JobFailedError,
+    PenstockError,
     status_error_class,
 )
 from penstock.models import Job
@@ -52,7 +55,15 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, relative to the base URL. ``extra_timeout_s`` is the wait that it asks of the server."""
+    """One HTTP request, relative to the base URL.
+
+    Attributes:
+        method, path, params, headers, body: as they are sent.
+        extra_timeout_s: the wait that it asks of the server.
+        max_s: seconds that one try may wait for the server; None leaves that to the client's timeout.
+        upload: a file to send in place of a body.
+        at_most_once: it must not reach the server twice, because the second time would do more.
+    """
 
     method: Method
     path: str
@@ -60,12 +71,19 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     extra_timeout_s: float = 0.0
+    max_s: float | None = None
     upload: Upload | None = None
+    at_most_once: bool = False
 
-    @property
-    def repeatable(self) -> bool:
-        """Whether it can be sent again. An upload from a pipe cannot."""
-        return self.upload is None or self.upload.file.seekable()
+    def __str__(self) -> str:
+        """Return its method and path."""
+        return f"{self.method} {self.path}"
+
+    def repeatable(self, error: PenstockError) -> bool:
+        """Whether it may be sent again after a try failed so. An upload from a pipe cannot."""
+        if self.upload is not None and not self.upload.file.seekable():
+            return False
+        return not (self.at_most_once and may_have_arrived(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +96,32 @@ class Reply:
 
 
 def segment(name: str, what: str) -> str:
-    """Quote a name for use in a path. Raises ValueError if it is empty; ``what`` names it in the message."""
+    """Quote a name for use in a path; ``what`` names it in the message.
+
+    Raises:
+        ArgumentError: it is empty, is a dot segment (which would lead to another path), or is no Unicode text.
+    """
     if not name or not name.strip():
-        raise ValueError(f"{what} is empty")
-    return quote(name, safe="@")  # "@" is allowed in a path (RFC 3986 section 3.3) and reads better in logs
+        raise ArgumentError(f"{what} is empty")
+    if name in {".", ".."}:
+        raise ArgumentError(f"{what} cannot be {name!r}")
+    try:
+        return quote(
+            name, safe="@"
+        )  # "@" is allowed in a path (RFC 3986 section 3.3) and reads better in logs
+    except UnicodeEncodeError as exc:
+        raise ArgumentError(f"{what} {name!r} is not Unicode text") from exc
+
+
+def header_value(value: str, what: str) -> str:
+    """Return the value if a header can carry it. Raises ArgumentError, which does not show it."""
+    if not (value.isascii() and value.isprintable()):
+        raise ArgumentError(f"{what} may have printable ASCII characters only")
+    return value
 
 
 def job_path(job_id: str) -> str:
-    """Return a job's path. Raises ValueError if the id is empty."""
+    """Return a job's path. Raises ArgumentError if the id is empty."""
     return f"/v1/jobs/{segment(job_id, 'the job id')}"
 
 
@@ -95,8 +131,14 @@ def given(**fields: object) -> dict[str, Any]:
 
 
 def query(**fields: object) -> dict[str, str]:
-    """Return the fields that are not None as query parameters."""
-    return {name: str(value) for name, value in given(**fields).items()}
+    """Return the fields that are not None as query parameters. Raises ArgumentError if one is no Unicode text."""
+    params = {name: str(value) for name, value in given(**fields).items()}
+    for name, value in params.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise ArgumentError(f"{name} {value!r} is not Unicode text") from exc
+    return params
 
 
 def idempotent(key: str | None) -> dict[str, str]:
@@ -104,7 +146,7 @@ def idempotent(key: str | None) -> dict[str, str]:
 
     Our own retries need it: a request whose answer was lost must find its result, not make a second one.
     """
-    return {"idempotency-key": key or uuid.uuid4().hex}
+    return {"idempotency-key": header_value(key or uuid.uuid4().hex, "the idempotency key")}
 
 
 def with_json(
@@ -117,10 +159,13 @@ def with_json(
     """Build a request with a JSON body.
 
     Raises:
-        ValueError: the body has a number that JSON cannot carry (NaN, infinity).
+        ArgumentError: the body has a number that JSON cannot carry (NaN, infinity).
         TypeError: the body has an object that JSON cannot carry.
     """
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    try:
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
+    except ValueError as exc:
+        raise ArgumentError(f"the request cannot be sent: {exc}") from exc
     return Request(
         method,
         path,
@@ -134,11 +179,13 @@ def with_json(
 def event_stream(path: str, after: str) -> Request:
     """Build the request of an event stream that begins after the cursor; empty is the beginning."""
     headers = {"accept": "text/event-stream", "cache-control": "no-store"}
-    return Request("GET", path, headers=headers | ({"last-event-id": after} if after else {}))
+    if after:
+        headers["last-event-id"] = header_value(after, "the event id")
+    return Request("GET", path, headers=headers)
 
 
 def get_job(job_id: str, wait_s: float | None = None) -> Request:
-    """Build ``GET /v1/jobs/{id}``. Raises ValueError if the id is empty or the wait is out of range."""
+    """Build ``GET /v1/jobs/{id}``. Raises ArgumentError if the id is empty or the wait is out of range."""
     wait = wait_seconds(wait_s)
     return Request("GET", job_path(job_id), query(wait=wait or None), extra_timeout_s=wait)
 
@@ -147,12 +194,12 @@ def wait_seconds(wait_s: float | None) -> int:
     """Return whole seconds, rounded up: the Prefer header knows no others (RFC 7240 section 4.3).
 
     Raises:
-        ValueError: the wait is out of range.
+        ArgumentError: the wait is out of range.
     """
     if wait_s is None:
         return 0
     if not 0 <= wait_s <= MAX_WAIT_S:
-        raise ValueError(f"wait_s must be 0 to {MAX_WAIT_S} seconds; use wait() for longer")
+        raise ArgumentError(f"wait_s must be 0 to {MAX_WAIT_S} seconds; use wait() for longer")
     return math.ceil(wait_s)
 
 
@@ -165,9 +212,13 @@ def parse(reply: Reply, model: type[M]) -> M:
     try:
         return model.model_validate_json(reply.body)
     except ValidationError as exc:
-        raise APIResponseError(
-            f"the server's answer is not a {model.__name__}: is this a Penstock server's address? ({exc})"
-        ) from exc
+        what = f"the server's answer is not a {model.__name__}: is this a Penstock server's address? ({exc})"
+        raise unexpected(reply, what) from exc
+
+
+def unexpected(reply: Reply, what: str) -> APIResponseError:
+    """Return the error for a reply that is not what the contract says."""
+    return APIResponseError(what, status=reply.status, headers=reply.headers, body=_content(reply.body))
 
 
 def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
@@ -178,10 +229,7 @@ def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
         now: the present, for a Retry-After that is a date; None asks the clock.
     """
     fields: dict[str, Any] = {}
-    try:
-        body = json.loads(reply.body)
-    except ValueError:
-        body = None  # a proxy's page, shown as text below
+    body = _content(reply.body)
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
         fields = body["error"]
     message = fields.get("message") or reply.body[:200].decode(errors="replace").strip() or "no message"
@@ -192,6 +240,8 @@ def status_error(reply: Reply, now: datetime | None = None) -> APIStatusError:
         type=_text(fields.get("type")),
         param=_text(fields.get("param")),
         retry_after=retry_after_s(reply.headers.get("retry-after"), now),
+        headers=reply.headers,
+        body=body,
     )
 
 
@@ -219,6 +269,14 @@ def ended_error(job: Job) -> JobEndedError | None:
     if job.state == "expired":
         return JobExpiredError(f"{job.id} expired before it was done", job=job)
     return None
+
+
+def _content(body: bytes) -> Any:
+    """Return a body as JSON, or else as text; None if it is empty."""
+    try:
+        return json.loads(body)
+    except ValueError:  # a proxy's page
+        return body.decode(errors="replace") or None
 
 
 def _text(value: object) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import Any, Literal, Unpack, overload
 
@@ -10,7 +9,7 @@ from penstock._core import flows, follow, protocol
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import AsyncPart, Call, Driver, Iteration, Part, SyncPart
 from penstock._core.protocol import Request
-from penstock.errors import APIResponseError, JobNotFinishedError
+from penstock.errors import APIResponseError, ArgumentError, JobNotFinishedError
 from penstock.models import Event, Job, JobRequest, Page, Priority, Restarted
 
 
@@ -41,7 +40,7 @@ class Jobs(Part[Driver]):
             BadRequestError: the submission is wrong, or its deadline cannot be met (``infeasible_deadline``).
             RateLimitedError: no room (``queue_full``, ``gpu_busy``), also after the client's own retries.
             ConflictError: the key was used with another body.
-            ValueError: ``wait_s`` is out of range, or the body is not JSON.
+            ArgumentError: ``wait_s`` is out of range, or the body is not JSON.
             TypeError: a field does not exist, or an object in the body cannot be sent as JSON.
         """
         if unknown := fields.keys() - JobRequest.__annotations__.keys():
@@ -68,11 +67,11 @@ class Jobs(Part[Driver]):
 
         Raises:
             JobFailedError, JobCancelledError, JobExpiredError: the job ended so, and ``check`` is set.
-            WaitTimeoutError: it has not ended yet.
-            PenstockError: any error of a call. An unreachable server is retried as for an event stream.
+            WaitTimeoutError: it has not ended after ``timeout_s``.
+            PenstockError: any error of a call. An unreachable server is retried as for an event stream, but not
+                after ``timeout_s``.
         """
-        follows = self._settings.follows
-        return flows.wait(job_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
+        return flows.wait(job_id, timeout_s, check=check, policy=self._settings.follows)
 
     @Call
     def result(self, job_id: str) -> Flow[dict[str, Any]]:
@@ -128,10 +127,10 @@ class Jobs(Part[Driver]):
         Raises:
             ConflictError: it is not queued any more (``job_not_queued``).
             BadRequestError: it is a synchronous call, or there is no such lane.
-            ValueError: neither argument is given.
+            ArgumentError: neither argument is given.
         """
         if priority is None and not top:
-            raise ValueError("give priority, or top")
+            raise ArgumentError("give priority, or top")
         body = protocol.given(priority=priority, top=top or None)
         return self._fetch(protocol.with_json("PATCH", protocol.job_path(job_id), body), Job)
 

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +27,11 @@ OnEnd: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
 _BACKOFF_FIRST_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _STEADY_AFTER_S = 60.0  # a child that ran this long starts over with the first back-off
+_START_RESTARTS = 3  # of one child while the others are not ready yet
 
 
 class ChildEndedError(Exception):
-    """A child ended during start-up. The message carries its own last words."""
+    """A child ended during start-up and is not started again. The message carries its own last words."""
 
 
 class StoppedError(Exception):
@@ -72,6 +73,7 @@ class _Child:
     log_offset: int
     watcher: asyncio.Task[None] | None = None
     restarts: int = 0
+    was_ready: bool = False
     finished: bool = False
 
 
@@ -97,6 +99,15 @@ class Supervisor:
         """Process ids by name."""
         return {name: child.process.pid for name, child in self._children.items()}
 
+    def awaited(self, names: Collection[str]) -> set[int]:
+        """Return the process ids of those of these children that have not finished; 0 for one that does not run now."""
+        children = [self._children[name] for name in names]
+        return {
+            child.process.pid if child.process.returncode is None else 0
+            for child in children
+            if not child.finished
+        }
+
     def exit_status(self, name: str) -> int | None:
         """Return a child's exit status; None while it runs."""
         return self._children[name].process.returncode
@@ -117,11 +128,19 @@ class Supervisor:
         child.watcher = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
         self._children[spec.name] = child
 
+    def mark_ready(self, pids: Collection[int]) -> None:
+        """Take it that the children with these process ids have done what they were started for."""
+        for child in self._children.values():
+            child.was_ready = child.was_ready or child.process.pid in pids
+
     async def during_start(self, step: Awaitable[T]) -> T:
-        """Wait for a step of the start-up, unless a child ends first or a stop is asked for.
+        """Wait for a step of the start-up, unless a child ends for good first or a stop is asked for.
+
+        A child that is killed, or that was ready before, is started again three times. One that ends by itself before
+        it was ready would do so again: it has said why.
 
         Raises:
-            ChildEndedError: a child ended.
+            ChildEndedError: a child ended for good.
             StoppedError: ``request_stop`` was called.
         """
         task = asyncio.ensure_future(step)
@@ -180,7 +199,7 @@ class Supervisor:
                 self._endings.begin(child.spec.name, child.spec.on_end(child.process.pid))
             if self._stop.is_set():
                 return
-            if not self._steady:
+            if not (self._steady or self._survives(child, status)):
                 if not self._failed.done():
                     self._failed.set_exception(ChildEndedError(_obituary(child, status)))
                 return
@@ -194,9 +213,15 @@ class Supervisor:
                 if self._stop.is_set():
                     return
 
+    def _survives(self, child: _Child, status: int) -> bool:
+        """Whether the start-up goes on although a child ended."""
+        if child.was_ready and child.spec.may_finish and status == 0:
+            return True  # it was told to end, as in a drain
+        return (child.was_ready or status < 0) and child.restarts < _START_RESTARTS
+
     async def _restart(self, child: _Child, status: int) -> bool:
         """Start a child again after its back-off; false when it was not to be, or could not be."""
-        if time.monotonic() - child.started_at > _STEADY_AFTER_S:
+        if self._steady and time.monotonic() - child.started_at > _STEADY_AFTER_S:
             child.restarts = 0
         delay_s = min(_BACKOFF_FIRST_S * 2**child.restarts, _BACKOFF_MAX_S)
         child.restarts += 1
@@ -251,5 +276,6 @@ def _how(status: int) -> str:
 def _obituary(child: _Child, status: int) -> str:
     words = last_words(child.spec.log_path, child.log_offset, f"penstock {child.spec.name.split('-')[0]}:")
     quoted = "".join(f"\n    {line}" for line in words)
-    head = f"{child.spec.name} {_how(status)} before it was ready"
+    again = f", after {child.restarts} restarts" if child.restarts else ""
+    head = f"{child.spec.name} {_how(status)} before {'the others were' if child.was_ready else 'it was'} ready{again}"
     return f"{head}{':' if words else ''}{quoted}\n  its log: {child.spec.log_path}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from broker.db.errors import StoreError
 from penstock.server.errors import WorkersStartError
 from penstock.server.fleet import Part, parts_of_worker
 from penstock.server.leases import end_lease, until_alive
@@ -56,11 +57,15 @@ async def _supervise(parts: Sequence[Part]) -> None:
                 task = asyncio.create_task(follow(child.log_path, name, click.echo))
                 stack.callback(task.cancel)
                 await supervisor.start(child)
-            pids = list(supervisor.pids.values())
-            await supervisor.during_start(until_alive(settings.redis_url, settings, pids))
+            names = [part.name for part in parts]
+            await supervisor.during_start(
+                until_alive(
+                    settings.redis_url, settings, lambda: supervisor.awaited(names), supervisor.mark_ready
+                )
+            )
             click.echo(f"{len(parts)} workers are ready on {platform.node()}")
             await supervisor.supervise()
-    except ChildEndedError as error:
+    except (ChildEndedError, StoreError) as error:
         raise WorkersStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure

@@ -43,7 +43,7 @@ def shared_api(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory)
         "max_connections": 8,
         "max_head_bytes": 8192,
         "head_timeout_s": 1.0,
-        "body_timeout_s": 1.0,
+        "read_timeout_s": 1.0,
         "write_timeout_s": 1.0,
         "file_max_bytes": MIB,
         "files_url": str(tmp_path_factory.mktemp("files")),
@@ -160,7 +160,7 @@ async def test_a_head_that_does_not_arrive(api: ApiServer) -> None:
     async with connect(api) as silent, connect(api) as half, connect(api) as blank:
         await half.send(LIVE[:-3])
         await blank.send(b"\r\n")
-        assert await half.refusal() == (408, "request_timeout")
+        assert await half.refusal() == (408, "head_timeout")
         await silent.ended()
         await blank.ended()
     async with connect(api) as client:
@@ -168,7 +168,7 @@ async def test_a_head_that_does_not_arrive(api: ApiServer) -> None:
             await client.send(LIVE)
             assert (await client.answer())[0] == 200
         await client.send(b"\r\n", LIVE[:-3])  # the time holds for every request of a connection
-        assert await client.refusal() == (408, "request_timeout")
+        assert await client.refusal() == (408, "head_timeout")
 
 
 async def test_a_body_that_does_not_arrive(api: ApiServer, http: httpx.AsyncClient, puppet: Puppet) -> None:
@@ -184,7 +184,7 @@ async def test_a_body_that_does_not_arrive(api: ApiServer, http: httpx.AsyncClie
         await upload.send(post("/v1/files", FORM + b"x" * 100, form)[:-1])
         await ignored.send(post("/v1/none", b"x" * 100)[:-1])
         for client in (stopped, chunked, upload):
-            assert await client.refusal() == (408, "request_timeout")
+            assert await client.refusal() == (408, "body_timeout")
         assert (await ignored.answer())[0] == 404
         await ignored.ended()
     await eventually(lambda: idle(http))
@@ -201,7 +201,7 @@ async def test_a_body_that_drips(api: ApiServer, puppet: Puppet) -> None:
                 await asyncio.sleep(0.05)
 
         dripping = asyncio.create_task(drip())
-        assert await client.refusal() == (408, "request_timeout")
+        assert await client.refusal() == (408, "body_timeout")
         dripping.cancel()
     assert await puppet.waiting() == 0
 

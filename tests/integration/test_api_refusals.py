@@ -203,6 +203,36 @@ async def test_unknown_openai_fields_are_passed_on(shared: tuple[httpx.AsyncClie
     await puppet.succeed(await puppet.take())
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": 5}],
+        [{"type": "text", "text": []}, "more"],
+        [{"type": "text", "text": {"x": 1}}],
+    ],
+)
+async def test_the_engine_judges_the_parts_of_a_message(
+    shared: tuple[httpx.AsyncClient, Puppet], content: list[Any]
+) -> None:
+    http, puppet = shared
+    body = {"model": MODEL, "messages": [{"role": "system", "content": content}]}
+    assert (await http.post(_JOBS, json={"input": body})).status_code == 202
+    await puppet.succeed(await puppet.take())
+
+
+@pytest.mark.parametrize(
+    ("asked", "streams"),
+    [("false", False), ("0", False), ("no", False), (0, False), (None, False), ("true", True), (1, True)],
+)
+async def test_a_stream_is_what_the_engine_reads_as_one(
+    shared: tuple[httpx.AsyncClient, Puppet], asked: Any, streams: bool
+) -> None:
+    http, puppet = shared
+    got = await http.post(_JOBS, json={"input": CHAT | {"stream": asked}})
+    assert (got.status_code, got.json()["stream"]) == (202, streams)
+    await puppet.succeed(await puppet.take())
+
+
 async def test_a_full_queue(broker_settings: BrokerSettings, puppet: Puppet) -> None:
     with ApiServer(broker_settings, queue_max=2) as server:
         async with server.client() as http:

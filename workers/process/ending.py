@@ -157,7 +157,7 @@ class Ending:
         self._deadline = deadline
         if self._phases is None:
             self._phases = asyncio.get_running_loop().create_task(self._run_phases())
-        elif self._timeout is not None:
+        elif self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(self._bound(self._grace_s))
 
     async def _run_phases(self) -> None:
