@@ -14,6 +14,7 @@ from api.abandon import Abandoned
 from api.access.authenticate import DEFAULT
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
+from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
@@ -36,15 +37,29 @@ class Services:
 
     Attributes:
         process: the name of this process among all api processes.
-        envelope_ready: whether Redis has Celery's message format.
+        readiness: whether a job that is submitted now will run.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.store = JobStore(connect(settings.redis_url), settings)
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        set_up(self.registry, "api")
+        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
+        self.metrics = ApiMetrics(
+            self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
+        )
+        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
         client = connect(settings.redis_url, text=False)
-        self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
+        self.hub = EventHub(
+            self.store,
+            client,
+            self.process,
+            inbox_limit=settings.inbox_limit,
+            inbox_max_bytes=settings.inbox_max_bytes,
+        )
         self.catalogue = Catalogue(self.store, settings.default_model)
         self.abandoned = Abandoned(self.store)
         self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
@@ -59,14 +74,6 @@ class Services:
         self.tasks = TaskStore(self.store)
         self.coordinators = Coordinators(self.store)
         self._storage: Storage | None = None
-        self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
-        set_up(self.registry, "api")
-        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
-        self.metrics = ApiMetrics(
-            self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
-        )
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))
         self.tracer = make_tracer(
@@ -76,7 +83,7 @@ class Services:
             max_per_s=settings.trace_max_per_s,
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
-        self.envelope_ready = False
+        self.readiness = Readiness(self.catalogue, settings.catalogue_refresh_s)
 
     def new_job_id(self) -> str:
         """Make a job id from this machine's clock."""

@@ -22,7 +22,7 @@ from api.jobs.schema import JobRequest
 from api.jobs.view import checked_id, job_not_found, job_view
 from api.middleware.trace import request_span
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.jobs import Accepted
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
@@ -102,7 +102,7 @@ class Jobs:
         failpoints.hit("api.before_accept")
         try:
             accepted = await accept(self._services, spec, span)
-        except StoreUnavailableError:
+        except StoreError:
             # The job may have been accepted all the same. With a key the client can find it again; otherwise nobody can.
             if spec.idempotency_key is None:
                 self._services.abandoned.add(spec.id)

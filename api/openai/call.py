@@ -21,7 +21,7 @@ from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
 from api.openai.sync import Last, answer_whole, queue_timeout
 from api.services import Services
-from broker.db.errors import BrokerError, InfeasibleError, StoreUnavailableError
+from broker.db.errors import BrokerError, InfeasibleError, StoreError
 from jobs.endpoints import Endpoint
 from jobs.lanes import Lane
 from jobs.model import JobSpec
@@ -99,8 +99,8 @@ class OpenAICall:
                 over = True
                 raise queue_timeout(spec.id, error.estimate_ms) from None
             except BrokerError as error:
-                # With Redis away the job may have been accepted all the same.
-                over = not isinstance(error, StoreUnavailableError)
+                # With Redis away, or after a fault, the job may have been accepted all the same.
+                over = not isinstance(error, StoreError)
                 raise
             except LookupError:
                 over = True

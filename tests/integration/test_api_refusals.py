@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -172,7 +173,7 @@ async def test_a_body_that_is_too_large(shared: tuple[httpx.AsyncClient, Puppet]
 
 async def test_addresses_and_methods_that_are_not_there(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
     http, _ = shared
-    for path in ("/v1/none", "/v1/jobs/", "/"):
+    for path in ("/v1/none", "/v1/jobs/"):
         got = await http.get(path)
         assert (got.status_code, got.json()["error"]["code"]) == (404, "not_found")
     for method, path, allow in (
@@ -183,6 +184,14 @@ async def test_addresses_and_methods_that_are_not_there(shared: tuple[httpx.Asyn
         got = await http.request(method, path)
         assert (got.status_code, got.json()["error"]["code"]) == (405, "method_not_allowed")
         assert got.headers["allow"] == allow
+
+
+async def test_a_refusal_needs_no_thread(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
+    http, _ = shared
+    before = set(threading.enumerate())
+    for path, body in ((_CHAT, CHAT | {"n": "x"}), ("/v1/none", {}), ("/v1/dead/retry", {"limit": "x"})):
+        assert 400 <= (await http.post(path, json=body)).status_code < 500
+    assert not [thread.name for thread in {*threading.enumerate()} - before if "AnyIO" in thread.name]
 
 
 async def test_unknown_openai_fields_are_passed_on(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
