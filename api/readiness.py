@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from broker.catalogue import Catalogue
@@ -13,7 +14,7 @@ REDIS_PATIENCE_S = 2.0
 MOST_AGE_S = 1.0
 
 OK = "ok"
-CHECKS = {"redis": OK, "envelope": OK, "worker": OK}
+CHECKS = {"redis": OK, "envelope": OK, "worker": OK, "events": OK, "tasks": OK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,13 @@ class Readiness:
         self._lock = asyncio.Lock()
         self._report = Report()
         self._looked_at = float("-inf")
+        self._looks: dict[str, Callable[[], str]] = {}
         self.envelope_ready = False
         self.stopping = False
+
+    def add(self, name: str, look: Callable[[], str]) -> None:
+        """Add a check of this process. ``look``: returns its state, :data:`OK` or what is wrong."""
+        self._looks[name] = look
 
     async def report(self) -> Report:
         """Return the last look, or take another. A process that is stopping is not ready, whatever it sees."""
@@ -79,7 +85,7 @@ class Readiness:
             return Report({"redis": "unreachable", "envelope": "unknown", "worker": "unknown"})
         except StoreFaultError:
             return Report({"redis": "refuses a command", "envelope": "unknown", "worker": "unknown"})
-        checks = dict(CHECKS)
+        checks = {**CHECKS, **{name: look() for name, look in self._looks.items()}}
         if not self.envelope_ready:
             checks["envelope"] = "not published yet"
         if not catalogue.has_worker:

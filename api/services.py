@@ -53,7 +53,13 @@ class Services:
         )
         self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
         client = connect(settings.redis_url, text=False)
-        self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
+        self.hub = EventHub(
+            self.store,
+            client,
+            self.process,
+            inbox_limit=settings.inbox_limit,
+            inbox_max_bytes=settings.inbox_max_bytes,
+        )
         self.catalogue = Catalogue(self.store, settings.default_model)
         self.abandoned = Abandoned(self.store)
         self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)

@@ -1,15 +1,16 @@
 """Settings that every process shares.
 
 A process reads them once, at its start, and passes them on. The sources, first wins: the command line, the environment
-(``PENSTOCK_*``), ``penstock.toml``. Nothing reads ``.env``: that file is for compose.
+(``PENSTOCK_*``), secret files (:mod:`broker.secret_files`), ``penstock.toml``. Nothing reads ``.env``: that file is for
+compose.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -17,7 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from broker.db.urls import check_url
+from broker.db.urls import check_url, with_password
+from broker.secret_files import SecretFiles
 from broker.sources import JSON_TABLE, PREFIX, Environment, OneName, named, settings_file
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -54,6 +56,19 @@ class BrokerSettings(BaseSettings):
         description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
         repr=False,  # it may hold a password
     )
+
+    redis_password: SecretStr | None = Field(
+        None,
+        description="The password for a `redis_url` that has none, which keeps it out of the address; best in a file.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_password(cls, given: dict[str, Any]) -> dict[str, Any]:
+        url, password = given.get("redis_url"), given.get("redis_password")
+        if isinstance(password, SecretStr):
+            password = password.get_secret_value()
+        return given | {"redis_url": with_password(url, password)} if url and password else given
 
     @field_validator("redis_url")
     @classmethod
@@ -176,6 +191,14 @@ class BrokerSettings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
     )
+    log_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        description="A log file of `penstock up` that is larger is set aside as `NAME.log.1` while its process runs.",
+    )
+    log_backups: int = Field(
+        3, ge=0, le=1000, description="Log files of each process that are set aside; older ones are deleted."
+    )
     log_json: bool = Field(default=False, description="Write log lines as JSON instead of text.")
 
     @classmethod
@@ -187,12 +210,13 @@ class BrokerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put ``penstock.toml`` last, after the environment."""
-        del env_settings, dotenv_settings  # ours are instead of the one, and nothing is instead of the other
+        """Put secret files after the environment, and ``penstock.toml`` last."""
+        # Ours are instead of the first and the last, and nothing is instead of the other.
+        del env_settings, dotenv_settings, file_secret_settings
         return (
             init_settings,
             OneName(settings_cls, Environment(settings_cls)),
-            file_secret_settings,
+            OneName(settings_cls, SecretFiles(settings_cls)),
             TomlConfigSettingsSource(settings_cls, settings_file()),
         )
 

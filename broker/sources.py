@@ -53,6 +53,13 @@ def named(name: str) -> AliasChoices:
     return AliasChoices(f"penstock_{name}", name)
 
 
+def aliases(name: str, field: FieldInfo) -> list[str]:
+    """Return the variables that a setting is read from, in lower case; the first has precedence."""
+    if isinstance(field.validation_alias, AliasChoices):
+        return [str(choice) for choice in field.validation_alias.choices]
+    return [f"{PREFIX.lower()}{name}"]
+
+
 class OneName(PydanticBaseSettingsSource):
     """A source that reports a setting of :func:`named` under one name, so that an earlier source overrides a later one.
 
@@ -70,12 +77,11 @@ class OneName(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         """Return what the source found."""
         found = self._source()
-        for field in self.settings_cls.model_fields.values():
-            if isinstance(field.validation_alias, AliasChoices):
-                first, *others = field.validation_alias.choices
-                for other in others:
-                    if other in found:
-                        found.setdefault(str(first), found.pop(other))
+        for name, field in self.settings_cls.model_fields.items():
+            first, *others = aliases(name, field)
+            for other in others:
+                if other in found:
+                    found.setdefault(first, found.pop(other))
         return found
 
 

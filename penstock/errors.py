@@ -30,6 +30,7 @@ The table ``_BY_STATUS`` maps statuses to classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -164,6 +165,25 @@ class ServerError(APIStatusError):
 
 class UnavailableError(ServerError):
     """The server cannot serve just now: it has no worker, the job waited too long, or Redis is unreachable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A try that failed and is repeated after a pause: the argument of ``on_retry``.
+
+    Attributes:
+        what: the request, such as ``GET /v1/models``, or the stream.
+        error: why the try failed.
+        number: of the coming retry, from 1.
+        max_retries: the most retries.
+        delay_s: seconds until then.
+    """
+
+    what: str
+    error: PenstockError
+    number: int
+    max_retries: int
+    delay_s: float
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {

@@ -8,8 +8,6 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from penstock.errors import PenstockError
-
 T = TypeVar("T")
 
 
@@ -272,25 +270,6 @@ class Restarted:
 
     attempt: int
     event_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A try that failed and is repeated after a pause: the argument of ``on_retry``.
-
-    Attributes:
-        what: the request, such as ``GET /v1/models``, or the stream.
-        error: why the try failed.
-        number: of the coming retry, from 1.
-        max_retries: the most retries.
-        delay_s: seconds until then.
-    """
-
-    what: str
-    error: PenstockError
-    number: int
-    max_retries: int
-    delay_s: float
 
 
 def _first_text(body: Mapping[str, Any], part: str) -> str:

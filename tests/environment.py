@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pydantic import AliasChoices
-
-from broker.sources import FILE_VARIABLE, PREFIX
+from broker.sources import FILE_VARIABLE, PREFIX, aliases
 from penstock.server.settings import fields
 
 OF_TESTS = frozenset(
@@ -20,16 +18,11 @@ def clean() -> dict[str, str]:
 
     A process that reads ``penstock.toml`` in its folder needs it without ``PENSTOCK_SETTINGS_FILE``.
     """
-    aliases = {
-        str(choice).upper()
-        for field in fields().values()
-        if isinstance(field.validation_alias, AliasChoices)
-        for choice in field.validation_alias.choices
-    }
+    settings = {alias.upper() for name, field in fields().items() for alias in aliases(name, field)}
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.upper().startswith(PREFIX) and name.upper() not in aliases
+        if not name.upper().startswith(PREFIX) and name.upper() not in settings
     }
     return kept | {FILE_VARIABLE: os.devnull}
 

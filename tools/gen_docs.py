@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import SecretStr
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -29,7 +31,7 @@ from tools.metrics_page import metrics_page  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
-_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+_NAMES = {str: "string", SecretStr: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
 
 
 def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
@@ -78,8 +80,9 @@ def options_of(setting: str, commands: Sequence[Any]) -> str:
 
 def environment_names(name: str, field: Any) -> str:
     """Name the variables that a setting is read from."""
-    aliases = getattr(field.validation_alias, "choices", [f"penstock_{name}"])
-    return ", ".join(code(alias.upper()) for alias in aliases)
+    from broker.sources import aliases
+
+    return ", ".join(code(alias.upper()) for alias in aliases(name, field))
 
 
 def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
@@ -106,9 +109,11 @@ Each process reads its settings once, when it starts. The first of these sources
 
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
-3. a file `penstock.toml` in the current folder, or the file that `PENSTOCK_SETTINGS_FILE` names (top-level keys; the
+3. a secret file: `/run/secrets/penstock_NAME`, for example `/run/secrets/penstock_api_keys`, or the same name in the
+   folder that systemd names in `$CREDENTIALS_DIRECTORY`; an empty one counts as missing,
+4. a file `penstock.toml` in the current folder, or the file that `PENSTOCK_SETTINGS_FILE` names (top-level keys; the
    tables `[pools.NAME]` are [a pool's](#a-pool)),
-4. the default.
+5. the default.
 
 - A value that is out of range stops the start, with a message that names the setting. The message quotes numbers and
   choices, and never a text that may hold a password or a key.
@@ -137,7 +142,7 @@ retention_s = 3600
 | `penstock api` | [every process](#every-process), [the api](#the-api) |
 | `penstock coordinator` | [every process](#every-process), [a coordinator](#a-coordinator) |
 | `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
-| `penstock flower` | [every process](#every-process) |
+| `penstock flower` | [every process](#every-process), [Flower](#flower) |
 | `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
 the processes it starts read theirs from the same environment and files |"""
 
@@ -203,7 +208,7 @@ def configuration() -> str:
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
     from penstock.cli.server import COMMANDS
-    from penstock.server.settings import UpSettings
+    from penstock.server.settings import FlowerSettings, UpSettings
     from workers.settings import WorkerSettings
 
     def of(*names: str) -> list[Any]:
@@ -228,6 +233,8 @@ def configuration() -> str:
         "## penstock up",
         settings_table(UpSettings, WorkerSettings, of("up")),
         _UP_NOTE,
+        "## Flower",
+        settings_table(FlowerSettings, BrokerSettings, of("flower")),
         "## Not settings, but read from the environment",
         variables_table(),
     )

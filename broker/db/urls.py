@@ -132,6 +132,19 @@ def celery_options(url: str) -> dict[str, Any]:
     return {"sentinels": sentinels, "master_name": sentinels.master, "sentinel_kwargs": login}
 
 
+def with_password(url: str, password: str) -> str:
+    """Return an address with a password, if it has none. One of a unix socket stays as it is: the file's mode protects it.
+
+    Raises:
+        ValueError: the address cannot be read.
+    """
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    if parts.scheme == "unix" or ":" in user:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{hosts}"))
+
+
 def without_password(url: str) -> str:
     """Return an address without its password."""
     parts = urlsplit(url)

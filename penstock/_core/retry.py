@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock.errors import APIConnectionError, APIStatusError, PenstockError
-from penstock.models import Retry
+from penstock.errors import APIConnectionError, APIStatusError, PenstockError, Retry
 
 RETRY_STATUSES = frozenset({408, 429, 502, 503, 504})
 """Statuses that say "not now". A 500 is a fault that the same request would meet again."""
@@ -99,9 +98,9 @@ class Retries:
 
 
 def is_transient(error: PenstockError) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later. A server that knows better says so in ``x-should-retry``."""
     if isinstance(error, APIStatusError):
-        return error.status in RETRY_STATUSES
+        return error.status in RETRY_STATUSES and error.headers.get("x-should-retry") != "false"
     return isinstance(error, APIConnectionError)
 
 

@@ -12,8 +12,7 @@ import click
 from penstock.cli._table import printable
 
 if TYPE_CHECKING:
-    from penstock.errors import PenstockError
-    from penstock.models import Retry
+    from penstock.errors import PenstockError, Retry
 
 OK, JOB_NOT_OK, USAGE, UNREACHABLE, REFUSED, NOT_YET = 0, 1, 2, 3, 4, 5
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -28,8 +27,10 @@ Exit codes:
   2  wrong usage
   3  the server cannot be reached
   4  the server refused the request
-  5  still not finished when --timeout passed
-Of several ids each is done, and the worst code counts: 3, 4, 5, 1."""
+  5  still not finished when --timeout passed"""
+
+EXIT_CODES_OF_MANY = f"""{EXIT_CODES}
+Each of several ids is done, whatever happens to the others. The code is then the worst one: 3, 4, 5, 1."""
 
 
 def worse(code: int, other: int) -> int:

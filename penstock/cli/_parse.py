@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -106,6 +107,13 @@ def named(what: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def output_file(text: str) -> str:
+    """Take the name of a file to write, or ``-``. Raises click.BadParameter if no file can be called so."""
+    if text != "-" and Path(text).name in {"", ".."}:
+        raise click.BadParameter(f"{text!r} is not the name of a file")
+    return text
 
 
 def prompt_on_stdin() -> str:

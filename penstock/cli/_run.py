@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from penstock.client import Penstock
-    from penstock.models import Retry
+    from penstock.errors import Retry
 
     M = TypeVar("M", bound=BaseModel)
 

@@ -10,7 +10,7 @@ import click
 from click import argument
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._parse import BATCH, BATCHES
 from penstock.cli._run import Console, client_command, default_model, each, limit_options, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
@@ -81,7 +81,7 @@ def submit(
         note(f"penstock batch watch {created.id}\npenstock batch results {created.id} --follow -o out.jsonl")
 
 
-@batch.command("status", epilog=EXIT_CODES)
+@batch.command("status", epilog=EXIT_CODES_OF_MANY)
 @BATCHES
 @client_command
 def status(console: Console, *, batch_ids: tuple[str, ...]) -> None:
@@ -152,7 +152,7 @@ def _act(name: str, help_text: str, said: str) -> None:
     """Add a command that does the same to each batch: the call of this name."""
     examples = f"\b\nExamples:\n  penstock batch {name} batch_0199..."
 
-    @batch.command(name, epilog=EXIT_CODES, help=f"{help_text}\n\n{examples}")
+    @batch.command(name, epilog=EXIT_CODES_OF_MANY, help=f"{help_text}\n\n{examples}")
     @BATCHES
     @client_command
     def command(console: Console, *, batch_ids: tuple[str, ...]) -> None:
@@ -171,7 +171,7 @@ _act(
 _act("resume", "Continue paused batches.", "is resumed")
 
 
-@batch.command("retry", epilog=EXIT_CODES)
+@batch.command("retry", epilog=EXIT_CODES_OF_MANY)
 @BATCHES
 @client_command
 def retry(console: Console, *, batch_ids: tuple[str, ...]) -> None:

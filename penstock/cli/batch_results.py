@@ -12,7 +12,7 @@ from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._output import writing
-from penstock.cli._parse import BATCH
+from penstock.cli._parse import BATCH, output_file
 from penstock.cli._partial import Partial
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import id_options
@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 
 @click.command("results", epilog=EXIT_CODES)
 @BATCH
-@option("-o", "--output", "target", metavar="FILE", help="Where to write the rows; default: stdout.")
-@option("--errors", metavar="FILE", help="Where to write failed rows; default: with the others.")
+@option(
+    "-o",
+    "--output",
+    "target",
+    type=output_file,
+    metavar="FILE",
+    help="Where to write the rows; default: stdout.",
+)
+@option(
+    "--errors", type=output_file, metavar="FILE", help="Where to write failed rows; default: with the others."
+)
 @option("--follow", is_flag=True, help="Wait for the rows that are not done yet.")
 @option("--overwrite", is_flag=True, help="Replace existing files.")
 @client_command

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from penstock.batch_models import Batch
-    from penstock.errors import PenstockError
-    from penstock.models import Retry
+    from penstock.errors import PenstockError, Retry
 
 _LINE_EVERY_S = 10.0
 _EVENT_EVERY_S = 1.0

@@ -75,7 +75,7 @@ class Run:
         if ask.resume and not there and ask.target.exists():
             raise InputError(f"nothing to resume: {ask.target} is complete")
         if not ask.resume and not ask.overwrite:
-            if there:
+            if there and Workdir.was_sent(folder):
                 raise InputError(
                     f"{folder} holds an unfinished run: continue it with --resume, or replace it with --overwrite"
                 )
@@ -141,6 +141,8 @@ class Run:
         state, named = workdir.state, self.console.named_url
         if workdir.started:
             state.url = self.console.url or state.url
+            if self.ask.up:
+                state.asked["up"] = list(self.ask.up)
             return
         state.asked["up"] = list(self.ask.up)
         if self.ask.embedded:
@@ -220,6 +222,8 @@ class Run:
             from penstock.server.embedded import EmbeddedStack
             from penstock.server.errors import UpStartError
         except ModuleNotFoundError as exc:
+            if state.batch_id is None:
+                workdir.remove()
             fail(f"--embedded needs the server's packages (no module {exc.name!r} here)", USAGE)
         options = list(state.asked.get("up", []))
         if state.model != "tiny-random" and not ("simulated" in options and state.model == "simulated"):
@@ -231,6 +235,8 @@ class Run:
             with stack:
                 yield stack.url
         except UpStartError as exc:
+            if state.batch_id is None and str(workdir.path) not in str(exc):  # else its logs are there
+                workdir.remove()
             fail(f"the embedded server did not start: {exc}", UNREACHABLE)
 
     @property

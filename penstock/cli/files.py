@@ -8,8 +8,8 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, note
-from penstock.cli._parse import FILE, FILES, duration
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
+from penstock.cli._parse import FILE, FILES, duration, output_file
 from penstock.cli._partial import Partial
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
 from penstock.errors import PenstockError
@@ -84,7 +84,9 @@ def upload(console: Console, *, path: str, purpose: str, expires_in: float | Non
 
 @files.command("download", epilog=EXIT_CODES)
 @FILE
-@option("-o", "--output", "target", metavar="FILE", help="Where to write it; default: stdout.")
+@option(
+    "-o", "--output", "target", type=output_file, metavar="FILE", help="Where to write it; default: stdout."
+)
 @option("--overwrite", is_flag=True, help="Replace an existing file.")
 @client_command
 def download(console: Console, *, file_id: str, target: str | None, overwrite: bool) -> None:
@@ -124,7 +126,7 @@ def _download(client: Penstock, file_id: str, partial: Partial) -> int:
     return out.tell()
 
 
-@files.command("delete", epilog=EXIT_CODES)
+@files.command("delete", epilog=EXIT_CODES_OF_MANY)
 @FILES
 @client_command
 def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import click
 from click import option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, OK
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK
 from penstock.cli._parse import JOB, JOBS, duration
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
 from penstock.cli._watch import countdown, watch
@@ -18,7 +18,7 @@ from penstock.cli._watch import wait as wait_for
 _STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 
-@click.command("wait", epilog=EXIT_CODES)
+@click.command("wait", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
 @client_command
@@ -113,7 +113,7 @@ def list_jobs(
         console.show_all(jobs, output.jobs_table)
 
 
-@click.command("cancel", epilog=EXIT_CODES)
+@click.command("cancel", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @client_command
 def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:

@@ -72,7 +72,7 @@ class _Commands(click.Group):
             formatter.write_dl(list((found or _SERVER).items()))
 
 
-@click.group("penstock", cls=_Commands)
+@click.group("penstock", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @common_options
 @click.version_option(__version__, prog_name="penstock")
 @click.pass_context

@@ -10,7 +10,7 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, USAGE, fail
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, USAGE, fail
 from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
 from penstock.cli._run import Console, client_command, each, print_json
 from penstock.cli._table import plural, screen
@@ -110,7 +110,7 @@ def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
         click.echo(f"{plural(cancelled, 'job')} cancelled")
 
 
-@queue.command("top", epilog=EXIT_CODES)
+@queue.command("top", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @client_command
 def top(console: Console, *, job_ids: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, OK, REFUSED, note
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK, REFUSED, note
 from penstock.cli._parse import JOBS, duration, named
 from penstock.cli._run import Console, client_command, each, limit_options
 from penstock.cli._table import plural
@@ -29,7 +29,7 @@ _CODE = option("--code", help="Only jobs that failed with it: worker_lost, timeo
 _MODEL = option("--model", help="Only jobs of this model.")
 
 
-@click.command("retry", epilog=EXIT_CODES)
+@click.command("retry", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @option("--wait", "waiting", is_flag=True, help="Then wait for the new jobs' results.")
 @option("--timeout", type=duration, metavar="TIME", help="With --wait: stop waiting after, for example, 5m.")
@@ -97,7 +97,7 @@ def dead_list(console: Console, *, code: str | None, model: str | None, limit: i
         console.show_all(client.dead.list(code=code, model=model, limit=limit), output.dead_table)
 
 
-@dead.command("retry", epilog=EXIT_CODES)
+@dead.command("retry", epilog=EXIT_CODES_OF_MANY)
 @argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
 @_CODE
 @_MODEL

@@ -106,7 +106,7 @@ def coordinator(**options: Any) -> None:
     _start("coordinator", "coordinator.main:run_coordinator", _given(**options))
 
 
-@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME]")
+@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME | check]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
@@ -152,7 +152,20 @@ def worker(ctx: click.Context, /, **options: Any) -> None:
     _start("worker", "penstock.server.workers:run_workers", _given(**options))
 
 
+@click.command("check")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def check(**options: Any) -> None:
+    """Say whether a worker of this machine holds its lease; exit status 0 if so, 1 if not.
+
+    It is made for health checks: the lease shows that the worker's loop runs and reaches Redis. A worker that is still
+    loading its model has none yet.
+    """
+    _start("worker check", "penstock.server.check:check_worker", _given(**options))
+
+
 worker.add_command(drain)
+worker.add_command(check)
 
 
 @click.command("flower")
@@ -162,8 +175,7 @@ worker.add_command(drain)
     "--basic-auth",
     multiple=True,
     metavar="USER:PASSWORD",
-    envvar="PENSTOCK_FLOWER_BASIC_AUTH",
-    help="A login. The environment's PENSTOCK_FLOWER_BASIC_AUTH keeps it out of `ps`.",
+    help="A login. PENSTOCK_FLOWER_BASIC_AUTH, or a file penstock_flower_basic_auth in /run/secrets, keeps it out of `ps`.",
 )
 @click.option("--without-auth", is_flag=True, help="Allow an address that others reach without a login.")
 @click.option("--url-prefix", metavar="PATH", help="Path under which a proxy serves it.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing, suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from broker.coordinators import Coordinators
@@ -57,6 +59,16 @@ async def _until(
             await asyncio.sleep(_TRY_EVERY_S)
 
 
+async def live_workers(settings: BrokerSettings) -> list[dict[str, Any]]:
+    """Return the workers of this machine that have a live lease. One try.
+
+    Raises:
+        StoreUnavailableError: Redis did not answer.
+    """
+    async with _store(settings.redis_url, settings) as store:
+        return [worker for worker in await store.workers() if worker["host"] == platform.node()]
+
+
 async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
     """End what leases a process of this machine held, as a worker or as a coordinator.
 
@@ -84,6 +96,40 @@ async def end_lease(redis_url: str, settings: BrokerSettings, pid: int) -> None:
                 await asyncio.sleep(_TRY_EVERY_S)
             else:
                 return
+
+
+async def end_leases_of_the_dead(redis_url: str, settings: BrokerSettings) -> None:
+    """End what leases were left in a server of our own by processes that were killed together with it.
+
+    Only processes of this machine use that server. Those that do not run any more would be waited for, and a week
+    later still: the reaper cannot tell their absence from that of the server.
+
+    Raises:
+        StoreUnavailableError: the server is away.
+    """
+    async with _store(redis_url, settings) as store:
+        for worker in await store.workers(ended=True):
+            if not _runs(worker["pid"]):
+                await store.bury(worker["incarnation"])
+        for incarnation in await store.forgotten():
+            await store.bury(incarnation)
+        coordinators = Coordinators(store)
+        for one in await coordinators.alive():
+            if not _runs(one["pid"]):
+                await coordinators.bury(one["id"])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    try:  # Linux: one that has ended, and that a slow or absent init has not reaped, runs no more
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    except (OSError, IndexError):  # no /proc, or reaped just now: then the lease is waited for
+        return True
 
 
 def _store(redis_url: str, settings: BrokerSettings) -> aclosing[JobStore]:

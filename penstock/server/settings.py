@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from api.settings import ApiSettings
@@ -33,7 +33,15 @@ class UpSettings(WorkerSettings):
         return "redis_url" not in self.model_fields_set
 
 
-LAYERS: tuple[Layer, ...] = (UpSettings, ApiSettings, CoordinatorSettings)
+class FlowerSettings(BrokerSettings):
+    """The queue's settings, and Flower's login."""
+
+    flower_basic_auth: SecretStr | None = Field(
+        None, description="Flower's logins, `user:password`, separated by commas."
+    )
+
+
+LAYERS: tuple[Layer, ...] = (UpSettings, ApiSettings, CoordinatorSettings, FlowerSettings)
 """They have every setting: those of a worker are in the first, those of every process in each."""
 
 VARIABLES = {
@@ -41,16 +49,18 @@ VARIABLES = {
         "every process of the server",
         "the settings file; default: `penstock.toml` in the current folder",
     ),
-    "PENSTOCK_FLOWER_BASIC_AUTH": ("`penstock flower`", "a login, `user:password`"),
     "PENSTOCK_URL": (
         "the SDK, the client commands",
-        "the server's address; default `http://127.0.0.1:8080`",
+        "the server's address: see [scripts](../use/scripts-and-errors.md)",
     ),
     "PENSTOCK_API_KEY": (
         "the SDK, the client commands",
         "sent as a bearer token; needed if `api_keys` are set",
     ),
-    "PENSTOCK_CLIENT_MODEL": ("`penstock submit`, `penstock batch`", "the served name to use"),
+    "PENSTOCK_CLIENT_MODEL": (
+        "`penstock submit`, `penstock batch`",
+        "the served model to use if the command names none",
+    ),
     "PENSTOCK_FLAVOUR": (
         "`make`",
         "`cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver",
@@ -59,7 +69,6 @@ VARIABLES = {
         "`make test-open-webui`",
         "the environment of Open WebUI; default: `.venv-open-webui`",
     ),
-    "PENSTOCK_TAG": ("`docker-compose.yml`", "the tag of the images; default: `local`"),
     "PENSTOCK_FAILPOINTS": (
         "every process of the server",
         "faults for tests: see `monitoring/failpoints.py`",

@@ -16,7 +16,7 @@ from api.http.body import CONTROL_BYTES
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
-from tests.support import eventually, new_id
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -136,7 +136,7 @@ async def test_a_call_that_waits_holds_no_body(
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("PATCH", f"{_JOBS}/{new_id()}"),
+        ("PATCH", f"{_JOBS}/job_01a2298a56077b5b84c193214f5394ed"),
         ("POST", "/v1/dead/retry"),
         ("POST", "/v1/workers/w/drain"),
         ("POST", "/v1/batches"),

@@ -119,6 +119,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
     one.until_ready()
     complete(one.url)
     assert httpx.get(f"http://127.0.0.1:{one.flower_port}/").status_code == 200
+    assert httpx.get(one.url).json()["links"]["flower"] == f"http://127.0.0.1:{one.flower_port}"
     for what in ("api", "flower", "redis", "worker", "logs"):
         assert re.search(rf"^  {what} +\S", one.out.read_text(), re.MULTILINE)
     one.process.send_signal(signal.SIGINT)
@@ -144,15 +145,21 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
     assert one.process.wait(40) == 0
 
 
-def test_killed_it_takes_everything_with_it(up):
-    one = up("--no-flower")
+def test_killed_it_takes_everything_with_it_and_its_jobs_go_on_at_the_next_start(up):
+    one = up("--no-flower", **SLOW)
     one.until_ready()
     assert len(one.family) >= 5  # the guardian, the server, the api, the coordinator, the worker
+    with Penstock(one.url) as client:
+        job = client.submit(LONG, stream=True)
+        assert next(client.stream(job.id))
     one.process.kill()
     wait_until(one.nothing_left)
-    again = up("--no-flower")
+    again = up("--no-flower", **SLOW)
     again.until_ready()  # the data folder is free again
-    complete(again.url)
+    with Penstock(again.url) as client:
+        # Its worker is known to be dead: nobody waits for the lease.
+        wait_until(lambda: client.jobs.get(job.id).attempt == 2, LEASE_TTL_S / 4)
+        assert client.jobs.get(job.id).history[0]["reason"] == "worker_lost"
 
 
 @pytest.mark.parametrize("victim", ["api", "coordinator", "worker"])

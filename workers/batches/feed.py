@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
-from jobs.batch_lines import failure_body, response_line, row_id
+from jobs.answers import failure_body
+from jobs.batch_lines import response_line, row_id
 from jobs.batch_rows import Row, read_row
 from jobs.failures import FailureCode
 from monitoring import failpoints

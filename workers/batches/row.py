@@ -10,7 +10,7 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
-from jobs.batch_lines import failure_body, json_or_failure
+from jobs.answers import failure_body
 from jobs.batch_rows import Row
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
@@ -79,7 +79,7 @@ class RowRunner:
             )
             chunk.on_engine += 1
             try:
-                final = _readable(await self._engine.run(request, _ignore))
+                final = await self._engine.run(request, _ignore)
                 record_final(span, final)
             except EngineDeadError as error:
                 if await self._engine_is_dead(chunk, error):
@@ -135,9 +135,3 @@ class RowRunner:
 
 def _ignore(_: object) -> None:
     """Take the chunks of a stream: rows are never streamed."""
-
-
-def _readable(final: Final) -> Final:
-    """Return an end whose body fits into a line of JSON."""
-    status, body = json_or_failure(final.status, final.body)
-    return final if body is final.body else Final(status, body, None)

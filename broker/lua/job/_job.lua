@@ -51,7 +51,8 @@ local function end_one(id, from, to, now, retention, f)
       redis.pcall('XADD', K.log(id), eid, 'p', head)
       redis.call('PEXPIRE', K.log(id), retention)
     end
-    publish(listeners, id, eid, head .. '\n' .. (f.result or ''))
+    local result = f.result or ''
+    publish(listeners, id, eid, #head + #result < PUBLISHED and head .. '\n' .. result or head)
   end
   return j[14], j[13]
 end

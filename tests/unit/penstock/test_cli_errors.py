@@ -47,6 +47,14 @@ def test_a_404_stops_no_other_file(server):
     assert lines(done) == [{"id": one, "deleted": True}]
 
 
+def test_a_file_that_is_gone_at_the_second_try_may_have_been_deleted_by_the_first(server):
+    server.faults.append((502, {}, "bad gateway"))
+    done = run(server, "files", "delete", "file-gone")
+    assert done.returncode == 4
+    assert done.stderr.endswith("no such file; an earlier try, whose answer was lost, may have succeeded\n")
+    assert "earlier" not in run(server, "files", "delete", "file-gone").stderr
+
+
 def test_the_worst_code_counts(server):
     server.job = job(state="failed", error={"code": "engine_error", "message": "boom"})
     assert run(server, "wait", ID, ID).returncode == 1
@@ -192,7 +200,26 @@ def test_an_odd_id_is_refused_in_words(server, args):
         ("--url", "http://\udcff", "models"),
         ("batch", "results", "batch_1", "-o", "\udcff/x"),
         ("files", "upload", "\udcff"),
+        *(("files", "download", "f", "-o", name) for name in ("", ".", "..", "/")),
+        *(("batch", "results", "b", "-o", name) for name in ("", ".", "..", "/")),
+        *(("batch", "results", "b", "--errors", name) for name in ("", ".", "..", "/")),
+        *(("batch", "run", "p.txt", "-o", name) for name in ("", ".", "..", "/")),
+        ("batch", "run", "", "-o", "x"),
+        ("batch", "run", "p.txt", "-o", "x", "--errors", ""),
+        ("batch", "submit", ""),
+        ("batch", "submit", "."),
+        ("batch", "verify", "a", "b"),
+        ("submit", "x", "--temperature", "nan"),
+        ("submit", "x", "--min-memory-gb", "nan"),
+        ("list", "--since", "9999999d"),
+        ("worker", "drain", "w", "--timeout", "9999999d"),
+        ("top", "--once", "--interval", "nan"),
     ],
 )
 def test_odd_text_is_no_traceback(server: Double, args):
     assert run(server, *args).returncode in {0, 2, 3, 4}
+
+
+def test_help_has_a_short_option(server):
+    assert run(server, "-h").stdout == run(server, "--help").stdout
+    assert "Exit codes:" in run(server, "files", "get", "-h").stdout

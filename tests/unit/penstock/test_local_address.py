@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from penstock.cli._local import running_here
+from penstock.server import address
 from penstock.server.address import announced
 from tests.unit.penstock.test_cli import ENV
 
@@ -81,7 +82,8 @@ def test_the_address_of_a_killed_process_is_not_believed(folder, address_file):
         assert running_here() == "http://127.0.0.1:8282"
 
 
-def test_a_second_one_of_the_same_folder_leaves_the_first_ones_address(folder):
+def test_a_second_one_of_the_same_folder_leaves_the_first_ones_address(folder, monkeypatch):
+    monkeypatch.setattr(address, "_LOCK_WAIT_S", 0.1)
     with announced(folder / ".penstock", URL):
         with announced(folder / ".penstock", "http://127.0.0.1:8282"):
             assert running_here() == URL
@@ -89,12 +91,12 @@ def test_a_second_one_of_the_same_folder_leaves_the_first_ones_address(folder):
 
 
 def test_commands_ask_it_unless_another_is_named(server, folder):
-    def models(*args: str) -> int:
-        argv = [sys.executable, "-m", "penstock", *args, "models"]
+    def health(*args: str) -> int:
+        argv = [sys.executable, "-m", "penstock", *args, "health"]
         done = subprocess.run(argv, env=ENV, cwd=folder, capture_output=True, check=False)
         return done.returncode
 
     with announced(folder / ".penstock", server.url):
-        assert models() == 0
-        assert [seen.path for seen in server.seen] == ["/v1/models"]
-        assert models("--url", "http://127.0.0.1:9") == 3
+        assert health() == 0
+        assert [seen.path for seen in server.seen] == ["/health/ready"]
+        assert health("--url", "http://127.0.0.1:9") == 3

@@ -12,7 +12,8 @@ import pytest
 
 from penstock import Retry
 from penstock._core import batch_flows, flows
-from penstock._core.protocol import Reply, Request, retry_after_s
+from penstock._core.replies import Reply, retry_after_s
+from penstock._core.requests import Request
 from penstock._core.retry import Retries, RetryPolicy
 from penstock.errors import (
     APIConnectionError,
@@ -67,6 +68,11 @@ def pauses(policy: RetryPolicy, error, most: int = 50, deadline: float | None = 
 )
 def test_what_is_tried_again(error, again):
     assert bool(pauses(RetryPolicy(), error)) is again
+
+
+def test_a_server_may_say_that_another_try_is_useless():
+    error = UnavailableError("expired", status=503, headers={"x-should-retry": "false"})
+    assert pauses(RetryPolicy(), error) == []
 
 
 @pytest.mark.parametrize("tries", [0, 1, 4])

@@ -40,7 +40,7 @@ concurrency = 9
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PENSTOCK_SETTINGS_FILE")
-    monkeypatch.setenv("PENSTOCK_MODEL", "flat")  # also what `penstock submit` asks for
+    monkeypatch.setenv("PENSTOCK_MODEL", "flat")
 
     def write(text):
         (tmp_path / "penstock.toml").write_text(text)
