@@ -41,10 +41,10 @@ class ApiSettings(BrokerSettings):
         262_144,
         ge=1024,
         description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
-        "answered 400. A prompt of token ids has an item per token.",
+        "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
     )
     bodies_memory_bytes: int = Field(
-        48 * 1024 * 1024,
+        32 * 1024 * 1024,
         ge=1024 * 1024,
         description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
         "It is at least `max_body_bytes`.",

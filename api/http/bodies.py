@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SMALL_BYTES = 64 * 1024
-"""A body up to this size is checked on the event loop: that takes 2 ms at most."""
+"""A body up to this size is checked on the event loop: that takes a few milliseconds at most."""
 
 _UNIT = 64 * 1024
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import penstock
+from penstock.server.child import ChildSpec, OnEnd
 from penstock.server.fleet import Part
 from penstock.server.ports import http_address
 from penstock.server.settings import UpSettings
-from penstock.server.supervisor import ChildSpec, OnEnd
 from penstock.server.valkey import EmbeddedServer
 
 # The rows that end while the workers drain still become output files, so the coordinator outlives them; a caller who waits

@@ -18,7 +18,7 @@ from penstock.server.address import announced
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, end_leases_of_the_dead, until_alive, until_coordinated
-from penstock.server.logs import follow
+from penstock.server.logs import LogLimits, follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.screen import Screen
@@ -60,7 +60,7 @@ async def _up(
     settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None, *, verbose: bool
 ) -> None:
     screen = Screen()
-    supervisor = Supervisor(screen.line)
+    supervisor = Supervisor(screen.line, LogLimits(settings.log_max_bytes, settings.log_backups))
     on_signals(supervisor.request_stop)
     embedded: EmbeddedServer | None = None
     try:

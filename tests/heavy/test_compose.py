@@ -291,7 +291,7 @@ def test_tls_in_front_of_two_apis(stack: Stack) -> None:
     wait_until(lambda: "no keys" in stack.compose.logs("proxy"))
     (stack.engine.folder / "secrets" / "api_keys").write_text("alice=key-of-alice")
     stack.compose.run(*profile, "stop", "api", "proxy")
-    stack.compose.run("rm", "-f", "api")
+    stack.engine.podman("rm", "-f", stack.compose.container("api"))
     text = stack.compose.env_file.read_text().replace(f"API_PORT={stack.ports['api']}\n", "API_PORT=0\n")
     stack.compose.env_file.write_text(text)
     stack.compose.run("up", "-d", "--no-build", "--no-deps", "--scale", "api=2", "api")
