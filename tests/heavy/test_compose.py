@@ -292,7 +292,7 @@ def test_tls_in_front_of_two_apis(stack: Stack) -> None:
     (stack.engine.folder / "secrets" / "api_keys").write_text("alice=key-of-alice")
     stack.compose.run(*profile, "stop", "api", "proxy")
     stack.engine.podman("rm", "-f", stack.compose.container("api"))
-    text = stack.compose.env_file.read_text().replace(f"API_PORT={stack.ports['api']}\n", "API_PORT=0\n")
+    text = stack.compose.env_file.read_text().replace(f"API_PORT={stack.ports['api']}\n", "API_PORT=\n")
     stack.compose.env_file.write_text(text)
     stack.compose.run("up", "-d", "--no-build", "--no-deps", "--scale", "api=2", "api")
     wait_until(lambda: stack.compose.healthy("api"), 60)
