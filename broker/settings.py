@@ -191,6 +191,14 @@ class BrokerSettings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
     )
+    log_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        description="A log file of `penstock up` that is larger is set aside as `NAME.log.1` while its process runs.",
+    )
+    log_backups: int = Field(
+        3, ge=0, le=1000, description="Log files of each process that are set aside; older ones are deleted."
+    )
     log_json: bool = Field(default=False, description="Write log lines as JSON instead of text.")
 
     @classmethod

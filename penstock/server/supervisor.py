@@ -7,26 +7,22 @@ process group of its own: the terminal's Ctrl-C does not reach it, and what it s
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
+from penstock.server.child import Child, ChildSpec, how, kill_group, spawn
 from penstock.server.endings import Endings
-from penstock.server.guardian import Guardian, die_with_parent
-from penstock.server.logs import last_words, open_log
+from penstock.server.guardian import Guardian
+from penstock.server.logs import LogFile, LogLimits
 
 T = TypeVar("T")
-OnEnd: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
-"""Takes the process id of a child that has ended."""
 
 _BACKOFF_FIRST_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _STEADY_AFTER_S = 60.0  # a child that ran this long starts over with the first back-off
+_LAST_WORDS_S = 2.0  # how long the output of a process that has ended may take to be written
 _START_RESTARTS = 3  # of one child while the others are not ready yet
 
 
@@ -38,60 +34,24 @@ class StoppedError(Exception):
     """A stop was asked for during start-up."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """How to run one child.
-
-    Attributes:
-        name: for messages.
-        argv: its command.
-        log_path: where its output goes.
-        env: its whole environment.
-        stop_rank: lower ones are stopped first, and fully, before the next.
-        stop_timeout_s: from SIGTERM to SIGKILL.
-        pass_fds: descriptors it inherits.
-        may_finish: exit status 0 means that it was told to end, and is not started again.
-        on_end: called with its process id each time it has ended, however it did.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    log_path: Path
-    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    stop_rank: int = 0
-    stop_timeout_s: float = 10.0
-    pass_fds: tuple[int, ...] = ()
-    may_finish: bool = False
-    on_end: OnEnd | None = None
-
-
-@dataclass(slots=True)
-class _Child:
-    spec: ChildSpec
-    process: asyncio.subprocess.Process
-    started_at: float
-    log_offset: int
-    watcher: asyncio.Task[None] | None = None
-    restarts: int = 0
-    was_ready: bool = False
-    finished: bool = False
-
-
 class Supervisor:
     """The children of this process. Use it in the main thread's loop.
 
     Args:
         report: takes a line for the person at the terminal.
+        limits: of each child's log.
     """
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], limits: LogLimits | None = None) -> None:
         self._report = report
+        self._limits = limits or LogLimits()
         self._guardian = Guardian()
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
         self._endings = Endings(report)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
         self._steady = False
 
     @property
@@ -109,8 +69,9 @@ class Supervisor:
         }
 
     def exit_status(self, name: str) -> int | None:
-        """Return a child's exit status; None while it runs."""
-        return self._children[name].process.returncode
+        """Return a child's exit status when all that it said is in its log; None before that."""
+        child = self._children[name]
+        return child.process.returncode if child.recorder.done else None
 
     def request_stop(self) -> None:
         """Ask for an orderly stop; the second time, for a quick one."""
@@ -122,9 +83,12 @@ class Supervisor:
         """Start a child and watch it.
 
         Raises:
-            OSError: its program or its log cannot be opened.
+            OSError: its program cannot be run, or its log cannot be opened.
         """
-        child = await self._spawn(spec)
+        log = LogFile(spec.log_path, self._limits)
+        log.write(b"")
+        child = Child(spec, log, *await spawn(spec, log, self._complain))
+        self._guardian.add(child.process.pid)
         child.watcher = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
         self._children[spec.name] = child
 
@@ -171,26 +135,13 @@ class Supervisor:
             await asyncio.gather(*(self._stop_child(child) for child in of_rank))
             await self._endings.finish()
         self._guardian.close()
+        for child in self._children.values():
+            await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
+            child.log.close()
         if self._failed.done():
             self._failed.exception()  # seen: no warning about it
 
-    async def _spawn(self, spec: ChildSpec) -> _Child:
-        with open_log(spec.log_path) as log:
-            offset = log.tell()
-            process = await asyncio.create_subprocess_exec(
-                *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(spec.env),
-                pass_fds=spec.pass_fds,
-                process_group=0,
-                preexec_fn=die_with_parent(),
-            )
-        self._guardian.add(process.pid)
-        return _Child(spec, process, time.monotonic(), offset)
-
-    async def _watch(self, child: _Child) -> None:
+    async def _watch(self, child: Child) -> None:
         """Follow a child through its lives."""
         while True:
             status = await child.process.wait()
@@ -200,8 +151,9 @@ class Supervisor:
             if self._stop.is_set():
                 return
             if not (self._steady or self._survives(child, status)):
+                await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
                 if not self._failed.done():
-                    self._failed.set_exception(ChildEndedError(_obituary(child, status)))
+                    self._failed.set_exception(ChildEndedError(child.obituary(status)))
                 return
             if status == 0 and child.spec.may_finish:
                 child.finished = True
@@ -213,34 +165,36 @@ class Supervisor:
                 if self._stop.is_set():
                     return
 
-    def _survives(self, child: _Child, status: int) -> bool:
+    def _survives(self, child: Child, status: int) -> bool:
         """Whether the start-up goes on although a child ended."""
         if child.was_ready and child.spec.may_finish and status == 0:
             return True  # it was told to end, as in a drain
         return (child.was_ready or status < 0) and child.restarts < _START_RESTARTS
 
-    async def _restart(self, child: _Child, status: int) -> bool:
+    async def _restart(self, child: Child, status: int) -> bool:
         """Start a child again after its back-off; false when it was not to be, or could not be."""
         if self._steady and time.monotonic() - child.started_at > _STEADY_AFTER_S:
             child.restarts = 0
         delay_s = min(_BACKOFF_FIRST_S * 2**child.restarts, _BACKOFF_MAX_S)
         child.restarts += 1
         again = f"starting it again in {delay_s:g} s (its log: {child.spec.log_path})"
-        self._report(f"{child.spec.name} {_how(status)}; {again}")
+        self._report(f"{child.spec.name} {how(status)}; {again}")
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay_s)
             return False
         try:
-            fresh = await self._spawn(child.spec)
+            child.process, child.recorder, child.started_at = await spawn(
+                child.spec, child.log, self._complain
+            )
         except OSError as error:
             self._report(f"{child.spec.name} cannot be started: {error}")
             return False
-        child.process, child.started_at, child.log_offset = fresh.process, fresh.started_at, fresh.log_offset
+        self._guardian.add(child.process.pid)
         if self._stop.is_set():  # asked for meanwhile: the stop has passed this child by
-            _kill_group(child.process.pid)
+            kill_group(child.process.pid)
         return True
 
-    async def _stop_child(self, child: _Child) -> None:
+    async def _stop_child(self, child: Child) -> None:
         assert child.watcher  # noqa: S101 - set by start()
         if child.process.returncode is None and not self._hurry.is_set():
             with suppress(ProcessLookupError):  # it ended just now
@@ -255,27 +209,14 @@ class Supervisor:
                 self._report(f"{child.spec.name} did not stop within {child.spec.stop_timeout_s:g} s; killed")
             hurry.cancel()
         if child.process.returncode is None:
-            _kill_group(child.process.pid)
+            kill_group(child.process.pid)
         await child.watcher
+
+    def _complain(self, sentence: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody reads it any more
+            self._loop.call_soon_threadsafe(self._report, sentence)
 
     def _end_group(self, group: int) -> None:
         """End what a child left behind in its group."""
-        _kill_group(group)
+        kill_group(group)
         self._guardian.remove(group)
-
-
-def _kill_group(group: int) -> None:
-    with suppress(ProcessLookupError):  # all gone already
-        os.killpg(group, signal.SIGKILL)
-
-
-def _how(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended (status {status})"
-
-
-def _obituary(child: _Child, status: int) -> str:
-    words = last_words(child.spec.log_path, child.log_offset, f"penstock {child.spec.name.split('-')[0]}:")
-    quoted = "".join(f"\n    {line}" for line in words)
-    again = f", after {child.restarts} restarts" if child.restarts else ""
-    head = f"{child.spec.name} {_how(status)} before {'the others were' if child.was_ready else 'it was'} ready{again}"
-    return f"{head}{':' if words else ''}{quoted}\n  its log: {child.spec.log_path}"

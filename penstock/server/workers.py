@@ -14,7 +14,7 @@ from broker.db.errors import StoreError
 from penstock.server.errors import WorkersStartError
 from penstock.server.fleet import Part, parts_of_worker
 from penstock.server.leases import end_lease, until_alive
-from penstock.server.logs import follow
+from penstock.server.logs import LogLimits, follow
 from penstock.server.plan import worker_child
 from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
@@ -43,7 +43,7 @@ def run_workers(overrides: dict[str, Any]) -> None:
 
 async def _supervise(parts: Sequence[Part]) -> None:
     settings = parts[0].settings
-    supervisor = Supervisor(click.echo)
+    supervisor = Supervisor(click.echo, LogLimits(settings.log_max_bytes, settings.log_backups))
     on_signals(supervisor.request_stop)
 
     async def ended(pid: int) -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from penstock.server import endings
 from penstock.server import supervisor as supervisor_module
+from penstock.server.child import ChildSpec
 from penstock.server.guardian import Guardian
-from penstock.server.logs import last_words
-from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
 from tests.pace import Pace
 
 SLEEP = "import time; time.sleep(600)"
@@ -325,7 +325,8 @@ async def test_what_a_child_started_goes_with_it(spec, lines):
 UP = """
 import asyncio, sys
 from pathlib import Path
-from penstock.server.supervisor import ChildSpec, Supervisor
+from penstock.server.child import ChildSpec
+from penstock.server.supervisor import Supervisor
 
 async def main():
     supervisor = Supervisor(print)
@@ -369,12 +370,3 @@ def test_the_guardian_spares_what_it_was_told_to_forget():
         for group in groups:
             group.kill()
             group.wait()
-
-
-def test_last_words_are_the_clear_message_or_the_end(tmp_path):
-    log = tmp_path / "log"
-    old = b"penstock worker: an old one\n"
-    log.write_bytes(old + b"a\nb\n\nc\nd\ne\nf\n")
-    assert last_words(log, len(old), "penstock worker:") == ["b", "c", "d", "e", "f"]
-    log.write_bytes(old + b"a\npenstock worker: no model\n  try --model\nengine noise\n")
-    assert last_words(log, len(old), "penstock worker:") == ["no model", "  try --model"]
