@@ -74,12 +74,6 @@ async def _restart(name: str, loop: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await loop()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # redis-py's own time-outs have let a cancellation escape that nobody asked for.
-            log.warning("task_interrupted", task=name)
         except Exception:
             log.exception("task_failed", task=name)
         await asyncio.sleep(RESTART_S)

@@ -41,13 +41,13 @@ class ApiSettings(BrokerSettings):
         262_144,
         ge=1024,
         description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
-        "answered 400. A prompt of token ids has an item per token.",
+        "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
     )
     bodies_memory_bytes: int = Field(
-        48 * 1024 * 1024,
+        24 * 1024 * 1024,
         ge=1024 * 1024,
         description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
-        "It is at least `max_body_bytes`.",
+        "It is at least `max_body_bytes`. The checks, and the way to Redis, take up to five times as much for a moment.",
     )
     body_timeout_s: Seconds = Field(
         60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
@@ -57,6 +57,41 @@ class ApiSettings(BrokerSettings):
     )
     file_retention_s: Seconds = Field(
         30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once; a further one is answered 503 and closed. The open ones notice nothing.",
+    )
+    max_head_bytes: int = Field(
+        65_536,
+        ge=4096,
+        le=16 * 1024 * 1024,
+        description="Largest URL and headers of one request together; then 414 or 431.",
+    )
+    head_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="How long the URL and headers of a request may take to arrive, and the first request on a connection to "
+        "begin; then 408.",
+    )
+    read_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Longest pause of a client that sends a body; then 408."
+    )
+    write_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Longest pause of a client that reads an answer, a stream or a download; then it is cut off.",
+    )
+    min_bytes_per_s: int = Field(
+        1024,
+        ge=1,
+        le=1024 * 1024,
+        description="Slowest rate at which a client may send a body or read an answer, after a first `read_timeout_s` or "
+        "`write_timeout_s`.",
     )
     max_wait_s: Seconds = Field(
         300.0, description="Longest wait for a job's end that one request may ask for."
@@ -117,8 +152,18 @@ class ApiSettings(BrokerSettings):
         pattern=r"^https?://",
         description="Where Flower is, for the page at `/`; `penstock up` sets it.",
     )
-    shutdown_grace_s: int = Field(
-        5, ge=0, description="On SIGTERM, how long open requests may continue; then they are cut off."
+    shutdown_grace_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="On SIGTERM, how long open calls may continue; then they are cut off. `/health/ready` is 503 from the "
+        "start, and the port stays open. Followers of events are not waited for. `penstock up`: 5 if not given.",
+    )
+    shutdown_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="On SIGTERM, how long the port stays open at least, so that load balancers see `/health/ready` fail.",
     )
 
     @field_validator("api_keys")

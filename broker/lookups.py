@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from redis.asyncio import Redis
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
+from broker.db.client import is_stray_cancellation
+from broker.db.errors import StoreUnavailableError
 from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.runner import ScriptRunner
@@ -132,6 +135,10 @@ class JobLookups:
         """Return the reply to a command or pipeline of :attr:`client`, with Redis's errors translated."""
         try:
             return await command
+        except asyncio.CancelledError as error:
+            if not is_stray_cancellation():
+                raise
+            raise StoreUnavailableError(f"{_caller()}: interrupted") from error
         except (RedisError, OSError) as error:
             raise self.faults.translate(error, _caller()) from error
 

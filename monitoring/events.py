@@ -10,6 +10,7 @@ EVENTS = {
     "unreachable.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "api_starting": "The api starts to listen.",
+    "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
     "retried.",
     "append_failed": "Penstock failed while it wrote chunks of streams; they are written with the next ones, or with "
@@ -50,6 +51,8 @@ EVENTS = {
     "commit_delayed": "Rows that are in storage could not be counted, as Redis is unreachable; it is retried.",
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
+    "connection_refused": "Bytes that never became a request were refused: too large, too slow, not HTTP, or one connection "
+    "too many. `code` says which.",
     "coordinator_ended": "The coordinator has given its batches back and ends.",
     "coordinator_ends_by_force": "Something in the coordinator hung after a stop was asked for. The process ends; others "
     "continue when its leases have run out.",
@@ -106,11 +109,13 @@ EVENTS = {
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
     "stays in storage.",
+    "open_files_limit_low": "The system allows the api fewer open files than `max_connections` needs: raise `ulimit -n`.",
     "order_not_known": "Redis told a worker to stop a job for a reason that this version does not know. The job "
     "continues.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
+    "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs, or pushed lost messages again. `requeued_jobs` and "
     "`failed_jobs` name up to twenty jobs each that it took from lost workers.",
     "redis_back": "Redis can be reached again.",
@@ -141,7 +146,6 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
-    "task_interrupted": "One of the api's background tasks was interrupted, which nobody asked for; it was started again.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

@@ -7,12 +7,12 @@ from typing import Self
 
 import httpx
 
-from penstock._core import flows, protocol
+from penstock._core import flows, replies
 from penstock._core.drivers import AsyncDriver, SyncDriver
 from penstock._core.flows import Flow
 from penstock._core.http import Settings
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.protocol import Request
+from penstock._core.requests import Request
 from penstock._core.retry import MAX_RETRY_S
 from penstock.errors import Retry
 from penstock.models import Health, Model, Page
@@ -57,11 +57,11 @@ class _Client(Part[Driver]):
             flows.Send(Request("GET", "/health/ready"))
         )  # no retries: 503 is an answer
         if reply.status in {200, 503} and b'"status"' in reply.body:
-            return protocol.parse(reply, Health)
+            return replies.parse(reply, Health)
         if reply.status == 200:
             what = "the server's health answer has no status: is this the address of a Penstock server?"
-            raise protocol.unexpected(reply, what)
-        raise protocol.status_error(reply)
+            raise replies.unexpected(reply, what)
+        raise replies.status_error(reply)
 
     @Call
     def models(self) -> Flow[tuple[Model, ...]]:

@@ -6,8 +6,6 @@ as in the engine.
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +16,7 @@ from starlette.types import Receive, Scope
 from api.http.asgi import ClientGoneError, header
 from api.http.errors import ApiError, invalid, validation_error
 from api.http.shape import check_shape
+from jobs.floats import read_float
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -25,12 +24,9 @@ M = TypeVar("M", bound=BaseModel)
 CONTROL_BYTES = 128 * 1024
 """Largest body of a call that carries no prompt. The largest legitimate one, 1,000 job ids, has 40 kB."""
 
-DISCARD_S = 2.0
-"""How long the rest of an oversized body is read and dropped."""
-
-_objects = msgspec.json.Decoder(dict[str, Any])
+_objects = msgspec.json.Decoder(dict[str, Any], float_hook=read_float)
 _raw_objects = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_values = msgspec.json.Decoder(Any)
+_values = msgspec.json.Decoder(Any, float_hook=read_float)
 
 
 def announced_bytes(scope: Scope) -> int:
@@ -74,8 +70,6 @@ class BodyReader:
             self.size += len(part)
             if self.size > self._limit:
                 self._parts.clear()
-                if not self.complete:
-                    await discard(self._receive, self._limit)
                 raise too_large(self._limit)
             self._parts.append(part)
 
@@ -93,7 +87,6 @@ async def read_control_body(scope: Scope, receive: Receive) -> bytes:
         ClientGoneError: the client hung up first.
     """
     if announced_bytes(scope) > CONTROL_BYTES:
-        await discard(receive, CONTROL_BYTES)
         raise too_large(CONTROL_BYTES)
     reader = BodyReader(receive, CONTROL_BYTES)
     await reader.read(CONTROL_BYTES)
@@ -113,23 +106,6 @@ def control_body(model: type[M], *, optional: bool = False) -> Any:
         return None if optional and not body else validate(model, parse_object(body))
 
     return Depends(read)
-
-
-async def discard(receive: Receive, limit: int) -> None:
-    """Read and drop the rest for a moment.
-
-    Closing a connection with unread bytes resets it, and the client may never see why it was refused.
-    """
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_S):
-            more = True
-            while more and size <= limit:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                size += len(message.get("body", b""))
-                more = message.get("more_body", False)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

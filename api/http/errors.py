@@ -46,28 +46,35 @@ _OWN_CODES = {
         "worker_not_found",
     ),
     405: ("method_not_allowed",),
-    408: ("body_timeout",),
+    408: ("body_timeout", "head_timeout"),
     409: (
         *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "nothing_to_retry"),
     ),
     410: ("cursor_expired", "file_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),
+    414: ("url_too_long",),
     416: ("range_not_satisfiable",),
     429: ("gpu_busy", "queue_full"),
+    431: ("headers_too_large",),
     503: (
         "no_coordinator",
         "no_worker",
         "queue_timeout",
         "redis_unavailable",
+        "server_stopping",
         "storage_error",
         "storage_unavailable",
+        "too_many_connections",
     ),
     504: ("expired",),
     507: ("storage_full",),
 }
 
-ERROR_CODES = (*itertools.chain(*_OWN_CODES.values()), *FAILURES)
+READER_TOO_SLOW = "reader_too_slow"
+"""Counted for a client that stopped reading: it gets no answer."""
+
+ERROR_CODES = (READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURES)
 """Every code of an error body. The metric ``api_errors_total`` has a series for each from the start."""
 
 _FINAL_CODES = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -81,8 +81,11 @@ def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Define the models of :func:`body_docs` in the generated document."""
+def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Container[str]) -> None:
+    """Complete the generated document: the models of :func:`body_docs`, and the answers that are the same everywhere.
+
+    A wrong parameter is answered 400, not FastAPI's 422. Every path of ``/v1`` but the ``keyless`` ones may answer 401.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -90,6 +93,20 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
             schema = generate()
             _, defined = models_json_schema([(model, "validation") for model in bodies], ref_template=REF)
             schema["components"]["schemas"] |= defined["$defs"]
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    _complete(operation["responses"], key=path.startswith("/v1/") and path not in keyless)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(responses: dict[str, Any], *, key: bool) -> None:
+    """Add an operation's common answers. ``key``: it needs an API key, if any are set."""
+    statuses = [401] if key else []
+    if responses.pop("422", None):
+        statuses.append(400)
+    for status in statuses:
+        content = {"application/json": {"schema": {"$ref": REF.format(model=ErrorBody.__name__)}}}
+        described = error_docs(status)[status]["description"]
+        responses.setdefault(str(status), {"description": described, "content": content})

@@ -1,4 +1,4 @@
-"""The number of items in a JSON text and how deep they nest, without parsing it. Pure.
+"""The number of items in a JSON text, how deep they nest and how long its numbers are, without parsing it. Pure.
 
 Parsing makes an object of every item: 16 MiB of ``[],[],...`` become 400 MB and take a second. Counting them first is
 cheap: it deletes what is no mark, skips the strings, and holds the interpreter's lock for under a millisecond at a time.
@@ -14,22 +14,31 @@ from api.http.errors import ApiError, invalid
 MAX_DEPTH = 128
 """Most levels of arrays and objects. The schema of a tool has two for each level of its data; real ones stay under 40."""
 
+MAX_DIGITS = 100
+"""Most digits of a number. A float has 17 that count, and parsing takes time with the square of them."""
+
+CONTAINER_ITEMS = 4
+"""An array or object counts as so many items: it takes that much more time and memory than a number."""
+
 _CHUNK = 128 * 1024
-_MARKS = b'[]{},"\\'
-_NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
+_NOT_MARKS = bytes(set(range(256)) - set(b'[]{},"\\0123456789'))
+_DIGITS = bytes.maketrans(b"123456789", b"000000000")
+_FEW_BYTES = 64 * 1024
+"""A text up to this size is parsed in a few milliseconds, whatever its items and numbers are."""
+_LONG = b"0" * (MAX_DIGITS + 1)
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 """An opening bracket counts 1, and a closing one -1 as a signed byte."""
 
 
 def check_shape(text: bytes, max_items: int) -> None:
-    """Count the elements and members of a JSON text, at all levels.
+    """Count the elements and members of a JSON text, at all levels; an array or object counts :data:`CONTAINER_ITEMS`.
 
     Raises:
-        ApiError: 400, there are more than ``max_items``, or they nest too deep.
+        ApiError: 400, there are more than ``max_items``, they nest too deep, or a number is too long.
     """
-    few = len(text) <= max_items  # an item has one byte at least
-    if few and text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
-        return
+    few = len(text) <= min(max_items, _FEW_BYTES)
+    if few and len(text) - len(text.replace(b"[", b"").replace(b"{", b"")) <= MAX_DEPTH:
+        return  # `replace` finds a rare byte 20 times faster than `count`
     items = depth = start = 0
     in_string = False
     while start < len(text):
@@ -40,15 +49,19 @@ def check_shape(text: bytes, max_items: int) -> None:
             return
         start += len(piece)
         # Of the escapes only these matter: the others hide no mark.
-        marks = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
+        marks = piece.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_DIGITS, _NOT_MARKS)
         parts = marks.split(b'"')
         outside = b"".join(parts[in_string::2])
         in_string ^= len(parts) % 2 == 0
         opened = outside.count(b"[") + outside.count(b"{")
-        items += outside.count(b",") + opened
+        items += outside.count(b",") + CONTAINER_ITEMS * opened
         if items > max_items:
             raise _too_many(max_items)
-        steps = memoryview(outside.translate(_STEPS, b",\\")).cast("b")
+        if _LONG in outside:
+            raise invalid(
+                f"the body has a number of more than {MAX_DIGITS} digits; shorten it, or send it as text"
+            )
+        steps = memoryview(outside.translate(_STEPS, b"0,\\")).cast("b")
         if depth + opened > MAX_DEPTH and depth + max(accumulate(steps), default=0) > MAX_DEPTH:
             raise _too_deep()
         depth += sum(steps)
@@ -57,7 +70,7 @@ def check_shape(text: bytes, max_items: int) -> None:
 def _too_many(limit: int) -> ApiError:
     return invalid(
         f"the body has more than {limit} items (setting max_body_items): each element of an array and each member of"
-        " an object is one; split the request"
+        f" an object is one, and an array or object counts {CONTAINER_ITEMS}; split the request"
     )
 
 

@@ -14,7 +14,7 @@ from api.http.idempotency import key_parameter
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import After, Limit, Order, decode_cursor
-from api.http.waiting import PARAMETERS as WAIT_PARAMETERS
+from api.http.waiting import wait_parameters
 from api.jobs.events import JobEvents
 from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
 from api.jobs.submit import Jobs
@@ -96,6 +96,7 @@ def register(router: APIRouter, services: Services) -> None:
 def _register_raw(router: APIRouter, services: Services) -> None:
     jobs = Jobs(services)
     job_id = parameter("path", "job_id")
+    waits = wait_parameters(services.settings.max_wait_s)
     add_raw_route(
         router,
         "POST",
@@ -112,7 +113,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         },
         openapi_extra={
             **body_docs(JobRequest, JOB_REQUEST),
-            "parameters": [key_parameter("job"), *WAIT_PARAMETERS],
+            "parameters": [key_parameter("job"), *waits],
         },
     )
     add_raw_route(
@@ -124,7 +125,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         summary="Get a job",
         description="With its result, once it succeeded.",
         responses=answers(JobObject, 400, 404, 503),
-        openapi_extra={"parameters": [job_id, *WAIT_PARAMETERS]},
+        openapi_extra={"parameters": [job_id, *waits]},
     )
     add_raw_route(
         router,

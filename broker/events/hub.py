@@ -82,6 +82,18 @@ class Inbox:
         self._clear()
         self.wake()
 
+    async def _wait(self, patience_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        timer = None if patience_s is None else loop.call_later(patience_s, self.lose)
+        try:
+            while not self.events and not self.lost:
+                self.waiter = loop.create_future()
+                await self.waiter
+        finally:
+            self.waiter = None
+            if timer is not None:
+                timer.cancel()
+
     def _clear(self) -> None:
         self.events = []
         self.size = 0
@@ -93,16 +105,8 @@ class Inbox:
 
     async def take(self, patience_s: float | None = None) -> list[tuple[EventId, str]]:
         """Wait for events and return them; an empty list: some were lost, or none came within ``patience_s`` seconds."""
-        loop = asyncio.get_running_loop()
-        timer = None if patience_s is None else loop.call_later(patience_s, self.lose)
-        try:
-            while not self.events and not self.lost:
-                self.waiter = loop.create_future()
-                await self.waiter
-        finally:
-            self.waiter = None
-            if timer is not None:
-                timer.cancel()
+        if not self.events and not self.lost:
+            await self._wait(patience_s)
         self.lost = False
         events = self.events
         self._clear()

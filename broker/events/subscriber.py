@@ -18,6 +18,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
+from broker.db.client import is_stray_cancellation
 from broker.db.errors import StoreFaultError
 from broker.db.faults import Faults
 
@@ -109,10 +110,8 @@ class Subscriber:
                 log.warning("subscription_lost", channel=self._channel, error=str(ours))
                 longest_s = _FAULT_PAUSE_S if isinstance(ours, StoreFaultError) else _PAUSE_S
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if self._stopping or task is None or task.cancelling():
+                if self._stopping or not is_stray_cancellation():
                     raise
-                # Nobody cancels this task; redis-py's own time-outs have let one escape after a frozen process woke up.
                 log.warning("subscription_lost", channel=self._channel, error="interrupted")
             except (
                 Exception

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from penstock._core import flows
 from penstock._core.flows import Deliver, Flow, Items, Sleep
-from penstock._core.protocol import Reply, Request, query, segment, unexpected
+from penstock._core.replies import Reply, unexpected
+from penstock._core.requests import Request, query, segment
 from penstock._core.retry import RetryPolicy, is_transient
 from penstock.batch_models import Batch, ResultPage
 from penstock.errors import APIResponseError, BatchEndedError, BatchWaitTimeoutError, PenstockError

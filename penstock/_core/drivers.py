@@ -12,7 +12,8 @@ import httpx
 
 from penstock._core.flows import Deliver, Flow, Items, Read, Send, Sleep, Step
 from penstock._core.http import CLIENT_ARGS, MAX_REDIRECTS, Settings, reply_of, too_many_redirects, translate
-from penstock._core.protocol import Reply, Request
+from penstock._core.replies import Reply
+from penstock._core.requests import Request
 from penstock.errors import PenstockError
 
 T = TypeVar("T")

@@ -13,13 +13,15 @@ from typing import Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from penstock._core import protocol
-from penstock._core.protocol import Reply, Request
-from penstock._core.retry import Retries, RetryPolicy, is_transient
+from penstock._core import replies, requests
+from penstock._core.replies import Reply
+from penstock._core.requests import Request
+from penstock._core.retry import Retries, RetryPolicy, is_transient, may_have_arrived
 from penstock._core.tails import Tail
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,
+    APIStatusError,
     PenstockError,
     WaitTimeoutError,
 )
@@ -81,7 +83,7 @@ def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -
     """Send until the answer is a success, or an error that another try cannot change.
 
     Most requests of the contract may be repeated: GETs and actions as they are, and what creates something because of
-    its idempotency key. The exceptions are :meth:`penstock._core.protocol.Request.repeatable`'s.
+    its idempotency key. The exceptions are :meth:`penstock._core.requests.Request.repeatable`'s.
 
     Args:
         request: what to send.
@@ -93,6 +95,7 @@ def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -
         APIStatusError: an error status, also after the policy's retries.
     """
     retries = Retries(policy, str(request), deadline)
+    unsure = False
     while True:
         error: PenstockError
         if deadline is not None:
@@ -104,7 +107,10 @@ def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -
         else:
             if 200 <= reply.status < 300:
                 return reply
-            error = protocol.status_error(reply)
+            error = replies.status_error(reply)
+        if unsure and isinstance(error, APIStatusError) and error.status in {404, 409}:
+            error.add_note("an earlier try, whose answer was lost, may have succeeded")
+        unsure = unsure or (request.method != "GET" and may_have_arrived(error))
         if not request.repeatable(error):
             if request.at_most_once:
                 error.add_note(f"{request} may have been carried out, so it was not sent again")
@@ -114,7 +120,7 @@ def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -
 
 def fetch(request: Request, model: type[M], policy: RetryPolicy, deadline: float | None = None) -> Flow[M]:
     """:func:`call`, and read the reply as ``model``. Raises also APIResponseError."""
-    return protocol.parse((yield from call(request, policy, deadline)), model)
+    return replies.parse((yield from call(request, policy, deadline)), model)
 
 
 def pages(
@@ -139,7 +145,7 @@ def pages(
     left, after = limit, None
     while left is None or left > 0:
         size = page_size if left is None else min(page_size, left)
-        request = Request("GET", path, filters | protocol.query(limit=size, after=after))
+        request = Request("GET", path, filters | requests.query(limit=size, after=after))
         got = yield from fetch(request, page, policy)
         for item in got.data[:left]:
             yield Deliver(item)
@@ -205,13 +211,13 @@ def wait(job_id: str, timeout_s: float | None, *, check: bool, policy: RetryPoli
         # A rest below a second is slept.
         poll_s = int(min(left_s + 0.05, LONG_POLL_S))
         try:
-            job = yield from fetch(protocol.get_job(job_id, poll_s), Job, policy, deadline)
+            job = yield from fetch(requests.get_job(job_id, poll_s), Job, policy, deadline)
         except PenstockError as exc:
             if job is None or deadline is None or policy.clock() < deadline or not is_transient(exc):
                 raise
             raise WaitTimeoutError(f"{job_id} was {job.state} when last seen: {exc}", job=job) from exc
         if job.done:
-            error = protocol.ended_error(job) if check else None
+            error = replies.ended_error(job) if check else None
             if error is not None:
                 raise error
             return job
@@ -235,8 +241,8 @@ def _not_a_stream(head: Reply) -> Flow[PenstockError]:
     if 200 <= head.status < 300:
         kind = head.headers.get("content-type", "an unknown type")
         what = f"the answer is no event stream or file, but {kind}: is this a Penstock server's address?"
-        return protocol.unexpected(head, what)
+        return replies.unexpected(head, what)
     body = b""
     while piece := (yield from answer(Read())).body:
         body += piece
-    return protocol.status_error(Reply(head.status, head.headers, body))
+    return replies.status_error(Reply(head.status, head.headers, body))

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO, cast
 
 import httpx
 
-from penstock._core.protocol import Reply, Request, header_value, unexpected
+from penstock._core.replies import Reply, unexpected
+from penstock._core.requests import Request, header_value
 from penstock._core.retry import RetryPolicy
 from penstock._version import __version__
 from penstock.errors import (

@@ -6,7 +6,8 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-from penstock._core.protocol import Reply, Request, event_stream, segment
+from penstock._core.replies import Reply
+from penstock._core.requests import Request, event_stream, segment
 from penstock._core.retry import Retries, RetryPolicy, is_transient
 from penstock._core.sse import ServerSentEvent, SSEParser
 from penstock.batch_models import BatchEvent

@@ -28,7 +28,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
         PenstockError: any error of the stream, or how the job ended without a result.
     """
     from penstock._core.follow import TextStream  # pydantic and all: not for --help
-    from penstock._core.protocol import ended_error
+    from penstock._core.replies import ended_error
     from penstock.models import Restarted
 
     cursor = after
@@ -64,7 +64,7 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
         SystemExit: 130 on Ctrl-C.
         PenstockError: any error of the calls.
     """
-    from penstock._core.protocol import ended_error  # see above
+    from penstock._core.replies import ended_error  # see above
 
     quiet = nullcontext() if console.json else spinner(f"waiting for {job_id}")
     try:

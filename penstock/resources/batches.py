@@ -9,7 +9,7 @@ from penstock._core import batch_flows, flows
 from penstock._core.batch_flows import batch_path
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.protocol import Request, given, idempotent, with_json
+from penstock._core.requests import Request, given, idempotent, with_json
 from penstock._core.tails import BatchTail
 from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
 from penstock.models import Page, Priority

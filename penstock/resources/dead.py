@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.protocol import given, with_json
+from penstock._core.requests import given, with_json
 from penstock.errors import ArgumentError
 from penstock.models import Job, Page, RetryReport
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock._core.flows import Flow
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.protocol import Request, segment
+from penstock._core.requests import Request, segment
 from penstock.fleet_models import Pool, Purged
 from penstock.models import Page
 

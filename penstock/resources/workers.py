@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from penstock._core.flows import Flow
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.protocol import Request, given, segment, with_json
+from penstock._core.requests import Request, given, segment, with_json
 from penstock.errors import ArgumentError
 from penstock.fleet_models import Worker
 from penstock.models import Page

@@ -18,6 +18,8 @@ from penstock.server.valkey import EmbeddedServer
 # The rows that end while the workers drain still become output files, so the coordinator outlives them; a caller who waits
 # for its answer is connected to the api, so the api outlives both.
 _STOP_FLOWER, _STOP_WORKERS, _STOP_COORDINATOR, _STOP_API, _STOP_REDIS = range(5)
+_API_GRACE_S = 5.0  # the workers are gone by then, so longer calls would wait for nothing
+_API_MARGIN_S = 5.0
 _DRAIN_MARGIN_S = 15.0  # beyond the drain: giving jobs back, and the engine's own end
 
 
@@ -32,6 +34,7 @@ class Plan:
         port: the api's.
         flower_port: Flower's; None without Flower.
         parts: the workers.
+        api_grace_s: how long the api waits for open calls at its end; None: not given.
     """
 
     settings: UpSettings
@@ -40,6 +43,7 @@ class Plan:
     port: int
     flower_port: int | None
     parts: Sequence[Part]
+    api_grace_s: float | None = None
 
     @property
     def logs(self) -> Path:
@@ -66,7 +70,9 @@ class Plan:
         env = dict(self._redirect)
         if self.flower_port is not None:
             env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
-        return _child("api", ("api", *flags), self.logs, env, _STOP_API, 10.0)
+        grace_s = _API_GRACE_S if self.api_grace_s is None else self.api_grace_s
+        env["PENSTOCK_SHUTDOWN_GRACE_S"] = str(grace_s)
+        return _child("api", ("api", *flags), self.logs, env, _STOP_API, grace_s + _API_MARGIN_S)
 
     def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec:
         """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers.

@@ -52,17 +52,20 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
     api = ApiSettings(host=settings.host, without_keys=settings.without_keys)
     api.check_reach()
     parts = parts_of_machine(settings, overrides, api.default_model)
-    asyncio.run(_up(settings, parts, verbose=verbose))
+    grace_s = api.shutdown_grace_s if "shutdown_grace_s" in api.model_fields_set else None
+    asyncio.run(_up(settings, parts, grace_s, verbose=verbose))
 
 
-async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> None:
+async def _up(
+    settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None, *, verbose: bool
+) -> None:
     screen = Screen()
     supervisor = Supervisor(screen.line, LogLimits(settings.log_max_bytes, settings.log_backups))
     on_signals(supervisor.request_stop)
     embedded: EmbeddedServer | None = None
     try:
         async with AsyncExitStack() as stack:
-            plan = _plan(settings, parts)
+            plan = _plan(settings, parts, api_grace_s)
             embedded = plan.embedded
             stack.enter_context(
                 announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
@@ -88,7 +91,7 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
     screen.line("stopped")
 
 
-def _plan(settings: UpSettings, parts: Sequence[Part]) -> Plan:
+def _plan(settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None) -> Plan:
     """Check what can be checked before anything runs, and prepare the embedded server."""
     port = claim_port(settings.host, settings.port, "the api", "--port")
     flower_port = None
@@ -103,7 +106,7 @@ def _plan(settings: UpSettings, parts: Sequence[Part]) -> Plan:
         embedded = EmbeddedServer(settings.data_dir)
         embedded.prepare()
         redis_url = embedded.url
-    return Plan(settings, redis_url, embedded, port, flower_port, parts)
+    return Plan(settings, redis_url, embedded, port, flower_port, parts, api_grace_s)
 
 
 async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:

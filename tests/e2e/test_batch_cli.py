@@ -115,6 +115,28 @@ def test_watching_is_stopped_and_the_batch_on_the_server_goes_on(stack, prompts)
     assert ids(prompts / "out.jsonl") == [f"row-{n}" for n in range(1, 2001)]
 
 
+def test_results_that_are_stopped_continue_where_they_were(stack, prompts):
+    with Penstock(stack.url) as client:
+        submitted = start(prompts, "submit", "p.txt", "--max-tokens", "200", "--json", url=stack.url)
+        code, out, err = finish(submitted)
+        assert code == 0, err
+        batch_id = json.loads(out)["id"]
+        wait_until(lambda: client.batches.get(batch_id).request_counts.completed > 0)
+        client.batches.pause(batch_id)
+        command = ("results", batch_id, "--follow", "-o", "out.jsonl")
+        process = start(prompts, *command, url=stack.url)
+        wait_until((prompts / "out.jsonl.part.json").exists)
+        process.send_signal(signal.SIGINT)
+        code, _, err = finish(process)
+        assert (code, "what came is kept in out.jsonl.part" in err) == (130, True)
+        kept = len(ids(prompts / "out.jsonl.part"))
+        assert 0 < kept < 2000
+        client.batches.resume(batch_id)
+        code, _, err = finish(start(prompts, *command, url=stack.url))
+    assert (code, "continuing with what an earlier command left" in err) == (0, True)
+    assert sorted(ids(prompts / "out.jsonl")) == sorted(f"row-{n}" for n in range(1, 2001))
+
+
 def family(process):
     return set(descendants(process.pid))
 

@@ -36,11 +36,10 @@ async def test_health_is_200_while_a_model_is_loaded(http: httpx.AsyncClient, st
         return (await http.get("/health")).status_code == 200
 
     await eventually(healthy)
-    assert (await http.get("/health")).json() == {
-        "status": "ready",
-        "checks": {"redis": "ok", "envelope": "ok", "worker": "ok"},
-        "models": [MODEL],
-    }
+    found = (await http.get("/health")).json()
+    assert (found["status"], found["models"]) == ("ready", [MODEL])
+    assert set(found["checks"].values()) == {"ok"}
+    assert {"redis", "envelope", "worker"} <= set(found["checks"])
 
 
 async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:

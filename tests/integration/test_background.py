@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from api.background import _restart
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.states import JobState
@@ -99,19 +98,3 @@ async def test_readiness_notices_a_task_that_ended(broker_settings: BrokerSettin
             await eventually(broken)
             answer = await http.get("/health/ready")
         assert (answer.status_code, answer.json()["missing"]) == (503, ["events", "tasks"])
-
-
-async def test_an_interruption_that_nobody_asked_for_ends_no_loop() -> None:
-    begun: list[int] = []
-
-    async def loop() -> None:
-        begun.append(1)
-        if len(begun) == 1:
-            raise asyncio.CancelledError
-        await asyncio.Event().wait()
-
-    task = asyncio.create_task(_restart("loop", loop))
-    await eventually(lambda: len(begun) == 2)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert task.cancelled()

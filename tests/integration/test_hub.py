@@ -297,3 +297,22 @@ async def test_an_unexpected_error_does_not_end_the_subscription(
     await eventually(lambda: heard == [["a"]])
     await ears.stop()
     assert ears.deaf_s == float("inf")
+
+
+async def test_chunks_of_one_call_that_are_long_together_come_in_order(
+    store: JobStore, hub: EventHub
+) -> None:
+    """They are published in several messages."""
+    one, other = [await running(store, sink="api-1") for _ in range(2)]
+    with hub.inbox(one.id) as inbox:
+        entries = [
+            (claim.id, claim.attempt, seq, f"t{seq}" + "x" * 100_000)
+            for seq in range(1, 9)
+            for claim in (one, other)
+        ]
+        await store.append(entries)
+        await store.finish(one, W, JobState.SUCCEEDED)
+        events = [event async for batch in hub.follow(one.id, inbox, live=True) for event in batch]
+    assert [parse_cursor(eid)[1] for eid, payload in events if payload[0] == "t"] == list(range(1, 9))
+    assert all(len(payload) == 100_002 for _, payload in events if payload[0] == "t")
+    await store.finish(other, W, JobState.SUCCEEDED)

@@ -119,6 +119,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
     one.until_ready()
     complete(one.url)
     assert httpx.get(f"http://127.0.0.1:{one.flower_port}/").status_code == 200
+    assert httpx.get(one.url).json()["links"]["flower"] == f"http://127.0.0.1:{one.flower_port}"
     for what in ("api", "flower", "redis", "worker", "logs"):
         assert re.search(rf"^  {what} +\S", one.out.read_text(), re.MULTILINE)
     one.process.send_signal(signal.SIGINT)

@@ -13,6 +13,9 @@ _CHOICE_SKIPPED = frozenset({"index", "delta", "text", "logprobs"})
 _SET_ONCE = frozenset({"role", "id", "type", "name"})
 """Strings that name something: if a server repeats one, it does not grow."""
 
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Longest line of a stream. A server that sends no line end must not fill this process's memory."""
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -32,7 +35,7 @@ class StreamError(Exception):
 
 
 class BadChunkError(Exception):
-    """The server sent what is no chunk: not UTF-8, not JSON, or not an object like OpenAI's."""
+    """The server sent what is no chunk: not UTF-8, not JSON, too long, or not an object like OpenAI's."""
 
 
 class SseReader:
@@ -49,10 +52,12 @@ class SseReader:
         """Return the payloads that ``data`` completes.
 
         Raises:
-            BadChunkError: one is not UTF-8.
+            BadChunkError: one is not UTF-8, or too long.
         """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise BadChunkError(f"a line has more than {MAX_EVENT_BYTES} bytes")
         out = []
         for line in lines:
             if line.startswith(b"data:"):

@@ -108,8 +108,8 @@ class Ending:
             timeout_s: None: as set. Of several deadlines the earliest counts.
         """
         timeout_s = self._drain_timeout_s if timeout_s is None else timeout_s
+        self._begin(timeout_s)  # first: the log may be a pipe that nobody reads
         log.info("draining", timeout_s=timeout_s)
-        self._begin(timeout_s)
 
     def die(self, reason: str) -> None:
         """End with status 1, since the worker cannot go on: soon, whatever its jobs do."""

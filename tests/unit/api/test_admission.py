@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tracemalloc
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from api.admission.admit import model_name
 from api.admission.routing import check_endpoint
 from api.admission.schema import SCHEMAS, check_body
-from api.http.body import validate
+from api.http.body import parse_object, validate
 from api.http.errors import ApiError
 from api.http.idempotency import idempotency_key
 from api.http.pages import decode_cursor, encode_cursor
@@ -220,3 +221,16 @@ def test_asked_wait(prefer: bytes | None, query: bytes, expected: tuple[float, s
 def test_a_wrong_wait_is_refused(query: bytes) -> None:
     with pytest.raises(ApiError):
         asked_wait({"headers": [], "query_string": query}, 300.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1", "-4.9e-324", "1.7976931348623157e308", "0.1" + "3" * 90, "1e-999", "0.0"]
+)
+def test_floats_are_read_as_json_reads_them(text: str) -> None:
+    assert parse_object(b'{"x": [%b]}' % text.encode())["x"] == [json.loads(text)]
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e309", "NaN", "Infinity", "1e", "01", "1.", ".5"])
+def test_other_numbers_are_refused(text: str) -> None:
+    with pytest.raises(ApiError):
+        parse_object(b'{"x": [%b]}' % text.encode())

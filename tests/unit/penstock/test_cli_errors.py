@@ -47,6 +47,14 @@ def test_a_404_stops_no_other_file(server):
     assert lines(done) == [{"id": one, "deleted": True}]
 
 
+def test_a_file_that_is_gone_at_the_second_try_may_have_been_deleted_by_the_first(server):
+    server.faults.append((502, {}, "bad gateway"))
+    done = run(server, "files", "delete", "file-gone")
+    assert done.returncode == 4
+    assert done.stderr.endswith("no such file; an earlier try, whose answer was lost, may have succeeded\n")
+    assert "earlier" not in run(server, "files", "delete", "file-gone").stderr
+
+
 def test_the_worst_code_counts(server):
     server.job = job(state="failed", error={"code": "engine_error", "message": "boom"})
     assert run(server, "wait", ID, ID).returncode == 1

@@ -12,7 +12,8 @@ import pytest
 
 from penstock import Retry
 from penstock._core import batch_flows, flows
-from penstock._core.protocol import Reply, Request, retry_after_s
+from penstock._core.replies import Reply, retry_after_s
+from penstock._core.requests import Request
 from penstock._core.retry import Retries, RetryPolicy
 from penstock.errors import (
     APIConnectionError,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from penstock import AsyncPenstock, Retry, errors
 from penstock._core import batch_flows
 from penstock._core.flows import Send, Sleep
-from penstock._core.protocol import Reply
+from penstock._core.replies import Reply
 from penstock._core.retry import RetryPolicy
 from penstock._core.tails import BatchTail, Download
 from penstock.batch_models import Batch

@@ -10,7 +10,7 @@ import pytest
 import penstock
 from penstock import Job, Penstock, errors
 from penstock._core.http import translate
-from penstock._core.protocol import Reply, ended_error, status_error
+from penstock._core.replies import Reply, ended_error, status_error
 from tests.unit.penstock.double import ID, error, job, pool
 
 STATUSES = {

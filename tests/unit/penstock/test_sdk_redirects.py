@@ -12,7 +12,7 @@ import pytest
 
 from penstock import AsyncPenstock, Penstock, errors
 from penstock._core.http import Settings
-from penstock._core.protocol import Request
+from penstock._core.requests import Request
 from tests.unit.penstock.double import ID, job
 
 
