@@ -164,6 +164,7 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
     worker = await ready(**SLOW, **WEDGED, failpoints=f"worker.before_beat={action}@20")
     job_id = await submit(store, chat(max_tokens=1000))
     await running(store, job_id)
+    await ready("w2", **SLOW, **WEDGED)  # it reaps, too
     await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text())
     assert await asyncio.to_thread(worker.wait) == 1
     text = worker.log.read_text()
@@ -171,8 +172,7 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
     assert "in keep" in text  # the heartbeat, where it hangs
 
     async def moved_on() -> bool:
-        await store.reap()
-        return await reasons(store, job_id) == (JobState.QUEUED, ["worker_lost"])
+        return await reasons(store, job_id) == (JobState.RUNNING, ["worker_lost"])
 
     await eventually(moved_on)
 
