@@ -151,7 +151,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             "queue_max": s.queue_max,
             "tenant_queue_max": s.tenant(spec.tenant).queue_max,
             "reject": s.queue_mode == "reject" or None,
-            "batch": spec.metadata.get("batch") if spec.endpoint == CHUNK_ENDPOINT else None,
+            "batch": spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             "feasible": s.infeasible_deadline == "refuse" or None,
         }
         return {name: value for name, value in facts.items() if value is not None}

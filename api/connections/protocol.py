@@ -249,10 +249,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self._refused:
+        timer, self._head_timer = self._head_timer, None
+        if self._refused or timer is None:
             return
-        if self.flow.read_paused:  # the client waits for us
+        if self.flow.read_paused or self.loop.time() - timer.when() > self._tick_s:  # the client waits for us
             self._begin_head_timer()
         elif self._part is _Part.HEAD:
             self._refuse(head_too_slow(self._limits.head_timeout_s))
@@ -264,8 +264,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._tick_timer = self.loop.call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
-        self._tick_timer = None
+        timer, self._tick_timer = self._tick_timer, None
         now = self.loop.time()
+        if (
+            timer is not None and now - timer.when() > self._tick_s
+        ):  # this process was frozen, and read and wrote nothing
+            self._reading.pause(now - timer.when())
+            self._writing.rest()
         if self._part is _Part.BODY and not self._refused:
             if self._client_waits():
                 self._reading.pause(self._tick_s)

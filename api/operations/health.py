@@ -22,14 +22,18 @@ def _example(**more: Any) -> dict[int | str, dict[str, Any]]:
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
+    keyed = bool(services.settings.api_keys)
 
     @router.get(
         "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])
     )
     async def health() -> Response:
-        """200 while a live worker serves a model, else 503. The same checks as `/health/ready`, and the models."""
+        """200 while a live worker serves a model, else 503. As `/health/ready`, and without API keys the models too."""
         report = await services.readiness.report()
-        return json_response(_view(report.checks, report.missing, models=report.models), report.status)
+        shown = (
+            {} if keyed else {"models": report.models}
+        )  # GET /v1/models lists them to those who have a key
+        return json_response(_view(report.checks, report.missing, **shown), report.status)
 
     @router.get("/health/live", summary="Is the process alive?", response_class=JSONResponse)
     async def live() -> dict[str, str]:

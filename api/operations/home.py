@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -31,11 +32,14 @@ _LINKS = {
 def register(router: APIRouter, services: Services) -> None:
     """Add the route."""
     flower = services.settings.flower_url
+    keyed = bool(services.settings.api_keys)
 
     @router.get("/", include_in_schema=False)
     async def home(request: Request) -> Response:
         """A page for a browser, JSON for everyone else."""
         report = await services.readiness.report()
+        if keyed:
+            report = replace(report, models=())  # GET /v1/models lists them to those who have a key
         if "text/html" not in request.headers.get("accept", ""):
             return json_response(_facts(report, request.app.version, flower))
         return Response(_page(report, request.app.version, flower), 200, _PAGE_HEADERS, "text/html")
@@ -66,6 +70,6 @@ def _page(report: Report, version: str, flower: str | None) -> str:
         state="not ready" if wrong else "ready",
         mood="bad" if wrong else "good",
         wrong=escape(wrong),
-        models=models or "<li>none is loaded</li>",
+        models=models or "<li><code>GET /v1/models</code> lists them</li>",
         flower=row,
     )

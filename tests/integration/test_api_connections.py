@@ -7,11 +7,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -19,6 +22,7 @@ import pytest
 
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.settings import BrokerSettings
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX, make_id
@@ -26,8 +30,9 @@ from jobs.stream_chunks import Head, Text
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.namespaces import new_namespace
+from tests.processes import ApiProcess
 from tests.puppet import MODEL, Puppet
-from tests.support import eventually
+from tests.support import eventually, free_port, freeze
 
 pytestmark = pytest.mark.asyncio
 
@@ -86,8 +91,8 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(api: ApiServer) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.settings.port, limit=4 * MIB)
+async def connect(api: ApiServer | ApiProcess) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(api.url).port, limit=4 * MIB)
     try:
         yield Client(reader, writer)
     finally:
@@ -218,6 +223,28 @@ async def test_a_slow_server_is_not_the_clients_fault(api: ApiServer, puppet: Pu
         assert (await client.answer())[2] == b'{"x": 1}'
 
 
+async def test_a_frozen_server_blames_no_client(broker_settings: BrokerSettings, tmp_path: Path) -> None:
+    bounds: dict[str, Any] = {"read_timeout_s": 2.0, "head_timeout_s": 2.0, "write_timeout_s": 2.0}
+    api = ApiProcess(broker_settings, tmp_path / "api.log", free_port(), **bounds)
+    try:
+        await api.ready()
+        async with connect(api) as head, connect(api) as body:
+            await head.send(LIVE[:-3])
+            await body.send(post("/v1/none", b"x" * 100)[:-1])
+            async with connect(api) as other:
+                await other.send(LIVE)  # by its answer, the halves have arrived too
+                assert (await other.answer())[0] == 200
+            freeze(api.process.pid)
+            await asyncio.sleep(3.5)
+            await head.send(LIVE[-3:])
+            await body.send(b"x" + LIVE)
+            api.signal(signal.SIGCONT)
+            assert (await head.answer())[0] == 200
+            assert [(await body.answer())[0] for _ in range(2)] == [404, 200]
+    finally:
+        api.close()
+
+
 def deaf(api: ApiServer) -> socket.socket:
     """Return a connection whose kernel takes little, so that an unread answer stays with the server."""
     sock = socket.socket()
@@ -236,11 +263,16 @@ async def test_a_reader_that_stops_reading_is_cut(
 ) -> None:
     before = errors((await http.get("/metrics")).text, "reader_too_slow")
     body = json.dumps(BODY).encode()
-    with deaf(api) as whole, deaf(api) as stream, deaf(api) as download:
-        whole.sendall(post(CHAT, body))
+    ident = await sparse_file(api, store, 64 * MIB)
+    with ExitStack() as readers:
+
+        def ask(data: bytes) -> None:
+            readers.enter_context(deaf(api)).sendall(data)
+
+        ask(post(CHAT, body))
         await puppet.succeed(await puppet.take(), b'{"x": "%b"}' % (b"y" * 16 * MIB))
-        download.sendall(request(f"/v1/files/{await sparse_file(api, store, 64 * MIB)}/content"))
-        stream.sendall(post(CHAT, json.dumps(BODY | {"stream": True}).encode()))
+        ask(request(f"/v1/files/{ident}/content"))
+        ask(post(CHAT, json.dumps(BODY | {"stream": True}).encode()))
         claim = await puppet.take()
         await puppet.say(claim, Head((), '{"text":', "}"))
         for _ in range(16):
@@ -292,7 +324,8 @@ async def test_a_download_stops_when_its_client_leaves(
 
 
 async def test_one_connection_too_many(api: ApiServer, puppet: Puppet) -> None:
-    clients = [await stack_client(api) for _ in range(8)]
+    await eventually(lambda: not api._server.server_state.connections)  # those of earlier tests are gone
+    clients = [await entered(api) for _ in range(8)]
     try:
         async with connect(api) as late:
             assert await late.refusal() == (503, "too_many_connections")
@@ -311,7 +344,7 @@ async def test_one_connection_too_many(api: ApiServer, puppet: Puppet) -> None:
     await eventually(room)
 
 
-async def stack_client(api: ApiServer) -> Client:
+async def entered(api: ApiServer) -> Client:
     client = Client(*await asyncio.open_connection("127.0.0.1", api.settings.port))
     await client.send(LIVE)
     assert (await client.answer())[0] == 200

@@ -88,9 +88,10 @@ async def _live(base: BrokerSettings) -> None:
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_every_answer_is_documented(api: ApiServer, ids: dict[str, str], label: str) -> None:
     operation = OPERATIONS[label]
+    good_and_bad = [operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode]
 
-    @given(case=operation.as_strategy(), real=st.booleans())
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(case=st.one_of(good_and_bad), real=st.booleans())
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def check(case: schemathesis.Case, real: bool) -> None:
         if real:
             case.path_parameters.update({k: v for k, v in ids.items() if k in case.path_parameters})

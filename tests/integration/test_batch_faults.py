@@ -155,6 +155,15 @@ async def test_rows_that_our_own_code_cannot_finish_end_as_failed(
     assert {error["code"] for error in errors} == {"internal_error"}
 
 
+async def test_a_row_that_the_engines_own_code_cancels_ends_as_failed(
+    client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    await work(concurrency=4)
+    batch = await create(client, [row(1), row(2, simulate="interrupt")])
+    done = await complete(client, batch.id, 2)
+    assert done.request_counts.to_dict() == {"total": 2, "completed": 1, "failed": 1}
+
+
 @pytest.mark.parametrize(
     "window",
     [

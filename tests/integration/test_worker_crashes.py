@@ -37,6 +37,14 @@ async def test_a_job_whose_attempts_all_crash_fails_and_says_why(store: JobStore
     assert worker.process.poll() is None
 
 
+async def test_a_run_that_the_engines_own_code_cancels_is_a_failed_attempt(store: JobStore, ready) -> None:
+    worker = await ready(**QUICK)
+    job = await ended(store, await submit(store, chat(simulate="interrupt"), max_attempts=2))
+    assert isinstance(job.phase, Failed)
+    assert (job.phase.error.code, job.attempt) == (FailureCode.INTERNAL, 2)
+    assert worker.process.poll() is None
+
+
 async def test_a_job_that_can_neither_end_nor_be_given_back_ends_its_worker(store: JobStore, ready) -> None:
     """Only the end of its lease frees the job then."""
     first = await ready("w1", failpoints="worker.after_claim=raise,worker.before_release=raise", **QUICK)

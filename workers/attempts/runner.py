@@ -30,7 +30,7 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, being_cancelled, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -200,7 +200,9 @@ class Runner:
             if reason := attempt.stopped():
                 return await endings.stopped(attempt, reason)
             attempt.task.cancel()
-            raise
+            if being_cancelled():
+                raise
+            raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
         except Exception as error:

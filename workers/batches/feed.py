@@ -18,7 +18,7 @@ from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
 from workers.batches.commits import Committer, FinishedRow
 from workers.batches.row import ChunkAttempt, RowRunner
-from workers.engines.base import Final
+from workers.engines.base import Final, being_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -121,12 +121,19 @@ class Feeder:
                 return False
             failpoints.hit("bulk.after_row")
             finished = _finished(ident, row, final)
-        except Exception as error:  # run again, it would fail again
-            log.exception("row_failed_here", batch=self._chunk.spec.batch, row=ident)
-            message = f"Penstock failed while it ran this request: {type(error).__name__}"
-            finished = _finished(ident, row, Final(*failure_body(FailureCode.INTERNAL, message), None))
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            finished = self._failed_here(ident, row, error)
+        except Exception as error:  # noqa: BLE001 - run again, it would fail again
+            finished = self._failed_here(ident, row, error)
         self._committer.append(finished)
         return True
+
+    def _failed_here(self, ident: str, row: Row, error: BaseException) -> FinishedRow:
+        log.error("row_failed_here", batch=self._chunk.spec.batch, row=ident, exc_info=error)
+        message = f"Penstock failed while it ran this request: {type(error).__name__}"
+        return _finished(ident, row, Final(*failure_body(FailureCode.INTERNAL, message), None))
 
     def _row_ended(self, task: asyncio.Task[bool]) -> None:
         """Free the row's place, whatever its end."""

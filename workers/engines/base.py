@@ -7,6 +7,7 @@ every engine.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -202,3 +203,9 @@ def death_counts(engine: Engine, *, reached: bool) -> bool:
         reached: it had the request.
     """
     return engine.in_process and reached
+
+
+def being_cancelled() -> bool:
+    """Return whether somebody cancels the current task. Otherwise a ``CancelledError`` is the fault of the awaited code."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

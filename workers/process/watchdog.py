@@ -40,7 +40,10 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. From now on the process ends, with every thread's traceback, if no thread of it can run."""
+        """Start the thread. From now on the process ends, with every thread's traceback, if no thread of it can run.
+
+        So does one that was frozen for that long, when it wakes: its lease is over.
+        """
         self._thread.start()
 
     def stop(self) -> None:

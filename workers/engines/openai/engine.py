@@ -13,6 +13,7 @@ import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
 from jobs.facts import EngineStats
+from jobs.floats import read_float
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
@@ -24,7 +25,7 @@ _GONE = frozenset({502, 503, 504})
 _SILENT_S = 60.0
 """Seconds of silence, in every answer, after which a server that takes connections counts as gone."""
 
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
 
 

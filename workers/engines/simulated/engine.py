@@ -42,8 +42,8 @@ class SimulatedEngine:
     """The engine ``simulated``; see :class:`workers.engines.base.Engine`.
 
     The same prompt, token limit and seed give the same text, streamed or not. For fault tests a request may carry a field
-    ``simulate``: ``die`` (the engine dies under it), ``hang`` (it takes no step any more), ``error`` (status 500) or
-    ``error_once`` (the first time here).
+    ``simulate``: ``die`` (the engine dies under it), ``hang`` (it takes no step any more), ``interrupt`` (its code is
+    cancelled, and nobody asked for it), ``error`` (status 500) or ``error_once`` (the first time here).
     """
 
     name = "simulated"
@@ -150,6 +150,8 @@ class SimulatedEngine:
         except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
         self._perhaps_die(request.id)
+        if body.simulate == "interrupt":
+            raise asyncio.CancelledError
         if body.simulate == "hang":
             self._hung_s = time.monotonic()
             await asyncio.Event().wait()
