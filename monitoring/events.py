@@ -69,6 +69,7 @@ EVENTS = {
     "engine_died": "The engine was found dead. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
+    "kv_cache_sized": "On a CPU: the size of vLLM's KV cache, and the free memory and weights that it comes from.",
     "envelope_not_published": "The template of Celery messages could not be published, as Redis is unreachable; it "
     "is retried.",
     "envelope_published": "The template of Celery messages is in Redis: jobs can be accepted.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import wire
+from workers.engines.vllm import cpu_memory, wire
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
@@ -54,8 +54,10 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     engine_args = AsyncEngineArgs.from_cli_args(args)
+    cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    cpu_memory.size(config, engine_args, settings)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
             config,
