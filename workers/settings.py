@@ -95,6 +95,11 @@ class WorkerSettings(MetricsSettings):
         le=1,
         description="Part of the free memory that vLLM on the CPU counts on; several workers started together divide it.",
     )
+    private_media: bool = Field(
+        default=False,
+        description="Let vLLM fetch images, audio and video from private networks too, if `--allowed-media-domains` "
+        "(in `engine_args`) has the host.",
+    )
     bulk_reserve: float = Field(
         0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."
     )

@@ -73,7 +73,7 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": tuple(f"workers/engines/vllm/{name}.py" for name in ("boot", "cpu_memory", "tap")),
+    "vllm": tuple(f"workers/engines/vllm/{name}.py" for name in ("boot", "cpu_memory", "media", "tap")),
     "torch": ("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),

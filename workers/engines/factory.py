@@ -73,6 +73,7 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         max_num_seqs=settings.concurrency,
         kv_cache_memory_bytes=kv_cache,
         cpu_memory_share=settings.cpu_memory_share,
+        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         extra_args=settings.engine_args,
     )

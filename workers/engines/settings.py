@@ -27,6 +27,7 @@ class VllmSettings:
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
+        private_media: fetch media by URL from private networks too, if ``--allowed-media-domains`` has the host.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
@@ -46,6 +47,7 @@ class VllmSettings:
     runner: str | None = None
     convert: str | None = None
     cpu_memory_share: float = 1.0
+    private_media: bool = False
     compact_streams: bool = True
     log_level: str = "WARNING"
     log_json: bool = False

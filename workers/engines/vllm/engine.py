@@ -21,7 +21,7 @@ from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import wire
-from workers.engines.vllm.boot import load, make_app
+from workers.engines.vllm.boot import load, make_app, slots
 from workers.engines.vllm.compact import Shapes, plain
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
@@ -123,7 +123,7 @@ class VllmEngine:
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+        return slots(self._llm.vllm_config)
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
