@@ -13,29 +13,16 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from workers.devices import tiny_tokenizer, tiny_weights
 from workers.devices.tiny_tokenizer import SPECIAL
+from workers.devices.tiny_weights import TinySize
 
 SERVED_NAME = "tiny-random"
 """The name under which workers serve it."""
-
-
-@dataclass(frozen=True, slots=True)
-class TinySize:
-    """One size. Sizes are counts, ``max_len`` is in tokens; ``alike``: every layer has the weights of the first."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocab: int = 4096
-    max_len: int = 4096
-    alike: bool = False
 
 
 SIZES: dict[str, TinySize] = {

@@ -7,12 +7,25 @@ word or the end, and after a line break a capitalised word. Which one it is stay
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from workers.devices.tiny_tokenizer import END, SPECIAL, WORDS
 
-if TYPE_CHECKING:
-    from workers.devices.tiny_models import TinySize
+
+@dataclass(frozen=True, slots=True)
+class TinySize:
+    """One size. Sizes are counts, ``max_len`` is in tokens; ``alike``: every layer has the weights of the first."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int = 4096
+    max_len: int = 4096
+    alike: bool = False
+
 
 _ALWAYS, _SENTENCE, _START, _ENDED = range(4)
 """The dimensions: one that is always set, and those that the last token sets: a full stop, a line break, the end."""
