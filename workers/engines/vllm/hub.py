@@ -27,9 +27,8 @@ def check_reachable(model: str) -> None:
         or "VLLM_USE_MODELSCOPE" in os.environ
     ):
         return
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
 
     try:
         # Any answer will do: vLLM's own requests show whether it has the model.

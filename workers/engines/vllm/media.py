@@ -66,7 +66,8 @@ def _refusal(host: str, why: str) -> Exception:
     """Return vLLM's exception for a request that is wrong: the client is answered 400 with this text."""
     from vllm.exceptions import VLLMValidationError
 
-    return VLLMValidationError(f"this server fetches no media from {host}: {why}; {_INSTEAD}")
+    refused: Exception = VLLMValidationError(f"this server fetches no media from {host}: {why}; {_INSTEAD}")
+    return refused
 
 
 async def _check_host(host: str) -> None:
