@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock bench docs clean
+.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,9 @@ format: ## rewrite the files as the formatter wants them
 	$(BIN)/ruff check --fix .
 
 # The lock files hold for every platform and Python that we support. The resolver reads vLLM's own requirements from
-# its package; requirements/cpu-overrides.txt takes out what must not come from the plain registry.
-LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url \
+# its package; requirements/cpu-overrides.txt takes out what must not come from the plain registry. torch's CPU build
+# is in no lock file, and so the only package that is installed without a hash.
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes \
 	--custom-compile-command "make lock"
 NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-emit-package $(name))
 
@@ -75,13 +76,27 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
 
+# Of what the images install; torch's CPU build is missing, as in the lock files.
+CYCLONEDX := PYTHONWARNINGS=ignore $(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py requirements --pyproject pyproject.toml \
+	--output-reproducible --output-format JSON
+
+sbom: ## a bill of materials for each image, CycloneDX, into build/ (needs uv)
+	@mkdir -p build
+	@$(foreach image,api worker-cpu worker-gpu,\
+		$(CYCLONEDX) --output-file build/sbom-$(image).json requirements/image-$(image).lock && ) \
+		echo "build/sbom-{api,worker-cpu,worker-gpu}.json written"
+
+pin-images: ## name every foreign image by its digest (needs docker or skopeo, and the registries)
+	@$(PYTHON) tools/pin_images.py
+
 bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--quick", "--list", "--only NAME")
 	@$(SETUP)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: ## write the generated reference pages anew
+docs: ## write the generated reference pages and the list of Redis users anew
 	@$(SETUP)
 	$(BIN)/python tools/gen_docs.py
+	$(BIN)/python tools/gen_acl.py
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

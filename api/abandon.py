@@ -6,7 +6,7 @@ import asyncio
 
 import structlog
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 
 log = structlog.get_logger(__name__)
@@ -39,6 +39,8 @@ class Abandoned:
                 state = await self._store.cancel(job_id)
             except StoreUnavailableError:
                 state = None
+            except StoreFaultError:
+                break
             else:
                 # A submission may still be on its way, through a connection that stalled.
                 unknown += state is None

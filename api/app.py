@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import Counter
 
-from api.access.authenticate import Authenticate
+from api.access.authenticate import OPEN, Authenticate
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
@@ -19,13 +21,14 @@ from api.http import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
-from api.jobs.schema import JobRequest
+from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.guard import Guard
+from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
-from api.operations import health, queues, targets, workers
+from api.operations import docs, health, home, queues, targets, workers
 from api.services import Services
 from api.settings import ApiSettings
 from jobs.endpoints import STREAMING
@@ -52,7 +55,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
-    "operations": (workers, queues, targets, health),
+    "operations": (workers, queues, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 
@@ -73,6 +76,8 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         openapi_tags=TAGS,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's own pages need a CDN; see api/operations/docs.py
+        redoc_url=None,
     )
     app.state.services = services
     for tag, modules in ROUTES.items():
@@ -80,16 +85,40 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         for module in modules:
             module.register(router, services)
         app.router.routes += router.routes
-    describe(app, [*SCHEMAS.values(), JobRequest])
+    describe(
+        app, [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest], keyless=OPEN
+    )
     errors = services.metrics.errors
     handlers.install(app, errors)
     # Each middleware wraps those before it.
     app.add_middleware(Guard, count=errors)
     app.add_middleware(Authenticate, keys=settings.api_keys, count=errors)
+    _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
-    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health/", "/metrics")))
+    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health", "/metrics")))
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
+
+
+def _limit_pages(app: FastAPI, settings: ApiSettings, count: Counter) -> None:
+    """Add the checks of ``Host`` and ``Origin``, and let the allowed pages read the answers (CORS)."""
+    origins = [origin.lower().rstrip("/") for origin in settings.allowed_origins]  # as browsers write them
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    # A foreign page has no key, so with keys the checks have nothing to add.
+    default = {ANY} if settings.api_keys else set()
+    app.add_middleware(
+        Hosts,
+        hosts=settings.allowed_hosts or default,
+        origins=origins or default,
+        count=count,
+    )

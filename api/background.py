@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from api.readiness import OK
 from api.services import Services
 from broker.celery.envelope import learn_at
 from broker.db.errors import StoreUnavailableError
@@ -20,6 +21,9 @@ log = structlog.get_logger(__name__)
 RETRY_S = 1.0
 RESTART_S = 2.0
 """Pause before a failed task is started again."""
+
+DEAF_S = 2.0
+"""How long the subscription to events may be lost before the process counts as not ready."""
 
 START_PATIENCE_S = 2.0
 INFO_GAP_S = 5.0
@@ -37,27 +41,32 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     observed, published = asyncio.Event(), asyncio.Event()
     count_reaped = services.metrics.reaper.count
     hub = asyncio.create_task(_follow_hub(services), name="hub")
-    tasks = [
-        hub,
-        *(
-            asyncio.create_task(_restart(name, loop), name=name)
-            for name, loop in (
-                ("envelope", lambda: _keep_envelope(services, published)),
-                ("observe", lambda: _observe(services, observed)),
-                ("reaper", lambda: reap_forever(services.store, settings.reap_interval_s, count_reaped)),
-            )
-        ),
+    loops = [
+        asyncio.create_task(_restart(name, loop), name=name)
+        for name, loop in (
+            ("envelope", lambda: _keep_envelope(services, published)),
+            ("observe", lambda: _observe(services, observed)),
+            ("reaper", lambda: reap_forever(services.store, settings.reap_interval_s, count_reaped)),
+        )
     ]
+    services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
+    services.readiness.add("tasks", lambda: _state_of(loops))
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
             await asyncio.gather(asyncio.shield(hub), observed.wait(), published.wait())
     try:
         yield
     finally:
-        for task in tasks:
+        for task in (hub, *loops):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(hub, *loops, return_exceptions=True)
         await services.aclose()
+
+
+def _state_of(loops: Sequence[asyncio.Task[None]]) -> str:
+    """Say whether loops that must never end have ended."""
+    ended = [task.get_name() for task in loops if task.done()]
+    return f"ended: {', '.join(ended)}" if ended else OK
 
 
 async def _restart(name: str, loop: Callable[[], Awaitable[None]]) -> None:
@@ -88,7 +97,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
                 await store.set_envelope(learned)
                 await store.set_limits()
                 envelope = learned
-                services.envelope_ready = True
+                services.readiness.envelope_ready = True
                 published.set()
                 log.info("envelope_published")
             # A Redis that came back empty needs it again. The format of a newer process stays.
@@ -102,7 +111,7 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
-    observer = Observer(services.store.client, services.store.keys)
+    observer = Observer(services.store)
     away = False
     asked_at = float("-inf")
     while True:

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 
 from api.abandon import Abandoned
 from api.access.authenticate import DEFAULT
+from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
+from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
@@ -31,27 +33,16 @@ from storage import Storage, local_folders, open_storage
 
 
 class Services:
-    """The stores, the event hub, the catalogue, the metrics and the tracer. Making them connects to nothing.
+    """The stores, the event hub, the bodies, the catalogue, the metrics and the tracer. Making them connects to nothing.
 
     Attributes:
         process: the name of this process among all api processes.
-        envelope_ready: whether Redis has Celery's message format.
+        readiness: whether a job that is submitted now will run.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
         self.settings = settings
         self.process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.store = JobStore(connect(settings.redis_url), settings)
-        client = connect(settings.redis_url, text=False)
-        self.hub = EventHub(self.store, client, self.process, inbox_limit=settings.inbox_limit)
-        self.catalogue = Catalogue(self.store, settings.default_model)
-        self.abandoned = Abandoned(self.store)
-        self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
-        self.files = FileStore(self.store)
-        self.batches = BatchStore(self.store)
-        self.tasks = TaskStore(self.store)
-        self.coordinators = Coordinators(self.store)
-        self._storage: Storage | None = None
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -60,6 +51,29 @@ class Services:
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )
+        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
+        client = connect(settings.redis_url, text=False)
+        self.hub = EventHub(
+            self.store,
+            client,
+            self.process,
+            inbox_limit=settings.inbox_limit,
+            inbox_max_bytes=settings.inbox_max_bytes,
+        )
+        self.catalogue = Catalogue(self.store, settings.default_model)
+        self.abandoned = Abandoned(self.store)
+        self.asker = CountClient(self.store.client, self.hub, self.store.keys, settings.count_timeout_s)
+        self.bodies = Bodies(
+            max_bytes=settings.max_body_bytes,
+            max_items=settings.max_body_items,
+            memory_bytes=settings.bodies_memory_bytes,
+            timeout_s=settings.body_timeout_s,
+        )
+        self.files = FileStore(self.store)
+        self.batches = BatchStore(self.store)
+        self.tasks = TaskStore(self.store)
+        self.coordinators = Coordinators(self.store)
+        self._storage: Storage | None = None
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))
         self.tracer = make_tracer(
@@ -69,7 +83,7 @@ class Services:
             max_per_s=settings.trace_max_per_s,
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
-        self.envelope_ready = False
+        self.readiness = Readiness(self.catalogue, settings.catalogue_refresh_s)
 
     def new_job_id(self) -> str:
         """Make a job id from this machine's clock."""
@@ -93,6 +107,7 @@ class Services:
     async def aclose(self) -> None:
         """Stop following events, give pending work a moment and close the connections."""
         await self.hub.stop()
+        self.bodies.close()
         await asyncio.gather(self.abandoned.aclose(), self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
+from typing import Annotated
+
 from pydantic import Field, SecretStr, field_validator
 
-from broker.settings import BrokerSettings, Seconds, TenantName, named
+from broker.settings import BrokerSettings, Seconds, TenantName
+from broker.sources import PAIRS, CommaList, check_sendable, named
+
+
+class ExposedStartError(Exception):
+    """The api may not listen where others reach it, because it has no keys. The message says what to do."""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that listens on ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, or every address
 
 
 class ApiSettings(BrokerSettings):
@@ -19,11 +37,61 @@ class ApiSettings(BrokerSettings):
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
     )
+    max_body_items: int = Field(
+        262_144,
+        ge=1024,
+        description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
+        "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
+    )
+    bodies_memory_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
+        "It is at least `max_body_bytes`.",
+    )
+    body_timeout_s: Seconds = Field(
+        60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
+    )
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
     )
     file_retention_s: Seconds = Field(
         30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        le=1_000_000,
+        description="Connections open at once; a further one is answered 503 and closed. The open ones notice nothing.",
+    )
+    max_head_bytes: int = Field(
+        65_536,
+        ge=4096,
+        le=16 * 1024 * 1024,
+        description="Largest URL and headers of one request together; then 414 or 431.",
+    )
+    head_timeout_s: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="How long the URL and headers of a request may take to arrive, and the first request on a connection to "
+        "begin; then 408.",
+    )
+    read_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="Longest pause of a client that sends a body; then 408."
+    )
+    write_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        description="Longest pause of a client that reads an answer, a stream or a download; then it is cut off.",
+    )
+    min_bytes_per_s: int = Field(
+        1024,
+        ge=1,
+        le=1024 * 1024,
+        description="Slowest rate at which a client may send a body or read an answer, after a first `read_timeout_s` or "
+        "`write_timeout_s`.",
     )
     max_wait_s: Seconds = Field(
         300.0, description="Longest wait for a job's end that one request may ask for."
@@ -41,6 +109,11 @@ class ApiSettings(BrokerSettings):
         ge=16,
         description="Events buffered for a slow reader; one that is further behind continues from the job's log.",
     )
+    inbox_max_bytes: int = Field(
+        1024 * 1024,
+        ge=64 * 1024,
+        description="Bytes of events buffered for a slow reader; one that is further behind continues from the job's log.",
+    )
     count_timeout_s: Seconds = Field(
         1.0,
         description="How long a worker may take to count the tokens of a prompt that may be too long; "
@@ -54,18 +127,64 @@ class ApiSettings(BrokerSettings):
         validation_alias=named("queue_timeout_s"),
         description="How long a call to an OpenAI endpoint may wait for its start; then 503 `queue_timeout`.",
     )
-    api_keys: dict[TenantName, SecretStr] = Field(
+    api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
     )
-    shutdown_grace_s: int = Field(
-        5, ge=0, description="On SIGTERM, how long open requests may continue; then they are cut off."
+    without_keys: bool = Field(
+        default=False,
+        description="Listen on an address that other machines reach although `api_keys` is empty. Everyone who reaches it "
+        "may then run jobs and operate the queue.",
+    )
+    allowed_hosts: CommaList = Field(
+        (),
+        description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
+        "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
+        "name, or every name (`*`) if there are `api_keys`.",
+    )
+    allowed_origins: CommaList = Field(
+        (),
+        description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
+        "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
+    )
+    flower_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where Flower is, for the page at `/`; `penstock up` sets it.",
+    )
+    shutdown_grace_s: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        description="On SIGTERM, how long open calls may continue; then they are cut off. `/health/ready` is 503 from the "
+        "start, and the port stays open. Followers of events are not waited for. `penstock up`: 5 if not given.",
+    )
+    shutdown_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        description="On SIGTERM, how long the port stays open at least, so that load balancers see `/health/ready` fail.",
     )
 
     @field_validator("api_keys")
     @classmethod
-    def _distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
-        given = [key.get_secret_value() for key in keys.values()]
-        if len(set(given)) < len(given) or not all(given):
-            raise ValueError("each tenant needs a key of its own, and none may be empty")
+    def _sendable_and_distinct(cls, keys: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        for tenant, key in keys.items():
+            check_sendable(key.get_secret_value(), f"the key of {tenant}")
+        if len({key.get_secret_value() for key in keys.values()}) < len(keys):
+            raise ValueError("two tenants have the same key; each needs one of its own")
         return keys
+
+    def check_reach(self) -> None:
+        """Check that a keyless api listens on this machine alone.
+
+        Raises:
+            ExposedStartError: others reach it, and nobody allowed that.
+        """
+        if not (self.api_keys or self.without_keys or is_loopback(self.host)):
+            place = self.host or "every address"
+            raise ExposedStartError(
+                f"on {place} other machines reach the api, and it has no API keys: anyone there could run jobs and operate "
+                'the queue. Set api_keys (PENSTOCK_API_KEYS=\'{"alice": "a-secret"}\'), listen on 127.0.0.1, '
+                "or allow it with --without-keys (PENSTOCK_WITHOUT_KEYS=true)"
+            )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 from redis.exceptions import ResponseError
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.db.runner import Arg, ScriptRunner
 from broker.records import encode_error, encode_usage
 from jobs.failures import FAILURES, FailureCode
@@ -87,8 +87,10 @@ class Attempts:
 
         Raises:
             StoreUnavailableError: Redis refused, so nothing was granted.
+            StoreFaultError: the script failed twice, so nothing was granted, or nothing that could be read.
         """
         token = uuid.uuid4().hex
+        failed = False
         while True:
             try:
                 reply = await self.scripts.call(
@@ -100,6 +102,10 @@ class Attempts:
                     raise
                 log.warning("claim_delayed", job_id=job_id, error=str(error))
                 await asyncio.sleep(_RETRY_S)
+            except StoreFaultError:
+                if failed:
+                    raise
+                failed = True  # it may have failed behind the grant, which a repetition finds
         if reply[0] == "drop":
             return Dropped(reply[1])
         (_, attempt, endpoint, stream, lane, model, body, timeout_ms, kills, trace, waited_ms, *facts) = reply

@@ -27,9 +27,9 @@ class BatchSteps(BatchStore):
         self._retention_ms = int(retention_s * 1000)
         self._parts_ms = int(min(retention_s, parts_retention_s) * 1000)
 
-    async def active(self) -> list[str]:
-        """Return ids of batches that have not ended."""
-        return sorted(await self._execute(self._client.smembers(self._keys("batches_active"))))
+    async def undriven(self) -> list[str]:
+        """Return ids of the batches that have not ended and that no coordinator drives."""
+        return list(await self._call("batch/undriven"))
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the lease on a batch; 0 seconds end it. False: another coordinator has it."""

@@ -186,6 +186,7 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         rows_per_s=float(f["rows_per_s"]) if "rows_per_s" in f else None,
         tokens_per_s=float(f["tokens_per_s"]) if "tokens_per_s" in f else None,
         retry_of=f.get("retry_of") or None,
+        plan=f.get("plan", "plan"),
         chunks=int(f.get("chunks", 0)),
         next_chunk=int(f.get("next", 0)),
     )

@@ -21,6 +21,14 @@ class Coordinators(StorePart):
         said = json.dumps(dict(info), sort_keys=True)
         await self._call("coordinator/beat", said, int(ttl_s * 1000))
 
+    async def bury(self, coordinator: str) -> int:
+        """End the leases on batches and tasks of a coordinator that has ended; return how many it had.
+
+        Args:
+            coordinator: its ``id``, which is also its token for batches.
+        """
+        return int(await self._call("coordinator/bury", coordinator))
+
     async def alive(self) -> list[dict[str, Any]]:
         """Return what every coordinator with a live lease says of itself."""
         key, now_ms = self._keys("coordinators"), await self._store.now_ms()

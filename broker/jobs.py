@@ -21,6 +21,7 @@ from broker.db.errors import (
     StoreUnavailableError,
     UnfinishedError,
 )
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.runner import ScriptRunner
 from broker.listing import JobListings
@@ -70,20 +71,27 @@ class Accepted:
 class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
-    Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
+    Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached, and
+    :class:`~broker.db.errors.StoreFaultError` if a script or a command of ours is wrong.
+
+    Args:
+        on_fault: called for each fault.
 
     Attributes:
         retention_ms: how long finished jobs and idempotency keys are kept.
     """
 
-    def __init__(self, client: Redis, settings: BrokerSettings) -> None:
+    def __init__(
+        self, client: Redis, settings: BrokerSettings, on_fault: Callable[[], None] = lambda: None
+    ) -> None:
         self.client = client
         self.keys = Keys(settings.namespace)
         self._settings = settings
         self.retention_ms = int(settings.retention_s * 1000)
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
-        self.scripts = ScriptRunner(client, self.keys)
+        self.faults = Faults(on_fault)
+        self.scripts = ScriptRunner(client, self.keys, self.faults)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
@@ -143,7 +151,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             "queue_max": s.queue_max,
             "tenant_queue_max": s.tenant(spec.tenant).queue_max,
             "reject": s.queue_mode == "reject" or None,
-            "chunk": spec.endpoint == CHUNK_ENDPOINT or None,
+            "batch": spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             "feasible": s.infeasible_deadline == "refuse" or None,
         }
         return {name: value for name, value in facts.items() if value is not None}

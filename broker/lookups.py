@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
+from broker.db.client import is_stray_cancellation
 from broker.db.errors import StoreUnavailableError
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.runner import ScriptRunner
 from broker.records import FIELDS, to_job
@@ -22,6 +27,9 @@ _KEPT = (
     *("queue_timeout_ms", "timeout_ms", "trace"),
 )
 """The fields of a job that a retry of it keeps."""
+
+_AS_BYTES = {NEVER_DECODE: True}
+"""For redis-py: a body passes through as it was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +47,21 @@ def known(number: int) -> int | None:
 
 
 class JobLookups:
-    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
+
+    Attributes:
+        faults: where errors of Redis are translated and counted.
+    """
 
     client: Redis
+    faults: Faults
     keys: Keys
     scripts: ScriptRunner
 
-    async def get(self, job_id: str) -> Job | None:
-        """Read a job; a queued one with its position."""
+    async def get(self, job_id: str, *, position: bool = True) -> Job | None:
+        """Read a job; a queued one with its ``position``, if that is wanted: it takes a script more."""
         job = to_job(await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
-        return None if job is None else await self._placed(job)
+        return await self._placed(job) if job is not None and position else job
 
     async def _placed(self, job: Job) -> Job:
         """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
@@ -59,9 +72,9 @@ class JobLookups:
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response."""
-        fields = ["status", "result", "partial"]
-        status, *bodies = await self.execute(self.client.hmget(self.keys("job", job_id), fields))
-        body, partial = (None if text is None else text.encode() for text in bodies)
+        fields = ("status", "result", "partial")
+        asked = self.client.execute_command("HMGET", self.keys("job", job_id), *fields, **_AS_BYTES)  # type: ignore[no-untyped-call]
+        status, body, partial = await self.execute(asked)
         return StoredResult(None if status is None else int(status), body, partial)
 
     async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
@@ -83,9 +96,13 @@ class JobLookups:
             id=new_id, body=body.encode(), expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept
         )
 
-    async def log(self, job_id: str, after: str) -> list[tuple[str, str]]:
-        """Read a streamed job's log after the entry ``after`` (``0-0``: all of it): (entry id, payload)."""
-        rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+"))
+    async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
+        """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload).
+
+        Args:
+            count: most entries; None: all.
+        """
+        rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+", count))
         return [(eid, fields["p"]) for eid, fields in rows]
 
     async def log_entry(self, job_id: str, eid: str) -> str | None:
@@ -118,5 +135,17 @@ class JobLookups:
         """Return the reply to a command or pipeline of :attr:`client`, with Redis's errors translated."""
         try:
             return await command
+        except asyncio.CancelledError as error:
+            if not is_stray_cancellation():
+                raise
+            raise StoreUnavailableError(f"{_caller()}: interrupted") from error
         except (RedisError, OSError) as error:
-            raise StoreUnavailableError(str(error)) from error
+            raise self.faults.translate(error, _caller()) from error
+
+
+def _caller() -> str:
+    """Return the name of the method that called the one that calls this."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = None if frame is None else frame.f_back
+    return "a command" if frame is None else frame.f_code.co_qualname

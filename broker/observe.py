@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from broker.db.errors import StoreUnavailableError
-from broker.db.keys import Keys
+from broker.db.faults import is_fault
+from broker.jobs import StorePart
 from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
 from jobs.lanes import Lane
 from jobs.states import JobState
@@ -18,17 +17,10 @@ from jobs.states import JobState
 log = structlog.get_logger(__name__)
 
 
-class Observer:
-    """Reads the facts of one namespace. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
+class Observer(StorePart):
+    """Reads the facts of one namespace. Every method raises ``StoreUnavailableError`` if Redis cannot be reached."""
 
-    Args:
-        client: a connected client that decodes its replies.
-    """
-
-    def __init__(self, client: Redis, keys: Keys) -> None:
-        self._client = client
-        self._keys = keys
-        self._info_allowed = True
+    _info_allowed = True
 
     async def queues(self, pools: Sequence[str]) -> QueueFacts:
         """Read the queues of these pools, and the counts of all jobs."""
@@ -51,10 +43,7 @@ class Observer:
             pipe.zrange(queued, 0, 0, withscores=True)
         for pool in pools:
             pipe.hgetall(self._keys("waiting", pool))
-        try:
-            replies = await pipe.execute()
-        except (RedisError, OSError) as error:
-            raise StoreUnavailableError(str(error)) from error
+        replies = await self._execute(pipe.execute())
         (seconds, micros), delayed, dead, batches, alive, paused, most, ended, *rest = replies
         now_s = int(seconds) + int(micros) / 1e6
         held = dict(zip((state.value for state in states), rest[: len(states)], strict=True))
@@ -80,13 +69,11 @@ class Observer:
         if not self._info_allowed:
             return None
         try:
-            info: dict[str, Any] = await self._client.info()
-        except ResponseError as error:
+            info: Mapping[str, Any] = await self._execute(self._info())
+        except _InfoForbiddenError as error:
             log.warning("no_redis_metrics", error=str(error))
             self._info_allowed = False
             return None
-        except (RedisError, OSError) as error:
-            raise StoreUnavailableError(str(error)) from error
         ok = "ok"
         aof_on = bool(info.get("aof_enabled"))
         aof_ok = info.get("aof_last_write_status") == ok == info.get("aof_last_bgrewrite_status")
@@ -101,6 +88,23 @@ class Observer:
             evicted=int(info.get("evicted_keys", 0)),
             uptime_s=int(info.get("uptime_in_seconds", 0)),
         )
+
+    async def _info(self) -> Mapping[str, Any]:
+        """Return the reply to ``INFO``.
+
+        Raises:
+            _InfoForbiddenError: Redis refuses it for good. A refusal that passes, as of a busy server, is Redis's error.
+        """
+        try:
+            return await self._client.info()
+        except ResponseError as error:
+            if is_fault(error):
+                raise _InfoForbiddenError(str(error)) from error
+            raise
+
+
+class _InfoForbiddenError(Exception):
+    """Redis does not give its figures to this user."""
 
 
 def worker_facts(said: Mapping[str, Any]) -> WorkerFacts:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.facts import Reaped
 from monitoring import failpoints
@@ -34,6 +34,8 @@ async def reap_forever(
             if not away:
                 log.warning("redis_unavailable", error=str(error))
             away = True
+            continue
+        except StoreFaultError:  # it is reported; the steps before the one that failed were taken
             continue
         if away:
             log.info("redis_back")

@@ -129,13 +129,23 @@ class Registry(JobLookups):
         """Return the paused pools."""
         return frozenset(await self.execute(self.client.smembers(self.keys("paused"))))
 
-    async def workers(self) -> list[dict[str, Any]]:
+    async def forgotten(self) -> list[str]:
+        """Return the incarnations that nobody has buried, and whose descriptions are gone: dead for ten leases or more."""
+        names = await self.execute(self.client.zrange(self.keys("workers"), 0, -1))
+        known = [await self.execute(self.client.exists(self.keys("worker", name))) for name in names]
+        return [name for name, there in zip(names, known, strict=True) if not there]
+
+    async def workers(self, *, ended: bool = False) -> list[dict[str, Any]]:
         """Read the description of every worker with a live lease (``name``, ``pool``, ``models``, ...).
 
         ``running`` is counted now; everything else is as of its last heartbeat.
+
+        Args:
+            ended: also those whose lease ran out, and that nobody has buried yet.
         """
-        seconds, _ = await self.execute(self.client.time())
-        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), seconds * 1000, "+inf"))
+        seconds, micros = await self.execute(self.client.time())
+        since = "-inf" if ended else f"({seconds * 1000 + micros // 1000}"
+        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), since, "+inf"))
         if not names:
             return []
         pipe = self.client.pipeline(transaction=False)

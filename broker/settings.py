@@ -1,7 +1,8 @@
 """Settings that every process shares.
 
 A process reads them once, at its start, and passes them on. The sources, first wins: the command line, the environment
-(``PENSTOCK_*``), ``.env``, ``penstock.toml``.
+(``PENSTOCK_*``), secret files (:mod:`broker.secret_files`), ``penstock.toml``. Nothing reads ``.env``: that file is for
+compose.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,41 +18,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from broker.db.urls import celery_url
+from broker.db.urls import check_url, with_password
+from broker.secret_files import SecretFiles
+from broker.sources import JSON_TABLE, PREFIX, Environment, OneName, named, settings_file
 
 Seconds = Annotated[float, Field(gt=0)]
 TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-def named(name: str) -> AliasChoices:
-    """Let a setting that operators know from other gateways be found without our prefix too."""
-    return AliasChoices(f"penstock_{name}", name)
-
-
-class OneName(PydanticBaseSettingsSource):
-    """A source that reports a setting of :func:`named` under one name, so that an earlier source overrides a later one.
-
-    pydantic-settings merges the sources by the names under which they found a setting, and chooses among the names later.
-    """
-
-    def __init__(self, settings_cls: type[BaseSettings], source: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        self._source = source
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Ask the source."""
-        return self._source.get_field_value(field, field_name)
-
-    def __call__(self) -> dict[str, Any]:
-        """Return what the source found."""
-        found = self._source()
-        for field in self.settings_cls.model_fields.values():
-            if isinstance(field.validation_alias, AliasChoices):
-                first, *others = field.validation_alias.choices
-                for other in others:
-                    if other in found:
-                        found.setdefault(str(first), found.pop(other))
-        return found
 
 
 class TenantSettings(BaseModel):
@@ -71,24 +42,38 @@ class BrokerSettings(BaseSettings):
     """Where Redis is, and how jobs are kept in it."""
 
     model_config = SettingsConfigDict(
-        env_prefix="PENSTOCK_",
-        env_file=".env",
-        toml_file="penstock.toml",
-        extra="ignore",
+        env_prefix=PREFIX,
+        extra="ignore",  # the settings of other processes; `penstock.server.names` refuses unknown names
         frozen=True,
         env_ignore_empty=True,
+        enable_decoding=False,  # the fields read their own text, so that a bad one is a validation error
         populate_by_name=True,
+        hide_input_in_errors=True,  # it may hold passwords and keys
     )
 
     redis_url: str = Field(
         "redis://127.0.0.1:6379/0",
         description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
+        repr=False,  # it may hold a password
     )
+
+    redis_password: SecretStr | None = Field(
+        None,
+        description="The password for a `redis_url` that has none, which keeps it out of the address; best in a file.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_password(cls, given: dict[str, Any]) -> dict[str, Any]:
+        url, password = given.get("redis_url"), given.get("redis_password")
+        if isinstance(password, SecretStr):
+            password = password.get_secret_value()
+        return given | {"redis_url": with_password(url, password)} if url and password else given
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, url: str) -> str:
-        celery_url(url)
+    def _readable(cls, url: str) -> str:
+        check_url(url)
         return url
 
     namespace: str = Field(
@@ -144,7 +129,7 @@ class BrokerSettings(BaseSettings):
     tenant_max_active: int | None = Field(
         None, ge=1, description="Jobs of one tenant on a pool's engines at once; further ones wait."
     )
-    tenants: dict[TenantName, TenantSettings] = Field(
+    tenants: Annotated[dict[TenantName, TenantSettings], JSON_TABLE] = Field(
         {},
         description="Weights and bounds by tenant, for example `[tenants.alice]` with `weight = 3` in `penstock.toml`.",
     )
@@ -206,6 +191,14 @@ class BrokerSettings(BaseSettings):
     log_level: str = Field(
         "info", pattern="^(debug|info|warning|error)$", description="Lowest level that is logged."
     )
+    log_max_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=64 * 1024,
+        description="A log file of `penstock up` that is larger is set aside as `NAME.log.1` while its process runs.",
+    )
+    log_backups: int = Field(
+        3, ge=0, le=1000, description="Log files of each process that are set aside; older ones are deleted."
+    )
     log_json: bool = Field(default=False, description="Write log lines as JSON instead of text.")
 
     @classmethod
@@ -217,13 +210,14 @@ class BrokerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put ``penstock.toml`` last, after the environment."""
+        """Put secret files after the environment, and ``penstock.toml`` last."""
+        # Ours are instead of the first and the last, and nothing is instead of the other.
+        del env_settings, dotenv_settings, file_secret_settings
         return (
             init_settings,
-            OneName(settings_cls, env_settings),
-            OneName(settings_cls, dotenv_settings),
-            file_secret_settings,
-            TomlConfigSettingsSource(settings_cls),
+            OneName(settings_cls, Environment(settings_cls)),
+            OneName(settings_cls, SecretFiles(settings_cls)),
+            TomlConfigSettingsSource(settings_cls, settings_file()),
         )
 
 

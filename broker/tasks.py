@@ -7,6 +7,7 @@ with a lease. If it dies, another takes the task again under the next attempt, a
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ from broker.jobs import StorePart
 
 _WAITING_MS = 86_400_000
 _ANSWERED_MS = 60_000
+_MOST_LOOKED_AT = 100
 _NO_COORDINATOR = "no coordinator is running, so nothing looks after batches: start `penstock coordinator`"
 
 
@@ -27,6 +29,9 @@ class TaskKind(StrEnum):
     RETRY = "retry"
 
 
+_KINDS = {kind.value for kind in TaskKind}
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task as one coordinator has it.
@@ -35,6 +40,7 @@ class Task:
         args: of the kind, as JSON values.
         run: which asking of this task it is; a later one has a larger number.
         attempt: how often the run was taken, from 1.
+        deaths: how many of the earlier attempts neither answered it nor gave it back.
     """
 
     kind: TaskKind
@@ -42,6 +48,7 @@ class Task:
     args: Mapping[str, Any]
     run: int
     attempt: int
+    deaths: int
 
     @property
     def fence(self) -> tuple[str, str, int, int]:
@@ -115,13 +122,32 @@ class TaskStore(StorePart):
 
     # ---- the coordinator ---------------------------------------------------------------------------------------
 
-    async def take(self, lease_s: float) -> Task | None:
-        """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none."""
-        reply = await self._call("task/take", int(lease_s * 1000))
+    async def take(self, lease_s: float, coordinator: str = "") -> Task | None:
+        """Take the task that has waited longest, for ``lease_s`` seconds; None: there is none.
+
+        Tasks of a kind that only a later version knows are left for its coordinators.
+
+        Args:
+            coordinator: the id of the one that takes it; see :meth:`broker.coordinators.Coordinators.bury`.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        pipe.time()
+        pipe.zrange(self._keys("tasks"), 0, _MOST_LOOKED_AT - 1, withscores=True)
+        (now_s, _), waiting = await self._execute(pipe.execute())
+        due = [name.partition(" ") for name, due_ms in waiting if due_ms < 1000 * (now_s + 1)]
+        for kind, _, batch in due:
+            if kind in _KINDS and (task := await self._take(TaskKind(kind), batch, lease_s, coordinator)):
+                return task
+        return None
+
+    async def _take(self, kind: TaskKind, batch: str, lease_s: float, coordinator: str) -> Task | None:
+        reply = await self._call(
+            "task/take", kind.value, batch, secrets.token_hex(8), int(lease_s * 1000), coordinator
+        )
         if reply is None:
             return None
-        kind, batch, run, attempt, args = reply
-        return Task(TaskKind(kind), batch, json.loads(args), int(run), int(attempt))
+        run, attempt, deaths, args = reply
+        return Task(kind, batch, json.loads(args), int(run), int(attempt), int(deaths))
 
     async def keep(self, task: Task, lease_s: float) -> bool:
         """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""

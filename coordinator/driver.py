@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections.abc import Iterable
 from contextlib import suppress
 
 import structlog
 
 from broker.batch_steps import encode_errors
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle, write_files
 from coordinator.submit import LIVE, Submitter
@@ -22,7 +24,12 @@ from storage import StorageError
 
 log = structlog.get_logger(__name__)
 
-TURN_S = 0.2
+LOOK_S = 5.0
+"""Longest time between two turns of a batch that waits. The bell tells what changes it; a ring can be lost."""
+
+RUNNING_S = 1.0
+"""The same while its rows run: each turn notes their rate."""
+
 STORAGE_RETRY_S = 1.0
 STORAGE_RETRY_MAX_S = 15.0
 
@@ -85,7 +92,7 @@ class Driver:
     async def _hold(self, reason: str) -> None:
         try:
             await self._context.batches.hold(self._id, reason)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("batch_hold_not_noted", batch=self._id, error=str(error))
         self._held = True
 
@@ -115,35 +122,54 @@ class Driver:
             "batch_moved", batch=batch.id, status=to.value, completed=counts.completed, failed=counts.failed
         )
 
+    async def _fresh(self, batch: Batch) -> Batch:
+        """Read a batch again.
+
+        Raises:
+            ChangedError: it is gone, or has another status: it was cancelled during this turn, for one.
+        """
+        fresh = await self._context.batches.get(batch.id)
+        if fresh is None or fresh.status is not batch.status:
+            raise ChangedError
+        return fresh
+
     async def _validate(self, batch: Batch) -> None:
         found = await validate(self._context, batch)
         if isinstance(found, list):
             await self._step(batch, BatchEvent.INVALID, {"errors": encode_errors(found)})
             return
-        await write_plan(self._context, batch.id, found.chunks)
+        failpoints.hit("bulk.before_plan")
+        plan = await write_plan(self._context, batch.id, found.chunks)
         failpoints.hit("bulk.after_plan")
-        fields: dict[str, object] = {"model": found.model, "total": found.rows, "chunks": len(found.chunks)}
-        await self._step(batch, BatchEvent.VALID, fields)
+        sizes = {"total": found.rows, "chunks": len(found.chunks)}
+        await self._step(batch, BatchEvent.VALID, {"model": found.model, "plan": plan, **sizes})
 
     async def _pieces(self, batch: Batch) -> list[Chunk]:
         if self._plan is None:
-            self._plan = await read_plan(self._context, batch.id) if batch.chunks else []
+            self._plan = await read_plan(self._context, batch) if batch.chunks else []
         return self._plan
 
     async def _advance(self, batch: Batch, now_ms: int) -> None:
         if self._submitter is None:
             self._submitter = Submitter(self._context, await self._pieces(batch))
         if await self._submitter.turn(batch, now_ms):
-            fresh = await self._context.batches.get(batch.id)
-            if fresh is not None:
-                await self._step(fresh, BatchEvent.ALL_ROWS_DONE)
+            await self._step(await self._fresh(batch), BatchEvent.ALL_ROWS_DONE)
             return
-        for number in self._submitter.lost:
+        if await self._settle_lost(batch, self._submitter.lost):
+            return
+        longest_s = RUNNING_S if self._submitter.running else LOOK_S * random.uniform(0.7, 1.0)
+        await self._rest(min(longest_s, max(0.0, batch.expires_ms - now_ms) / 1000))
+
+    async def _settle_lost(self, batch: Batch, lost: Iterable[int]) -> bool:
+        """End the chunks whose jobs failed too often. Returns whether there was one."""
+        settled = False
+        for number in lost:
             opened, _ = await self._context.batches.open_chunks(batch.id)
             if number in opened:
                 piece = (await self._pieces(batch))[number]
                 await settle(self._context, batch, piece, opened[number], NeverRan.WORKER_LOST)
-        await self._rest(TURN_S)
+                settled = True
+        return settled
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
         """Stop running chunks, then write the finished rows, and an error for each of the others."""
@@ -154,7 +180,7 @@ class Driver:
         if live:
             for job in live:
                 await self._context.store.cancel(job)
-            await self._rest(TURN_S)
+            await self._rest(RUNNING_S)
             return
         opened, done = await self._context.batches.chunks(batch.id)
         for piece in await self._pieces(batch):
@@ -163,9 +189,7 @@ class Driver:
         await self._finish(batch, event)
 
     async def _finish(self, batch: Batch, event: BatchEvent) -> None:
-        fresh = await self._context.batches.get(batch.id)
-        if fresh is None:
-            raise ChangedError
+        fresh = await self._fresh(batch)
         fields = await write_files(self._context, fresh)
         failpoints.hit("bulk.after_files")
         await self._step(fresh, event, dict(fields))

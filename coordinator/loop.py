@@ -13,7 +13,7 @@ import structlog
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from coordinator.context import Context
@@ -53,15 +53,20 @@ class Coordinator:
         self._token = f"{host}-{pid}-{secrets.token_hex(4)}"
         self._info = {"id": self._token, "host": host, "pid": pid, "metrics_url": metrics_url}
         self._settings = settings
-        store = JobStore(connect(settings.redis_url), settings)
+        store = JobStore(connect(settings.redis_url), settings, metrics.store_faults.inc)
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
         self._bell = Subscriber(
-            connect(settings.redis_url, text=False), store.keys("bell_channel"), self._rung, self._look_now
+            connect(settings.redis_url, text=False),
+            store.keys("bell_channel"),
+            self._rung,
+            self._all_rung,
+            store.faults,
         )
         self._tasks = Tasks(self._context)
         self._drivers: dict[str, Driver] = {}
         self._driving: set[asyncio.Task[None]] = set()
+        self._looking: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -71,31 +76,19 @@ class Coordinator:
             for task in self._working:
                 task.cancel()
         self._stopping.set()
+        self._tasks.closed = True
         self._look_now()
 
     async def run(self) -> None:
-        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for."""
+        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop."""
         beside = [
             asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
             asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
             asyncio.create_task(self._listen(), name="bell"),
         ]
-        away = False
+        self._looking = asyncio.create_task(self._look_for_work(), name="look")
         try:
-            while not self._stopping.is_set():
-                self._wake.clear()
-                try:
-                    await self._look()
-                    away = False
-                except StoreUnavailableError as error:
-                    if not away:
-                        log.warning("coordinator_waits_for_redis", error=str(error))
-                    away = True
-                except Exception:
-                    log.exception("task_failed", task="look")
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
-                        await self._wake.wait()
+            await self._stopping.wait()
         finally:
             await self._leave(beside)
 
@@ -103,11 +96,31 @@ class Coordinator:
 
     @property
     def _working(self) -> set[asyncio.Task[None]]:
-        return self._driving | self._tasks.running
+        looking = {self._looking} if self._looking and not self._looking.done() else set()
+        return looking | self._driving | self._tasks.running
+
+    async def _look_for_work(self) -> None:
+        away = False
+        while not self._stopping.is_set():
+            self._wake.clear()
+            try:
+                await self._look()
+                away = False
+            except StoreError as error:
+                if not away:
+                    log.warning("coordinator_waits_for_redis", error=str(error))
+                away = True
+            except Exception:
+                log.exception("task_failed", task="look")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
 
     async def _look(self) -> None:
         """Take up the batches that nobody drives and the tasks that nobody performs."""
-        for batch_id in await self._context.batches.active():
+        for batch_id in await self._context.batches.undriven():
+            if self._stopping.is_set():
+                return
             if batch_id in self._drivers:
                 continue
             if await self._prolong(batch_id):
@@ -123,22 +136,28 @@ class Coordinator:
     async def _drive(self, driver: Driver, batch_id: str) -> None:
         """Drive a batch while its lease is kept."""
         lease_s = self._settings.batch_lease_s
+        work = self._try_to_drive(driver, batch_id)
         try:
-            if not await under_lease(driver.run(), lambda: self._prolong(batch_id), lease_s, batch_id):
+            if not await under_lease(work, lambda: self._prolong(batch_id), lease_s, batch_id):
                 log.warning("batch_lease_lost", batch=batch_id)
-        except Exception as error:
-            log.exception("batch_driver_failed", batch=batch_id)
-            with suppress(StoreUnavailableError):
-                await give_up(self._context, batch_id, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(lease_s):
-                    await self._stopping.wait()
         finally:
             try:
-                with suppress(StoreUnavailableError):
+                with suppress(StoreError):
                     await self._context.batches.lease(batch_id, self._token, 0)
             finally:
                 del self._drivers[batch_id]
+
+    async def _try_to_drive(self, driver: Driver, batch_id: str) -> None:
+        """Drive a batch. After an error of our own, note it and keep the lease for a while: others would fail, too."""
+        try:
+            await driver.run()
+        except Exception as error:
+            log.exception("batch_driver_failed", batch=batch_id)
+            with suppress(StoreError):
+                await give_up(self._context, batch_id, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.batch_lease_s):
+                    await self._stopping.wait()
 
     # ---- beside it ---------------------------------------------------------------------------------------------
 
@@ -153,13 +172,13 @@ class Coordinator:
     async def _beat(self) -> None:
         try:
             await self._coordinators.beat(self._info, self._settings.batch_lease_s)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.debug("heartbeat_failed", error=str(error))
 
     async def _sweep(self) -> None:
         try:
             await sweep(self._context)
-        except (StoreUnavailableError, StorageError) as error:
+        except (StoreError, StorageError) as error:
             log.debug("sweep_failed", error=str(error))
 
     async def _listen(self) -> None:
@@ -167,9 +186,19 @@ class Coordinator:
             await self._bell.start()
 
     def _rung(self, ids: list[str]) -> None:
+        """Wake the drivers of these batches; an empty id stands for all."""
+        if "" in ids:
+            self._all_rung()
+            return
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
                 driver.wake()
+            else:  # a batch that nobody drives, or a task
+                self._look_now()
+
+    def _all_rung(self) -> None:
+        for driver in self._drivers.values():
+            driver.wake()
         self._look_now()
 
     def _look_now(self) -> None:
@@ -177,16 +206,22 @@ class Coordinator:
 
     async def _leave(self, beside: list[asyncio.Task[None]]) -> None:
         """Finish what can be finished soon, and give every lease back, so that others continue at once."""
-        for driver in self._drivers.values():
-            driver.stop()
-        if working := self._working:
-            await asyncio.wait(working, timeout=FINISH_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FINISH_S):
+                while working := self._working:  # a look under way may still begin something
+                    for driver in self._drivers.values():
+                        driver.stop()
+                    await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
         left = [*self._working, *beside]
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=LEAVE_S)
-        with suppress(StoreUnavailableError, TimeoutError):
-            async with asyncio.timeout(LEAVE_S):
-                await self._coordinators.beat(self._info, 0)
+        last = asyncio.create_task(self._say_goodbye(), name="goodbye")
+        await asyncio.wait({last}, timeout=LEAVE_S)
+        last.cancel()
+
+    async def _say_goodbye(self) -> None:
+        with suppress(StoreError):
+            await self._coordinators.beat(self._info, 0)
         await self._bell.stop()
         await self._context.store.aclose()

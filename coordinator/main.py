@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +21,10 @@ from monitoring.metrics import AcceptedJobs, DataDisk, serve_metrics, set_up
 from storage import local_folders
 
 log = structlog.get_logger(__name__)
+
+
+END_S = 10.0
+"""Longest time from the first signal to the end of the process."""
 
 
 class CoordinatorStartError(Exception):
@@ -55,6 +61,21 @@ def run_coordinator(overrides: Mapping[str, Any]) -> None:
 
 async def _run(settings: CoordinatorSettings, metrics: AcceptedJobs, url: str) -> None:
     coordinator = Coordinator(settings, metrics, url)
+    loop = asyncio.get_running_loop()
+    by_force = threading.Timer(END_S, _end_by_force)
+    by_force.daemon = True
+
+    def stop(*_: object) -> None:
+        if not by_force.is_alive():
+            by_force.start()
+        loop.call_soon_threadsafe(coordinator.stop)
+
     for signum in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(signum, coordinator.stop)
+        signal.signal(signum, stop)  # not the loop's handlers: those wait for a loop that hangs
     await coordinator.run()
+
+
+def _end_by_force() -> None:
+    """End the process. Something hangs, such as a disk; other coordinators continue when the leases have run out."""
+    log.error("coordinator_ends_by_force", after_s=END_S)
+    os._exit(1)

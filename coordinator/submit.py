@@ -73,6 +73,7 @@ class Submitter:
 
     Attributes:
         lost: chunks whose jobs failed too often; the caller settles them.
+        running: at the last turn, a worker ran a chunk.
     """
 
     def __init__(self, context: Context, plan: list[Chunk]) -> None:
@@ -82,6 +83,7 @@ class Submitter:
         self._lane: Lane | None = None  # of the chunks that wait
         self._stuck: dict[int, tuple[str, int]] = {}
         self.lost: set[int] = set()
+        self.running = False
 
     async def turn(self, batch: Batch, now_ms: int) -> bool:
         """Submit the chunks that may be submitted now. Returns whether all chunks are done."""
@@ -96,6 +98,7 @@ class Submitter:
             again for number, chunk in opened.items() if (again := self._again(number, chunk, states[number]))
         ]
         live = sum(state in LIVE for state in told)
+        self.running = JobState.RUNNING in told
         if batch.paused:
             return False
         room = max(2, PER_WORKER * await self._workers(batch)) - live

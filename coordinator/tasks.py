@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import structlog
 
-from broker.db.errors import FileGoneError, NoInputFileError, StoreUnavailableError
+from broker.db.errors import FileGoneError, NoInputFileError, StoreError, StoreUnavailableError
 from broker.tasks import Answer, Task, TaskKind
 from coordinator.context import Context
 from coordinator.lease import under_lease
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 4
 """Tasks that one coordinator performs at once."""
 
-MOST_ATTEMPTS = 5
+MOST_DEATHS = 5
 """Coordinators that may die of a task; then it has failed."""
 
 REDIS_RETRY_S = 1.0
@@ -36,11 +36,12 @@ class Tasks:
         self._context = context
         self._lease_s = context.settings.batch_lease_s
         self.running: set[asyncio.Task[None]] = set()
+        self.closed = False
 
     async def look(self) -> None:
-        """Take what waits, up to :data:`AT_ONCE` tasks."""
-        while len(self.running) < AT_ONCE:
-            task = await self._context.tasks.take(self._lease_s)
+        """Take what waits, up to :data:`AT_ONCE` tasks; nothing more once it is ``closed``."""
+        while len(self.running) < AT_ONCE and not self.closed:
+            task = await self._context.tasks.take(self._lease_s, self._context.token)
             if task is None:
                 return
             running = asyncio.create_task(self._perform(task), name=f"{task.kind} {task.batch}")
@@ -57,7 +58,7 @@ class Tasks:
             if not kept:
                 log.warning("batch_task_lost", batch=task.batch, kind=task.kind.value)
         except asyncio.CancelledError:
-            with suppress(StoreUnavailableError):
+            with suppress(StoreError):
                 await store.keep(task, 0)
             raise
         except Exception:  # when the lease has run out it is tried again
@@ -77,10 +78,8 @@ class Tasks:
 
     async def _outcome(self, task: Task) -> Answer:
         """Perform a task. An error becomes a code and a message: the api raises them again."""
-        if task.attempt > MOST_ATTEMPTS:
-            log.error(
-                "batch_task_given_up", batch=task.batch, kind=task.kind.value, attempts=task.attempt - 1
-            )
+        if task.deaths >= MOST_DEATHS:
+            log.error("batch_task_given_up", batch=task.batch, kind=task.kind.value, deaths=task.deaths)
             return INTERNAL
         try:
             return await self._do(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import struct
 import time
 from collections.abc import Iterable
@@ -145,13 +146,19 @@ class _Reading:
             self._errors.append(RowError(code, message, self._model_line, "body.model"))
 
 
-async def write_plan(context: Context, batch_id: str, chunks: Iterable[Chunk]) -> None:
-    """Write how a batch is cut."""
+async def write_plan(context: Context, batch_id: str, chunks: Iterable[Chunk]) -> str:
+    """Write how a batch is cut; return the plan's name for its record.
+
+    Every writing has a name of its own, so a coordinator that was frozen for longer than its lease cannot overwrite the
+    plan that another one follows.
+    """
+    name = f"plan-{secrets.token_hex(8)}"
     data = b"".join(_RECORD.pack(c.offset, c.length, c.first_line, c.rows) for c in chunks)
-    await context.storage.put(plan_key(batch_id), data)
+    await context.storage.put(plan_key(batch_id, name), data)
+    return name
 
 
-async def read_plan(context: Context, batch_id: str) -> list[Chunk]:
-    """Read what :func:`write_plan` wrote."""
-    data = await read_all(context.storage, plan_key(batch_id))
+async def read_plan(context: Context, batch: Batch) -> list[Chunk]:
+    """Read the plan that a batch's record names."""
+    data = await read_all(context.storage, plan_key(batch.id, batch.plan))
     return [Chunk(n, *fields) for n, fields in enumerate(_RECORD.iter_unpack(data))]

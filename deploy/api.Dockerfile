@@ -26,12 +26,21 @@ COPY jobs jobs
 COPY monitoring monitoring
 COPY penstock penstock
 COPY workers workers
+# The root file system may be read-only, so Python could not keep byte code later.
+RUN .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash api broker coordinator jobs monitoring penstock storage workers
 # The root file system may be read-only: what is written goes to the volume, or to /tmp.
 ENV PATH=/opt/penstock/.venv/bin:$PATH \
     HOME=/var/lib/penstock \
     PENSTOCK_DATA_DIR=/var/lib/penstock \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Penstock" \
+    org.opencontainers.image.description="The api, the coordinator, Flower, and workers without vLLM" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 USER 10001
 ENTRYPOINT ["penstock"]
 CMD ["api", "--host", "0.0.0.0"]

@@ -34,6 +34,8 @@ COPY jobs jobs
 COPY monitoring monitoring
 COPY penstock penstock
 COPY workers workers
+# The root file system may be read-only, so Python could not keep byte code later.
+RUN .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash broker jobs monitoring penstock storage workers
 # The root file system may be read-only: models and compiled kernels go to the volume, the rest to /tmp.
 ENV PATH=/opt/penstock/.venv/bin:$PATH \
     HF_HOME=/var/lib/penstock/huggingface \
@@ -42,6 +44,13 @@ ENV PATH=/opt/penstock/.venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VLLM_NO_USAGE_STATS=1
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Penstock worker" \
+    org.opencontainers.image.description="A worker with vLLM" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 USER 10001
 VOLUME /var/lib/penstock
 ENTRYPOINT ["penstock"]

@@ -17,9 +17,9 @@ def batch_folder(batch_id: str) -> str:
     return f"batches/{batch_id}"
 
 
-def plan_key(batch_id: str) -> str:
-    """Return the key of a batch's plan: how its input is cut into chunks."""
-    return f"batches/{batch_id}/plan"
+def plan_key(batch_id: str, name: str) -> str:
+    """Return the key of a batch's plan: how its input is cut into chunks. The batch's record has its name."""
+    return f"batches/{batch_id}/{name}"
 
 
 def chunk_folder(batch_id: str, chunk: int) -> str:

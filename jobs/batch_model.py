@@ -73,6 +73,7 @@ class Batch:
         retry_of: the batch whose failed rows these are.
         trace: trace context of the request that created it (``TraceContext.encode``).
         retried_as: the batch that retries this one's failed rows.
+        plan: the name of its plan in storage.
         chunks: number of its chunks; 0 until the input has been read.
         next_chunk: the first chunk that was never submitted.
     """
@@ -105,6 +106,7 @@ class Batch:
     retry_of: str | None = None
     trace: str | None = None
     retried_as: str | None = None
+    plan: str = "plan"
     chunks: int = 0
     next_chunk: int = 0
 

@@ -10,8 +10,12 @@ EVENTS = {
     "unreachable.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "api_starting": "The api starts to listen.",
+    "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
     "retried.",
+    "append_failed": "Penstock failed while it wrote chunks of streams; they are written with the next ones, or with "
+    "the end.",
+    "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
@@ -47,7 +51,11 @@ EVENTS = {
     "commit_delayed": "Rows that are in storage could not be counted, as Redis is unreachable; it is retried.",
     "commit_waits_for_storage": "Finished rows could not be written, as storage is failing or full; they are kept "
     "and retried.",
+    "connection_refused": "Bytes that never became a request were refused: too large, too slow, not HTTP, or one connection "
+    "too many. `code` says which.",
     "coordinator_ended": "The coordinator has given its batches back and ends.",
+    "coordinator_ends_by_force": "Something in the coordinator hung after a stop was asked for. The process ends; others "
+    "continue when its leases have run out.",
     "coordinator_starting": "The coordinator starts to look for batches.",
     "coordinator_waits_for_redis": "The coordinator cannot look for batches, as Redis is unreachable.",
     "count_failed": "The engine raised an error while it counted a prompt's tokens.",
@@ -66,7 +74,7 @@ EVENTS = {
     "ending_forced": "A worker did not end in time, for example because Redis does not answer, and was ended by "
     "force. `closed`: its lease had ended and its engine had stopped.",
     "engine_dead": "The engine died, or could not be reached, while it ran a job.",
-    "engine_died": "The engine was found dead. The worker releases its jobs and ends with status 1.",
+    "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
     "envelope_not_published": "The template of Celery messages could not be published, as Redis is unreachable; it "
@@ -86,6 +94,8 @@ EVENTS = {
     "job_known": "A submission was answered with an earlier job: it has the same idempotency key, or was retried "
     "before.",
     "job_moved": "A caller moved a queued job to another lane, or made it the next of its lane.",
+    "job_not_given_back": "After `attempt_crashed` the job could not be given back. The worker ends with status 1, so "
+    "that the job moves on.",
     "job_retried": "A caller retried a finished job, as a new job.",
     "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
     "They move on when its lease ends.",
@@ -93,17 +103,20 @@ EVENTS = {
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
     "message_dropped": "A queue message gave no right to run its job, for this reason. Harmless.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
     "stays in storage.",
+    "open_files_limit_low": "The system allows the api fewer open files than `max_connections` needs: raise `ulimit -n`.",
     "order_not_known": "Redis told a worker to stop a job for a reason that this version does not know. The job "
     "continues.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
+    "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs, or pushed lost messages again. `requeued_jobs` and "
     "`failed_jobs` name up to twenty jobs each that it took from lost workers.",
     "redis_back": "Redis can be reached again.",
@@ -116,12 +129,18 @@ EVENTS = {
     "once a second; all others at level debug.",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
+    "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "
+    "as failed.",
     "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
+    "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "
+    "most one line in ten seconds for each script.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
     "passed on chunk by chunk, which costs the worker more.",
+    "subscription_failed": "A subscription to Redis ended because of a bug in Penstock or redis-py; the line has the "
+    "traceback. It is opened again.",
     "subscription_lost": "The connection that carries events was lost; it is opened again, and the gap is read from "
     "the logs.",
     "sweep_failed": "Old files and parts could not be deleted; it is retried.",

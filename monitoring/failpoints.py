@@ -2,7 +2,8 @@
 
 ``PENSTOCK_FAILPOINTS``, read when the process starts, arms them: a list such as
 ``worker.before_claim=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action happens once, at the Nth
-time the window is reached (``@1`` by default). Without the variable a call costs one test of a module variable.
+time the window is reached (``@1`` by default); with ``@N+`` also at each later time. Without the variable a call costs one
+test of a module variable.
 
 ==============  ====================================================================================================
 action          what it does to its own process
@@ -10,6 +11,7 @@ action          what it does to its own process
 ``kill``        SIGKILL: nothing is cleaned up
 ``stop``        SIGSTOP: frozen until it gets a SIGCONT
 ``sleep:S``     sleeps S seconds without yielding, which blocks the thread and its event loop
+``wedge``       keeps the interpreter's lock for ever: no other thread runs, and no signal handler
 ``raise``       raises :class:`FailpointReachedError`, which kills the simulated engine at ``engine.run``
 ==============  ====================================================================================================
 
@@ -19,6 +21,7 @@ The windows are the keys of :data:`WINDOWS`. They are for fault tests. Never set
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -43,8 +46,10 @@ WINDOWS: Final[dict[str, str]] = {
     "api.after_accept": "the job is on disk, but its client is not answered",
     "api.mid_stream": "an OpenAI stream is about to send its next frames",
     "bulk.before_turn": "the coordinator is about to take a batch's next step",
+    "bulk.before_plan": "a batch's input is checked, but its plan is not in storage",
     "bulk.after_plan": "a batch's plan is in storage, but not in its record",
     "bulk.after_files": "a batch's output files are in storage and recorded, but the batch is not finished",
+    "bulk.after_row": "the engine has answered a row, but its line is not made",
     "bulk.before_part": "rows of a chunk are finished, and a part with them is about to be written",
     "bulk.after_part": "a part is in storage, but the batch's record does not count its rows",
     "bulk.before_end": "every row of a chunk is committed, but the chunk is not done",
@@ -57,7 +62,7 @@ WINDOWS: Final[dict[str, str]] = {
 _TAKES_EFFECT_S = 0.2
 """Another thread may receive the signal; this one waits here until it has."""
 
-_ACTIONS = ("kill", "stop", "sleep", "raise")
+_ACTIONS = ("kill", "stop", "sleep", "wedge", "raise")
 
 
 class FailpointReachedError(RuntimeError):
@@ -73,6 +78,7 @@ class _Point:
     action: str
     seconds: float
     left: int
+    again: bool
 
 
 _armed: dict[str, _Point] | None = None
@@ -103,11 +109,12 @@ def parse(text: str) -> dict[str, _Point]:
         if window not in WINDOWS:
             raise _unreadable(item, f"unknown window; choose one of {', '.join(WINDOWS)}")
         if not equals or name not in _ACTIONS or bool(colon) != (name == "sleep"):
-            raise _unreadable(item, "the action must be kill, stop, sleep:SECONDS or raise")
+            raise _unreadable(item, "the action must be kill, stop, sleep:SECONDS, wedge or raise")
         if window in points:
             raise _unreadable(item, "the window is named twice")
         try:
-            points[window] = _Point(name, float(seconds or 0), int(count) if at else 1)
+            number = int(count.removesuffix("+")) if at else 1
+            points[window] = _Point(name, float(seconds or 0), number, again=count.endswith("+"))
         except ValueError:
             raise _unreadable(item, "SECONDS and N in sleep:SECONDS@N must be numbers") from None
     return points
@@ -136,10 +143,13 @@ def _act(window: str, meaning: str) -> None:
     point.left -= 1
     if point.left:
         return
+    point.left = int(point.again)
     line = f"failpoint {window}: {point.action} at {time.time():.3f} ({meaning})"
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - a log's buffer would not survive the action
     if point.action == "sleep":
         time.sleep(point.seconds)
+    elif point.action == "wedge":
+        re.match("(a|a)*$", "a" * 64 + "b")
     elif point.action == "raise":
         raise FailpointReachedError(f"failpoint {window}: {meaning}")
     else:

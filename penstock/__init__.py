@@ -27,13 +27,13 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ finds the names
     from penstock.models import *
 
 __all__ = ["AsyncPenstock", "Penstock", "__version__"]
-__all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError"]
+__all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError", "ArgumentError"]
 __all__ += ["AuthenticationError", "BadRequestError", "BatchEndedError", "BatchWaitTimeoutError"]
 __all__ += ["ConflictError", "JobCancelledError", "JobEndedError", "JobExpiredError", "JobFailedError"]
 __all__ += ["JobNotFinishedError", "NotFoundError", "PenstockError", "PermissionDeniedError"]
 __all__ += ["RateLimitedError", "ServerError", "StreamRestartedError", "UnavailableError", "WaitTimeoutError"]
 __all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "Model", "Page", "Placement"]
-__all__ += ["Restarted", "RetryOutcome", "RetryReport", "Timings", "Usage"]
+__all__ += ["Restarted", "Retry", "RetryOutcome", "RetryReport", "Timings", "Usage"]
 __all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
 __all__ += ["Gpu", "Lane", "Pool", "Tenant", "Worker"]
 

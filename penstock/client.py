@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import httpx
 
-from penstock._core import flows, protocol
+from penstock._core import flows, replies
 from penstock._core.drivers import AsyncDriver, SyncDriver
 from penstock._core.flows import Flow
 from penstock._core.http import Settings
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.protocol import Request
-from penstock.errors import APIResponseError
+from penstock._core.requests import Request
+from penstock._core.retry import MAX_RETRY_S
+from penstock.errors import Retry
 from penstock.models import Health, Model, Page
 from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
@@ -55,12 +57,11 @@ class _Client(Part[Driver]):
             flows.Send(Request("GET", "/health/ready"))
         )  # no retries: 503 is an answer
         if reply.status in {200, 503} and b'"status"' in reply.body:
-            return protocol.parse(reply, Health)
+            return replies.parse(reply, Health)
         if reply.status == 200:
-            raise APIResponseError(
-                "the server's health answer has no status: is this the address of a Penstock server?"
-            )
-        raise protocol.status_error(reply)
+            what = "the server's health answer has no status: is this the address of a Penstock server?"
+            raise replies.unexpected(reply, what)
+        raise replies.status_error(reply)
 
     @Call
     def models(self) -> Flow[tuple[Model, ...]]:
@@ -71,8 +72,10 @@ class _Client(Part[Driver]):
 class Penstock(_Client[SyncDriver]):
     """A client of one Penstock server. Threads may share it. Close it, or use it in a ``with``.
 
-    Every call is retried on connection errors and on 408, 429, 502, 503 and 504, with backoff and after the server's
-    Retry-After. A submission carries an idempotency key, so it never runs twice.
+    A call is retried on connection errors and on 408, 429, 502, 503 and 504, with backoff and after the server's
+    Retry-After. A submission carries an idempotency key, so it never runs twice. A call that would do more the second
+    time (``pools.purge``, ``workers.drain``, ``dead.retry`` without ids) is retried only if the first certainly did
+    not reach the server. Redirects are followed within the same host, never from https to http.
 
     Args:
         base_url: the server's address; None takes ``PENSTOCK_URL``, or else ``http://127.0.0.1:8080``.
@@ -80,10 +83,13 @@ class Penstock(_Client[SyncDriver]):
         timeout: seconds without any answer before a try is given up; waits asked of the server come on top.
         max_retries: further tries of one call.
         max_reconnects: tries in a row that bring nothing new, to reopen an event stream or continue a wait.
+        max_retry_s: no try of a call begins later than this many seconds after its first failure. A server that asks
+            for a longer pause gets no retry.
+        on_retry: is called before each pause, with a :class:`penstock.Retry`; both clients call it directly.
         http_client: an httpx client of your own (proxies, certificates); you close it.
 
     Raises:
-        ValueError: an argument is out of range.
+        ArgumentError: an argument is out of range, or no header can carry the key.
     """
 
     def __init__(
@@ -94,9 +100,13 @@ class Penstock(_Client[SyncDriver]):
         timeout: float = 30.0,
         max_retries: int = 4,
         max_reconnects: int = 10,
+        max_retry_s: float = MAX_RETRY_S,
+        on_retry: Callable[[Retry], object] | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
-        settings = Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
+        settings = Settings.resolve(
+            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry
+        )
         super().__init__(SyncDriver(settings, http_client))
 
     def close(self) -> None:
@@ -128,9 +138,13 @@ class AsyncPenstock(_Client[AsyncDriver]):
         timeout: float = 30.0,
         max_retries: int = 4,
         max_reconnects: int = 10,
+        max_retry_s: float = MAX_RETRY_S,
+        on_retry: Callable[[Retry], object] | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        settings = Settings.resolve(base_url, api_key, timeout, max_retries, max_reconnects)
+        settings = Settings.resolve(
+            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry
+        )
         super().__init__(AsyncDriver(settings, http_client))
 
     async def close(self) -> None:

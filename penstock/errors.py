@@ -1,6 +1,7 @@
 """Everything the client raises, on one page.
 
     PenstockError
+    ├── ArgumentError             an argument that cannot be sent; also a ValueError
     ├── APIConnectionError        no answer: refused, reset, cut
     │   └── APITimeoutError       no answer in time
     ├── APIResponseError          an answer that is not what the contract says
@@ -28,7 +29,9 @@ The table ``_BY_STATUS`` maps statuses to classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch
@@ -39,19 +42,63 @@ class PenstockError(Exception):
     """The root of all errors of this package."""
 
 
+class ArgumentError(PenstockError, ValueError):
+    """An argument that cannot be sent, such as an empty id. Nothing was sent."""
+
+
 class APIConnectionError(PenstockError):
-    """The server could not be reached, or went away before it had answered."""
+    """The server could not be reached, or went away before it had answered.
+
+    Attributes:
+        sent: whether the request may have reached the server. False if no connection was made.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class APITimeoutError(APIConnectionError):
     """The server did not answer within the client's timeout."""
 
 
-class APIResponseError(PenstockError):
-    """The server's answer breaks the contract; for example, it is a page of a proxy."""
+class _OfReply(Exception):  # noqa: N818 - a mixin of errors, never raised by itself
+    headers: Mapping[str, str]
+    body: Any
+
+    @property
+    def request_id(self) -> str | None:
+        """The id to look for in the server's logs and traces; None if the answer named none."""
+        if given := self.headers.get("x-request-id"):
+            return given
+        parts = self.headers.get("traceresponse", "").split("-")  # version, trace id, span id, flags
+        return parts[1] if len(parts) == 4 else None
 
 
-class APIStatusError(PenstockError):
+class APIResponseError(_OfReply, PenstockError):
+    """The server's answer breaks the contract; for example, it is a page of a proxy.
+
+    Attributes:
+        status: the HTTP status; None if it is not known, as in the middle of a stream.
+        headers: the answer's headers, names in lower case.
+        body: the answer's body, JSON or text; None if it was not read.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or {}
+        self.body = body
+
+
+class APIStatusError(_OfReply, PenstockError):
     """The server answered with an error status.
 
     Attributes:
@@ -61,6 +108,8 @@ class APIStatusError(PenstockError):
         param: the request field at fault; None if it is no particular one.
         message: the server's sentence.
         retry_after: seconds that the server asks to wait; None if it did not say.
+        headers: the answer's headers, names in lower case.
+        body: the whole body: parsed if it is JSON, otherwise its text; None if it is empty.
     """
 
     def __init__(
@@ -72,6 +121,8 @@ class APIStatusError(PenstockError):
         type: str | None = None,  # noqa: A002  # the field's name on the wire
         param: str | None = None,
         retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
     ) -> None:
         super().__init__(f"{status} {code}: {message}" if code else f"{status}: {message}")
         self.message = message
@@ -80,6 +131,8 @@ class APIStatusError(PenstockError):
         self.type = type
         self.param = param
         self.retry_after = retry_after
+        self.headers = headers or {}
+        self.body = body
 
 
 class BadRequestError(APIStatusError):
@@ -114,6 +167,25 @@ class UnavailableError(ServerError):
     """The server cannot serve just now: it has no worker, the job waited too long, or Redis is unreachable."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A try that failed and is repeated after a pause: the argument of ``on_retry``.
+
+    Attributes:
+        what: the request, such as ``GET /v1/models``, or the stream.
+        error: why the try failed.
+        number: of the coming retry, from 1.
+        max_retries: the most retries.
+        delay_s: seconds until then.
+    """
+
+    what: str
+    error: PenstockError
+    number: int
+    max_retries: int
+    delay_s: float
+
+
 _BY_STATUS: dict[int, type[APIStatusError]] = {
     400: BadRequestError,
     401: AuthenticationError,
@@ -133,7 +205,7 @@ def status_error_class(status: int) -> type[APIStatusError]:
     return _BY_STATUS.get(status, ServerError if status >= 500 else APIStatusError)
 
 
-class _OfJob(Exception):  # noqa: N818 - a mixin of errors, raised by itself never
+class _OfJob(Exception):  # noqa: N818 - as above
     def __init__(self, message: str, *, job: Job) -> None:
         super().__init__(message)
         self.job = job

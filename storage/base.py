@@ -7,7 +7,7 @@ the service (a bucket) is reliable. A reader never sees half an object.
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,7 +82,7 @@ class Storage(Protocol):
     async def put(self, key: str, data: bytes) -> None:
         """Write a small object."""
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Read the bytes from ``start`` up to ``end`` (exclusive; None: to the object's end), piece by piece."""
 
     async def size(self, key: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -28,16 +29,20 @@ class Recovered:
     new: Counts
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+"""Redis adds them up, in 64 bits."""
+
+
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
+    prompt_tokens: _Tokens = 0
+    completion_tokens: _Tokens | None = None
+    input_tokens: _Tokens = 0
+    output_tokens: _Tokens = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None

@@ -8,9 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import uvicorn
 
-from api.main import server_config
+from api.main import make_server
 from api.settings import ApiSettings
 from broker.settings import BrokerSettings
 from tests.support import free_port, wait_until
@@ -28,7 +27,7 @@ class ApiServer:
         given = {"catalogue_refresh_s": 0.1, "shutdown_grace_s": 1, "port": free_port(), **settings}
         self.settings = ApiSettings(redis_url=base.redis_url, namespace=base.namespace, **given)
         self.url = f"http://127.0.0.1:{self.settings.port}"
-        self._server = uvicorn.Server(server_config(self.settings))
+        self._server = make_server(self.settings)
         self._thread = threading.Thread(target=self._server.run, name="api")
 
     @property
@@ -49,10 +48,15 @@ class ApiServer:
         self._thread.join(20)
         assert not self._thread.is_alive()
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves."""
+        (loop,) = {server.get_loop() for server in self._server.servers}
+        return loop
+
     def renew(self) -> None:
         """Begin anew after its namespace was emptied: publish the limits, forget the workers."""
-        (loop,) = {server.get_loop() for server in self._server.servers}
-        asyncio.run_coroutine_threadsafe(self._renew(), loop).result(20)
+        asyncio.run_coroutine_threadsafe(self._renew(), self.loop).result(20)
 
     async def _renew(self) -> None:
         await self.services.store.set_limits()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from broker.coordinators import Coordinators
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from monitoring.failpoints import VARIABLE
+from tests.environment import clean
 from tests.forked import ForkedProcess
 from tests.support import eventually
 
@@ -64,8 +64,8 @@ class _OurProcess:
     ) -> None:
         self.log = log
         given = {"redis_url": settings.redis_url, "namespace": settings.namespace, **overrides}
-        env = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
-        self.process = ForkedProcess(function, {"overrides": given}, log, ROOT, env | {VARIABLE: failpoints})
+        env = clean() | {VARIABLE: failpoints}
+        self.process = ForkedProcess(function, {"overrides": given}, log, ROOT, env)
 
     def signal(self, signum: signal.Signals) -> None:
         """Send it a signal."""

@@ -75,9 +75,13 @@ def wait_until(condition: Callable[[], T | None], timeout_s: float = 20.0) -> T:
 def freeze(pid: int) -> None:
     """Stop a process with SIGSTOP, and return when it stands: each of its threads stops at a moment of its own."""
     os.kill(pid, signal.SIGSTOP)
-    threads = Path(f"/proc/{pid}/task")
-    if threads.exists():  # Linux
-        wait_until(lambda: all(_state(thread) in "TZX" for thread in threads.iterdir()))
+    if Path("/proc/self/task").exists():  # Linux
+        wait_until(lambda: frozen(pid))
+
+
+def frozen(pid: int) -> bool:
+    """Whether each thread of a process stands (Linux)."""
+    return all(_state(thread) in "TZX" for thread in Path(f"/proc/{pid}/task").iterdir())
 
 
 def _state(thread: Path) -> str:

@@ -14,14 +14,23 @@ Answer = tuple[int, str, bytes]
 
 
 class Upstream(LoopbackServer):
-    """Serves until the block ends. ``answer``: called with a request's body. It cannot count tokens."""
+    """Serves until the block ends. It cannot count tokens.
+
+    Args:
+        answer: called with a request's body.
+
+    Attributes:
+        models: called for ``GET /v1/models``; a test may replace it.
+    """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], model: str = "upstream") -> None:
         card = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
+        self.models: Callable[[], Answer] = lambda: (200, "application/json", card)
+        server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._send(200, "application/json", card)
+                self._send(*server.models())
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))

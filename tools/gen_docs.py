@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import SecretStr
+
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 
@@ -29,7 +31,7 @@ from tools.metrics_page import metrics_page  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
-_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
+_NAMES = {str: "string", SecretStr: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
 
 
 def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
@@ -42,7 +44,7 @@ def type_words(annotation: Any, metadata: Iterable[Any]) -> str:
     if origin is tuple:
         return f"list of {type_words(args[0], ())}s"
     if origin is dict:
-        return "table by name; JSON in the environment"
+        return "table by name"
     words = _NAMES[annotation]
     bounds = []
     for bound in metadata:
@@ -78,8 +80,9 @@ def options_of(setting: str, commands: Sequence[Any]) -> str:
 
 def environment_names(name: str, field: Any) -> str:
     """Name the variables that a setting is read from."""
-    aliases = getattr(field.validation_alias, "choices", [f"penstock_{name}"])
-    return ", ".join(code(alias.upper()) for alias in aliases)
+    from broker.sources import aliases
+
+    return ", ".join(code(alias.upper()) for alias in aliases(name, field))
 
 
 def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
@@ -106,14 +109,24 @@ Each process reads its settings once, when it starts. The first of these sources
 
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
-3. a file `.env` in the current folder (same names as the environment),
-4. a file `penstock.toml` in the current folder (top-level keys; the tables `[pools.NAME]` are [a pool's](#a-pool)),
+3. a secret file: `/run/secrets/penstock_NAME`, for example `/run/secrets/penstock_api_keys`, or the same name in the
+   folder that systemd names in `$CREDENTIALS_DIRECTORY`; an empty one counts as missing,
+4. a file `penstock.toml` in the current folder, or the file that `PENSTOCK_SETTINGS_FILE` names (top-level keys; the
+   tables `[pools.NAME]` are [a pool's](#a-pool)),
 5. the default.
 
-- A value that is out of range stops the start, with a message that names the setting and the value.
-- An unknown name is ignored. If a setting has no effect, check its name here.
+- A value that is out of range stops the start, with a message that names the setting. The message quotes numbers and
+  choices, and never a text that may hold a password or a key.
+- An unknown key of the file or an unknown variable `PENSTOCK_...` stops the start, with the name that it resembles
+  most. Settings of other processes are known: one file and one environment serve them all.
+- Variables that Kubernetes sets for a Service named `penstock` or `penstock-...` (`PENSTOCK_PORT=tcp://...`,
+  `PENSTOCK_SERVICE_HOST`) are ignored.
 - An empty environment variable counts as not set.
-- Lists are JSON in the environment: `PENSTOCK_ENGINE_ARGS='["--max-model-len=4096"]'`.
+- Nothing of Penstock reads a file `.env`: it is for compose. To use one, export it: `set -a; . ./.env; set +a`.
+- A list is one string in the environment. `engine_args` is split as a shell does
+  (`PENSTOCK_ENGINE_ARGS="--max-model-len=4096 --seed 1"`), every other list at commas (`PENSTOCK_ALIASES=gpt-4o,fast`).
+- A table is one string too: `PENSTOCK_API_KEYS=alice=sk-1,bob=sk-2`. JSON works for lists and tables, and is needed
+  for `tenants` and for values with a comma: `PENSTOCK_TENANTS='{"alice": {"weight": 3}}'`.
 - Durations are seconds (`_s`), sizes are bytes (`_bytes`).
 
 ```toml
@@ -129,7 +142,7 @@ retention_s = 3600
 | `penstock api` | [every process](#every-process), [the api](#the-api) |
 | `penstock coordinator` | [every process](#every-process), [a coordinator](#a-coordinator) |
 | `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
-| `penstock flower` | [every process](#every-process) |
+| `penstock flower` | [every process](#every-process), [Flower](#flower) |
 | `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
 the processes it starts read theirs from the same environment and files |"""
 
@@ -174,15 +187,19 @@ def pool_table() -> str:
     return table(("key", "type", "default"), rows)
 
 
-_OTHER = """\
-| environment | read by | meaning |
-| --- | --- | --- |
-| `PENSTOCK_FLOWER_BASIC_AUTH` | `penstock flower` | a login, `user:password` |
-| `PENSTOCK_URL` | the SDK, the client commands | the server's address; default `http://127.0.0.1:8080` |
-| `PENSTOCK_API_KEY` | the SDK, the client commands | sent as a bearer token; needed if `api_keys` are set |
-| `PENSTOCK_MODEL` | `penstock submit` | the served name to use; a worker reads it as the model to load |
-| `PENSTOCK_FLAVOUR` | `make` | `cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver |
-| `VLLM_*`, `HF_*` | vLLM, in the worker | as vLLM and the Hugging Face libraries document them |"""
+def variables_table() -> str:
+    """Return a table of the variables that are no settings."""
+    from penstock.server.settings import VARIABLES
+
+    rows = [(code(name), reader, meaning) for name, (reader, meaning) in VARIABLES.items()]
+    rows.append(
+        (
+            f"{code('VLLM_*')}, {code('HF_*')}",
+            "vLLM, in the worker",
+            "as vLLM and the Hugging Face libraries document them",
+        )
+    )
+    return table(("environment", "read by", "meaning"), rows)
 
 
 def configuration() -> str:
@@ -191,7 +208,7 @@ def configuration() -> str:
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
     from penstock.cli.server import COMMANDS
-    from penstock.server.plan import UpSettings
+    from penstock.server.settings import FlowerSettings, UpSettings
     from workers.settings import WorkerSettings
 
     def of(*names: str) -> list[Any]:
@@ -216,8 +233,10 @@ def configuration() -> str:
         "## penstock up",
         settings_table(UpSettings, WorkerSettings, of("up")),
         _UP_NOTE,
+        "## Flower",
+        settings_table(FlowerSettings, BrokerSettings, of("flower")),
         "## Not settings, but read from the environment",
-        _OTHER,
+        variables_table(),
     )
 
 

@@ -62,6 +62,11 @@ Every process writes to standard error, one line per event: its name and its fie
 ([configuration](configuration.md)) set the lowest level and the form. uvicorn's, Celery's and vLLM's own records have
 the same form, with their sentence as `event`. No line contains a prompt or a completion.
 
+`penstock up`, and `penstock worker` with several workers, write the output of each process into a file in `logs` of
+`data_dir`. A file of `log_max_bytes` is set aside as `NAME.log.1` while its process runs, and `log_backups` of these are
+kept. The processes write into a pipe, so a killed one loses no line. While the command is stopped (Ctrl-Z), a process waits
+after a megabyte of output. If the disk is full, the processes continue and lines are dropped.
+
 With `log_json` a line is one JSON object. It begins with those of these fields that apply:
 
 | field | meaning |

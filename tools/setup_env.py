@@ -142,6 +142,11 @@ def run_logged(command: list[str], what: str) -> None:
         raise SetupError(f"{what} failed. The end of pip's output:\n{quoted}\n  All of it: {LOG}")
 
 
+def install_lock(lock: Path) -> None:
+    """Install a lock file's packages; pip refuses a file whose hash is not in it."""
+    pip_install("installing the packages", "--no-deps", "--require-hashes", "-r", str(lock))
+
+
 def pip_install(what: str, *args: str) -> None:
     """Run ``pip install`` in the venv. Byte code is compiled later, on all cores."""
     options = ["--disable-pip-version-check", "--no-input", "--no-compile"]
@@ -212,7 +217,7 @@ def install(flavour: str) -> None:
         say("CPU build of torch (190 MB)")
         install_torch_cpu()
     say(f"{packages} packages from {lock}; the first time this takes minutes")
-    pip_install("installing the packages", "--no-deps", "-r", str(lock))
+    install_lock(lock)
     say("penstock itself, editable")
     if flavour == "client":
         pip_install("installing penstock", "--no-deps", "-e", ".")
@@ -243,7 +248,7 @@ def set_up_image(image: str) -> None:
     LOG.write_bytes(b"")
     if image == "worker-cpu":
         install_torch_cpu()
-    pip_install("installing the packages", "--no-deps", "-r", str(lock))
+    install_lock(lock)
     site = next(VENV.glob("lib/python*/site-packages"))
     (site / "penstock-root.pth").write_text(f"{ROOT}\n")
     launcher = VENV / "bin" / "penstock"

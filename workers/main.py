@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
 from broker.celery.envelope import greet
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.db.keys import Keys
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
@@ -66,7 +66,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     )
     try:
         greet(app, settings.redis_url, Keys(settings.namespace))
-    except StoreUnavailableError as error:
+    except StoreError as error:
         raise WorkerStartError(str(error)) from error
     set_up(REGISTRY, "worker")
     metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(LimitReason))

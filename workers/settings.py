@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from broker.settings import MetricsSettings, Seconds
+from broker.sources import CommaList, ShellWords, check_sendable
 from jobs.endpoints import BATCH_ENDPOINTS, JOB_ENDPOINTS
 
 
@@ -24,7 +25,7 @@ class WorkerSettings(MetricsSettings):
         description="Hub name or local path; without it vllm serves a tiny random model built on the spot.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
-    engine_args: tuple[str, ...] = Field(
+    engine_args: ShellWords = Field(
         (),
         description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`.",
     )
@@ -32,7 +33,15 @@ class WorkerSettings(MetricsSettings):
         "http://127.0.0.1:8000/v1", description="The server behind the openai engine, with its /v1."
     )
     openai_api_key: str | None = Field(None, description="Its API key.", repr=False)
-    openai_endpoints: tuple[str, ...] = Field(
+
+    @field_validator("openai_api_key")
+    @classmethod
+    def _sendable(cls, key: str | None) -> str | None:
+        if key is not None:
+            check_sendable(key, "the key")
+        return key
+
+    openai_endpoints: CommaList = Field(
         JOB_ENDPOINTS,
         description="Its endpoints, since its API does not list them; add `/v1/responses`, for batches, if it has it.",
     )
@@ -66,7 +75,7 @@ class WorkerSettings(MetricsSettings):
     workers: int | None = Field(
         None, ge=1, le=64, description="Worker processes; default: one for each group of GPUs, or 1."
     )
-    aliases: tuple[str, ...] = Field(
+    aliases: CommaList = Field(
         (), description="Further names for the model, for clients with fixed names, such as `gpt-4o-mini`."
     )
     device: str | None = Field(
@@ -99,6 +108,12 @@ class WorkerSettings(MetricsSettings):
         default=False,
         description="Let vLLM fetch images, audio and video from private networks too, if `--allowed-media-domains` "
         "(in `engine_args`) has the host.",
+    )
+    engine_stall_s: float = Field(
+        300.0,
+        ge=0,
+        description="An engine vllm that has requests and takes no step for this long counts as dead; 0: never. "
+        "On a CPU, a step that computes is no stall.",
     )
     bulk_reserve: float = Field(
         0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."

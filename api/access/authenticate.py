@@ -15,7 +15,7 @@ from api.http.errors import ApiError
 DEFAULT = "default"
 """The tenant of every caller if no keys are set."""
 
-_OPEN = frozenset({"/v1/metrics/targets"})
+OPEN = frozenset({"/v1/metrics/targets"})
 """Paths without a key: Prometheus reads this list, which is as public as the metrics behind it."""
 
 _SCOPE = "penstock.tenant"
@@ -38,7 +38,7 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, or answer 401."""
         path = scope.get("path", "")
-        if self._tenants and scope["type"] == "http" and path.startswith("/v1/") and path not in _OPEN:
+        if self._tenants and scope["type"] == "http" and path.startswith("/v1/") and path not in OPEN:
             tenant = self._tenants.get(_digest(_bearer(scope)))
             if tenant is None:
                 refusal = _refusal(scope)

@@ -66,10 +66,15 @@ async def admit(
         ApiError: 400, a field is wrong or the model cannot do this; 404, the model is unknown; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
-    check_body(endpoint, request)
+    run = services.bodies.run
+    streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body = await route(services, name, endpoint, request, body, live=live, placement=placement)
-    stream = bool(request.get("stream") if stream is None else stream)
+    stream = streams if stream is None else stream
+    affinity = await run(len(body), affinity_of, request, affinity_key)
+    coalesced = (
+        await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
+    )
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -78,8 +83,8 @@ async def admit(
         pool=served.pool,
         lane=lane,
         stream=stream,
-        affinity=affinity_of(request, affinity_key),
-        coalesce=coalescing_digest(endpoint, request, stream=stream) if coalesce else None,
+        affinity=affinity,
+        coalesce=coalesced,
         placement=placement,
         **terms,
     )

@@ -34,7 +34,7 @@ async def check_context(
     Raises:
         ApiError: 400 ``context_length_exceeded``.
     """
-    param = check_length(model, endpoint, request, len(body))
+    param = await services.bodies.run(len(body), check_length, model, endpoint, request, len(body))
     limit = model.max_model_len
     if param is None or limit is None:
         return

@@ -49,7 +49,7 @@ def coalescing_digest(endpoint: str, request: Mapping[str, Any], *, stream: bool
     if not fixed and endpoint != EMBEDDINGS:
         message = "only a deterministic request can be coalesced; set temperature to 0, or set a seed"
         raise invalid(message, "coalesce")
-    return _digest(endpoint, _canonical(request).decode())
+    return _digest(endpoint, _canonical(request))
 
 
 def _system_text(messages: Any) -> str | None:
@@ -60,9 +60,12 @@ def _system_text(messages: Any) -> str | None:
         return None
     content = first.get("content")
     if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        content = "".join(text for text in texts if isinstance(text, str))
     return content if isinstance(content, str) else None
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+def _digest(kind: str, content: str | bytes) -> str:
+    found = hashlib.blake2b(f"{kind}\0".encode(), digest_size=16)
+    found.update(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
+    return found.hexdigest()

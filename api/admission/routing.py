@@ -43,7 +43,7 @@ async def route(
         raise _not_served(services, name, placement)
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
-        named = _under_its_name(body, request, model)
+        named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
             check_endpoint(model, endpoint)
             await check_context(services, model, endpoint, request, named)

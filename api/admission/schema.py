@@ -2,20 +2,69 @@
 
 The types are vLLM's own (0.32, ``vllm/entrypoints/openai/*/protocol.py``), in the same mode of pydantic (lax) and no
 narrower: every body that the engine accepts must pass here. Unlisted fields are not checked. The engine checks values.
+(msgspec's typed decoding also stops at the first error, but it refuses ``{"stream": "yes", "n": true}``.)
+
+pydantic collects every error by default. Here each list stops at its first one, and each dict is counted before it is
+checked, so that a body costs a few errors and not a million.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from api.http.errors import invalid, validation_error
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS
 
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _TokenId = Annotated[int, Field(ge=0)]
-_NOT_EMPTY = Field(min_length=1)
+
+MAX_MESSAGES = 2048
+"""Most messages of a conversation: OpenAI's own limit. A template renders each."""
+
+MAX_PARTS = 2048
+"""Most parts of a message, and most calls in it: as many as messages."""
+
+MAX_PROMPTS = 2048
+"""Most prompts in one request: OpenAI's limit for embeddings. Each is a request of its own in the engine."""
+
+MAX_TOOLS = 1024
+"""Most tools. OpenAI takes 128; gateways that join the tools of many servers send more."""
+
+MAX_STOPS = 1024
+"""Most stop texts or stop token ids. The engine compares each of them with every token."""
+
+MAX_BIASES = 1024
+"""Most entries of ``logit_bias``. OpenAI takes 300."""
+
+T = TypeVar("T")
+_List = Annotated[list[T], Field(fail_fast=True)]
+
+
+def at_most(limit: int) -> BeforeValidator:
+    """Return a check of a dict's size that runs before the check of its items."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > limit:
+            facts = {"limit": limit, "size": len(value)}
+            message = "Dictionary should have at most {limit} items, not {size}"
+            raise PydanticCustomError("too_long", message, facts)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _few_inputs(value: Any) -> Any:
+    """Check the number of an embedding request's inputs. Token ids are one input."""
+    if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
+        facts = {"limit": MAX_PROMPTS, "size": len(value)}
+        raise PydanticCustomError("too_long", "List should have at most {limit} inputs, not {size}", facts)
+    return value
+
+
+_Tokens = Annotated[_List[_TokenId], Field(min_length=1)]
 
 
 class _Loose(BaseModel):
@@ -40,8 +89,10 @@ class Message(_Loose):
     """One message of a conversation."""
 
     role: str
-    content: str | list[dict[str, Any] | str] | dict[str, Any] | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    content: (
+        str | Annotated[_List[dict[str, Any] | str], Field(max_length=MAX_PARTS)] | dict[str, Any] | None
+    ) = None
+    tool_calls: Annotated[_List[dict[str, Any]], Field(max_length=MAX_PARTS)] | None = None
 
 
 class Function(_Loose):
@@ -70,12 +121,12 @@ class _Generation(_Loose):
     min_p: float | None = None
     n: int | None = None
     seed: _Int64 | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Annotated[_List[str], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[_List[int], Field(max_length=MAX_STOPS)] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES), at_most(MAX_BIASES)] | None = None
     response_format: ResponseFormat | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
@@ -88,11 +139,11 @@ class _Generation(_Loose):
 class ChatRequest(_Generation):
     """Body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], _NOT_EMPTY]
+    messages: Annotated[_List[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[_List[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
@@ -107,9 +158,9 @@ class CompletionRequest(_Generation):
 
     prompt: (
         str
-        | Annotated[list[_TokenId], _NOT_EMPTY]
-        | Annotated[list[str], _NOT_EMPTY]
-        | Annotated[list[Annotated[list[_TokenId], _NOT_EMPTY]], _NOT_EMPTY]
+        | _Tokens
+        | Annotated[_List[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[_List[_Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
         | None
     ) = None
     logprobs: int | None = None
@@ -121,8 +172,10 @@ class EmbeddingRequest(_Loose):
     """Body of ``POST /v1/embeddings``: ``input``, or vLLM's ``messages``."""
 
     model: str | None = Field(None, description="A served model; see GET /v1/models.")
-    input: Any = Field(None, description="A text, token ids, or a list of either.")
-    messages: list[Any] | None = None
+    input: Annotated[Any, BeforeValidator(_few_inputs)] = Field(
+        None, description="A text, token ids, or a list of either."
+    )
+    messages: Annotated[list[Any], Field(max_length=MAX_MESSAGES)] | None = None
     encoding_format: str | None = None
     dimensions: int | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
@@ -142,16 +195,20 @@ CHAT_EXAMPLE = {"model": "tiny-random", "messages": [{"role": "user", "content":
 _validators = {endpoint: TypeAdapter(model).validator for endpoint, model in SCHEMAS.items()}
 
 
-def check_body(endpoint: str, body: dict[str, Any]) -> None:
+def check_body(endpoint: str, body: dict[str, Any]) -> bool:
     """Check the types of a request's fields.
+
+    Returns:
+        Whether it asks for a stream, as the engine reads it: ``"false"`` and ``0`` do not.
 
     Raises:
         ApiError: 400, naming the field.
     """
     try:
-        _validators[endpoint].validate_python(body)
+        request = _validators[endpoint].validate_python(body)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
     fields = ENDPOINTS[endpoint].prompt_fields
     if all(body.get(field) is None for field in fields):
         raise invalid(f"{fields[0]}: Field required", fields[0])
+    return bool(getattr(request, "stream", None))

@@ -39,9 +39,9 @@ async def create_batch(
         NoInputFileError: there is no such file, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
-    unknown = sorted(body.keys() - _KNOWN)
-    if unknown:
-        raise ApiError(400, f"Unknown parameter: '{unknown[0]}'.", "unknown_parameter", param=unknown[0])
+    unknown = min(body.keys() - _KNOWN, default=None)
+    if unknown is not None:
+        raise ApiError(400, f"Unknown parameter: '{unknown[:64]}'.", "unknown_parameter", param=unknown[:64])
     file_id = _text(body, "input_file_id")
     endpoint = _text(body, "endpoint")
     if endpoint not in BATCH_ENDPOINTS:
@@ -91,7 +91,7 @@ def _priority(body: dict[str, Any]) -> Lane:
     value = body.get("priority")
     if value is None:
         return Lane.BULK
-    if value not in {lane.value for lane in SUBMITTABLE}:
+    if value not in SUBMITTABLE:  # a tuple: the value may be unhashable
         raise _wrong("priority must be high, normal, low or bulk", "priority")
     return Lane(value)
 

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.openapi import error_docs
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from jobs.batch_model import Batch
 
 EVENT_GAP_S = 1.0
@@ -42,8 +42,8 @@ async def _events(services: Services, batch_id: str) -> AsyncIterator[bytes]:
     while True:
         try:
             batch = await services.batches.get(batch_id)
-        except StoreUnavailableError:
-            return  # an early end, after which the reader comes again
+        except StoreError:
+            return  # an early end, after which the reader comes again and is told more
         if batch is None:
             return
         if batch.status.terminal:

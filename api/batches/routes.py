@@ -14,7 +14,7 @@ from api.batches.create import create_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
 from api.http.asgi import add_raw_route, json_response, reply
-from api.http.body import parse_object, read_body
+from api.http.body import parse_object, read_control_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers
@@ -32,7 +32,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
         key = idempotency_key(scope)
-        body = parse_object(await read_body(scope, receive, services.settings.max_body_bytes))
+        body = parse_object(await read_control_body(scope, receive))
         batch, _ = await create_batch(services, body, key, tenant_of(scope), place_of(scope))
         await reply(send, 200, msgspec.json.encode(batch_view(batch)))
 

@@ -103,8 +103,10 @@ async def _performed(
                 found = [Answer.decode(payload) for at, payload in events if int(at) >= run]
                 try:
                     told = found[0] if found else await services.tasks.answer(kind, batch.id, run)
-                except LookupError:  # Redis has lost the task, and with it the batch
-                    raise batch_not_found(batch.id) from None
+                except LookupError:  # its answer was kept for a minute, in which Redis could not be asked
+                    await found_batch(services, batch.id)
+                    run = await services.tasks.ask(kind, batch.id, args, services.process)
+                    continue
                 if told is not None:
                     return _result(batch, told)
                 if not await services.coordinators.alive():

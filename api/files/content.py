@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
 from api.files.view import file_not_found, found_file
-from api.http.asgi import header
+from api.http.asgi import header, until_hangup
 from api.http.errors import ApiError
 from api.services import Services
 from storage import MissingObjectError
@@ -25,6 +26,7 @@ class FileContent:
         """Send the bytes.
 
         Raises:
+            ClientGoneError: the client left.
             ApiError: 404, or 416 for a range that begins after the end.
             StorageError: storage failed.
         """
@@ -39,15 +41,19 @@ class FileContent:
         ]
         if partial:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, file.size)))
-        pieces = self._services.storage.read(file.key, start, end)
-        try:
-            first = await anext(pieces, b"")  # an immediate failure is still answered with its status
-        except MissingObjectError:
-            raise file_not_found(file_id) from None
-        await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
-        await send({"type": "http.response.body", "body": first, "more_body": True})
-        async for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await receive()  # the empty body, so that the next message is the hang-up
+        async with (
+            until_hangup(receive),
+            aclosing(self._services.storage.read(file.key, start, end)) as pieces,
+        ):
+            try:
+                first = await anext(pieces, b"")  # an immediate failure is still answered with its status
+            except MissingObjectError:
+                raise file_not_found(file_id) from None
+            await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

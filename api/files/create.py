@@ -15,7 +15,7 @@ from api.http.errors import invalid
 from api.http.expiry import expires_after_s
 from api.http.idempotency import idempotency_key
 from api.services import Services
-from broker.db.errors import IdempotencyConflictError, StoreUnavailableError
+from broker.db.errors import IdempotencyConflictError, StoreError
 from jobs.batch_keys import file_key
 from jobs.batch_model import File
 from jobs.ids import FILE_PREFIX
@@ -85,5 +85,5 @@ class CreateFile:
         """Have an object without a file deleted later."""
         try:
             await self._services.files.discard([key])
-        except (StoreUnavailableError, StorageUnavailableError) as error:
+        except (StoreError, StorageUnavailableError) as error:
             log.warning("object_left_behind", key=key, error=str(error))

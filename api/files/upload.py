@@ -51,6 +51,7 @@ class _Form:
         self._name = ""
         self._is_file = False
         self._text: list[bytes] = []
+        self._parts = 0
 
     def callbacks(self) -> dict[str, object]:
         return {
@@ -66,6 +67,9 @@ class _Form:
 
     def _begin(self) -> None:
         self._headers, self._text = {}, []
+        self._parts += 1  # names may repeat, and each part costs time
+        if self._parts > MAX_FIELDS:
+            raise invalid(f"the form has more than {MAX_FIELDS} fields; send file, purpose and expires_after")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -101,8 +105,6 @@ class _Form:
 
     def _end(self) -> None:
         if not self._is_file:
-            if len(self.upload.fields) >= MAX_FIELDS:
-                raise invalid(f"the form has more than {MAX_FIELDS} fields")
             self.upload.fields[self._name] = b"".join(self._text).decode("utf-8", "replace")
 
     def _finish(self) -> None:
@@ -128,7 +130,7 @@ async def read_upload(
         StorageError: storage failed. Nothing is left in storage.
     """
     form = _Form()
-    parser = MultipartParser(_boundary(scope, max_bytes), form.callbacks())  # type: ignore[arg-type]
+    parser = _parser(_boundary(scope, max_bytes), form)
     writer = await storage.writer(key)
     try:
         more = True
@@ -151,6 +153,14 @@ async def read_upload(
         await writer.abort()
         raise
     return form.upload, writer
+
+
+def _parser(boundary: bytes, form: _Form) -> MultipartParser:
+    """Make the parser. Raises ApiError: the boundary is too long."""
+    try:
+        return MultipartParser(boundary, form.callbacks())  # type: ignore[arg-type]
+    except FormParserError as error:
+        raise invalid(f"the form cannot be read: {error}", code="invalid_encoding") from None
 
 
 def _boundary(scope: Scope, max_bytes: int) -> bytes:

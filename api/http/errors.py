@@ -36,6 +36,7 @@ _OWN_CODES = {
         *("no_such_device", "unknown_parameter"),
     ),
     401: ("invalid_api_key",),
+    403: ("host_not_allowed", "origin_not_allowed"),
     404: (
         "batch_not_found",
         "file_not_found",
@@ -45,28 +46,47 @@ _OWN_CODES = {
         "worker_not_found",
     ),
     405: ("method_not_allowed",),
+    408: ("body_timeout", "head_timeout"),
     409: (
         *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "nothing_to_retry"),
     ),
     410: ("cursor_expired", "file_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),
+    414: ("url_too_long",),
     416: ("range_not_satisfiable",),
     429: ("gpu_busy", "queue_full"),
+    431: ("headers_too_large",),
     503: (
         "no_coordinator",
         "no_worker",
         "queue_timeout",
         "redis_unavailable",
+        "server_stopping",
         "storage_error",
         "storage_unavailable",
+        "too_many_connections",
     ),
     504: ("expired",),
     507: ("storage_full",),
 }
 
-ERROR_CODES = (*itertools.chain(*_OWN_CODES.values()), *FAILURES)
+READER_TOO_SLOW = "reader_too_slow"
+"""Counted for a client that stopped reading: it gets no answer."""
+
+ERROR_CODES = (READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURES)
 """Every code of an error body. The metric ``api_errors_total`` has a series for each from the start."""
+
+_FINAL_CODES = {
+    *_OWN_CODES[409],
+    *_OWN_CODES[504],
+    *_OWN_CODES[507],
+    *(code.value for code, info in FAILURES.items() if not info.retryable),
+}
+"""The same request would meet the same error again."""
+
+_RETRIED = frozenset({408, 409, 429})
+"""Statuses that the OpenAI SDK retries by itself, beside 500 and above."""
 
 
 def codes_of(status: int) -> list[str]:
@@ -108,6 +128,8 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
         if retry_after_s is not None:
             self.headers["retry-after"] = str(retry_after_s)
+        elif code in _FINAL_CODES and (status >= 500 or status in _RETRIED):
+            self.headers["x-should-retry"] = "false"  # the OpenAI SDK's own convention
 
     def body(self) -> bytes:
         """Return OpenAI's error body."""
@@ -131,11 +153,18 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_request
 def validation_error(errors: list[Any], skip: int = 0) -> ApiError:
     """Make a 400 from pydantic's errors. It reports the first one.
 
+    Of a union, which has an error of each type that was tried, it reports a list that is too long, or else the error that
+    is deepest in the value: that type was meant. Each of our unions begins with ``str``.
+
     Args:
         errors: as of ``ValidationError.errors()``.
         skip: leading items of ``loc`` that are not the client's names.
     """
     first = errors[0]
+    if first["loc"][-1:] == ("str",):
+        union = first["loc"][:-1]
+        tried = (error for error in errors if error["loc"][: len(union)] == union)
+        first = max(tried, key=lambda error: (error["type"] == "too_long", len(error["loc"])))
     # Numbers are places in lists. The names between them are the fields or, in a union, the types that were tried.
     path = [str(item) for item in first["loc"][skip:]]
     where = ".".join(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -37,6 +37,7 @@ from broker.db.errors import (
     NoCoordinatorError,
     NoInputFileError,
     QueueFullError,
+    StoreFaultError,
     StoreUnavailableError,
     UnfinishedError,
 )
@@ -63,6 +64,12 @@ def unavailable(error: StoreUnavailableError) -> ApiError:  # noqa: ARG001 - the
     """Make the 503 for a Redis that cannot be reached."""
     message = "the job store (Redis) cannot be reached; retry shortly"
     return ApiError(503, message, "redis_unavailable", type_=SERVER, retry_after_s=RETRY_STORE_S)
+
+
+def internal(error: Exception) -> ApiError:  # noqa: ARG001 - the cause is logged, not shown
+    """Make the 500 for a defect of Penstock."""
+    message = "Penstock itself failed; the api's log says why (store_fault)"
+    return ApiError(500, message, "internal_error", type_=SERVER)
 
 
 def _storage(error: StorageError) -> ApiError:
@@ -107,6 +114,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         HTTPException: _http,
         RequestValidationError: lambda error: validation_error(error.errors(), skip=1),
         StoreUnavailableError: unavailable,
+        StoreFaultError: internal,
         NewerRecordError: lambda error: ApiError(500, str(error), "internal_error", type_=SERVER),
         QueueFullError: _full,
         BusyError: _busy,
@@ -128,10 +136,13 @@ def install(app: FastAPI, count: Counter) -> None:
         app.add_exception_handler(kind, _handler(convert, count))
 
 
-def _handler(convert: Callable[[Any], ApiError], count: Counter) -> Callable[[Request, Exception], Response]:
+def _handler(
+    convert: Callable[[Any], ApiError], count: Counter
+) -> Callable[[Request, Exception], Awaitable[Response]]:
     logged_at = 0.0
 
-    def handle(request: Request, error: Exception) -> Response:
+    # async though it awaits nothing: Starlette runs other handlers in a thread, which costs more than the whole refusal.
+    async def handle(request: Request, error: Exception) -> Response:
         nonlocal logged_at
         ours = convert(error)
         count.labels(ours.code).inc()

@@ -31,4 +31,4 @@ def idempotency_key(scope: Scope) -> str | None:
 def key_parameter(gives: str) -> dict[str, Any]:
     """Describe the header for OpenAPI. ``gives``: the kind of object that the request makes."""
     description = f"A repeated request with the same key and content gives the same {gives}."
-    return parameter("header", NAME, description, maxLength=MAX_LENGTH)
+    return parameter("header", NAME, description, minLength=1, maxLength=MAX_LENGTH)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -31,7 +31,9 @@ class ErrorBody(BaseModel):
 
 _ERRORS = {
     400: "The request is wrong",
+    401: "The API key is missing or wrong",
     404: "It does not exist",
+    408: "The body came too slowly",
     409: "Its state does not allow this",
     410: "It was deleted",
     413: "The body is too large",
@@ -73,14 +75,17 @@ def parameter(place: str, name: str, description: str | None = None, **schema: A
     return described if description is None else described | {"description": description}
 
 
-def body_docs(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
     """Return FastAPI's ``openapi_extra`` for a body that FastAPI does not read; see :func:`describe`."""
     content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": example}
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+    return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
-    """Define the models of :func:`body_docs` in the generated document."""
+def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Container[str]) -> None:
+    """Complete the generated document: the models of :func:`body_docs`, and the answers that are the same everywhere.
+
+    A wrong parameter is answered 400, not FastAPI's 422. Every path of ``/v1`` but the ``keyless`` ones may answer 401.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -88,6 +93,20 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> None:
             schema = generate()
             _, defined = models_json_schema([(model, "validation") for model in bodies], ref_template=REF)
             schema["components"]["schemas"] |= defined["$defs"]
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    _complete(operation["responses"], key=path.startswith("/v1/") and path not in keyless)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(responses: dict[str, Any], *, key: bool) -> None:
+    """Add an operation's common answers. ``key``: it needs an API key, if any are set."""
+    statuses = [401] if key else []
+    if responses.pop("422", None):
+        statuses.append(400)
+    for status in statuses:
+        content = {"application/json": {"schema": {"$ref": REF.format(model=ErrorBody.__name__)}}}
+        described = error_docs(status)[status]["description"]
+        responses.setdefault(str(status), {"description": described, "content": content})

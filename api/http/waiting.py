@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from typing import Any
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
@@ -16,13 +17,14 @@ from broker.events.hub import EventHub, Inbox
 
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 
-PARAMETERS = [
-    parameter("header", "Prefer", "`wait=N`: wait up to N seconds for the end."),
-    parameter(
-        "query", "wait", "Wait up to this many seconds for the end.", type="number", minimum=0, maximum=300
-    ),
-]
-"""Both ways to ask for a wait, for OpenAPI."""
+
+def wait_parameters(max_wait_s: float) -> list[dict[str, Any]]:
+    """Describe both ways to ask for a wait for OpenAPI. ``max_wait_s``: the setting."""
+    description = "Wait up to this many seconds for the end."
+    return [
+        parameter("header", "Prefer", "`wait=N`: wait up to N seconds for the end."),
+        parameter("query", "wait", description, type="number", minimum=0, maximum=max_wait_s),
+    ]
 
 
 def asked_wait(scope: Scope, max_wait_s: float) -> tuple[float, str | None]:

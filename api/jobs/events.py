@@ -16,7 +16,7 @@ from api.http.sse import HEADERS, PING
 from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
 from api.jobs.view import checked_id, found_job, job_view
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.events.hub import SEQ_END, EventId, Inbox
 from monitoring import failpoints
 
@@ -71,7 +71,7 @@ class JobEvents:
                     if data:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (LookupError, StoreUnavailableError) as error:
+        except (LookupError, StoreError) as error:
             # The response has begun, so no error can be sent. An early end makes the reader reconnect and resume.
             log.warning("event_stream_cut", job_id=job_id, error=str(error))
         return b""

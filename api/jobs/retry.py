@@ -11,10 +11,11 @@ from starlette.types import Scope
 
 from api.admission.accept import accept
 from api.http.asgi import json_response
+from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.handlers import foreign_errors
 from api.http.idempotency import idempotency_key, key_parameter
-from api.http.openapi import answers
+from api.http.openapi import answers, body_docs
 from api.http.pages import After, Limit, decode_cursor
 from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
@@ -118,8 +119,15 @@ def register(router: APIRouter, services: Services) -> None:
         )
         return json_response(page_view(page))
 
-    @router.post("/v1/dead/retry", summary="Repeat dead jobs", responses=answers(RetriedList, 400, 503))
-    async def retry_dead(request: DeadRetryRequest, asked: Request) -> Response:
+    @router.post(
+        "/v1/dead/retry",
+        summary="Repeat dead jobs",
+        responses=answers(RetriedList, 400, 413, 503),
+        openapi_extra=body_docs(DeadRetryRequest, {"code": "worker_lost", "limit": 100}),
+    )
+    async def retry_dead(
+        request: Annotated[DeadRetryRequest, control_body(DeadRetryRequest)], asked: Request
+    ) -> Response:
         """Make a new job of each. A job is repeated once, however often this is called."""
         ids, more = (request.ids, False) if request.ids is not None else await _pick(services, request)
         data = [await _retried(services, job_id, asked.scope) for job_id in ids]

@@ -8,12 +8,13 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 
 from api.http.asgi import add_raw_route, json_response
+from api.http.body import control_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import After, Limit, Order, decode_cursor
-from api.http.waiting import PARAMETERS as WAIT_PARAMETERS
+from api.http.waiting import wait_parameters
 from api.jobs.events import JobEvents
 from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
 from api.jobs.submit import Jobs
@@ -28,7 +29,9 @@ from monitoring.tracing import Kind, Span, Tracer
 
 log = structlog.get_logger(__name__)
 
-_Time = Annotated[float | None, Query(allow_inf_nan=False, description="Unix seconds.")]
+_Time = Annotated[
+    float | None, Query(ge=0, le=253_402_300_799, description="Unix seconds, up to the year 9999.")
+]
 
 
 def register(router: APIRouter, services: Services) -> None:
@@ -93,6 +96,7 @@ def register(router: APIRouter, services: Services) -> None:
 def _register_raw(router: APIRouter, services: Services) -> None:
     jobs = Jobs(services)
     job_id = parameter("path", "job_id")
+    waits = wait_parameters(services.settings.max_wait_s)
     add_raw_route(
         router,
         "POST",
@@ -109,7 +113,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         },
         openapi_extra={
             **body_docs(JobRequest, JOB_REQUEST),
-            "parameters": [key_parameter("job"), *WAIT_PARAMETERS],
+            "parameters": [key_parameter("job"), *waits],
         },
     )
     add_raw_route(
@@ -121,7 +125,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         summary="Get a job",
         description="With its result, once it succeeded.",
         responses=answers(JobObject, 400, 404, 503),
-        openapi_extra={"parameters": [job_id, *WAIT_PARAMETERS]},
+        openapi_extra={"parameters": [job_id, *waits]},
     )
     add_raw_route(
         router,
@@ -142,9 +146,12 @@ def _register_change(router: APIRouter, services: Services) -> None:
     @router.patch(
         "/v1/jobs/{job_id}",
         summary="Change a queued job's priority",
-        responses=answers(JobObject, 400, 404, 409, 503),
+        responses=answers(JobObject, 400, 404, 409, 413, 503),
+        openapi_extra=body_docs(JobChange, {"priority": "high"}),
     )
-    async def change_job(job_id: str, change: JobChange, request: Request) -> Response:
+    async def change_job(
+        job_id: str, change: Annotated[JobChange, control_body(JobChange)], request: Request
+    ) -> Response:
         """Only a queued job can be moved."""
         lane = None if change.priority is None else Lane(change.priority)
         current = await services.store.get(checked_id(job_id))

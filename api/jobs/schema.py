@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.admission.schema import CHAT_EXAMPLE
+from api.admission.schema import CHAT_EXAMPLE, at_most
 from api.jobs.view import job_view
 from jobs.endpoints import CHAT, ENDPOINTS, JobEndpoint
 from jobs.failures import FailureCode
@@ -22,6 +22,7 @@ Priority = Literal["high", "normal", "low", "bulk"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 _Seconds = Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)]
+MAX_PAIRS = 16
 _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512, strict=True)]
 
@@ -94,9 +95,9 @@ class JobRequest(BaseModel):
     stream: bool | None = Field(
         None, description="Keep and publish deltas while it runs. Default: `input.stream`, or false."
     )
-    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] | None = Field(
-        None, description="Your own data; at most 16 pairs of strings."
-    )
+    metadata: (
+        Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=MAX_PAIRS), at_most(MAX_PAIRS)] | None
+    ) = Field(None, description=f"Your own data; at most {MAX_PAIRS} pairs of strings.")
     expires_in_s: _Seconds | None = Field(
         None, description="Seconds within which it must end; after them it is `expired`."
     )
@@ -141,7 +142,7 @@ class DeadRetryRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: Annotated[list[str], Field(min_length=1, max_length=1000)] | None = Field(
+    ids: Annotated[list[str], Field(min_length=1, max_length=1000, fail_fast=True)] | None = Field(
         None, description="These jobs."
     )
     code: FailureCode | None = Field(None, description="Jobs that failed with this code.")

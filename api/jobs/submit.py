@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from api.access.authenticate import tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import Header, reply
-from api.http.body import parse_raw, parse_value, read_body
-from api.http.errors import infeasible_message, invalid, validation_error
+from api.http.bodies import Body
+from api.http.body import parse_raw, parse_value, validate
+from api.http.errors import infeasible_message, invalid
 from api.http.idempotency import idempotency_key
 from api.http.waiting import asked_wait, wait_for_end
 from api.jobs.schema import JobRequest
 from api.jobs.view import checked_id, job_not_found, job_view
 from api.middleware.trace import request_span
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.jobs import Accepted
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.trace_context import TraceContext
-
-_validator = TypeAdapter(JobRequest).validator
+from monitoring.tracing import Span
 
 
 class Jobs:
@@ -43,29 +43,24 @@ class Jobs:
         services = self._services
         wait_s, applied = asked_wait(scope, services.settings.max_wait_s)
         key = idempotency_key(scope)
-        body = await read_body(scope, receive, services.settings.max_body_bytes)
-        spec = await self._spec(body, key, services.process if wait_s else None, tenant_of(scope))
         warnings: list[dict[str, Any]] = []
         span = request_span(scope)
-        with services.hub.inbox(spec.id) as inbox:
-            failpoints.hit("api.before_accept")
-            try:
-                accepted = await accept(services, spec, span)
-            except StoreUnavailableError:
-                # The job may have been accepted all the same. With a key the client can find it again; otherwise nobody can.
-                if key is None:
-                    services.abandoned.add(spec.id)
-                raise
-            failpoints.hit("api.after_accept")
-            job: Job | None
-            if accepted.replayed:
-                job = await self._look(accepted.id, wait_s, receive)
-            else:
-                job = _fresh(spec, accepted, span.context)
-                warnings = deadline_warnings(spec, accepted)
-                if wait_s:
-                    await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
-                    job = await services.store.get(spec.id)
+        sink = services.process if wait_s else None
+        with await services.bodies.read(scope, receive) as body:
+            spec = await self._spec(body, key, sink, tenant_of(scope))
+            with services.hub.inbox(spec.id) as inbox:
+                accepted = await self._accept(spec, span)
+                body.release()  # the wait may be long
+                spec = replace(spec, body=b"")
+                job: Job | None
+                if accepted.replayed:
+                    job = await self._look(accepted.id, wait_s, receive)
+                else:
+                    job = _fresh(spec, accepted, span.context)
+                    warnings = deadline_warnings(spec, accepted)
+                    if wait_s:
+                        await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
+                        job = await services.store.get(spec.id)
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
         if applied:
             headers.append((b"preference-applied", applied.encode()))
@@ -80,22 +75,13 @@ class Jobs:
             await receive()  # the empty body, so that the next message is the hang-up
         await self._show(await self._look(job_id, wait_s, receive), job_id, send, 200, headers)
 
-    async def _spec(self, body: bytes, key: str | None, sink: str | None, tenant: str) -> JobSpec:
-        raw = parse_raw(body)
-        fields = {name: parse_value(value) for name, value in raw.items()}
-        try:
-            request: JobRequest = _validator.validate_python(fields)
-        except ValidationError as error:
-            raise validation_error(error.errors(include_url=False, include_input=False)) from None
-        inner = request.input.get("model")
-        if request.model is not None and inner is not None and inner != request.model:
-            message = f"model is {request.model!r}, but input.model is {inner!r}; give one of them, or the same twice"
-            raise invalid(message, "model")
+    async def _spec(self, body: Body, key: str | None, sink: str | None, tenant: str) -> JobSpec:
+        request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
         return await admit(
             self._services,
             request.endpoint,
             request.input,
-            bytes(raw["input"]),
+            body.data,
             lane=Lane(request.priority),
             model=request.model,
             stream=request.stream,
@@ -111,6 +97,18 @@ class Jobs:
             idempotency_key=key,
             sink=sink,
         )
+
+    async def _accept(self, spec: JobSpec, span: Span) -> Accepted:
+        failpoints.hit("api.before_accept")
+        try:
+            accepted = await accept(self._services, spec, span)
+        except StoreError:
+            # The job may have been accepted all the same. With a key the client can find it again; otherwise nobody can.
+            if spec.idempotency_key is None:
+                self._services.abandoned.add(spec.id)
+            raise
+        failpoints.hit("api.after_accept")
+        return accepted
 
     async def _look(self, job_id: str, wait_s: float, receive: Receive) -> Job | None:
         """Read a job, at its end or after ``wait_s`` seconds."""
@@ -141,6 +139,21 @@ class Jobs:
             view = job_view(job, result, stored.partial, warnings)
         body = msgspec.json.encode(view)
         await reply(send, 200 if job.state.terminal else unfinished, body, headers)
+
+
+def _read_request(body: bytes) -> tuple[JobRequest, bytes]:
+    """Read a body; return the request, and the bytes of its input.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    raw = parse_raw(body)
+    request = validate(JobRequest, {name: parse_value(value) for name, value in raw.items()})
+    inner = request.input.get("model")
+    if request.model is not None and isinstance(inner, str) and inner != request.model:
+        given = f"model is {request.model[:100]!r}, but input.model is {inner[:100]!r}"
+        raise invalid(f"{given}; give one of them, or the same twice", "model")
+    return request, bytes(raw["input"])
 
 
 def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]:

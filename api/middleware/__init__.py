@@ -1,1 +1,1 @@
-"""Wrappers around every request: metrics, traces and the guard against unexpected exceptions."""
+"""Wrappers around every request: metrics, traces, hosts and the guard against unexpected exceptions."""

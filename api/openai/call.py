@@ -6,6 +6,7 @@ The hottest path of the whole system, hence plain ASGI. A caller that hangs up c
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
@@ -13,15 +14,17 @@ from api.access.authenticate import tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import header, until_hangup
-from api.http.body import parse_object, read_body
+from api.http.bodies import Body
+from api.http.body import parse_object
 from api.http.errors import SERVER, ApiError
 from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
-from api.openai.sync import answer_whole, queue_timeout
+from api.openai.sync import Last, answer_whole, queue_timeout
 from api.services import Services
-from broker.db.errors import BrokerError, InfeasibleError, StoreUnavailableError
+from broker.db.errors import BrokerError, InfeasibleError, StoreError
 from jobs.endpoints import Endpoint
 from jobs.lanes import Lane
+from jobs.model import JobSpec
 from monitoring import failpoints
 
 
@@ -44,14 +47,18 @@ class OpenAICall:
             BrokerError: the store refused the job or is away.
             ClientGoneError: the client hung up; its job is being cancelled.
         """
-        services = self._services
         began = time.perf_counter()
-        body = await read_body(scope, receive, services.settings.max_body_bytes)
-        spec = await admit(
+        with await self._services.bodies.read(scope, receive) as body:
+            last = await self._answer(await self._admit(scope, body), body, scope, receive, send, began)
+        await last()
+
+    async def _admit(self, scope: Scope, body: Body) -> JobSpec:
+        services, data = self._services, body.data
+        return await admit(
             services,
             self._path,
-            parse_object(body),
-            body,
+            await services.bodies.run(len(data), parse_object, data),
+            data,
             lane=Lane.REALTIME,
             live=True,
             stream=self._stream,
@@ -61,6 +68,15 @@ class OpenAICall:
             queue_timeout_ms=self._queue_ms,
             sink=services.process,
         )
+
+    async def _answer(
+        self, spec: JobSpec, body: Body, scope: Scope, receive: Receive, send: Send, began: float
+    ) -> Last:
+        """Queue the job, release the body, and answer; return what sends the end of the response.
+
+        The caller keeps no reference to ``spec``, which has the body too.
+        """
+        services = self._services
         span = request_span(scope)
         over = False
         with services.hub.inbox(spec.id) as inbox:
@@ -69,19 +85,22 @@ class OpenAICall:
                     failpoints.hit("api.before_accept")
                     await accept(services, spec, span)
                     failpoints.hit("api.after_accept")
-                    if spec.stream:
-                        over, last = await answer_stream(
-                            services, spec, inbox, send, span, lambda: self._note_first_token(began)
-                        )
-                    else:
+                    body.release()
+                    spec = replace(spec, body=b"")
+                    if not spec.stream:
                         last = await answer_whole(services, spec, inbox, send, span)
                         over = True
+                        return last
+                    over, last = await answer_stream(
+                        services, spec, inbox, send, span, lambda: self._note_first_token(began)
+                    )
+                    return last
             except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
                 over = True
                 raise queue_timeout(spec.id, error.estimate_ms) from None
             except BrokerError as error:
-                # With Redis away the job may have been accepted all the same.
-                over = not isinstance(error, StoreUnavailableError)
+                # With Redis away, or after a fault, the job may have been accepted all the same.
+                over = not isinstance(error, StoreError)
                 raise
             except LookupError:
                 over = True
@@ -90,7 +109,6 @@ class OpenAICall:
             finally:
                 if not over:
                     services.abandoned.add(spec.id)
-        await last()
 
     def _note_first_token(self, began: float) -> None:
         self._first_token.observe(time.perf_counter() - began)

@@ -8,13 +8,13 @@ from functools import partial
 
 from starlette.types import Send
 
-from api.http.handlers import unavailable
+from api.http.handlers import internal, unavailable
 from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.frames import OpenAIStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from broker.events.hub import Inbox
 from jobs.model import JobSpec
 from monitoring import failpoints
@@ -33,7 +33,7 @@ async def answer_stream(
 
     Raises:
         LookupError: the job's record is gone.
-        StoreUnavailableError: Redis is away, and nothing was sent yet.
+        StoreError: Redis is away or refuses a command, and nothing was sent yet.
     """
     job_id = spec.id
     stream = OpenAIStream(job_id)
@@ -55,10 +55,11 @@ async def answer_stream(
                     break
                 if data:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-        except StoreUnavailableError as error:
+        except StoreError as error:
             if not sent:
                 raise
-            data = stream.fail(unavailable(error))
+            ours = unavailable(error) if isinstance(error, StoreUnavailableError) else internal(error)
+            data = stream.fail(ours)
         finally:
             step.end()
     if stream.ending is not None:

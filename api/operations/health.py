@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -10,48 +9,49 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.http.asgi import json_response
+from api.readiness import CHECKS
 from api.services import Services
-from broker.db.errors import StoreUnavailableError
 
-REDIS_PATIENCE_S = 2.0
+_FAILED: dict[int | str, dict[str, Any]] = {503: {"description": "A check failed; the body names it."}}
 
-_OK = {"redis": "ok", "envelope": "ok", "worker": "ok"}
-_READY = {"content": {"application/json": {"example": {"status": "ready", "checks": _OK}}}}
+
+def _example(**more: Any) -> dict[int | str, dict[str, Any]]:
+    example = {"status": "ready", "checks": CHECKS, **more}
+    return {200: {"content": {"application/json": {"example": example}}}, **_FAILED}
 
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
+    keyed = bool(services.settings.api_keys)
+
+    @router.get(
+        "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])
+    )
+    async def health() -> Response:
+        """200 while a live worker serves a model, else 503. As `/health/ready`, and without API keys the models too."""
+        report = await services.readiness.report()
+        shown = (
+            {} if keyed else {"models": report.models}
+        )  # GET /v1/models lists them to those who have a key
+        return json_response(_view(report.checks, report.missing, **shown), report.status)
 
     @router.get("/health/live", summary="Is the process alive?", response_class=JSONResponse)
     async def live() -> dict[str, str]:
         """200 while the process runs."""
         return {"status": "live"}
 
-    @router.get(
-        "/health/ready",
-        summary="Will a job that is submitted now run?",
-        responses={200: _READY, 503: {"description": "A check failed; the body names it."}},
-    )
+    @router.get("/health/ready", summary="Will a job that is submitted now run?", responses=_example())
     async def ready() -> Response:
-        """Check Redis, the queue's message format and that a worker is alive."""
-        checks = dict(_OK)
-        try:
-            async with asyncio.timeout(REDIS_PATIENCE_S):
-                await services.catalogue.refresh()  # the next request must see the same workers
-        except (StoreUnavailableError, TimeoutError):
-            checks = {"redis": "unreachable", "envelope": "unknown", "worker": "unknown"}
-        else:
-            if not services.envelope_ready:
-                checks["envelope"] = "not published yet"
-            if not services.catalogue.has_worker:
-                checks["worker"] = "none is alive"
-        missing = [name for name, state in checks.items() if state != "ok"]
-        body: dict[str, Any] = {"status": "not_ready" if missing else "ready", "checks": checks}
-        if missing:
-            body["missing"] = missing
-        return json_response(body, 503 if missing else 200)
+        """Check Redis, the queue's message format and that a worker is alive. The answer is at most a second old."""
+        report = await services.readiness.report()
+        return json_response(_view(report.checks, report.missing), report.status)
 
     @router.get("/metrics", summary="Prometheus metrics")
     async def metrics() -> Response:
         """The api's metrics in Prometheus's text format. Each worker serves its own."""
         return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _view(checks: dict[str, str], missing: list[str], **more: Any) -> dict[str, Any]:
+    view: dict[str, Any] = {"status": "not_ready" if missing else "ready", "checks": checks, **more}
+    return view | {"missing": missing} if missing else view

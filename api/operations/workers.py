@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.http.asgi import json_response
+from api.http.body import control_body
 from api.http.errors import ApiError
-from api.http.openapi import answers
+from api.http.openapi import answers, body_docs
 from api.middleware.trace import asked_by
 from api.services import Services
 
@@ -124,9 +125,14 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/workers/{name}/drain",
         summary="Drain a worker",
         status_code=202,
-        responses=answers(WorkerList, 400, 404, 503, status=202),
+        responses=answers(WorkerList, 400, 404, 413, 503, status=202),
+        openapi_extra=body_docs(DrainRequest, {"timeout_s": 60}, required=False),
     )
-    async def drain_worker(name: str, asked: Request, request: DrainRequest | None = None) -> Response:
+    async def drain_worker(
+        name: str,
+        asked: Request,
+        request: Annotated[DrainRequest | None, control_body(DrainRequest, optional=True)],
+    ) -> Response:
         """The worker takes no more jobs, gives back those it cannot finish in time, and exits with status 0.
 
         A job that is given back loses no attempt. `name`: a worker's name, for every incarnation of it, or an id.

@@ -66,7 +66,7 @@ def make_celery(
         accept_content=["json"],
         worker_send_task_events=task_events,
         worker_disable_prefetch=True,
-        worker_prefetch_multiplier=1,
+        worker_prefetch_multiplier=0,
         worker_soft_shutdown_timeout=0,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from broker.celery.app import TASK_NAME, make_celery
 from broker.db.client import connect_sync
 from broker.db.errors import StoreUnavailableError
+from broker.db.faults import is_fault, translate
 from broker.db.keys import Keys
 from broker.db.urls import without_password
 
@@ -53,6 +54,7 @@ def learn_at(redis_url: str, namespace: str) -> str:
 
     Raises:
         StoreUnavailableError: Redis cannot be reached.
+        StoreFaultError: it refuses one of Celery's commands.
     """
     app = make_celery(redis_url, namespace)
     app.conf.update(broker_connection_retry=False, broker_connection_max_retries=1, task_publish_retry=False)
@@ -60,8 +62,10 @@ def learn_at(redis_url: str, namespace: str) -> str:
     try:
         client.ping()
         return learn_envelope(app, client)
-    except (RedisError, KombuError, OSError) as error:
+    except KombuError as error:
         raise StoreUnavailableError(str(error)) from error
+    except (RedisError, OSError) as error:
+        raise translate(error, "a message of Celery's") from error
     finally:
         client.close()
         app.close()
@@ -79,11 +83,14 @@ def greet(app: Celery, url: str, keys: Keys) -> None:
 
     Raises:
         StoreUnavailableError: it does not.
+        StoreFaultError: it refuses one of the commands.
     """
     try:
         with connect_sync(url) as client:
             publish_envelope(app, client, keys)
     except (RedisError, OSError, OperationalError) as error:
+        if isinstance(error, RedisError) and is_fault(error):
+            raise translate(error, "a message of Celery's") from error
         raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error
 
 

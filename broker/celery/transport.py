@@ -23,6 +23,7 @@ from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from broker.db.faults import Faults, is_fault
 from broker.db.sentinel import SyncMasterConnection, client_options
 
 FREE_SLOTS = "penstock_free_slots"
@@ -95,7 +96,11 @@ class Channel(redis.Channel):  # type: ignore[misc]
         try:
             return self.client.parse_response(self.client.connection, "BLMPOP", **options)
         except ResponseError as error:
-            # A refused pop is never our fault: Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
+            if is_fault(
+                error
+            ):  # Celery would connect again and again; so this is none of its errors, and ends it
+                raise Faults().translate(error, "BLMPOP") from error
+            # Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
             raise RedisConnectionError(f"cannot pop: {error}") from error
 
 

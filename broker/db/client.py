@@ -90,6 +90,15 @@ class _Connection(AbstractConnection):
             raise
 
 
+def is_stray_cancellation() -> bool:
+    """Return whether nobody asked for the CancelledError that is being handled.
+
+    redis-py's own time-outs have let one escape after a frozen process woke up. It is to be taken as a broken connection.
+    """
+    task = asyncio.current_task()
+    return task is not None and not task.cancelling()
+
+
 def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = True) -> Redis:
     """Make a client; it connects when first used.
 

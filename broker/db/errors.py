@@ -7,8 +7,27 @@ class BrokerError(Exception):
     """Base of the broker's errors."""
 
 
-class StoreUnavailableError(BrokerError):
-    """Redis could not be reached or could not write. The command may or may not have been carried out."""
+class StoreError(BrokerError):
+    """A command of Redis failed. It may or may not have been carried out."""
+
+
+class StoreUnavailableError(StoreError):
+    """Redis could not be reached or could not write, which time mends: the call may be repeated."""
+
+
+class StoreFaultError(StoreError):
+    """Redis refused a command because of the command or the data, as a defect of Penstock does. Do not repeat the call.
+
+    It was logged and counted where it was raised.
+
+    Args:
+        command: the script, or the method that sent the command.
+        why: Redis's words.
+    """
+
+    def __init__(self, command: str, why: str) -> None:
+        super().__init__(f"Redis refuses {command}: {why}")
+        self.command = command
 
 
 class QueueFullError(BrokerError):

@@ -65,7 +65,7 @@ key                             type     holds                                  
 ==============================  =======  =====================================================================
 
 Channels: ``ns:api:<process>`` carries job events and token counts to an api process, ``ns:ctl:<worker>`` orders and count
-requests to a worker, ``ns:bell`` the ids of batches that the coordinators should look at.
+requests to a worker, ``ns:bell`` the ids of batches that the coordinators should look at (empty: all).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.scripts import load_scripts
 
@@ -42,8 +42,9 @@ class ScriptRunner:
     breaks their connection.
     """
 
-    def __init__(self, client: Redis, keys: Keys) -> None:
+    def __init__(self, client: Redis, keys: Keys, faults: Faults) -> None:
         self._client = client
+        self._faults = faults
         self._scripts = load_scripts(keys)
         self._transitions, self._looks = _Line(), _Line()
         self._loaded = False
@@ -52,7 +53,8 @@ class ScriptRunner:
         """Run a script and return its reply.
 
         Raises:
-            StoreUnavailableError: Redis could not be reached, or refused.
+            StoreUnavailableError: Redis could not be reached, or cannot run scripts now.
+            StoreFaultError: the script failed.
         """
         return await self.submit(name, args)
 
@@ -80,7 +82,7 @@ class ScriptRunner:
                 if future.done():
                     continue
                 if isinstance(reply, Exception):
-                    failure = StoreUnavailableError(f"{name}: {reply}")
+                    failure = self._faults.translate(reply, name)
                     failure.__cause__ = reply
                     future.set_exception(failure)
                 else:

@@ -10,7 +10,12 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 _SENTINEL_SCHEMES = {"sentinel", "redis+sentinel"}
 _SENTINEL_PORT = 26379
 _SENTINEL_FORM = "sentinel://[user:password@]host:26379,host:26379/master-name[/db]"
+_SENTINEL_ERROR = "a Sentinel address"
 _SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
+
+
+class UnknownSchemeError(ValueError):
+    """An address does not begin as one of Redis does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,10 @@ def sentinels_of(url: str) -> Sentinels | None:
     hosts = tuple(_host(item) for item in netloc.split(",") if item)
     master, _, database = unquote(parts.path).strip("/").partition("/")
     if not hosts or not master or not (database or "0").isdecimal():
-        raise ValueError(f"a Sentinel address reads {_SENTINEL_FORM}")
+        raise ValueError(f"{_SENTINEL_ERROR} reads {_SENTINEL_FORM}")
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if unknown := options.keys() - _SENTINEL_OPTIONS:
-        raise ValueError(f"a Sentinel address takes no option {', '.join(sorted(unknown))}")
+        raise ValueError(f"{_SENTINEL_ERROR} takes no option {', '.join(sorted(unknown))}")
     username, _, password = (unquote(part) for part in userinfo.partition(":"))
     login = tuple((name.removeprefix("sentinel_"), value) for name, value in sorted(options.items()))
     return Sentinels(hosts, master, int(database or 0), username or None, password or None, login)
@@ -61,8 +66,30 @@ def sentinels_of(url: str) -> Sentinels | None:
 def _host(text: str) -> tuple[str, int]:
     one = urlsplit(f"//{text}")
     if not one.hostname or one.username is not None:
-        raise ValueError(f"a Sentinel address reads {_SENTINEL_FORM}")
+        raise ValueError(f"{_SENTINEL_ERROR} reads {_SENTINEL_FORM}")
     return one.hostname, one.port or _SENTINEL_PORT
+
+
+def check_url(url: str) -> None:
+    """Check that an address can be read.
+
+    Raises:
+        ValueError: it cannot. The message has no part of the address that might be a password.
+    """
+    try:
+        if urlsplit(url).scheme in {"redis", "rediss"}:
+            _ = urlsplit(url).port  # parsed when it is asked for
+        celery_url(url)
+    except UnknownSchemeError:
+        raise
+    except ValueError as error:
+        if str(error).startswith(_SENTINEL_ERROR):
+            raise
+        # The original quotes parts of the address.
+        raise ValueError(
+            "the Redis address cannot be read: write each special character of a password as %XX"
+            " (percent-encoding, for example %2F for /)"
+        ) from None
 
 
 def celery_url(url: str) -> str:
@@ -71,7 +98,8 @@ def celery_url(url: str) -> str:
     ``redis://`` and ``rediss://`` are the same in both; ``unix:///path?db=0`` becomes ``redis+socket:///path?virtual_host=0``.
 
     Raises:
-        ValueError: the scheme is none of these, or the address cannot be read.
+        UnknownSchemeError: the scheme is none of these.
+        ValueError: the address cannot be read.
     """
     parts = urlsplit(url)
     if parts.scheme == "rediss" and "ssl_cert_reqs" not in parts.query:
@@ -88,9 +116,10 @@ def celery_url(url: str) -> str:
         host, port = sentinels.hosts[0]
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         return f"sentinel://{user}@{where}/{sentinels.database}".replace("//:@", "//")
-    raise ValueError(
-        "a Redis address starts with redis://, rediss://, unix:// or sentinel://, not "
-        f"{parts.scheme or url!r}"
+    scheme, there, _ = url.partition("://")
+    raise UnknownSchemeError(
+        "a Redis address starts with redis://, rediss://, unix:// or sentinel://"
+        + (f", not {scheme}://" if there and scheme == parts.scheme else "")
     )
 
 
@@ -101,6 +130,19 @@ def celery_options(url: str) -> dict[str, Any]:
         return {}
     login = dict(sentinels.login)
     return {"sentinels": sentinels, "master_name": sentinels.master, "sentinel_kwargs": login}
+
+
+def with_password(url: str, password: str) -> str:
+    """Return an address with a password, if it has none. One of a unix socket stays as it is: the file's mode protects it.
+
+    Raises:
+        ValueError: the address cannot be read.
+    """
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    if parts.scheme == "unix" or ":" in user:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{hosts}"))
 
 
 def without_password(url: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,14 @@ from jobs.model import Running, Succeeded
 
 SEQ_END = 4_294_967_295
 START = "0-0"
+
+PAGE = 200
+"""Entries of a log that are read at once."""
+
+LOOK = "l"
+"""The payload in place of one that is too long to be published, see ``broker/lua/_lib.lua``."""
+
+LOOK_S = 20.0
 
 EventId: TypeAlias = str
 
@@ -41,45 +50,66 @@ def parse_cursor(text: str) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Inbox:
-    """Events of one job for one client. ``lost``: some may be missing, so read the log."""
+    """Events of one job for one client.
+
+    Attributes:
+        limit: most events that are kept.
+        max_bytes: most characters of payloads that are kept, besides one event of any length.
+        lost: some events may be missing, so read the log.
+    """
 
     limit: int
+    max_bytes: int
     events: list[tuple[EventId, str]] = field(default_factory=list)
+    size: int = 0
     lost: bool = False
     waiter: asyncio.Future[None] | None = None
 
     def add(self, eid: EventId, payload: str) -> None:
         """Add an event. If the client is too slow, drop all events and mark them lost."""
-        if len(self.events) >= self.limit:
-            self.events.clear()
-            self.lost = True
-        else:
-            self.events.append((eid, payload))
+        if self.lost:
+            return  # the log has it too
+        self.size += len(payload)
+        if self.events and (len(self.events) >= self.limit or self.size > self.max_bytes):
+            self.lose()
+            return
+        self.events.append((eid, payload))
         self.wake()
 
     def lose(self) -> None:
         """Mark that events may have been missed."""
         self.lost = True
+        self._clear()
         self.wake()
+
+    async def _wait(self, patience_s: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        timer = None if patience_s is None else loop.call_later(patience_s, self.lose)
+        try:
+            while not self.events and not self.lost:
+                self.waiter = loop.create_future()
+                await self.waiter
+        finally:
+            self.waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _clear(self) -> None:
+        self.events = []
+        self.size = 0
 
     def wake(self) -> None:
         """Wake the reader."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)
 
-    async def take(self) -> list[tuple[EventId, str]]:
-        """Wait for events and return them; an empty list: some were lost."""
-        while not self.events and not self.lost:
-            self.waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-        if self.lost:
-            self.lost = False
-            self.events.clear()
-            return []
-        events, self.events = self.events, []
+    async def take(self, patience_s: float | None = None) -> list[tuple[EventId, str]]:
+        """Wait for events and return them; an empty list: some were lost, or none came within ``patience_s`` seconds."""
+        if not self.events and not self.lost:
+            await self._wait(patience_s)
+        self.lost = False
+        events = self.events
+        self._clear()
         return events
 
 
@@ -90,15 +120,26 @@ class EventHub:
         client: a client with ``text=False``, for the subscription alone.
         process: this process's id, unique among api processes.
         inbox_limit: most events kept for a slow client.
+        inbox_max_bytes: most bytes of them.
+        look_s: longest time without an event, in seconds; then the log or the record is read, as an event may be lost.
     """
 
-    def __init__(self, store: JobStore, client: Redis, process: str, *, inbox_limit: int = 4096) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        client: Redis,
+        process: str,
+        *,
+        inbox_limit: int = 4096,
+        inbox_max_bytes: int = 1024 * 1024,
+        look_s: float = LOOK_S,
+    ) -> None:
         self.process = process
         self._store = store
-        self._limit = inbox_limit
+        self._limit, self._max_bytes, self._look_s = inbox_limit, inbox_max_bytes, look_s
         self._inboxes: dict[str, list[Inbox]] = {}
         self._subscriber = Subscriber(
-            client, store.keys("api_channel", process), self._deliver, self._lose_all
+            client, store.keys("api_channel", process), self._deliver, self._lose_all, store.faults
         )
 
     async def start(self) -> None:
@@ -109,10 +150,18 @@ class EventHub:
         """End the subscription."""
         await self._subscriber.stop()
 
+    @property
+    def deaf_s(self) -> float:
+        """Seconds for which no event has come through; 0: they come; infinite: they will not come again."""
+        return self._subscriber.deaf_s
+
     def _deliver(self, message: list[str]) -> None:
         for i in range(0, len(message), 3):
             for inbox in self._inboxes.get(message[i], ()):
-                inbox.add(message[i + 1], message[i + 2])
+                if message[i + 2] == LOOK:
+                    inbox.lose()
+                else:
+                    inbox.add(message[i + 1], message[i + 2])
 
     def _lose_all(self) -> None:
         for inboxes in self._inboxes.values():
@@ -122,7 +171,7 @@ class EventHub:
     @contextmanager
     def inbox(self, job_id: str) -> Iterator[Inbox]:
         """Register an inbox for a job. Do it before the job can publish anything."""
-        inbox = Inbox(self._limit)
+        inbox = Inbox(self._limit, self._max_bytes)
         self._inboxes.setdefault(job_id, []).append(inbox)
         try:
             yield inbox
@@ -139,7 +188,7 @@ class EventHub:
             LookupError: its record is gone.
         """
         while True:
-            events = await inbox.take()
+            events = await self._next(inbox)
             for _, payload in events:
                 if payload[0] == "e":
                     return decode_ending(payload)
@@ -148,13 +197,17 @@ class EventHub:
                 if ended is not None:
                     return ended
 
+    async def _next(self, inbox: Inbox) -> list[tuple[EventId, str]]:
+        """Wait for events; an empty list: it is time to look. Many wait at once, so they do not look at once."""
+        return await inbox.take(self._look_s * random.uniform(0.7, 1.0))
+
     async def ended(self, job_id: str) -> Ending | None:
         """Read from the record how a job ended; None: it has not ended.
 
         Raises:
             LookupError: there is no such job.
         """
-        job = await self._store.get(job_id)
+        job = await self._store.get(job_id, position=False)
         if job is None:
             raise LookupError(job_id)
         if not job.state.terminal:
@@ -182,10 +235,11 @@ class EventHub:
             raise LookupError(job_id)
         from_log = not live
         while True:
+            more = False
             if from_log:
-                events = await self._history(job_id, f"{cursor[0]}-{cursor[1]}")
+                events, more = await self._history(job_id, f"{cursor[0]}-{cursor[1]}")
             else:
-                events = await inbox.take()
+                events = await self._next(inbox)
             hole = not events and not from_log
             fresh: list[tuple[EventId, str]] = []
             for eid, payload in events:
@@ -199,18 +253,20 @@ class EventHub:
                     break
                 cursor = here
                 fresh.append((eid, payload))
-            from_log = hole
+            from_log = hole or more
             if fresh:
                 yield fresh
                 if fresh[-1][1][0] == "e":
                     return
 
-    async def _history(self, job_id: str, after: EventId) -> list[tuple[EventId, str]]:
-        """Return past events: from the log of a streamed job, or made from the record of another job."""
-        job = await self._store.get(job_id)
+    async def _history(self, job_id: str, after: EventId) -> tuple[list[tuple[EventId, str]], bool]:
+        """Return past events, and whether there are more: from the log of a streamed job, or made from another's record."""
+        job = await self._store.get(job_id, position=False)
         if job is None:
             raise LookupError(job_id)
-        events = await self._store.log(job_id, after) if job.stream else []
+        events = await self._store.log(job_id, after, PAGE) if job.stream else []
+        if len(events) == PAGE:
+            return events, True
         if not job.stream:
             events = [("0-1", "s" + json.dumps({"state": "queued", "attempt": 0}))]
             if job.attempt:
@@ -219,4 +275,4 @@ class EventHub:
                 events.append((f"{job.attempt}-0", "s" + json.dumps(state)))
         if job.state.terminal and not (events and events[-1][1][0] == "e"):
             events.append((f"{job.attempt}-{SEQ_END}", ending_payload(job)))
-        return events
+        return events, False

@@ -23,9 +23,15 @@ end
 local SEQ_END = '4294967295'
 local SEQ_BACK = '4294967294'
 
+-- Most bytes of a payload that is published: Redis disconnects a subscriber that has 32 MiB unread, and an api has one subscription for all
+-- of its clients. In place of a longer payload goes LOOK: read the log, or the record.
+local PUBLISHED = 262144
+local LOOK = 'l'
+
 -- Send one event to every api process that subscribed to this job's events.
 local function publish(sinks, id, eid, payload)
   if not sinks or sinks == '' then return end
+  if #payload > PUBLISHED then payload = LOOK end
   local event = cmsgpack.pack({id, eid, payload})
   for sink in string.gmatch(sinks, '%S+') do
     redis.call('PUBLISH', K.api_channel(sink), event)
@@ -40,7 +46,7 @@ local function publish_state(id, stream, sinks, eid, state, attempt, worker)
   publish(sinks, id, eid, payload)
 end
 
--- Have the coordinators look at a batch or a task now.
+-- Have the coordinators look at a batch or a task now; '': at every batch.
 local function ring(id)
   redis.call('PUBLISH', K.bell_channel(), cmsgpack.pack({id}))
 end

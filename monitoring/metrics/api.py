@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from monitoring.metrics.common import LATENCY_BUCKETS_S, AcceptedJobs, ReaperMetrics, TenantNames
 
 STATUSES = (
-    *("200", "202", "206", "400", "401", "404", "405", "409", "410", "413", "416", "429", "499"),
+    *("200", "202", "206", "400", "401", "403", "404", "405", "408", "409", "410", "413"),
+    *("414", "416", "429", "431", "499"),
     *("500", "503", "504", "507"),
 )
 """The statuses that every route's counter has from the start; others appear when they occur."""

@@ -105,6 +105,7 @@ class AcceptedJobs:
             "Jobs accepted, by tenant; `other` for those without a name of their own.",
             ["tenant"],
         )
+        self.store_faults = store_faults(registry)
         self._accepted = Children(self.accepted)
         self._tenant_accepted = Children(self.tenant_accepted)
         for lane in lanes:
@@ -116,6 +117,15 @@ class AcceptedJobs:
         """Count an accepted job."""
         self._accepted[(lane,)].inc()
         self._tenant_accepted[(self.tenants.label(tenant),)].inc()
+
+
+def store_faults(registry: CollectorRegistry) -> Counter:
+    """Make the counter of commands that Redis refused for a fault. Every process that writes to Redis has one."""
+    return Counter(
+        "penstock_store_faults_total",
+        "Commands and scripts that Redis refused because they or the data are wrong; each is a defect.",
+        registry=registry,
+    )
 
 
 class ReaperMetrics:

@@ -7,12 +7,15 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics, TenantNames
+from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics, TenantNames, store_faults
 
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 TOKEN_KINDS = ("prompt", "completion")
 BATCH_ROW_OUTCOMES = ("completed", "failed")
-DROP_REASONS = ("running", "gone", "fenced", "delayed", "coalesced", "newer", "redis_unavailable", *JOB_ENDS)
+DROP_REASONS = (
+    *("running", "gone", "fenced", "delayed", "coalesced", "newer", "redis_unavailable", "store_fault"),
+    *JOB_ENDS,
+)
 ATTEMPT_NUMBERS = ("1", "2", "3+")
 
 QUEUE_BUCKETS_S = (
@@ -46,6 +49,7 @@ class WorkerMetrics:
         self._make_times(registry)
         self._make_own(registry)
         self.reaper = ReaperMetrics(registry)
+        self.store_faults = store_faults(registry)
         self._tokens = Children(self.tokens)
         self._tenant_tokens = Children(self.tenant_tokens)
         self._start_lanes(lanes)

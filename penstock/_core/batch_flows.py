@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from penstock._core import flows
 from penstock._core.flows import Deliver, Flow, Items, Sleep
-from penstock._core.protocol import Reply, Request, query, segment
-from penstock._core.retry import RetryPolicy
+from penstock._core.replies import Reply, unexpected
+from penstock._core.requests import Request, query, segment
+from penstock._core.retry import RetryPolicy, is_transient
 from penstock.batch_models import Batch, ResultPage
-from penstock.errors import APIResponseError, BatchEndedError, BatchWaitTimeoutError
+from penstock.errors import APIResponseError, BatchEndedError, BatchWaitTimeoutError, PenstockError
+
+T = TypeVar("T")
 
 FIRST_LOOK_S = 0.25
 LAST_LOOK_S = 5.0
@@ -19,7 +22,7 @@ LAST_LOOK_S = 5.0
 
 
 def batch_path(batch_id: str) -> str:
-    """Return a batch's path. Raises ValueError if the id is empty."""
+    """Return a batch's path. Raises ArgumentError if the id is empty."""
     return "/v1/batches/" + segment(batch_id, "the batch's id")
 
 
@@ -39,11 +42,10 @@ def read_page(reply: Reply, after: str | None) -> ResultPage:
     lines = reply.body
     cursor = reply.headers.get("x-next-cursor") or None
     if "x-incomplete" not in reply.headers:
-        raise APIResponseError(
-            "the server's answer is no page of a batch's results: is this a Penstock server's address?"
-        )
+        what = "the server's answer is no page of a batch's results: is this a Penstock server's address?"
+        raise unexpected(reply, what)
     if lines and (not lines.endswith(b"\n") or cursor in {None, after}):
-        raise APIResponseError("a page of results has a row that is cut short, or no cursor after its rows")
+        raise unexpected(reply, "a page of results has a row that is cut short, or no cursor after its rows")
     return ResultPage(lines, cursor or after, reply.headers["x-incomplete"].lower() == "true")
 
 
@@ -66,16 +68,21 @@ def rows(page: ResultPage) -> list[dict[str, Any]]:
 
 
 def results(
-    batch_id: str, *, follow: bool, page_size: int | None, policy: RetryPolicy
-) -> Items[dict[str, Any]]:
-    """Deliver the committed rows, page by page; with ``follow`` wait for the others, to the end of the batch."""
-    after: str | None = None
+    batch_id: str,
+    take: Callable[[ResultPage], Iterable[T]],
+    *,
+    after: str | None = None,
+    follow: bool,
+    page_size: int | None,
+    policy: RetryPolicy,
+) -> Items[T]:
+    """Deliver what ``take`` makes of each page of committed rows; with ``follow`` to the end of the batch."""
     tried = 0
     while True:
         page = yield from result_page(batch_id, after, page_size, policy)
         if page.lines:
-            for row in rows(page):
-                yield Deliver(row)
+            for item in take(page):
+                yield Deliver(item)
             after, tried = page.next_cursor, 0
         elif follow and page.incomplete:
             yield Sleep(look_s(tried))
@@ -84,9 +91,7 @@ def results(
             return
 
 
-def wait(
-    batch_id: str, timeout_s: float | None, *, check: bool, policy: RetryPolicy, clock: Callable[[], float]
-) -> Flow[Batch]:
+def wait(batch_id: str, timeout_s: float | None, *, check: bool, policy: RetryPolicy) -> Flow[Batch]:
     """Look until the batch has ended.
 
     Args:
@@ -94,21 +99,28 @@ def wait(
         timeout_s: None waits without a limit.
         check: raise if it ended as anything but ``completed``.
         policy: for each look.
-        clock: monotonic seconds.
 
     Raises:
-        BatchWaitTimeoutError: it has not ended after ``timeout_s``.
+        BatchWaitTimeoutError: it has not ended after ``timeout_s``, as far as the server said.
         BatchEndedError: it has ended, but not as ``completed``, and ``check`` is set.
+        PenstockError: the error of a look. After ``timeout_s``, only if the server never answered.
     """
-    deadline = None if timeout_s is None else clock() + timeout_s
+    deadline = None if timeout_s is None else policy.clock() + timeout_s
+    batch: Batch | None = None
     tried = 0
     while True:
-        batch = yield from flows.fetch(Request("GET", batch_path(batch_id)), Batch, policy)
+        try:
+            batch = yield from flows.fetch(Request("GET", batch_path(batch_id)), Batch, policy, deadline)
+        except PenstockError as exc:
+            if batch is None or deadline is None or policy.clock() < deadline or not is_transient(exc):
+                raise
+            last_seen = f"{batch_id} was {batch.status} when last seen: {exc}"
+            raise BatchWaitTimeoutError(last_seen, batch=batch) from exc
         if batch.done:
             if check and batch.status != "completed":
                 raise BatchEndedError(ended(batch), batch=batch)
             return batch
-        left_s = None if deadline is None else deadline - clock()
+        left_s = None if deadline is None else deadline - policy.clock()
         if left_s is not None and left_s <= 0:
             raise BatchWaitTimeoutError(
                 f"{batch_id} is still {batch.status} after {timeout_s:g} s", batch=batch

@@ -11,8 +11,9 @@ from typing import TypeVar
 import httpx
 
 from penstock._core.flows import Deliver, Flow, Items, Read, Send, Sleep, Step
-from penstock._core.http import CLIENT_ARGS, Settings, reply_of, translate
-from penstock._core.protocol import Reply
+from penstock._core.http import CLIENT_ARGS, MAX_REDIRECTS, Settings, reply_of, too_many_redirects, translate
+from penstock._core.replies import Reply
+from penstock._core.requests import Request
 from penstock.errors import PenstockError
 
 T = TypeVar("T")
@@ -77,15 +78,25 @@ class _Exchange:
                 return Reply(0, {}, next(self._pieces, b""))
             self.close()
             stream = not isinstance(step, Send)
-            request = self._driver.http.build_request(
-                **self._driver.settings.args(step.request, stream=stream)
-            )
-            response = self._driver.http.send(request, stream=stream)
+            response = self._send(step.request, stream=stream)
         except httpx.RequestError as exc:
             return translate(exc, self._driver.settings.url)
+        except PenstockError as exc:
+            return exc
         if stream:
             self._response, self._pieces = response, response.iter_bytes()
         return reply_of(response, whole=not stream)
+
+    def _send(self, asked: Request, *, stream: bool) -> httpx.Response:
+        http, settings, url = self._driver.http, self._driver.settings, None
+        for _ in range(MAX_REDIRECTS + 1):
+            request = http.build_request(**settings.args(asked, stream=stream, redirected=url))
+            response = http.send(request, stream=stream, follow_redirects=False)
+            if not response.has_redirect_location:
+                return response
+            response.close()
+            url = settings.redirect(asked, response)
+        raise too_many_redirects(asked)
 
     def close(self) -> None:
         if self._response is not None:
@@ -152,15 +163,25 @@ class _AsyncExchange:
                 return Reply(0, {}, await anext(self._pieces, b""))
             await self.aclose()
             stream = not isinstance(step, Send)
-            request = self._driver.http.build_request(
-                **self._driver.settings.args(step.request, stream=stream)
-            )
-            response = await self._driver.http.send(request, stream=stream)
+            response = await self._send(step.request, stream=stream)
         except httpx.RequestError as exc:
             return translate(exc, self._driver.settings.url)
+        except PenstockError as exc:
+            return exc
         if stream:
             self._response, self._pieces = response, response.aiter_bytes()
         return reply_of(response, whole=not stream)
+
+    async def _send(self, asked: Request, *, stream: bool) -> httpx.Response:
+        http, settings, url = self._driver.http, self._driver.settings, None
+        for _ in range(MAX_REDIRECTS + 1):
+            request = http.build_request(**settings.args(asked, stream=stream, redirected=url))
+            response = await http.send(request, stream=stream, follow_redirects=False)
+            if not response.has_redirect_location:
+                return response
+            await response.aclose()
+            url = settings.redirect(asked, response)
+        raise too_many_redirects(asked)
 
     async def aclose(self) -> None:
         if self._response is not None:

@@ -8,18 +8,20 @@ the call's result. So retries, long polls and deadlines exist once, and are test
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from penstock._core import protocol
-from penstock._core.protocol import Reply, Request
-from penstock._core.retry import RetryPolicy
+from penstock._core import replies, requests
+from penstock._core.replies import Reply
+from penstock._core.requests import Request
+from penstock._core.retry import Retries, RetryPolicy, is_transient, may_have_arrived
 from penstock._core.tails import Tail
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,
+    APIStatusError,
     PenstockError,
     WaitTimeoutError,
 )
@@ -30,6 +32,9 @@ LONG_POLL_S = 60.0
 
 MIN_POLL_S = 0.25
 """Pause after a poll that the server answered at once although it was asked to wait."""
+
+GRACE_S = 1.0
+"""How long after a deadline an answer still counts: the server ends a long poll just then."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -74,19 +79,27 @@ Flow: TypeAlias = Generator[Step, Reply | None, T]
 Items: TypeAlias = Generator[Step | Deliver[T], Reply | None, None]
 
 
-def call(request: Request, policy: RetryPolicy) -> Flow[Reply]:
+def call(request: Request, policy: RetryPolicy, deadline: float | None = None) -> Flow[Reply]:
     """Send until the answer is a success, or an error that another try cannot change.
 
-    Every request of the contract may be repeated: GETs and actions as they are, and what creates something because of
-    its idempotency key. The exception is an upload that is read from a pipe.
+    Most requests of the contract may be repeated: GETs and actions as they are, and what creates something because of
+    its idempotency key. The exceptions are :meth:`penstock._core.requests.Request.repeatable`'s.
+
+    Args:
+        request: what to send.
+        policy: the bounds of the retries.
+        deadline: on the policy's clock: the last try begins then at the latest, and none takes much longer.
 
     Raises:
         APIConnectionError: no answer, also after the policy's retries.
         APIStatusError: an error status, also after the policy's retries.
     """
-    tried = 0
+    retries = Retries(policy, str(request), deadline)
+    unsure = False
     while True:
         error: PenstockError
+        if deadline is not None:
+            request = replace(request, max_s=max(deadline - policy.clock(), 0.0) + GRACE_S)
         try:
             reply = yield from answer(Send(request))
         except APIConnectionError as exc:
@@ -94,17 +107,20 @@ def call(request: Request, policy: RetryPolicy) -> Flow[Reply]:
         else:
             if 200 <= reply.status < 300:
                 return reply
-            error = protocol.status_error(reply)
-        delay_s = policy.delay_s(error, tried) if request.repeatable else None
-        if delay_s is None:
+            error = replies.status_error(reply)
+        if unsure and isinstance(error, APIStatusError) and error.status in {404, 409}:
+            error.add_note("an earlier try, whose answer was lost, may have succeeded")
+        unsure = unsure or (request.method != "GET" and may_have_arrived(error))
+        if not request.repeatable(error):
+            if request.at_most_once:
+                error.add_note(f"{request} may have been carried out, so it was not sent again")
             raise error
-        tried += 1
-        yield Sleep(delay_s)
+        yield Sleep(retries.pause_s(error))
 
 
-def fetch(request: Request, model: type[M], policy: RetryPolicy) -> Flow[M]:
+def fetch(request: Request, model: type[M], policy: RetryPolicy, deadline: float | None = None) -> Flow[M]:
     """:func:`call`, and read the reply as ``model``. Raises also APIResponseError."""
-    return protocol.parse((yield from call(request, policy)), model)
+    return replies.parse((yield from call(request, policy, deadline)), model)
 
 
 def pages(
@@ -129,7 +145,7 @@ def pages(
     left, after = limit, None
     while left is None or left > 0:
         size = page_size if left is None else min(page_size, left)
-        request = Request("GET", path, filters | protocol.query(limit=size, after=after))
+        request = Request("GET", path, filters | requests.query(limit=size, after=after))
         got = yield from fetch(request, page, policy)
         for item in got.data[:left]:
             yield Deliver(item)
@@ -151,6 +167,7 @@ def read(tail: Tail[T], take: Callable[[T], U | None]) -> Items[U]:
     """
     while True:
         error: PenstockError | None = None
+        tail.connecting()
         try:
             head = yield from answer(Open(tail.request()))
             if tail.opened(head):
@@ -171,9 +188,7 @@ def read(tail: Tail[T], take: Callable[[T], U | None]) -> Items[U]:
         yield Sleep(tail.dropped(error))
 
 
-def wait(
-    job_id: str, timeout_s: float | None, *, check: bool, policy: RetryPolicy, clock: Callable[[], float]
-) -> Flow[Job]:
+def wait(job_id: str, timeout_s: float | None, *, check: bool, policy: RetryPolicy) -> Flow[Job]:
     """Poll, each time as long as the server allows, until the job has ended.
 
     Args:
@@ -181,26 +196,32 @@ def wait(
         timeout_s: None waits without a limit.
         check: raise if the job ended without a result.
         policy: for each poll.
-        clock: monotonic seconds.
 
     Raises:
-        WaitTimeoutError: the job has not ended after ``timeout_s``.
+        WaitTimeoutError: the job has not ended after ``timeout_s``, as far as the server said.
         JobEndedError: it ended without a result and ``check`` is set.
+        PenstockError: the error of a poll. After ``timeout_s``, only if the server never answered.
     """
-    deadline = None if timeout_s is None else clock() + timeout_s
+    deadline = None if timeout_s is None else policy.clock() + timeout_s
+    job: Job | None = None
     while True:
-        began = clock()
+        began = policy.clock()
         left_s = LONG_POLL_S if deadline is None else max(deadline - began, 0.0)
         # Whole seconds, as the contract counts; 0.05 makes up for the time since the deadline was set.
         # A rest below a second is slept.
         poll_s = int(min(left_s + 0.05, LONG_POLL_S))
-        job = yield from fetch(protocol.get_job(job_id, poll_s), Job, policy)
+        try:
+            job = yield from fetch(requests.get_job(job_id, poll_s), Job, policy, deadline)
+        except PenstockError as exc:
+            if job is None or deadline is None or policy.clock() < deadline or not is_transient(exc):
+                raise
+            raise WaitTimeoutError(f"{job_id} was {job.state} when last seen: {exc}", job=job) from exc
         if job.done:
-            error = protocol.ended_error(job) if check else None
+            error = replies.ended_error(job) if check else None
             if error is not None:
                 raise error
             return job
-        now = clock()
+        now = policy.clock()
         if deadline is not None and now >= deadline:
             raise WaitTimeoutError(f"{job_id} is still {job.state} after {timeout_s:g} s", job=job)
         if now - began < MIN_POLL_S:
@@ -219,10 +240,9 @@ def _not_a_stream(head: Reply) -> Flow[PenstockError]:
     """Return the error for an answer that is not the stream that was asked for."""
     if 200 <= head.status < 300:
         kind = head.headers.get("content-type", "an unknown type")
-        return APIResponseError(
-            f"the answer is no event stream or file, but {kind}: is this a Penstock server's address?"
-        )
+        what = f"the answer is no event stream or file, but {kind}: is this a Penstock server's address?"
+        return replies.unexpected(head, what)
     body = b""
     while piece := (yield from answer(Read())).body:
         body += piece
-    return protocol.status_error(Reply(head.status, head.headers, body))
+    return replies.status_error(Reply(head.status, head.headers, body))

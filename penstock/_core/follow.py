@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from penstock._core import flows, protocol
+from penstock._core import flows, replies, requests
 from penstock._core.flows import Deliver, Items
-from penstock._core.protocol import Reply, Request
+from penstock._core.replies import Reply
+from penstock._core.requests import Request
 from penstock._core.retry import RetryPolicy
 from penstock._core.sse import SSEParser
 from penstock._core.tails import EventTail
@@ -29,7 +30,7 @@ class Follower(EventTail[Event]):
     def __init__(self, job_id: str, after: str | None, policy: RetryPolicy) -> None:
         self.cursor = after or ""
         super().__init__(job_id, policy, self.cursor)
-        self._path = f"{protocol.job_path(job_id)}/events"
+        self._path = f"{requests.job_path(job_id)}/events"
         self._min_delay_s = 0.0
         # Ids of earlier connections only. Within one connection, an equal id is the server's grouping.
         self._before: set[str] = {self.cursor} - {""}
@@ -39,7 +40,7 @@ class Follower(EventTail[Event]):
         """Return the request of the next connection and forget what the last one left incomplete."""
         self.parser = SSEParser(self.cursor)
         self._before = set(self._recent)
-        return protocol.event_stream(self._path, self.cursor)
+        return requests.event_stream(self._path, self.cursor)
 
     def opened(self, head: Reply) -> bool:
         """Take an answer's status and headers; return whether its body is the event stream."""
@@ -115,7 +116,7 @@ class TextStream:
             return Restarted(attempt, event.id)
         job = event.job
         if job is not None:
-            ended = protocol.ended_error(job)
+            ended = replies.ended_error(job)
             if ended is not None:
                 raise ended
             self.at_once = event.data.get("stream") is False
@@ -135,5 +136,5 @@ def text(
     pieces: Items[str | Restarted] = flows.read(Follower(job_id, after, follows), stream.take)
     yield from pieces
     if stream.at_once:
-        job = yield from flows.fetch(protocol.get_job(job_id), Job, calls)
+        job = yield from flows.fetch(requests.get_job(job_id), Job, calls)
         yield Deliver(job.text)

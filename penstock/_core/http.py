@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 import httpx
 
-from penstock._core.protocol import Reply, Request
+from penstock._core.replies import Reply, unexpected
+from penstock._core.requests import Request, header_value
 from penstock._core.retry import RetryPolicy
 from penstock._version import __version__
-from penstock.errors import APIConnectionError, APIResponseError, APITimeoutError, PenstockError
+from penstock.errors import (
+    APIConnectionError,
+    APIResponseError,
+    APITimeoutError,
+    ArgumentError,
+    PenstockError,
+    Retry,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 IDLE_STREAM_S = 90.0
@@ -28,6 +37,11 @@ FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...]
     (httpx.TooManyRedirects, APIResponseError),
 )
 """First match wins. Another try cannot help UnsupportedProtocol, so it is no connection error."""
+
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""The connection was not made, so the server has not seen the request."""
+
+MAX_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +62,35 @@ class Settings:
         timeout_s: float,
         max_retries: int,
         max_reconnects: int,
+        max_retry_s: float,
+        on_retry: Callable[[Retry], object] | None,
     ) -> Settings:
         """Fill in each None from the environment, or else from the defaults.
 
         Raises:
-            ValueError: the URL is not an http(s) URL, or a number is negative.
+            ArgumentError: the URL is not an http(s) URL, the key cannot be sent, or a number is negative.
         """
-        url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).rstrip("/")
-        if not url.startswith(("http://", "https://")) or not httpx.URL(url).host:
-            raise ValueError(f"base_url must be an http:// or https:// address, not {url!r}")
-        if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0:
-            raise ValueError("timeout must be above 0, max_retries and max_reconnects at least 0")
+        url = (base_url or os.environ.get("PENSTOCK_URL") or DEFAULT_URL).strip().rstrip("/")
+        if not url.startswith(("http://", "https://")) or not _has_host(url):
+            raise ArgumentError(f"base_url must be an http:// or https:// address, not {url!r}")
+        if timeout_s <= 0 or max_retries < 0 or max_reconnects < 0 or max_retry_s < 0:
+            raise ArgumentError(
+                "timeout must be above 0; max_retries, max_reconnects and max_retry_s at least 0"
+            )
+        key = (api_key or os.environ.get("PENSTOCK_API_KEY") or "").strip()  # a file's ends with a newline
+        header_value(key, "the API key (api_key or PENSTOCK_API_KEY)")
         return cls(
             url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK
-            api_key=api_key or os.environ.get("PENSTOCK_API_KEY") or None,
+            api_key=key or None,
             timeout_s=timeout_s,
-            calls=RetryPolicy(max_retries),
-            follows=RetryPolicy(max_reconnects),
+            calls=RetryPolicy(max_retries, max_retry_s=max_retry_s, on_retry=on_retry),
+            follows=RetryPolicy(max_reconnects, max_retry_s=max_retry_s, on_retry=on_retry),
         )
 
-    def args(self, request: Request, *, stream: bool = False) -> dict[str, Any]:
-        """Return the arguments of httpx's ``build_request`` for this request."""
+    def args(
+        self, request: Request, *, stream: bool = False, redirected: httpx.URL | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments of httpx's ``build_request`` for this request, or for where it was redirected."""
         headers = {
             "accept": "application/json",
             **request.headers,
@@ -79,16 +101,69 @@ class Settings:
         upload = request.upload
         read_s = max(self.timeout_s, IDLE_STREAM_S) if stream else self.timeout_s + request.extra_timeout_s
         file = upload and (upload.filename, _readable(upload.file), "application/jsonl")
+        most_s = float("inf") if request.max_s is None else request.max_s
+        try_s = min(self.timeout_s, most_s)
         return {
             "method": request.method,
-            "url": self.url + request.path,
-            "params": request.params,
+            "url": redirected or self.url + request.path,
+            "params": None if redirected else request.params,  # the new address has them
             "headers": headers,
             "content": request.body,
             "data": upload and upload.fields,
             "files": file and {"file": file},
-            "timeout": httpx.Timeout(self.timeout_s, connect=min(self.timeout_s, 5.0), read=read_s),
+            "timeout": httpx.Timeout(try_s, connect=min(try_s, 5.0), read=min(read_s, most_s)),
         }
+
+    @staticmethod
+    def redirect(request: Request, response: httpx.Response) -> httpx.URL:
+        """Return where a redirect sends this request.
+
+        The new address must be the same server's, or the same host's over https: the API key, and the user's prompts,
+        go nowhere else. A body is sent again only after 307 and 308; after the others it would become a GET.
+
+        Raises:
+            APIResponseError: the redirect must not be followed.
+        """
+        old, where = response.request.url, response.headers["location"]
+        reply = reply_of(response, whole=False)
+        try:
+            new = old.join(where)
+        except httpx.InvalidURL as exc:
+            raise unexpected(reply, f"{request} is redirected to {where!r}, which is no address") from exc
+        why = None
+        upgrade = (old.scheme, new.scheme) == ("http", "https") and old.host == new.host
+        if not upgrade and _origin(old) != _origin(new):
+            why = "the API key is not sent to another server"
+        elif request.method != "GET" and response.status_code not in {307, 308}:
+            why = f"a {request.method} is sent again only after 307 and 308"
+        elif request.upload is not None and not request.upload.file.seekable():
+            why = "a pipe cannot be sent again"
+        if why is None:
+            return new
+        shown = str(new.copy_with(query=None, fragment=None))
+        raise unexpected(
+            reply,
+            f"{request} is redirected ({response.status_code}) to {shown}, and {why}."
+            f" If that is your server, set the client's address to {shown.removesuffix(request.path)}",
+        )
+
+
+def too_many_redirects(request: Request) -> APIResponseError:
+    """Return the error for a chain of redirects that does not end."""
+    return APIResponseError(
+        f"{request} was redirected {MAX_REDIRECTS} times and again: is the address right?"
+    )
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        return False
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
 class _Pipe:
@@ -114,5 +189,7 @@ def translate(exc: httpx.RequestError, url: str) -> PenstockError:
     ours = next((ours for theirs, ours in FOREIGN_ERRORS if isinstance(exc, theirs)), APIConnectionError)
     what = "no answer in time from" if ours is APITimeoutError else "cannot reach"
     error = ours(f"{what} {url}: {detail}")
+    if isinstance(error, APIConnectionError):
+        error.sent = not isinstance(exc, NEVER_SENT)
     error.__cause__ = exc
     return error

@@ -23,7 +23,7 @@ from penstock._core import flows
 from penstock._core.drivers import AsyncDriver, SyncDriver
 from penstock._core.flows import Flow, Items
 from penstock._core.http import Settings
-from penstock._core.protocol import Request, query
+from penstock._core.requests import Request, query
 from penstock.models import Page
 
 P = ParamSpec("P")

@@ -6,13 +6,17 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-from penstock._core.protocol import Reply, Request, event_stream, segment
-from penstock._core.retry import RetryPolicy, is_transient
+from penstock._core.replies import Reply
+from penstock._core.requests import Request, event_stream, segment
+from penstock._core.retry import Retries, RetryPolicy, is_transient
 from penstock._core.sse import ServerSentEvent, SSEParser
 from penstock.batch_models import BatchEvent
 from penstock.errors import APIConnectionError, APIResponseError, PenstockError
 
 T = TypeVar("T")
+
+STEADY_S = 5.0
+"""A connection that lasted this long with pings was in order although it brought nothing new."""
 
 
 class Tail(ABC, Generic[T]):
@@ -32,7 +36,12 @@ class Tail(ABC, Generic[T]):
         self.progress = False
         self.policy = policy
         self._what = what
-        self._failures = 0
+        self._retries = Retries(policy, what)
+        self._connected_at = policy.clock()
+
+    def connecting(self) -> None:
+        """Take note that a new connection begins."""
+        self._connected_at = self.policy.clock()
 
     @abstractmethod
     def request(self) -> Request:
@@ -51,7 +60,7 @@ class Tail(ABC, Generic[T]):
 
     @property
     def alive(self) -> bool:
-        """Whether the present connection brought a sign of life, such as a ping; then it does not count."""
+        """Whether the present connection brought a sign of life, such as a ping."""
         return False
 
     def dropped(self, error: PenstockError | None) -> float:
@@ -66,13 +75,13 @@ class Tail(ABC, Generic[T]):
         problem = error or APIConnectionError(f"{self._what} ended too early")
         if not is_transient(problem):
             raise problem
-        if self.progress:
-            self._failures = 0
-        elif not self.alive:
-            self._failures += 1
-        delay_s = self.policy.delay_s(problem, max(self._failures - 1, 0))
-        if delay_s is None:
-            raise problem
+        # A ping alone proves little: a proxy may send one and close, again and again.
+        steady = self.alive and self.policy.clock() - self._connected_at >= STEADY_S
+        if not (self.progress or steady):
+            return self._retries.pause_s(problem)
+        self._retries.reset()
+        delay_s = self._retries.pause_s(problem, report=False)
+        self._retries.reset()
         self.progress = False
         return delay_s
 
@@ -110,6 +119,7 @@ class BatchTail(EventTail[BatchEvent]):
 
     def __init__(self, batch_id: str, policy: RetryPolicy) -> None:
         super().__init__(batch_id, policy)
+        self._last: tuple[str, dict[str, Any]] | None = None
         self._path = "/v1/batches/" + segment(batch_id, "the batch's id") + "/events"
 
     def request(self) -> Request:
@@ -122,7 +132,9 @@ class BatchTail(EventTail[BatchEvent]):
         events = []
         for raw in self.parser.feed(data):
             event = BatchEvent(id=raw.id, type=raw.event, data=self.fields(raw))
-            self.progress = True
+            snapshot = (event.type, event.data)
+            self.progress = self.progress or snapshot != self._last  # every connection begins with one
+            self._last = snapshot
             events.append(event)
             if event.terminal:
                 self.done = True

@@ -66,7 +66,7 @@ class Workdir:
         path.mkdir(parents=True, exist_ok=True)
         self._take()
         try:
-            self.state = self._begin() if begin else self._read()
+            self.state = self._begin() if begin else _read(path)
         except BaseException:
             self.close()
             raise
@@ -75,6 +75,15 @@ class Workdir:
     def started(self) -> bool:
         """Whether there is anything to resume."""
         return self.state.rows > 0 and self.input.exists()
+
+    @staticmethod
+    def was_sent(path: Path) -> bool:
+        """Whether a run in this folder has given its rows to a server, so that a new run would lose something.
+
+        Raises:
+            InputError: its state cannot be read.
+        """
+        return _read(path).file_id is not None
 
     def save(self) -> None:
         """Write the state to disk."""
@@ -131,18 +140,6 @@ class Workdir:
                 one.unlink()
         return State()
 
-    def _read(self) -> State:
-        path = self.path / "state.json"
-        try:
-            kept = json.loads(path.read_bytes())
-            if kept.get("version") != _VERSION:
-                raise InputError(f"{path} is of another version of penstock; replace it with --overwrite")
-            return State(**kept)
-        except FileNotFoundError:
-            return State()
-        except (ValueError, TypeError, AttributeError) as exc:
-            raise InputError(f"{path} cannot be read: {exc}; replace it with --overwrite") from exc
-
     def _take(self) -> None:
         try:
             import fcntl
@@ -155,3 +152,16 @@ class Workdir:
             self._lock.close()
             self._lock = None
             raise InputError(f"another run is using {self.path}") from exc
+
+
+def _read(folder: Path) -> State:
+    path = folder / "state.json"
+    try:
+        kept = json.loads(path.read_bytes())
+        if kept.get("version") != _VERSION:
+            raise InputError(f"{path} is of another version of penstock; replace it with --overwrite")
+        return State(**kept)
+    except FileNotFoundError:
+        return State()
+    except (ValueError, TypeError, AttributeError) as exc:
+        raise InputError(f"{path} cannot be read: {exc}; replace it with --overwrite") from exc

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -82,18 +84,53 @@ def pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def named(what: str) -> Callable[[str], str]:
     """Return a reader that takes a name as it is, but not an empty one: that is a shell variable nobody set.
 
-    The reader raises click.BadParameter; ``what`` names the argument in its message.
+    Nor one that no path of the server can carry: a dot segment, or bytes that are no text. The reader raises
+    click.BadParameter; ``what`` names the argument in its message.
     """
 
     def read(text: str) -> str:
         if not text.strip():
             raise click.BadParameter(f"{what} is empty")
+        if text in {".", ".."} or not _is_unicode(text):
+            raise click.BadParameter(f"{what} cannot be {text!r}")
         return text
 
     return read
+
+
+def output_file(text: str) -> str:
+    """Take the name of a file to write, or ``-``. Raises click.BadParameter if no file can be called so."""
+    if text != "-" and Path(text).name in {"", ".."}:
+        raise click.BadParameter(f"{text!r} is not the name of a file")
+    return text
+
+
+def prompt_on_stdin() -> str:
+    """Read a prompt from stdin, without the newline at its end.
+
+    Raises:
+        click.UsageError: stdin is a terminal, is empty, or is not UTF-8.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise click.UsageError("give a PROMPT, or --input FILE, or write the prompt to stdin")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as exc:
+        raise click.UsageError(f"the prompt on stdin is not UTF-8: {exc}") from exc
+    if not text.strip():
+        raise click.UsageError("give a PROMPT, or --input FILE; stdin is empty")
+    return text
 
 
 def raw_body(text: bytes) -> dict[str, Any]:
@@ -137,5 +174,7 @@ METADATA = option(
 )
 JOB = argument("job_id", metavar="JOB", type=named("the job id"))
 JOBS = argument("job_ids", metavar="JOB...", type=named("the job id"), nargs=-1, required=True)
+FILE = argument("file_id", metavar="FILE_ID", type=named("the file id"))
+FILES = argument("file_ids", metavar="FILE_ID...", type=named("the file id"), nargs=-1, required=True)
 BATCH = argument("batch_id", metavar="BATCH", type=named("the batch id"))
 BATCHES = argument("batch_ids", metavar="BATCH...", type=named("the batch id"), nargs=-1, required=True)

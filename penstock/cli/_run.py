@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click import option
 
-from penstock.cli._exits import REFUSED, exit_code, fail, leave_broken_pipe, message_of, note
+from penstock.cli._exits import (
+    OK,
+    REFUSED,
+    UNREACHABLE,
+    fail,
+    leave_broken_pipe,
+    note,
+    report,
+    retrying,
+    worse,
+)
+from penstock.cli._local import running_here
 from penstock.cli._table import printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from penstock.client import Penstock
+    from penstock.errors import Retry
 
     M = TypeVar("M", bound=BaseModel)
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+MODEL_ENV = "PENSTOCK_CLIENT_MODEL"
+"""The environment variable with the model to use if none is named. ``PENSTOCK_MODEL`` is the server's: what it loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +60,31 @@ class Console(Globals):
     json: bool = False
     events: bool = False
 
-    def client(self, url: str | None = None) -> Penstock:
-        """Open a client, of another address if one is given.
+    @property
+    def named_url(self) -> str | None:
+        """The address that the user named, by option or environment."""
+        return self.url or os.environ.get("PENSTOCK_URL") or None
+
+    def client(
+        self, url: str | None = None, on_retry: Callable[[Retry], object] | None = retrying
+    ) -> Penstock:
+        """Open a client.
+
+        Args:
+            url: the server's address; None is the one that the user named, or else that of the ``penstock up`` which
+                runs in this folder, or else the SDK's default.
+            on_retry: as of :class:`penstock.Penstock`.
 
         Raises:
-            click.UsageError: the address is not valid.
+            click.UsageError: the address or the key is not valid.
         """
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
+        from penstock.errors import ArgumentError
 
         try:
-            return Penstock(url or self.url, api_key=self.api_key)
-        except ValueError as exc:
+            address = url or self.named_url or running_here()
+            return Penstock(address, api_key=self.api_key, on_retry=on_retry)
+        except ArgumentError as exc:
             raise click.UsageError(str(exc)) from exc
 
     def show(self, value: M, as_text: str | Callable[[M], object]) -> None:
@@ -77,15 +107,21 @@ class Console(Globals):
 
 def common_options(function: F) -> F:
     """Give the program or a command the options that say which server, and as whom."""
-    key = option("--api-key", metavar="KEY", help="Sent as a bearer token. [env: PENSTOCK_API_KEY]")
-    return option("--url", metavar="URL", help="The server's address. [env: PENSTOCK_URL]")(key(function))
+    key = option("--api-key", metavar="KEY", help="Sent as a bearer token.  [env: PENSTOCK_API_KEY]")
+    where = "The server's address.  [env: PENSTOCK_URL; default: `penstock up` of this folder, or port 8080]"
+    return option("--url", metavar="URL", help=where)(key(function))
 
 
 def client_command(function: F) -> F:
     """Give a command the common options, pass it a :class:`Console`, and turn its errors into exit codes."""
 
     @common_options
-    @option("--json/--text", "as_json", default=None, help="Output; JSON unless on a terminal.")
+    @option(
+        "--json/--text",
+        "as_json",
+        default=None,
+        help="Output; JSON unless on a terminal. With --json, stderr has JSON lines too.",
+    )
     @click.pass_context
     @functools.wraps(function)
     def command(
@@ -109,7 +145,7 @@ def client_command(function: F) -> F:
         try:
             return function(console, *args, **kw)
         except PenstockError as exc:
-            fail(message_of(exc), exit_code(exc))
+            raise SystemExit(report(exc)) from None
         except BrokenPipeError:
             leave_broken_pipe()
 
@@ -130,8 +166,38 @@ def limit_options(function: F) -> F:
     return command  # type: ignore[return-value]  # as above
 
 
-def first_model(client: Penstock) -> str:
-    """Return the first model that is served; say so if there are several."""
+def each(ids: Sequence[str], act: Callable[[str], int | None]) -> None:
+    """Do the same with each id and report each error; then exit with the worst code if it is not 0.
+
+    Only a server that cannot be reached ends it early, because each id would wait through all the retries.
+
+    Args:
+        ids: what to act on.
+        act: does it; it may return an exit code.
+
+    Raises:
+        SystemExit: something did not succeed.
+    """
+    from penstock.errors import PenstockError
+
+    worst = OK
+    for number, one in enumerate(ids, 1):
+        try:
+            code = act(one) or OK
+        except PenstockError as exc:
+            code = report(exc, one if len(ids) > 1 else "")
+        worst = worse(worst, code)
+        if code == UNREACHABLE and number < len(ids):
+            note(f"not tried: {' '.join(ids[number:])}")
+            break
+    if worst != OK:
+        raise SystemExit(worst)
+
+
+def default_model(client: Penstock) -> str:
+    """Return ``PENSTOCK_CLIENT_MODEL``, or else the first model that is served; say so if there are several."""
+    if chosen := os.environ.get(MODEL_ENV, "").strip():
+        return chosen
     models = client.models()
     if not models:
         fail("the server serves no model now; is a worker running?", REFUSED)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from penstock.cli import _output as output
-from penstock.cli._exits import INTERRUPTED, exit_code, fail, message_of, note
+from penstock.cli._exits import INTERRUPTED, note, report
 from penstock.cli._run import Console, print_json
 
 if TYPE_CHECKING:
@@ -22,11 +24,11 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
     """Show a job's life from ``after`` to its end: NDJSON events, or live text and a summary.
 
     Raises:
-        SystemExit: 1 if it ended without a result, 130 on Ctrl-C.
-        PenstockError: any error of the stream.
+        SystemExit: 130 on Ctrl-C.
+        PenstockError: any error of the stream, or how the job ended without a result.
     """
     from penstock._core.follow import TextStream  # pydantic and all: not for --help
-    from penstock._core.protocol import ended_error
+    from penstock._core.replies import ended_error
     from penstock.models import Restarted
 
     cursor = after
@@ -38,7 +40,7 @@ def watch(console: Console, client: Penstock, job_id: str, after: str | None = N
                 print_json({"id": event.id, "event": event.type, "data": event.data})
                 error = ended_error(job) if job else None
                 if error is not None:
-                    fail(message_of(error), exit_code(error))
+                    raise error
                 continue
             piece = text.take(event)
             if isinstance(piece, Restarted):
@@ -62,7 +64,7 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
         SystemExit: 130 on Ctrl-C.
         PenstockError: any error of the calls.
     """
-    from penstock._core.protocol import ended_error  # see above
+    from penstock._core.replies import ended_error  # see above
 
     quiet = nullcontext() if console.json else spinner(f"waiting for {job_id}")
     try:
@@ -77,10 +79,16 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
         output.print_summary(job)
     error = ended_error(job)
     if error is not None:
-        note(f"penstock: {message_of(error)}")
+        report(error)
         if job.partial is not None and not console.json:
             note(f"its partial output was kept: penstock get {job.id}")
     return error is None
+
+
+def countdown(seconds: float | None) -> Callable[[], float | None]:
+    """Return a function that says how many of these seconds are left from now on; None is no limit."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    return lambda: None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def spinner(text: str) -> AbstractContextManager[Status | None]:

@@ -10,9 +10,9 @@ import click
 from click import argument
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._parse import BATCH, BATCHES
-from penstock.cli._run import Console, client_command, first_model, limit_options, print_json
+from penstock.cli._run import Console, client_command, default_model, each, limit_options, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
 from penstock.cli.batch_results import results, verify
 from penstock.cli.batch_run import run
@@ -64,7 +64,7 @@ def submit(
         with tempfile.TemporaryDirectory(prefix="penstock-") as folder, console.client() as client:
             rows = Path(folder) / "input.jsonl"
             with opened(source) as file:
-                made = made.of(file, lambda: first_model(client))
+                made = made.of(file, lambda: default_model(client))
                 result = convert(file, rows, made.recipe, kind=made.kind, delimiter=made.delimiter)
             sent = client.files.upload(rows, filename=name)
             created = client.batches.create(
@@ -81,7 +81,7 @@ def submit(
         note(f"penstock batch watch {created.id}\npenstock batch results {created.id} --follow -o out.jsonl")
 
 
-@batch.command("status", epilog=EXIT_CODES)
+@batch.command("status", epilog=EXIT_CODES_OF_MANY)
 @BATCHES
 @client_command
 def status(console: Console, *, batch_ids: tuple[str, ...]) -> None:
@@ -93,8 +93,7 @@ def status(console: Console, *, batch_ids: tuple[str, ...]) -> None:
       penstock batch status batch_0199... --json | jq .request_counts
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        for one in batch_ids:
-            console.show(client.batches.get(one), output.batch_panel)
+        each(batch_ids, lambda one: console.show(client.batches.get(one), output.batch_panel))
 
 
 @batch.command("list", epilog=EXIT_CODES)
@@ -153,14 +152,16 @@ def _act(name: str, help_text: str, said: str) -> None:
     """Add a command that does the same to each batch: the call of this name."""
     examples = f"\b\nExamples:\n  penstock batch {name} batch_0199..."
 
-    @batch.command(name, epilog=EXIT_CODES, help=f"{help_text}\n\n{examples}")
+    @batch.command(name, epilog=EXIT_CODES_OF_MANY, help=f"{help_text}\n\n{examples}")
     @BATCHES
     @client_command
     def command(console: Console, *, batch_ids: tuple[str, ...]) -> None:
+        def act(one: str) -> None:
+            now = getattr(client.batches, name)(one)
+            console.show(now, f"{now.id} {now.status if now.done else said}")
+
         with console.client() as client:
-            for one in batch_ids:
-                now = getattr(client.batches, name)(one)
-                console.show(now, f"{now.id} {now.status if now.done else said}")
+            each(batch_ids, act)
 
 
 _act("cancel", "Cancel batches. The rows done by then stay in their files.", "is being cancelled")
@@ -170,7 +171,7 @@ _act(
 _act("resume", "Continue paused batches.", "is resumed")
 
 
-@batch.command("retry", epilog=EXIT_CODES)
+@batch.command("retry", epilog=EXIT_CODES_OF_MANY)
 @BATCHES
 @client_command
 def retry(console: Console, *, batch_ids: tuple[str, ...]) -> None:
@@ -183,10 +184,13 @@ def retry(console: Console, *, batch_ids: tuple[str, ...]) -> None:
 
     The old batch stays as it is. It is retried once: a second call returns the same new batch.
     """  # noqa: D301  # \b is click's mark
+
+    def act(one: str) -> None:
+        new = client.batches.retry(one)
+        console.show(new, f"the failed rows of {one} were retried as {new.id}")
+
     with console.client() as client:
-        for one in batch_ids:
-            new = client.batches.retry(one)
-            console.show(new, f"the failed rows of {one} were retried as {new.id}")
+        each(batch_ids, act)
 
 
 for command in (run, results, verify):

@@ -32,7 +32,11 @@ _READING = (
 )
 
 _MAKING = (
-    option("-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; with --embedded: hub name or path."),
+    option(
+        "-m",
+        "--model",
+        help="Served name; with --embedded: hub name or path.  [env of the served name: PENSTOCK_CLIENT_MODEL]",
+    ),
     option("--template", metavar="TEXT", help="The prompt, with {field} for a record's values."),
     option(
         "--template-file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,7 +12,8 @@ from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
 from penstock.cli._output import writing
-from penstock.cli._parse import BATCH
+from penstock.cli._parse import BATCH, output_file
+from penstock.cli._partial import Partial
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import id_options
 
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
 
 @click.command("results", epilog=EXIT_CODES)
 @BATCH
-@option("-o", "--output", "target", metavar="FILE", help="Where to write the rows; default: stdout.")
-@option("--errors", metavar="FILE", help="Where to write failed rows; default: with the others.")
+@option(
+    "-o",
+    "--output",
+    "target",
+    type=output_file,
+    metavar="FILE",
+    help="Where to write the rows; default: stdout.",
+)
+@option(
+    "--errors", type=output_file, metavar="FILE", help="Where to write failed rows; default: with the others."
+)
 @option("--follow", is_flag=True, help="Wait for the rows that are not done yet.")
 @option("--overwrite", is_flag=True, help="Replace existing files.")
 @client_command
@@ -39,31 +49,52 @@ def results(
       penstock batch results batch_0199... | jq -r .custom_id
       penstock batch results batch_0199... --follow -o out.jsonl --errors failed.jsonl
 
-    This also works while the batch runs. A file appears as a whole at the end, or not at all.
+    This also works while the batch runs. FILE appears as a whole at the end. Until then the rows are in FILE.part;
+    if the command is stopped, they stay there, and the same command continues.
     """  # noqa: D301  # \b is click's mark
+    to_file = target not in {None, "-"}
     with console.client() as client:
-        with (
-            writing(target, overwrite=overwrite) as good,
-            writing(errors, overwrite=overwrite) if errors else nullcontext(good) as bad,
-        ):
-            done, failed = _copy(client, batch_id, good, bad, follow=follow)
+        if to_file:
+            files = list(dict.fromkeys([str(target), errors or str(target)]))
+            with Partial(files, batch_id, overwrite=overwrite) as partial:
+                done, failed = _copy(client, batch_id, partial.files, follow=follow, partial=partial)
+                partial.finish()
+        else:
+            with writing(None, overwrite=overwrite) as good, _errors(errors, overwrite, good) as bad:
+                done, failed = _copy(client, batch_id, [good, bad], follow=follow)
         ended = client.batches.get(batch_id)
-    if target is not None or errors is not None:
+    if to_file or errors is not None:
         rest = "" if ended.done else f" so far; the batch is {ended.status}"
         note(f"{done:,} rows, {failed:,} of them failed{rest}")
 
 
-def _copy(client: Penstock, batch_id: str, good: BinaryIO, bad: BinaryIO, *, follow: bool) -> tuple[int, int]:
+def _errors(
+    errors: str | None,
+    overwrite: bool,  # noqa: FBT001 - one flag
+    good: BinaryIO,
+) -> AbstractContextManager[BinaryIO]:
+    return writing(errors, overwrite=overwrite) if errors else nullcontext(good)
+
+
+def _copy(
+    client: Penstock, batch_id: str, files: list[BinaryIO], *, follow: bool, partial: Partial | None = None
+) -> tuple[int, int]:
+    """Write the rows into the first file, the failed ones into the last; return how many there are of both."""
     import json
 
+    from penstock._core.batch_flows import rows
     from penstock.bulk.check import succeeded
 
-    done = failed = 0
-    for row in client.batches.results(batch_id, follow=follow):
-        line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
-        ok = succeeded(row)
-        (good if ok else bad).write(line)
-        done, failed = done + 1, failed + (not ok)
+    state = partial.state if partial else {}
+    done, failed = state.get("rows", 0), state.get("failed", 0)
+    for page in client.batches.result_pages(batch_id, after=state.get("cursor"), follow=follow):
+        for row in rows(page):
+            line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+            ok = succeeded(row)
+            files[0 if ok else -1].write(line + b"\n")
+            done, failed = done + 1, failed + (not ok)
+        if partial:
+            partial.save(cursor=page.next_cursor, rows=done, failed=failed)
     return done, failed
 
 
@@ -95,7 +126,7 @@ def verify(
     Exit code 1 if the check fails.
     """  # noqa: D301  # \b is click's mark
     if len(names) == 1:
-        if errors or Path(names[0]).exists():
+        if errors or _is_there(names[0]):
             raise click.UsageError("name the OUTPUT too, or the id of a batch alone")
         with console.client() as client:
             found = client.batches.verify(names[0])
@@ -113,6 +144,13 @@ def verify(
         click.echo("\n".join(verdict_lines(verdict)))
     if not verdict.ok:
         raise SystemExit(JOB_NOT_OK)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # too long for a file, or otherwise none
+        return False
 
 
 def _check(

@@ -15,7 +15,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, USAGE, fail, note
-from penstock.cli._parse import duration
+from penstock.cli._parse import duration, output_file
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
 from penstock.cli.batch_work import Ask, Run, Terminated, again, beside
@@ -28,9 +28,20 @@ if TYPE_CHECKING:
 @click.command("run", epilog=EXIT_CODES)
 @argument("source", metavar="[INPUT]", required=False)
 @option(
-    "-o", "--output", "target", required=True, metavar="FILE", help="Where to write the answers; - is stdout."
+    "-o",
+    "--output",
+    "target",
+    required=True,
+    type=output_file,
+    metavar="FILE",
+    help="Where to write the answers; - is stdout.",
 )
-@option("--errors", metavar="FILE", help="For failed rows; default: OUTPUT with .errors before its suffix.")
+@option(
+    "--errors",
+    type=output_file,
+    metavar="FILE",
+    help="For failed rows; default: OUTPUT with .errors before its suffix.",
+)
 @option(
     "--order",
     type=click.Choice(["input", "finished"]),

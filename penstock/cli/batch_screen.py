@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from penstock.batch_models import Batch
-    from penstock.errors import PenstockError
+    from penstock.errors import PenstockError, Retry
 
 _LINE_EVERY_S = 10.0
 _EVENT_EVERY_S = 1.0
@@ -133,6 +133,12 @@ class Screen(Watcher):
         text = f"for {seconds:.0f} s already; trying again ({' '.join(str(error).split())[:80]})"
         event = {"event": "away", "seconds": round(seconds, 1), "error": str(error)}
         self._show("no answer", None, None, text, event)
+
+    def retrying(self, retry: Retry) -> None:
+        """Show that a request is tried again."""
+        error = " ".join(str(retry.error).split())
+        text = f"{error[:80]}; trying again ({retry.number} of {retry.max_retries})"
+        self._show("no answer", None, None, text, {"event": "retry", "what": retry.what, "error": error})
 
     def _show(
         self,

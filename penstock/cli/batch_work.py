@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shlex
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, UNREACHABLE, USAGE, fail, note
-from penstock.cli._run import Console, first_model
+from penstock.cli._run import Console, default_model
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch
@@ -76,7 +75,7 @@ class Run:
         if ask.resume and not there and ask.target.exists():
             raise InputError(f"nothing to resume: {ask.target} is complete")
         if not ask.resume and not ask.overwrite:
-            if there:
+            if there and Workdir.was_sent(folder):
                 raise InputError(
                     f"{folder} holds an unfinished run: continue it with --resume, or replace it with --overwrite"
                 )
@@ -114,7 +113,7 @@ class Run:
         how = self.how
         if state.embedded and self.window is None:
             how = dataclasses.replace(how, window=_EMBEDDED_WINDOW)
-        with self._server(workdir) as url, self.console.client(url) as client:
+        with self._server(workdir) as url, self.console.client(url, self.screen.retrying) as client:
             try:
                 batch = submit(client, workdir, how, self.screen)
             except PenstockError as exc:
@@ -139,9 +138,11 @@ class Run:
         """Decide where it runs; a resumed run has decided that before."""
         from penstock.errors import APIConnectionError
 
-        state, named = workdir.state, self.console.url or os.environ.get("PENSTOCK_URL")
+        state, named = workdir.state, self.console.named_url
         if workdir.started:
             state.url = self.console.url or state.url
+            if self.ask.up:
+                state.asked["up"] = list(self.ask.up)
             return
         state.asked["up"] = list(self.ask.up)
         if self.ask.embedded:
@@ -203,7 +204,7 @@ class Run:
 
         if not embedded:
             with self.console.client() as client:
-                return first_model(client)
+                return default_model(client)
         if self.ask.engine == "simulated":
             return "simulated"
         raise InputError(
@@ -221,6 +222,8 @@ class Run:
             from penstock.server.embedded import EmbeddedStack
             from penstock.server.errors import UpStartError
         except ModuleNotFoundError as exc:
+            if state.batch_id is None:
+                workdir.remove()
             fail(f"--embedded needs the server's packages (no module {exc.name!r} here)", USAGE)
         options = list(state.asked.get("up", []))
         if state.model != "tiny-random" and not ("simulated" in options and state.model == "simulated"):
@@ -232,6 +235,8 @@ class Run:
             with stack:
                 yield stack.url
         except UpStartError as exc:
+            if state.batch_id is None and str(workdir.path) not in str(exc):  # else its logs are there
+                workdir.remove()
             fail(f"the embedded server did not start: {exc}", UNREACHABLE)
 
     @property

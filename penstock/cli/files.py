@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, note
-from penstock.cli._parse import duration
-from penstock.cli._run import Console, client_command, limit_options, print_json
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
+from penstock.cli._parse import FILE, FILES, duration, output_file
+from penstock.cli._partial import Partial
+from penstock.cli._run import Console, client_command, each, limit_options, print_json
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.client import Penstock
+
+_SAVE_EVERY_BYTES = 1 << 20
 
 
 @click.group("files")
@@ -24,9 +31,6 @@ def files() -> None:
       penstock files download file-0199... -o answers.jsonl
       penstock files delete file-0199...
     """  # noqa: D301  # \b is click's mark
-
-
-_ID = argument("file_id", metavar="FILE_ID")
 
 
 @files.command("list", epilog=EXIT_CODES)
@@ -46,7 +50,7 @@ def list_files(console: Console, *, purpose: str | None, limit: int | None) -> N
 
 
 @files.command("get", epilog=EXIT_CODES)
-@_ID
+@FILE
 @client_command
 def get(console: Console, *, file_id: str) -> None:
     """Show a file's name, size and times.
@@ -79,27 +83,51 @@ def upload(console: Console, *, path: str, purpose: str, expires_in: float | Non
 
 
 @files.command("download", epilog=EXIT_CODES)
-@_ID
-@option("-o", "--output", "target", metavar="FILE", help="Where to write it; default: stdout.")
+@FILE
+@option(
+    "-o", "--output", "target", type=output_file, metavar="FILE", help="Where to write it; default: stdout."
+)
 @option("--overwrite", is_flag=True, help="Replace an existing file.")
 @client_command
 def download(console: Console, *, file_id: str, target: str | None, overwrite: bool) -> None:
-    """Download a file's content. A dropped connection resumes where it stopped.
+    """Download a file's content. A dropped connection resumes where it stopped, and so does the same command later.
 
     \b
     Examples:
       penstock files download file-0199... -o answers.jsonl
       penstock files download file-0199... | jq -r .custom_id
     """  # noqa: D301  # \b is click's mark
-    with console.client() as client, output.writing(target, overwrite=overwrite) as out:
-        for piece in client.files.content(file_id):
+    with console.client() as client:
+        if target in {None, "-"}:
+            with output.writing(None, overwrite=overwrite) as out:
+                for piece in client.files.content(file_id):
+                    out.write(piece)
+            return
+        with Partial([str(target)], file_id, overwrite=overwrite) as partial:
+            received = _download(client, file_id, partial)
+            partial.finish()
+    note(f"{target}: {received:,} bytes")
+
+
+def _download(client: Penstock, file_id: str, partial: Partial) -> int:
+    """Fetch what is missing of a file, and return its length."""
+    (out,) = partial.files
+    saved = out.tell()
+    try:
+        for piece in client.files.content(file_id, saved):
             out.write(piece)
-    if target is not None:
-        note(f"{target}: {Path(target).stat().st_size:,} bytes")
+            if out.tell() - saved >= _SAVE_EVERY_BYTES:
+                saved = out.tell()
+                partial.save(received=saved)
+    except (KeyboardInterrupt, PenstockError):
+        if out.tell():
+            partial.save(received=out.tell())
+        raise
+    return out.tell()
 
 
-@files.command("delete", epilog=EXIT_CODES)
-@argument("file_ids", metavar="FILE_ID...", nargs=-1, required=True)
+@files.command("delete", epilog=EXIT_CODES_OF_MANY)
+@FILES
 @client_command
 def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:
     """Delete files.
@@ -108,10 +136,13 @@ def delete(console: Console, *, file_ids: tuple[str, ...]) -> None:
     Examples:
       penstock files delete file-0199...
     """  # noqa: D301  # \b is click's mark
+
+    def act(one: str) -> None:
+        deleted = client.files.delete(one)
+        if console.json:
+            print_json({"id": one, "deleted": deleted})
+        else:
+            click.echo(f"{one} {'deleted' if deleted else 'was not deleted'}")
+
     with console.client() as client:
-        for one in file_ids:
-            deleted = client.files.delete(one)
-            if console.json:
-                print_json({"id": one, "deleted": deleted})
-            else:
-                click.echo(f"{one} {'deleted' if deleted else 'was not deleted'}")
+        each(file_ids, act)

@@ -9,16 +9,16 @@ import click
 from click import option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK
 from penstock.cli._parse import JOB, JOBS, duration
-from penstock.cli._run import Console, client_command, limit_options, print_json
+from penstock.cli._run import Console, client_command, each, limit_options, print_json
+from penstock.cli._watch import countdown, watch
 from penstock.cli._watch import wait as wait_for
-from penstock.cli._watch import watch
 
 _STATES = ["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 
-@click.command("wait", epilog=EXIT_CODES)
+@click.command("wait", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @option("--timeout", type=duration, metavar="TIME", help="Give up waiting after, for example, 10m.")
 @client_command
@@ -33,14 +33,9 @@ def wait(console: Console, *, job_ids: tuple[str, ...], timeout: float | None) -
 
     The timeout is for all of the jobs together. When you stop waiting, the jobs continue.
     """  # noqa: D301  # \b is click's mark
-    deadline = None if timeout is None else time.monotonic() + timeout
-    good = True
+    left_s = countdown(timeout)
     with console.client() as client:
-        for job_id in job_ids:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            good &= wait_for(console, client, job_id, left)
-    if not good:
-        raise SystemExit(JOB_NOT_OK)
+        each(job_ids, lambda job_id: OK if wait_for(console, client, job_id, left_s()) else JOB_NOT_OK)
 
 
 @click.command("stream", epilog=EXIT_CODES)
@@ -118,7 +113,7 @@ def list_jobs(
         console.show_all(jobs, output.jobs_table)
 
 
-@click.command("cancel", epilog=EXIT_CODES)
+@click.command("cancel", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @client_command
 def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
@@ -131,8 +126,11 @@ def cancel(console: Console, *, job_ids: tuple[str, ...]) -> None:
 
     A job that has already ended stays as it is; that is no error.
     """  # noqa: D301  # \b is click's mark
+
+    def act(job_id: str) -> None:
+        job = client.jobs.cancel(job_id)
+        state = "cancel requested" if job.cancel_requested and not job.done else job.state
+        console.show(job, f"{job.id} {state}")
+
     with console.client() as client:
-        for job_id in job_ids:
-            job = client.jobs.cancel(job_id)
-            state = "cancel requested" if job.cancel_requested and not job.done else job.state
-            console.show(job, f"{job.id} {state}")
+        each(job_ids, act)

@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from penstock._version import __version__
-from penstock.cli._exits import INTERRUPTED, OK, USAGE, fail, leave_broken_pipe
+from penstock.cli._exits import INTERRUPTED, OK, USAGE, fail, leave_broken_pipe, wrong_usage
 from penstock.cli._run import Globals, common_options
 
 _CLIENT = {
@@ -72,7 +72,7 @@ class _Commands(click.Group):
             formatter.write_dl(list((found or _SERVER).items()))
 
 
-@click.group("penstock", cls=_Commands)
+@click.group("penstock", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @common_options
 @click.version_option(__version__, prog_name="penstock")
 @click.pass_context
@@ -100,8 +100,7 @@ def main() -> NoReturn:
     except click.Abort:
         raise SystemExit(INTERRUPTED) from None
     except click.ClickException as exc:
-        exc.show()
-        raise SystemExit(exc.exit_code) from None
+        wrong_usage(exc)
     except BrokenPipeError:
         leave_broken_pipe()
     except ModuleNotFoundError as exc:

@@ -10,9 +10,9 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, USAGE, fail
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, USAGE, fail
 from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
-from penstock.cli._run import Console, client_command, print_json
+from penstock.cli._run import Console, client_command, each, print_json
 from penstock.cli._table import plural, screen
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
         click.echo(f"{plural(cancelled, 'job')} cancelled")
 
 
-@queue.command("top", epilog=EXIT_CODES)
+@queue.command("top", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @client_command
 def top(console: Console, *, job_ids: tuple[str, ...]) -> None:
@@ -143,11 +143,12 @@ def priority(console: Console, *, job_id: str, lane: str) -> None:
 
 
 def _change(console: Console, job_ids: tuple[str, ...], **change: Any) -> None:
+    def act(job_id: str) -> None:
+        job = client.jobs.change(job_id, **change)
+        console.show(job, ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job)))))
+
     with console.client() as client:
-        for job_id in job_ids:
-            job = client.jobs.change(job_id, **change)
-            text = ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job))))
-            console.show(job, text)
+        each(job_ids, act)
 
 
 def _say(console: Console, pool: Pool) -> None:

@@ -12,11 +12,11 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, REFUSED, note
-from penstock.cli._parse import JOBS, named
-from penstock.cli._run import Console, client_command, limit_options
+from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK, REFUSED, note
+from penstock.cli._parse import JOBS, duration, named
+from penstock.cli._run import Console, client_command, each, limit_options
 from penstock.cli._table import plural
-from penstock.cli._watch import spinner
+from penstock.cli._watch import countdown, spinner
 from penstock.cli._watch import wait as wait_for
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ _CODE = option("--code", help="Only jobs that failed with it: worker_lost, timeo
 _MODEL = option("--model", help="Only jobs of this model.")
 
 
-@click.command("retry", epilog=EXIT_CODES)
+@click.command("retry", epilog=EXIT_CODES_OF_MANY)
 @JOBS
 @option("--wait", "waiting", is_flag=True, help="Then wait for the new jobs' results.")
+@option("--timeout", type=duration, metavar="TIME", help="With --wait: stop waiting after, for example, 5m.")
 @client_command
-def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool) -> None:
+def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool, timeout: float | None) -> None:
     """Retry finished jobs, however they ended, and print the new jobs.
 
     \b
@@ -45,19 +46,22 @@ def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool) -> None:
     The old job stays as it is; its field retried_as names the new one. A job is retried once: a second call
     returns the same new job. To retry many failed jobs, use: penstock dead retry.
     """  # noqa: D301  # \b is click's mark
-    good = True
+    if timeout is not None and not waiting:
+        raise click.UsageError("--timeout goes with --wait")
+    left_s = countdown(timeout)
+
+    def act(old: str) -> int:
+        job = client.jobs.retry(old)
+        said = f"{old} was retried as {job.id}"
+        if not waiting:
+            console.show(job, said)
+            return OK
+        if not console.json:
+            note(said)
+        return OK if wait_for(console, client, job.id, left_s()) else JOB_NOT_OK
+
     with console.client() as client:
-        for old in job_ids:
-            job = client.jobs.retry(old)
-            said = f"{old} was retried as {job.id}"
-            if not waiting:
-                console.show(job, said)
-                continue
-            if not console.json:
-                note(said)
-            good &= wait_for(console, client, job.id)
-    if not good:
-        raise SystemExit(JOB_NOT_OK)
+        each(job_ids, act)
 
 
 @click.group("dead")
@@ -93,7 +97,7 @@ def dead_list(console: Console, *, code: str | None, model: str | None, limit: i
         console.show_all(client.dead.list(code=code, model=model, limit=limit), output.dead_table)
 
 
-@dead.command("retry", epilog=EXIT_CODES)
+@dead.command("retry", epilog=EXIT_CODES_OF_MANY)
 @argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
 @_CODE
 @_MODEL

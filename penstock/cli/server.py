@@ -20,6 +20,7 @@ _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
+_KEYLESS_HELP = "Allow a --host that other machines reach although there are no API keys."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
 
 
@@ -39,6 +40,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.command("up")
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
+@click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
@@ -71,6 +73,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.command("api")
 @click.option("--host", metavar="HOST", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
+@click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 def api(host: str | None, port: int | None, **options: Any) -> None:
@@ -105,7 +108,7 @@ def coordinator(**options: Any) -> None:
     _start("coordinator", "coordinator.main:run_coordinator", _given(**options))
 
 
-@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME]")
+@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME | check]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
@@ -158,7 +161,20 @@ def worker(ctx: click.Context, /, **options: Any) -> None:
     _start("worker", "penstock.server.workers:run_workers", _given(**options))
 
 
+@click.command("check")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def check(**options: Any) -> None:
+    """Say whether a worker of this machine holds its lease; exit status 0 if so, 1 if not.
+
+    It is made for health checks: the lease shows that the worker's loop runs and reaches Redis. A worker that is still
+    loading its model has none yet.
+    """
+    _start("worker check", "penstock.server.check:check_worker", _given(**options))
+
+
 worker.add_command(drain)
+worker.add_command(check)
 
 
 @click.command("flower")
@@ -168,8 +184,7 @@ worker.add_command(drain)
     "--basic-auth",
     multiple=True,
     metavar="USER:PASSWORD",
-    envvar="PENSTOCK_FLOWER_BASIC_AUTH",
-    help="A login. The environment's PENSTOCK_FLOWER_BASIC_AUTH keeps it out of `ps`.",
+    help="A login. PENSTOCK_FLOWER_BASIC_AUTH, or a file penstock_flower_basic_auth in /run/secrets, keeps it out of `ps`.",
 )
 @click.option("--without-auth", is_flag=True, help="Allow an address that others reach without a login.")
 @click.option("--url-prefix", metavar="PATH", help="Path under which a proxy serves it.")

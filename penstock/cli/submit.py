@@ -9,9 +9,18 @@ from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, note
-from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, duration, prompt_body, raw_body
+from penstock.cli._parse import (
+    METADATA,
+    PRIORITIES,
+    SYSTEM,
+    TEMPERATURE,
+    duration,
+    prompt_body,
+    prompt_on_stdin,
+    raw_body,
+)
 from penstock.cli._parse import endpoint as endpoint_path
-from penstock.cli._run import Console, client_command, first_model
+from penstock.cli._run import Console, client_command, default_model
 from penstock.cli._watch import wait, watch
 
 if TYPE_CHECKING:
@@ -19,9 +28,13 @@ if TYPE_CHECKING:
 
 
 @click.command("submit", epilog=EXIT_CODES)
-@argument("prompt", required=False)
+@argument("prompt", required=False, metavar="[PROMPT]")
 @option("-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin.")
-@option("-m", "--model", envvar="PENSTOCK_MODEL", help="Served name; default: the first the server serves.")
+@option(
+    "-m",
+    "--model",
+    help="Served name.  [env: PENSTOCK_CLIENT_MODEL; default: the first that is served]",
+)
 @option(
     "--endpoint", type=endpoint_path, default="chat", show_default=True, help="chat, completions, embeddings."
 )
@@ -38,6 +51,7 @@ if TYPE_CHECKING:
 )
 @option("--stream", is_flag=True, help="Then show the text as it is generated.")
 @option("--wait", "waiting", is_flag=True, help="Then wait for the result.")
+@option("--timeout", type=duration, metavar="TIME", help="With --wait: stop waiting after, for example, 5m.")
 @METADATA
 @option("--expires-in", "expires_in_s", type=duration, metavar="TIME", help="Expire after, for example, 10m.")
 @option(
@@ -47,7 +61,9 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Expire if not started by then.",
 )
-@option("--timeout", "timeout_s", type=duration, metavar="TIME", help="Run time of one attempt, such as 2m.")
+@option(
+    "--run-timeout", "timeout_s", type=duration, metavar="TIME", help="Run time of one attempt, such as 2m."
+)
 @option("--max-attempts", type=click.IntRange(1, 10), help="Attempts when workers are lost.")
 @option(
     "--affinity-key",
@@ -69,6 +85,7 @@ def submit(
     min_memory_gb: float | None,
     stream: bool,
     waiting: bool,
+    timeout: float | None,
     metadata: tuple[tuple[str, str], ...],
     idempotency_key: str | None,
     **options: Any,
@@ -80,41 +97,52 @@ def submit(
       penstock submit "Why is the sky blue?" --stream
       penstock submit "Summarise: ..." --wait --max-tokens 200 --temperature 0
       penstock submit "Hello" --priority high --metadata run=7 --expires-in 10m
-      penstock submit "Hello" --queue-timeout 30s --timeout 2m
+      penstock submit "Hello" --wait --timeout 5m
+      penstock submit "Hello" --queue-timeout 30s --run-timeout 2m
       penstock submit "Hello" --device h100 --min-memory-gb 40
       penstock submit --input request.json --wait
       penstock submit --input turn7.json --affinity-key chat-42
       penstock submit "Summarise: ..." --temperature 0 --coalesce --wait
+      echo "Why is the sky blue?" | penstock submit --wait --text
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
 
+    Without PROMPT and --input, or with - as PROMPT, the prompt is read from stdin.
+
     A job has up to three time limits: --expires-in for its whole life and --queue-timeout for the time to its
-    start (a job past either one expires), and --timeout for the run time of one attempt (a job past it fails).
+    start (a job past either one expires), and --run-timeout for the run time of one attempt (a job past it fails).
+    --timeout limits only how long this command waits: the job continues.
 
     Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
     """  # noqa: D301  # \b is click's mark
-    if (prompt is None) == (source is None):
+    if prompt is not None and source is not None:
         raise click.UsageError("give either a PROMPT or --input FILE")
     if stream and waiting:
         raise click.UsageError("give either --stream or --wait")
+    if timeout is not None and not waiting:
+        raise click.UsageError(
+            "--timeout goes with --wait; to limit the job itself, use --run-timeout or --expires-in"
+        )
     if source is not None and system is not None:
         raise click.UsageError("--system goes with a PROMPT; with --input, write it into the body")
     # What is left of the options are fields of a job by their names.
     fields: JobRequest = {**options}  # type: ignore[typeddict-item]
+    if source is None and prompt in {None, "-"}:
+        prompt = prompt_on_stdin()
     body = raw_body(source.read()) if source else prompt_body(fields["endpoint"], prompt or "", system)
     sampling = {"max_tokens": max_tokens, "temperature": temperature}
     body |= {name: value for name, value in sampling.items() if value is not None}
     placement = {"device": device, "min_memory_gb": min_memory_gb}
     placement = {name: value for name, value in placement.items() if value is not None}
     with console.client() as client:
-        body["model"] = fields.pop("model") or body.get("model") or first_model(client)
+        body["model"] = fields.pop("model") or body.get("model") or default_model(client)
         fields |= {"stream": stream or None, "metadata": dict(metadata) or None}
         fields["placement"] = placement or None  # type: ignore[typeddict-item]
         job = client.submit(body, idempotency_key=idempotency_key, **fields)
         if stream:
             watch(console, client, job.id)
         elif waiting:
-            if not wait(console, client, job.id):
+            if not wait(console, client, job.id, timeout):
                 raise SystemExit(JOB_NOT_OK)
         else:
             console.show(job, output.job_panel)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from click import option
 
-from penstock.cli._exits import EXIT_CODES, message_of
+from penstock.cli._exits import EXIT_CODES, message_of, retrying
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli._table import screen
 
@@ -54,7 +54,8 @@ def top(console: Console, *, interval: float, once: bool, jobs: int) -> None:
     The workers' figures are as of their last heartbeat (every 3 seconds by default). "wait" is the average time
     that the jobs a worker took lately had waited. With --json: one object per look, one line each.
     """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
+    draws = not (once or console.json)
+    with console.client(on_retry=None if draws else retrying) as client:  # a line would hurt the picture
         if once:
             look = _look(client, jobs)
             if console.json:

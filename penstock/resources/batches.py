@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from penstock._core import batch_flows, flows
 from penstock._core.batch_flows import batch_path
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.protocol import Request, given, idempotent, with_json
+from penstock._core.requests import Request, given, idempotent, with_json
 from penstock._core.tails import BatchTail
 from penstock.batch_models import Batch, BatchEvent, ResultPage, Verification
 from penstock.models import Page, Priority
@@ -86,10 +85,10 @@ class Batches(Part[Driver]):
 
         Raises:
             BatchEndedError: it failed, expired or was cancelled, and ``check`` is set.
-            BatchWaitTimeoutError: it has not ended yet.
+            BatchWaitTimeoutError: it has not ended after ``timeout_s``.
+            PenstockError: as of :meth:`penstock.resources.jobs.Jobs.wait`.
         """
-        follows = self._settings.follows
-        return batch_flows.wait(batch_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
+        return batch_flows.wait(batch_id, timeout_s, check=check, policy=self._settings.follows)
 
     @Iteration
     def events(self, batch_id: str) -> Items[BatchEvent]:
@@ -129,7 +128,31 @@ class Batches(Part[Driver]):
             page_size: rows per request; None leaves it to the server.
         """
         follows = self._settings.follows
-        return batch_flows.results(batch_id, follow=follow, page_size=page_size, policy=follows)
+        return batch_flows.results(
+            batch_id, batch_flows.rows, follow=follow, page_size=page_size, policy=follows
+        )
+
+    @Iteration
+    def result_pages(
+        self,
+        batch_id: str,
+        *,
+        after: str | None = None,
+        follow: bool = False,
+        page_size: int | None = None,
+    ) -> Items[ResultPage]:
+        """Iterate over the committed rows page by page, as :meth:`results` does, in a way that can be resumed.
+
+        Args:
+            batch_id: the batch, ended or not.
+            after: :attr:`ResultPage.next_cursor` of the last page that you have; None begins with the first row.
+            follow: wait for the rows that are not done yet, to the end of the batch.
+            page_size: rows per request; None leaves it to the server.
+        """
+        follows = self._settings.follows
+        return batch_flows.results(
+            batch_id, lambda page: (page,), after=after, follow=follow, page_size=page_size, policy=follows
+        )
 
     @Call
     def cancel(self, batch_id: str) -> Flow[Batch]:

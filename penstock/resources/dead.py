@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.protocol import given, with_json
+from penstock._core.requests import given, with_json
+from penstock.errors import ArgumentError
 from penstock.models import Job, Page, RetryReport
 
 MAX_BULK = 1000
@@ -49,6 +51,8 @@ class Dead(Part[Driver]):
     ) -> Flow[RetryReport]:
         """Retry many dead jobs in one request. A job that cannot be retried is an outcome with its error, not raised.
 
+        With filters the request is not repeated if its answer is lost; with ids it is, because a job is retried once.
+
         Args:
             job_ids: which ones, at most 1,000; None takes those that match.
             code: only jobs that failed with this code.
@@ -56,16 +60,18 @@ class Dead(Part[Driver]):
             limit: the most jobs to retry, 1 to 1,000; None leaves it to the server (100).
 
         Raises:
-            ValueError: both ids and filters are given, an id is empty, or a number is out of range.
+            ArgumentError: both ids and filters are given, an id is empty, or a number is out of range.
         """
         body = given(code=code, model=model, limit=limit)
         if job_ids is not None:
             if body:
-                raise ValueError("give either job ids or code, model and limit")
+                raise ArgumentError("give either job ids or code, model and limit")
             ids = (job_ids,) if isinstance(job_ids, str) else tuple(job_ids)
             if not 1 <= len(ids) <= MAX_BULK or not all(job_id.strip() for job_id in ids):
-                raise ValueError(f"give 1 to {MAX_BULK} job ids, none of them empty")
+                raise ArgumentError(f"give 1 to {MAX_BULK} job ids, none of them empty")
             body = {"ids": ids}
         if limit is not None and not 1 <= limit <= MAX_BULK:
-            raise ValueError(f"limit must be 1 to {MAX_BULK}")
-        return self._fetch(with_json("POST", "/v1/dead/retry", body), RetryReport)
+            raise ArgumentError(f"limit must be 1 to {MAX_BULK}")
+        request = with_json("POST", "/v1/dead/retry", body)
+        # With filters, the second would take the next jobs that match.
+        return self._fetch(replace(request, at_most_once=job_ids is None), RetryReport)

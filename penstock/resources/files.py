@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal
 from penstock._core import flows
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.protocol import Request, Upload, idempotent, segment
+from penstock._core.requests import Request, Upload, idempotent, segment
 from penstock._core.tails import Download
 from penstock.batch_models import Deleted, File
 from penstock.models import Page

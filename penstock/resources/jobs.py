@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import Any, Literal, Unpack, overload
 
-from penstock._core import flows, follow, protocol
+from penstock._core import flows, follow, replies, requests
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import AsyncPart, Call, Driver, Iteration, Part, SyncPart
-from penstock._core.protocol import Request
-from penstock.errors import APIResponseError, JobNotFinishedError
+from penstock._core.requests import Request
+from penstock.errors import APIResponseError, ArgumentError, JobNotFinishedError
 from penstock.models import Event, Job, JobRequest, Page, Priority, Restarted
 
 
@@ -41,22 +40,22 @@ class Jobs(Part[Driver]):
             BadRequestError: the submission is wrong, or its deadline cannot be met (``infeasible_deadline``).
             RateLimitedError: no room (``queue_full``, ``gpu_busy``), also after the client's own retries.
             ConflictError: the key was used with another body.
-            ValueError: ``wait_s`` is out of range, or the body is not JSON.
+            ArgumentError: ``wait_s`` is out of range, or the body is not JSON.
             TypeError: a field does not exist, or an object in the body cannot be sent as JSON.
         """
         if unknown := fields.keys() - JobRequest.__annotations__.keys():
             raise TypeError(f"submit() has no field {', '.join(sorted(unknown))}")
         body = {"endpoint": "/v1/chat/completions", "input": input, **fields}
         body["coalesce"] = body.get("coalesce") or None
-        wait = protocol.wait_seconds(wait_s)
-        headers = protocol.idempotent(idempotency_key) | ({"prefer": f"wait={wait}"} if wait else {})
-        request = protocol.with_json("POST", "/v1/jobs", protocol.given(**body), headers, wait)
+        wait = requests.wait_seconds(wait_s)
+        headers = requests.idempotent(idempotency_key) | ({"prefer": f"wait={wait}"} if wait else {})
+        request = requests.with_json("POST", "/v1/jobs", requests.given(**body), headers, wait)
         return self._fetch(request, Job)
 
     @Call
     def get(self, job_id: str, wait_s: float | None = None) -> Flow[Job]:
         """Return the job as it is now, or with ``wait_s`` (seconds, 0 to 300) at its end if that comes sooner."""
-        return self._fetch(protocol.get_job(job_id, wait_s), Job)
+        return self._fetch(requests.get_job(job_id, wait_s), Job)
 
     @Call
     def wait(self, job_id: str, timeout_s: float | None = None, *, check: bool = True) -> Flow[Job]:
@@ -68,11 +67,11 @@ class Jobs(Part[Driver]):
 
         Raises:
             JobFailedError, JobCancelledError, JobExpiredError: the job ended so, and ``check`` is set.
-            WaitTimeoutError: it has not ended yet.
-            PenstockError: any error of a call. An unreachable server is retried as for an event stream.
+            WaitTimeoutError: it has not ended after ``timeout_s``.
+            PenstockError: any error of a call. An unreachable server is retried as for an event stream, but not
+                after ``timeout_s``.
         """
-        follows = self._settings.follows
-        return flows.wait(job_id, timeout_s, check=check, policy=follows, clock=time.monotonic)
+        return flows.wait(job_id, timeout_s, check=check, policy=self._settings.follows)
 
     @Call
     def result(self, job_id: str) -> Flow[dict[str, Any]]:
@@ -83,10 +82,10 @@ class Jobs(Part[Driver]):
             JobFailedError, JobCancelledError, JobExpiredError: it has no result.
         """
         # Read from the job object: in the answer of /result, a failed job's own 503 looks like the server's.
-        job = yield from self._fetch(protocol.get_job(job_id), Job)
+        job = yield from self._fetch(requests.get_job(job_id), Job)
         if not job.done:
             raise JobNotFinishedError(f"{job_id} is {job.state} and has no result yet; use wait()", job=job)
-        if error := protocol.ended_error(job):
+        if error := replies.ended_error(job):
             raise error
         if job.result is None:
             raise APIResponseError(f"{job_id} succeeded, but the server's answer has no result")
@@ -98,7 +97,7 @@ class Jobs(Part[Driver]):
 
         A queued job ends at once, a running one within about a second. A finished one stays as it is.
         """
-        return self._fetch(Request("POST", f"{protocol.job_path(job_id)}/cancel"), Job)
+        return self._fetch(Request("POST", f"{requests.job_path(job_id)}/cancel"), Job)
 
     @Call
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Flow[Job]:
@@ -114,8 +113,8 @@ class Jobs(Part[Driver]):
         Raises:
             ConflictError: it has not ended (``job_not_finished``).
         """
-        headers = protocol.idempotent(idempotency_key)
-        return self._fetch(Request("POST", f"{protocol.job_path(job_id)}/retry", headers=headers), Job)
+        headers = requests.idempotent(idempotency_key)
+        return self._fetch(Request("POST", f"{requests.job_path(job_id)}/retry", headers=headers), Job)
 
     @Call
     def change(self, job_id: str, *, priority: Priority | None = None, top: bool = False) -> Flow[Job]:
@@ -128,12 +127,12 @@ class Jobs(Part[Driver]):
         Raises:
             ConflictError: it is not queued any more (``job_not_queued``).
             BadRequestError: it is a synchronous call, or there is no such lane.
-            ValueError: neither argument is given.
+            ArgumentError: neither argument is given.
         """
         if priority is None and not top:
-            raise ValueError("give priority, or top")
-        body = protocol.given(priority=priority, top=top or None)
-        return self._fetch(protocol.with_json("PATCH", protocol.job_path(job_id), body), Job)
+            raise ArgumentError("give priority, or top")
+        body = requests.given(priority=priority, top=top or None)
+        return self._fetch(requests.with_json("PATCH", requests.job_path(job_id), body), Job)
 
     @Iteration
     def list(

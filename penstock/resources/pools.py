@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from penstock._core.flows import Flow
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.protocol import Request, segment
+from penstock._core.requests import Request, segment
 from penstock.fleet_models import Pool, Purged
 from penstock.models import Page
 
@@ -27,7 +27,7 @@ class Pools(Part[Driver]):
 
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
-            ValueError: the name is empty.
+            ArgumentError: the name is empty.
         """
         return self._fetch(Request("POST", f"{_path(pool)}/pause"), Pool)
 
@@ -40,6 +40,8 @@ class Pools(Part[Driver]):
     def purge(self, pool: str, lane: str) -> Flow[int]:
         """Cancel every job that waits in a lane, and return their number. Running jobs finish.
 
+        If its answer is lost, the request is not repeated: look whether the lane is empty before you do.
+
         Args:
             pool: its name.
             lane: ``realtime``, ``high``, ``normal``, ``low`` or ``bulk``.
@@ -47,9 +49,11 @@ class Pools(Part[Driver]):
         Raises:
             NotFoundError: there is no such pool (``pool_not_found``).
             BadRequestError: there is no such lane.
-            ValueError: a name is empty.
+            ArgumentError: a name is empty.
         """
-        request = Request("DELETE", _path(pool) + "/" + segment(lane, "the lane's name"))
+        path = _path(pool) + "/" + segment(lane, "the lane's name")
+        # The second would cancel the jobs that came since.
+        request = Request("DELETE", path, at_most_once=True)
         return (yield from self._fetch(request, Purged)).cancelled
 
 

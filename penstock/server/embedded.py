@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Self
 
 import penstock
+from broker.sources import FILE_VARIABLE, PREFIX, aliases
 from penstock.server.errors import UpStartError
 from penstock.server.guardian import Guardian, die_with_parent
+from penstock.server.settings import fields
 
 _READY = "penstock is ready on "
 _LOOK_S = 0.2
-_OURS = ("HOST", "PORT", "FLOWER", "FLOWER_PORT", "REDIS_URL", "FILES_URL", "NAMESPACE", "DATA_DIR")
-"""Settings of a server that others share; this one is for one command."""
+_OF_THE_ENGINE = tuple(PREFIX + name for name in ("OPENAI_API_KEY", "OPENAI_ENDPOINTS", "SIMULATED_"))
+"""Settings that an embedded stack takes from the environment, by how they begin: its engine's, which have no option."""
 
 
 class EmbeddedStack:
-    """The processes. ``with EmbeddedStack(...) as stack``: within it ``stack.url`` serves; behind it none is left.
+    """The processes, alone: their queue, files and port are their own, and they read no setting of another server.
+
+    ``with EmbeddedStack(...) as stack``: within it ``stack.url`` serves; behind it none is left.
 
     Args:
         data_dir: where they keep what they need; a later stack on the same folder goes on with it.
@@ -129,9 +133,14 @@ def _signal(process: subprocess.Popen[str]) -> None:
 
 
 def _environment() -> dict[str, str]:
+    settings = {alias.upper() for name, field in fields().items() for alias in aliases(name, field)}
     kept = {
-        name: value for name, value in os.environ.items() if name not in {f"PENSTOCK_{one}" for one in _OURS}
+        name: value
+        for name, value in os.environ.items()
+        if name.upper().startswith(_OF_THE_ENGINE)
+        or not (name.upper().startswith(PREFIX) or name.upper() in settings)
     }
+    kept[FILE_VARIABLE] = os.devnull
     root = Path(penstock.__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 
 import click
 import pydantic
+
+from broker.sources import PREFIX, given
+from penstock.server.names import check_names
+from penstock.server.settings import fields
 
 _START_ERROR = "StartError"
 
@@ -35,18 +38,17 @@ class CommandFailed(click.ClickException):
 def starting(command: str, body: Callable[[], object]) -> None:
     """Run a command's body and turn what stops its start into one message.
 
-    That is a bad setting (pydantic's ValidationError), a ``penstock.toml`` that is not TOML, and any exception whose
-    class is named ``...StartError`` (by name: who raises them need not be imported here). All else keeps its traceback.
+    That is a bad setting (pydantic's ValidationError), and any exception whose class is named ``...StartError`` (by name:
+    who raises them need not be imported here), such as that of an unknown setting. All else keeps its traceback.
 
     Raises:
         CommandFailed: in the place of those.
     """
     try:
+        check_names()
         body()
     except pydantic.ValidationError as error:
         raise CommandFailed(command, bad_settings(error)) from error
-    except tomllib.TOMLDecodeError as error:
-        raise CommandFailed(command, f"penstock.toml cannot be read: {error}") from error
     except Exception as error:
         if type(error).__name__.endswith(_START_ERROR):
             raise CommandFailed(command, str(error)) from error
@@ -54,13 +56,13 @@ def starting(command: str, body: Callable[[], object]) -> None:
 
 
 def bad_settings(error: pydantic.ValidationError) -> str:
-    """Name each bad setting with what is wrong with it and what was given."""
+    """Name each bad setting with what is wrong with it, and its value if that cannot hold a secret."""
     problems = []
     for found in error.errors(include_url=False):
-        name = str(found["loc"][0]) if found["loc"] else "settings"
-        given = "" if found["type"] == "missing" else f" (it is {found['input']!r})"
-        where = " or ".join([*_option(name), f"PENSTOCK_{name.upper()}"])
-        problems.append(f"bad setting {name} ({where}): {found['msg']}{given}")
+        name = str(found["loc"][0]).lower().removeprefix(PREFIX.lower()) if found["loc"] else "settings"
+        where = " or ".join([*_option(name), f"{PREFIX}{name.upper()}"])
+        it_is = given(fields().get(name), found)
+        problems.append(f"bad setting {name} ({where}): {found['msg'].removeprefix('Value error, ')}{it_is}")
     return "; ".join(problems)
 
 

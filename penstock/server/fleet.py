@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from broker.sources import settings_file
 from workers.devices.layout import gpus_for, groups_for
 from workers.devices.nvml import DeviceStartError, Group, indices
 from workers.devices.pools import (
@@ -15,7 +16,6 @@ from workers.devices.pools import (
     pool_settings,
     read_tables,
     served_name,
-    settings_file,
     worker_settings,
 )
 from workers.settings import WorkerSettings

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any
 
+from api.settings import is_loopback
 from broker.celery.app import make_celery
-from broker.settings import BrokerSettings
 from monitoring.logging import configure_logging
+from penstock.server.settings import FlowerSettings
 
 
 class FlowerStartError(Exception):
@@ -29,7 +29,7 @@ def run_flower(
         overrides: settings given on the command line; the rest comes from the environment and the files.
         address: where it listens.
         port: its port.
-        basic_auth: ``user:password`` pairs; none means no login.
+        basic_auth: ``user:password`` pairs; none means the setting ``flower_basic_auth``, and without that no login.
         url_prefix: path under which a proxy serves it.
         without_auth: allow an address that others reach although there is no login.
 
@@ -37,19 +37,22 @@ def run_flower(
         pydantic.ValidationError: a bad setting.
         FlowerStartError: no login at an address that others reach, or the port is taken.
     """
-    settings = BrokerSettings(**overrides)
-    if not (basic_auth or without_auth or _is_loopback(address)):
+    settings = FlowerSettings(**overrides)
+    logins = ",".join(basic_auth)
+    if not logins and settings.flower_basic_auth is not None:
+        logins = settings.flower_basic_auth.get_secret_value()
+    if not (logins or without_auth or is_loopback(address)):
         raise FlowerStartError(
             f"at {address or 'every address'} anyone could see prompts' job ids and revoke jobs:"
-            " set a login with --basic-auth USER:PASSWORD (or PENSTOCK_FLOWER_BASIC_AUTH),"
+            " set a login with PENSTOCK_FLOWER_BASIC_AUTH=USER:PASSWORD (or --basic-auth),"
             " or allow it with --without-auth"
         )
     configure_logging(settings.log_level, as_json=settings.log_json, service="flower")
     options = [f"--address={address}", f"--port={port}", "--persistent=False"]
     if not settings.task_events:
         options.append("--enable_events=False")  # else it turns every worker's events on, every 5 s
-    if basic_auth:
-        options.append(f"--basic_auth={','.join(basic_auth)}")
+    if logins:
+        options.append(f"--basic_auth={logins}")
     if url_prefix:
         options.append(f"--url_prefix={url_prefix}")
     app = make_celery(settings.redis_url, settings.namespace, task_events=settings.task_events)
@@ -57,12 +60,3 @@ def run_flower(
         app.start(["--quiet", "flower", *options])
     except OSError as error:
         raise FlowerStartError(f"cannot listen on {address}:{port}: {error.strerror}") from error
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False  # a name, or every address

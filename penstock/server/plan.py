@@ -8,32 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import Field
-
 import penstock
+from penstock.server.child import ChildSpec, OnEnd
 from penstock.server.fleet import Part
-from penstock.server.supervisor import ChildSpec, OnEnd
+from penstock.server.ports import http_address
+from penstock.server.settings import UpSettings
 from penstock.server.valkey import EmbeddedServer
-from workers.settings import WorkerSettings
 
 # The rows that end while the workers drain still become output files, so the coordinator outlives them; a caller who waits
 # for its answer is connected to the api, so the api outlives both.
 _STOP_FLOWER, _STOP_WORKERS, _STOP_COORDINATOR, _STOP_API, _STOP_REDIS = range(5)
+_API_GRACE_S = 5.0  # the workers are gone by then, so longer calls would wait for nothing
+_API_MARGIN_S = 5.0
 _DRAIN_MARGIN_S = 15.0  # beyond the drain: giving jobs back, and the engine's own end
-
-
-class UpSettings(WorkerSettings):
-    """Everything on one machine. The api and the workers read the rest of their settings themselves."""
-
-    host: str = Field("127.0.0.1", description="Where the api listens.")
-    port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
-    flower: bool = Field(default=True, description="Run Flower too.")
-    flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
-
-    @property
-    def own_redis(self) -> bool:
-        """Whether no server was named, so that the embedded one is started."""
-        return "redis_url" not in self.model_fields_set
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +34,7 @@ class Plan:
         port: the api's.
         flower_port: Flower's; None without Flower.
         parts: the workers.
+        api_grace_s: how long the api waits for open calls at its end; None: not given.
     """
 
     settings: UpSettings
@@ -55,6 +43,7 @@ class Plan:
     port: int
     flower_port: int | None
     parts: Sequence[Part]
+    api_grace_s: float | None = None
 
     @property
     def logs(self) -> Path:
@@ -75,12 +64,24 @@ class Plan:
 
     def api(self) -> ChildSpec:
         """Return the api's process."""
-        flags = ("--host", self.settings.host, "--port", str(self.port))
-        return self._penstock("api", "api", flags, _STOP_API)
+        flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
+        if self.settings.without_keys:
+            flags += ("--without-keys",)
+        env = dict(self._redirect)
+        if self.flower_port is not None:
+            env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
+        grace_s = _API_GRACE_S if self.api_grace_s is None else self.api_grace_s
+        env["PENSTOCK_SHUTDOWN_GRACE_S"] = str(grace_s)
+        return _child("api", ("api", *flags), self.logs, env, _STOP_API, grace_s + _API_MARGIN_S)
 
-    def coordinator(self) -> ChildSpec:
-        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers."""
-        return self._penstock("coordinator", "coordinator", ("--metrics-port", "0"), _STOP_COORDINATOR, 15.0)
+    def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec:
+        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers.
+
+        ``on_end`` is called with its process id when it has ended.
+        """
+        flags = ("--metrics-port", "0")
+        child = self._penstock("coordinator", "coordinator", flags, _STOP_COORDINATOR, 15.0)
+        return replace(child, on_end=on_end)
 
     def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
         """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""

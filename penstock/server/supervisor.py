@@ -7,72 +7,31 @@ process group of its own: the terminal's Ctrl-C does not reach it, and what it s
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
+from penstock.server.child import Child, ChildSpec, how, kill_group, spawn
 from penstock.server.endings import Endings
-from penstock.server.guardian import Guardian, die_with_parent
-from penstock.server.logs import last_words, open_log
+from penstock.server.guardian import Guardian
+from penstock.server.logs import LogFile, LogLimits
 
 T = TypeVar("T")
-OnEnd: TypeAlias = Callable[[int], Coroutine[Any, Any, None]]
-"""Takes the process id of a child that has ended."""
 
 _BACKOFF_FIRST_S = 1.0
 _BACKOFF_MAX_S = 30.0
 _STEADY_AFTER_S = 60.0  # a child that ran this long starts over with the first back-off
+_LAST_WORDS_S = 2.0  # how long the output of a process that has ended may take to be written
+_START_RESTARTS = 3  # of one child while the others are not ready yet
 
 
 class ChildEndedError(Exception):
-    """A child ended during start-up. The message carries its own last words."""
+    """A child ended during start-up and is not started again. The message carries its own last words."""
 
 
 class StoppedError(Exception):
     """A stop was asked for during start-up."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSpec:
-    """How to run one child.
-
-    Attributes:
-        name: for messages.
-        argv: its command.
-        log_path: where its output goes.
-        env: its whole environment.
-        stop_rank: lower ones are stopped first, and fully, before the next.
-        stop_timeout_s: from SIGTERM to SIGKILL.
-        pass_fds: descriptors it inherits.
-        may_finish: exit status 0 means that it was told to end, and is not started again.
-        on_end: called with its process id each time it has ended, however it did.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    log_path: Path
-    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    stop_rank: int = 0
-    stop_timeout_s: float = 10.0
-    pass_fds: tuple[int, ...] = ()
-    may_finish: bool = False
-    on_end: OnEnd | None = None
-
-
-@dataclass(slots=True)
-class _Child:
-    spec: ChildSpec
-    process: asyncio.subprocess.Process
-    started_at: float
-    log_offset: int
-    watcher: asyncio.Task[None] | None = None
-    restarts: int = 0
-    finished: bool = False
 
 
 class Supervisor:
@@ -80,16 +39,19 @@ class Supervisor:
 
     Args:
         report: takes a line for the person at the terminal.
+        limits: of each child's log.
     """
 
-    def __init__(self, report: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None], limits: LogLimits | None = None) -> None:
         self._report = report
+        self._limits = limits or LogLimits()
         self._guardian = Guardian()
-        self._children: dict[str, _Child] = {}
+        self._children: dict[str, Child] = {}
         self._endings = Endings(report)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[None] = self._loop.create_future()
         self._steady = False
 
     @property
@@ -97,9 +59,19 @@ class Supervisor:
         """Process ids by name."""
         return {name: child.process.pid for name, child in self._children.items()}
 
+    def awaited(self, names: Collection[str]) -> set[int]:
+        """Return the process ids of those of these children that have not finished; 0 for one that does not run now."""
+        children = [self._children[name] for name in names]
+        return {
+            child.process.pid if child.process.returncode is None else 0
+            for child in children
+            if not child.finished
+        }
+
     def exit_status(self, name: str) -> int | None:
-        """Return a child's exit status; None while it runs."""
-        return self._children[name].process.returncode
+        """Return a child's exit status when all that it said is in its log; None before that."""
+        child = self._children[name]
+        return child.process.returncode if child.recorder.done else None
 
     def request_stop(self) -> None:
         """Ask for an orderly stop; the second time, for a quick one."""
@@ -111,17 +83,28 @@ class Supervisor:
         """Start a child and watch it.
 
         Raises:
-            OSError: its program or its log cannot be opened.
+            OSError: its program cannot be run, or its log cannot be opened.
         """
-        child = await self._spawn(spec)
+        log = LogFile(spec.log_path, self._limits)
+        log.write(b"")
+        child = Child(spec, log, *await spawn(spec, log, self._complain))
+        self._guardian.add(child.process.pid)
         child.watcher = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
         self._children[spec.name] = child
 
+    def mark_ready(self, pids: Collection[int]) -> None:
+        """Take it that the children with these process ids have done what they were started for."""
+        for child in self._children.values():
+            child.was_ready = child.was_ready or child.process.pid in pids
+
     async def during_start(self, step: Awaitable[T]) -> T:
-        """Wait for a step of the start-up, unless a child ends first or a stop is asked for.
+        """Wait for a step of the start-up, unless a child ends for good first or a stop is asked for.
+
+        A child that is killed, or that was ready before, is started again three times. One that ends by itself before
+        it was ready would do so again: it has said why.
 
         Raises:
-            ChildEndedError: a child ended.
+            ChildEndedError: a child ended for good.
             StoppedError: ``request_stop`` was called.
         """
         task = asyncio.ensure_future(step)
@@ -152,26 +135,13 @@ class Supervisor:
             await asyncio.gather(*(self._stop_child(child) for child in of_rank))
             await self._endings.finish()
         self._guardian.close()
+        for child in self._children.values():
+            await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
+            child.log.close()
         if self._failed.done():
             self._failed.exception()  # seen: no warning about it
 
-    async def _spawn(self, spec: ChildSpec) -> _Child:
-        with open_log(spec.log_path) as log:
-            offset = log.tell()
-            process = await asyncio.create_subprocess_exec(
-                *spec.argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=dict(spec.env),
-                pass_fds=spec.pass_fds,
-                process_group=0,
-                preexec_fn=die_with_parent(),
-            )
-        self._guardian.add(process.pid)
-        return _Child(spec, process, time.monotonic(), offset)
-
-    async def _watch(self, child: _Child) -> None:
+    async def _watch(self, child: Child) -> None:
         """Follow a child through its lives."""
         while True:
             status = await child.process.wait()
@@ -180,9 +150,10 @@ class Supervisor:
                 self._endings.begin(child.spec.name, child.spec.on_end(child.process.pid))
             if self._stop.is_set():
                 return
-            if not self._steady:
+            if not (self._steady or self._survives(child, status)):
+                await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
                 if not self._failed.done():
-                    self._failed.set_exception(ChildEndedError(_obituary(child, status)))
+                    self._failed.set_exception(ChildEndedError(child.obituary(status)))
                 return
             if status == 0 and child.spec.may_finish:
                 child.finished = True
@@ -194,28 +165,36 @@ class Supervisor:
                 if self._stop.is_set():
                     return
 
-    async def _restart(self, child: _Child, status: int) -> bool:
+    def _survives(self, child: Child, status: int) -> bool:
+        """Whether the start-up goes on although a child ended."""
+        if child.was_ready and child.spec.may_finish and status == 0:
+            return True  # it was told to end, as in a drain
+        return (child.was_ready or status < 0) and child.restarts < _START_RESTARTS
+
+    async def _restart(self, child: Child, status: int) -> bool:
         """Start a child again after its back-off; false when it was not to be, or could not be."""
-        if time.monotonic() - child.started_at > _STEADY_AFTER_S:
+        if self._steady and time.monotonic() - child.started_at > _STEADY_AFTER_S:
             child.restarts = 0
         delay_s = min(_BACKOFF_FIRST_S * 2**child.restarts, _BACKOFF_MAX_S)
         child.restarts += 1
         again = f"starting it again in {delay_s:g} s (its log: {child.spec.log_path})"
-        self._report(f"{child.spec.name} {_how(status)}; {again}")
+        self._report(f"{child.spec.name} {how(status)}; {again}")
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay_s)
             return False
         try:
-            fresh = await self._spawn(child.spec)
+            child.process, child.recorder, child.started_at = await spawn(
+                child.spec, child.log, self._complain
+            )
         except OSError as error:
             self._report(f"{child.spec.name} cannot be started: {error}")
             return False
-        child.process, child.started_at, child.log_offset = fresh.process, fresh.started_at, fresh.log_offset
+        self._guardian.add(child.process.pid)
         if self._stop.is_set():  # asked for meanwhile: the stop has passed this child by
-            _kill_group(child.process.pid)
+            kill_group(child.process.pid)
         return True
 
-    async def _stop_child(self, child: _Child) -> None:
+    async def _stop_child(self, child: Child) -> None:
         assert child.watcher  # noqa: S101 - set by start()
         if child.process.returncode is None and not self._hurry.is_set():
             with suppress(ProcessLookupError):  # it ended just now
@@ -230,26 +209,14 @@ class Supervisor:
                 self._report(f"{child.spec.name} did not stop within {child.spec.stop_timeout_s:g} s; killed")
             hurry.cancel()
         if child.process.returncode is None:
-            _kill_group(child.process.pid)
+            kill_group(child.process.pid)
         await child.watcher
+
+    def _complain(self, sentence: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody reads it any more
+            self._loop.call_soon_threadsafe(self._report, sentence)
 
     def _end_group(self, group: int) -> None:
         """End what a child left behind in its group."""
-        _kill_group(group)
+        kill_group(group)
         self._guardian.remove(group)
-
-
-def _kill_group(group: int) -> None:
-    with suppress(ProcessLookupError):  # all gone already
-        os.killpg(group, signal.SIGKILL)
-
-
-def _how(status: int) -> str:
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended (status {status})"
-
-
-def _obituary(child: _Child, status: int) -> str:
-    words = last_words(child.spec.log_path, child.log_offset, f"penstock {child.spec.name.split('-')[0]}:")
-    quoted = "".join(f"\n    {line}" for line in words)
-    head = f"{child.spec.name} {_how(status)} before it was ready"
-    return f"{head}{':' if words else ''}{quoted}\n  its log: {child.spec.log_path}"

@@ -6,22 +6,23 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from typing import Any
 
 from api.settings import ApiSettings
 from broker.db.client import ping
-from broker.db.errors import StoreUnavailableError
-from broker.db.urls import celery_url
+from broker.db.errors import StoreError
 from coordinator.settings import CoordinatorSettings
+from penstock.server.address import announced
 from penstock.server.errors import UpStartError
 from penstock.server.fleet import Part, parts_of_machine
-from penstock.server.leases import end_lease, until_alive, until_coordinated
-from penstock.server.logs import follow
-from penstock.server.plan import Plan, UpSettings
+from penstock.server.leases import end_lease, end_leases_of_the_dead, until_alive, until_coordinated
+from penstock.server.logs import LogLimits, follow
+from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.screen import Screen
+from penstock.server.settings import UpSettings
 from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
 from penstock.server.valkey import EmbeddedServer
@@ -43,27 +44,32 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         DeviceStartError: devices are not there, or too small.
         UpStartError: a port is taken, or a process did not come up. Nothing is left running.
         EmbeddedStartError: the embedded server cannot start.
+        ExposedStartError: others reach the api's address, and there are no API keys.
     """
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
-    try:
-        celery_url(settings.redis_url)
-    except ValueError as error:
-        raise UpStartError(f"bad setting redis_url (--redis-url or PENSTOCK_REDIS_URL): {error}") from error
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
-    parts = parts_of_machine(settings, overrides, ApiSettings().default_model)
-    asyncio.run(_up(settings, parts, verbose=verbose))
+    api = ApiSettings(host=settings.host, without_keys=settings.without_keys)
+    api.check_reach()
+    parts = parts_of_machine(settings, overrides, api.default_model)
+    grace_s = api.shutdown_grace_s if "shutdown_grace_s" in api.model_fields_set else None
+    asyncio.run(_up(settings, parts, grace_s, verbose=verbose))
 
 
-async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> None:
+async def _up(
+    settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None, *, verbose: bool
+) -> None:
     screen = Screen()
-    supervisor = Supervisor(screen.line)
+    supervisor = Supervisor(screen.line, LogLimits(settings.log_max_bytes, settings.log_backups))
     on_signals(supervisor.request_stop)
     embedded: EmbeddedServer | None = None
     try:
         async with AsyncExitStack() as stack:
-            plan = _plan(settings, parts)
+            plan = _plan(settings, parts, api_grace_s)
             embedded = plan.embedded
+            stack.enter_context(
+                announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
+            )
             screen.table(plan)
             if verbose:
                 for name in ("redis", "api", "coordinator", *(part.name for part in parts), "flower"):
@@ -73,7 +79,7 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
             await _start(supervisor, plan, screen)
             screen.ready(http_address(settings.host, plan.port))
             await supervisor.supervise()
-    except (ChildEndedError, StoreUnavailableError) as error:
+    except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure
@@ -85,7 +91,7 @@ async def _up(settings: UpSettings, parts: Sequence[Part], *, verbose: bool) -> 
     screen.line("stopped")
 
 
-def _plan(settings: UpSettings, parts: Sequence[Part]) -> Plan:
+def _plan(settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None) -> Plan:
     """Check what can be checked before anything runs, and prepare the embedded server."""
     port = claim_port(settings.host, settings.port, "the api", "--port")
     flower_port = None
@@ -100,7 +106,7 @@ def _plan(settings: UpSettings, parts: Sequence[Part]) -> Plan:
         embedded = EmbeddedServer(settings.data_dir)
         embedded.prepare()
         redis_url = embedded.url
-    return Plan(settings, redis_url, embedded, port, flower_port, parts)
+    return Plan(settings, redis_url, embedded, port, flower_port, parts, api_grace_s)
 
 
 async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
@@ -109,26 +115,33 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         await supervisor.start(server)
         answers = asyncio.to_thread(plan.embedded.wait_ready, lambda: supervisor.exit_status("redis"))
         await supervisor.during_start(answers)
+        await supervisor.during_start(end_leases_of_the_dead(plan.redis_url, plan.settings))
     else:
         await supervisor.during_start(asyncio.to_thread(ping, plan.redis_url))
 
-    async def worker_ended(pid: int) -> None:
+    async def ended(pid: int) -> None:
         await end_lease(plan.redis_url, plan.settings, pid)
 
-    for spec in (plan.api(), plan.coordinator(), *plan.workers(worker_ended), plan.flower()):
+    def alive(names: Sequence[str], until: Callable[..., Awaitable[None]]) -> Awaitable[None]:
+        return until(plan.redis_url, plan.settings, lambda: supervisor.awaited(names), supervisor.mark_ready)
+
+    for spec in (plan.api(), plan.coordinator(ended), *plan.workers(ended), plan.flower()):
         if spec is not None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
-        await supervisor.during_start(_until_ready(plan, waiting))
-        waiting("coordinator")
-        pid = supervisor.pids["coordinator"]
-        await supervisor.during_start(until_coordinated(plan.redis_url, plan.settings, pid))
-        if len(plan.parts) > 1:  # ready means one of them; we say it of all
-            waiting("worker")
-            pids = [supervisor.pids[part.name] for part in plan.parts]
-            await supervisor.during_start(until_alive(plan.redis_url, plan.settings, pids))
-            # Asked again, the api looks again, and knows them all.
+        # Ready means one of the workers, and we say it of all. The api looks again when it is asked again, and knows
+        # them all.
+        leased = asyncio.ensure_future(alive([part.name for part in plan.parts], until_alive))
+        try:
             await supervisor.during_start(_until_ready(plan, waiting))
+            supervisor.mark_ready(supervisor.awaited(["api"]))
+            waiting("coordinator")
+            await supervisor.during_start(alive(["coordinator"], until_coordinated))
+            waiting("worker")
+            await supervisor.during_start(leased)
+        finally:
+            leased.cancel()
+        await supervisor.during_start(_until_ready(plan, waiting))
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from broker.db.errors import StoreError
 from penstock.server.errors import WorkersStartError
 from penstock.server.fleet import Part, parts_of_worker
 from penstock.server.leases import end_lease, until_alive
-from penstock.server.logs import follow
+from penstock.server.logs import LogLimits, follow
 from penstock.server.plan import worker_child
 from penstock.server.signals import on_signals
 from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
@@ -42,7 +43,7 @@ def run_workers(overrides: dict[str, Any]) -> None:
 
 async def _supervise(parts: Sequence[Part]) -> None:
     settings = parts[0].settings
-    supervisor = Supervisor(click.echo)
+    supervisor = Supervisor(click.echo, LogLimits(settings.log_max_bytes, settings.log_backups))
     on_signals(supervisor.request_stop)
 
     async def ended(pid: int) -> None:
@@ -56,11 +57,15 @@ async def _supervise(parts: Sequence[Part]) -> None:
                 task = asyncio.create_task(follow(child.log_path, name, click.echo))
                 stack.callback(task.cancel)
                 await supervisor.start(child)
-            pids = list(supervisor.pids.values())
-            await supervisor.during_start(until_alive(settings.redis_url, settings, pids))
+            names = [part.name for part in parts]
+            await supervisor.during_start(
+                until_alive(
+                    settings.redis_url, settings, lambda: supervisor.awaited(names), supervisor.mark_ready
+                )
+            )
             click.echo(f"{len(parts)} workers are ready on {platform.node()}")
             await supervisor.supervise()
-    except ChildEndedError as error:
+    except (ChildEndedError, StoreError) as error:
         raise WorkersStartError(str(error)) from error
     except StoppedError:
         pass  # asked for: no failure

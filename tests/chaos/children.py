@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from penstock.server.guardian import die_with_parent
+from tests.environment import clean
 from tests.processes import ROOT
 
 _FAILPOINT = re.compile(r"^failpoint (\S+): (\S+) at ([\d.]+)", re.MULTILINE)
@@ -196,5 +196,4 @@ class Child:
 
 def clean_env(**settings: object) -> dict[str, str]:
     """This process's environment without settings of Penstock's but these."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PENSTOCK_")}
-    return env | {f"PENSTOCK_{name.upper()}": str(value) for name, value in settings.items()}
+    return clean() | {f"PENSTOCK_{name.upper()}": str(value) for name, value in settings.items()}

@@ -11,6 +11,7 @@ from tests.browser import (  # noqa: F401 - fixtures
 from tests.e2e.engines import (  # noqa: F401 - fixtures
     engine,
     openai_engine,
+    openai_process_engine,
     simulated_engine,
     tiny_model_path,
     vllm_engine,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from penstock.server.guardian import die_with_parent
 from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
+from tests.environment import clean
 from tests.otlp import OtlpReceiver
 from tests.processes import ROOT
 from tests.support import free_port, wait_until
@@ -38,16 +38,13 @@ def start_stack(folder: Path, *args: str, timeout_s: float = 180, **env: str) ->
     output = folder / "up.log"
     command = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--flower-port={flower_port}"]
     command += [f"--data-dir={folder / 'data'}", f"--drain-timeout-s={DRAIN_S}", *args]
-    clean = {
-        k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_") or k == "PENSTOCK_TEST_CACHE"
-    }
     with output.open("wb") as out:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
             stdout=out,
             stderr=out,
-            env=clean | env,
+            env=clean() | env,
             start_new_session=True,
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - nothing but a system call happens there
         )

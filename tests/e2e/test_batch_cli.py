@@ -12,6 +12,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from redis import Redis
 
 from penstock import Penstock
 from tests.processes import ROOT, descendants
@@ -22,12 +23,6 @@ pytestmark = pytest.mark.xdist_group("stack")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"PYTHONPATH": str(ROOT)}
 SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.03"}
 """With 20 tokens a row and 256 at once: about 400 rows a second at the most."""
-SHORT_LEASES = {
-    "PENSTOCK_LEASE_TTL_S": "3",
-    "PENSTOCK_HEARTBEAT_S": "0.5",
-    "PENSTOCK_BATCH_LEASE_S": "2",
-}
-"""What was killed is missed after seconds."""
 
 
 def start(folder, *args, url=None, **env):
@@ -120,6 +115,28 @@ def test_watching_is_stopped_and_the_batch_on_the_server_goes_on(stack, prompts)
     assert ids(prompts / "out.jsonl") == [f"row-{n}" for n in range(1, 2001)]
 
 
+def test_results_that_are_stopped_continue_where_they_were(stack, prompts):
+    with Penstock(stack.url) as client:
+        submitted = start(prompts, "submit", "p.txt", "--max-tokens", "200", "--json", url=stack.url)
+        code, out, err = finish(submitted)
+        assert code == 0, err
+        batch_id = json.loads(out)["id"]
+        wait_until(lambda: client.batches.get(batch_id).request_counts.completed > 0)
+        client.batches.pause(batch_id)
+        command = ("results", batch_id, "--follow", "-o", "out.jsonl")
+        process = start(prompts, *command, url=stack.url)
+        wait_until((prompts / "out.jsonl.part.json").exists)
+        process.send_signal(signal.SIGINT)
+        code, _, err = finish(process)
+        assert (code, "what came is kept in out.jsonl.part" in err) == (130, True)
+        kept = len(ids(prompts / "out.jsonl.part"))
+        assert 0 < kept < 2000
+        client.batches.resume(batch_id)
+        code, _, err = finish(start(prompts, *command, url=stack.url))
+    assert (code, "continuing with what an earlier command left" in err) == (0, True)
+    assert sorted(ids(prompts / "out.jsonl")) == sorted(f"row-{n}" for n in range(1, 2001))
+
+
 def family(process):
     return set(descendants(process.pid))
 
@@ -130,7 +147,7 @@ def gone(processes):
 
 def test_an_embedded_run_that_is_killed_leaves_no_process_and_goes_on_where_it_was(prompts):
     options = ("--embedded", "--engine", "simulated", "--max-tokens", "20")
-    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", *options, **SLOW, **SHORT_LEASES)
+    process = start(prompts, "run", "p.txt", "-o", "out.jsonl", *options, **SLOW)
     wait_until(lambda: received(prompts) > 0 or process.poll() is not None, 120)
     assert process.poll() is None, finish(process)
     before = received(prompts)
@@ -140,15 +157,56 @@ def test_an_embedded_run_that_is_killed_leaves_no_process_and_goes_on_where_it_w
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
     wait_until(lambda: gone(processes), 30)
-    code, out, err = finish(start(prompts, "run", "-o", "out.jsonl", "--resume", **SHORT_LEASES))
+    code, out, err = finish(start(prompts, "run", "-o", "out.jsonl", "--resume"))
     assert code == 0, err
     told = json.loads(out)
     assert (told["total"], told["completed"], told["verified"]) == (2000, 2000, True)
     assert sorted(one.name for one in prompts.iterdir()) == ["out.jsonl", "p.txt"]
 
 
-def test_an_embedded_server_that_does_not_start_is_said(tmp_path):
+def test_an_embedded_run_is_alone(valkey, tmp_path):
+    """Whatever names a server that others share is left alone: the settings file, compose's file, the environment."""
+    (tmp_path / "p.txt").write_text("one\ntwo\n")
+    shared = f'redis_url = "{valkey.url}"\nnamespace = "shared"\nfiles_url = "{tmp_path}/bucket"\n'
+    pools = 'default_model = "other"\n[api_keys]\nalice = "sk-alice"\n[pools.other]\nengine = "simulated"\n'
+    (tmp_path / "penstock.toml").write_text(shared + pools)
+    (tmp_path / ".env").write_text(f"PENSTOCK_REDIS_URL={valkey.url}\nPENSTOCK_NAMESPACE=shared\n")
+    env = {
+        "PENSTOCK_REDIS_URL": valkey.url,
+        "PENSTOCK_NAMESPACE": "shared",
+        "PENSTOCK_FILES_URL": "s3://production/penstock",
+        "PENSTOCK_ENGINE": "openai",
+        "PENSTOCK_WORKERS": "2",
+        "PENSTOCK_POOL": "other",
+        "PENSTOCK_MODLE": "typo",
+        "PENSTOCK_API_KEYS": "alice=sk-alice",
+        "QUEUE_MODE": "reject",
+    }
+    options = ("--embedded", "--engine", "simulated", "--max-tokens", "2")
+    code, out, err = finish(start(tmp_path, "run", "p.txt", "-o", "out.jsonl", *options, **env))
+    assert code == 0, err
+    assert json.loads(out)["completed"] == 2
+    with Redis.from_url(valkey.url) as client:
+        assert list(client.scan_iter("*shared*")) == []
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".env", "out.jsonl", "p.txt", "penstock.toml"]
+
+
+def test_an_embedded_server_that_does_not_start_is_said_and_leaves_nothing(tmp_path):
     (tmp_path / "p.txt").write_text("one\n")
     args = ("--embedded", "--engine", "simulated", "--concurrency", "9999")
     code, _, err = finish(start(tmp_path, "run", "p.txt", "-o", "out.jsonl", *args))
     assert (code, "the embedded server did not start: bad setting concurrency" in err) == (3, True), err
+    assert [one.name for one in tmp_path.iterdir()] == ["p.txt"]
+
+
+def test_an_embedded_worker_that_does_not_start_leaves_its_log_and_blocks_no_other_command(tmp_path):
+    (tmp_path / "p.txt").write_text("one\n")
+    args = ("run", "p.txt", "-o", "out.jsonl", "--embedded", "--engine", "openai", "--max-tokens", "2")
+    code, _, err = finish(start(tmp_path, *args, "--model", "/no/such", "--openai-base-url", "nonsense"))
+    assert code == 3, err
+    log = tmp_path / "out.jsonl.penstock" / "server" / "logs" / "worker.log"
+    assert (str(log) in err, log.exists()) == (True, True), err
+    # Its rows were sent to nobody, so another command may have its place.
+    code, _, err = finish(start(tmp_path, *args, "--model", "m", PENSTOCK_OPENAI_API_KEY="a b"))
+    assert (code, "bad setting openai_api_key" in err) == (3, True), err
+    assert [one.name for one in tmp_path.iterdir()] == ["p.txt"]

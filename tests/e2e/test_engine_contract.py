@@ -226,6 +226,21 @@ async def test_what_cannot_be_counted(engine: Engine) -> None:
     assert 0 < overhead < 200
 
 
+async def test_progress_is_told_while_there_is_work(engine: Engine) -> None:
+    assert engine.progress() is None
+    body = body_of(engine, CHAT, max_tokens=3000, ignore_eos=True)
+    task = asyncio.create_task(engine.run(request_of(body), never))
+    await eventually(lambda: engine.stats().running)
+    if engine.in_process:
+        before = await eventually(engine.progress)
+        await eventually(lambda: engine.progress() != before)
+    else:
+        assert engine.progress() is None
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await eventually(lambda: engine.progress() is None)
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("more", [{}, {"n": 2, "temperature": 1}])
 async def test_cancel_frees_the_request(engine: Engine, streamed: bool, more: dict[str, object]) -> None:

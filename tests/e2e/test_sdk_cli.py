@@ -31,10 +31,12 @@ def client(stack):
         yield made
 
 
-def penstock(stack, *args):
-    env = os.environ | {"PENSTOCK_URL": stack.url, "PYTHONPATH": str(ROOT)}
+def penstock(stack, *args, stdin="", **env):
+    env = os.environ | {"PENSTOCK_URL": stack.url, "PYTHONPATH": str(ROOT)} | env
     argv = [sys.executable, "-m", "penstock", *args]
-    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        argv, env=env, input=stdin, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_ready_and_serving(client):
@@ -160,3 +162,32 @@ def test_the_command_lines_refusals(stack):
     done = penstock(stack, "submit", "hello", "--model", "no-such-model")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
     assert penstock(stack, "health").returncode == 0
+    done = penstock(stack, "cancel", "job_" + "0" * 32, "..", "--json")
+    assert (done.returncode, json.loads(done.stderr)["error"]["exit_code"]) == (2, 2)
+    done = penstock(stack, "files", "get", "file-gone", "--json")
+    found = json.loads(done.stderr)["error"]
+    assert (done.returncode, found["code"], found["status"]) == (4, "file_not_found", 404)
+
+
+def test_one_that_is_not_there_stops_no_other(stack):
+    first, second = (json.loads(penstock(stack, "submit", "x").stdout)["id"] for _ in range(2))
+    gone = "job_" + "0" * 32
+    done = penstock(stack, "wait", first, gone, second)
+    assert done.returncode == 4
+    assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [first, second]
+    assert done.stderr.startswith("penstock: 404 job_not_found")
+    assert gone in done.stderr
+
+
+def test_a_prompt_from_stdin_and_a_limit_of_waiting(stack):
+    done = penstock(stack, "submit", "--wait", "--text", "--max-tokens", "8", stdin="q\n")
+    assert (done.returncode, bool(done.stdout.strip())) == (0, True)
+    done = penstock(stack, "submit", "x", "--max-tokens", "4000", "--wait", "--timeout", "0.5s", "--json")
+    failed = json.loads(done.stderr)["error"]
+    assert (done.returncode, failed["kind"]) == (5, "WaitTimeoutError")
+    assert penstock(stack, "cancel", failed["message"].split()[0]).returncode == 0
+
+
+def test_a_command_finds_the_server_of_its_folder(stack):
+    done = penstock(stack, "health", "--text", PENSTOCK_URL="", PENSTOCK_DATA_DIR=str(stack.data_dir))
+    assert (done.returncode, f"{stack.url} is ready" in done.stdout) == (0, True)

@@ -98,7 +98,7 @@ def test_the_worker_says_what_it_does(client):
 
 
 def test_the_command_line_from_a_dead_job_to_its_retry(stack):
-    args = ("--max-tokens", "4000", "--timeout", "0.4s", "--queue-timeout", "1m")
+    args = ("--max-tokens", "4000", "--run-timeout", "0.4s", "--queue-timeout", "1m")
     done = penstock(stack, "submit", "long", *args, "--wait")
     assert done.returncode == 1, done.stderr
     job = json.loads(done.stdout)

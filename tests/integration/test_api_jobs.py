@@ -170,6 +170,8 @@ async def test_listing_page_by_page(http: httpx.AsyncClient, puppet: Puppet) -> 
         ({"after": "nonsense"}, "after"),
         ({"after": "é"}, "after"),
         ({"created_after": "nan"}, "created_after"),
+        ({"created_after": "1e308"}, "created_after"),
+        ({"created_before": "-1e308"}, "created_before"),
     ],
 )
 async def test_a_wrong_list_query_is_named(

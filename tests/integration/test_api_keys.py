@@ -101,13 +101,17 @@ async def test_health_metrics_and_their_discovery_need_no_key(
 
     await eventually(ready)
     for path in (
+        "/",
+        "/health",
         "/health/live",
         "/metrics",
         "/v1/metrics/targets",
         "/docs",
         "/openapi.json",
     ):
-        assert (await http.get(path)).status_code == 200, path
+        got = await http.get(path, headers={"accept": "text/html"})
+        assert got.status_code == 200, path
+        assert path == "/metrics" or MODEL not in got.text, path
     await http.get("/v1/models")
     text = (await http.get("/metrics")).text
     assert 'api_errors_total{code="invalid_api_key"} 1.0' in text

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from broker.attempts import Claim
@@ -21,7 +22,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
-BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 HEAD = Head(
     (
         '{"id":"x","object":"o","created":1,"model":"m","choices":[{"delta":{"role":"a"},"finish_reason":null}]}',
@@ -89,6 +90,41 @@ async def test_cancelled_and_expired_calls_say_so(http: httpx.AsyncClient, puppe
         await puppet.store.finish(await puppet.take(), puppet.name, state)
         got = await asked
         assert (got.status_code, got.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        JobState.CANCELLED,
+        JobState.EXPIRED,
+        FailureCode.POISONED,
+        FailureCode.TIMEOUT,
+        FailureCode.RESULT_TOO_LARGE,
+    ],
+)
+async def test_the_openai_sdk_does_not_repeat_what_would_end_the_same(
+    api: ApiServer, puppet: Puppet, end: JobState | FailureCode
+) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", timeout=20) as client:
+        assert client.max_retries == 2
+        asked = asyncio.create_task(client.chat.completions.create(**BODY))
+        claim = await puppet.take()
+        if isinstance(end, JobState):
+            await puppet.store.finish(claim, puppet.name, end)
+        else:
+            await puppet.fail(claim, JobError(end, "no"))
+        with pytest.raises(openai.APIStatusError) as refused:
+            await asked
+        assert refused.value.response.headers["x-should-retry"] == "false"
+        assert await puppet.waiting() == 0
+
+
+async def test_the_openai_sdk_repeats_what_may_end_better(api: ApiServer, puppet: Puppet) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", timeout=20) as client:
+        asked = asyncio.create_task(client.chat.completions.create(**BODY))
+        await puppet.fail(await puppet.take(), JobError(FailureCode.ENGINE_ERROR, "it broke"))
+        await puppet.succeed(await puppet.take(), b'{"id": "second"}')
+        assert (await asked).id == "second"
 
 
 async def test_a_compact_stream_is_rendered(http: httpx.AsyncClient, puppet: Puppet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -172,7 +173,7 @@ async def test_a_body_that_is_too_large(shared: tuple[httpx.AsyncClient, Puppet]
 
 async def test_addresses_and_methods_that_are_not_there(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
     http, _ = shared
-    for path in ("/v1/none", "/v1/jobs/", "/"):
+    for path in ("/v1/none", "/v1/jobs/"):
         got = await http.get(path)
         assert (got.status_code, got.json()["error"]["code"]) == (404, "not_found")
     for method, path, allow in (
@@ -185,12 +186,50 @@ async def test_addresses_and_methods_that_are_not_there(shared: tuple[httpx.Asyn
         assert got.headers["allow"] == allow
 
 
+async def test_a_refusal_needs_no_thread(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
+    http, _ = shared
+    before = set(threading.enumerate())
+    for path, body in ((_CHAT, CHAT | {"n": "x"}), ("/v1/none", {}), ("/v1/dead/retry", {"limit": "x"})):
+        assert 400 <= (await http.post(path, json=body)).status_code < 500
+    assert not [thread.name for thread in {*threading.enumerate()} - before if "AnyIO" in thread.name]
+
+
 async def test_unknown_openai_fields_are_passed_on(shared: tuple[httpx.AsyncClient, Puppet]) -> None:
     http, puppet = shared
     got = await http.post(
         _JOBS, json={"input": CHAT | {"vendor_field": [1], "temperature": "0.5", "n": None}}
     )
     assert got.status_code == 202
+    await puppet.succeed(await puppet.take())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": 5}],
+        [{"type": "text", "text": []}, "more"],
+        [{"type": "text", "text": {"x": 1}}],
+    ],
+)
+async def test_the_engine_judges_the_parts_of_a_message(
+    shared: tuple[httpx.AsyncClient, Puppet], content: list[Any]
+) -> None:
+    http, puppet = shared
+    body = {"model": MODEL, "messages": [{"role": "system", "content": content}]}
+    assert (await http.post(_JOBS, json={"input": body})).status_code == 202
+    await puppet.succeed(await puppet.take())
+
+
+@pytest.mark.parametrize(
+    ("asked", "streams"),
+    [("false", False), ("0", False), ("no", False), (0, False), (None, False), ("true", True), (1, True)],
+)
+async def test_a_stream_is_what_the_engine_reads_as_one(
+    shared: tuple[httpx.AsyncClient, Puppet], asked: Any, streams: bool
+) -> None:
+    http, puppet = shared
+    got = await http.post(_JOBS, json={"input": CHAT | {"stream": asked}})
+    assert (got.status_code, got.json()["stream"]) == (202, streams)
     await puppet.succeed(await puppet.take())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jobs.states import JobState
 from tests.apiserver import ApiServer
 from tests.integration.test_worker import submit
 from tests.processes import ApiProcess
+from tests.puppet import Puppet
 from tests.scraping import Scraped
 from tests.support import eventually, free_port
 
@@ -69,3 +71,30 @@ async def test_a_reaper_that_failed_begins_anew(
         assert api.process.poll() is None
     finally:
         api.close()
+
+
+async def test_readiness_notices_a_task_that_ended(broker_settings: BrokerSettings, store: JobStore) -> None:
+    """Cancelled from outside, as nothing should, each ends in silence: the process no longer counts as ready."""
+    await Puppet(store).live()
+    with ApiServer(broker_settings) as api:
+        async with api.client() as http:
+
+            async def told() -> dict[str, str]:
+                checks: dict[str, str] = (await http.get("/health/ready")).json()["checks"]
+                return checks
+
+            async def whole() -> bool:
+                return set((await told()).values()) == {"ok"}
+
+            async def broken() -> bool:
+                checks = await told()
+                return (checks["events"], checks["tasks"]) == ("not subscribed", "ended: reaper")
+
+            await eventually(whole)
+            channel = store.keys("api_channel", api.services.process)
+            for task in asyncio.all_tasks(api.loop):
+                if task.get_name() in {"reaper", f"subscriber {channel}"}:
+                    api.loop.call_soon_threadsafe(task.cancel)
+            await eventually(broken)
+            answer = await http.get("/health/ready")
+        assert (answer.status_code, answer.json()["missing"]) == (503, ["events", "tasks"])

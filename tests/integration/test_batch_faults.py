@@ -144,6 +144,26 @@ async def test_a_row_under_which_engines_die_is_convicted(client: openai.AsyncOp
     assert errors[0]["response"]["body"]["error"]["code"] == "poisoned"
 
 
+async def test_rows_that_our_own_code_cannot_finish_end_as_failed(
+    client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    await work(failpoints="bulk.after_row=raise@3+", concurrency=4)
+    batch = await create(client, [row(n, max_tokens=5) for n in range(8)])
+    done = await complete(client, batch.id, 8)
+    assert done.request_counts.to_dict() == {"total": 8, "completed": 2, "failed": 6}
+    errors = [line["response"]["body"]["error"] for line in await lines(client, done.error_file_id)]
+    assert {error["code"] for error in errors} == {"internal_error"}
+
+
+async def test_a_row_that_the_engines_own_code_cancels_ends_as_failed(
+    client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    await work(concurrency=4)
+    batch = await create(client, [row(1), row(2, simulate="interrupt")])
+    done = await complete(client, batch.id, 2)
+    assert done.request_counts.to_dict() == {"total": 2, "completed": 1, "failed": 1}
+
+
 @pytest.mark.parametrize(
     "window",
     [

@@ -80,3 +80,15 @@ async def test_a_batch_with_such_answers_is_cancelled_with_what_was_done(
         assert batch.status in {"cancelled", "completed"}
         seen = await lines(client, batch.output_file_id) + await lines(client, batch.error_file_id)
         assert len({line["custom_id"] for line in seen}) == len(seen) == 200
+
+
+async def test_token_counts_that_no_counter_holds_do_not_stop_a_batch(
+    client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    absurd = {"prompt_tokens": 10**30, "completion_tokens": -5, "total_tokens": 10**30}
+    told = json.dumps({"object": "chat.completion", "choices": [], "usage": absurd}).encode()
+    with Upstream(lambda _: (200, "application/json", told)) as upstream:
+        worker = await work(engine="openai", openai_base_url=upstream.url, concurrency=8)
+        batch = await ended(client, (await create(client, [row(1, model="upstream")])).id)
+        assert (batch.status, batch.request_counts.completed) == ("completed", 1)
+        assert "commit_delayed" not in worker.log.read_text()

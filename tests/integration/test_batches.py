@@ -288,6 +288,8 @@ async def test_a_finished_batch_cannot_be_cancelled(client: openai.AsyncOpenAI, 
         ({"metadata": {"k" * 65: ""}}, f"metadata.{'k' * 64}", "invalid_value"),
         ({"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
         ({"priority": "realtime"}, "priority", "invalid_value"),
+        ({"priority": []}, "priority", "invalid_value"),
+        ({"priority": {}}, "priority", "invalid_value"),
         (
             {"output_expires_after": {"anchor": "x", "seconds": 1}},
             "output_expires_after.anchor",

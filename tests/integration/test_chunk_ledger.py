@@ -59,7 +59,10 @@ class Chunk:
         assert await self.batches.lease(self.id, TOKEN, 60)
         assert await self.batches.step(batch, TOKEN, BatchStatus.IN_PROGRESS, {"total": 10, "chunks": 1})
         assert await self.batches.open_chunk(self.id, TOKEN, 0, self.job, 1)
-        await self.store.accept(JobSpec(id=self.job, endpoint=CHUNK_ENDPOINT, model="puppet", body=b"{}"))
+        await self.store.accept(self.job_spec())
+
+    def job_spec(self) -> JobSpec:
+        return JobSpec(self.job, CHUNK_ENDPOINT, "puppet", b"{}", metadata={"batch": self.id, "chunk": "0"})
 
     async def claim(self) -> Claim:
         return await self.puppet.take()
@@ -207,7 +210,7 @@ async def test_a_job_that_is_made_again_under_its_id_overwrites_nothing(chunk: C
     await chunk.puppet.fail(first, JobError(FailureCode.WORKER_LOST, "gone"))
     await chunk.store.client.delete(chunk.store.keys("job", chunk.job))
     assert await chunk.batches.open_chunk(chunk.id, TOKEN, 0, chunk.job, 1)
-    await chunk.store.accept(JobSpec(id=chunk.job, endpoint=CHUNK_ENDPOINT, model="puppet", body=b"{}"))
+    await chunk.store.accept(chunk.job_spec())
     again = await chunk.claim()
     assert again.attempt == first.attempt
     assert await chunk.take(again) == "a b d"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.tasks import Answer, TaskKind, TaskStore
 from coordinator.tasks import Tasks
+from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
 from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import files_url, ready, start_worker, work
+from tests.pace import Pace
 from tests.processes import CoordinatorProcess
-from tests.support import eventually
+from tests.support import eventually, frozen
 
 __all__ = ["files_url", "ready", "start_worker", "work"]  # fixtures
 
@@ -173,6 +177,24 @@ async def test_sigkill_in_the_middle_of_a_retry(
     assert sorted(inputs) == sorted([batch.input_file_id, children[0]["input_file_id"]])
 
 
+async def test_a_task_that_vanished_is_asked_for_again(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator
+) -> None:
+    """Its answer is kept for a minute; an api that cannot reach Redis for longer finds nothing."""
+    await work()
+    with coordinator():
+        batch = await half_failed(client)
+    await Coordinators(store).beat({"id": "takes nothing"}, 60)
+    task = store.keys("task", "verify", batch.id)
+    async with api.client() as http:
+        asked = asyncio.create_task(http.get(f"/v1/batches/{batch.id}/verify"))
+        await eventually(lambda: store.client.exists(task))
+        assert await store.client.delete(task, store.keys("tasks")) == 2
+        await eventually(lambda: store.client.exists(task))
+        with coordinator():
+            assert (await asked).json()["ok"]
+
+
 async def test_the_last_one_dies_while_callers_wait(
     client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator, process
 ) -> None:
@@ -247,6 +269,32 @@ async def test_sigterm_gives_batches_to_others_at_once(
         assert (await ended(client, batch.id)).request_counts.completed == 60
 
 
+async def test_the_leases_of_one_that_was_killed_end_when_its_supervisor_says_so(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator, process
+) -> None:
+    await work(simulated_inter_token_s=0.02)
+    with coordinator():
+        batch = await half_failed(client)
+    first = process("coordinator.before_answer=kill", batch_lease_s=120.0)
+    await first.ready(store)
+    (info,) = await Coordinators(store).alive()
+    driven = await create(client, [row(1, max_tokens=1000)])
+    lease = store.keys("batch_lease", driven.id)
+    await eventually(lambda: store.client.exists(lease))
+    async with api.client() as http:
+        asked = asyncio.create_task(http.get(f"/v1/batches/{batch.id}/verify"))
+        assert await asyncio.to_thread(first.wait) == -signal.SIGKILL
+        assert await TaskStore(store).take(60) is None
+        assert await Coordinators(store).bury("another") == 0
+        assert await Coordinators(store).bury(info["id"]) == 2
+        assert await store.client.exists(lease) == 0
+        with coordinator():
+            assert (await asked).json()["ok"]
+            await client.batches.cancel(driven.id)
+            assert (await ended(client, driven.id)).status == "cancelled"
+    assert await store.client.hget(store.keys("task", "verify", batch.id), "attempt") == "2"
+
+
 async def test_a_look_that_fails_ends_no_coordinator(
     client: openai.AsyncOpenAI, work: Callable, coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +357,126 @@ async def test_the_bell_rings_for_what_a_caller_changes(
         await bell.stop()
 
 
+async def test_a_task_that_is_taken_twice_by_one_call_is_taken_once(store: JobStore) -> None:
+    """The client library sends a script again after a broken connection."""
+    await Coordinators(store).beat({"id": "one"}, 60)
+    run = await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
+    first, repeated = [
+        await store.scripts.call("task/take", "verify", "batch_1", "a call", 60_000, "me") for _ in "12"
+    ]
+    assert first == repeated == [str(run), 1, 0, "{}"]
+    assert await store.scripts.call("task/take", "verify", "batch_1", "another call", 60_000, "me") is None
+
+
+async def test_a_task_that_only_a_later_version_knows_is_left_to_it(store: JobStore) -> None:
+    await Coordinators(store).beat({"id": "one"}, 60)
+    later = store.keys("task", "polish", "batch_1")
+    await store.scripts.call("task/ask", "polish", "batch_1", "api", "{}", 60_000)
+    await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
+    task = await TaskStore(store).take(60)
+    assert task is not None
+    assert task.kind is TaskKind.VERIFY
+    assert await TaskStore(store).take(60) is None
+    assert await store.client.hget(later, "attempt") == "0"
+
+
+async def test_coordinators_that_end_in_order_do_not_condemn_a_task(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator
+) -> None:
+    await work()
+    with coordinator():
+        batch = await half_failed(client)
+    await Coordinators(store).beat({"id": "ends"}, 60)
+    async with api.client() as http:
+        asked = asyncio.create_task(http.get(f"/v1/batches/{batch.id}/verify"))
+        for _ in range(6):
+            task = await eventually(lambda: TaskStore(store).take(60))
+            assert await TaskStore(store).keep(task, 0)
+        with coordinator():
+            assert (await asked).json()["ok"]
+
+
+async def test_a_cancel_in_the_last_turn_is_followed_at_once(
+    client: openai.AsyncOpenAI, work: Callable, process
+) -> None:
+    """The coordinator has read the batch as in progress, and finds it cancelled when it has seen that all rows are done."""
+    await work()
+    first = process("bulk.before_turn=stop@3", batch_lease_s=300.0)
+    batch = await create(client, [row(n, max_tokens=2) for n in range(10)])
+
+    async def all_done() -> bool:
+        counts = (await client.batches.retrieve(batch.id)).request_counts
+        return bool(counts and counts.completed == 10)
+
+    await eventually(lambda: frozen(first.process.pid))
+    await eventually(all_done)
+    assert (await client.batches.cancel(batch.id)).status == "cancelling"
+    first.signal(signal.SIGCONT)
+    over = await ended(client, batch.id)
+    assert (over.status, over.request_counts.completed) == ("cancelled", 10)
+    assert "batch_driver_failed" not in first.log.read_text()
+
+
+async def test_a_frozen_coordinator_cannot_change_the_plan_of_another(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable, store: JobStore, coordinator, process
+) -> None:
+    await work(concurrency=1, simulated_inter_token_s=0.02)
+    first = process("bulk.before_plan=stop", batch_chunk_rows=3)
+    await first.ready(store)
+    batch = await create(client, [row(n, max_tokens=10) for n in range(40)])
+    with coordinator():
+
+        async def begun() -> bool:
+            return (await client.batches.retrieve(batch.id)).status == "in_progress"
+
+        await eventually(begun)
+        assert frozen(first.process.pid)
+        first.signal(signal.SIGCONT)
+        await eventually(lambda: "batch_lease_lost" in first.log.read_text())
+        first.close()
+    assert (await client.batches.retrieve(batch.id)).status == "in_progress"
+    with coordinator():
+        assert (await ended(client, batch.id)).request_counts.completed == 40
+        async with api.client() as http:
+            assert (await http.get(f"/v1/batches/{batch.id}/verify")).json()["ok"]
+
+
+@pytest.mark.full
+async def test_it_ends_in_time_though_its_loop_hangs(client: openai.AsyncOpenAI, process) -> None:
+    hangs = process("bulk.before_turn=sleep:60")
+    await create(client, [row(1)])
+    await eventually(lambda: "failpoint bulk.before_turn" in hangs.log.read_text())
+    asked = Pace()
+    hangs.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(hangs.wait, 30) == 1
+    assert asked.took_s < asked.stretch(12.0)
+    assert "coordinator_ends_by_force" in hangs.log.read_text()
+
+
+@pytest.mark.parametrize("gone", [signal.SIGKILL, signal.SIGSTOP])
+async def test_it_ends_in_time_though_redis_is_away(tmp_path: Path, gone: signal.Signals) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.start()
+    settings = BrokerSettings(redis_url=server.url)
+    one = CoordinatorProcess(settings, tmp_path / "one.log", files_url=str(tmp_path / "files"))
+    try:
+        store = JobStore(connect(server.url), settings)
+        await one.ready(store)
+        await store.aclose()
+        assert server.pid is not None
+        os.kill(server.pid, gone)
+        await eventually(lambda: "coordinator_waits_for_redis" in one.log.read_text(), timeout_s=30)
+        asked = Pace()
+        one.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(one.wait, 30) == 0, one.log.read_text()
+        assert asked.took_s < asked.stretch(10.0), one.log.read_text()
+    finally:
+        one.close()
+        with suppress(ProcessLookupError):
+            os.kill(server.pid or 0, signal.SIGCONT)
+        server.stop()
+
+
 async def test_only_the_latest_attempt_answers(store: JobStore) -> None:
     tasks = TaskStore(store)
     with pytest.raises(NoCoordinatorError):
@@ -316,18 +484,19 @@ async def test_only_the_latest_attempt_answers(store: JobStore) -> None:
     await Coordinators(store).beat({"id": "one"}, 60)
     run = await tasks.ask(TaskKind.VERIFY, "batch_1", {"n": 1}, "api")
     assert await tasks.ask(TaskKind.VERIFY, "batch_1", {"n": 2}, "other") == run
-    frozen = await tasks.take(0.05)
-    assert frozen is not None
-    assert (frozen.args, frozen.run, frozen.attempt) == ({"n": 1}, run, 1)
+    slow = await tasks.take(0.05)
+    assert slow is not None
+    assert (slow.args, slow.run, slow.attempt, slow.deaths) == ({"n": 1}, run, 1, 0)
     second = await eventually(lambda: tasks.take(60))
-    assert second.attempt == 2
-    assert not await tasks.keep(frozen, 60)
-    assert not await tasks.end(frozen, Answer({"by": "frozen"}))
+    assert (second.attempt, second.deaths) == (2, 1)
+    assert not await tasks.keep(slow, 60)
+    assert not await tasks.end(slow, Answer({"by": "slow"}))
     assert await tasks.answer(TaskKind.VERIFY, "batch_1", run) is None
     assert await tasks.take(60) is None
     assert await tasks.keep(second, 0)
     third = await tasks.take(60)
     assert third is not None
+    assert (third.attempt, third.deaths) == (3, 1)
     assert await tasks.end(third, Answer({}, "file_gone", "gone"))
     assert await tasks.answer(TaskKind.VERIFY, "batch_1", run) == Answer({}, "file_gone", "gone")
     assert 0 < await store.client.pttl(store.keys("task", "verify", "batch_1")) <= 60_000

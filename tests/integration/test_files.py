@@ -237,6 +237,11 @@ async def test_refusals_leave_nothing_behind(client: openai.AsyncOpenAI, api: Ap
         cut = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\nhalf a file'
         kind = {"content-type": "multipart/form-data; boundary=b"}
         assert (await http.post("/v1/files", content=cut, headers=kind)).status_code == 400
+        again = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        answer = await http.post("/v1/files", content=again * 40 + cut[:-1] + b"\r\n--b--\r\n", headers=kind)
+        assert (answer.status_code, "more than 32 fields" in answer.text) == (400, True)
+        kind = {"content-type": f"multipart/form-data; boundary={'b' * 257}"}
+        assert (await http.post("/v1/files", content=cut, headers=kind)).status_code == 400
     assert (await client.files.list()).data == []
     assert await api.services.storage.list("files") == []
 

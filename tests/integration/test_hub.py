@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from broker.attempts import Claim
 from broker.db.client import connect
-from broker.events.hub import EventHub, parse_cursor
+from broker.events.hub import PAGE, EventHub, parse_cursor
+from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.records import decode_ending
 from broker.settings import BrokerSettings
@@ -168,3 +170,149 @@ async def test_noise_on_the_channel_does_not_end_the_subscription(
     await speak(store, claim, 3)
     await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
     assert texts(await asyncio.wait_for(follower, 10)) == [1, 2, 3]
+
+
+async def test_a_message_that_cannot_be_read_is_a_gap(store: JobStore, hub: EventHub) -> None:
+    """Redis packs an end whose result is not UTF-8, and nobody can unpack it: the waiter looks at the record."""
+    claim = await running(store, stream=False)
+    with hub.inbox(claim.id) as inbox:
+        await store.watch(claim.id, "api-1")
+        waiter = asyncio.create_task(hub.ending(claim.id, inbox))
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b'{"t": "\xff"}')
+        assert (await asyncio.wait_for(waiter, 10)).result == b'{"t": "\xff"}'
+
+
+@pytest.fixture
+def watchful(store: JobStore, broker_settings: BrokerSettings) -> EventHub:
+    """A hub that looks by itself soon, and hears nothing."""
+    return EventHub(store, connect(broker_settings.redis_url, text=False), "api-2", look_s=0.2)
+
+
+async def test_a_waiter_looks_at_the_record_now_and_then(store: JobStore, watchful: EventHub) -> None:
+    claim = await running(store, stream=False)
+    with watchful.inbox(claim.id) as inbox:
+        waiter = asyncio.create_task(watchful.ending(claim.id, inbox))
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
+        assert (await asyncio.wait_for(waiter, 10)).result == b"{}"
+    await watchful.stop()
+
+
+async def test_a_follower_looks_at_the_log_now_and_then(store: JobStore, watchful: EventHub) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(watchful, claim.id))
+    await eventually(lambda: watchful._inboxes)
+    await speak(store, claim, 5)
+    await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
+    assert texts(await asyncio.wait_for(follower, 10)) == [1, 2, 3, 4, 5]
+    await watchful.stop()
+
+
+async def test_a_long_log_is_read_in_pages(store: JobStore, hub: EventHub) -> None:
+    claim = await running(store)
+    said = 2 * PAGE + 17
+    await store.append([(claim.id, claim.attempt, seq, f"t{seq}") for seq in range(1, said + 1)])
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    with hub.inbox(claim.id) as inbox:
+        pages = [page async for page in hub.follow(claim.id, inbox)]
+    assert max(len(page) for page in pages) <= PAGE
+    assert texts([event for page in pages for event in page]) == list(range(1, said + 1))
+
+
+async def test_a_slow_client_holds_no_more_than_its_bytes(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    client = connect(broker_settings.redis_url, text=False)
+    small = EventHub(store, client, "api-3", inbox_max_bytes=10_000)
+    await small.start()
+    claim = await running(store, sink="api-3")
+    with small.inbox(claim.id) as inbox:
+        for seq in range(1, 21):
+            await store.append([(claim.id, claim.attempt, seq, "t" + "x" * 1000)])
+        await eventually(lambda: inbox.lost)
+        assert not inbox.events
+        await store.finish(claim, W, JobState.SUCCEEDED)
+        events = [event async for batch in small.follow(claim.id, inbox, live=True) for event in batch]
+    assert [parse_cursor(eid)[1] for eid, payload in events if payload[0] == "t"] == list(range(1, 21))
+    await small.stop()
+
+
+async def test_a_result_too_long_to_be_published_is_read_from_the_record(
+    store: JobStore, hub: EventHub
+) -> None:
+    """Redis would disconnect the subscription, which all clients of the process share."""
+
+    async def subscribers() -> set[str]:
+        return {one["id"] for one in await store.client.client_list(_type="pubsub")}
+
+    result = b'"' + b"x" * (40 * 1024 * 1024) + b'"'
+    before = await subscribers()
+    claim = await running(store, stream=False)
+    with hub.inbox(claim.id) as inbox:
+        await store.watch(claim.id, "api-1")
+        waiter = asyncio.create_task(hub.ending(claim.id, inbox))
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=result)
+        ending = await asyncio.wait_for(waiter, 10)
+    assert (ending.state, ending.status) == (JobState.SUCCEEDED, 200)
+    ended = await hub.ended(claim.id)
+    assert ended is not None
+    assert ended.result == result
+    assert await subscribers() == before
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+async def test_a_chunk_too_long_to_be_published_is_read_from_the_log(
+    store: JobStore, hub: EventHub, *, at_the_end: bool
+) -> None:
+    claim = await running(store)
+    follower = asyncio.create_task(read_all(hub, claim.id))
+    await eventually(lambda: store.client.hexists(store.keys("job", claim.id), "sinks"))
+    await speak(store, claim, 2)
+    long = "t" + "x" * 1_000_000
+    if not at_the_end:
+        await store.append([(claim.id, claim.attempt, 3, long), (claim.id, claim.attempt, 4, "t4")])
+    tail = [(3, long), (4, "t4")] if at_the_end else []
+    await store.finish(claim, W, JobState.SUCCEEDED, tail=tail)
+    said = [payload for _, payload in await asyncio.wait_for(follower, 10) if payload[0] == "t"]
+    assert said == ["t1", "t2", long, "t4"]
+
+
+async def test_an_unexpected_error_does_not_end_the_subscription(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    heard: list[list[str]] = []
+    gaps: list[int] = []
+
+    def gap() -> None:
+        gaps.append(1)
+        if len(gaps) == 1:
+            raise KeyError("a defect")
+        if len(gaps) == 2:
+            raise asyncio.CancelledError  # as redis-py's time-outs have let one escape
+
+    ears = Subscriber(connect(broker_settings.redis_url, text=False), "channel", heard.append, gap)
+    await ears.start()
+    await eventually(lambda: len(gaps) == 3)
+    assert ears.deaf_s == 0
+    await store.client.publish("channel", msgspec.msgpack.encode(["a"]))
+    await eventually(lambda: heard == [["a"]])
+    await ears.stop()
+    assert ears.deaf_s == float("inf")
+
+
+async def test_chunks_of_one_call_that_are_long_together_come_in_order(
+    store: JobStore, hub: EventHub
+) -> None:
+    """They are published in several messages."""
+    one, other = [await running(store, sink="api-1") for _ in range(2)]
+    with hub.inbox(one.id) as inbox:
+        entries = [
+            (claim.id, claim.attempt, seq, f"t{seq}" + "x" * 100_000)
+            for seq in range(1, 9)
+            for claim in (one, other)
+        ]
+        await store.append(entries)
+        await store.finish(one, W, JobState.SUCCEEDED)
+        events = [event async for batch in hub.follow(one.id, inbox, live=True) for event in batch]
+    assert [parse_cursor(eid)[1] for eid, payload in events if payload[0] == "t"] == list(range(1, 9))
+    assert all(len(payload) == 100_002 for _, payload in events if payload[0] == "t")
+    await store.finish(other, W, JobState.SUCCEEDED)

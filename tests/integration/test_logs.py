@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from broker.settings import BrokerSettings
 from monitoring.events import EVENTS
 from monitoring.logging import FIRST
 from monitoring.trace_context import TraceContext
+from tests.environment import clean
 from tests.processes import ROOT, ApiProcess, WorkerProcess
 from tests.support import eventually, free_port
 
@@ -44,9 +44,8 @@ async def stack(
     }
     log = tmp_path / "api.log"
     with log.open("wb") as out:
-        env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
         argv = [sys.executable, "-c", _RUN, json.dumps(given)]
-        api = subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=out, env=env, start_new_session=True)
+        api = subprocess.Popen(argv, cwd=ROOT, stdout=out, stderr=out, env=clean(), start_new_session=True)
     worker = WorkerProcess(broker_settings, tmp_path / "worker.log", **LOUD, retry_base_s=0.05)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20.0) as http:

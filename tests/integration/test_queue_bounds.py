@@ -163,7 +163,7 @@ async def test_reject_mode_knows_slots_drains_pauses_and_bounds(
         await rejecting.accept(spec())
     with pytest.raises(BusyError):
         await rejecting.accept(spec())
-    chunk = spec(lane=Lane.LOW, endpoint=CHUNK_ENDPOINT)
+    chunk = spec(lane=Lane.LOW, endpoint=CHUNK_ENDPOINT, metadata={"batch": "batch_1"})
     await with_settings(store, broker_settings, queue_mode="reject").accept(
         chunk
     )  # a promoted one waits its turn

@@ -83,3 +83,9 @@ async def test_models_written_by_an_older_version_are_read(store: JobStore) -> N
 async def test_running_jobs_are_counted_now(store: JobStore) -> None:
     await Puppet(store, "one").live(running=5)
     assert [worker["running"] for worker in await store.workers()] == [0]
+
+
+async def test_a_lease_ends_to_the_millisecond(store: JobStore) -> None:
+    await Puppet(store, "one").live("m")
+    await store.client.zadd(store.keys("workers"), {"one": await store.now_ms()})
+    assert await store.workers() == []

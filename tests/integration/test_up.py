@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -100,6 +101,13 @@ def shared(up_for_all):
     return one
 
 
+def command_line(process):
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return ""
+
+
 def complete(url):
     answer = httpx.post(f"{url}/v1/chat/completions", json=BODY, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -111,6 +119,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
     one.until_ready()
     complete(one.url)
     assert httpx.get(f"http://127.0.0.1:{one.flower_port}/").status_code == 200
+    assert httpx.get(one.url).json()["links"]["flower"] == f"http://127.0.0.1:{one.flower_port}"
     for what in ("api", "flower", "redis", "worker", "logs"):
         assert re.search(rf"^  {what} +\S", one.out.read_text(), re.MULTILINE)
     one.process.send_signal(signal.SIGINT)
@@ -136,15 +145,21 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
     assert one.process.wait(40) == 0
 
 
-def test_killed_it_takes_everything_with_it(up):
-    one = up("--no-flower")
+def test_killed_it_takes_everything_with_it_and_its_jobs_go_on_at_the_next_start(up):
+    one = up("--no-flower", **SLOW)
     one.until_ready()
     assert len(one.family) >= 5  # the guardian, the server, the api, the coordinator, the worker
+    with Penstock(one.url) as client:
+        job = client.submit(LONG, stream=True)
+        assert next(client.stream(job.id))
     one.process.kill()
     wait_until(one.nothing_left)
-    again = up("--no-flower")
+    again = up("--no-flower", **SLOW)
     again.until_ready()  # the data folder is free again
-    complete(again.url)
+    with Penstock(again.url) as client:
+        # Its worker is known to be dead: nobody waits for the lease.
+        wait_until(lambda: client.jobs.get(job.id).attempt == 2, LEASE_TTL_S / 4)
+        assert client.jobs.get(job.id).history[0]["reason"] == "worker_lost"
 
 
 @pytest.mark.parametrize("victim", ["api", "coordinator", "worker"])
@@ -175,6 +190,7 @@ SLOW = {
     "PENSTOCK_LEASE_TTL_S": str(LEASE_TTL_S),
     "PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.01",
     "PENSTOCK_REAP_INTERVAL_S": "0.5",
+    "PENSTOCK_BATCH_LEASE_S": str(LEASE_TTL_S),
 }
 LONG = BODY | {"max_tokens": 2000}
 
@@ -186,6 +202,19 @@ def pair(tmp_path_factory):
         one = start("--no-flower", "--workers", "2", **SLOW)
         one.until_ready()
         yield one
+
+
+def test_two_workers_although_one_was_killed_before_both_were_ready(up):
+    one = up("--no-flower", "--workers", "2", **SLOW)
+    found = wait_until(
+        lambda: [child for child in descendants(one.process.pid) if "worker-2" in command_line(child)]
+    )
+    found[0].kill()
+    one.until_ready()
+    assert one.printed("worker-2 was killed by SIGKILL; starting it again in 1 s")
+    with Penstock(one.url) as client:
+        assert len(client.workers.list()) == 2
+        assert found[0].pid not in {worker.pid for worker in client.workers.list()}
 
 
 def test_two_workers(pair):
@@ -222,6 +251,21 @@ def test_the_jobs_of_a_killed_worker_are_taken_over_at_once_not_after_its_lease(
         # It comes back, as another incarnation.
         wait_until(lambda: {worker.name for worker in client.workers.list()} >= {victim.name}, 30)
         assert first not in {worker.id for worker in client.workers.list()}
+
+
+def test_the_batches_of_a_killed_coordinator_go_on_at_once_not_after_its_lease(pair, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": BODY | {"max_tokens": 100}}
+    rows.write_text("".join(json.dumps(line | {"custom_id": str(n)}) + "\n" for n in range(4)))
+    with Penstock(pair.url) as client:
+        batch = client.batches.create(client.files.upload(rows).id)
+        wait_until(lambda: client.batches.get(batch.id).status == "in_progress")
+        pair.child("coordinator").kill()
+        killed_at = time.monotonic()
+        wait_until(lambda: client.batches.get(batch.id).done, LEASE_TTL_S)
+        assert time.monotonic() - killed_at < LEASE_TTL_S / 4, "the lease was waited for"
+        counts = client.batches.get(batch.id).request_counts
+        assert (counts.completed, counts.total) == (4, 4)
 
 
 def test_a_drained_worker_stays_away_and_its_jobs_go_on(pair):

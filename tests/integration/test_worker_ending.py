@@ -139,3 +139,49 @@ async def test_an_idle_worker_ends_though_redis_is_gone(site: Site) -> None:
     site.kill()
     site.worker.signal(signal.SIGTERM)
     await ends(site.worker, 1.0)
+
+
+WEDGED = {"lease_ttl_s": 1.0, "heartbeat_s": 0.1, "reap_interval_s": 0.1}
+
+
+async def test_a_drain_ends_in_time_though_the_loop_is_wedged(store: JobStore, ready) -> None:
+    wedge = "worker.before_beat=sleep:60@10"
+    worker = await ready(**SLOW, drain_timeout_s=1.0, heartbeat_s=0.1, failpoints=wedge)
+    await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text(), 60)
+    worker.signal(signal.SIGTERM)
+    await ends(worker, 1.0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("action", "sign"),
+    [("sleep:60", "loop_stalled"), ("wedge", "Timeout (0:00:10)")],
+)
+async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
+    store: JobStore, ready, action: str, sign: str
+) -> None:
+    """Its jobs run elsewhere meanwhile. With ``wedge``, no thread of it can run Python."""
+    worker = await ready(**SLOW, **WEDGED, failpoints=f"worker.before_beat={action}@20")
+    job_id = await submit(store, chat(max_tokens=1000))
+    await running(store, job_id)
+    await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text())
+    assert await asyncio.to_thread(worker.wait) == 1
+    text = worker.log.read_text()
+    assert sign in text
+    assert "in keep" in text  # the heartbeat, where it hangs
+
+    async def moved_on() -> bool:
+        await store.reap()
+        return await reasons(store, job_id) == (JobState.QUEUED, ["worker_lost"])
+
+    await eventually(moved_on)
+
+
+async def test_a_worker_that_loses_its_heartbeat_ends_and_gives_its_jobs_back(store: JobStore, ready) -> None:
+    worker = await ready(**SLOW, heartbeat_s=0.1, failpoints="worker.before_beat=raise@10")
+    job_id = await submit(store, LONG, max_attempts=1)
+    await running(store, job_id)
+    await ends(worker, 1.0, status=1)
+    assert "the heartbeat ended" in worker.log.read_text()
+    assert await reasons(store, job_id) == (JobState.QUEUED, ["released"])
+    assert await store.workers() == []

@@ -37,6 +37,7 @@ FACE = {TOP, "http", "access", "middleware", "admission"}
 ROOMS = {
     "api": {
         "http": set(),
+        "connections": {"http"},
         "access": {"http"},
         "middleware": {"http", "access"},
         "admission": {TOP, "http"},
@@ -45,7 +46,7 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
-        TOP: FACE | {"openai", "jobs", "files", "batches", "operations"},
+        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations"},
     },
     "broker": {
         "db": set(),

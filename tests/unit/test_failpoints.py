@@ -70,6 +70,15 @@ def test_a_window_acts_once_at_its_nth_time(monkeypatch: pytest.MonkeyPatch) -> 
         failpoints.hit("no.such.window")
 
 
+def test_a_window_may_act_at_each_time_from_the_nth_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, "engine.run=raise@2+")
+    failpoints.arm_from_environment()
+    failpoints.hit("engine.run")
+    for _ in range(3):
+        with pytest.raises(failpoints.FailpointReachedError):
+            failpoints.hit("engine.run")
+
+
 def test_nothing_is_armed_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(failpoints.VARIABLE, raising=False)
     failpoints.arm_from_environment()

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from jobs.lanes import Lane
@@ -58,11 +58,15 @@ class Gate:
 
     Args:
         engine: started; its own signals count.
+
+    Attributes:
+        on_parked: called on the engine's loop when a job leaves its slot.
     """
 
     def __init__(self, engine: Engine, lanes: LaneController) -> None:
         self._engine, self._lanes = engine, lanes
         self._bulk = self._others = 0  # messages that were taken and not settled
+        self._parked_bulk = self._parked_others = 0  # of these
         self._taken = self._claimed = 0  # since the start
         self._chunks: set[ChunkSlots] = set()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
@@ -70,6 +74,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._next: asyncio.Handle | None = None
         self.running_rows = 0
+        self.on_parked: Callable[[], None] = lambda: None
 
     # ---- messages, on the consumer's thread --------------------------------------------------------------------
 
@@ -77,6 +82,11 @@ class Gate:
     def messages(self) -> int:
         """Messages that were taken and not settled."""
         return self._bulk + self._others
+
+    @property
+    def parked(self) -> int:
+        """Messages whose jobs take no slot now. From any thread."""
+        return self._parked_bulk + self._parked_others
 
     def take_message(self, *, bulk: bool) -> None:
         """Count a message that was popped."""
@@ -112,6 +122,23 @@ class Gate:
     def count_claim(self) -> None:
         """Note that it is known of one more message whether it is a chunk."""
         self._claimed += 1
+
+    @contextmanager
+    def park(self, *, bulk: bool) -> Iterator[None]:
+        """Take a job off its slot, for as long as it waits for something else than the engine; then see :meth:`slot`."""
+        self._parked_bulk += bulk
+        self._parked_others += not bulk
+        self.on_parked()
+        try:
+            yield
+        finally:
+            self._parked_bulk -= bulk
+            self._parked_others -= not bulk
+
+    async def slot(self) -> None:
+        """Wait until a job that was parked has a slot again. No other message gets the next free one."""
+        while self.messages - self.parked > self._lanes.capacity:  # noqa: ASYNC110 - another thread settles them
+            await asyncio.sleep(_RECHECK_S)
 
     @contextmanager
     def open_chunk(self, lane: Lane, rows: int) -> Iterator[ChunkSlots]:
@@ -199,10 +226,10 @@ class Gate:
     def _free(self, rows: int, *, overcommit: bool = False) -> int:
         """Return how many more bulk jobs or rows may go onto the engine beside ``rows``."""
         bulk_chunks, other_chunks = self.chunks()
-        others = max(0, self._others - other_chunks)
+        others = max(0, self._others - self._parked_others - other_chunks)
         if others and others >= self._lanes.reserved:
             others += self._lanes.headroom  # so that the next interactive job, too, finds a place
         stats = self._engine.stats()
-        bulk = max(0, self._bulk - bulk_chunks) + rows
+        bulk = max(0, self._bulk - self._parked_bulk - bulk_chunks) + rows
         signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
         return self._lanes.free(signals, time.monotonic(), overcommit=overcommit)

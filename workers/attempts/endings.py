@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
@@ -19,7 +19,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.reasons import STOP_RULES, StopReason
-from workers.engines.base import Final
+from workers.engines.base import Engine, Final, death_counts
 
 log = structlog.get_logger(__name__)
 
@@ -44,11 +44,15 @@ class Endings:
     """Writes the ends of a worker's attempts.
 
     Args:
+        engine: runs the attempts.
         worker: this worker's incarnation.
         max_result_bytes: a larger response fails its job.
     """
 
-    def __init__(self, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int) -> None:
+    def __init__(
+        self, engine: Engine, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int
+    ) -> None:
+        self._engine = engine
         self._store = store
         self._worker = worker
         self._metrics = metrics
@@ -85,8 +89,8 @@ class Endings:
             self._metrics.fenced.inc()
             return Outcome(None, reason)
         if rule.ends_job is None:
-            if reason is StopReason.ENGINE_DEAD and attempt.on_engine:
-                return await self.engine_died(attempt, "the engine died")
+            if reason is StopReason.ENGINE_DEAD:
+                return await self.engine_died(attempt, "the engine died", reached=attempt.on_engine)
             return await self.release(attempt)
         partial = final if rule.keeps_partial and final is not None and final.status < 400 else None
         if partial is not None and len(partial.body) > self._max_result_bytes:
@@ -103,12 +107,15 @@ class Endings:
         status = final.status if final else FAILURES[error.code].http_status
         result = final.body if final else b""
         chance = random.random()
-        return await self._give_back(
-            attempt,
-            lambda: self._store.retry_later(
-                attempt.claim, self._worker, error, chance, status=status, result=result
-            ),
-        )
+        try:
+            return await self._give_back(
+                attempt,
+                lambda: self._store.retry_later(
+                    attempt.claim, self._worker, error, chance, status=status, result=result
+                ),
+            )
+        except StoreFaultError:
+            return await self._finish(attempt, JobState.FAILED, final=final, error=error)
 
     async def release(self, attempt: Attempt) -> Outcome:
         """Give a job back, at no cost to it."""
@@ -116,11 +123,24 @@ class Endings:
             attempt, lambda: self._store.release(attempt.claim, self._worker, StopReason.RELEASED)
         )
 
-    async def engine_died(self, attempt: Attempt, message: str) -> Outcome:
-        """Give back a job under which the engine died."""
+    async def engine_died(self, attempt: Attempt, message: str, *, reached: bool) -> Outcome:
+        """Give back a job under which the engine died. ``reached``: the engine had its request."""
+        if not reached:
+            return await self.release(attempt)
+        if not death_counts(self._engine, reached=reached):
+            return await self.retry(attempt, JobError(FailureCode.ENGINE_UNAVAILABLE, message))
         return await self._give_back(
             attempt, lambda: self._store.release_from_dead_engine(attempt.claim, self._worker, message)
         )
+
+    async def crashed(self, attempt: Attempt, error: Exception) -> Outcome:
+        """Have a job tried again after our own code failed: the record must not stay as running.
+
+        Raises:
+            Exception: this failed, too.
+        """
+        message = f"{type(error).__name__}: {error}"[:500].encode(errors="replace").decode()
+        return await self.retry(attempt, JobError(FailureCode.INTERNAL, message))
 
     async def _give_back(
         self, attempt: Attempt, transition: Callable[[], Awaitable[JobState | None]]
@@ -136,7 +156,11 @@ class Endings:
         return Outcome(state, await self._failure_code(attempt) if state is JobState.FAILED else None)
 
     async def _insist(self, attempt: Attempt, step_name: str, write: Callable[[], Awaitable[T]]) -> T | None:
-        """Write, again and again while Redis is away. None: the lease is lost, so the write no longer matters."""
+        """Write, again and again while Redis is away. None: the lease is lost, so the write no longer matters.
+
+        Raises:
+            StoreFaultError: Redis refuses the write, now and later.
+        """
         step = attempt.spans.step(step_name)
         try:
             while True:
@@ -155,7 +179,7 @@ class Endings:
         """Read with which code the store failed a job, for the log and the metrics."""
         try:
             job = await self._store.get(attempt.claim.id)
-        except StoreUnavailableError:
+        except StoreError:
             job = None
         if job is None or not isinstance(job.phase, Failed):
             return FailureCode.INTERNAL
@@ -170,14 +194,13 @@ class Endings:
         error: JobError | None = None,
         partial: Final | None = None,
     ) -> Outcome:
-        """Write the job's end."""
+        """Write the job's end. If Redis refuses it for a fault, the job fails, with an end that is as small as can be."""
         tail = attempt.buffer.take()
         failpoints.hit("worker.before_finish")
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
-        written = await self._insist(
-            attempt,
-            "finish",
-            lambda: self._store.finish(
+
+        async def write() -> bool:
+            return await self._store.finish(
                 attempt.claim,
                 self._worker,
                 state,
@@ -187,8 +210,18 @@ class Endings:
                 error=error,
                 partial=partial.body if partial else b"",
                 tail=tail,
-            ),
-        )
+            )
+
+        try:
+            written = await self._insist(attempt, "finish", write)
+        except StoreFaultError:
+            if not (tail or final or partial):
+                raise
+            state, final, partial, tail = JobState.FAILED, None, None, []
+            error = JobError(
+                FailureCode.INTERNAL, "Redis refused to store the job's end; the worker's log says why"
+            )
+            written = await self._insist(attempt, "finish", write)
         if not written:
             self._metrics.fenced.inc()
             return Outcome(None, StopReason.FENCED)

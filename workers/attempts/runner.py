@@ -11,7 +11,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from broker.attempts import Claim, Dropped
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -30,7 +30,7 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, being_cancelled, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Runner:
         max_result_bytes: a larger response fails its job.
         run_chunk: runs a chunk of a batch, whose place in a trace it gets; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
-        on_engine_dead: called with a message once the engine itself is dead; nothing is claimed from then on.
+        die: ends the worker, since it cannot go on, with the reason.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Runner:
         max_result_bytes: int,
         run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
-        on_engine_dead: Callable[[str], None],
+        die: Callable[[str], None],
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
         self._gate, self._metrics, self._tracer = gate, metrics, tracer
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
-        self._on_engine_dead = on_engine_dead
-        self._endings = Endings(store, worker, metrics, max_result_bytes)
+        self._die = die
+        self._endings = Endings(engine, store, worker, metrics, max_result_bytes)
         self._flusher = Flusher(store, self._on_refused)
-        self._quarantine = Quarantine(_SUSPECT_WINDOW_S)
+        self._quarantine = Quarantine(gate, _SUSPECT_WINDOW_S)
         self._attempts: dict[str, Attempt] = {}
         self._closing: StopReason | None = None
         self.engine_died = False
@@ -139,25 +139,44 @@ class Runner:
             self._metrics.dropped.labels(claim.reason).inc()
             log.debug("message_dropped", reason=claim.reason)
             return Outcome(None, claim.reason)
-        failpoints.hit("worker.after_claim")
-        queue = self._store.keys("queue", self._pool, claim.lane)
-        spans = begin_attempt(self._tracer, claim, self._worker, queue, asked_ns)
-        if spans.span.context is not None:
-            bind_contextvars(trace_id=spans.span.context.trace_id)
-        log.debug("job_claimed", attempt=claim.attempt, queue=queue, waited_ms=claim.waited_ms)
-        buffer = StreamBuffer(claim.id, claim.attempt)
-        attempt = self._attempts[job_id] = Attempt(claim, buffer, stop=self._closing, spans=spans)
+        attempt = self._attempts[job_id] = Attempt(
+            claim, StreamBuffer(claim.id, claim.attempt), stop=self._closing
+        )
         self.accounts.begin(attempt)
         outcome = Outcome(None, "crashed")
         try:
+            failpoints.hit("worker.after_claim")
+            self._begin_spans(attempt, asked_ns)
             outcome = await self._carry_out(attempt)
+        except Exception as error:
+            log.exception("attempt_crashed", attempt=claim.attempt)
+            outcome = await self._rescue(attempt, error)
         finally:
-            spans.end(outcome.state, outcome.reason)
+            attempt.spans.end(outcome.state, outcome.reason)
             if self._attempts.get(job_id) is attempt:
                 del self._attempts[job_id]
             self.accounts.end(attempt, outcome)
         _report(attempt, outcome)
         return outcome
+
+    def _begin_spans(self, attempt: Attempt, asked_ns: int) -> None:
+        claim = attempt.claim
+        queue = self._store.keys("queue", self._pool, claim.lane)
+        attempt.spans = spans = begin_attempt(self._tracer, claim, self._worker, queue, asked_ns)
+        if spans.span.context is not None:
+            bind_contextvars(trace_id=spans.span.context.trace_id)
+        log.debug("job_claimed", attempt=claim.attempt, queue=queue, waited_ms=claim.waited_ms)
+
+    async def _rescue(self, attempt: Attempt, error: Exception) -> Outcome:
+        """Give back a job whose attempt our own code broke. If that fails, too, only the lease's end frees the job."""
+        if attempt.task is not None:
+            attempt.task.cancel()
+        try:
+            return await self._endings.crashed(attempt, error)
+        except Exception:
+            log.exception("job_not_given_back", attempt=attempt.claim.attempt)
+            self._die(f"{attempt.claim.id} can neither end nor be given back")
+            return Outcome(None, "crashed")
 
     async def _claim(self, job_id: str) -> Claim | Dropped:
         """Claim. If Redis refuses, the message is dropped, and the reaper pushes the job again."""
@@ -166,32 +185,29 @@ class Runner:
         except StoreUnavailableError as error:
             log.warning("claim_failed", job_id=job_id, error=str(error))
             return Dropped("redis_unavailable")
+        except StoreFaultError:  # it is reported
+            return Dropped("store_fault")
 
     async def _carry_out(self, attempt: Attempt) -> Outcome:
         """Run an attempt on the engine, and write its end."""
         claim, endings = attempt.claim, self._endings
         if reason := attempt.stopped():
             return await endings.stopped(attempt, reason)
-        loop = asyncio.get_running_loop()
-        attempt.task = loop.create_task(self._execute(attempt))
-        timer = None
-        if claim.timeout_ms is not None:
-            timer = loop.call_later(claim.timeout_ms / 1000, self.stop, claim.id, StopReason.TIMEOUT)
+        attempt.task = asyncio.get_running_loop().create_task(self._execute(attempt))
         try:
             final = await attempt.task
         except asyncio.CancelledError:
             if reason := attempt.stopped():
                 return await endings.stopped(attempt, reason)
             attempt.task.cancel()
-            raise
+            if being_cancelled():
+                raise
+            raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
         except Exception as error:
             log.exception("run_crashed", attempt=claim.attempt)
             return await endings.fail(attempt, FailureCode.INTERNAL, f"{type(error).__name__}: {error}")
-        finally:
-            if timer is not None:
-                timer.cancel()
         self.accounts.answered(attempt, final)
         if reason := attempt.stopped():
             return await endings.stopped(attempt, reason, final)
@@ -199,7 +215,7 @@ class Runner:
 
     async def _execute(self, attempt: Attempt) -> Final:
         claim, buffer = attempt.claim, attempt.buffer
-        span = NO_SPAN
+        span, timer = NO_SPAN, None
 
         def emit(chunk: Chunk) -> None:
             if span.recording and not buffer.begun:
@@ -211,7 +227,12 @@ class Runner:
             buffer.append(chunk)
             self._flusher.schedule(buffer)
 
-        async with self._quarantine.alone() if claim.kills else nullcontext():
+        async with self._quarantine.alone(claim.lane) if claim.kills else nullcontext():
+            if claim.timeout_ms is not None:
+                limit_s = claim.timeout_ms / 1000
+                timer = asyncio.get_running_loop().call_later(
+                    limit_s, self.stop, claim.id, StopReason.TIMEOUT
+                )
             span = attempt.spans.engine(claim, self._engine.name)
             request = EngineRequest(
                 claim.id,
@@ -233,6 +254,8 @@ class Runner:
                 span.error(type(error).__name__)
                 raise
             finally:
+                if timer is not None:
+                    timer.cancel()
                 if span.recording:
                     span.end()
             return final
@@ -249,12 +272,10 @@ class Runner:
             for other in list(self._attempts.values()):
                 if not other.on_engine:
                     self.stop(other.claim.id, StopReason.RELEASED)
-            self._on_engine_dead(message)
+            self._die(f"the engine died: {message}")
         else:  # a broken connection, say
             return await self._endings.retry(attempt, JobError(FailureCode.ENGINE_UNAVAILABLE, message))
-        if error.reached:
-            return await self._endings.engine_died(attempt, message)
-        return await self._endings.release(attempt)
+        return await self._endings.engine_died(attempt, message, reached=error.reached)
 
 
 def _report(attempt: Attempt, outcome: Outcome) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context
+from typing import TypeAlias
 
 import structlog
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.stream_chunks import Chunk, Text, encode, merge
 from monitoring import failpoints
@@ -17,11 +18,17 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S = 0.2
 
+_Entry: TypeAlias = tuple[str, int, int, str]
+
 
 class StreamBuffer:
-    """Chunks of one attempt that are not written yet, merged if possible."""
+    """Chunks of one attempt that are not written yet, merged if possible.
 
-    __slots__ = ("_pending", "_sending", "_texts", "attempt", "begun", "dirty", "job_id", "seq")
+    Attributes:
+        held: Redis refused its chunks for a fault. The attempt's end writes them, or fails.
+    """
+
+    __slots__ = ("_pending", "_sending", "_texts", "attempt", "begun", "dirty", "held", "job_id", "seq")
 
     def __init__(self, job_id: str, attempt: int) -> None:
         self.job_id = job_id
@@ -29,6 +36,7 @@ class StreamBuffer:
         self.seq = 0
         self.begun = False
         self.dirty = False
+        self.held = False
         self._pending: list[Chunk] = []
         self._texts: list[str] = []
         self._sending: list[tuple[int, str]] = []
@@ -57,13 +65,16 @@ class StreamBuffer:
         return sending + self._number()
 
     def send(self) -> list[tuple[int, str]]:
-        """Hand over what is new, as numbered payloads; :meth:`sent` confirms that they are written."""
-        self._sending = self._number()
+        """Hand over what is not known to be written, as numbered payloads; :meth:`sent` confirms that they are."""
+        if self.held:
+            return []
+        self._sending += self._number()
         return self._sending
 
     def sent(self) -> None:
         """Confirm what :meth:`send` handed over."""
-        self._sending = []
+        if not self.held:
+            self._sending = []
 
     def _number(self) -> list[tuple[int, str]]:
         self._join_texts()
@@ -102,25 +113,49 @@ class Flusher:
         try:
             while self._dirty:
                 buffers, self._dirty = self._dirty, []
-                entries = []
                 for buffer in buffers:
                     buffer.dirty = False
-                    entries += [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()]
-                if not entries:
-                    continue
-                failpoints.hit("worker.before_append")
-                refused = await self._append(entries)
-                failpoints.hit("worker.after_append")
-                for buffer in buffers:
-                    buffer.sent()
-                for buffer in buffers if refused else ():
-                    if buffer.job_id in refused:
-                        self._on_refused(buffer.job_id, buffer.attempt)
+                try:
+                    await self._write(buffers)
+                except Exception:  # the chunks go out with the next ones, or with the attempt's end
+                    log.exception("append_failed", streams=len(buffers))
         finally:
             self._task = None
 
-    async def _append(self, entries: list[tuple[str, int, int, str]]) -> frozenset[str]:
-        """Append, until Redis has it: entries are numbered, so that a retry writes nothing twice."""
+    async def _write(self, buffers: list[StreamBuffer]) -> None:
+        groups: list[list[_Entry]] = [
+            [(buffer.job_id, buffer.attempt, seq, text) for seq, text in buffer.send()] for buffer in buffers
+        ]
+        if not any(groups):
+            return
+        failpoints.hit("worker.before_append")
+        try:
+            refused = await self._append([entry for group in groups for entry in group])
+        except StoreFaultError:
+            refused = await self._append_each(buffers, groups)
+        failpoints.hit("worker.after_append")
+        for buffer in buffers:
+            buffer.sent()
+        for buffer in buffers if refused else ():
+            if buffer.job_id in refused:
+                self._on_refused(buffer.job_id, buffer.attempt)
+
+    async def _append_each(self, buffers: list[StreamBuffer], groups: list[list[_Entry]]) -> frozenset[str]:
+        """Append the chunks of each job alone, so that those of one that Redis refuses hinder no other."""
+        refused: frozenset[str] = frozenset()
+        for buffer, entries in zip(buffers, groups, strict=True):
+            try:
+                refused |= await self._append(entries)
+            except StoreFaultError:
+                buffer.held = True
+        return refused
+
+    async def _append(self, entries: list[_Entry]) -> frozenset[str]:
+        """Append, until Redis has it: entries are numbered, so that a retry writes nothing twice.
+
+        Raises:
+            StoreFaultError: Redis refuses them, now and later.
+        """
         while True:
             try:
                 return await self._store.append(entries)

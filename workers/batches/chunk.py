@@ -15,7 +15,7 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from jobs.batches import new_writer
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
@@ -162,7 +162,7 @@ class ChunkRunner:
     async def _wait_for_storage(self, spec: ChunkSpec, slots: ChunkSlots, error: StorageError) -> None:
         slots.stalled = True  # until something can be read
         log.warning("chunk_waits_for_storage", batch=spec.batch, error=str(error))
-        with suppress(StoreUnavailableError):
+        with suppress(StoreError):
             await self._chunks.hold(spec.batch, error.reason)
         await asyncio.sleep(_RETRY_S)
 

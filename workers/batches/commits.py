@@ -10,7 +10,7 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreUnavailableError
 from jobs.batch_keys import part_key
 from jobs.batch_model import Counts
 from monitoring import failpoints
@@ -160,7 +160,7 @@ class Committer:
     async def _hold(self, reason: str) -> None:
         try:
             await self._chunks.hold(self._spec.batch, reason)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("batch_hold_not_noted", batch=self._spec.batch, error=str(error))
 
     async def _count(self, last: int) -> Go:

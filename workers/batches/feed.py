@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import structlog
 
+from jobs.answers import failure_body
 from jobs.batch_lines import response_line, row_id
 from jobs.batch_rows import Row, read_row
+from jobs.failures import FailureCode
+from monitoring import failpoints
 from storage import Storage, StorageError
 from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
 from workers.batches.commits import Committer, FinishedRow
 from workers.batches.row import ChunkAttempt, RowRunner
+from workers.engines.base import Final, being_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +50,7 @@ class Feeder:
         self.tasks: set[asyncio.Task[bool]] = set()
         self.stopped = False
         """Whether the chunk was ended early."""
+        self._lost: BaseException | None = None
 
     @property
     def complete(self) -> bool:
@@ -59,7 +64,11 @@ class Feeder:
             task.cancel()
 
     async def run(self, done: frozenset[str]) -> None:
-        """Run the rows that are not in ``done``, and return when the last of them has ended."""
+        """Run the rows that are not in ``done``, and return when the last of them has ended.
+
+        Raises:
+            BaseException: a row came to no end. The chunk's job must fail, or the chunk is submitted again for ever.
+        """
         number = 0
         async for row, at in self._missing(done):
             if self._committer.uncommitted >= UNCOMMITTED:
@@ -78,6 +87,8 @@ class Feeder:
                 await asyncio.wait({task})
         while self.tasks:
             await asyncio.wait(set(self.tasks))
+        if self._lost is not None:
+            raise self._lost
 
     async def _missing(self, done: frozenset[str]) -> AsyncIterator[tuple[Row, int]]:
         """Yield each row to run with its offset in the input."""
@@ -104,13 +115,25 @@ class Feeder:
     async def _run_row(self, row: Row, at: int) -> bool:
         """Run one row, and hand its line to the committer. Returns whether it came to an end."""
         ident = row_id(self._chunk.spec.batch, at)
-        final = await self._rows.run(self._chunk, row, ident)
-        if final is None:
-            return False
-        line = response_line(ident, row.custom_id, final.status, final.body, ident)
-        kind = "ok" if final.status < 400 else "err"
-        self._committer.append(FinishedRow(line, kind, usage_of(final.body)))
+        try:
+            final = await self._rows.run(self._chunk, row, ident)
+            if final is None:
+                return False
+            failpoints.hit("bulk.after_row")
+            finished = _finished(ident, row, final)
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                raise
+            finished = self._failed_here(ident, row, error)
+        except Exception as error:  # noqa: BLE001 - run again, it would fail again
+            finished = self._failed_here(ident, row, error)
+        self._committer.append(finished)
         return True
+
+    def _failed_here(self, ident: str, row: Row, error: BaseException) -> FinishedRow:
+        log.error("row_failed_here", batch=self._chunk.spec.batch, row=ident, exc_info=error)
+        message = f"Penstock failed while it ran this request: {type(error).__name__}"
+        return _finished(ident, row, Final(*failure_body(FailureCode.INTERNAL, message), None))
 
     def _row_ended(self, task: asyncio.Task[bool]) -> None:
         """Free the row's place, whatever its end."""
@@ -118,5 +141,11 @@ class Feeder:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("row_lost", batch=self._chunk.spec.batch, chunk=self._chunk.spec.chunk, exc_info=error)
+            self._lost = error
         ended = not task.cancelled() and error is None and task.result()
         self._slots.release(finished=bool(ended))
+
+
+def _finished(ident: str, row: Row, final: Final) -> FinishedRow:
+    line = response_line(ident, row.custom_id, final.status, final.body, ident)
+    return FinishedRow(line, "ok" if final.status < 400 else "err", usage_of(final.body))

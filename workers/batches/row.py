@@ -10,13 +10,13 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
-from jobs.batch_lines import failure_body, json_or_failure
+from jobs.answers import failure_body
 from jobs.batch_rows import Row
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, record_final
+from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, death_counts, record_final
 
 log = structlog.get_logger(__name__)
 
@@ -79,11 +79,11 @@ class RowRunner:
             )
             chunk.on_engine += 1
             try:
-                final = _readable(await self._engine.run(request, _ignore))
+                final = await self._engine.run(request, _ignore)
                 record_final(span, final)
             except EngineDeadError as error:
                 if await self._engine_is_dead(chunk, error):
-                    return _verdict(chunk, error)
+                    return self._verdict(chunk, error)
                 final = Final(*failure_body(FailureCode.ENGINE_UNAVAILABLE, str(error)[:500]), None)
             except Exception as error:  # an engine's bug must not take the chunk with it
                 log.exception("row_crashed", batch=chunk.spec.batch)
@@ -124,20 +124,14 @@ class RowRunner:
             return True
         return False
 
-
-def _verdict(chunk: ChunkAttempt, error: EngineDeadError) -> Final | None:
-    """Judge a row that was on the engine when it died: it is the cause if it ran alone and the engine had died before."""
-    if chunk.claim.kills and chunk.on_engine == 1 and error.reached:
-        message = "the engine died while it ran this request alone, after it had died under its chunk"
-        return Final(*failure_body(FailureCode.POISONED, message), None)
-    return None
+    def _verdict(self, chunk: ChunkAttempt, error: EngineDeadError) -> Final | None:
+        """Judge a row that was on the engine when it died: the cause, if it ran alone and the engine had died before."""
+        alone = chunk.claim.kills and chunk.on_engine == 1
+        if alone and death_counts(self._engine, reached=error.reached):
+            message = "the engine died while it ran this request alone, after it had died under its chunk"
+            return Final(*failure_body(FailureCode.POISONED, message), None)
+        return None
 
 
 def _ignore(_: object) -> None:
     """Take the chunks of a stream: rows are never streamed."""
-
-
-def _readable(final: Final) -> Final:
-    """Return an end whose body fits into a line of JSON."""
-    status, body = json_or_failure(final.status, final.body)
-    return final if body is final.body else Final(status, body, None)

@@ -65,11 +65,17 @@ class LoopPool(BasePool):  # type: ignore[misc]
         """Open the way back from the loop."""
         self._done: deque[tuple[Callable[..., Any], float, bool, Result]] = deque()
         options = self.app.conf.broker_transport_options
-        options[FREE_SLOTS] = _Number(lambda: int(self.limit) - self.gate.messages)
+        options[FREE_SLOTS] = _Number(lambda: self.num_processes - self.gate.messages)
         options[BULK_ROOM] = (self.bulk_queue, _Number(self.gate.free_messages), _Number(self.gate.recheck_s))
+        self.gate.on_parked = self.wake
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
+
+    @property
+    def num_processes(self) -> int:
+        """The number of messages that Celery may hold: one for each slot, and those that take none."""
+        return int(self.limit) + self.gate.parked
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""

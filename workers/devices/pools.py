@@ -6,12 +6,12 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pydantic
 
 from broker.settings import BrokerSettings, MetricsSettings
+from broker.sources import given, settings_file
 from workers.settings import WorkerSettings
 
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -34,11 +34,6 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 class PoolsStartError(Exception):
     """Something is wrong with the tables. The message names the file, the table and the key."""
-
-
-def settings_file() -> Path:
-    """Return the file that every process reads its settings from."""
-    return Path(str(BrokerSettings.model_config["toml_file"]))
 
 
 def read_tables() -> Tables:
@@ -123,7 +118,8 @@ def _one(name: str, table: Mapping[str, Any], overrides: Mapping[str, Any]) -> W
         for found in error.errors(include_url=False):
             key = str(found["loc"][0]) if found["loc"] else ""
             if key in table and key not in overrides:
-                msg = f"{settings_file()}: [pools.{name}] {key}: {found['msg']} (it is {found['input']!r})"
+                it_is = given(WorkerSettings.model_fields.get(key), found)
+                msg = f"{settings_file()}: [pools.{name}] {key}: {found['msg']}{it_is}"
                 raise PoolsStartError(msg) from error
         raise
 

@@ -13,6 +13,9 @@ _CHOICE_SKIPPED = frozenset({"index", "delta", "text", "logprobs"})
 _SET_ONCE = frozenset({"role", "id", "type", "name"})
 """Strings that name something: if a server repeats one, it does not grow."""
 
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Longest line of a stream. A server that sends no line end must not fill this process's memory."""
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -31,6 +34,10 @@ class StreamError(Exception):
         self.status = status
 
 
+class BadChunkError(Exception):
+    """The server sent what is no chunk: not UTF-8, not JSON, too long, or not an object like OpenAI's."""
+
+
 class SseReader:
     """Cuts a byte stream into the ``data:`` payloads of server-sent events (WHATWG HTML, section 9.2).
 
@@ -42,15 +49,24 @@ class SseReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the payloads that ``data`` completes."""
+        """Return the payloads that ``data`` completes.
+
+        Raises:
+            BadChunkError: one is not UTF-8, or too long.
+        """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise BadChunkError(f"a line has more than {MAX_EVENT_BYTES} bytes")
         out = []
         for line in lines:
             if line.startswith(b"data:"):
                 payload = line[5:].strip()
                 if payload and payload != b"[DONE]":
-                    out.append(payload.decode())
+                    try:
+                        out.append(payload.decode())
+                    except UnicodeDecodeError as error:
+                        raise BadChunkError(f"it is not UTF-8: {payload[:100]!r}") from error
         return out
 
 
@@ -76,9 +92,16 @@ class Assembler:
 
         Raises:
             StreamError: it is an error body.
-            msgspec.DecodeError: it is not JSON.
+            BadChunkError: it is not JSON, or not an object like OpenAI's.
         """
-        chunk = _decode(frame)
+        try:
+            return self._add(_decode(frame), frame)
+        except msgspec.DecodeError as error:
+            raise BadChunkError(f"it is not JSON: {frame[:100]!r}") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            raise BadChunkError(f"it is not like OpenAI's: {frame[:100]!r}") from error
+
+    def _add(self, chunk: Any, frame: str) -> bool:
         if "error" in chunk and "choices" not in chunk:
             error = chunk["error"]
             code = error.get("code") if isinstance(error, dict) else None

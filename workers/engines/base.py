@@ -7,6 +7,7 @@ every engine.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -113,9 +114,14 @@ class ModelInfo:
 
 
 class Engine(Protocol):
-    """Runs requests concurrently on the event loop it was started on."""
+    """Runs requests concurrently on the event loop it was started on.
+
+    Attributes:
+        in_process: it belongs to this worker, with the processes that it starts. False: a server that others use too.
+    """
 
     name: str
+    in_process: bool
 
     async def start(self) -> None:
         """Load the model and be ready to run.
@@ -172,6 +178,9 @@ class Engine(Protocol):
     def stats(self) -> EngineStats:
         """Return its signals, as of the last step."""
 
+    def progress(self) -> float | None:
+        """Return a number that changes with each of its steps. None: it has no request, or cannot tell."""
+
     async def check(self) -> None:
         """Return if the engine is alive.
 
@@ -181,3 +190,22 @@ class Engine(Protocol):
 
     async def stop(self) -> None:
         """Free everything, processes included. Safe to call twice, and after a failed start."""
+
+
+def death_counts(engine: Engine, *, reached: bool) -> bool:
+    """Return whether an engine's death counts against a request.
+
+    Only the death of this worker's own engine does. A server that others use too may be away for any reason: that says
+    nothing about the request.
+
+    Args:
+        engine: dead.
+        reached: it had the request.
+    """
+    return engine.in_process and reached
+
+
+def being_cancelled() -> bool:
+    """Return whether somebody cancels the current task. Otherwise a ``CancelledError`` is the fault of the awaited code."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

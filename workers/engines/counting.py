@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.floats import read_float
 from workers.engines.base import Engine, EngineDeadError, ModelInfo
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ _SHORTEST: tuple[tuple[str, dict[str, Any]], ...] = (
     (EMBEDDINGS, {"input": "x"}),
 )
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
 
 

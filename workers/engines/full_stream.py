@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from jobs.answers import json_or_failure
 from jobs.model import Usage
 from jobs.stream_chunks import Frames
-from workers.engines.assemble import Assembler, SseReader, StreamError
+from workers.engines.assemble import Assembler, BadChunkError, SseReader, StreamError
 from workers.engines.base import Emit, EngineDeadError, Final
 
 
@@ -40,9 +41,10 @@ def read_usage(body: bytes) -> Usage | None:
 
 
 def whole(status: int, body: bytes) -> Final:
-    """Make the end of a run from a complete answer."""
+    """Make the end of a run from a complete answer. One that is not JSON becomes an error that quotes it."""
     # int: vLLM gives some as members of HTTPStatus.
-    return Final(int(status), body, read_usage(body) if status == 200 else None)
+    status, body = json_or_failure(int(status), body)
+    return Final(status, body, read_usage(body) if status == 200 else None)
 
 
 async def relay(
@@ -67,7 +69,7 @@ async def relay(
         The end. An error inside the stream is the end with the error's status; it is not emitted.
 
     Raises:
-        EngineDeadError: the stream broke off.
+        EngineDeadError: the stream broke off, or has a chunk that is not OpenAI's.
     """
     reader, assembler = SseReader(), Assembler(chat=chat)
     try:
@@ -77,8 +79,8 @@ async def relay(
                 emit(Frames(frames))
     except StreamError as error:
         return Final(error.status, error.body, None)
-    except msgspec.DecodeError as error:
-        raise EngineDeadError("the server sent a chunk that is not JSON") from error
+    except BadChunkError as error:
+        raise EngineDeadError(f"the server sent a bad chunk: {error}") from error
     if not assembler.finished and not stopped():
         raise EngineDeadError("the server's stream broke off")
     if assembler.usage is None and ask_usage is not None and (usage := ask_usage()) is not None:

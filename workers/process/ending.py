@@ -108,8 +108,8 @@ class Ending:
             timeout_s: None: as set. Of several deadlines the earliest counts.
         """
         timeout_s = self._drain_timeout_s if timeout_s is None else timeout_s
+        self._begin(timeout_s)  # first: the log may be a pipe that nobody reads
         log.info("draining", timeout_s=timeout_s)
-        self._begin(timeout_s)
 
     def die(self, reason: str) -> None:
         """End with status 1, since the worker cannot go on: soon, whatever its jobs do."""
@@ -157,7 +157,7 @@ class Ending:
         self._deadline = deadline
         if self._phases is None:
             self._phases = asyncio.get_running_loop().create_task(self._run_phases())
-        elif self._timeout is not None:
+        elif self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(self._bound(self._grace_s))
 
     async def _run_phases(self) -> None:

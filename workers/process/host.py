@@ -14,7 +14,7 @@ import structlog
 
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
@@ -32,13 +32,18 @@ from workers.batches.chunk import ChunkRunner
 from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.process.ending import Ending
+from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
 from workers.process.registration import description
+from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
+
+_MIN_STALL_S = 5.0
+"""A loop that hangs for less may go on. Beyond that, and twice the lease, it has lost its jobs, and the process ends."""
 
 
 class EngineHost:
@@ -92,6 +97,8 @@ class EngineHost:
         """
         self._loop.start()
         self._loop.call(self._start(info))
+        stall_s = max(_MIN_STALL_S, 2 * self.settings.lease_ttl_s)
+        Watchdog(self._loop, stall_s, self.ending.die).start()
 
     def submit(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
         """Run a job; ``done`` is called on the loop with its outcome, or with the error that broke the runner."""
@@ -101,7 +108,7 @@ class EngineHost:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
         try:
             return self._loop.call(self._store.cancel(job_id)) or "unknown"
-        except StoreUnavailableError as error:
+        except StoreError as error:
             return str(error)
 
     # ---- on the loop -------------------------------------------------------------------------------------------
@@ -120,7 +127,7 @@ class EngineHost:
         await self.engine.start()
         log.info("engine_ready", engine=self.engine.name)
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
-        self._store = store = JobStore(connect(s.redis_url), s)
+        self._store = store = JobStore(connect(s.redis_url), s, self._metrics.store_faults.inc)
         capacity = s.concurrency or self.engine.capacity()
         lanes = LaneController(
             capacity, s.bulk_reserve, on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc()
@@ -146,7 +153,7 @@ class EngineHost:
             max_result_bytes=s.max_result_bytes,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
-            on_engine_dead=lambda message: self.ending.die(f"the engine died: {message}"),
+            die=self.ending.die,
         )
         facts = description(s, self.engine, self._device, capacity, lanes.ceiling)
         self.info = facts | {"started_at": time.time(), **info()}
@@ -163,13 +170,23 @@ class EngineHost:
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
-        services = {"heartbeat": lease.keep(), "gpu watch": self.gpus.run(s.heartbeat_s), "reaper": reaper}
+        watch = EngineWatch(self.engine, s.engine_stall_s, self._on_engine_death)
+        services = {
+            "heartbeat": lease.keep(),
+            "engine watch": watch.run(s.heartbeat_s),
+            "gpu watch": self.gpus.run(s.heartbeat_s),
+            "reaper": reaper,
+        }
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
 
+    def _on_engine_death(self, message: str) -> None:
+        self._runner.stop_all(StopReason.ENGINE_DEAD)
+        self.ending.die(f"the engine died: {message}")
+
     def _on_service_end(self, task: asyncio.Task[None]) -> None:
-        """End a worker that has lost its heartbeat or its reaper."""
+        """End a worker that has lost one of them: it works without none."""
         if self._closing or self.ending.reason is not None:
             return
         error = None if task.cancelled() else task.exception()

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from broker.db.client import connect
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
@@ -23,7 +23,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
-from workers.engines.base import Engine, EngineDeadError, EngineStartError
+from workers.engines.base import Engine, EngineStartError
 from workers.process.ending import Ending
 from workers.process.registration import register
 
@@ -36,9 +36,9 @@ class Lease:
     Args:
         worker: this worker's incarnation.
         redis_url: for the control channel's own connection.
-        engine: started; asked before each heartbeat whether it is alive.
-        runner: runs the jobs; stops those that the store or the engine's death ends.
-        ending: begun when the lease or the engine is lost, and by a drain.
+        engine: started.
+        runner: runs the jobs; stops those that the store ends.
+        ending: begun when the lease is lost, and by a drain.
         state: returns the worker's record as of now.
     """
 
@@ -64,7 +64,9 @@ class Lease:
         self._counts = CountServer(store.client, store.keys, engine.count)
         # A cancel that is missed comes again with the next heartbeat.
         channel = store.keys("ctl_channel", worker)
-        self._control = Subscriber(connect(redis_url, text=False), channel, self._on_control, lambda: None)
+        self._control = Subscriber(
+            connect(redis_url, text=False), channel, self._on_control, lambda: None, store.faults
+        )
 
     async def take(self, aliases: Sequence[str]) -> None:
         """Register the worker with its models, and listen to its control channel.
@@ -78,21 +80,20 @@ class Lease:
         except (StoreUnavailableError, TimeoutError) as error:
             msg = f"cannot reach Redis at {without_password(self._redis_url)}: {error or 'no answer'}"
             raise EngineStartError(msg) from error
+        except StoreFaultError as error:
+            raise EngineStartError(str(error)) from error
 
     async def keep(self) -> None:
-        """Prolong the lease until it or the engine is lost, which begins the worker's end."""
+        """Prolong the lease until it is lost, which begins the worker's end.
+
+        Raises:
+            StoreFaultError: the heartbeat itself is wrong, so the lease will end.
+        """
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._beat_now.wait()
             self._beat_now.clear()
-            try:
-                await self._engine.check()
-            except EngineDeadError as error:
-                log.exception("engine_died")
-                self._runner.stop_all(StopReason.ENGINE_DEAD)
-                self._ending.die(f"the engine died: {error}")
-                return
             failpoints.hit("worker.before_beat")
             try:
                 orders = await self._store.heartbeat(self._worker, info=self._state())
@@ -117,7 +118,7 @@ class Lease:
         """Give up the lease. Jobs that this worker still has are taken over in the next round of a reaper."""
         try:
             await self._store.bury(self._worker)
-        except StoreUnavailableError as error:
+        except StoreError as error:
             log.warning("bury_failed", error=str(error))
         await self._control.stop()
         await self._counts.stop()

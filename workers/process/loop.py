@@ -19,6 +19,11 @@ class EngineLoop:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
 
+    @property
+    def thread_id(self) -> int | None:
+        """The thread's identifier; None before the start."""
+        return self._thread.ident
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

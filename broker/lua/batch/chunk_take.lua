@@ -13,4 +13,5 @@ if entry.ledger ~= ARGV[6] then return {'changed', entry.ledger} end
 entry.ledger, entry.taken = ARGV[5], ARGV[3] .. ' ' .. ARGV[4]
 redis.call('HSET', K.batch_open(id), n, cjson.encode(entry))
 count_rows(id, 7)
+ring(id)
 return {paused}

@@ -14,7 +14,7 @@ end
 local function end_one(id, from, to, now, retention, f)
   local job = K.job(id)
   local j = redis.call('HMGET', job, 'created', 'started', 'first', 'attempt', 'stream', 'sinks', 'worker', 'exp', 'model', 'waiter',
-    'qexp', 'pool', 'tenant', 'coalesce', 'leader', 'lane')
+    'qexp', 'pool', 'tenant', 'coalesce', 'leader', 'lane', 'batch')
   f.state = to
   f.finished = now
   local flat = {}
@@ -36,6 +36,7 @@ local function end_one(id, from, to, now, retention, f)
     count_end(j[12], j[16], to, f.error and cjson.decode(f.error).code or '')
   end
   if j[15] then redis.call('SREM', K.followers(j[15]), id) end
+  if j[17] then ring(j[17]) end
   local listeners = j[6]
   if j[10] and not (listeners and string.find(' ' .. listeners .. ' ', ' ' .. j[10] .. ' ', 1, true)) then
     listeners = listeners and listeners .. ' ' .. j[10] or j[10]
@@ -50,7 +51,8 @@ local function end_one(id, from, to, now, retention, f)
       redis.pcall('XADD', K.log(id), eid, 'p', head)
       redis.call('PEXPIRE', K.log(id), retention)
     end
-    publish(listeners, id, eid, head .. '\n' .. (f.result or ''))
+    local result = f.result or ''
+    publish(listeners, id, eid, #head + #result < PUBLISHED and head .. '\n' .. result or head)
   end
   return j[14], j[13]
 end

@@ -53,7 +53,7 @@ if leader then
 else
   -- How long until `count` of the waiting jobs have started; 0: nothing was measured yet.
   local function wait_for(count) return estimate_start(pool, lane, math.max(count - 1, 0)) or 0 end
-  local interactive = lane ~= 'bulk' and not a.chunk
+  local interactive = lane ~= 'bulk' and not a.batch
   local depth = redis.call('ZCARD', K.queued(queue))
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.
   local function waits() return depth - (is_paused(pool) and 0 or free_slots(pool, lane) or 0) end
@@ -93,6 +93,7 @@ if a.sink then redis.call('HSET', job, a.stream and 'sinks' or 'waiter', a.sink)
 if a.timeout_ms then redis.call('HSET', job, 'timeout', a.timeout_ms) end
 if a.trace then redis.call('HSET', job, 'trace', a.trace) end
 if a.affinity then redis.call('HSET', job, 'affinity', a.affinity) end
+if a.batch then redis.call('HSET', job, 'batch', a.batch) end
 if a.retry_of then
   redis.call('HSET', job, 'retry_of', a.retry_of)
   redis.call('HSET', K.job(a.retry_of), 'retried_as', id)

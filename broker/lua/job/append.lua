@@ -3,6 +3,12 @@
 -- ARGV: groups of (id attempt seq payload)
 -- Returns the ids that were refused.
 local refused, outbox = {}, {}
+local function send(sink)
+  local box = outbox[sink]
+  box.size = nil -- cmsgpack would make a map of it
+  redis.call('PUBLISH', K.api_channel(sink), cmsgpack.pack(box))
+  outbox[sink] = nil
+end
 local now = now_ms()
 for i = 1, #ARGV, 4 do
   local id, attempt, payload = ARGV[i], ARGV[i + 1], ARGV[i + 3]
@@ -24,11 +30,13 @@ for i = 1, #ARGV, 4 do
           end
           box[#box + 1] = id
           box[#box + 1] = eid
-          box[#box + 1] = payload
+          box[#box + 1] = #payload > PUBLISHED and LOOK or payload
+          box.size = (box.size or 0) + #box[#box]
+          if box.size > PUBLISHED then send(sink) end
         end
       end
     end
   end
 end
-for sink, box in pairs(outbox) do redis.call('PUBLISH', K.api_channel(sink), cmsgpack.pack(box)) end
+for sink in pairs(outbox) do send(sink) end
 return refused

@@ -25,9 +25,9 @@ end
 -- 1. Jobs of workers whose lease has ended.
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.workers(), '-inf', now)) do
   for _, id in ipairs(redis.call('SRANDMEMBER', K.worker_jobs(worker), step - requeued)) do
+    leave_worker(id, worker) -- first, so that a record that cannot be read costs one round, not all
     local s = redis.call('HMGET', K.job(id), 'state', 'attempt', 'created', 'pool', 'stream', 'sinks', 'cancel', 'worker', 'max',
       'lane', 'tenant')
-    leave_worker(id, worker)
     if s[1] == 'running' and s[8] == worker then
       if s[7] then
         end_job(id, 'running', s[7], now, retention, {})
@@ -118,11 +118,13 @@ for _, queue in ipairs(redis.call('SMEMBERS', K.queues())) do
   local above = ({normal = 'high', low = 'normal'})[lane]
   if above and ageing > 0 then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.queued(queue), '-inf', now - ageing, 'LIMIT', 0, step - aged)) do
-      local j = redis.call('HMGET', K.job(id), 'tenant', 'created')
-      dequeue(pool, lane, id, j[1], false)
-      redis.call('HSET', K.job(id), 'lane', above)
-      enqueue(pool, above, id, j[1], j[2] * 1000, now)
-      aged = aged + 1
+      local j = redis.pcall('HMGET', K.job(id), 'tenant', 'created')
+      if j[2] then -- else its record is lost
+        dequeue(pool, lane, id, j[1], false)
+        redis.call('HSET', K.job(id), 'lane', above)
+        enqueue(pool, above, id, j[1], j[2] * 1000, now)
+        aged = aged + 1
+      end
     end
   end
 end

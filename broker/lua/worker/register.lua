@@ -25,4 +25,5 @@ for model, said in pairs(facts) do redis.call('HSET', K.models(), pool .. ' ' ..
 redis.call('HSET', K.worker(worker), 'info', ARGV[5], 'pool', pool, 'serves', serves, 'names', ARGV[6])
 redis.call('PEXPIRE', K.worker(worker), ttl * 10)
 redis.call('ZADD', K.workers(), now + ttl, worker)
+ring('')
 return {'ok'}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -101,3 +102,20 @@ def test_every_endpoint_has_its_prompt(endpoint: str) -> None:
     text = line(url=endpoint, body={"model": "m", **given})
     assert check_line(text, 1, Rules(endpoint)) == ("a", "m")
     assert isinstance(check_line(line(url=endpoint, body={"model": "m"}), 1, Rules(endpoint)), RowError)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" + b"[]," * 100_000 + b"[]]",
+        b'{"custom_id": 5, "body": [' + b"[]," * 100_000 + b"[]]}",
+        b'{"custom_id": "a", "url": 1, "body": {"messages": [' + b"{}," * 100_000 + b"{}]}}",
+    ],
+)
+def test_a_wrong_line_is_not_made_into_objects(line: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert isinstance(check_line(line, 1, RULES), RowError)
+        assert tracemalloc.get_traced_memory()[1] < 100_000  # the objects would take 5 MB
+    finally:
+        tracemalloc.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -27,8 +28,8 @@ def server(double_server: DoubleServer) -> Iterator[Double]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same policies with pauses of milliseconds; their real lengths are tested without a clock."""
-    monkeypatch.setattr(http, "RetryPolicy", lambda tries: RetryPolicy(tries, base_s=0.005, cap_s=0.02))
-    for name in ("PENSTOCK_URL", "PENSTOCK_API_KEY", "PENSTOCK_MODEL"):
+    monkeypatch.setattr(http, "RetryPolicy", partial(RetryPolicy, base_s=0.005, cap_s=0.02))
+    for name in ("PENSTOCK_URL", "PENSTOCK_API_KEY", "PENSTOCK_CLIENT_MODEL", "PENSTOCK_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -224,7 +224,7 @@ class Double:
             return JSONResponse(self._page(self.jobs, request.query_params))
         if path.startswith(("/v1/dead", "/v1/workers")):
             return self._operate(path, request, json.loads(body or b"null"))
-        if path.endswith("/events"):
+        if path == f"/v1/jobs/{ID}/events":
             return StreamingResponse(
                 self._stream(headers.get("last-event-id")), media_type="text/event-stream"
             )

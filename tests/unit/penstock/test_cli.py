@@ -117,6 +117,52 @@ def test_submit_a_raw_body_from_stdin_or_a_file(server, tmp_path):
     assert server.asked("/v1/models") == []
 
 
+@pytest.mark.parametrize("args", [("submit",), ("submit", "-")])
+def test_a_prompt_is_read_from_stdin(server, args):
+    done = run(server, *args, stdin="gr\u00fc\u00df dich\n".encode())
+    assert done.returncode == 0, done.stderr
+    sent = json.loads(server.asked("/v1/jobs")[0].body)
+    assert sent["input"]["messages"] == [{"role": "user", "content": "gr\u00fc\u00df dich"}]
+
+
+@pytest.mark.parametrize("stdin", [b"", b" \n", b"\xff"])
+def test_stdin_without_a_prompt_is_wrong_usage(server, stdin):
+    done = run(server, "submit", stdin=stdin)
+    assert (done.returncode, "stdin" in done.stderr) == (2, True)
+    assert server.seen == []
+
+
+def test_submit_waits_no_longer_than_its_timeout(server):
+    done = run(server, "submit", "x", "--wait", "--timeout", "0.2s")
+    assert (done.returncode, "still queued after 0.2 s" in done.stderr) == (5, True)
+    assert "timeout_s" not in json.loads(server.asked("/v1/jobs")[0].body)
+    done = run(server, "submit", "x", "--timeout", "5m")
+    assert (done.returncode, "--run-timeout" in done.stderr) == (2, True)
+
+
+def test_the_clients_model_is_not_the_servers(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PENSTOCK_MODEL", "/models/what-the-server-loads")
+    server.models = ["served"]
+    body = tmp_path / "in.json"
+    body.write_text('{"model": "own", "messages": []}')
+    run(server, "submit", "x")
+    monkeypatch.setenv("PENSTOCK_CLIENT_MODEL", "mine")
+    run(server, "submit", "x")
+    run(server, "submit", "x", "--model", "named")
+    run(server, "submit", "--input", str(body))
+    sent = [json.loads(seen.body)["input"]["model"] for seen in server.asked("/v1/jobs")]
+    assert sent == ["served", "mine", "named", "own"]
+    assert len(server.asked("/v1/models")) == 1
+
+
+def test_a_retry_is_said(server):
+    server.faults.append((503, {}, error("no_worker", "none is ready")))
+    done = run(server, "get", ID)
+    assert done.returncode == 0
+    assert done.stderr.startswith("penstock: 503 no_worker: none is ready; trying again in 0.0 s (1 of 4)")
+    assert done.stderr.count("\n") == 1
+
+
 def test_the_first_model_is_said_where_there_are_several(server):
     server.models = ["one", "two"]
     done = run(server, "submit", "hi")
@@ -341,3 +387,13 @@ def test_the_sdk_imports_nothing_of_the_servers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENV, check=True, text=True)
     tops = {name.partition(".")[0] for name in done.stdout.split()}
     assert not {"api", "workers", "broker", "jobs", "monitoring", "redis", "celery"} & tops
+
+
+@pytest.mark.parametrize("key", ["hun\nter2", "hunt\u00e9r2"])
+def test_a_key_that_no_header_can_carry_is_a_usage_error(server, key):
+    done = run(server, "--api-key", key, "get", ID)
+    assert done.returncode == 2
+    assert "may have printable ASCII characters only" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hun" not in done.stderr
+    assert server.seen == []

@@ -201,6 +201,21 @@ def test_a_refusal_that_may_be_mended_keeps_what_was_made(server, folder, prompt
     assert len(server.bulk.files) == len(server.bulk.runs) == 1
 
 
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_corrected_command_takes_the_place_of_one_that_sent_nothing(server, folder, prompts, sent):
+    path = "/v1/batches" if sent else "/v1/files"
+    server.faults_of[path] = (401, {}, error("invalid_api_key", "wrong key"))
+    assert run(server, "batch", "run", prompts, "-o", "out.jsonl", "--model", "m").returncode == 4
+    server.faults_of.clear()
+    corrected = run(server, "batch", "run", prompts, "-o", "out.jsonl", "--model", "m", "--max-tokens", "3")
+    if sent:  # it may be that the server took it
+        assert (corrected.returncode, "holds an unfinished run" in corrected.stderr) == (2, True)
+        return
+    assert corrected.returncode == 0, corrected.stderr
+    assert len(server.bulk.files) == len(server.bulk.runs) == 1
+    assert names(folder) == ["out.jsonl", "p.txt"]
+
+
 def test_a_wrong_input_that_only_the_server_can_see(server, folder, prompts):
     server.bulk.pace = 0
     batch = run(server, "batch", "submit", prompts, "--model", "m")

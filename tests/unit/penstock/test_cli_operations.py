@@ -41,7 +41,7 @@ def test_a_job_that_is_not_over_is_a_refusal(server):
 
 
 def test_the_limits_of_a_submission(server):
-    args = ("--expires-in", "10m", "--queue-timeout", "30s", "--timeout", "1m30s")
+    args = ("--expires-in", "10m", "--queue-timeout", "30s", "--run-timeout", "1m30s")
     assert run(server, "submit", "hello", *args).returncode == 0
     sent = json.loads(server.asked("/v1/jobs")[0].body)
     assert (sent["expires_in_s"], sent["queue_timeout_s"], sent["timeout_s"]) == (600, 30, 90)

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from penstock._core import flows
-from penstock._core.protocol import Reply, retry_after_s
-from penstock._core.retry import RetryPolicy
+from penstock import Retry
+from penstock._core import batch_flows, flows
+from penstock._core.replies import Reply, retry_after_s
+from penstock._core.requests import Request
+from penstock._core.retry import Retries, RetryPolicy
 from penstock.errors import (
     APIConnectionError,
     APIResponseError,
     APITimeoutError,
+    BatchWaitTimeoutError,
+    PenstockError,
+    UnavailableError,
     WaitTimeoutError,
     status_error_class,
 )
 
 
+class Clock:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def refused(status: int, retry_after: float | None = None):
     return status_error_class(status)("no", status=status, retry_after=retry_after)
+
+
+def pauses(policy: RetryPolicy, error, most: int = 50, deadline: float | None = None) -> list[float]:
+    """The pauses between tries that all fail so and take no time, until there is no further try."""
+    clock = Clock()
+    retries = Retries(replace(policy, clock=clock), "GET /x", deadline and clock.now + deadline)
+    found: list[float] = []
+    while len(found) < most:
+        try:
+            pause_s = retries.pause_s(error)
+        except type(error):
+            break
+        found.append(pause_s)
+        clock.now += pause_s
+    return found
 
 
 @pytest.mark.parametrize(
@@ -33,22 +67,22 @@ def refused(status: int, retry_after: float | None = None):
     ],
 )
 def test_what_is_tried_again(error, again):
-    assert (RetryPolicy().delay_s(error, 0) is not None) is again
+    assert bool(pauses(RetryPolicy(), error)) is again
+
+
+def test_a_server_may_say_that_another_try_is_useless():
+    error = UnavailableError("expired", status=503, headers={"x-should-retry": "false"})
+    assert pauses(RetryPolicy(), error) == []
 
 
 @pytest.mark.parametrize("tries", [0, 1, 4])
 def test_tries_are_bounded(tries):
-    policy = RetryPolicy(tries)
-    assert [policy.delay_s(refused(503), n) is not None for n in range(tries + 2)] == [
-        *[True] * tries,
-        False,
-        False,
-    ]
+    assert len(pauses(RetryPolicy(tries), refused(503))) == tries
 
 
 def test_pauses_double_up_to_the_cap():
-    policy = RetryPolicy(8, base_s=0.5, cap_s=8.0, rand=lambda: 1.0)
-    assert [policy.delay_s(refused(503), n) for n in range(6)] == [0.5, 1, 2, 4, 8, 8]
+    policy = RetryPolicy(6, base_s=0.5, cap_s=8.0, rand=lambda: 1.0)
+    assert pauses(policy, refused(503)) == [0.5, 1, 2, 4, 8, 8]
     assert policy.backoff_s(10_000) == 8
 
 
@@ -59,32 +93,143 @@ def test_jitter_takes_away_at_most_half():
 
 @pytest.mark.parametrize("rand", [0.0, 0.999])
 def test_retry_after_is_never_undercut(rand):
-    delay = RetryPolicy(rand=lambda: rand).delay_s(refused(429, 20.0), 0)
-    assert delay is not None
-    assert 20 <= delay <= 22
+    found = pauses(RetryPolicy(1, rand=lambda: rand), refused(429, 20.0))
+    assert len(found) == 1
+    assert 20 <= found[0] <= 22
 
 
-def test_a_pause_above_two_minutes_is_the_callers_decision():
-    assert RetryPolicy().delay_s(refused(429, 121.0), 0) is None
+def test_a_pause_beyond_the_time_for_retries_is_the_callers_decision():
+    assert pauses(RetryPolicy(), refused(429, 121.0)) == []
+    assert pauses(RetryPolicy(max_retry_s=5), refused(429, 6.0)) == []
+
+
+def test_the_tries_of_a_call_have_one_time_for_all():
+    assert sum(pauses(RetryPolicy(50), refused(429, 50.0))) <= 120
+    assert sum(pauses(RetryPolicy(50), refused(502))) == pytest.approx(120)
+    assert sum(pauses(RetryPolicy(50, max_retry_s=7), refused(502))) == pytest.approx(7)
+
+
+def test_a_deadline_is_the_time_of_the_last_try():
+    assert sum(pauses(RetryPolicy(50), refused(502), deadline=2)) == pytest.approx(2)
+    assert pauses(RetryPolicy(50), refused(429, 3.0), deadline=2) == []
+
+
+def test_a_success_forgets_the_failures():
+    retries = Retries(RetryPolicy(1), "the stream")
+    for _ in range(3):
+        retries.pause_s(refused(503))
+        retries.reset()
+    retries.pause_s(refused(503))
+    with pytest.raises(UnavailableError):
+        retries.pause_s(refused(503))
+
+
+def test_each_retry_is_reported_before_its_pause():
+    told: list[Retry] = []
+    error = refused(503)
+    found = pauses(RetryPolicy(2, on_retry=told.append), error)
+    assert [(one.what, one.error, one.number, one.max_retries, one.delay_s) for one in told] == [
+        ("GET /x", error, 1, 2, found[0]),
+        ("GET /x", error, 2, 2, found[1]),
+    ]
+
+
+Act = Callable[[Request], Reply | PenstockError]
+
+
+def carry_out(flow: flows.Flow[Any], clock: Clock, act: Act) -> Any:
+    """Drive a flow on a clock of its own; ``act`` answers the requests."""
+    try:
+        step = next(flow)
+        while True:
+            if isinstance(step, flows.Sleep):
+                clock.now += step.seconds
+                step = flow.send(None)
+                continue
+            assert isinstance(step, flows.Send)
+            got = act(step.request)
+            step = flow.throw(got) if isinstance(got, PenstockError) else flow.send(got)
+    except StopIteration as stop:
+        return stop.value
+
+
+RUNNING = Reply(200, {}, b'{"id": "job_1", "state": "running"}')
 
 
 def test_wait_asks_for_long_polls_and_sleeps_the_rest():
-    now = 0.0
-    flow = flows.wait("job_1", 90.3, check=True, policy=RetryPolicy(), clock=lambda: now)
-    asked, step = [], next(flow)
-    with pytest.raises(WaitTimeoutError):  # noqa: PT012  # the loop is the flow's driver
-        while True:
-            if isinstance(step, flows.Sleep):
-                now += step.seconds
-                step = flow.send(None)
-            else:
-                assert isinstance(step, flows.Send)
-                asked.append(step.request.params.get("wait"))
-                now += step.request.extra_timeout_s
-                step = flow.send(Reply(200, {}, b'{"id": "job_1", "state": "running"}'))
+    clock, asked = Clock(), []
+
+    def act(request: Request) -> Reply:
+        asked.append(request.params.get("wait"))
+        clock.now += request.extra_timeout_s
+        return RUNNING
+
+    flow = flows.wait("job_1", 90.3, check=True, policy=RetryPolicy(clock=clock))
+    with pytest.raises(WaitTimeoutError):
+        carry_out(flow, clock, act)
     assert asked[:2] == ["60", "30"]
     assert set(asked[2:]) == {None}
-    assert now == pytest.approx(90.3)
+    assert clock.now == pytest.approx(190.3)
+
+
+BATCH = Reply(200, {}, json.dumps({"id": "batch_1", "object": "batch", "status": "in_progress"}).encode())
+WAITS = [(flows.wait, RUNNING, WaitTimeoutError), (batch_flows.wait, BATCH, BatchWaitTimeoutError)]
+
+
+@pytest.mark.parametrize("wait", [flows.wait, batch_flows.wait])
+@pytest.mark.parametrize("took_s", [0.0, 30.0], ids=["refused", "no answer"])
+def test_a_wait_for_two_seconds_ends_then_although_nobody_answers(wait, took_s):
+    clock = Clock()
+
+    def act(request: Request) -> PenstockError:
+        clock.now += min(took_s, request.max_s)
+        return APIConnectionError("nobody")
+
+    with pytest.raises(APIConnectionError):
+        carry_out(wait("x_1", 2.0, check=True, policy=RetryPolicy(10, clock=clock)), clock, act)
+    assert 2.0 <= clock.now - 100.0 <= 2.0 + flows.GRACE_S + 0.01
+
+
+@pytest.mark.parametrize(("wait", "seen", "kind"), WAITS)
+def test_a_server_that_went_away_meanwhile_leaves_what_was_seen_last(wait, seen, kind):
+    clock, answers = Clock(), [seen]
+
+    def act(request: Request) -> Reply | PenstockError:
+        return answers.pop() if answers else APIConnectionError("gone")
+
+    with pytest.raises(kind, match="when last seen: gone") as caught:
+        carry_out(wait("x_1", 3.0, check=True, policy=RetryPolicy(10, clock=clock)), clock, act)
+    assert isinstance(caught.value.__cause__, APIConnectionError)
+    assert clock.now - 100.0 <= 3.0 + flows.GRACE_S
+
+
+@pytest.mark.parametrize(
+    ("outcome", "tries"),
+    [
+        (Reply(502, {}, b""), 1),
+        (Reply(503, {}, b""), 1),
+        (Reply(504, {}, b""), 1),
+        (APIConnectionError("reset"), 1),
+        (APITimeoutError("late"), 1),
+        (APIConnectionError("refused", sent=False), 5),
+        (Reply(429, {}, b""), 5),
+    ],
+)
+def test_what_may_not_happen_twice_is_repeated_only_if_it_did_not_arrive(outcome, tries):
+    clock, sent = Clock(), []
+
+    def act(request: Request) -> Reply | PenstockError:
+        sent.append(request)
+        return outcome
+
+    request = Request("DELETE", "/x", at_most_once=True)
+    with pytest.raises(PenstockError) as caught:
+        carry_out(flows.call(request, RetryPolicy(clock=clock)), clock, act)
+    assert len(sent) == tries
+    said = "DELETE /x may have been carried out, so it was not sent again" in getattr(
+        caught.value, "__notes__", []
+    )
+    assert said is (tries == 1)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock import AsyncPenstock, errors
+from penstock import AsyncPenstock, Retry, errors
 from penstock._core import batch_flows
 from penstock._core.flows import Send, Sleep
-from penstock._core.protocol import Reply
+from penstock._core.replies import Reply
 from penstock._core.retry import RetryPolicy
 from penstock._core.tails import BatchTail, Download
 from penstock.batch_models import Batch
@@ -243,7 +243,7 @@ def test_a_row_that_is_no_object_is_refused():
 
 def test_the_pauses_of_waiting_grow_and_keep_the_deadline():
     now = [0.0]
-    flow = batch_flows.wait("b", 20, check=True, policy=RetryPolicy(0), clock=lambda: now[0])
+    flow = batch_flows.wait("b", 20, check=True, policy=RetryPolicy(0, clock=lambda: now[0]))
     running = Reply(200, {}, Batch(id="b", status="in_progress").model_dump_json().encode())
     pauses = []
 
@@ -293,15 +293,42 @@ def test_a_download_gives_each_byte_once_however_it_is_cut(content, offset, cuts
     assert got == content[offset:]
 
 
-def test_connections_that_bring_nothing_are_counted_and_pings_are_not():
-    tail = BatchTail("b", RetryPolicy(3, rand=lambda: 0.0))
+SNAPSHOT = b'event: in_progress\ndata: {"n": 1}\n\n'
+
+
+@pytest.mark.parametrize(
+    "brings", [b"", b": ping\n\n", SNAPSHOT], ids=["nothing", "a comment", "the same snapshot"]
+)
+def test_connections_that_bring_nothing_new_are_counted_and_waited_for(brings):
+    now = 0.0
+    tail = BatchTail("b", RetryPolicy(4, rand=lambda: 1.0, clock=lambda: now))
+    tail.feed(SNAPSHOT)
+    tail.dropped(None)
+    pauses = []
+
+    def connect() -> None:
+        nonlocal now
+        tail.connecting()
+        tail.request()
+        tail.feed(brings)
+        now += 0.1
+        pauses.append(tail.dropped(None))
+
+    for _ in range(4):
+        connect()
+    assert pauses == [0.5, 1, 2, 4]
+    with pytest.raises(errors.APIConnectionError, match="the event stream of b ended too early"):
+        connect()
+
+
+def test_a_long_connection_with_pings_counts_as_good():
+    now = 0.0
+    told: list[Retry] = []
+    tail = BatchTail("b", RetryPolicy(3, on_retry=told.append, clock=lambda: now))
     for _ in range(10):
+        tail.connecting()
         tail.request()
         tail.feed(b": ping\n\n")
-        tail.dropped(None)
-    for _ in range(3):
-        tail.request()
-        tail.dropped(None)
-    tail.request()
-    with pytest.raises(errors.APIConnectionError, match="the event stream of b ended too early"):
-        tail.dropped(None)
+        now += 30.0  # a proxy with a limit on connections, before a batch that waits
+        assert tail.dropped(None) <= 0.5
+    assert told == []

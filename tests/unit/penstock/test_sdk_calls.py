@@ -93,6 +93,19 @@ def test_key_and_address_from_the_environment(server, monkeypatch):
     assert (seen.path, seen.headers["authorization"]) == (f"/v1/jobs/{ID}", "Bearer secret")
 
 
+@pytest.mark.parametrize("key", ["hun\nter2", "hunt\u00e9r2", "hunter2\x7f"])
+@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.parametrize("kind", [Penstock, AsyncPenstock])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(monkeypatch, kind, by_environment, key):
+    if by_environment:
+        monkeypatch.setenv("PENSTOCK_API_KEY", key)
+    with pytest.raises(
+        ValueError, match=r"the API key .* may have printable ASCII characters only"
+    ) as refused:
+        kind("http://127.0.0.1:1", api_key=None if by_environment else key)
+    assert "hun" not in str(refused.value)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_refusals_are_retried_after_the_servers_pause_with_one_key(server, client, status):
     server.faults.extend([(status, {"retry-after": "1"}, error("queue_full")), (502, {}, "bad gateway")])

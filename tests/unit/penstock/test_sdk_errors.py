@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
 import penstock
 from penstock import Job, Penstock, errors
 from penstock._core.http import translate
-from penstock._core.protocol import Reply, ended_error, status_error
-from tests.unit.penstock.double import ID, error, job
+from penstock._core.replies import Reply, ended_error, status_error
+from tests.unit.penstock.double import ID, error, job, pool
 
 STATUSES = {
     400: errors.BadRequestError,
@@ -107,3 +109,97 @@ def test_nobody_listens():
 def test_an_address_that_is_none_is_refused_at_once(url):
     with pytest.raises(ValueError, match="base_url"):
         Penstock(url)
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize(
+    ("headers", "request_id"),
+    [
+        ({}, None),
+        ({"x-request-id": "r-1", "traceresponse": f"00-{TRACE}-00f067aa0ba902b7-01"}, "r-1"),
+        ({"traceresponse": f"00-{TRACE}-00f067aa0ba902b7-01"}, TRACE),
+        ({"traceresponse": "nonsense"}, None),
+    ],
+)
+def test_an_error_carries_the_answer_it_was_made_of(server, headers, request_id):
+    whole = error("a_code", "a message", more=[1])
+    server.faults.extend([(500, headers, whole), (502, headers, "<html>"), (200, headers, "<html>")])
+    with Penstock(server.url, max_retries=0) as client:
+        for kind, status, body in (
+            (errors.ServerError, 500, whole),
+            (errors.ServerError, 502, "<html>"),
+            (errors.APIResponseError, 200, "<html>"),
+        ):
+            with pytest.raises(kind) as caught:
+                client.jobs.get(ID)
+            got: Any = caught.value
+            assert (got.status, got.body, got.request_id) == (status, body, request_id)
+            assert headers.items() <= dict(got.headers).items()
+
+
+def test_a_purge_is_not_repeated_after_an_answer_that_may_hide_its_success(server):
+    server.pools = [pool()]
+    with Penstock(server.url) as client:
+        server.faults.append((502, {}, "bad gateway"))
+        with pytest.raises(errors.ServerError) as caught:
+            client.pools.purge("default", "low")
+        assert len(server.seen) == 1
+        assert "may have been carried out" in caught.value.__notes__[0]
+        server.faults.append((429, {"retry-after": "0"}, error("rate_limited")))
+        assert client.pools.purge("default", "low") == 1234
+
+
+@pytest.mark.parametrize(
+    ("call", "repeated"),
+    [
+        (lambda client: client.workers.drain("w"), False),
+        (lambda client: client.dead.retry(code="timeout"), False),
+        (lambda client: client.dead.retry([ID]), True),
+        (lambda client: client.pools.pause("default"), True),
+        (lambda client: client.jobs.cancel(ID), True),
+        (lambda client: client.jobs.retry(ID), True),
+        (lambda client: client.jobs.change(ID, top=True), True),
+        (lambda client: client.submit({}), True),
+        (lambda client: client.batches.create("file-1"), True),
+        (lambda client: client.batches.retry("batch_1"), True),
+        (lambda client: client.files.delete("file-1"), True),
+    ],
+)
+def test_which_calls_are_repeated_after_a_502(server, call, repeated):
+    server.faults.extend([(502, {}, ""), (400, {}, error("no"))])
+    with Penstock(server.url) as client, pytest.raises(errors.APIStatusError):
+        call(client)
+    assert len(server.seen) == 1 + repeated
+
+
+def test_a_retry_is_reported(server):
+    told: list[penstock.Retry] = []
+    server.faults.append((503, {}, error("no_worker")))
+    with Penstock(server.url, on_retry=told.append) as client:
+        client.models()
+    assert [(one.what, one.number, type(one.error)) for one in told] == [
+        ("GET /v1/models", 1, errors.UnavailableError)
+    ]
+
+
+@pytest.mark.parametrize("key", ["gehe\u0131m", "a\nb", "a\x00b"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(key):
+    with pytest.raises(ValueError, match="API key") as caught:
+        Penstock("http://127.0.0.1:9", api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_the_newline_of_a_key_file_is_no_part_of_the_key(server):
+    with Penstock(server.url, api_key="secret\n") as client:
+        client.models()
+    assert server.seen[0].headers["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("name", [".", "..", ""])
+def test_an_id_that_would_lead_to_another_path_is_refused(name):
+    with Penstock("http://127.0.0.1:9") as client:
+        for call in (client.jobs.cancel, client.files.delete, client.pools.pause, client.batches.get):
+            with pytest.raises(ValueError, match=r"is empty|cannot be"):
+                call(name)

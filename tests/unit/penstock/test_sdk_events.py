@@ -76,6 +76,13 @@ def test_it_gives_up_when_nothing_new_comes(server):
     assert len(server.seen) == 5
 
 
+def test_a_proxy_that_sends_a_comment_and_closes_is_given_up(server):
+    server.events = []  # each connection brings a ping, and ends
+    with Penstock(server.url, max_reconnects=3) as client, pytest.raises(errors.APIConnectionError):
+        list(client.jobs.events(ID))
+    assert len(server.seen) == 4
+
+
 @pytest.mark.parametrize(("status", "kind"), [(404, errors.NotFoundError), (401, errors.AuthenticationError)])
 def test_an_error_that_stays_is_raised_at_once(server, client, status, kind):
     server.faults.append((status, {}, error("x")))

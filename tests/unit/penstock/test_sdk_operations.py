@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock import AsyncPenstock, errors
 from penstock._core import flows
-from penstock._core.protocol import Reply
+from penstock._core.replies import Reply
 from penstock._core.retry import RetryPolicy
 from penstock.models import Job, Page
 from tests.unit.penstock.double import ID, again, answer, error, job, worker

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from penstock.server import endings
+from penstock.server import supervisor as supervisor_module
+from penstock.server.child import ChildSpec
 from penstock.server.guardian import Guardian
-from penstock.server.logs import last_words
-from penstock.server.supervisor import ChildEndedError, ChildSpec, StoppedError, Supervisor
+from penstock.server.supervisor import ChildEndedError, StoppedError, Supervisor
 from tests.pace import Pace
 
 SLEEP = "import time; time.sleep(600)"
@@ -99,6 +100,73 @@ async def test_a_child_that_ends_during_the_start_is_a_failure_with_its_own_word
     assert message.startswith("worker-2 ended (status 1) before it was ready:\n    no such model: x\n")
     assert message.endswith("worker-2.log")
     assert not alive(supervisor.pids["api"])
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_is_killed_during_the_start_is_started_again(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("worker-1", SLEEP))
+    first = supervisor.pids["worker-1"]
+    assert supervisor.awaited(["worker-1"]) == {first}
+    os.kill(first, signal.SIGKILL)
+
+    async def successor():
+        await until(lambda: supervisor.exit_status("worker-1") is not None)
+        assert supervisor.awaited(["worker-1"]) == {0}  # nobody's: it is waited for
+        await until(lambda: supervisor.pids["worker-1"] != first)
+
+    await supervisor.during_start(successor())
+    assert supervisor.awaited(["worker-1"]) == {supervisor.pids["worker-1"]}
+    assert lines[0].startswith("worker-1 was killed by SIGKILL; starting it again in 1 s (its log: ")
+    await supervisor.stop()
+    assert not alive(supervisor.pids["worker-1"])
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_is_killed_again_and_again_ends_the_start_with_its_words(spec, lines, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "_BACKOFF_FIRST_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "_STEADY_AFTER_S", 0.0)  # a start has no steady state
+    supervisor = Supervisor(lines.append)
+    code = "import os; print('loading', flush=True); os.kill(os.getpid(), 9)"
+    await supervisor.start(spec("worker-1", code))
+    with pytest.raises(ChildEndedError) as caught:
+        await supervisor.during_start(asyncio.sleep(60))
+    await supervisor.stop()
+    message = str(caught.value)
+    assert message.startswith(
+        "worker-1 was killed by SIGKILL before it was ready, after 3 restarts:\n    loading\n"
+    )
+    assert len(lines) == 3
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_was_ready_may_end_during_the_start(spec, lines):
+    supervisor = Supervisor(lines.append)
+    go = "import sys, signal; signal.signal(15, lambda *_: sys.exit(1)); print('up', flush=True); signal.pause()"
+    one = spec("worker-1", go, may_finish=True)
+    await supervisor.start(one)
+    await until(lambda: "up" in printed(one))
+    first = supervisor.pids["worker-1"]
+    supervisor.mark_ready({first})
+    os.kill(first, signal.SIGTERM)  # ends with status 1, as after its engine's death
+    await supervisor.during_start(until(lambda: supervisor.pids["worker-1"] != first))
+    assert lines[0].startswith("worker-1 ended (status 1); starting it again in 1 s")
+    await supervisor.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_was_drained_during_the_start_is_not_waited_for(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("api", SLEEP))
+    go = "import sys, signal; signal.signal(15, lambda *_: sys.exit(0)); print('up', flush=True); signal.pause()"
+    one = spec("worker-1", go, may_finish=True)
+    await supervisor.start(one)
+    await until(lambda: "up" in printed(one))
+    supervisor.mark_ready(supervisor.awaited(["worker-1"]))
+    os.kill(supervisor.pids["worker-1"], signal.SIGTERM)
+    await supervisor.during_start(until(lambda: not supervisor.awaited(["worker-1"])))
+    assert lines == ["worker-1 has finished (status 0) and is not started again"]
+    await supervisor.stop()
 
 
 @pytest.mark.asyncio
@@ -257,7 +325,8 @@ async def test_what_a_child_started_goes_with_it(spec, lines):
 UP = """
 import asyncio, sys
 from pathlib import Path
-from penstock.server.supervisor import ChildSpec, Supervisor
+from penstock.server.child import ChildSpec
+from penstock.server.supervisor import Supervisor
 
 async def main():
     supervisor = Supervisor(print)
@@ -301,12 +370,3 @@ def test_the_guardian_spares_what_it_was_told_to_forget():
         for group in groups:
             group.kill()
             group.wait()
-
-
-def test_last_words_are_the_clear_message_or_the_end(tmp_path):
-    log = tmp_path / "log"
-    old = b"penstock worker: an old one\n"
-    log.write_bytes(old + b"a\nb\n\nc\nd\ne\nf\n")
-    assert last_words(log, len(old), "penstock worker:") == ["b", "c", "d", "e", "f"]
-    log.write_bytes(old + b"a\npenstock worker: no model\n  try --model\nengine noise\n")
-    assert last_words(log, len(old), "penstock worker:") == ["no model", "  try --model"]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.model import Usage
-from workers.engines.assemble import Assembler, SseReader, StreamError
+from workers.engines.assemble import MAX_EVENT_BYTES, Assembler, BadChunkError, SseReader, StreamError
 
 
 def chunk(choices: list[dict], **top: object) -> str:
@@ -31,6 +31,37 @@ def test_sse_reader_takes_any_cut(size: int) -> None:
     reader = SseReader()
     parts = [data[at : at + size] for at in range(0, len(data), size)]
     assert [frame for part in parts for frame in reader.feed(part)] == ['{"a":"é"}', '{"b":1}']
+
+
+def test_a_line_without_an_end_is_refused() -> None:
+    reader = SseReader()
+    assert reader.feed(b"x" * MAX_EVENT_BYTES) == []
+    with pytest.raises(BadChunkError, match="more than"):
+        reader.feed(b"x")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "{",
+        "5",
+        "[]",
+        "null",
+        '"text"',
+        '{"choices": 7}',
+        '{"choices": [7]}',
+        '{"choices": [], "usage": "many"}',
+    ],
+)
+def test_what_is_no_chunk_is_refused(frame: str) -> None:
+    with pytest.raises(BadChunkError):
+        Assembler(chat=True).add(frame)
+
+
+def test_a_chunk_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(BadChunkError, match="UTF-8"):
+        SseReader().feed(b'data: {"a": "\xff"}\n\n')
 
 
 def test_chat_text() -> None:

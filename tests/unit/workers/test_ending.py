@@ -192,3 +192,28 @@ def test_a_loop_that_hangs_is_ended_by_force(make) -> None:
         over.set()
     assert stage.forced == [1]
     assert stage.near("forced", QUICK.die_s + QUICK.forced_s)
+
+
+def test_an_order_that_is_heard_while_a_phase_runs_out_is_no_error(make) -> None:
+    """The loop is busy while the second order comes and the first one's time runs out."""
+    stage = make(closing_s=0.0)
+    errors: list[str] = []
+
+    async def note_errors() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(str(context)))
+
+    stage.loop.call(note_errors())
+    stage.ending.drain(0.3)
+    wait_until(lambda: "announced" in stage.done)
+    busy = threading.Event()
+
+    def be_busy() -> None:
+        busy.set()
+        time.sleep(0.6)
+
+    stage.loop.post(be_busy)
+    assert busy.wait(5)
+    stage.ending.drain(0.0)
+    wait_until(lambda: "released" in stage.done)
+    assert stage.ending.finish() == 0
+    assert errors == []

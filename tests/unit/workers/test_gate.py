@@ -201,3 +201,22 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     finally:
         over.set()
         thread.join()
+
+
+@pytest.mark.asyncio
+async def test_a_parked_job_takes_no_slot_and_gets_the_next_one() -> None:
+    gate = make_gate(4)
+    told: list[int] = []
+    gate.on_parked = lambda: told.append(gate.parked)
+    take(gate, 3, bulk=True)
+    assert gate.free_messages() == 1
+    with gate.park(bulk=True):
+        assert (gate.messages, gate.parked, told) == (3, 1, [1])
+        assert gate.free_messages() == 2
+        take(gate, 2, bulk=False)
+    assert (gate.messages, gate.parked) == (5, 0)
+    waiting = asyncio.create_task(gate.slot())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.settle_message(bulk=False)
+    await waiting

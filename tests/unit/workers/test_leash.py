@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.support import wait_until
+from workers.engines.vllm.leash import Leash
 
 CHILD = """
 import subprocess, sys, time
@@ -50,3 +51,16 @@ def test_children_never_outlive_the_worker(how: signal.Signals | None) -> None:
             worker.send_signal(how)
             worker.wait(timeout=20)
         wait_until(lambda: gone(child) and gone(leash), 5)
+
+
+def test_the_cpu_time_of_held_processes_and_of_theirs_is_told() -> None:
+    busy = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    leash = Leash()
+    with subprocess.Popen([sys.executable, "-c", busy], start_new_session=True) as parent:
+        try:
+            leash.hold(parent.pid)
+            wait_until(lambda: leash.cpu_s() >= 2)
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+    assert leash.cpu_s() == 0
+    leash.release()

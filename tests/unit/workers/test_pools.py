@@ -8,7 +8,7 @@ import pytest
 from penstock.cli.server import worker as worker_command
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.fleet import OPTIONS, parts_of_machine, parts_of_worker
-from penstock.server.plan import UpSettings
+from penstock.server.settings import UpSettings
 from workers.devices.layout import device_for, group_size
 from workers.devices.nvml import DeviceStartError
 from workers.devices.pools import KEYS, PoolsStartError, worker_settings
@@ -39,7 +39,8 @@ concurrency = 9
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PENSTOCK_MODEL", "flat")  # also what `penstock submit` asks for
+    monkeypatch.delenv("PENSTOCK_SETTINGS_FILE")
+    monkeypatch.setenv("PENSTOCK_MODEL", "flat")
 
     def write(text):
         (tmp_path / "penstock.toml").write_text(text)
@@ -137,7 +138,7 @@ BAD = {
     "[pools.chat]\nzzzz = 1": "penstock.toml: [pools.chat] zzzz: there is no such key; there are engine, model,",
     "[pools.chat]\ngpus = 0": "penstock.toml: [pools.chat] gpus: Input should be a valid string (it is 0)",
     "[pools.chat]\nworkers = 0": "penstock.toml: [pools.chat] workers: Input should be greater",
-    "[pools.chat]\naliases = 'x'": "penstock.toml: [pools.chat] aliases: Input should be a valid tuple",
+    "[pools.chat]\naliases = 3": "penstock.toml: [pools.chat] aliases: Input should be a valid tuple",
     "[pools.chat]\nopenai_endpoints = ['/v1/audio']": (
         "penstock.toml: [pools.chat] openai_endpoints: Value error, /v1/audio: not one of /v1/chat/completions, "
     ),

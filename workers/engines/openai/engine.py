@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
 from jobs.facts import EngineStats
+from jobs.floats import read_float
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
@@ -20,7 +22,10 @@ from workers.engines.settings import OpenAISettings
 _GONE = frozenset({502, 503, 504})
 """Statuses of a proxy without a server, or of a server that still loads."""
 
-_decode = msgspec.json.Decoder().decode
+_SILENT_S = 60.0
+"""Seconds of silence, in every answer, after which a server that takes connections counts as gone."""
+
+_decode = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -32,6 +37,7 @@ class OpenAIEngine:
     """
 
     name = "openai"
+    in_process = False
 
     def __init__(self, settings: OpenAISettings) -> None:
         self._settings = settings
@@ -40,6 +46,7 @@ class OpenAIEngine:
         self._http: aiohttp.ClientSession | None = None
         self._models: tuple[ModelInfo, ...] = ()
         self._running = 0
+        self._heard_s = 0.0
         self._streams: dict[str, Any] = {}
 
     async def start(self) -> None:
@@ -93,7 +100,9 @@ class OpenAIEngine:
 
     async def _get(self, path: str, timeout_s: float) -> tuple[int, bytes]:
         async with asyncio.timeout(timeout_s), self._client().get(self._base + path) as response:
-            return response.status, await response.read()
+            body = await response.read()
+        self._heard_s = time.monotonic()
+        return response.status, body
 
     def _client(self) -> aiohttp.ClientSession:
         if self._http is None:
@@ -118,6 +127,7 @@ class OpenAIEngine:
             with self._reaching():
                 # Leaving the block early closes the connection, by which the server knows to abort.
                 async with client.post(self._base + request.endpoint, data=body, headers=headers) as response:
+                    self._heard_s = time.monotonic()
                     if response.status in _GONE:
                         msg = f"{self._settings.base_url} answers with status {response.status}"
                         raise EngineDeadError(msg)
@@ -130,7 +140,7 @@ class OpenAIEngine:
                     def stopped() -> bool:
                         return request.id not in self._streams
 
-                    parts = _parts(response, stopped)
+                    parts = self._parts(response, stopped)
                     return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
         finally:
             self._running -= 1
@@ -144,6 +154,15 @@ class OpenAIEngine:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             msg = f"{self._settings.base_url} cannot be reached: {str(error) or type(error).__name__}"
             raise EngineDeadError(msg) from error
+
+    async def _parts(self, response: Any, stopped: Callable[[], bool]) -> AsyncIterator[bytes]:
+        try:
+            async for part in response.content.iter_any():
+                self._heard_s = time.monotonic()
+                yield part
+        except aiohttp.ClientError:
+            if not stopped():
+                raise
 
     async def abort(self, request_id: str) -> None:
         """See the Protocol. Only a stream has a part to return."""
@@ -166,10 +185,19 @@ class OpenAIEngine:
         """See the Protocol. The server's queue is not visible: only requests in flight are known."""
         return EngineStats(running=self._running)
 
+    def progress(self) -> float | None:
+        """See the Protocol. The server's steps are not visible."""
+        return None
+
     async def check(self) -> None:
-        """See the Protocol."""
+        """See the Protocol. A server that answers late is busy, and one that said nothing for a minute is gone."""
         with self._reaching():
-            status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
+            try:
+                status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
+            except TimeoutError as error:
+                if isinstance(error, aiohttp.ClientError) or time.monotonic() - self._heard_s > _SILENT_S:
+                    raise
+                return
         if status >= 500:
             raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
 
@@ -205,12 +233,3 @@ def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
     if not asked and (options is None or isinstance(options, dict)):
         body["stream_options"] = {**(options or {}), "include_usage": True}
     return _encode(body), not asked
-
-
-async def _parts(response: Any, stopped: Callable[[], bool]) -> AsyncIterator[bytes]:
-    try:
-        async for part in response.content.iter_any():
-            yield part
-    except aiohttp.ClientError:
-        if not stopped():
-            raise

@@ -42,10 +42,12 @@ class SimulatedEngine:
     """The engine ``simulated``; see :class:`workers.engines.base.Engine`.
 
     The same prompt, token limit and seed give the same text, streamed or not. For fault tests a request may carry a field
-    ``simulate``: ``die`` (the engine dies under it), ``error`` (status 500) or ``error_once`` (the first time here).
+    ``simulate``: ``die`` (the engine dies under it), ``hang`` (it takes no step any more), ``interrupt`` (its code is
+    cancelled, and nobody asked for it), ``error`` (status 500) or ``error_once`` (the first time here).
     """
 
     name = "simulated"
+    in_process = True
 
     def __init__(self, settings: SimulatedSettings) -> None:
         self._settings = settings
@@ -57,6 +59,7 @@ class SimulatedEngine:
         self._failed: set[str] = set()
         self._journal = Journal(settings.journal_path)
         self._alive = False
+        self._hung_s: float | None = None
         self._generated = 0
 
     async def start(self) -> None:
@@ -147,6 +150,11 @@ class SimulatedEngine:
         except msgspec.DecodeError as error:
             return _refuse(400, f"cannot read the request: {error}")
         self._perhaps_die(request.id)
+        if body.simulate == "interrupt":
+            raise asyncio.CancelledError
+        if body.simulate == "hang":
+            self._hung_s = time.monotonic()
+            await asyncio.Event().wait()
         if body.simulate is not None and (fault := self._fault(request.id, body.simulate)):
             return fault
         if body.model is not None and body.model != self._settings.model:
@@ -292,6 +300,12 @@ class SimulatedEngine:
         """See the Protocol."""
         usage = self._running / self._settings.capacity
         return EngineStats(self._running, len(self._waiters), usage, generated=self._generated)
+
+    def progress(self) -> float | None:
+        """See the Protocol. Its steps are those of the clock, until it hangs."""
+        if not self._running:
+            return None
+        return time.monotonic() if self._hung_s is None else self._hung_s
 
     async def check(self) -> None:
         """See the Protocol."""

@@ -42,6 +42,7 @@ class VllmEngine:
     """The engine ``vllm``; see :class:`workers.engines.base.Engine`."""
 
     name = "vllm"
+    in_process = True
 
     def __init__(self, settings: VllmSettings) -> None:
         self._settings = settings
@@ -228,6 +229,14 @@ class VllmEngine:
         if self._llm is None:
             return EngineStats(0, 0, 0.0)
         return self._steps.stats(self._llm.output_processor.get_num_unfinished_requests())
+
+    def progress(self) -> float | None:
+        """See the Protocol. On a CPU one step may take minutes, so there the seconds of its computing count, too."""
+        llm = self._llm
+        if llm is None or not llm.log_stats or not llm.output_processor.get_num_unfinished_requests():
+            return None
+        on_cpu = self._leash is not None and llm.vllm_config.device_config.device_type == "cpu"
+        return self._steps.count + (self._leash.cpu_s() if on_cpu and self._leash is not None else 0)
 
     async def check(self) -> None:
         """See the Protocol."""

@@ -10,9 +10,14 @@ _COUNTED = ("num_preempted_reqs", "num_generation_tokens")
 
 
 class Steps:
-    """Each engine's last step, and sums over all steps. One event loop writes; any thread reads."""
+    """Each engine's last step, and sums over all steps. One event loop writes; any thread reads.
+
+    Attributes:
+        count: steps since the start, also those without a token, as in a long prompt.
+    """
 
     def __init__(self) -> None:
+        self.count = 0
         self._last: dict[int, Any] = {}
         self._sums = dict.fromkeys(_COUNTED, 0)
 
@@ -37,13 +42,14 @@ class Steps:
 
     def logger(self, base: Any) -> Any:
         """Return a stat logger class for vLLM that writes here. ``base``: vLLM's ``StatLoggerBase``."""
-        last, sums = self._last, self._sums
+        steps, last, sums = self, self._last, self._sums
 
         class LastStep(base):  # type: ignore[misc]
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 self._index = engine_index
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+                steps.count += 1
                 if scheduler_stats is not None:
                     last[self._index] = scheduler_stats
                 for name in _COUNTED:

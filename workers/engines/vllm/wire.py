@@ -14,10 +14,11 @@ from typing import Any
 
 import msgspec
 
+from jobs.floats import read_float
 from jobs.model import Usage
 from monitoring.logging import vllm_logging_config
 
-_decode = msgspec.json.Decoder().decode
+_decode = msgspec.json.Decoder(float_hook=read_float).decode
 
 
 @contextlib.contextmanager

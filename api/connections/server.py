@@ -1,0 +1,71 @@
+"""uvicorn's server with a stop that nobody notices behind a load balancer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+
+from api.connections.protocol import BoundedProtocol
+
+log = structlog.get_logger(__name__)
+
+CUT_S = 1
+"""How long the calls that are cut off at the end have for their own clean-up."""
+
+_LOOK_S = 0.05
+
+
+class DrainingServer(uvicorn.Server):
+    """Serves until a signal, then stops in order.
+
+    First ``stopping`` is called, so that readiness fails. The port stays open, for a load balancer needs a moment to look,
+    and new calls are served as ever. When no call is open, or ``grace_s`` is over, the port is closed; what is still
+    open is cut off. A second signal ends the wait.
+
+    Args:
+        config: uvicorn's.
+        grace_s: longest wait for open calls.
+        delay_s: shortest time before the port is closed.
+        stopping: called once, at the beginning.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, *, grace_s: float, delay_s: float, stopping: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._grace_s = max(grace_s, delay_s)
+        self._delay_s = delay_s
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal; the second one hurries. uvicorn's own would end the process by that signal: ours ends well."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Stop in order."""
+        self._stopping()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        log.info("api_stopping", open_calls=self._open_calls())
+        while not self.force_exit:
+            passed_s = loop.time() - began
+            if passed_s >= self._grace_s or (passed_s >= self._delay_s and not self._open_calls()):
+                break
+            for connection in self._connections():
+                if connection.cycle is not None:  # one that has asked nothing yet may still do so
+                    connection.shutdown()  # when its call is answered; at once if none is open
+            await asyncio.sleep(_LOOK_S)
+        for connection in self._connections():
+            connection.cut()
+        await super().shutdown(None)
+
+    def _connections(self) -> list[BoundedProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
+
+    def _open_calls(self) -> int:
+        return sum(connection.is_waited_for for connection in self._connections())

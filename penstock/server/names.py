@@ -1,0 +1,71 @@
+"""Names that are no setting: refused at the start, so that a typing error does not pass for a setting."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from broker.sources import FILE_VARIABLE, PREFIX, is_kubernetes, settings_file
+from penstock.server.settings import VARIABLES, fields
+
+_POOLS = "pools"
+_REFERENCE = "docs/reference/configuration.md lists all of them"
+
+
+class NamesStartError(Exception):
+    """There is a name that no process of Penstock knows, or the settings file cannot be read."""
+
+
+def check_names() -> None:
+    """Check the names in the environment and in the settings file, whichever process they are for.
+
+    Keys inside of ``[pools.*]`` are checked by :mod:`workers.devices.pools`.
+
+    Raises:
+        NamesStartError: naming each unknown name, and the known one that it resembles most.
+    """
+    file = settings_file()
+    problems = [
+        f"unknown environment variable {name}: {_advice(name.upper(), _variables())}"
+        for name, value in os.environ.items()
+        if name.upper().startswith(PREFIX) and value and not _is_known(name.upper(), value)
+    ]
+    problems += [
+        f"{file}: {key}: there is no such setting: {_advice(key.lower(), _keys())}"
+        for key in _read()
+        if key not in _keys()
+    ]
+    if problems:
+        raise NamesStartError("; ".join(problems))
+
+
+def _is_known(name: str, value: str) -> bool:
+    return name in _variables() or is_kubernetes(name, value)
+
+
+def _variables() -> Collection[str]:
+    return [*VARIABLES, *(f"{PREFIX}{name.upper()}" for name in fields())]
+
+
+def _keys() -> Collection[str]:
+    return [*fields(), _POOLS]
+
+
+def _advice(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else _REFERENCE
+
+
+def _read() -> Mapping[str, Any]:
+    file = settings_file()
+    try:
+        return tomllib.loads(file.read_bytes().decode())
+    except FileNotFoundError as error:
+        if os.environ.get(FILE_VARIABLE):
+            raise NamesStartError(f"{FILE_VARIABLE} names {file}, and there is no such file") from error
+        return {}
+    except (OSError, ValueError) as error:  # unreadable, not UTF-8, not TOML
+        raise NamesStartError(f"{file} cannot be read: {error}") from error

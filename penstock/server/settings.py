@@ -1,0 +1,82 @@
+"""The settings of ``penstock up``, and the register of every setting and variable of Penstock."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from pydantic import Field, SecretStr
+from pydantic.fields import FieldInfo
+
+from api.settings import ApiSettings
+from broker.settings import BrokerSettings
+from broker.sources import FILE_VARIABLE
+from coordinator.settings import CoordinatorSettings
+from workers.settings import WorkerSettings
+
+Layer: TypeAlias = type[BrokerSettings]
+
+
+class UpSettings(WorkerSettings):
+    """Everything on one machine. The api and the workers read the rest of their settings themselves."""
+
+    host: str = Field("127.0.0.1", description="Where the api listens.")
+    port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
+    without_keys: bool = Field(
+        default=False, description="Let the api listen on an address that others reach without API keys."
+    )
+    flower: bool = Field(default=True, description="Run Flower too.")
+    flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
+
+    @property
+    def own_redis(self) -> bool:
+        """Whether no server was named, so that the embedded one is started."""
+        return "redis_url" not in self.model_fields_set
+
+
+class FlowerSettings(BrokerSettings):
+    """The queue's settings, and Flower's login."""
+
+    flower_basic_auth: SecretStr | None = Field(
+        None, description="Flower's logins, `user:password`, separated by commas."
+    )
+
+
+LAYERS: tuple[Layer, ...] = (UpSettings, ApiSettings, CoordinatorSettings, FlowerSettings)
+"""They have every setting: those of a worker are in the first, those of every process in each."""
+
+VARIABLES = {
+    FILE_VARIABLE: (
+        "every process of the server",
+        "the settings file; default: `penstock.toml` in the current folder",
+    ),
+    "PENSTOCK_URL": (
+        "the SDK, the client commands",
+        "the server's address: see [scripts](../use/scripts-and-errors.md)",
+    ),
+    "PENSTOCK_API_KEY": (
+        "the SDK, the client commands",
+        "sent as a bearer token; needed if `api_keys` are set",
+    ),
+    "PENSTOCK_CLIENT_MODEL": (
+        "`penstock submit`, `penstock batch`",
+        "the served model to use if the command names none",
+    ),
+    "PENSTOCK_FLAVOUR": (
+        "`make`",
+        "`cpu`, `gpu` or `client`: what to install; default: by the NVIDIA driver",
+    ),
+    "PENSTOCK_OPEN_WEBUI": (
+        "`make test-open-webui`",
+        "the environment of Open WebUI; default: `.venv-open-webui`",
+    ),
+    "PENSTOCK_FAILPOINTS": (
+        "every process of the server",
+        "faults for tests: see `monitoring/failpoints.py`",
+    ),
+}
+"""Variables that are no settings: who reads each, and what it means. The reference page is made from this."""
+
+
+def fields() -> dict[str, FieldInfo]:
+    """Return every setting of every process by name."""
+    return {name: field for layer in LAYERS for name, field in layer.model_fields.items()}

@@ -1,0 +1,161 @@
+"""Bodies of any size: what one of them costs the process is bounded, and the others are answered meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from api.http.bodies import SMALL_BYTES
+from api.http.body import CONTROL_BYTES
+from broker.settings import BrokerSettings
+from tests.apiserver import ApiServer
+from tests.puppet import MODEL, Puppet
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio
+
+LIMIT = 1024 * 1024
+_CHAT, _TEXT, _JOBS = "/v1/chat/completions", "/v1/completions", "/v1/jobs"
+LARGE = b'{"input": {"model": "puppet", "messages": [{"role": "user", "content": "hi"}], "vendor": "%b"}}'
+
+
+@pytest.fixture
+def api(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
+    given = {
+        "max_body_bytes": LIMIT,
+        "max_body_items": 2000,
+        "bodies_memory_bytes": LIMIT,
+        "body_timeout_s": 1.0,
+    }
+    with ApiServer(broker_settings, **given) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def http(api: ApiServer, puppet: Puppet) -> AsyncIterator[httpx.AsyncClient]:
+    async with api.client() as client:
+        yield client
+
+
+async def test_a_large_body_reaches_the_engine_as_it_came(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    text = LARGE % ('é[{,\\\\\\"'.encode() * (SMALL_BYTES // 8))
+    for content in (text, _pieces(text)):
+        assert (await http.post(_JOBS, content=content)).status_code == 202
+        claim = await puppet.take()
+        assert json.loads(claim.body) == json.loads(text)["input"]
+        await puppet.succeed(claim)
+
+
+async def _pieces(text: bytes) -> AsyncIterator[bytes]:
+    """Send a body without telling its length."""
+    for start in range(0, len(text), 50_000):
+        yield text[start : start + 50_000]
+
+
+@pytest.mark.parametrize("path", [_CHAT, _TEXT, _JOBS])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"prompt": [' + b"[]," * 2000 + b"[]]}", "invalid_request"),
+        (b'{"prompt": [' + b"-1," * 100_000 + b"1]}", "invalid_request"),
+        (b"{" + b'"a":1,' * 2000 + b'"b":1}', "invalid_request"),
+        (b'{"input": {"messages": [' + b'{"role": ""},' * 2000 + b"{}]}}", "invalid_request"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "invalid_json"),
+        (b"[" * 400, "invalid_json"),
+        (b'{"a":"' + b"\\" * 200_001 + b'"}', "invalid_json"),
+        (b'{"a":"' + b"\xff" * 200_000 + b'"}', "invalid_encoding"),
+    ],
+)
+async def test_the_worst_bodies_are_refused(
+    http: httpx.AsyncClient, puppet: Puppet, path: str, body: bytes, code: str
+) -> None:
+    got = await http.post(path, content=body)
+    assert (got.status_code, got.json()["error"]["code"]) == (400, code), got.text
+    assert await puppet.waiting() == 0
+
+
+async def test_the_limit_of_items_is_named(http: httpx.AsyncClient) -> None:
+    got = await http.post(_TEXT, json={"model": MODEL, "prompt": [1] * 2001})
+    assert "more than 2000 items (setting max_body_items)" in got.json()["error"]["message"]
+
+
+async def test_a_body_that_comes_too_slowly_gives_its_memory_back(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.settings.port)
+    writer.write(f"POST {_JOBS} HTTP/1.1\r\nhost: x\r\ncontent-length: {LIMIT}\r\n\r\n{{".encode())
+    await writer.drain()
+    # The slow one has all of the memory: this one waits for it, and small ones do not.
+    waiting = asyncio.create_task(http.post(_JOBS, content=LARGE % (b"x" * SMALL_BYTES)))
+    assert (await http.post(_JOBS, content=LARGE % b"x")).status_code == 202
+    status = await reader.readline()
+    assert b" 408 " in status
+    answer = await reader.read()
+    assert b'"body_timeout"' in answer
+    assert (await waiting).status_code == 202
+    for _ in range(2):
+        await puppet.succeed(await puppet.take())
+    writer.close()
+
+
+async def test_a_client_that_leaves_gives_its_memory_back(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", api.settings.port)
+        writer.write(f"POST {_JOBS} HTTP/1.1\r\nhost: x\r\ncontent-length: {LIMIT}\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+    assert (await http.post(_JOBS, content=LARGE % (b"x" * SMALL_BYTES))).status_code == 202
+    await puppet.succeed(await puppet.take())
+
+
+async def test_a_call_that_waits_holds_no_body(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    """The memory is for one such body, and three of them wait for their ends."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "vendor": "x" * (LIMIT - 1000)}
+    calls = [asyncio.create_task(http.post(_CHAT, json=body)) for _ in range(2)]
+    calls.append(asyncio.create_task(http.post(f"{_JOBS}?wait=20", json={"input": body})))
+
+    async def all_wait() -> bool:
+        return await puppet.waiting() == 3
+
+    await eventually(all_wait)
+    for _ in calls:
+        await puppet.succeed(await puppet.take())
+    assert [(await call).status_code for call in calls] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PATCH", f"{_JOBS}/job_01a2298a56077b5b84c193214f5394ed"),
+        ("POST", "/v1/dead/retry"),
+        ("POST", "/v1/workers/w/drain"),
+        ("POST", "/v1/batches"),
+    ],
+)
+async def test_a_call_without_a_prompt_takes_a_small_body(
+    http: httpx.AsyncClient, method: str, path: str
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b'{"x": "'
+        yield b"x" * CONTROL_BYTES
+        yield b'"}'
+
+    contents: list[Any] = [b'{"x": "' + b"x" * CONTROL_BYTES + b'"}', pieces()]
+    for content in contents:
+        got = await http.request(method, path, content=content)
+        assert (got.status_code, got.json()["error"]["code"]) == (413, "body_too_large")
+    for content in (b'{"a":' * 200 + b"1" + b"}" * 200, b"", b"{", b"[]"):
+        got = await http.request(method, path, content=content)
+        assert got.status_code in ({400, 404} if path.endswith("drain") else {400}), got.text
+    got = await http.request(method, path, json={"colour": "red"})
+    assert (got.status_code, got.json()["error"]["param"]) == (400, "colour")

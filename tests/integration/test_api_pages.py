@@ -1,0 +1,97 @@
+"""The pages for people and for those who watch the server: what it is, whether a model is loaded, and the reference."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from broker.jobs import JobStore
+from broker.settings import BrokerSettings
+from tests.apiserver import ApiServer
+from tests.puppet import MODEL, Puppet
+from tests.support import eventually
+
+pytestmark = pytest.mark.asyncio
+
+FLOWER = "http://127.0.0.1:5555/?a&b"
+HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}  # as browsers ask
+
+
+@pytest.fixture
+def with_flower(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
+    with ApiServer(broker_settings, flower_url=FLOWER) as server:
+        yield server
+
+
+async def test_health_is_200_while_a_model_is_loaded(http: httpx.AsyncClient, store: JobStore) -> None:
+    got = await http.get("/health")
+    assert (got.status_code, got.json()["status"], got.json()["models"]) == (503, "not_ready", [])
+    assert got.json()["missing"] == ["worker"]
+    await Puppet(store).live()
+
+    async def healthy() -> bool:
+        return (await http.get("/health")).status_code == 200
+
+    await eventually(healthy)
+    found = (await http.get("/health")).json()
+    assert (found["status"], found["models"]) == ("ready", [MODEL])
+    assert set(found["checks"].values()) == {"ok"}
+    assert {"redis", "envelope", "worker"} <= set(found["checks"])
+
+
+async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:
+    async with with_flower.client() as http:
+        page = await http.get("/", headers=HTML)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "not ready" in page.text
+        assert "worker: none is alive" in page.text
+        await Puppet(store).live()
+
+        async def ready() -> bool:
+            return (await http.get("/")).json()["status"] == "ready"
+
+        await eventually(ready)
+        page = await http.get("/", headers=HTML)
+        assert "<strong>ready</strong>" in page.text
+        assert f"<code>{MODEL}</code>" in page.text
+        assert 'href="http://127.0.0.1:5555/?a&amp;b"' in page.text
+        for link in re.findall(r'href="([^":]+)"', page.text):
+            assert (await http.get(f"/{link}")).status_code == 200, link
+        facts = (await http.get("/", headers={"accept": "application/json"})).json()
+        assert (facts["name"], facts["models"], facts["links"]["flower"]) == ("Penstock", [MODEL], FLOWER)
+        for name, path in facts["links"].items():
+            assert name == "flower" or (await http.get(path)).status_code == 200, path
+
+
+async def test_the_reference_needs_no_other_server(http: httpx.AsyncClient) -> None:
+    page = await http.get("/docs")
+    assert page.status_code == 200
+    assert not re.search(r"(?:https?:)?//\w", page.text)
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(found) == 3
+    for path in found:
+        got = await http.get(f"/{path}")
+        assert got.status_code == 200, path
+        assert len(got.content) > 100
+    assert (await http.get("/docs/other.js")).status_code == 404
+    assert (await http.get("/redoc")).status_code == 404
+
+
+async def test_many_who_ask_whether_it_is_ready_share_one_look(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    with ApiServer(broker_settings, catalogue_refresh_s=3600, reap_interval_s=3600) as api:
+        async with api.client() as http:
+
+            async def asked() -> int:
+                return int((await puppet.store.client.info("commandstats"))["cmdstat_hgetall"]["calls"])
+
+            before = await asked()
+            for _ in range(100):  # one after the other: those who ask at once shared a look before
+                for path in ("/health/ready", "/health", "/"):
+                    await http.get(path)
+            assert await asked() - before < 100  # each look is one at least

@@ -1,0 +1,42 @@
+"""`penstock worker check`, the health check of a worker's container: the lease decides."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from broker.settings import BrokerSettings
+from tests.processes import ROOT, WorkerProcess
+from tests.support import wait_until
+
+
+def check(settings: BrokerSettings, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")}
+    given = {"PENSTOCK_REDIS_URL": url or settings.redis_url, "PENSTOCK_NAMESPACE": settings.namespace}
+    command = [sys.executable, "-m", "penstock", "worker", "check"]
+    return subprocess.run(command, cwd=ROOT, env=env | given, capture_output=True, text=True, check=False)
+
+
+def test_it_follows_the_lease(broker_settings: BrokerSettings, tmp_path: Path) -> None:
+    before = check(broker_settings)
+    assert before.returncode == 1
+    assert "has a lease" in before.stderr
+    worker = WorkerProcess(broker_settings, tmp_path / "worker.log", lease_ttl_s=1.0, heartbeat_s=0.2)
+    try:
+        wait_until(worker.is_ready)
+        assert check(broker_settings).returncode == 0
+        worker.signal(signal.SIGSTOP)  # its process lives, and its loop stands still
+        wait_until(lambda: check(broker_settings).returncode == 1)
+        worker.signal(signal.SIGKILL)
+    finally:
+        worker.close()
+
+
+def test_without_redis_it_says_so(broker_settings: BrokerSettings) -> None:
+    done = check(broker_settings, "redis://127.0.0.1:1/0")
+    assert done.returncode == 1
+    assert "cannot ask Redis" in done.stderr
+    assert "Traceback" not in done.stderr
