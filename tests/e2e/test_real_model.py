@@ -76,7 +76,9 @@ def test_a_model_directory_starts_where_most_but_not_all_memory_is_free(
         # The context became what fits: a request beyond it is refused, not waited for.
         (fits,) = re.findall(r"Auto-fit max_model_len: reduced from 1048576 to (\d+)", log)
         assert 1000 < int(fits) < CONTEXT
-        beyond = httpx.post(f"{stack.url}/v1/completions", json=body | {"max_tokens": int(fits)}, timeout=60)
+        beyond = httpx.post(
+            f"{stack.url}/v1/completions", json=body | {"max_tokens": int(fits) + 1}, timeout=60
+        )
         assert beyond.status_code == 400
     finally:
         stop_stack(stack)
