@@ -44,10 +44,10 @@ class ApiSettings(BrokerSettings):
         "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
     )
     bodies_memory_bytes: int = Field(
-        32 * 1024 * 1024,
+        24 * 1024 * 1024,
         ge=1024 * 1024,
         description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
-        "It is at least `max_body_bytes`.",
+        "It is at least `max_body_bytes`. The checks, and the way to Redis, take up to five times as much for a moment.",
     )
     body_timeout_s: Seconds = Field(
         60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."

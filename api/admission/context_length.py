@@ -69,6 +69,9 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
             if len(prompt) > longest:
                 raise _too_long(limit, param, f"{len(prompt)}")
             continue
+        length = len(prompt)  # in characters: at most its bytes, and cheaper
+        if model.max_token_bytes and length > longest * model.max_token_bytes:
+            raise _too_long(limit, param, f"at least {-(-length // model.max_token_bytes)}")
         length = len(prompt.encode())
         least = -(-length // model.max_token_bytes) if model.max_token_bytes else 0
         if least > longest:

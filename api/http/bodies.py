@@ -118,7 +118,7 @@ class Bodies:
                 await reader.read(SMALL_BYTES)
             if not reader.complete:
                 await self._read_large(body, reader, announced or self._max_bytes)
-            body.data = reader.take()
+            body.data = await self.run(reader.size, reader.take)
             await self.run(reader.size, check_shape, body.data, self._max_items)
         except BaseException:
             body.release()

@@ -160,13 +160,15 @@ def test_the_example_names_every_variable_and_no_other() -> None:
 
 
 def test_the_examples_defaults_are_the_files() -> None:
-    defaults = {name: default for name, operator, default in VARIABLES.findall(TEXT) if operator == ":-"}
+    defaults = {
+        name: default for name, operator, default in VARIABLES.findall(TEXT) if operator in {":-", "-"}
+    }
     shown = dict(re.findall(r"^#([A-Z_]+)=(.+)$", EXAMPLE, re.MULTILINE))
     assert shown == {name: defaults[name] for name in shown}
 
 
 def test_nothing_has_to_be_set() -> None:
-    assert [name for name, operator, _ in VARIABLES.findall(TEXT) if operator != ":-"] == []
+    assert [name for name, operator, _ in VARIABLES.findall(TEXT) if operator not in {":-", "-"}] == []
 
 
 def test_what_a_dockerfile_copies_is_let_in() -> None:
