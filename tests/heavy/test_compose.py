@@ -285,7 +285,7 @@ def test_the_worker_image_runs_vllm(stack: Stack) -> None:
     answer = client.chat.completions.create(model="tiny-random", messages=ask, max_tokens=8)
     assert answer.usage
     assert answer.usage.completion_tokens == 8
-    stack.compose.run("stop", "worker-cpu")
+    stack.compose.run("--profile", "cpu", "stop", "worker-cpu")
     stack.compose.run("start", "worker-simulated")
     wait_until(lambda: stack.compose.healthy("worker-simulated"), 60)
 
