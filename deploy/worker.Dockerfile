@@ -28,14 +28,17 @@ RUN apt-get update \
     && useradd --system --uid 10001 --no-create-home --home-dir /var/lib/penstock penstock \
     && install -d -o penstock -g penstock /var/lib/penstock /var/lib/penstock-files
 COPY --from=build /opt/penstock/.venv .venv
+# The api and the coordinator too: every process knows every setting, so that it can refuse a name that is none.
+COPY api api
 COPY broker broker
+COPY coordinator coordinator
 COPY storage storage
 COPY jobs jobs
 COPY monitoring monitoring
 COPY penstock penstock
 COPY workers workers
 # The root file system may be read-only, so Python could not keep byte code later.
-RUN .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash broker jobs monitoring penstock storage workers
+RUN .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash api broker coordinator jobs monitoring penstock storage workers
 # The root file system may be read-only: models and compiled kernels go to the volume, the rest to /tmp.
 ENV PATH=/opt/penstock/.venv/bin:$PATH \
     HF_HOME=/var/lib/penstock/huggingface \

@@ -99,6 +99,7 @@ EVENTS = {
     "job_retried": "A caller retried a finished job, as a new job.",
     "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
     "They move on when its lease ends.",
+    "kv_cache_sized": "On a CPU: the size of vLLM's KV cache, and the free memory and weights that it comes from.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",

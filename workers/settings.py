@@ -91,6 +91,24 @@ class WorkerSettings(MetricsSettings):
     concurrency: int | None = Field(
         None, ge=1, le=4096, description="Jobs on the engine at once; default: the engine's own batch size."
     )
+    kv_cache_gib: float | None = Field(
+        None,
+        gt=0,
+        le=65_536,
+        description="Memory for the KV cache in GiB, for each GPU or, on the CPU, each engine process. Default: "
+        "vLLM's own choice on a GPU; on the CPU half of the free memory that the weights leave.",
+    )
+    cpu_memory_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Part of the free memory that vLLM on the CPU counts on; several workers started together divide it.",
+    )
+    private_media: bool = Field(
+        default=False,
+        description="Let vLLM fetch images, audio and video from private networks too, if `--allowed-media-domains` "
+        "(in `engine_args`) has the host.",
+    )
     engine_stall_s: float = Field(
         300.0,
         ge=0,

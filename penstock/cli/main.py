@@ -10,7 +10,7 @@ import click
 
 from penstock._version import __version__
 from penstock.cli._exits import INTERRUPTED, OK, USAGE, fail, leave_broken_pipe, wrong_usage
-from penstock.cli._run import Globals, common_options
+from penstock.cli._run import Globals, common_options, server_is_installed
 
 _CLIENT = {
     "submit": ("penstock.cli.submit", "submit", "Submit a job: a prompt, or a raw OpenAI request."),
@@ -32,15 +32,6 @@ _CLIENT = {
 }
 """Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""
 
-_SERVER = {
-    "up": "Run everything on this machine.",
-    "api": "Run the HTTP API.",
-    "coordinator": "Run a coordinator, the process that drives batches.",
-    "worker": "Run a worker on its devices, or drain one.",
-    "flower": "Run Flower on the same queue.",
-}
-"""Known also in a client-only install, so that typing one gets a useful answer."""
-
 _OURS = frozenset({"api", "broker", "coordinator", "jobs", "monitoring", "storage", "workers"})
 
 
@@ -50,7 +41,7 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the client's commands, then the server's."""
         del ctx
-        return [*_CLIENT, *(_server_commands() or _SERVER)]
+        return [*_CLIENT, *_server_commands()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command; None if there is none of this name."""
@@ -59,17 +50,18 @@ class _Commands(click.Group):
             module, attribute, _ = _CLIENT[cmd_name]
             command: click.Command = getattr(import_module(module), attribute)
             return command
-        return _server_commands().get(cmd_name) or (_absent(cmd_name) if cmd_name in _SERVER else None)
+        return _server_commands().get(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the two lists, the client's from the table above."""
         del ctx
         with formatter.section("Client commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _CLIENT.items()])
-        found = {name: command.get_short_help_str(80) for name, command in _server_commands().items()}
-        title = "Server commands" + ("" if found else " (need the repository checkout)")
+        title = "Server commands" + ("" if server_is_installed() else " (need the repository checkout)")
         with formatter.section(title):
-            formatter.write_dl(list((found or _SERVER).items()))
+            formatter.write_dl(
+                [(name, command.get_short_help_str(80)) for name, command in _server_commands().items()]
+            )
 
 
 @click.group("penstock", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -104,35 +96,21 @@ def main() -> NoReturn:
     except BrokenPipeError:
         leave_broken_pipe()
     except ModuleNotFoundError as exc:
-        # A server command that imports its packages only when it runs, in an install without them.
-        name = next((word for word in sys.argv[1:] if word in _SERVER), None)
+        # A server command imports its packages only when it runs; this is an install without them.
+        name = next((word for word in sys.argv[1:] if word in _server_commands()), None)
         if name is None or not _is_server_package(exc):
             raise
-        _say_absent(name, exc)
+        missing = f"no module {exc.name!r} here"
+        fail(
+            f"{name} needs the repository checkout with its server requirements installed ({missing})", USAGE
+        )
     raise SystemExit(code if isinstance(code, int) else OK)
 
 
 def _server_commands() -> dict[str, click.Command]:
-    """Import the server's commands; none if the server is not installed."""
-    try:
-        module = import_module("penstock.cli.server")
-    except ModuleNotFoundError:
-        return {}  # _absent says so when one of them is called
-    commands: list[click.Command] = module.COMMANDS
+    """Return the server's commands. They are there without the server, so that typing one gets a useful answer."""
+    commands: list[click.Command] = import_module("penstock.cli.server").COMMANDS
     return {command.name: command for command in commands if command.name}
-
-
-def _absent(name: str) -> click.Command:
-    """Return a command that says what is missing, whatever its arguments are."""
-    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
-    return click.Command(
-        name, help=_SERVER[name], context_settings=anything, callback=lambda: _say_absent(name, None)
-    )
-
-
-def _say_absent(name: str, missing: ModuleNotFoundError | None) -> NoReturn:
-    why = f" (no module {missing.name!r} here)" if missing else ""
-    fail(f"{name} needs the repository checkout with its server requirements installed{why}", USAGE)
 
 
 def _is_server_package(exc: ModuleNotFoundError) -> bool:

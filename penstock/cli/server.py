@@ -18,6 +18,7 @@ _MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for tryi
 _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
+_KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
 _KEYLESS_HELP = "Allow a --host that other machines reach although there are no API keys."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
@@ -52,6 +53,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.option("--flower-port", type=int, metavar="PORT", help="Flower's port.  [default: 5555]")
 @click.option("--openai-base-url", metavar="URL", help="With --engine openai: its server, with /v1.")
 @click.option("--concurrency", type=int, metavar="N", help="Jobs on an engine at once.")
+@click.option("--kv-cache-gib", type=float, metavar="GIB", help=_KV_CACHE_HELP)
 @click.option("--drain-timeout-s", type=float, metavar="S", help="Time for running jobs at the stop.")
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
 @click.option("--verbose", is_flag=True, help="Show the processes' logs here too.")
@@ -121,6 +123,13 @@ def coordinator(**options: Any) -> None:
 @click.option("--workers", type=int, metavar="N", help=_WORKERS_HELP)
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help=_ALIAS_HELP)
 @click.option("--concurrency", type=int, metavar="N", help="Jobs on the engine at once.")
+@click.option("--kv-cache-gib", type=float, metavar="GIB", help=_KV_CACHE_HELP)
+@click.option(
+    "--cpu-memory-share",
+    type=float,
+    metavar="PART",
+    help="Part of the free memory to count on.  [default: 1]",
+)
 @click.option("--metrics-host", metavar="HOST", help="Where /metrics listens.  [default: 127.0.0.1]")
 @click.option("--metrics-port", type=int, metavar="PORT", help="Port of /metrics.  [default: a free one]")
 @click.option("--openai-base-url", metavar="URL", help="With --engine openai: its server, with /v1.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from broker.sources import settings_file
@@ -27,6 +27,8 @@ OPTIONS = {
     "aliases": "--alias",
     "tensor_parallel": "--tensor-parallel",
     "concurrency": "--concurrency",
+    "kv_cache_gib": "--kv-cache-gib",
+    "cpu_memory_share": "--cpu-memory-share",
     "metrics_host": "--metrics-host",
     "openai_base_url": "--openai-base-url",
     "drain_timeout_s": "--drain-timeout-s",
@@ -75,7 +77,7 @@ def parts_of_worker(overrides: Mapping[str, Any]) -> list[Part]:
         DeviceStartError: the devices are not there, or too small for the model.
     """
     settings = worker_settings(overrides)
-    return _parts(settings, overrides, settings.pool if read_tables() else None, Counter())
+    return _share_memory(_parts(settings, overrides, settings.pool if read_tables() else None, Counter()))
 
 
 def parts_of_machine(
@@ -95,7 +97,7 @@ def parts_of_machine(
     """
     tables = read_tables()
     if not tables:
-        return _parts(settings, overrides, None, Counter())
+        return _share_memory(_parts(settings, overrides, None, Counter()))
     file = settings_file()
     odd = [name for name in ONE_POOL if name in overrides]
     if odd:
@@ -121,7 +123,20 @@ def parts_of_machine(
                 msg = f"{file}: [pools.{pool}] gpus: GPU {gpu.index} is taken by [pools.{owner[gpu.index]}]"
                 raise PoolsStartError(msg)
         parts += found
-    return parts
+    return _share_memory(parts)
+
+
+def _share_memory(parts: list[Part]) -> list[Part]:
+    """Divide the machine's free memory among the workers whose engine runs on the CPU: each sizes its KV cache from it."""
+    on_cpu = [part for part in parts if part.settings.engine == "vllm" and not part.group]
+
+    def shared(part: Part) -> Part:
+        if part not in on_cpu:
+            return part
+        share = part.settings.cpu_memory_share / len(on_cpu)
+        return replace(part, flags=(*part.flags, f"--cpu-memory-share={share:.4f}"))
+
+    return [shared(part) for part in parts] if len(on_cpu) > 1 else parts
 
 
 def _parts(

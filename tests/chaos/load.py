@@ -227,6 +227,8 @@ class Load:
         text = "".join(_voice._words(messages.encode(), tokens)) if model == "simulated" else None
         sub = self.ledger.open(Submission(marker, kind, text))
         more = ', "stream": true' if stream else ""
+        if text is None:
+            more += ', "ignore_eos": true'  # the model would end most long answers early
         return sub, f'{{"model": "{model}", "messages": {messages}, "max_tokens": {tokens}{more}}}'.encode()
 
     @staticmethod

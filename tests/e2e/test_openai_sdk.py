@@ -16,6 +16,7 @@ from tests.support import wait_until
 
 MODEL = "tiny-random"
 HELLO = [{"role": "user", "content": "Hello there, what falls through the gate?"}]
+TO_THE_END = {"ignore_eos": True}
 TOOL = {
     "type": "function",
     "function": {
@@ -49,7 +50,7 @@ def test_models(client: Any) -> None:
 
 def test_chat_with_headers_and_exact_usage(client: Any) -> None:
     raw = client.chat.completions.with_raw_response.create(
-        model=MODEL, messages=HELLO, max_tokens=7, temperature=0
+        model=MODEL, messages=HELLO, max_tokens=7, temperature=0, extra_body=TO_THE_END
     )
     answer = raw.parse()
     assert answer.id == f"chatcmpl-{raw.headers['x-penstock-job-id']}"
@@ -60,7 +61,7 @@ def test_chat_with_headers_and_exact_usage(client: Any) -> None:
 
 
 def test_seed_n_stop_logprobs(client: Any) -> None:
-    options = {"model": MODEL, "messages": HELLO, "max_tokens": 12}
+    options = {"model": MODEL, "messages": HELLO, "max_tokens": 12, "extra_body": TO_THE_END}
     first, second = (client.chat.completions.create(**options, seed=7, temperature=1.0) for _ in range(2))
     assert first.choices[0].message.content == second.choices[0].message.content
     assert len(client.chat.completions.create(**options, n=3, temperature=1.0).choices) == 3
@@ -121,7 +122,8 @@ def test_tools(client: Any, streamed: bool) -> None:
 
 
 def test_stream_equals_the_whole_answer(client: Any) -> None:
-    options = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
+    options: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
+    options["extra_body"] = TO_THE_END
     whole = client.chat.completions.create(**options).choices[0].message.content
     chunks = list(client.chat.completions.create(**options, stream=True))
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -136,7 +138,12 @@ def test_stream_equals_the_whole_answer(client: Any) -> None:
 def test_include_usage_has_its_own_chunk(client: Any) -> None:
     chunks = list(
         client.chat.completions.create(
-            model=MODEL, messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
+            model=MODEL,
+            messages=HELLO,
+            max_tokens=5,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body=TO_THE_END,
         )
     )
     assert chunks[-1].choices == []
@@ -215,7 +222,7 @@ def running_in_engine(stack: Stack) -> float:
 def test_a_client_that_hangs_up_frees_the_engine(client: Any, vllm_stack: Stack) -> None:
     pace = Pace()
     stream = client.chat.completions.create(
-        model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body={"ignore_eos": True}
+        model=MODEL, messages=HELLO, max_tokens=3500, stream=True, extra_body=TO_THE_END
     )
     first = next(iter(stream))
     stream.close()

@@ -35,6 +35,11 @@ def engine_cores() -> set[int]:
         ({"model": "/no/such/folder"}, "/no/such/folder does not exist"),
         ({"dtype": "float7"}, "float7"),
         ({"max_model_len": 10**7}, "max_model_len"),
+        pytest.param(
+            {"kv_cache_memory_bytes": 1 << 50},
+            r"^vLLM did not start: ValueError: Available memory on node.*\n  Less memory: a smaller KV cache",
+            marks=pytest.mark.full,
+        ),
     ],
 )
 async def test_start_errors_are_one_clear_message(

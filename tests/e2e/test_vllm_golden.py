@@ -91,6 +91,8 @@ REQUESTS: dict[str, tuple[str, dict[str, object]]] = {
     "completion stop": (COMPLETIONS, {"prompt": "The river", "stop": ["e"], "max_tokens": 40}),
     "completion echo": (COMPLETIONS, {"prompt": "The river", "echo": True}),
     "completion logprobs": (COMPLETIONS, {"prompt": "The river", "logprobs": 2, "max_tokens": 4}),
+    "completion logprobs 0": (COMPLETIONS, {"prompt": "The river", "logprobs": 0, "max_tokens": 4}),
+    "completion logprobs false": (COMPLETIONS, {"prompt": "The river", "logprobs": False, "max_tokens": 4}),
     "completion token prompt": (COMPLETIONS, {"prompt": [500, 501, 502]}),
     "completion two prompts": (COMPLETIONS, {"prompt": ["The river", "A stone"]}),
     "continuous usage": (

@@ -12,6 +12,7 @@ import yaml
 
 from api.settings import ApiSettings
 from broker.db.acl import ADMIN, ROLES
+from tests.lint.test_layering import BELOW
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[2]
@@ -204,6 +205,13 @@ def test_every_package_of_a_lock_file_has_hashes() -> None:
         blocks = re.findall(r"(?m)^[a-z0-9._-]+(?:\[[^\]]*\])?==.*(?:\n[ \t].*)*", lock.read_text())
         assert len(blocks) > 10, lock
         assert [block for block in blocks if "--hash=sha256:" not in block] == [], lock
+
+
+def test_images_have_every_package() -> None:
+    """Each process reads the names of all settings, which are in their packages."""
+    for dockerfile in DOCKERFILES:
+        copied = set(re.findall(r"(?m)^COPY ([a-z]+) \1$", dockerfile.read_text()))
+        assert copied == set(BELOW), dockerfile
 
 
 def test_images_have_labels_and_byte_code() -> None:

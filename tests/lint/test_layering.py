@@ -74,8 +74,8 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": ("workers/engines/vllm/boot.py", "workers/engines/vllm/tap.py"),
-    "torch": ("workers/devices/tiny_models.py",),
+    "vllm": tuple(f"workers/engines/vllm/{name}.py" for name in ("boot", "cpu_memory", "media", "tap")),
+    "torch": ("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }

@@ -58,17 +58,22 @@ def engine_for(settings: WorkerSettings) -> Engine:
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
+    kv_cache = None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * (1 << 30))
     if settings.model is None:
         from workers.devices.tiny_models import build_tiny_model  # it imports torch
 
         path = build_tiny_model(settings.data_dir.resolve() / "models")
-        return VllmSettings.tiny(
+        tiny = VllmSettings.tiny(
             path, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
         )
+        return tiny if kv_cache is None else replace(tiny, kv_cache_memory_bytes=kv_cache)
     return VllmSettings(
         model=settings.model,
         served_model_name=(settings.served_model_name,) if settings.served_model_name else (),
         max_num_seqs=settings.concurrency,
+        kv_cache_memory_bytes=kv_cache,
+        cpu_memory_share=settings.cpu_memory_share,
+        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         extra_args=settings.engine_args,
     )

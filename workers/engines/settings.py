@@ -18,13 +18,16 @@ class VllmSettings:
         enforce_eager: skip compilation: starts quicker, runs slower.
         max_model_len: context length in tokens.
         max_num_seqs: requests in one batch.
-        kv_cache_memory_bytes: KV-cache size in bytes; wins over ``gpu_memory_utilization``.
+        kv_cache_memory_bytes: KV-cache size in bytes; wins over ``gpu_memory_utilization``. On a CPU None means a part of
+            the free memory; see :mod:`workers.engines.vllm.cpu_memory`.
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
         dtype: weight type, such as ``bfloat16``.
         tool_call_parser: name of vLLM's parser for tool calls; also turns on ``--enable-auto-tool-choice``.
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
+        cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
+        private_media: fetch media by URL from private networks too, if ``--allowed-media-domains`` has the host.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
@@ -43,6 +46,8 @@ class VllmSettings:
     tool_call_parser: str | None = None
     runner: str | None = None
     convert: str | None = None
+    cpu_memory_share: float = 1.0
+    private_media: bool = False
     compact_streams: bool = True
     log_level: str = "WARNING"
     log_json: bool = False

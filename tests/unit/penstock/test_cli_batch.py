@@ -125,7 +125,7 @@ def test_events_for_scripts(server, folder, prompts):
 @pytest.mark.parametrize("installed", [True, False])
 def test_where_no_server_is_named_and_none_answers(folder, prompts, monkeypatch, installed):
     monkeypatch.setattr(http, "DEFAULT_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr(batch_work, "_server_is_installed", lambda: installed)
+    monkeypatch.setattr(batch_work, "server_is_installed", lambda: installed)
     monkeypatch.setattr(sys, "argv", ["penstock", "batch", "run", prompts, "-o", "out.jsonl"])
     said = io.StringIO()
     with redirect_stderr(said), pytest.raises(SystemExit) as end:

@@ -90,6 +90,14 @@ def test_a_worker_command_runs_one_pool(file):
     assert [part.name for part in parts] == ["worker-chat-1", "worker-chat-2"]
 
 
+def test_workers_on_one_cpu_divide_its_memory(file):
+    file("")
+    assert parts_of_worker({"gpus": None})[0].flags == ("--workers", "1")
+    three = parts_of_worker({"workers": 3, "cpu_memory_share": 0.6, "kv_cache_gib": 2.5})
+    shares = ("--kv-cache-gib=2.5", "--cpu-memory-share=0.6", "--cpu-memory-share=0.2000")
+    assert [part.flags[-3:] for part in three] == [shares] * 3
+
+
 def test_the_flat_case(file):
     file("")
     one = {"engine": "simulated"}

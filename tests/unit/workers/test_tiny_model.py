@@ -7,7 +7,9 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from workers.devices.tiny_models import CHAT_TEMPLATE, SIZES, _tokenizer, build_tiny_model
+from workers.devices import tiny_weights
+from workers.devices.tiny_models import CHAT_TEMPLATE, SIZES, build_tiny_model
+from workers.devices.tiny_tokenizer import WORDS, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -23,13 +25,29 @@ def test_builds_once_even_when_asked_at_once(tmp_path: Path) -> None:
     assert json.loads((path / "config.json").read_text())["vocab_size"] == SIZES["nano"].vocab
 
 
+def test_another_recipe_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build_tiny_model(tmp_path / "models", "nano")
+    changed = tmp_path / "tiny_weights.py"
+    changed.write_text(Path(tiny_weights.__file__).read_text() + "# another\n")
+    monkeypatch.setattr(tiny_weights, "__file__", str(changed))
+    after = build_tiny_model(tmp_path / "models", "nano")
+    assert after != before
+    assert {entry.name for entry in (tmp_path / "models").iterdir()} == {before.name, after.name}
+
+
+def test_every_word_is_one_token() -> None:
+    tokenizer = train(SIZES["tiny"].vocab)
+    for word in WORDS:
+        assert len(tokenizer.encode(f" {word}").ids) == len(tokenizer.encode(word.capitalize()).ids) == 1
+
+
 def test_unknown_size(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         build_tiny_model(tmp_path, "huge")
 
 
 def test_tokenizer_reads_back_any_text() -> None:
-    tokenizer = _tokenizer(SIZES["tiny"].vocab)
+    tokenizer = train(SIZES["tiny"].vocab)
     for text in ("The river turns the turbine.", "Zürich 東京 🙂\n\tx", '{"a": [1, 2]}'):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
     assert len(tokenizer.encode("The river turns the turbine").ids) < 12

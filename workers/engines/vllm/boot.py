@@ -10,7 +10,7 @@ from typing import Any
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import wire
+from workers.engines.vllm import cpu_memory, media, wire
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
@@ -45,6 +45,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     envs.disable_envs_cache()  # of an engine before this one
+    media.guard(private=settings.private_media)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -54,8 +55,10 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     engine_args = AsyncEngineArgs.from_cli_args(args)
+    cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    cpu_memory.size(config, engine_args, settings)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
             config,
@@ -65,6 +68,13 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()
     return llm, args
+
+
+def slots(config: Any) -> int:
+    """Return how many requests run at once: vLLM's ``max_num_seqs`` is of each data-parallel rank that we feed."""
+    parallel = config.parallel_config
+    ours = parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    return int(config.scheduler_config.max_num_seqs * max(ours, 1))
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:

@@ -28,7 +28,6 @@ _CHAT = _SAMPLING | {"messages", "chat_template_kwargs", "reasoning_effort"}
 _COMPLETION = _SAMPLING | {"prompt"}
 _PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
     "n": (1, None),
-    "logprobs": (False, None),
     "top_logprobs": (0, None),
     "echo": (False, None),
     "tools": (None,),
@@ -37,6 +36,10 @@ _PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "return_token_ids": (False, None),
 }
+
+_LOGPROBS = {True: (False, None), False: (None,)}
+"""Values of ``logprobs`` that ask for none, by whether it is a chat: in completions it counts the tokens, and 0 asks for
+those of the chosen tokens alone."""
 
 encode_str = msgspec.json.Encoder().encode
 
@@ -60,8 +63,10 @@ def plain(body: Mapping[str, Any], *, chat: bool) -> bool | None:
             usage = value.get("include_usage", False)
             if not isinstance(usage, bool):
                 return None
-        elif key not in _PLAIN_VALUES or not any(value is one or value == one for one in _PLAIN_VALUES[key]):
-            return None
+        else:
+            values = _LOGPROBS[chat] if key == "logprobs" else _PLAIN_VALUES.get(key, ())
+            if not any(value is one or value == one for one in values):
+                return None
     if not chat:
         prompt = body.get("prompt")
         token_ids = isinstance(prompt, list) and bool(prompt) and all(type(item) is int for item in prompt)

@@ -21,11 +21,13 @@ from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import wire
-from workers.engines.vllm.boot import load, make_app
+from workers.engines.vllm.boot import load, make_app, slots
 from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.probe import learn
+from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
 
@@ -63,6 +65,7 @@ class VllmEngine:
             Path(settings.model).is_dir
         ):
             raise EngineStartError(f"model folder {settings.model} does not exist")
+        await asyncio.to_thread(check_reachable, settings.model)
         self._leash = Leash()
         self._steps.clear()
         try:
@@ -79,7 +82,7 @@ class VllmEngine:
             raise
         except Exception as error:
             await self.stop()
-            raise EngineStartError(wire.explain(error)) from error
+            raise EngineStartError(explain(error, wire.logged_errors())) from error
 
     async def _probe(self, args: Any, tasks: Any) -> None:
         """Ask the app for its models, and learn its chunks."""
@@ -121,7 +124,7 @@ class VllmEngine:
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return int(self._llm.vllm_config.scheduler_config.max_num_seqs)
+        return slots(self._llm.vllm_config)
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,11 @@ class Tap:
 
 
 def tapped(base: Any, taps: dict[str, Tap]) -> Any:
-    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap."""
+    """Return vLLM's engine client with taps: a request whose id is in ``taps`` runs in delta mode through its tap.
+
+    A request that is cancelled while it is handed to the engine process is aborted there. vLLM itself leaves it running,
+    for nobody (its issue 57061).
+    """
     from vllm.sampling_params import RequestOutputKind
 
     class TappedLLM(base):  # type: ignore[misc]
@@ -78,12 +83,16 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
             self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any
         ) -> Any:
             tap = taps.get(request_id)
-            if tap is None:
-                return await super().add_request(request_id, prompt, params, *args, **kwargs)
-            params.output_kind = RequestOutputKind.DELTA
-            collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
-            lora = kwargs.get("lora_request")
-            tap.attach(collector, None if lora is None else lora.lora_name)
+            if tap is not None:
+                params.output_kind = RequestOutputKind.DELTA
+            try:
+                collector = await super().add_request(request_id, prompt, params, *args, **kwargs)
+            except asyncio.CancelledError:
+                await self.abort(request_id)
+                raise
+            if tap is not None:
+                lora = kwargs.get("lora_request")
+                tap.attach(collector, None if lora is None else lora.lora_name)
             return collector
 
     return TappedLLM

@@ -1,4 +1,4 @@
-"""Helpers around vLLM's own endpoint functions: bodies in and out, logs, start errors. They import no vLLM."""
+"""Helpers around vLLM's own endpoint functions: bodies in and out, logs. They import no vLLM."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -38,21 +39,47 @@ def otel_environment(*, traced: bool) -> Iterator[None]:
 def use_our_log_form(level: str, *, as_json: bool) -> None:
     """Give vLLM's own records, here and in the processes it starts, our form, unless the environment sets another.
 
-    To be called before vLLM is imported.
+    To be called before vLLM is imported. Errors are written to a file too, for :func:`logged_errors`, which this empties.
     """
-    if {"VLLM_LOGGING_CONFIG_PATH", "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
+    if (errors := _errors_file()) is not None:
+        errors.write_text("")
         return
-    handle, path = tempfile.mkstemp(prefix="penstock-vllm-", suffix=".json")
-    with os.fdopen(handle, "w") as file:
-        json.dump(vllm_logging_config(level, as_json=as_json, service="vllm"), file)
-    os.environ["VLLM_LOGGING_CONFIG_PATH"] = path
-    atexit.register(_forget, path, os.getpid())
+    if {_LOG_FORM, "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
+        return
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+    form = vllm_logging_config(level, as_json=as_json, service="vllm")
+    form["handlers"]["errors"] = {
+        "class": "workers.engines.vllm.start_errors.FirstErrors",
+        "path": str(folder / _ERRORS),
+    }
+    form["loggers"]["vllm"]["handlers"].append("errors")
+    (folder / "logging.json").write_text(json.dumps(form))
+    (folder / _ERRORS).touch()
+    os.environ[_LOG_FORM] = str(folder / "logging.json")
+    atexit.register(_forget, folder, os.getpid())
 
 
-def _forget(path: str, owner: int) -> None:
+def logged_errors() -> list[str]:
+    """Return the errors that vLLM's processes have logged since the last start, oldest first, one line each."""
+    errors = _errors_file()
+    return [] if errors is None else errors.read_text(errors="replace").splitlines()
+
+
+_LOG_FORM = "VLLM_LOGGING_CONFIG_PATH"
+_FOLDER = "penstock-vllm-"
+_ERRORS = "errors.txt"
+
+
+def _errors_file() -> Path | None:
+    """Return the file of errors beside our configuration; None if the configuration is not ours."""
+    folder = Path(os.environ.get(_LOG_FORM, "")).parent
+    ours = folder.name.startswith(_FOLDER) and (folder / _ERRORS).exists()
+    return folder / _ERRORS if ours else None
+
+
+def _forget(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # not a process that was forked from us
-        with contextlib.suppress(FileNotFoundError):
-            Path(path).unlink()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def parse_body(raw: bytes) -> dict[str, Any] | None:
@@ -93,20 +120,6 @@ async def closing(parts: Any) -> AsyncIterator[bytes]:
     async with contextlib.aclosing(parts):
         async for part in parts:
             yield as_bytes(part)
-
-
-def explain(error: Exception) -> str:
-    """Say in one line why vLLM did not start."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    low = text.lower()
-    if "out of memory" in low or "no available memory" in low or "free memory" in low:
-        return f"vLLM ran out of memory: {text}; lower gpu_memory_utilization, max_model_len or max_num_seqs"
-    if "engine core initialization failed" in low:
-        return (
-            "vLLM's engine process did not start; its log above has the cause. Out of memory? Lower "
-            "gpu_memory_utilization (or kv_cache_memory_bytes), max_model_len or max_num_seqs"
-        )
-    return f"vLLM did not start: {text[:600]}"
 
 
 def max_token_bytes(tokenizer: Any) -> int | None:

@@ -1,0 +1,151 @@
+"""Media by URL, as vLLM's connector of the worker fetches it: from nowhere, unless domains are allowed."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import aiohttp
+import pytest
+from PIL import Image
+from vllm.exceptions import VLLMValidationError
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
+
+from tests.loopback import LoopbackServer
+from workers.engines.vllm import media
+from workers.engines.vllm.media import NAME, PrivateAddressError, check_address, guard
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
+
+
+def png() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+class Images(BaseHTTPRequestHandler):
+    """Serves an image, and a redirect to it."""
+
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        body = b"" if self.path == "/elsewhere" else png()
+        self.send_response(200 if body else 302)
+        self.send_header("location", f"http://{self.headers['host']}/image.png")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+@pytest.fixture
+def images(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server of images on this machine; what it was asked for is in ``Images.asked``."""
+    monkeypatch.setenv("VLLM_MEDIA_FETCH_MAX_RETRIES", "1")
+    Images.asked = []
+    with LoopbackServer(Images, "images") as server:
+        yield server.url
+
+
+def connector(monkeypatch: pytest.MonkeyPatch, *domains: str, private: bool = False) -> Any:
+    """Return the connector as vLLM makes it for a request."""
+    for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    guard(private=private)
+    return MEDIA_CONNECTOR_REGISTRY.load(
+        NAME, media_io_kwargs={}, allowed_local_media_path="", allowed_media_domains=list(domains) or None
+    )
+
+
+async def test_without_allowed_domains_nothing_is_fetched(
+    images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        VLLMValidationError, match=r"no --allowed-media-domains are set; send .* as a data: URL"
+    ):
+        await connector(monkeypatch).fetch_image_async(f"{images}/image.png")
+    assert Images.asked == []
+
+
+async def test_a_host_outside_the_domains_is_refused(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        VLLMValidationError, match=r"no media from 127.0.0.1: it is not in --allowed-media-domains"
+    ):
+        await connector(monkeypatch, "example.com", private=True).fetch_image_async(f"{images}/image.png")
+    assert Images.asked == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_private_addresses_are_refused_in_allowed_domains_too(
+    images: str, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    url = images.replace("127.0.0.1", host)
+    for domains in ((host,), ("*",)):
+        with pytest.raises(
+            VLLMValidationError, match=f"no media from {host}: its address is in a private network"
+        ):
+            await connector(monkeypatch, *domains).fetch_image_async(f"{url}/image.png")
+    assert Images.asked == []
+
+
+async def test_a_name_that_changes_its_address_after_the_check_is_refused(
+    images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = connector(monkeypatch, "*")
+
+    async def passed(_: str) -> None:
+        return
+
+    monkeypatch.setattr(media, "_check_host", passed)
+    with pytest.raises((aiohttp.ClientError, PrivateAddressError)):
+        await made.fetch_image_async(f"{images}/image.png")
+    assert Images.asked == []
+
+
+async def test_private_networks_can_be_allowed_but_redirects_are_not_followed(
+    images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = connector(monkeypatch, "127.0.0.1", private=True)
+    image = await made.fetch_image_async(f"{images}/image.png")
+    assert image.size == (4, 4)
+    with pytest.raises(ValueError, match="image"):
+        await made.fetch_image_async(f"{images}/elsewhere")
+    assert Images.asked == ["/image.png", "/elsewhere"]
+
+
+async def test_data_urls_need_no_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "data:image/png;base64," + base64.b64encode(png()).decode()
+    assert (await connector(monkeypatch).fetch_image_async(url)).size == (4, 4)
+
+
+async def test_a_connector_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "theirs")
+    guard(private=False)
+    assert os.environ["VLLM_MEDIA_CONNECTOR"] == "theirs"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+        *("224.0.0.1", "::1", "::", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254"),
+        *("64:ff9b::a00:1", "2002:7f00:1::"),
+    ],
+)
+async def test_addresses_that_are_not_public(address: str) -> None:
+    with pytest.raises(PrivateAddressError):
+        check_address(address)
+
+
+@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
+async def test_public_addresses(address: str) -> None:
+    check_address(address)
