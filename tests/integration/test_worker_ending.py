@@ -164,7 +164,7 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
     worker = await ready(**SLOW, **WEDGED, failpoints=f"worker.before_beat={action}@20")
     job_id = await submit(store, chat(max_tokens=1000))
     await running(store, job_id)
-    await ready("w2", **SLOW, **WEDGED)  # it reaps, too
+    await ready("w2", **SLOW, reap_interval_s=0.1)
     await eventually(lambda: "failpoint worker.before_beat" in worker.log.read_text())
     assert await asyncio.to_thread(worker.wait) == 1
     text = worker.log.read_text()
@@ -174,7 +174,7 @@ async def test_a_worker_whose_loop_is_wedged_ends_by_itself(
     async def moved_on() -> bool:
         return await reasons(store, job_id) == (JobState.RUNNING, ["worker_lost"])
 
-    await eventually(moved_on)
+    await eventually(moved_on, 40)
 
 
 async def test_a_worker_that_loses_its_heartbeat_ends_and_gives_its_jobs_back(store: JobStore, ready) -> None:
