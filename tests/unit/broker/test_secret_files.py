@@ -10,7 +10,7 @@ from api.settings import ApiSettings
 from broker.db.urls import with_password
 from broker.secret_files import VARIABLE
 from broker.settings import BrokerSettings
-from penstock.server.settings import FlowerSettings
+from penstock.server.settings import FlowerSettings, UpSettings
 from workers.settings import WorkerSettings
 
 
@@ -27,6 +27,13 @@ def test_a_password_completes_the_address(secrets: Path) -> None:
     settings = BrokerSettings(redis_url="redis://api@queue:6379/0")
     assert settings.redis_url == "redis://api:p%40ss%2Fword@queue:6379/0"
     assert "p@ss/word" not in repr(settings.redis_password)
+
+
+def test_a_password_completes_the_default_address_which_stays_the_default(secrets: Path) -> None:
+    (secrets / "penstock_redis_password").write_text("pw\n")
+    settings = UpSettings()
+    assert settings.redis_url == "redis://:pw@127.0.0.1:6379/0"
+    assert settings.own_redis  # naming no server still means the embedded one
 
 
 def test_api_keys_login_and_upstream_key_come_from_files(secrets: Path) -> None:
