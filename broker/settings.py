@@ -210,7 +210,7 @@ class BrokerSettings(BaseSettings):
         return (
             init_settings,
             OneName(settings_cls, Environment(settings_cls)),
-            OneName(settings_cls, SecretFiles(settings_cls)),
+            SecretFiles(settings_cls),
             TomlConfigSettingsSource(settings_cls, settings_file()),
         )
 
