@@ -105,7 +105,9 @@ def test_nobody_listens():
     assert isinstance(got.value.__cause__, httpx.ConnectError)
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x", "http://"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8080", "ftp://x", "http://", "http://x\r\nX-Other: y", "http://x/\n/y"]
+)
 def test_an_address_that_is_none_is_refused_at_once(url):
     with pytest.raises(ValueError, match="base_url"):
         Penstock(url)
