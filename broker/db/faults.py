@@ -33,7 +33,6 @@ _AWAY = (
         ClusterDownError,
     ),  # a replica, or a master that was demoted (MASTERDOWN is a ClusterDownError)
     *(OutOfMemoryError, NoScriptError, TryAgainError),  # it is full, or has just restarted
-    RuntimeError,  # uvloop's, for a write to a connection that has just closed
 )
 
 _AWAY_CODES = frozenset(

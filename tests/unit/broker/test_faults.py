@@ -72,6 +72,9 @@ def test_what_stays_is_a_fault(reply: str) -> None:
         (DataError("Invalid input of type: 'NoneType'"), True),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), True),
         (TypeError("a defect"), True),
+        (RuntimeError("dictionary changed size during iteration"), True),
+        (RecursionError("maximum recursion depth exceeded"), True),
+        (NotImplementedError(), True),
     ],
 )
 def test_errors_without_a_reply(error: Exception, fault: bool) -> None:
