@@ -117,7 +117,9 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
     while True:
         try:
             if envelope is None:
-                learned = await asyncio.to_thread(learn_at, settings.redis_url, settings.namespace)
+                learned = await asyncio.to_thread(
+                    learn_at, settings.redis_url, settings.namespace, store.faults
+                )
                 await store.set_envelope(learned)
                 await store.set_limits()
                 envelope = learned
