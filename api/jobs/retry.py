@@ -21,14 +21,29 @@ from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
-from broker.db.errors import BusyError, InfeasibleError, NewerRecordError, QueueFullError, UnfinishedError
+from broker.db.errors import (
+    BusyError,
+    InfeasibleError,
+    NewerRecordError,
+    QueueFullError,
+    StoreFaultError,
+    UnfinishedError,
+)
 from broker.jobs import Accepted
 from jobs.failures import FailureCode
 from monitoring.trace_context import TraceContext
 
 log = structlog.get_logger(__name__)
 
-_REFUSALS = (ApiError, UnfinishedError, QueueFullError, BusyError, InfeasibleError, NewerRecordError)
+_REFUSALS = (
+    ApiError,
+    UnfinishedError,
+    QueueFullError,
+    BusyError,
+    InfeasibleError,
+    NewerRecordError,
+    StoreFaultError,
+)
 """Errors of one job that do not stop the repetition of many."""
 
 _ANSWERS = foreign_errors()

@@ -84,6 +84,23 @@ async def test_the_dead_are_listed_and_repeated_in_bulk(http: httpx.AsyncClient,
     assert ([row["id"] for row in rest["data"]], rest["has_more"]) == ([broken[0]], False)
 
 
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_damaged_record_does_not_stop_the_repetition_of_the_others(
+    http: httpx.AsyncClient, puppet: Puppet, *, named: bool
+) -> None:
+    first, damaged, last = [await dead_job(http, puppet) for _ in range(3)]
+    record = puppet.store.keys("job", damaged)
+    kept, life_ms = await puppet.store.client.dump(record), await puppet.store.client.pttl(record)
+    await puppet.store.client.delete(record)
+    await puppet.store.client.set(record, "not what it was")
+    got = await http.post("/v1/dead/retry", json={"ids": [first, damaged, last]} if named else {})
+    assert got.status_code == 200, got.text
+    codes = {row["id"]: row["error"] and row["error"]["code"] for row in got.json()["data"]}
+    assert codes == {first: None, last: None} | ({damaged: "internal_error"} if named else {})
+    await puppet.store.client.delete(record)
+    await puppet.store.client.restore(record, life_ms, kept)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
