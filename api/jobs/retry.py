@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from starlette.types import Scope
 
 from api.admission.accept import accept
 from api.http.asgi import json_response
+from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.handlers import foreign_errors
@@ -58,7 +60,13 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
         QueueFullError: the lane is full.
         StoreUnavailableError: Redis is away.
     """
-    spec = await services.store.respec(checked_id(job_id), services.new_job_id())
+    size = await services.store.request_bytes(checked_id(job_id))
+    async with services.large_retries if size > SMALL_BYTES else nullcontext():
+        return await _repeat_now(services, job_id, scope, key)
+
+
+async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | None) -> Accepted:
+    spec = await services.store.respec(job_id, services.new_job_id())
     if spec is None:
         raise job_not_found(job_id)
     earlier = TraceContext.decode(spec.trace)
