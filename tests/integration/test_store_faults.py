@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from kombu import Queue
+from kombu.utils.json import dumps
 
 from broker.attempts import Claim
 from broker.celery.app import make_celery
@@ -139,6 +140,7 @@ async def test_a_pop_that_redis_refuses_is_counted(store: JobStore, broker_setti
         with make_celery(broker_settings.redis_url, broker_settings.namespace, faults=faults) as app:
             asked = Queue(lane, routing_key=lane, no_declare=True)
             with app.connection_for_read() as connection, connection.Consumer([asked]):
+                assert '"penstock_faults": []' in dumps(connection.info())  # as `inspect stats` and Flower do
                 connection.drain_events(timeout=5)
 
     with pytest.raises(StoreFaultError, match="BLMPOP"):
