@@ -27,12 +27,10 @@ from typing import Any
 
 import structlog
 
+from monitoring.logging import last_word
 from workers.process.loop import EngineLoop
 
 log = structlog.get_logger(__name__)
-
-_LAST_WORD_S = 0.1
-"""How long the end by force waits for its own line in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +199,5 @@ class Ending:
         with suppress(queue.Empty):
             while (left_s := force_at - time.monotonic()) > 0:
                 force_at = min(force_at, self._deadlines.get(timeout=left_s) + self._bounds.forced_s)
-        last_word = threading.Thread(target=self._say_forced, name="ending-last-word", daemon=True)
-        last_word.start()
-        last_word.join(_LAST_WORD_S)
+        last_word(lambda: log.error("ending_forced", closed=self._closed.is_set()))
         self._force(self.status)
-
-    def _say_forced(self) -> None:
-        log.error("ending_forced", closed=self._closed.is_set())

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.unread import exit_status
 
 WORKER = """
-import fcntl, os, re, signal, time
-from contextlib import suppress
+import os, re, signal, time
 from monitoring.logging import configure_logging
+from tests.unread import fill_stderr
 from workers.process import watchdog
 from workers.process.ending import Bounds, Ending
 from workers.process.loop import EngineLoop
 from workers.process.signals import drain_on_signals
-
-def fill_stderr():
-    flags = fcntl.fcntl(2, fcntl.F_GETFL)
-    fcntl.fcntl(2, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-    for size in (4096, 1):
-        with suppress(BlockingIOError):
-            while True:
-                os.write(2, b"x" * size)
-    fcntl.fcntl(2, fcntl.F_SETFL, flags)
 
 async def close():
     pass
@@ -57,15 +43,5 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_worker_ends_though_nobody_reads_its_log(case: str) -> None:
-    code = f"{WORKER}\n{CASES[case]}\ntime.sleep(1000)"
-    unread, log = os.pipe()
-    try:
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=log)
-        try:
-            assert process.wait(20) == (0 if case == "signalled" else 1)
-        finally:
-            process.kill()
-            process.wait()
-    finally:
-        os.close(unread)
-        os.close(log)
+    status = exit_status(f"{WORKER}\n{CASES[case]}\ntime.sleep(1000)")
+    assert status == (0 if case == "signalled" else 1)
