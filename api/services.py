@@ -67,7 +67,6 @@ class Services:
             max_bytes=settings.max_body_bytes,
             max_items=settings.max_body_items,
             memory_bytes=settings.bodies_memory_bytes,
-            timeout_s=settings.body_timeout_s,
         )
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)

@@ -46,11 +46,9 @@ class ApiSettings(BrokerSettings):
     bodies_memory_bytes: int = Field(
         24 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
-        "It is at least `max_body_bytes`. The checks, and the way to Redis, take up to five times as much for a moment.",
-    )
-    body_timeout_s: Seconds = Field(
-        60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
+        description="Memory for the request bodies above 64 KiB that are being read and checked, beside the eldest of them; "
+        "further bytes wait for up to 30 s, then 503 `body_memory_full`. The check of a body, and its way to Redis, take up "
+        "to five times its size for a moment.",
     )
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
