@@ -63,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = self._fed = self._lead = 0
         self._dropped = 0
         self._refused = False
+        self._last = False
         self._lost = False
         self._refusal: ApiError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -100,10 +101,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the end of the process waits for its call. Followers of events resume on another process."""
-        return (
-            self._busy() and not self.cycle.disconnected and not self.cycle.scope["path"].endswith("/events")
-        )
+        """Whether the end of the process waits for it. Followers of events resume on another process."""
+        if self._busy():
+            return not (self.cycle.disconnected or self.cycle.scope["path"].endswith("/events"))
+        return self._under_way()
+
+    def _under_way(self) -> bool:
+        """Return whether a head is half here, or the client still sends and has its answer to read."""
+        return self._part is _Part.HEAD or self._transport.lingering
+
+    def drain(self, *, close: bool) -> None:
+        """Let the present or next call be the last one. ``close``: close if none is open, and one was asked."""
+        self._last = True
+        if self._busy():
+            self.cycle.keep_alive = False
+        elif close and self.cycle is not None and not self._under_way():
+            self.transport.close()
 
     def cut(self) -> None:
         """End the present call, because the process ends. For the application the client is gone."""
@@ -190,6 +203,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._dropped = 0
         self._reading.begin(self.loop.time())
         super().on_headers_complete()
+        if self._last:
+            self.cycle.keep_alive = False
         self._part = _Part.BODY
 
     def _head_size(self) -> int:
