@@ -38,10 +38,11 @@ class ApiSettings(BrokerSettings):
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
     )
     max_body_items: int = Field(
-        262_144,
+        524_288,
         ge=1024,
         description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
-        "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
+        "answered 400. An array or object counts 8, and each string one more, also a member's name. A prompt of token ids "
+        "has an item per token.",
     )
     bodies_memory_bytes: int = Field(
         24 * 1024 * 1024,
