@@ -61,7 +61,8 @@ class ApiSettings(BrokerSettings):
         4096,
         ge=1,
         le=1_000_000,
-        description="Connections open at once; a further one is answered 503 and closed. The open ones notice nothing.",
+        description="Connections open at once; a further one is answered 503 and closed, except for `/health` and the paths "
+        "below it.",
     )
     max_head_bytes: int = Field(
         65_536,
