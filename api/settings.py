@@ -139,8 +139,8 @@ class ApiSettings(BrokerSettings):
     allowed_hosts: CommaList = Field(
         (),
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
-        "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
-        "name, or every name (`*`) if there are `api_keys`.",
+        "without a dot, and names under `.localhost`, `.local`, `.internal`, `.home.arpa` and `.svc` are always accepted. "
+        "Default: no further name, or every name (`*`) if there are `api_keys`.",
     )
     allowed_origins: CommaList = Field(
         (),
