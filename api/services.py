@@ -68,7 +68,6 @@ class Services:
             max_bytes=settings.max_body_bytes,
             max_items=settings.max_body_items,
             memory_bytes=settings.bodies_memory_bytes,
-            timeout_s=settings.body_timeout_s,
         )
         self.large_retries = asyncio.Semaphore(2)
         self.files = FileStore(self.store)
