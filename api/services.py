@@ -38,6 +38,7 @@ class Services:
     Attributes:
         process: the name of this process among all api processes.
         readiness: whether a job that is submitted now will run.
+        large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
@@ -68,6 +69,7 @@ class Services:
             max_items=settings.max_body_items,
             memory_bytes=settings.bodies_memory_bytes,
         )
+        self.large_retries = asyncio.Semaphore(2)
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)

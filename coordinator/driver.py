@@ -30,6 +30,9 @@ LOOK_S = 5.0
 RUNNING_S = 1.0
 """The same while its rows run: each turn notes their rate."""
 
+CHANGED_S = 0.2
+"""Rest after a step that was refused. If the lease is lost, each turn is refused until the keeper of the lease sees it."""
+
 STORAGE_RETRY_S = 1.0
 STORAGE_RETRY_MAX_S = 15.0
 
@@ -72,7 +75,7 @@ class Driver:
                     self._held = False
                 pause_s = STORAGE_RETRY_S
             except ChangedError:
-                continue
+                await self._rest(CHANGED_S)  # a caller's change has rung the bell, so that its rest is short
             except StorageError as error:
                 log.warning("batch_waits_for_storage", batch=self._id, reason=error.reason, error=str(error))
                 await self._hold(error.reason)
@@ -107,11 +110,20 @@ class Driver:
         elif batch.closing is not None:
             await self._close(batch, BatchEvent.WINDOW_CLOSED, NeverRan.EXPIRED)
         elif now_ms >= batch.expires_ms:
-            await self._context.batches.step(batch, self._context.token, None, {"closing": "expired"})
+            await self._note(batch, {"closing": "expired"})
         elif batch.status is BatchStatus.VALIDATING:
             await self._validate(batch)
         else:
             await self._advance(batch, now_ms)
+
+    async def _note(self, batch: Batch, fields: dict[str, object] | None = None) -> None:
+        """Write fields into a batch's record; without any, see whether this coordinator may go on with it.
+
+        Raises:
+            ChangedError: the lease or the status is another.
+        """
+        if not await self._context.batches.step(batch, self._context.token, None, fields):
+            raise ChangedError
 
     async def _step(self, batch: Batch, event: BatchEvent, fields: dict[str, object] | None = None) -> None:
         to = next_status(batch.status, event)
@@ -134,11 +146,13 @@ class Driver:
         return fresh
 
     async def _validate(self, batch: Batch) -> None:
+        await self._note(batch)  # the input may be large
         found = await validate(self._context, batch)
         if isinstance(found, list):
             await self._step(batch, BatchEvent.INVALID, {"errors": encode_errors(found)})
             return
         failpoints.hit("bulk.before_plan")
+        await self._note(batch)
         plan = await write_plan(self._context, batch.id, found.chunks)
         failpoints.hit("bulk.after_plan")
         sizes = {"total": found.rows, "chunks": len(found.chunks)}
@@ -173,6 +187,7 @@ class Driver:
 
     async def _close(self, batch: Batch, event: BatchEvent, why: NeverRan) -> None:
         """Stop running chunks, then write the finished rows, and an error for each of the others."""
+        await self._note(batch)
         opened, _ = await self._context.batches.open_chunks(batch.id)
         jobs = [chunk.job for chunk in opened.values() if chunk.job]
         states = await self._context.batches.job_states(jobs)
@@ -189,6 +204,7 @@ class Driver:
         await self._finish(batch, event)
 
     async def _finish(self, batch: Batch, event: BatchEvent) -> None:
+        await self._note(batch)
         fresh = await self._fresh(batch)
         fields = await write_files(self._context, fresh)
         failpoints.hit("bulk.after_files")

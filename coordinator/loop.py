@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.5
 """Longest time between two looks for work; a ring of the bell makes it shorter."""
 
+LEAST_S = 0.05
+"""Shortest time between two looks. The bell rings at each commit of a batch, and most batches are driven elsewhere."""
+
 SWEEP_S = 2.0
 FINISH_S = 5.0
 """After a stop was asked for: how long the present steps and tasks may take."""
@@ -112,6 +115,9 @@ class Coordinator:
                 away = True
             except Exception:
                 log.exception("task_failed", task="look")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAST_S):
+                    await self._stopping.wait()
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import structlog
@@ -16,7 +18,7 @@ from coordinator.loop import Coordinator
 from coordinator.settings import CoordinatorSettings
 from jobs.lanes import Lane
 from monitoring import failpoints
-from monitoring.logging import configure_logging
+from monitoring.logging import configure_logging, last_word
 from monitoring.metrics import AcceptedJobs, DataDisk, serve_metrics, set_up
 from storage import local_folders
 
@@ -61,21 +63,27 @@ def run_coordinator(overrides: Mapping[str, Any]) -> None:
 
 async def _run(settings: CoordinatorSettings, metrics: AcceptedJobs, url: str) -> None:
     coordinator = Coordinator(settings, metrics, url)
-    loop = asyncio.get_running_loop()
+    end_on_signals(asyncio.get_running_loop(), coordinator.stop)
+    await coordinator.run()
+
+
+def end_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+    """Have ``stop`` called on the loop at each signal that asks for an end; ten seconds after the first, end by force."""
     by_force = threading.Timer(END_S, _end_by_force)
     by_force.daemon = True
+    signals = count()
 
-    def stop(*_: object) -> None:
-        if not by_force.is_alive():
+    def on_signal(*_: object) -> None:
+        if next(signals) == 0:  # a signal may interrupt this very function, and a thread starts once
             by_force.start()
-        loop.call_soon_threadsafe(coordinator.stop)
+        with suppress(RuntimeError):  # the loop is closed: the process ends anyway
+            loop.call_soon_threadsafe(stop)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)  # not the loop's handlers: those wait for a loop that hangs
-    await coordinator.run()
+        signal.signal(signum, on_signal)  # not the loop's handlers: those wait for a loop that hangs
 
 
 def _end_by_force() -> None:
     """End the process. Something hangs, such as a disk; other coordinators continue when the leases have run out."""
-    log.error("coordinator_ends_by_force", after_s=END_S)
+    last_word(lambda: log.error("coordinator_ends_by_force", after_s=END_S))
     os._exit(1)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -48,6 +50,18 @@ def configure_logging(level: str = "info", *, as_json: bool = False, service: st
         logging.getLogger(name).setLevel(max(_LEVELS[level], logging.INFO))
 
 
+def last_word(say: Callable[[], object]) -> None:
+    """Write the last line of a process that must end now.
+
+    Args:
+        say: logs it. It has a moment for that: standard error may be a pipe that nobody reads.
+    """
+    speaker = threading.Thread(target=say, name="last-word", daemon=True)
+    speaker.start()
+    speaker.join(_LAST_WORD_S)
+
+
+_LAST_WORD_S = 0.1
 _QUIET = ("aiohttp", "asyncio", "kombu", "celery", "amqp", "urllib3", "opentelemetry", "httpcore", "httpx")
 """Libraries whose debug lines are left out: they would hide ours, and may quote a message."""
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 import pytest_asyncio
 
 from broker.jobs import JobStore
+from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
+from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import api, files_url, ready, start_worker, work
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually
@@ -25,6 +29,10 @@ WAITING = 30
 OVER_S = 3.0
 MOST = 2000
 """Commands in that time, of which the api needs half. Five turns a second of each batch took 6,000 more."""
+
+MOST_LOOKS = 30
+"""In a second; twenty are due."""
+COMMANDS_OF_A_LOOK = 6
 
 
 @pytest_asyncio.fixture
@@ -61,3 +69,28 @@ async def test_the_end_of_a_chunk_is_an_event(
     await work()
     batch = await create(client, [row(n, max_tokens=2) for n in range(60)])
     assert (await ended(client, batch.id, timeout_s=15.0)).request_counts.completed == 60
+
+
+async def test_the_bell_of_others_is_answered_by_a_look_now_and_then(
+    store: JobStore, broker_settings: BrokerSettings, files_url: str
+) -> None:
+    """It rings at each commit of a batch, in every coordinator; most of them are not the batch's."""
+    channel, ring = store.keys("bell_channel"), msgspec.msgpack.encode(["batch_of_another"])
+
+    async def commands() -> int:
+        return int((await store.client.info("stats"))["total_commands_processed"])
+
+    async def heard() -> bool:
+        return bool(await store.client.publish(channel, ring))
+
+    with CoordinatorThread(broker_settings, files_url=files_url):
+        await eventually(heard)
+        before, rings = await commands(), 0
+        until_s = time.monotonic() + 1.0
+        while time.monotonic() < until_s:
+            await store.client.publish(channel, ring)
+            rings += 1
+            await asyncio.sleep(0.001)
+        done = await commands() - before - rings
+    assert rings > 2 * MOST_LOOKS
+    assert done < MOST_LOOKS * COMMANDS_OF_A_LOOK, (done, rings)

@@ -26,13 +26,14 @@ class ChunkSlots:
     """One chunk's places on the engine, a place for each running row. See :meth:`Gate.open_chunk`.
 
     Attributes:
+        bulk: its message is counted as bulk.
         left: rows that are not on the engine yet, and not finished either.
         stalled: the chunk waits for storage, so its rows do not ask for places.
     """
 
-    def __init__(self, gate: Gate, lane: Lane, rows: int) -> None:
-        self._gate = gate
-        self.lane, self.left, self.stalled = lane, rows, False
+    def __init__(self, gate: Gate, lane: Lane, rows: int, *, bulk: bool) -> None:
+        self._gate, self._lane = gate, lane
+        self.bulk, self.left, self.stalled = bulk, rows, False
 
     def skip(self, rows: int) -> None:
         """Leave out rows that an earlier attempt has finished."""
@@ -40,7 +41,7 @@ class ChunkSlots:
 
     async def acquire(self) -> None:
         """Wait for a place for the next row; :meth:`release` gives it back."""
-        await self._gate.acquire(self.lane.engine_priority)
+        await self._gate.acquire(self._lane.engine_priority)
         self.left -= 1
 
     def release(self, *, finished: bool) -> None:
@@ -89,7 +90,12 @@ class Gate:
         return self._parked_bulk + self._parked_others
 
     def take_message(self, *, bulk: bool) -> None:
-        """Count a message that was popped."""
+        """Count a message that was popped.
+
+        Args:
+            bulk: it comes from the queue of the lane bulk. Its job's lane may be another: jobs of every lane come from a
+                worker's own queue, and a job may be moved to another lane. All that is told of it later goes by this.
+        """
         self._taken += 1
         self._bulk += bulk
         self._others += not bulk
@@ -125,7 +131,11 @@ class Gate:
 
     @contextmanager
     def park(self, *, bulk: bool) -> Iterator[None]:
-        """Take a job off its slot, for as long as it waits for something else than the engine; then see :meth:`slot`."""
+        """Take a job off its slot, for as long as it waits for something else than the engine; then see :meth:`slot`.
+
+        Args:
+            bulk: as its message was counted.
+        """
         self._parked_bulk += bulk
         self._parked_others += not bulk
         self.on_parked()
@@ -141,9 +151,13 @@ class Gate:
             await asyncio.sleep(_RECHECK_S)
 
     @contextmanager
-    def open_chunk(self, lane: Lane, rows: int) -> Iterator[ChunkSlots]:
-        """Count a chunk of ``rows`` rows, for as long as it is on this worker."""
-        slots = ChunkSlots(self, lane, rows)
+    def open_chunk(self, lane: Lane, rows: int, *, bulk: bool) -> Iterator[ChunkSlots]:
+        """Count a chunk of ``rows`` rows, for as long as it is on this worker.
+
+        Args:
+            bulk: as its message was counted.
+        """
+        slots = ChunkSlots(self, lane, rows, bulk=bulk)
         self._chunks.add(slots)
         try:
             yield slots
@@ -151,10 +165,9 @@ class Gate:
             self._chunks.remove(slots)
 
     def chunks(self) -> tuple[int, int]:
-        """Return how many chunks are here: those of the lane bulk, and others. From any thread."""
-        lanes = [slots.lane for slots in list(self._chunks)]
-        bulk = lanes.count(Lane.BULK)
-        return bulk, len(lanes) - bulk
+        """Return how many chunks are here: those whose messages count as bulk, and others. From any thread."""
+        kinds = [slots.bulk for slots in list(self._chunks)]
+        return kinds.count(True), kinds.count(False)
 
     def rows_left(self) -> int:
         """Return how many rows of the chunks here wait for the engine; those of stalled chunks do not. From any thread."""

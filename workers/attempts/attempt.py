@@ -21,6 +21,7 @@ class Attempt:
     Attributes:
         claim: the right to run it.
         buffer: chunks of its stream that are not written yet.
+        bulk: how the gate has counted its message.
         stop: why it was stopped; None while it was not.
         abort: the task that asks the engine to end the run early.
         on_engine: the engine has, or had, the request.
@@ -30,6 +31,7 @@ class Attempt:
 
     claim: Claim
     buffer: StreamBuffer
+    bulk: bool
     stop: StopReason | None = None
     task: asyncio.Task[Final] | None = None
     abort: asyncio.Task[None] | None = None

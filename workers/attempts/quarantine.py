@@ -29,10 +29,14 @@ class Quarantine:
         self._arrivals = itertools.count()
 
     @asynccontextmanager
-    async def alone(self, lane: Lane) -> AsyncIterator[None]:
-        """Wait for other suspects, without a slot, and then hold back those that come. The higher lane's go first."""
+    async def alone(self, lane: Lane, *, bulk: bool) -> AsyncIterator[None]:
+        """Wait for other suspects, without a slot, and then hold back those that come. The higher lane's go first.
+
+        Args:
+            bulk: how the gate has counted its message.
+        """
         if self._taken:
-            with self._gate.park(bulk=lane is Lane.BULK):
+            with self._gate.park(bulk=bulk):
                 await self._turn(lane.engine_priority)
         self._taken = held = True
 

@@ -47,7 +47,8 @@ class Runner:
         pool: the pool whose lanes it drains.
         gate: counts each message whose claim was answered.
         max_result_bytes: a larger response fails its job.
-        run_chunk: runs a chunk of a batch, whose place in a trace it gets; raises as an engine does.
+        run_chunk: runs a chunk of a batch, given how its message is counted and its place in a trace; raises as an engine
+            does.
         abort_chunk: ends a chunk early; finished rows are kept.
         die: ends the worker, since it cannot go on, with the reason.
     """
@@ -63,7 +64,7 @@ class Runner:
         metrics: WorkerMetrics,
         tracer: Tracer,
         max_result_bytes: int,
-        run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
+        run_chunk: Callable[[Claim, bool, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
         die: Callable[[str], None],
     ) -> None:
@@ -121,8 +122,11 @@ class Runner:
         if attempt is not None and attempt.claim.attempt == number:
             self.stop(job_id, StopReason.FENCED)
 
-    async def run(self, job_id: str) -> Outcome:
+    async def run(self, job_id: str, *, bulk: bool) -> Outcome:
         """Run the job that a queue message names, if the message still gives the right to.
+
+        Args:
+            bulk: how the gate has counted the message.
 
         Never raises for what happens to the job; returns when its record says so.
         """
@@ -140,7 +144,7 @@ class Runner:
             log.debug("message_dropped", reason=claim.reason)
             return Outcome(None, claim.reason)
         attempt = self._attempts[job_id] = Attempt(
-            claim, StreamBuffer(claim.id, claim.attempt), stop=self._closing
+            claim, StreamBuffer(claim.id, claim.attempt), bulk, stop=self._closing
         )
         self.accounts.begin(attempt)
         outcome = Outcome(None, "crashed")
@@ -227,7 +231,7 @@ class Runner:
             buffer.append(chunk)
             self._flusher.schedule(buffer)
 
-        async with self._quarantine.alone(claim.lane) if claim.kills else nullcontext():
+        async with self._quarantine.alone(claim.lane, bulk=attempt.bulk) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000
                 timer = asyncio.get_running_loop().call_later(
@@ -246,7 +250,7 @@ class Runner:
             attempt.on_engine = True
             try:
                 if claim.endpoint == CHUNK_ENDPOINT:
-                    final = await self._run_chunk(claim, span.context)
+                    final = await self._run_chunk(claim, attempt.bulk, span.context)
                 else:
                     final = await self._engine.run(request, emit)
                 record_final(span, final)

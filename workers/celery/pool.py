@@ -29,8 +29,10 @@ from workers.attempts.attempt import Outcome
 log = structlog.get_logger(__name__)
 
 Result: TypeAlias = Outcome | BaseException
-Submit: TypeAlias = Callable[[str, Callable[[Result], None]], None]
-"""Runs a job by its id, and calls back, on any thread, with its outcome or with the error that broke the runner."""
+Submit: TypeAlias = Callable[[str, bool, Callable[[Result], None]], None]
+"""Runs a job by its id and whether its message counts as bulk. It calls back, on any thread, with the job's outcome or with
+the error that broke the runner.
+"""
 
 
 class JobFailedError(Exception):
@@ -104,7 +106,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
             self.wake()
 
         failpoints.hit("worker.before_claim")
-        self.submit(args[1], done)
+        self.submit(args[1], bulk, done)
 
     def wake(self) -> None:
         """Have Celery's loop turn now, so that it notices a change. Callable from any thread."""

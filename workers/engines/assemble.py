@@ -46,7 +46,7 @@ class SseReader:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()  # it grows in place: a long line comes in many pieces
 
     def feed(self, data: bytes) -> list[str]:
         """Return the payloads that ``data`` completes.
@@ -54,8 +54,11 @@ class SseReader:
         Raises:
             BadChunkError: one is not UTF-8, or too long.
         """
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._rest + lines[0])
+            self._rest.clear()
+        self._rest += rest
         if len(self._rest) > MAX_EVENT_BYTES:
             raise BadChunkError(f"a line has more than {MAX_EVENT_BYTES} bytes")
         out = []

@@ -105,7 +105,7 @@ class OpenAISettings:
         capacity: requests in flight at once.
         connect_timeout_s: until a connection is made.
         read_timeout_s: longest silence in an answer.
-        start_timeout_s: for the first ``GET /v1/models``.
+        start_timeout_s: for an answer to ``GET /v1/models``: at the start, and at each look whether the server lives.
     """
 
     base_url: str

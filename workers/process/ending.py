@@ -9,6 +9,8 @@ It has four phases, and each is over at a fixed time after the deadline for runn
 
 The phases run on the engine's loop. A thread beside it ends the process by force when they are not over in time, for example
 because Celery or the loop hangs. A job that could not be given back by then moves on when the worker's lease ends.
+
+No step waits for the log: it may be a pipe that nobody reads, and each line of a process waits behind the one that hangs.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from typing import Any
 
 import structlog
 
+from monitoring.logging import last_word
 from workers.process.loop import EngineLoop
 
 log = structlog.get_logger(__name__)
@@ -108,15 +111,15 @@ class Ending:
             timeout_s: None: as set. Of several deadlines the earliest counts.
         """
         timeout_s = self._drain_timeout_s if timeout_s is None else timeout_s
-        self._begin(timeout_s)  # first: the log may be a pipe that nobody reads
+        self._begin(timeout_s)
         log.info("draining", timeout_s=timeout_s)
 
     def die(self, reason: str) -> None:
         """End with status 1, since the worker cannot go on: soon, whatever its jobs do."""
-        if self.reason is None:
-            self.reason = reason
-            log.error("worker_ended", reason=reason)
+        first, self.reason = self.reason is None, self.reason or reason
         self._begin(self._bounds.die_s)
+        if first:
+            log.error("worker_ended", reason=reason)
 
     def on_begin(self, stop_claiming: Callable[[], None]) -> None:
         """Set what makes Celery stop taking messages; it is called at once if the end has begun."""
@@ -196,5 +199,5 @@ class Ending:
         with suppress(queue.Empty):
             while (left_s := force_at - time.monotonic()) > 0:
                 force_at = min(force_at, self._deadlines.get(timeout=left_s) + self._bounds.forced_s)
-        log.error("ending_forced", closed=self._closed.is_set())
+        last_word(lambda: log.error("ending_forced", closed=self._closed.is_set()))
         self._force(self.status)

@@ -43,8 +43,8 @@ class EngineWatch:
                 await self._engine.check()
                 self.look(2 * interval_s)
             except EngineDeadError as error:
-                log.exception("engine_died")
                 self._on_death(str(error))
+                log.exception("engine_died")
                 return
 
     def look(self, at_most_s: float) -> None:

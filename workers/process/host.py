@@ -100,9 +100,14 @@ class EngineHost:
         stall_s = max(_MIN_STALL_S, 2 * self.settings.lease_ttl_s)
         Watchdog(self._loop, stall_s, self.ending.die).start()
 
-    def submit(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
-        """Run a job; ``done`` is called on the loop with its outcome, or with the error that broke the runner."""
-        self._loop.post(self._spawn, job_id, done)
+    def submit(self, job_id: str, bulk: bool, done: Callable[[Outcome | BaseException], None]) -> None:  # noqa: FBT001
+        """Run a job.
+
+        Args:
+            bulk: how the gate has counted its message.
+            done: called on the loop with its outcome, or with the error that broke the runner.
+        """
+        self._loop.post(self._spawn, job_id, bulk, done)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
@@ -113,12 +118,12 @@ class EngineHost:
 
     # ---- on the loop -------------------------------------------------------------------------------------------
 
-    def _spawn(self, job_id: str, done: Callable[[Outcome | BaseException], None]) -> None:
+    def _spawn(self, job_id: str, bulk: bool, done: Callable[[Outcome | BaseException], None]) -> None:  # noqa: FBT001
         def settle(task: asyncio.Task[Outcome]) -> None:
             self._jobs.discard(task)
             done(Outcome(None, "abandoned") if task.cancelled() else task.exception() or task.result())
 
-        task = asyncio.get_running_loop().create_task(self._runner.run(job_id))
+        task = asyncio.get_running_loop().create_task(self._runner.run(job_id, bulk=bulk))
         self._jobs.add(task)
         task.add_done_callback(settle)
 

@@ -20,8 +20,8 @@ def drain_on_signals(ending: Ending) -> None:
     numbers = count(1)
 
     def on_signal(signum: int, _: FrameType | None) -> None:
-        log.info("signal", signal=signal.Signals(signum).name)
         ending.drain(None if next(numbers) == 1 else 0.0)
+        log.info("signal", signal=signal.Signals(signum).name)
 
     for signum in _SIGNALS:
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # as `nohup` has set it

@@ -10,6 +10,7 @@ Such a worker sends no heartbeat, so its jobs move on, but the process would sta
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 import threading
 import traceback
@@ -38,6 +39,7 @@ class Watchdog:
         self._loop, self._stall_s, self._on_stall = loop, stall_s, on_stall
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._last_words = _open_stderr()
 
     def start(self) -> None:
         """Start the thread. From now on the process ends, with every thread's traceback, if no thread of it can run.
@@ -51,12 +53,13 @@ class Watchdog:
         self._stopped.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
+        os.close(self._last_words)
 
     def _run(self) -> None:
         answered, silent_s = threading.Event(), 0.0
         self._loop.post(answered.set)
         while not self._stopped.wait(_PERIOD_S):
-            faulthandler.dump_traceback_later(self._stall_s + _LOCKED_S, exit=True)
+            faulthandler.dump_traceback_later(self._stall_s + _LOCKED_S, exit=True, file=self._last_words)
             if answered.is_set():
                 answered.clear()
                 silent_s = 0.0
@@ -64,10 +67,25 @@ class Watchdog:
                 continue
             silent_s += _PERIOD_S
             if silent_s >= self._stall_s:
-                log.error("loop_stalled", silent_s=silent_s, stack=self._stack())
+                stack = self._stack()
                 self._on_stall(f"its event loop has not turned for {silent_s:g} s")
+                log.error(
+                    "loop_stalled", silent_s=silent_s, stack=stack
+                )  # last: perhaps nobody reads the log
                 return
 
     def _stack(self) -> str:
         frame = sys._current_frames().get(self._loop.thread_id or 0)  # noqa: SLF001 - documented, for debuggers
         return "" if frame is None else "".join(traceback.format_stack(frame))
+
+
+def _open_stderr() -> int:
+    """Open standard error once more, so that a write never waits: its pipe may be full, and nobody reads it.
+
+    To set the flag on the descriptor itself, or on a copy, would set it for everybody who shares the pipe.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK
+    try:
+        return os.open("/proc/self/fd/2", flags)
+    except OSError:  # a socket, say, or a system without /proc
+        return os.open(os.devnull, flags)

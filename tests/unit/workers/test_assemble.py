@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -38,6 +39,23 @@ def test_a_line_without_an_end_is_refused() -> None:
     assert reader.feed(b"x" * MAX_EVENT_BYTES) == []
     with pytest.raises(BadChunkError, match="more than"):
         reader.feed(b"x")
+
+
+def test_a_piece_of_a_long_line_costs_no_copy_of_the_line() -> None:
+    held = 1 << 20
+    tracemalloc.start()
+    try:
+        reader = SseReader()
+        reader.feed(b"data: " + b"x" * held)
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(20):
+            reader.feed(b"x" * 1000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < held // 2
+    assert reader.feed(b"\n") == ["x" * (held + 20_000)]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ async def test_the_higher_lanes_rows_come_in_first() -> None:
     order: list[str] = []
 
     async def chunk(name: str, lane: Lane, rows: int) -> None:
-        with gate.open_chunk(lane, rows) as slots:
+        with gate.open_chunk(lane, rows, bulk=lane is Lane.BULK) as slots:
             for _ in range(rows):
                 await slots.acquire()
                 order.append(name)
@@ -116,7 +116,7 @@ async def test_rows_count_and_chunks_do_not() -> None:
     gate = make_gate(16, 0.25)
     assert gate.free_messages() == 12
     take(gate, 3, bulk=True)  # three bulk messages, of which two are chunks
-    with gate.open_chunk(Lane.BULK, 11) as one, gate.open_chunk(Lane.BULK, 5) as other:
+    with gate.open_chunk(Lane.BULK, 11, bulk=True) as one, gate.open_chunk(Lane.BULK, 5, bulk=True) as other:
         other.stalled = True  # its rows do not ask for places
         for _ in range(11):
             await one.acquire()
@@ -139,9 +139,26 @@ async def test_rows_count_and_chunks_do_not() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_chunk_is_taken_off_the_count_that_has_its_message() -> None:
+    """A chunk of the lane bulk that came from a worker's own queue."""
+    gate = make_gate(16)
+    take(gate, 1, bulk=False)
+    take(gate, 1, bulk=True)
+    with gate.open_chunk(Lane.BULK, 5, bulk=False) as chunk:
+        for _ in range(5):
+            await chunk.acquire()
+        assert gate.free_messages() == 1
+        for _ in range(9):
+            await gate.acquire()
+        assert gate.free_messages() == 1  # 14 rows and a job
+        await gate.acquire()
+        assert gate.free_messages() == 0
+
+
+@pytest.mark.asyncio
 async def test_a_row_that_did_not_end_is_left_again() -> None:
     gate = make_gate(16)
-    with gate.open_chunk(Lane.LOW, 2) as slots:
+    with gate.open_chunk(Lane.LOW, 2, bulk=False) as slots:
         assert gate.chunks() == (0, 1)
         await slots.acquire()
         await slots.acquire()
@@ -163,9 +180,9 @@ def test_rows_make_way_for_more_than_what_is_reserved() -> None:
 def test_the_consumer_asks_less_often_while_many_rows_wait() -> None:
     gate = make_gate(16)
     short = gate.recheck_s()
-    with gate.open_chunk(Lane.BULK, 16):
+    with gate.open_chunk(Lane.BULK, 16, bulk=True):
         assert gate.recheck_s() == short
-    with gate.open_chunk(Lane.BULK, 17):
+    with gate.open_chunk(Lane.BULK, 17, bulk=True):
         assert gate.recheck_s() > short
 
 
@@ -185,7 +202,7 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
 
     def work() -> None:
         while not over.is_set():
-            with gate.open_chunk(Lane.LOW, 5), gate.open_chunk(Lane.BULK, 1):
+            with gate.open_chunk(Lane.LOW, 5, bulk=False), gate.open_chunk(Lane.BULK, 1, bulk=True):
                 pass
 
     thread = threading.Thread(target=work)

@@ -23,20 +23,20 @@ class Scene:
         self.inside: list[str] = []
         self.go: dict[str, asyncio.Event] = {}
 
-    def add(self, name: str, lane: Lane = Lane.NORMAL) -> asyncio.Task[None]:
+    def add(self, name: str, lane: Lane = Lane.NORMAL, *, bulk: bool = False) -> asyncio.Task[None]:
         self.go[name] = asyncio.Event()
-        take(self.gate, 1, bulk=False)
-        return asyncio.create_task(self._suspect(name, lane))
+        take(self.gate, 1, bulk=bulk)
+        return asyncio.create_task(self._suspect(name, lane, bulk=bulk))
 
-    async def _suspect(self, name: str, lane: Lane) -> None:
+    async def _suspect(self, name: str, lane: Lane, *, bulk: bool) -> None:
         try:
-            async with self.quarantine.alone(lane):
+            async with self.quarantine.alone(lane, bulk=bulk):
                 self.inside.append(name)
                 await self.go[name].wait()
         finally:
             if name in self.inside:
                 self.inside.remove(name)
-            self.gate.settle_message(bulk=False)
+            self.gate.settle_message(bulk=bulk)
 
 
 async def test_one_at_a_time_and_the_higher_lane_first() -> None:
@@ -51,6 +51,17 @@ async def test_one_at_a_time_and_the_higher_lane_first() -> None:
     scene.go["b"].set()
     await asyncio.gather(*tasks)
     assert scene.gate.parked == 0
+
+
+async def test_a_suspect_that_waits_is_taken_off_the_count_that_has_its_message() -> None:
+    """A job of the lane bulk that came from a worker's own queue counts as interactive."""
+    scene = Scene(slots=16)
+    tasks = [scene.add("a", bulk=True), scene.add("b", Lane.BULK)]
+    await eventually(lambda: scene.inside == ["a"] and scene.gate.parked == 1)
+    assert scene.gate.free_messages() == 15  # "a" is a bulk job on the engine
+    for event in scene.go.values():
+        event.set()
+    await asyncio.gather(*tasks)
 
 
 async def test_one_that_lives_long_lets_the_next_in() -> None:

@@ -23,7 +23,7 @@ _GONE = frozenset({502, 503, 504})
 """Statuses of a proxy without a server, or of a server that still loads."""
 
 _SILENT_S = 60.0
-"""Seconds of silence, in every answer, after which a server that takes connections counts as gone."""
+"""Seconds without a word from a server that takes connections and has none of our requests, after which it is gone."""
 
 _decode = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
@@ -190,16 +190,23 @@ class OpenAIEngine:
         return None
 
     async def check(self) -> None:
-        """See the Protocol. A server that answers late is busy, and one that said nothing for a minute is gone."""
+        """See the Protocol. A server that takes the connection and answers late is busy, until it is silent too long."""
         with self._reaching():
             try:
                 status, _ = await self._get("/v1/models", self._settings.start_timeout_s)
             except TimeoutError as error:
-                if isinstance(error, aiohttp.ClientError) or time.monotonic() - self._heard_s > _SILENT_S:
+                if isinstance(error, aiohttp.ClientError) or self._silent_s() > self._patience_s():
                     raise
                 return
         if status >= 500:
             raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
+
+    def _silent_s(self) -> float:
+        return time.monotonic() - self._heard_s
+
+    def _patience_s(self) -> float:
+        """Return how long the server may be silent. One that serves a request at a time says nothing beside it."""
+        return max(_SILENT_S, self._settings.read_timeout_s) if self._running else _SILENT_S
 
     async def stop(self) -> None:
         """See the Protocol. The server itself goes on running."""

@@ -1,0 +1,84 @@
+"""A coordinator that has lost a batch's lease and does not know it yet: it asks now and then, and writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import pytest_asyncio
+from prometheus_client import CollectorRegistry
+
+from broker.batch_steps import BatchSteps
+from broker.jobs import JobStore
+from broker.settings import BrokerSettings
+from coordinator.context import Context
+from coordinator.driver import Driver
+from coordinator.settings import CoordinatorSettings
+from jobs.batch_model import Batch
+from jobs.lanes import Lane
+from monitoring.metrics import AcceptedJobs
+from tests.apiserver import ApiServer
+from tests.batching import create, row
+from tests.integration.batch_fixtures import files_url
+from tests.puppet import MODEL, Puppet
+from tests.support import eventually
+
+__all__ = ["files_url"]  # fixture
+
+pytestmark = pytest.mark.asyncio
+
+OVER_S = 1.0
+MOST = 20
+"""Turns in that time; five are due. Without a rest it was hundreds."""
+
+
+@pytest.fixture
+def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
+    """An api without a coordinator."""
+    with ApiServer(broker_settings, files_url=files_url) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def client(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+class CountedSteps(BatchSteps):
+    """Counts how often a driver reads its batch: once in each turn."""
+
+    turns = 0
+
+    async def get(self, batch_id: str) -> Batch | None:
+        self.turns += 1
+        return await super().get(batch_id)
+
+
+@pytest.mark.parametrize("status", ["validating", "closing", "finalizing", "cancelling"])
+async def test_who_lost_the_lease_neither_hurries_nor_writes(
+    client: openai.AsyncOpenAI, store: JobStore, files_url: str, status: str
+) -> None:
+    await Puppet(store).live()
+    batch_id = (await create(client, [row(1, model=MODEL)])).id
+    record = store.keys("batch", batch_id)
+    if status == "closing":
+        await store.client.hset(record, "expires", 1)
+    else:
+        await store.client.hset(record, "status", status)
+    metrics = AcceptedJobs(CollectorRegistry(), list(Lane))
+    context = Context.over(store, CoordinatorSettings(files_url=files_url), "late", metrics)
+    context.batches = steps = CountedSteps(store, 60.0, 60.0)
+    assert await steps.lease(batch_id, "other", 60.0)
+    before = {path for path in Path(files_url).rglob("*") if path.is_file()}
+    driver = Driver(context, batch_id)
+    driving = asyncio.create_task(driver.run())
+    await eventually(lambda: steps.turns > 1)
+    await asyncio.sleep(OVER_S)
+    driver.stop()
+    await driving
+    assert steps.turns < MOST
+    assert {path for path in Path(files_url).rglob("*") if path.is_file()} == before
