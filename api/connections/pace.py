@@ -84,7 +84,7 @@ class Writing:
     def late(self, transport: Waiting, now: float) -> bool:
         """Look at what waits, and return whether the client is too slow. Call it every second while bytes wait.
 
-        Between two looks nothing may be written, or :meth:`rest` be called.
+        Whoever writes between two looks calls :meth:`rest`.
         """
         if not transport.get_write_buffer_size():
             self._left = None
