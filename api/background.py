@@ -22,6 +22,9 @@ RETRY_S = 1.0
 RESTART_S = 2.0
 """Pause before a failed task is started again."""
 
+CALM_S = 2.0
+"""How long a task that was started again must run, besides its own pause, before it counts as working."""
+
 DEAF_S = 2.0
 """How long the subscription to events may be lost before the process counts as not ready."""
 
@@ -41,13 +44,11 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     observed, published = asyncio.Event(), asyncio.Event()
     count_reaped = services.metrics.reaper.count
     hub = asyncio.create_task(_follow_hub(services), name="hub")
+    refresh_s, reap_s = settings.catalogue_refresh_s, settings.reap_interval_s
     loops = [
-        asyncio.create_task(_restart(name, loop), name=name)
-        for name, loop in (
-            ("envelope", lambda: _keep_envelope(services, published)),
-            ("observe", lambda: _observe(services, observed)),
-            ("reaper", lambda: reap_forever(services.store, settings.reap_interval_s, count_reaped)),
-        )
+        _Loop("envelope", lambda: _keep_envelope(services, published), RETRY_S),
+        _Loop("observe", lambda: _observe(services, observed), refresh_s),
+        _Loop("reaper", lambda: reap_forever(services.store, reap_s, count_reaped), reap_s),
     ]
     services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
     services.readiness.add("tasks", lambda: _state_of(loops))
@@ -57,26 +58,49 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for task in (hub, *loops):
+        tasks = [hub, *(loop.task for loop in loops)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(hub, *loops, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await services.aclose()
 
 
-def _state_of(loops: Sequence[asyncio.Task[None]]) -> str:
-    """Say whether loops that must never end have ended."""
-    ended = [task.get_name() for task in loops if task.done()]
-    return f"ended: {', '.join(ended)}" if ended else OK
+class _Loop:
+    """Runs a loop that must never end. If it fails, a defect of ours, it starts again: open requests are not affected.
+
+    Args:
+        period_s: the longest pause between two of its turns.
+
+    Attributes:
+        task: the task that runs it.
+    """
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]], period_s: float) -> None:
+        self.name = name
+        self._run = run
+        self._calm_s = RESTART_S + period_s + CALM_S
+        self._failed_at = float("-inf")
+        self.task = asyncio.create_task(self._restart(), name=name)
+
+    @property
+    def state(self) -> str:
+        """How it does: one that failed lately is failing, although it was started again."""
+        if self.task.done():
+            return "ended"
+        return "failing" if time.monotonic() - self._failed_at < self._calm_s else OK
+
+    async def _restart(self) -> None:
+        while True:
+            try:
+                await self._run()
+            except Exception:
+                log.exception("task_failed", task=self.name)
+            self._failed_at = time.monotonic()
+            await asyncio.sleep(RESTART_S)
 
 
-async def _restart(name: str, loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop that must never end. If it fails, a defect of ours, it starts again: open requests are not affected."""
-    while True:
-        try:
-            await loop()
-        except Exception:
-            log.exception("task_failed", task=name)
-        await asyncio.sleep(RESTART_S)
+def _state_of(loops: Sequence[_Loop]) -> str:
+    return ", ".join(f"{loop.name}: {loop.state}" for loop in loops if loop.state != OK) or OK
 
 
 async def _follow_hub(services: Services) -> None:
@@ -93,7 +117,9 @@ async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
     while True:
         try:
             if envelope is None:
-                learned = await asyncio.to_thread(learn_at, settings.redis_url, settings.namespace)
+                learned = await asyncio.to_thread(
+                    learn_at, settings.redis_url, settings.namespace, store.faults
+                )
                 await store.set_envelope(learned)
                 await store.set_limits()
                 envelope = learned

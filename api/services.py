@@ -38,6 +38,7 @@ class Services:
     Attributes:
         process: the name of this process among all api processes.
         readiness: whether a job that is submitted now will run.
+        large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
@@ -67,8 +68,8 @@ class Services:
             max_bytes=settings.max_body_bytes,
             max_items=settings.max_body_items,
             memory_bytes=settings.bodies_memory_bytes,
-            timeout_s=settings.body_timeout_s,
         )
+        self.large_retries = asyncio.Semaphore(2)
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)

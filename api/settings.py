@@ -38,19 +38,18 @@ class ApiSettings(BrokerSettings):
         16 * 1024 * 1024, ge=1024, description="A larger request body is answered 413."
     )
     max_body_items: int = Field(
-        262_144,
+        524_288,
         ge=1024,
         description="A request body with more JSON items (elements of arrays and members of objects, at all levels) is "
-        "answered 400; an array or object counts 4. A prompt of token ids has an item per token.",
+        "answered 400. An array or object counts 8, and each string one more, also a member's name. A prompt of token ids "
+        "has an item per token.",
     )
     bodies_memory_bytes: int = Field(
         24 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Memory for the request bodies above 64 KiB that are being read and checked; further ones wait. "
-        "It is at least `max_body_bytes`. The checks, and the way to Redis, take up to five times as much for a moment.",
-    )
-    body_timeout_s: Seconds = Field(
-        60.0, description="How long a request body above 64 KiB may take to arrive; then 408 `body_timeout`."
+        description="Memory for the request bodies above 64 KiB that are being read and checked, beside the eldest of them; "
+        "further bytes wait for up to 30 s, then 503 `body_memory_full`. The check of a body, and its way to Redis, take up "
+        "to five times its size for a moment.",
     )
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
@@ -62,7 +61,8 @@ class ApiSettings(BrokerSettings):
         4096,
         ge=1,
         le=1_000_000,
-        description="Connections open at once; a further one is answered 503 and closed. The open ones notice nothing.",
+        description="Connections open at once; a further one is answered 503 and closed, except for `/health` and the paths "
+        "below it.",
     )
     max_head_bytes: int = Field(
         65_536,
@@ -139,8 +139,8 @@ class ApiSettings(BrokerSettings):
     allowed_hosts: CommaList = Field(
         (),
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
-        "without a dot, and names under `.localhost`, `.local` and `.internal` are always accepted. Default: no further "
-        "name, or every name (`*`) if there are `api_keys`.",
+        "without a dot, and names under `.localhost`, `.local`, `.internal`, `.home.arpa` and `.svc` are always accepted. "
+        "Default: no further name, or every name (`*`) if there are `api_keys`.",
     )
     allowed_origins: CommaList = Field(
         (),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from broker.db.errors import StoreFaultError
 from broker.lookups import JobLookups
 from broker.records import FIELDS, to_job
 from jobs.failures import FailureCode
@@ -111,10 +112,11 @@ class JobListings(JobLookups):
             pipe = self.client.pipeline(transaction=False)
             for _, job_id in entries:
                 pipe.hmget(self.keys("job", job_id), list(FIELDS))
-            for entry, values in zip(entries, await self.execute(pipe.execute()), strict=True):
-                job = to_job(values)
+            records = await self.execute(pipe.execute(raise_on_error=False))
+            for entry, values in zip(entries, records, strict=True):
                 examined += 1
                 last_seen = entry
+                job = self._job_of(values)
                 if job is not None and wanted(job):
                     found.append((entry, job))
                     if len(found) > limit:
@@ -122,6 +124,15 @@ class JobListings(JobLookups):
             if len(rows) < _STEP:
                 return Page(tuple(job for _, job in found), None)
         return Page(tuple(job for _, job in found), None if last_seen is None else _cursor(last_seen))
+
+    def _job_of(self, reply: Any) -> Job | None:
+        """Return the job of one reply of a pipeline. A damaged record is reported, and hides no other job: None."""
+        if not isinstance(reply, Exception):
+            return to_job(reply)
+        failure = self.faults.translate(reply, "a listing of jobs")
+        if isinstance(failure, StoreFaultError):
+            return None
+        raise failure from reply
 
 
 def _cursor(entry: tuple[int, str]) -> str:

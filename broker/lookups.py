@@ -77,6 +77,10 @@ class JobLookups:
         status, body, partial = await self.execute(asked)
         return StoredResult(None if status is None else int(status), body, partial)
 
+    async def request_bytes(self, job_id: str) -> int:
+        """Return the size of a job's request; 0: there is no such job."""
+        return int(await self.execute(self.client.hstrlen(self.keys("job", job_id), "req")))
+
     async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
         """Return a job's submission, to be accepted again as ``new_id``. None: there is no such job.
 
@@ -85,16 +89,16 @@ class JobLookups:
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
         """
-        names = [*FIELDS, "req", "affinity"]
-        *values, body, affinity = await self.execute(self.client.hmget(self.keys("job", job_id), names))
-        job = to_job(values)
+        names = (*FIELDS, "affinity", "req")
+        asked = self.client.execute_command("HMGET", self.keys("job", job_id), *names, **_AS_BYTES)  # type: ignore[no-untyped-call]
+        *values, body = await self.execute(asked)
+        *fields, affinity = [value if value is None else value.decode() for value in values]
+        job = to_job(fields)
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
-        return JobSpec(
-            id=new_id, body=body.encode(), expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept
-        )
+        return JobSpec(id=new_id, body=body, expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept)
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
         """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload).

@@ -8,9 +8,9 @@ compose.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -51,30 +51,24 @@ class BrokerSettings(BaseSettings):
         hide_input_in_errors=True,  # it may hold passwords and keys
     )
 
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0",
-        description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
-        repr=False,  # it may hold a password
-    )
-
     redis_password: SecretStr | None = Field(
         None,
         description="The password for a `redis_url` that has none, which keeps it out of the address; best in a file.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_password(cls, given: dict[str, Any]) -> dict[str, Any]:
-        url, password = given.get("redis_url"), given.get("redis_password")
-        if isinstance(password, SecretStr):
-            password = password.get_secret_value()
-        return given | {"redis_url": with_password(url, password)} if url and password else given
+    redis_url: str = Field(  # behind its password, which it takes in
+        "redis://127.0.0.1:6379/0",
+        description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
+        repr=False,  # it may hold a password
+        validate_default=True,
+    )
 
     @field_validator("redis_url")
     @classmethod
-    def _readable(cls, url: str) -> str:
+    def _with_password(cls, url: str, info: ValidationInfo) -> str:
         check_url(url)
-        return url
+        password = info.data.get("redis_password")
+        return with_password(url, password.get_secret_value()) if password else url
 
     namespace: str = Field(
         "penstock",
@@ -216,7 +210,7 @@ class BrokerSettings(BaseSettings):
         return (
             init_settings,
             OneName(settings_cls, Environment(settings_cls)),
-            OneName(settings_cls, SecretFiles(settings_cls)),
+            SecretFiles(settings_cls),
             TomlConfigSettingsSource(settings_cls, settings_file()),
         )
 

@@ -103,6 +103,8 @@ EVENTS = {
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "look_delayed": "The record or the log of a job that a caller waits for could not be read, as Redis is unreachable; "
+    "it is retried.",
     "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
     "message_dropped": "A queue message gave no right to run its job, for this reason. Harmless.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",

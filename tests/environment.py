@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from broker.secret_files import CREDENTIALS_VARIABLE, DIR_VARIABLE
 from broker.sources import FILE_VARIABLE, PREFIX, aliases
 from penstock.server.settings import fields
 
@@ -14,21 +15,22 @@ OF_TESTS = frozenset(
 
 
 def clean() -> dict[str, str]:
-    """Return this process's environment without any setting, and with an empty settings file.
+    """Return this process's environment without any setting, with an empty settings file and without secret files.
 
     A process that reads ``penstock.toml`` in its folder needs it without ``PENSTOCK_SETTINGS_FILE``.
     """
     settings = {alias.upper() for name, field in fields().items() for alias in aliases(name, field)}
+    settings.add(CREDENTIALS_VARIABLE)
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.upper().startswith(PREFIX) and name.upper() not in settings
     }
-    return kept | {FILE_VARIABLE: os.devnull}
+    return kept | {FILE_VARIABLE: os.devnull, DIR_VARIABLE: os.devnull}
 
 
 def make_clean() -> None:
     """Take the settings out of this process's environment; those of :data:`OF_TESTS` stay."""
     for name in os.environ.keys() - clean().keys() - OF_TESTS:
         del os.environ[name]
-    os.environ[FILE_VARIABLE] = os.devnull
+    os.environ[FILE_VARIABLE] = os.environ[DIR_VARIABLE] = os.devnull

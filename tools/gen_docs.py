@@ -110,7 +110,8 @@ Each process reads its settings once, when it starts. The first of these sources
 1. the command line (the column *option*, with the commands that have it),
 2. the environment,
 3. a secret file: `/run/secrets/penstock_NAME`, for example `/run/secrets/penstock_api_keys`, or the same name in the
-   folder that systemd names in `$CREDENTIALS_DIRECTORY`; an empty one counts as missing,
+   folder that systemd names in `$CREDENTIALS_DIRECTORY`; an empty one counts as missing (`PENSTOCK_SECRETS_DIR`
+   names another folder than `/run/secrets`),
 4. a file `penstock.toml` in the current folder, or the file that `PENSTOCK_SETTINGS_FILE` names (top-level keys; the
    tables `[pools.NAME]` are [a pool's](#a-pool)),
 5. the default.

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from broker.celery.app import make_celery
 from broker.celery.envelope import greet
 from broker.db.errors import StoreError
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
@@ -57,19 +58,21 @@ def run_worker(overrides: dict[str, Any]) -> None:
     configure_logging(settings.log_level, as_json=settings.log_json, service="worker")
     quiet_celery()
     settings, device = _take_devices(settings)
+    set_up(REGISTRY, "worker")
+    metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(LimitReason))
+    faults = Faults(metrics.store_faults.inc)
     app = make_celery(
         settings.redis_url,
         settings.namespace,
         settings.pool,
         node=settings.node_name,
         task_events=settings.task_events,
+        faults=faults,
     )
     try:
-        greet(app, settings.redis_url, Keys(settings.namespace))
+        greet(app, settings.redis_url, Keys(settings.namespace), faults)
     except StoreError as error:
         raise WorkerStartError(str(error)) from error
-    set_up(REGISTRY, "worker")
-    metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(LimitReason))
     DataDisk(REGISTRY, local_folders(settings))
     host = EngineHost(settings, engine_for(settings), device, metrics)
     log.info("engine_starting", engine=settings.engine, model=settings.model)

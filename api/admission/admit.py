@@ -10,6 +10,7 @@ from api.admission.routing import route
 from api.admission.schema import check_body
 from api.http.errors import invalid
 from api.services import Services
+from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
@@ -53,7 +54,7 @@ async def admit(
         lane: the lane to wait in.
         live: the caller waits: refuse the request if no live worker serves the model.
         model: the model's name or alias; None: the body's, or else the default model.
-        stream: log and publish deltas; None: if the body's ``stream`` says so.
+        stream: log and publish deltas, if the endpoint streams; None: if the body's ``stream`` says so.
         placement: requirements on the device.
         affinity_key: the client's own name for the prefix that this request shares with others.
         coalesce: an identical job under way may answer this one too.
@@ -70,7 +71,7 @@ async def admit(
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body = await route(services, name, endpoint, request, body, live=live, placement=placement)
-    stream = streams if stream is None else stream
+    stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     affinity = await run(len(body), affinity_of, request, affinity_key)
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, cast
@@ -31,7 +32,12 @@ LINGER_BYTES = 64 * 1024 * 1024
 """How much of a request that is already answered is read and dropped."""
 
 _OVER = 128
-"""Refused connections that may linger at once; further ones are cut."""
+"""Connections beyond the limit that may ask for the server's health, or read their refusal; further ones are cut."""
+
+_OVER_HEAD_S = 1.0
+"""How long one of these may take to ask."""
+
+_HEALTH = re.compile(rb"/health(?:[/?]|$)")
 
 _TICK_S = 1.0
 
@@ -63,6 +69,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = self._fed = self._lead = 0
         self._dropped = 0
         self._refused = False
+        self._last = False
+        self._over = False
         self._lost = False
         self._refusal: ApiError | None = None
         self._head_timer: asyncio.TimerHandle | None = None
@@ -74,7 +82,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, or refuse it: one that is open already never suffers for a new one."""
+        """Take a connection, or cut it: one that is open already never suffers for a new one."""
         self._transport = LingeringTransport(transport, self._unread, self._watch)
         super().connection_made(cast("asyncio.Transport", self._transport))
         over = len(self.connections) - self._limits.max_connections
@@ -82,9 +90,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refused = True
             self._count("too_many_connections")
             transport.abort()
-        elif over > 0:
-            self._refuse(too_many_connections())
         else:
+            self._over = over > 0
             self._begin_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,10 +107,22 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether the end of the process waits for its call. Followers of events resume on another process."""
-        return (
-            self._busy() and not self.cycle.disconnected and not self.cycle.scope["path"].endswith("/events")
-        )
+        """Whether the end of the process waits for it. Followers of events resume on another process."""
+        if self._busy():
+            return not (self.cycle.disconnected or self.cycle.scope["path"].endswith("/events"))
+        return self._under_way()
+
+    def _under_way(self) -> bool:
+        """Return whether a head is half here, or the client still sends and has its answer to read."""
+        return self._part is _Part.HEAD or self._transport.lingering
+
+    def drain(self, *, close: bool) -> None:
+        """Let the present or next call be the last one. ``close``: close if none is open, and one was asked."""
+        self._last = True
+        if self._busy():
+            self.cycle.keep_alive = False
+        elif close and self.cycle is not None and not self._under_way():
+            self.transport.close()
 
     def cut(self) -> None:
         """End the present call, because the process ends. For the application the client is gone."""
@@ -184,12 +203,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if arrived > most and self._head_size() > most:  # counted only if so much arrived
             self._refusal = head_too_large(self.url, self._limits)
             raise self._refusal
+        if (
+            self._over
+            and not _HEALTH.match(self.url)
+            and len(self.connections) > self._limits.max_connections
+        ):
+            self._refusal = too_many_connections()
+            raise self._refusal
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
         self._dropped = 0
         self._reading.begin(self.loop.time())
         super().on_headers_complete()
+        if self._last or self._over:
+            self.cycle.keep_alive = False
         self._part = _Part.BODY
 
     def _head_size(self) -> int:
@@ -246,7 +274,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _begin_head_timer(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self._limits.head_timeout_s, self._head_is_late)
+            limit_s = (
+                min(_OVER_HEAD_S, self._limits.head_timeout_s) if self._over else self._limits.head_timeout_s
+            )
+            self._head_timer = self.loop.call_later(limit_s, self._head_is_late)
 
     def _head_is_late(self) -> None:
         timer, self._head_timer = self._head_timer, None
@@ -254,6 +285,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self.flow.read_paused or self.loop.time() - timer.when() > self._tick_s:  # the client waits for us
             self._begin_head_timer()
+        elif self._over and not self._busy():
+            self._refuse(too_many_connections())
         elif self._part is _Part.HEAD:
             self._refuse(head_too_slow(self._limits.head_timeout_s))
         elif not self._busy():

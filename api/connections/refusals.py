@@ -33,7 +33,7 @@ def body_too_slow(limit_s: float, min_bytes_per_s: int) -> ApiError:
     """Make the 408 for a body that does not arrive."""
     message = (
         f"the body stopped for {limit_s:g} s (setting read_timeout_s), or came with less than {min_bytes_per_s} bytes/s"
-        " (setting min_bytes_per_s); send the request again"
+        " (setting min_bytes_per_s); send a smaller one, or over a faster connection"
     )
     return ApiError(408, message, "body_timeout")
 

@@ -23,7 +23,8 @@ class DrainingServer(uvicorn.Server):
     """Serves until a signal, then stops in order.
 
     First ``stopping`` is called, so that readiness fails. The port stays open, for a load balancer needs a moment to look,
-    and new calls are served as ever. When no call is open, or ``grace_s`` is over, the port is closed; what is still
+    and new calls are served as ever, also on connections that are kept. When ``delay_s`` is over, a connection is closed
+    as soon as nothing is under way on it. When no call is open, or ``grace_s`` is over, the port is closed; what is still
     open is cut off. A second signal ends the wait.
 
     Args:
@@ -57,8 +58,7 @@ class DrainingServer(uvicorn.Server):
             if passed_s >= self._grace_s or (passed_s >= self._delay_s and not self._open_calls()):
                 break
             for connection in self._connections():
-                if connection.cycle is not None:  # one that has asked nothing yet may still do so
-                    connection.shutdown()  # when its call is answered; at once if none is open
+                connection.drain(close=passed_s >= self._delay_s)
             await asyncio.sleep(_LOOK_S)
         for connection in self._connections():
             connection.cut()

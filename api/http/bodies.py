@@ -1,8 +1,8 @@
 """Bodies with prompts: the memory of all that are being checked at once is bounded, and large ones are checked off the loop.
 
-A small body is read and checked at once. A larger one first reserves its size of a common budget, in turn; it gives the
-memory back when its job is accepted. Its checks run in one thread: one after the other, so that their memory does not add
-up either. No single step of them holds the interpreter's lock for more than about 30 ms.
+A small body is read and checked at once. A larger one takes memory of :class:`~api.http.body_memory.BodyMemory` as it
+arrives, and gives it back when its job is accepted. Its checks run in one thread: one after the other, so that their memory
+does not add up either. No single step of them holds the interpreter's lock for more than about 30 ms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import ParamSpec, Self, TypeVar
 from starlette.types import Receive, Scope
 
 from api.http.body import BodyReader, announced_bytes, too_large
-from api.http.errors import ApiError
+from api.http.body_memory import BodyMemory, Share
 from api.http.shape import check_shape
 
 P = ParamSpec("P")
@@ -25,55 +25,26 @@ T = TypeVar("T")
 SMALL_BYTES = 64 * 1024
 """A body up to this size is checked on the event loop: that takes a few milliseconds at most."""
 
-_UNIT = 64 * 1024
-
-
-class _Budget:
-    """Bytes that may be taken at once, in whole units. Those who ask first are served first."""
-
-    def __init__(self, limit: int) -> None:
-        self._units = asyncio.Semaphore(-(-limit // _UNIT))
-        self._turn = asyncio.Lock()  # one taker at a time: two halves of two takers would wait for each other
-
-    async def take(self, size: int) -> int:
-        """Wait until there is room. Returns what :meth:`give_back` wants."""
-        taken = 0
-        try:
-            async with self._turn:
-                for _ in range(-(-size // _UNIT)):
-                    await self._units.acquire()
-                    taken += 1
-        except BaseException:
-            self.give_back(taken)
-            raise
-        return taken
-
-    def give_back(self, units: int) -> None:
-        for _ in range(units):
-            self._units.release()
-
 
 class Body:
-    """A request's body, and its part of the budget. Leaving the block releases both.
+    """A request's body, and its part of the memory. Leaving the block releases both.
 
     Attributes:
         data: its bytes; empty once released.
+        share: its part of the memory; a small one has none.
     """
 
-    def __init__(self, budget: _Budget) -> None:
+    def __init__(self, memory: BodyMemory) -> None:
         self.data = b""
-        self._budget = budget
-        self._units = 0
-
-    async def reserve(self, size: int) -> None:
-        """Take its part of the budget."""
-        self._units = await self._budget.take(size)
+        self.share: Share | None = None
+        self._memory = memory
 
     def release(self) -> None:
         """Forget the bytes: the job is accepted, or refused."""
         self.data = b""
-        units, self._units = self._units, 0
-        self._budget.give_back(units)
+        share, self.share = self.share, None
+        if share is not None:
+            self._memory.give_back(share)
 
     def __enter__(self) -> Self:
         return self
@@ -90,52 +61,39 @@ class Bodies:
     Args:
         max_bytes: largest body.
         max_items: most elements and members in one.
-        memory_bytes: the budget for those above :data:`SMALL_BYTES`; at least ``max_bytes``.
-        timeout_s: how long one of these may take to arrive.
+        memory_bytes: memory for those above :data:`SMALL_BYTES`, beside the eldest of them.
     """
 
-    def __init__(self, *, max_bytes: int, max_items: int, memory_bytes: int, timeout_s: float) -> None:
+    def __init__(self, *, max_bytes: int, max_items: int, memory_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._max_items = max_items
-        self._timeout_s = timeout_s
-        self._budget = _Budget(max(memory_bytes, max_bytes))
+        self._memory = BodyMemory(memory_bytes)
         self._thread = ThreadPoolExecutor(1, "bodies")
 
     async def read(self, scope: Scope, receive: Receive) -> Body:
         """Read a whole body whose items and levels are few enough to parse it. Release it soon.
 
         Raises:
-            ApiError: 413, it is too large; 400, it has too many items or nests too deep; 408, it came too slowly.
+            ApiError: 413, it is too large; 400, it has too many items or nests too deep; 503, there is no memory
+                for it.
             ClientGoneError: the client hung up first.
         """
-        announced = announced_bytes(scope)
-        if announced > self._max_bytes:
+        if announced_bytes(scope) > self._max_bytes:
             raise too_large(self._max_bytes)
-        body = Body(self._budget)
+        body = Body(self._memory)
         reader = BodyReader(receive, self._max_bytes)
         try:
-            if announced <= SMALL_BYTES:
-                await reader.read(SMALL_BYTES)
-            if not reader.complete:
-                await self._read_large(body, reader, announced or self._max_bytes)
+            await reader.read(SMALL_BYTES)
+            if reader.size > SMALL_BYTES:
+                body.share = await self._memory.read(reader)
             body.data = await self.run(reader.size, reader.take)
             await self.run(reader.size, check_shape, body.data, self._max_items)
         except BaseException:
             body.release()
             raise
+        finally:
+            reader.close()
         return body
-
-    async def _read_large(self, body: Body, reader: BodyReader, size: int) -> None:
-        await body.reserve(size)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await reader.read(self._max_bytes)
-        except TimeoutError:
-            message = (
-                f"the body did not arrive within {self._timeout_s:g} s (setting body_timeout_s);"
-                " send a smaller one, or over a faster connection"
-            )
-            raise ApiError(408, message, "body_timeout", headers={"connection": "close"}) from None
 
     async def run(self, size: int, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a check of a body: of a small one at once, of a larger one in the thread. ``size``: the body's."""

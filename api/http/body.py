@@ -6,12 +6,13 @@ as in the engine.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from api.http.asgi import ClientGoneError, header
 from api.http.errors import ApiError, invalid, validation_error
@@ -53,6 +54,7 @@ class BodyReader:
         self._receive = receive
         self._limit = limit
         self._parts: list[bytes] = []
+        self._ahead: asyncio.Future[Message] | None = None
 
     async def read(self, until: int) -> None:
         """Read until the body ends, or has more than ``until`` bytes.
@@ -62,7 +64,8 @@ class BodyReader:
             ClientGoneError: the client hung up first.
         """
         while not self.complete and self.size <= until:
-            message = await self._receive()
+            ahead, self._ahead = self._ahead, None
+            message = await (self._receive() if ahead is None else ahead)
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             part = message.get("body", b"")
@@ -72,6 +75,25 @@ class BodyReader:
                 self._parts.clear()
                 raise too_large(self._limit)
             self._parts.append(part)
+
+    async def listen_until(self, event: asyncio.Future[None]) -> None:
+        """Wait for something, and receive one message meanwhile: a client that hangs up is noticed.
+
+        Raises:
+            ClientGoneError: it did.
+        """
+        if self._ahead is None:
+            self._ahead = asyncio.ensure_future(self._receive())
+        either: set[asyncio.Future[Any]] = {event, self._ahead}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._ahead.done() and self._ahead.result()["type"] == "http.disconnect":
+            raise ClientGoneError
+        await event
+
+    def close(self) -> None:
+        """End what :meth:`listen_until` began."""
+        if self._ahead is not None:
+            self._ahead.cancel()
 
     def take(self) -> bytes:
         """Return the bytes; the reader forgets them."""

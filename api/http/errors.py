@@ -58,6 +58,7 @@ _OWN_CODES = {
     429: ("gpu_busy", "queue_full"),
     431: ("headers_too_large",),
     503: (
+        "body_memory_full",
         "no_coordinator",
         "no_worker",
         "queue_timeout",
@@ -78,6 +79,7 @@ ERROR_CODES = (READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURE
 """Every code of an error body. The metric ``api_errors_total`` has a series for each from the start."""
 
 _FINAL_CODES = {
+    "body_timeout",
     *_OWN_CODES[409],
     *_OWN_CODES[504],
     *_OWN_CODES[507],

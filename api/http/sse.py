@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from api.http.asgi import Header
-from broker.events.hub import EventId
+from broker.events.inbox import EventId
 from jobs.stream_chunks import Frames, Head, decode
 
 PING = b": ping\n\n"

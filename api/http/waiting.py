@@ -13,7 +13,8 @@ from starlette.types import Receive, Scope
 from api.http.asgi import header, until_hangup
 from api.http.errors import invalid
 from api.http.openapi import parameter
-from broker.events.hub import EventHub, Inbox
+from broker.events.hub import EventHub
+from broker.events.inbox import Inbox
 
 _PREFER_WAIT = re.compile(r'(?:^|[,;\s])wait\s*=\s*"?(\d{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 

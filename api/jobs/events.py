@@ -17,7 +17,8 @@ from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
 from api.jobs.view import checked_id, found_job, job_view
 from api.services import Services
 from broker.db.errors import StoreError
-from broker.events.hub import SEQ_END, EventId, Inbox
+from broker.events.hub import SEQ_END
+from broker.events.inbox import EventId, Inbox
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)

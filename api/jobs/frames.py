@@ -14,7 +14,8 @@ import msgspec
 
 from api.http.errors import invalid
 from api.http.sse import Texts, merged
-from broker.events.hub import EventId, parse_cursor
+from broker.events.hub import parse_cursor
+from broker.events.inbox import EventId
 
 
 @dataclass(frozen=True, slots=True)

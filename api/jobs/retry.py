@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from starlette.types import Scope
 
 from api.admission.accept import accept
 from api.http.asgi import json_response
+from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.handlers import foreign_errors
@@ -21,14 +23,29 @@ from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
-from broker.db.errors import BusyError, InfeasibleError, NewerRecordError, QueueFullError, UnfinishedError
+from broker.db.errors import (
+    BusyError,
+    InfeasibleError,
+    NewerRecordError,
+    QueueFullError,
+    StoreFaultError,
+    UnfinishedError,
+)
 from broker.jobs import Accepted
 from jobs.failures import FailureCode
 from monitoring.trace_context import TraceContext
 
 log = structlog.get_logger(__name__)
 
-_REFUSALS = (ApiError, UnfinishedError, QueueFullError, BusyError, InfeasibleError, NewerRecordError)
+_REFUSALS = (
+    ApiError,
+    UnfinishedError,
+    QueueFullError,
+    BusyError,
+    InfeasibleError,
+    NewerRecordError,
+    StoreFaultError,
+)
 """Errors of one job that do not stop the repetition of many."""
 
 _ANSWERS = foreign_errors()
@@ -43,7 +60,13 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
         QueueFullError: the lane is full.
         StoreUnavailableError: Redis is away.
     """
-    spec = await services.store.respec(checked_id(job_id), services.new_job_id())
+    size = await services.store.request_bytes(checked_id(job_id))
+    async with services.large_retries if size > SMALL_BYTES else nullcontext():
+        return await _repeat_now(services, job_id, scope, key)
+
+
+async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | None) -> Accepted:
+    spec = await services.store.respec(job_id, services.new_job_id())
     if spec is None:
         raise job_not_found(job_id)
     earlier = TraceContext.decode(spec.trace)

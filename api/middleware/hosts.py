@@ -18,8 +18,8 @@ from api.http.errors import ApiError, invalid
 
 ANY = "*"
 
-_PRIVATE = (".localhost", ".local", ".internal")
-"""Top-level names that the public DNS never has (RFC 6761, RFC 6762, ICANN's .internal)."""
+_PRIVATE = (".localhost", ".local", ".internal", ".home.arpa", ".svc")
+"""Ends of names that the public DNS does not have (RFC 6761, 6762 and 8375, ICANN's .internal, Kubernetes' services)."""
 
 _KNOWN = 1024
 """Values of a header whose verdict is remembered."""
@@ -32,7 +32,8 @@ class Hosts:
 
     Args:
         hosts: further names of this server. Names that no foreign page can have always pass: addresses, names without a
-            dot, and those under ``.localhost``, ``.local`` and ``.internal``. ``*``: every name passes.
+            dot, and those under ``.localhost``, ``.local``, ``.internal``, ``.home.arpa`` and ``.svc``.
+            ``*``: every name passes.
         origins: origins of web pages that may call the api, as browsers write them: ``https://chat.example``, in lower
             case. ``*``: every page may.
         count: answered errors by code.

@@ -34,7 +34,6 @@ class OpenAICall:
     def __init__(self, services: Services, endpoint: Endpoint) -> None:
         self._services = services
         self._path = endpoint.path
-        self._stream = None if endpoint.streams else False  # None: as the body asks
         self._life_ms = int(services.settings.request_timeout_s * 1000)
         self._first_token = services.metrics.first_token.labels(endpoint.path)
         self._queue_ms = int(services.settings.queue_timeout_s * 1000)
@@ -61,7 +60,6 @@ class OpenAICall:
             data,
             lane=Lane.REALTIME,
             live=True,
-            stream=self._stream,
             coalesce=_wants_coalescing(scope),
             tenant=tenant_of(scope),
             expires_in_ms=self._life_ms,

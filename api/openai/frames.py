@@ -15,7 +15,7 @@ import msgspec
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result, usage_view
 from api.http.sse import MERGE_ABOVE, Texts, merged
-from broker.events.hub import EventId
+from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.states import JobState

@@ -8,14 +8,14 @@ from functools import partial
 
 from starlette.types import Send
 
-from api.http.handlers import internal, unavailable
+from api.http.handlers import internal
 from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.frames import OpenAIStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
-from broker.db.errors import StoreError, StoreUnavailableError
-from broker.events.hub import Inbox
+from broker.db.errors import StoreFaultError
+from broker.events.inbox import Inbox
 from jobs.model import JobSpec
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
@@ -33,7 +33,7 @@ async def answer_stream(
 
     Raises:
         LookupError: the job's record is gone.
-        StoreError: Redis is away or refuses a command, and nothing was sent yet.
+        StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
     stream = OpenAIStream(job_id)
@@ -55,11 +55,10 @@ async def answer_stream(
                     break
                 if data:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-        except StoreError as error:
+        except StoreFaultError as error:
             if not sent:
                 raise
-            ours = unavailable(error) if isinstance(error, StoreUnavailableError) else internal(error)
-            data = stream.fail(ours)
+            data = stream.fail(internal(error))
         finally:
             step.end()
     if stream.ending is not None:

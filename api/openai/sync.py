@@ -14,7 +14,7 @@ from api.http.asgi import reply
 from api.http.errors import SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
 from api.services import Services
-from broker.events.hub import Inbox
+from broker.events.inbox import Inbox
 from broker.records import Ending
 from jobs.model import JobSpec
 from jobs.states import JobState
@@ -31,7 +31,7 @@ async def answer_whole(services: Services, spec: JobSpec, inbox: Inbox, send: Se
 
     Raises:
         LookupError: the job's record is gone.
-        StoreUnavailableError: Redis is away.
+        StoreUnavailableError: Redis is away when the result is read.
     """
     ending = await services.hub.ending(spec.id, inbox)
     note_end(span, spec.id, ending)

@@ -6,6 +6,7 @@ from celery import Celery
 from kombu import Queue
 
 from broker.celery import transport
+from broker.db.faults import Faults
 from broker.db.keys import Keys
 from broker.db.urls import celery_options, celery_url
 from jobs.lanes import Lane
@@ -27,6 +28,7 @@ def make_celery(
     *,
     node: str | None = None,
     task_events: bool = True,
+    faults: Faults | None = None,
 ) -> Celery:
     """Make the application.
 
@@ -37,6 +39,7 @@ def make_celery(
         redis_url: as redis-py reads it.
         node: the worker's node name, for a queue of its own; None: this process is not a worker.
         task_events: emit the events that Flower shows.
+        faults: where a pop that Redis refuses is reported; None: the log alone.
     """
     transport.install()
     keys = Keys(namespace)
@@ -50,6 +53,7 @@ def make_celery(
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 5,
+            transport.FAULTS: faults or Faults(),
             **celery_options(redis_url),
         },
         broker_channel_error_retry=True,

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from broker.celery.app import TASK_NAME, make_celery
 from broker.db.client import connect_sync
 from broker.db.errors import StoreUnavailableError
-from broker.db.faults import is_fault, translate
+from broker.db.faults import Faults, is_fault
 from broker.db.keys import Keys
 from broker.db.urls import without_password
 
@@ -49,8 +49,11 @@ def learn_envelope(app: Celery, client: Redis) -> str:
     return template(json.loads(raw), queue)  # type: ignore[arg-type]
 
 
-def learn_at(redis_url: str, namespace: str) -> str:
+def learn_at(redis_url: str, namespace: str, faults: Faults) -> str:
     """Learn the envelope at an address. Blocks; one try.
+
+    Args:
+        faults: where a refusal is reported.
 
     Raises:
         StoreUnavailableError: Redis cannot be reached.
@@ -65,7 +68,7 @@ def learn_at(redis_url: str, namespace: str) -> str:
     except KombuError as error:
         raise StoreUnavailableError(str(error)) from error
     except (RedisError, OSError) as error:
-        raise translate(error, "a message of Celery's") from error
+        raise faults.translate(error, "a message of Celery's") from error
     finally:
         client.close()
         app.close()
@@ -78,8 +81,11 @@ def template(message: dict[str, Any], queue: str) -> str:
     return json.dumps(message).replace(queue, QUEUE)
 
 
-def greet(app: Celery, url: str, keys: Keys) -> None:
+def greet(app: Celery, url: str, keys: Keys, faults: Faults) -> None:
     """Publish the envelope, which also checks that Redis answers and writes.
+
+    Args:
+        faults: where a refusal is reported.
 
     Raises:
         StoreUnavailableError: it does not.
@@ -90,7 +96,7 @@ def greet(app: Celery, url: str, keys: Keys) -> None:
             publish_envelope(app, client, keys)
     except (RedisError, OSError, OperationalError) as error:
         if isinstance(error, RedisError) and is_fault(error):
-            raise translate(error, "a message of Celery's") from error
+            raise faults.translate(error, "a message of Celery's") from error
         raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error
 
 

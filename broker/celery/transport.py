@@ -33,6 +33,9 @@ BULK_ROOM = "penstock_bulk_room"
 """Transport option: the bulk lane's queue, and two functions: how many of its messages the worker may take now, and if none,
 after how many seconds to ask again."""
 
+FAULTS = "penstock_faults"
+"""Transport option: the process's :class:`~broker.db.faults.Faults`, where a refused pop is reported."""
+
 _MOST = 32
 _NO_BULK: tuple[Any, Any, Any] = (None, None, None)
 
@@ -96,10 +99,10 @@ class Channel(redis.Channel):  # type: ignore[misc]
         try:
             return self.client.parse_response(self.client.connection, "BLMPOP", **options)
         except ResponseError as error:
-            if is_fault(
-                error
-            ):  # Celery would connect again and again; so this is none of its errors, and ends it
-                raise Faults().translate(error, "BLMPOP") from error
+            if is_fault(error):
+                # Celery would connect again and again; so this is none of its errors, and ends it.
+                faults: Faults = self.connection.client.transport_options[FAULTS]
+                raise faults.translate(error, "BLMPOP") from error
             # Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
             raise RedisConnectionError(f"cannot pop: {error}") from error
 

@@ -32,7 +32,7 @@ CONNECTION: Final = (
 PUBSUB: Final = "publish subscribe unsubscribe psubscribe punsubscribe"
 SCRIPTS: Final = "evalsha script|exists script|load"
 DATA: Final = (
-    "del exists get set pexpire pttl hdel hexists hget hgetall hincrby hkeys hlen hmget hset hvals mget"
+    "del exists get set pexpire pttl hdel hexists hget hgetall hincrby hkeys hlen hmget hset hstrlen hvals mget"
     " linsert llen lpos lpush lrange lrem rpop rpush sadd scard sismember smembers srandmember srem xadd xrange"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscore"
 )

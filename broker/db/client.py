@@ -85,6 +85,13 @@ class _Connection(AbstractConnection):
         except OSError as error:
             await self.disconnect(nowait=True)
             raise RedisConnectionError(f"error writing to the socket: {error}") from error
+        except RuntimeError as error:
+            closed = type(error) is RuntimeError and self._writer is not None and self._writer.is_closing()
+            await self.disconnect(nowait=True)
+            if not closed:
+                raise
+            # uvloop's, for a write to a connection that has just closed
+            raise RedisConnectionError(f"error writing to the socket: {error}") from error
         except BaseException:
             await self.disconnect(nowait=True)  # half a command may have been sent
             raise

@@ -33,7 +33,6 @@ _AWAY = (
         ClusterDownError,
     ),  # a replica, or a master that was demoted (MASTERDOWN is a ClusterDownError)
     *(OutOfMemoryError, NoScriptError, TryAgainError),  # it is full, or has just restarted
-    RuntimeError,  # uvloop's, for a write to a connection that has just closed
 )
 
 _AWAY_CODES = frozenset(
@@ -60,20 +59,8 @@ def is_fault(error: Exception) -> bool:
     return True
 
 
-def translate(error: Exception, command: str) -> StoreError:
-    """Return our error for an exception that a command of Redis raised.
-
-    Args:
-        error: of redis-py or the socket.
-        command: the script or the method, for the message.
-    """
-    if is_fault(error):
-        return StoreFaultError(command, f"{type(error).__name__}: {error}")
-    return StoreUnavailableError(f"{command}: {error}")
-
-
 class Faults:
-    """Translates errors, and reports the faults among them: each is counted, and logged with its script.
+    """Translates errors, and reports the faults among them: each is counted, and logged with its script. Thread-safe.
 
     Args:
         count: called for each fault.
@@ -84,13 +71,23 @@ class Faults:
         self._logged_at: dict[str, float] = {}
 
     def translate(self, error: Exception, command: str) -> StoreError:
-        """Return our error for an exception, as :func:`translate` does, and report it if it is a fault."""
-        ours = translate(error, command)
-        if isinstance(ours, StoreFaultError):
-            self._count()
-            now = time.monotonic()
-            if now - self._logged_at.get(command, float("-inf")) >= LOG_GAP_S:
-                self._logged_at[command] = now
-                ours_not_redis = not isinstance(error, RedisError)
-                log.error("store_fault", script=command, error=str(ours), exc_info=ours_not_redis and error)
+        """Return our error for an exception that a command of Redis raised, and report it if it is a fault.
+
+        Args:
+            error: of redis-py or the socket.
+            command: the script or the method, for the message.
+        """
+        if not is_fault(error):
+            return StoreUnavailableError(f"{command}: {error}")
+        ours = StoreFaultError(command, f"{type(error).__name__}: {error}")
+        self._count()
+        now = time.monotonic()
+        if now - self._logged_at.get(command, float("-inf")) >= LOG_GAP_S:
+            self._logged_at[command] = now
+            ours_not_redis = not isinstance(error, RedisError)
+            log.error("store_fault", script=command, error=str(ours), exc_info=ours_not_redis and error)
         return ours
+
+    def __json__(self) -> list[str]:
+        """Return the commands that were refused. It is a transport option too, which ``inspect stats`` writes as JSON."""
+        return sorted(self._logged_at)

@@ -7,20 +7,25 @@ message is only an early hint; the log and the record are the truth.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeVar
 
+import structlog
 from redis.asyncio import Redis
 
+from broker.db.errors import StoreUnavailableError
+from broker.events.inbox import EventId, Inbox
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.records import Ending, decode_ending, ending_of, ending_payload
 from jobs.model import Running, Succeeded
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 SEQ_END = 4_294_967_295
 START = "0-0"
@@ -33,8 +38,6 @@ LOOK = "l"
 
 LOOK_S = 20.0
 
-EventId: TypeAlias = str
-
 
 def parse_cursor(text: str) -> tuple[int, int]:
     """Read an event id, ``<attempt>-<seq>``, as a sortable pair.
@@ -46,71 +49,6 @@ def parse_cursor(text: str) -> tuple[int, int]:
     if not dash or not (attempt.isascii() and attempt.isdigit() and seq.isascii() and seq.isdigit()):
         raise ValueError(f"not an event id: {text!r}")
     return int(attempt), int(seq)
-
-
-@dataclass(slots=True)
-class Inbox:
-    """Events of one job for one client.
-
-    Attributes:
-        limit: most events that are kept.
-        max_bytes: most characters of payloads that are kept, besides one event of any length.
-        lost: some events may be missing, so read the log.
-    """
-
-    limit: int
-    max_bytes: int
-    events: list[tuple[EventId, str]] = field(default_factory=list)
-    size: int = 0
-    lost: bool = False
-    waiter: asyncio.Future[None] | None = None
-
-    def add(self, eid: EventId, payload: str) -> None:
-        """Add an event. If the client is too slow, drop all events and mark them lost."""
-        if self.lost:
-            return  # the log has it too
-        self.size += len(payload)
-        if self.events and (len(self.events) >= self.limit or self.size > self.max_bytes):
-            self.lose()
-            return
-        self.events.append((eid, payload))
-        self.wake()
-
-    def lose(self) -> None:
-        """Mark that events may have been missed."""
-        self.lost = True
-        self._clear()
-        self.wake()
-
-    async def _wait(self, patience_s: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        timer = None if patience_s is None else loop.call_later(patience_s, self.lose)
-        try:
-            while not self.events and not self.lost:
-                self.waiter = loop.create_future()
-                await self.waiter
-        finally:
-            self.waiter = None
-            if timer is not None:
-                timer.cancel()
-
-    def _clear(self) -> None:
-        self.events = []
-        self.size = 0
-
-    def wake(self) -> None:
-        """Wake the reader."""
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def take(self, patience_s: float | None = None) -> list[tuple[EventId, str]]:
-        """Wait for events and return them; an empty list: some were lost, or none came within ``patience_s`` seconds."""
-        if not self.events and not self.lost:
-            await self._wait(patience_s)
-        self.lost = False
-        events = self.events
-        self._clear()
-        return events
 
 
 class EventHub:
@@ -182,7 +120,7 @@ class EventHub:
                 del self._inboxes[job_id]
 
     async def ending(self, job_id: str, inbox: Inbox) -> Ending:
-        """Wait for the end of a job whose events this process receives.
+        """Wait for the end of a job whose events this process receives. While Redis is away it waits on.
 
         Raises:
             LookupError: its record is gone.
@@ -193,7 +131,7 @@ class EventHub:
                 if payload[0] == "e":
                     return decode_ending(payload)
             if not events:
-                ended = await self.ended(job_id)
+                ended = await _unless_away(self.ended(job_id))
                 if ended is not None:
                     return ended
 
@@ -220,7 +158,8 @@ class EventHub:
     ) -> AsyncGenerator[list[tuple[EventId, str]], None]:
         """Yield a job's events after a cursor, in order and each once, in groups; the last one is the end event.
 
-        The end event's payload may lack the result (see :func:`broker.records.decode_ending`).
+        The end event's payload may lack the result (see :func:`broker.records.decode_ending`). If Redis goes away
+        meanwhile, the events continue when it is back.
 
         Args:
             inbox: registered for it before this call.
@@ -229,6 +168,7 @@ class EventHub:
 
         Raises:
             LookupError: there is no such job.
+            StoreUnavailableError: Redis is away at the start.
         """
         cursor = parse_cursor(after)
         if not live and await self._store.watch(job_id, self.process) is None:
@@ -237,7 +177,7 @@ class EventHub:
         while True:
             more = False
             if from_log:
-                events, more = await self._history(job_id, f"{cursor[0]}-{cursor[1]}")
+                events, more = await self._past(job_id, inbox, f"{cursor[0]}-{cursor[1]}")
             else:
                 events = await self._next(inbox)
             hole = not events and not from_log
@@ -259,6 +199,14 @@ class EventHub:
                 if fresh[-1][1][0] == "e":
                     return
 
+    async def _past(
+        self, job_id: str, inbox: Inbox, after: EventId
+    ) -> tuple[list[tuple[EventId, str]], bool]:
+        """As :meth:`_history`, but wait while Redis is away."""
+        while (past := await _unless_away(self._history(job_id, after))) is None:
+            await self._next(inbox)  # what it has is in the log too
+        return past
+
     async def _history(self, job_id: str, after: EventId) -> tuple[list[tuple[EventId, str]], bool]:
         """Return past events, and whether there are more: from the log of a streamed job, or made from another's record."""
         job = await self._store.get(job_id, position=False)
@@ -276,3 +224,15 @@ class EventHub:
         if job.state.terminal and not (events and events[-1][1][0] == "e"):
             events.append((f"{job.attempt}-{SEQ_END}", ending_payload(job)))
         return events, False
+
+
+async def _unless_away(look: Awaitable[T]) -> T | None:
+    """Return what a look at Redis found; None: Redis is away.
+
+    A waiter outlives that: the subscription reports a gap as soon as it is there again, and so makes it look again.
+    """
+    try:
+        return await look
+    except StoreUnavailableError as error:
+        log.debug("look_delayed", error=str(error))
+        return None

@@ -6,7 +6,7 @@ import asyncio
 import platform
 from typing import Any
 
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from broker.settings import BrokerSettings
 from penstock.server.leases import live_workers
 
@@ -25,12 +25,12 @@ def check_worker(overrides: dict[str, Any]) -> None:
 
     Raises:
         pydantic.ValidationError: a bad setting.
-        NotAliveStartError: none has, or Redis did not answer within two seconds.
+        NotAliveStartError: none has, Redis did not answer within two seconds, or it refused the question.
     """
     settings = BrokerSettings(**overrides)
     try:
         alive = asyncio.run(live_workers(settings))
-    except StoreUnavailableError as error:
+    except StoreError as error:
         raise NotAliveStartError(f"cannot ask Redis for the lease: {error}") from error
     if not alive:
         raise NotAliveStartError(f"no worker on {platform.node()} has a lease")

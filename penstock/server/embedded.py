@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Self
 
 import penstock
+from broker.secret_files import CREDENTIALS_VARIABLE, DIR_VARIABLE
 from broker.sources import FILE_VARIABLE, PREFIX, aliases
 from penstock.server.errors import UpStartError
 from penstock.server.guardian import Guardian, die_with_parent
@@ -140,7 +141,8 @@ def _environment() -> dict[str, str]:
         if name.upper().startswith(_OF_THE_ENGINE)
         or not (name.upper().startswith(PREFIX) or name.upper() in settings)
     }
-    kept[FILE_VARIABLE] = os.devnull
+    kept.pop(CREDENTIALS_VARIABLE, None)
+    kept[FILE_VARIABLE] = kept[DIR_VARIABLE] = os.devnull
     root = Path(penstock.__file__).resolve().parent.parent
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}

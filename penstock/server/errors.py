@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import click
 import pydantic
+from pydantic_settings import SettingsError
 
 from broker.sources import PREFIX, given
 from penstock.server.names import check_names
@@ -38,8 +39,9 @@ class CommandFailed(click.ClickException):
 def starting(command: str, body: Callable[[], object]) -> None:
     """Run a command's body and turn what stops its start into one message.
 
-    That is a bad setting (pydantic's ValidationError), and any exception whose class is named ``...StartError`` (by name:
-    who raises them need not be imported here), such as that of an unknown setting. All else keeps its traceback.
+    That is a bad setting (pydantic's ValidationError), a source of settings that cannot be read, and any exception whose
+    class is named ``...StartError`` (by name: who raises them need not be imported here), such as that of an unknown
+    setting. All else keeps its traceback.
 
     Raises:
         CommandFailed: in the place of those.
@@ -49,6 +51,8 @@ def starting(command: str, body: Callable[[], object]) -> None:
         body()
     except pydantic.ValidationError as error:
         raise CommandFailed(command, bad_settings(error)) from error
+    except SettingsError as error:
+        raise CommandFailed(command, f"the settings cannot be read: {error}") from error
     except Exception as error:
         if type(error).__name__.endswith(_START_ERROR):
             raise CommandFailed(command, str(error)) from error

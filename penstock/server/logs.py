@@ -93,7 +93,7 @@ class LogFile:
     def _set_aside(self) -> None:
         self._close()
         if not self._limits.backups:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)  # somebody may have deleted it
             return
         for number in range(self._limits.backups, 0, -1):
             older = self._numbered(number - 1)

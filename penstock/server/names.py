@@ -12,7 +12,10 @@ from broker.sources import FILE_VARIABLE, PREFIX, is_kubernetes, settings_file
 from penstock.server.settings import VARIABLES, fields
 
 _POOLS = "pools"
+_ALIKE = 0.8
+"""How much a name resembles the one that was probably meant; difflib's own 0.6 finds a neighbour of almost any name."""
 _REFERENCE = "docs/reference/configuration.md lists all of them"
+_OWN = "; a variable of your own needs another prefix"
 
 
 class NamesStartError(Exception):
@@ -29,7 +32,7 @@ def check_names() -> None:
     """
     file = settings_file()
     problems = [
-        f"unknown environment variable {name}: {_advice(name.upper(), _variables())}"
+        f"unknown environment variable {name}: {_advice(name.upper(), _variables(), PREFIX)}{_OWN}"
         for name, value in os.environ.items()
         if name.upper().startswith(PREFIX) and value and not _is_known(name.upper(), value)
     ]
@@ -54,9 +57,10 @@ def _keys() -> Collection[str]:
     return [*fields(), _POOLS]
 
 
-def _advice(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else _REFERENCE
+def _advice(name: str, known: Collection[str], prefix: str = "") -> str:
+    stems = [one.removeprefix(prefix) for one in known]  # what all have in common is no resemblance
+    near = difflib.get_close_matches(name.removeprefix(prefix), stems, n=1, cutoff=_ALIKE)
+    return f"did you mean {prefix}{near[0]}?" if near else _REFERENCE
 
 
 def _read() -> Mapping[str, Any]:

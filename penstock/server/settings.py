@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from api.settings import ApiSettings
+from broker.secret_files import DIR_VARIABLE
 from broker.settings import BrokerSettings
 from broker.sources import FILE_VARIABLE
 from coordinator.settings import CoordinatorSettings
@@ -48,6 +49,10 @@ VARIABLES = {
     FILE_VARIABLE: (
         "every process of the server",
         "the settings file; default: `penstock.toml` in the current folder",
+    ),
+    DIR_VARIABLE: (
+        "every process of the server",
+        "the folder of secret files; default: `/run/secrets`",
     ),
     "PENSTOCK_URL": (
         "the SDK, the client commands",

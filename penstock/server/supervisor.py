@@ -123,7 +123,13 @@ class Supervisor:
                     await pending
 
     async def supervise(self) -> None:
-        """From now on restart children that end; return when a stop is asked for, or when all have finished."""
+        """From now on restart children that end; return when a stop is asked for, or when all have finished.
+
+        Raises:
+            ChildEndedError: a child ended for good just before.
+        """
+        if self._failed.done():
+            self._failed.result()
         self._steady = True
         await self._stop.wait()
 
@@ -150,10 +156,7 @@ class Supervisor:
                 self._endings.begin(child.spec.name, child.spec.on_end(child.process.pid))
             if self._stop.is_set():
                 return
-            if not (self._steady or self._survives(child, status)):
-                await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
-                if not self._failed.done():
-                    self._failed.set_exception(ChildEndedError(child.obituary(status)))
+            if await self._ends_the_start(child, status):
                 return
             if status == 0 and child.spec.may_finish:
                 child.finished = True
@@ -165,8 +168,23 @@ class Supervisor:
                 if self._stop.is_set():
                     return
 
+    async def _ends_the_start(self, child: Child, status: int) -> bool:
+        """Let the start fail because a child ended, unless it survives that; false: the child goes on as any other."""
+        if self._survives(child, status):
+            return False
+        await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
+        if (
+            self._steady and not self._stop.is_set()
+        ):  # meanwhile the start is over, and nobody waits for its failure
+            return False
+        if not self._failed.done():
+            self._failed.set_exception(ChildEndedError(child.obituary(status)))
+        return True
+
     def _survives(self, child: Child, status: int) -> bool:
-        """Whether the start-up goes on although a child ended."""
+        """Whether the start-up goes on although a child ended, or is over."""
+        if self._steady:
+            return True
         if child.was_ready and child.spec.may_finish and status == 0:
             return True  # it was told to end, as in a drain
         return (child.was_ready or status < 0) and child.restarts < _START_RESTARTS

@@ -134,7 +134,8 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         leased = asyncio.ensure_future(alive([part.name for part in plan.parts], until_alive))
         try:
             await supervisor.during_start(_until_ready(plan, waiting))
-            supervisor.mark_ready(supervisor.awaited(["api"]))
+            flower = [] if plan.flower_port is None else ["flower"]
+            supervisor.mark_ready(supervisor.awaited(["api", *flower]))
             waiting("coordinator")
             await supervisor.during_start(alive(["coordinator"], until_coordinated))
             waiting("worker")

@@ -165,13 +165,19 @@ def test_an_embedded_run_that_is_killed_leaves_no_process_and_goes_on_where_it_w
 
 
 def test_an_embedded_run_is_alone(valkey, tmp_path):
-    """Whatever names a server that others share is left alone: the settings file, compose's file, the environment."""
+    """Whatever names a server that others share is left alone: settings file, compose's file, environment, secrets."""
     (tmp_path / "p.txt").write_text("one\ntwo\n")
     shared = f'redis_url = "{valkey.url}"\nnamespace = "shared"\nfiles_url = "{tmp_path}/bucket"\n'
     pools = 'default_model = "other"\n[api_keys]\nalice = "sk-alice"\n[pools.other]\nengine = "simulated"\n'
     (tmp_path / "penstock.toml").write_text(shared + pools)
     (tmp_path / ".env").write_text(f"PENSTOCK_REDIS_URL={valkey.url}\nPENSTOCK_NAMESPACE=shared\n")
-    env = {
+    secrets = {"penstock_api_keys": "alice=sk-alice", "penstock_files_url": "s3://production/penstock"}
+    folders = {"CREDENTIALS_DIRECTORY": tmp_path / "systemd", "PENSTOCK_SECRETS_DIR": tmp_path / "container"}
+    for folder in folders.values():
+        folder.mkdir()
+        for name, text in secrets.items():
+            (folder / name).write_text(text)
+    env = {name: str(folder) for name, folder in folders.items()} | {
         "PENSTOCK_REDIS_URL": valkey.url,
         "PENSTOCK_NAMESPACE": "shared",
         "PENSTOCK_FILES_URL": "s3://production/penstock",
@@ -188,7 +194,8 @@ def test_an_embedded_run_is_alone(valkey, tmp_path):
     assert json.loads(out)["completed"] == 2
     with Redis.from_url(valkey.url) as client:
         assert list(client.scan_iter("*shared*")) == []
-    assert sorted(one.name for one in tmp_path.iterdir()) == [".env", "out.jsonl", "p.txt", "penstock.toml"]
+    left = sorted(one.name for one in tmp_path.iterdir())
+    assert left == [".env", "container", "out.jsonl", "p.txt", "penstock.toml", "systemd"]
 
 
 def test_an_embedded_server_that_does_not_start_is_said_and_leaves_nothing(tmp_path):

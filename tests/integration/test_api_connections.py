@@ -328,7 +328,16 @@ async def test_one_connection_too_many(api: ApiServer, puppet: Puppet) -> None:
     clients = [await entered(api) for _ in range(8)]
     try:
         async with connect(api) as late:
+            await late.send(request("/v1/models"))
             assert await late.refusal() == (503, "too_many_connections")
+        async with connect(api) as silent:
+            assert await silent.refusal() == (503, "too_many_connections")
+        for path in ("/health/live", "/health/ready", "/health?a=b"):
+            async with connect(api) as probe:  # Kubernetes would restart a server that refuses it
+                await probe.send(request(path))
+                status, headers, _ = await probe.answer()
+                assert (status, headers["connection"]) == (200, "close")
+                await probe.ended()
         for client in clients:  # those who are in notice nothing
             await client.send(LIVE)
             assert (await client.answer())[0] == 200

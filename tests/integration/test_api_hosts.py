@@ -82,7 +82,9 @@ async def test_programs_by_any_private_name_and_our_own_pages_pass(
         "[fd00::7]",
         "api:8080",  # a service of compose
         "penstock.default.svc.cluster.local",
+        "penstock.default.svc",
         "gpu.corp.internal.",
+        "nas.home.arpa",
         "penstock.localhost:8080",
     ):
         for path in ("/health/live", "/v1/queues", "/metrics"):
@@ -100,7 +102,8 @@ async def test_names_and_pages_of_the_settings(listed: ApiServer, puppet: Puppet
     async with listed.client() as http:
         for host in ("gpu.example.com", "GPU.example.com:443", "127.0.0.1"):
             assert (await http.get("/v1/queues", headers={"host": host})).status_code == 200
-        assert refusal(await http.get("/v1/queues", headers={"host": "example.com"}))[0] == 403
+        for host in ("example.com", "svc.example.com", "evil.arpa", "xsvc.com"):
+            assert refusal(await http.get("/v1/queues", headers={"host": host}))[0] == 403
         for origin in ("https://chat.example", "http://localhost:3000"):
             asked = {"origin": origin, "access-control-request-method": "POST"}
             asked["access-control-request-headers"] = "content-type, authorization"

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.jobs import JobStore
 from jobs.failures import FailureCode
 from jobs.model import JobError, Usage
 from jobs.states import JobState
-from tests.puppet import MODEL, Puppet
+from tests.puppet import FACTS, MODEL, Puppet
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
@@ -79,6 +80,23 @@ async def test_stream_defaults_to_the_inputs(
 ) -> None:
     job = (await http.post("/v1/jobs", json={"input": INPUT | {"stream": True}, **fields})).json()
     assert job["stream"] is stream
+
+
+@pytest.mark.parametrize("asked", ["job", "input"])
+async def test_an_embedding_does_not_stream(
+    http: httpx.AsyncClient, store: JobStore, puppet: Puppet, asked: str
+) -> None:
+    await Puppet(store, "embeds", "vectors").live("e", facts=FACTS | {"endpoints": ["/v1/embeddings"]})
+    body: dict[str, Any] = {"endpoint": "/v1/embeddings", "input": {"model": "e", "input": "x"}}
+    (body if asked == "job" else body["input"])["stream"] = True
+    job = await eventually(lambda: submitted(http, body))
+    assert job["stream"] is False
+
+
+async def submitted(http: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any] | None:
+    """Submit a job; None: its model is not known yet."""
+    got = await http.post("/v1/jobs", json=body)
+    return got.json() if got.status_code == 202 else None
 
 
 async def test_waiting_for_the_end(http: httpx.AsyncClient, puppet: Puppet) -> None:

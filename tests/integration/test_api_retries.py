@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from broker.jobs import JobStore
+from broker.settings import BrokerSettings
 from jobs.failures import FailureCode
-from jobs.model import JobError, Usage
+from jobs.model import JobError, JobSpec, Usage
 from jobs.states import JobState
+from tests.apiserver import ApiServer
 from tests.integration.test_api_jobs import INPUT, submit
 from tests.puppet import MODEL, Puppet
-from tests.support import new_id
+from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
 
@@ -82,6 +87,70 @@ async def test_the_dead_are_listed_and_repeated_in_bulk(http: httpx.AsyncClient,
     assert await puppet.waiting() == 3
     rest = (await http.post("/v1/dead/retry", json={})).json()
     assert ([row["id"] for row in rest["data"]], rest["has_more"]) == ([broken[0]], False)
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_damaged_record_does_not_stop_the_repetition_of_the_others(
+    http: httpx.AsyncClient, puppet: Puppet, *, named: bool
+) -> None:
+    first, damaged, last = [await dead_job(http, puppet) for _ in range(3)]
+    record = puppet.store.keys("job", damaged)
+    kept, life_ms = await puppet.store.client.dump(record), await puppet.store.client.pttl(record)
+    await puppet.store.client.delete(record)
+    await puppet.store.client.set(record, "not what it was")
+    got = await http.post("/v1/dead/retry", json={"ids": [first, damaged, last]} if named else {})
+    assert got.status_code == 200, got.text
+    codes = {row["id"]: row["error"] and row["error"]["code"] for row in got.json()["data"]}
+    assert codes == {first: None, last: None} | ({damaged: "internal_error"} if named else {})
+    await puppet.store.client.delete(record)
+    await puppet.store.client.restore(record, life_ms, kept)
+
+
+async def test_large_requests_are_repeated_two_at_a_time(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """While Redis holds back writes, two retries have their request in memory; the others have only asked for its size."""
+    size = 1024 * 1024
+    puppet = Puppet(store)
+    await puppet.live()
+    dead = []
+    for _ in range(8):
+        spec = JobSpec(new_id(), "/v1/completions", MODEL, json.dumps({"prompt": "x" * size}).encode())
+        await store.accept(spec)
+        await puppet.fail(await puppet.take(), BROKEN)
+        dead.append(spec.id)
+
+    async def told(section: str, name: str) -> Any:
+        return (await store.client.info(section)).get(name)
+
+    with ApiServer(broker_settings) as api:
+        async with api.client() as http:
+            await store.client.config_resetstat()
+            await store.client.client_pause(20_000, all=False)
+            asked = [asyncio.create_task(http.post(f"/v1/jobs/{job_id}/retry")) for job_id in dead]
+
+            async def all_asked() -> bool:
+                return ((await told("commandstats", "cmdstat_hstrlen")) or {"calls": 0})["calls"] == len(dead)
+
+            async def sent() -> int:
+                return int(await told("stats", "total_net_output_bytes"))
+
+            async def two_read() -> bool:
+                return await sent() > 2 * size
+
+            try:
+                await eventually(all_asked)
+                await eventually(two_read)
+                for _ in range(10):  # round trips in which the others would read theirs
+                    await http.get(f"/v1/jobs/{new_id()}")
+                assert await sent() < 3 * size
+            finally:
+                await store.client.client_unpause()
+            await asyncio.gather(*asked)
+            again = [await http.post(f"/v1/jobs/{job_id}/retry") for job_id in dead]
+            assert {got.status_code for got in again} == {202}
+    for _ in dead:
+        assert len((await puppet.take()).body) > size
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -29,6 +31,7 @@ class Stopping:
     def __init__(self, settings: BrokerSettings, log: Path) -> None:
         self._settings, self._log = settings, log
         self.process: ApiProcess | None = None
+        self.links: list[Link] = []
 
     async def start(self, **settings: Any) -> None:
         self.process = ApiProcess(self._settings, self._log, free_port(), **settings)
@@ -63,6 +66,8 @@ class Stopping:
 async def api(broker_settings: BrokerSettings, tmp_path: Path) -> AsyncIterator[Stopping]:
     stopping = Stopping(broker_settings, tmp_path / "api.log")
     yield stopping
+    for one in stopping.links:
+        one.writer.transport.abort()
     stopping.process.close()
 
 
@@ -125,3 +130,75 @@ async def test_the_port_stays_open_until_load_balancers_have_looked(api: Stoppin
     assert (await api.ask("GET", "/v1/models")).status_code == 200
     api.sigterm()
     await api.ended()
+
+
+HEAD = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
+
+
+class Link:
+    """A connection that is kept."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        """Return the status line and the headers."""
+        async with asyncio.timeout(20):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"content-length: (\d+)", head)
+            await self._reader.readexactly(int(found[1]))
+        return head.split(b" ")[1], head
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(20):
+            assert await self._reader.read() == b""
+
+
+async def link(api: Stopping, first: bytes = HEAD) -> Link:
+    new = Link(*await asyncio.open_connection("127.0.0.1", urlsplit(api.process.url).port))
+    api.links.append(new)
+    await new.send(first)
+    await new.answer()
+    return new
+
+
+async def test_kept_connections_are_served_until_the_delay_is_over(api: Stopping, puppet: Puppet) -> None:
+    await api.start(shutdown_delay_s=3600)
+    idle, half = await link(api), await link(api)
+    await half.send(HEAD[:-5])
+    await link(api)  # by its answer, the half has arrived too
+    api.sigterm()
+    await eventually(lambda: api.health(503))
+    for connection, rest in ((idle, HEAD), (half, HEAD[-5:])):
+        await connection.send(rest)
+        assert (await connection.answer())[0] == b"200"
+    api.sigterm()
+    await api.ended()
+
+
+async def test_only_connections_with_nothing_under_way_are_closed(api: Stopping, puppet: Puppet) -> None:
+    await api.start()
+    idle, half = await link(api), await link(api)
+    await half.send(HEAD[:-5])
+    large = b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99000000\r\n\r\n" % CHAT.encode()
+    refused = await link(api, large)
+    asked = api.call()
+    claim = await puppet.take()
+    api.sigterm()
+    await eventually(lambda: api.health(503))
+    await idle.ended()
+    for _ in range(64):  # a reset would be seen: the refusal's reader is still sending
+        await refused.send(b"x" * 65536)
+    refused.writer.close()
+    await puppet.succeed(claim, b'{"first": 1}')
+    assert (await asked).json() == {"first": 1}
+    await half.send(HEAD[-5:])  # it is waited for
+    status, headers = await half.answer()
+    assert status == b"200"
+    assert b"connection: close" in headers
+    await half.ended()
+    assert await api.ended() == 0

@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from broker.jobs import JobStore
@@ -69,8 +70,41 @@ async def test_a_reaper_that_failed_begins_anew(
         await eventually(expired)
         assert "FailpointReachedError" in api.log.read_text()
         assert api.process.poll() is None
+
+        async def calm() -> bool:
+            return await state_of_tasks(api) == "ok"
+
+        await eventually(calm)
     finally:
         api.close()
+
+
+async def test_readiness_notices_a_task_that_fails_again_and_again(
+    broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    api = ApiProcess(
+        broker_settings,
+        tmp_path / "api.log",
+        free_port(),
+        failpoints="reaper.before_round=raise@1+",
+        reap_interval_s=0.1,
+    )
+    try:
+        await api.ready()
+
+        async def failing() -> bool:
+            return await state_of_tasks(api) == "reaper: failing"
+
+        await eventually(failing)
+        while api.log.read_text().count("task_failed") < 3:
+            assert await failing()
+    finally:
+        api.close()
+
+
+async def state_of_tasks(api: ApiProcess) -> str:
+    async with httpx.AsyncClient(base_url=api.url, timeout=20.0) as http:
+        return str((await http.get("/health/ready")).json()["checks"]["tasks"])
 
 
 async def test_readiness_notices_a_task_that_ended(broker_settings: BrokerSettings, store: JobStore) -> None:
@@ -88,7 +122,7 @@ async def test_readiness_notices_a_task_that_ended(broker_settings: BrokerSettin
 
             async def broken() -> bool:
                 checks = await told()
-                return (checks["events"], checks["tasks"]) == ("not subscribed", "ended: reaper")
+                return (checks["events"], checks["tasks"]) == ("not subscribed", "reaper: ended")
 
             await eventually(whole)
             channel = store.keys("api_channel", api.services.process)

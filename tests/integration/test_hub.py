@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from broker.records import decode_ending
 from broker.settings import BrokerSettings
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState
+from tests.redisproxy import RedisProxy
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
@@ -205,6 +207,60 @@ async def test_a_follower_looks_at_the_log_now_and_then(store: JobStore, watchfu
     await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
     assert texts(await asyncio.wait_for(follower, 10)) == [1, 2, 3, 4, 5]
     await watchful.stop()
+
+
+@pytest_asyncio.fixture
+async def cut_off(
+    store: JobStore, broker_settings: BrokerSettings, tmp_path: Path
+) -> AsyncIterator[tuple[EventHub, RedisProxy]]:
+    """A hub that looks by itself soon, through a proxy that loses the answers."""
+    with RedisProxy(broker_settings.redis_url, tmp_path / "proxy") as proxy:
+        proxied = JobStore(connect(proxy.url, retries=0), broker_settings)
+        hub = EventHub(proxied, connect(broker_settings.redis_url, text=False), "api-4", look_s=0.1)
+        await hub.start()
+        yield hub, proxy
+        await hub.stop()
+        await proxied.aclose()
+
+
+async def test_a_waiter_outlives_looks_while_redis_is_away(
+    store: JobStore, cut_off: tuple[EventHub, RedisProxy]
+) -> None:
+    hub, proxy = cut_off
+    claim = await running(store, stream=False)
+    with hub.inbox(claim.id) as inbox:
+        proxy.lose = b"HMGET"
+        waiter = asyncio.create_task(hub.ending(claim.id, inbox))
+        await eventually(lambda: proxy.lost >= 3 or waiter.done())
+        await store.finish(claim, W, JobState.SUCCEEDED, status=200, result=b"{}")
+        proxy.lose = None
+        assert (await asyncio.wait_for(waiter, 10)).result == b"{}"
+
+
+async def test_a_follower_outlives_looks_while_redis_is_away(
+    store: JobStore, cut_off: tuple[EventHub, RedisProxy]
+) -> None:
+    """It goes on where it was, in order, also if events come by the subscription meanwhile."""
+    hub, proxy = cut_off
+    claim = await running(store, sink="api-4")
+    seen: list[int] = []
+
+    async def follow() -> None:
+        with hub.inbox(claim.id) as inbox:
+            async for batch in hub.follow(claim.id, inbox):
+                seen.extend(texts(batch))
+
+    follower = asyncio.create_task(follow())
+    await speak(store, claim, 3)
+    await eventually(lambda: seen == [1, 2, 3])
+    proxy.lose = b"HMGET"
+    await eventually(lambda: proxy.lost >= 3 or follower.done())
+    await speak(store, claim, 2, first=4)
+    proxy.lose = None
+    await eventually(lambda: seen[-1] == 5 or follower.done())
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    await asyncio.wait_for(follower, 10)
+    assert seen == [1, 2, 3, 4, 5]
 
 
 async def test_a_long_log_is_read_in_pages(store: JobStore, hub: EventHub) -> None:

@@ -8,12 +8,18 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from kombu import Queue
+from kombu.utils.json import dumps
 
 from broker.attempts import Claim
+from broker.celery.app import make_celery
+from broker.celery.envelope import greet, learn_at
 from broker.db.errors import StoreFaultError, StoreUnavailableError
+from broker.db.faults import Faults
 from broker.events.hub import parse_cursor
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -122,6 +128,49 @@ async def test_a_worker_whose_lane_cannot_be_read_ends(store: JobStore, ready: R
     said = worker.log.read_text()
     assert re.search(r"store_fault.*BLMPOP", said), said
     await store.client.delete(lane)
+
+
+async def test_a_pop_that_redis_refuses_is_counted(store: JobStore, broker_settings: BrokerSettings) -> None:
+    lane = store.keys("queue", "default", Lane.NORMAL)
+    await spoil(store, lane)
+    counted: list[None] = []
+    faults = Faults(lambda: counted.append(None))
+
+    def pop() -> None:
+        with make_celery(broker_settings.redis_url, broker_settings.namespace, faults=faults) as app:
+            asked = Queue(lane, routing_key=lane, no_declare=True)
+            with app.connection_for_read() as connection, connection.Consumer([asked]):
+                assert '"penstock_faults": []' in dumps(connection.info())  # as `inspect stats` and Flower do
+                connection.drain_events(timeout=5)
+
+    with pytest.raises(StoreFaultError, match="BLMPOP"):
+        await asyncio.to_thread(pop)
+    assert len(counted) == 1
+    await store.client.delete(lane)
+
+
+async def test_a_message_format_that_redis_refuses_is_counted(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """Redis knows who publishes it by the user of the address; this one may not pop."""
+    await store.client.acl_setuser(
+        "mute", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-rpop"]
+    )
+    url = urlsplit(broker_settings.redis_url)._replace(netloc="mute:p@").geturl()
+    counted: list[None] = []
+    faults = Faults(lambda: counted.append(None))
+    app = make_celery(url, broker_settings.namespace)
+    try:
+        with pytest.raises(StoreFaultError, match="rpop"):
+            await asyncio.to_thread(learn_at, url, broker_settings.namespace, faults)
+        assert len(counted) == 1
+        with pytest.raises(StoreFaultError, match="rpop"):
+            await asyncio.to_thread(greet, app, url, store.keys, faults)
+        assert len(counted) == 2
+    finally:
+        await store.client.acl_deluser("mute")
+        async for key in store.client.scan_iter("*_penstock.envelope*"):
+            await store.client.delete(key)
 
 
 async def test_a_worker_whose_heartbeat_is_refused_ends(store: JobStore, ready: Ready) -> None:

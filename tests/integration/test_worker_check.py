@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from redis import Redis
+
 from broker.settings import BrokerSettings
+from penstock.server.valkey import EmbeddedServer
 from tests.processes import ROOT, WorkerProcess
 from tests.support import wait_until
 
@@ -39,4 +42,17 @@ def test_without_redis_it_says_so(broker_settings: BrokerSettings) -> None:
     done = check(broker_settings, "redis://127.0.0.1:1/0")
     assert done.returncode == 1
     assert "cannot ask Redis" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_user_who_may_not_ask_is_said(valkey: EmbeddedServer, broker_settings: BrokerSettings) -> None:
+    scheme, _, rest = broker_settings.redis_url.partition("://")
+    with Redis.from_url(valkey.url) as client:
+        client.acl_setuser(
+            "nobody", enabled=True, passwords=["+pw"], keys=["elsewhere:*"], categories=["+@all"]
+        )
+        done = check(broker_settings, f"{scheme}://nobody:pw@{rest.rpartition('@')[2]}")
+        client.acl_deluser("nobody")
+    assert done.returncode == 1
+    assert "cannot ask Redis for the lease" in done.stderr
     assert "Traceback" not in done.stderr

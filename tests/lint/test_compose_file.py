@@ -59,6 +59,13 @@ def test_every_service_is_looked_after() -> None:
             assert service["cap_drop"] == ["ALL"], name
 
 
+def test_capabilities_are_those_that_a_program_does_not_run_without() -> None:
+    """Caddy's image marks its program with `setcap cap_net_bind_service`: without it in the bounds, exec is refused."""
+    added = {name: service["cap_add"] for name, service in SERVICES.items() if "cap_add" in service}
+    assert added == {"proxy": ["NET_BIND_SERVICE"], "dcgm-exporter": ["SYS_ADMIN"]}
+    assert SERVICES["proxy"]["image"].startswith("caddy:")
+
+
 def test_every_service_has_bounds() -> None:
     for name, service in SERVICES.items():
         assert service["pids_limit"] >= 512, name

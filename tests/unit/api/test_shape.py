@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.admission.schema import EmbeddingRequest
 from api.http import shape
+from api.http.body import parse_object, validate
 from api.http.errors import ApiError
 from api.http.shape import CONTAINER_ITEMS, MAX_DEPTH, MAX_DIGITS, check_shape
+from api.settings import ApiSettings
 
 _TEXT = st.text(st.sampled_from('ab"\\[]{},:\n é😀'), max_size=8)
 _JSON = st.recursive(
@@ -22,10 +25,10 @@ _JSON = st.recursive(
 
 
 def _items(value: Any) -> int:
-    """Count as the module does: commas, and opening brackets several times."""
+    """Count as the module does: commas, strings, and opening brackets several times."""
     if not isinstance(value, list | dict):
-        return 0
-    inner = value.values() if isinstance(value, dict) else value
+        return int(isinstance(value, str))
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
     return CONTAINER_ITEMS + max(0, len(value) - 1) + sum(map(_items, inner))
 
 
@@ -51,6 +54,16 @@ def test_the_count_is_exact_wherever_the_text_is_cut(value: Any, ascii_only: boo
             check_shape(text, items)
 
 
+@pytest.mark.parametrize("inputs", [1, 1000, 2048])
+def test_as_many_token_ids_as_openai_takes(inputs: int) -> None:
+    """300,000 in one call."""
+    ids = "[" + ",".join(["100257"] * (300_000 // inputs)) + "]"
+    body = f'{{"model":"m","input":[{",".join([ids] * inputs)}]}}'.encode()
+    check_shape(body, ApiSettings.model_fields["max_body_items"].default)
+    fields = parse_object(body)
+    assert len(validate(EmbeddingRequest, fields).input) == inputs
+
+
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
 def test_the_depth_is_bounded_at_any_size(opening: bytes) -> None:
     check_shape(opening * MAX_DEPTH, 10**6)
@@ -62,10 +75,10 @@ def test_the_depth_is_bounded_at_any_size(opening: bytes) -> None:
 
 def test_marks_in_strings_do_not_count() -> None:
     for inside in (b"[" * 1000, b"," * 1000, b'\\"[' * 1000, b"\\\\" * 1000, b"\\u005b" * 1000):
-        check_shape(b'{"a": "' + inside * 10 + b'"}', CONTAINER_ITEMS)
+        check_shape(b'{"a": "' + inside * 10 + b'"}', CONTAINER_ITEMS + 2)
     with pytest.raises(ApiError, match="items"):
-        check_shape(b'{"a": "\\\\", "b": [1, 2]}', 9)
-    check_shape(b'{"a": "\\\\", "b": [1, 2]}', 10)
+        check_shape(b'{"a": "\\\\", "b": [1, 2]}', 20)
+    check_shape(b'{"a": "\\\\", "b": [1, 2]}', 21)
 
 
 @pytest.mark.parametrize("number", [b"%b", b"-%b", b"1.%b", b"0.%be-7"])

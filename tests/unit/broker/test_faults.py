@@ -9,7 +9,7 @@ from redis.exceptions import DataError, InvalidResponse
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.db.errors import StoreFaultError, StoreUnavailableError
-from broker.db.faults import Faults, is_fault, translate
+from broker.db.faults import Faults, is_fault
 
 PASS = [
     "BUSY Redis is busy running a script. You can only call FUNCTION KILL or SHUTDOWN NOSAVE.",
@@ -50,12 +50,12 @@ def told(reply: str) -> Exception:
 @pytest.mark.parametrize("reply", PASS)
 def test_what_passes_is_away(reply: str) -> None:
     assert not is_fault(told(reply))
-    assert isinstance(translate(told(reply), "job/claim"), StoreUnavailableError)
+    assert isinstance(Faults().translate(told(reply), "job/claim"), StoreUnavailableError)
 
 
 @pytest.mark.parametrize("reply", STAY)
 def test_what_stays_is_a_fault(reply: str) -> None:
-    ours = translate(told(reply), "job/claim")
+    ours = Faults().translate(told(reply), "job/claim")
     assert isinstance(ours, StoreFaultError)
     assert ours.command == "job/claim"
     assert reply.split(" ", 1)[1][:30] in str(ours)
@@ -72,6 +72,9 @@ def test_what_stays_is_a_fault(reply: str) -> None:
         (DataError("Invalid input of type: 'NoneType'"), True),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), True),
         (TypeError("a defect"), True),
+        (RuntimeError("dictionary changed size during iteration"), True),
+        (RecursionError("maximum recursion depth exceeded"), True),
+        (NotImplementedError(), True),
     ],
 )
 def test_errors_without_a_reply(error: Exception, fault: bool) -> None:

@@ -64,6 +64,16 @@ def test_without_backups_one_file_is_begun_anew(tmp_path):
     assert (tmp_path / "a.log").stat().st_size <= 1000
 
 
+@pytest.mark.parametrize("backups", [0, 2])
+def test_a_file_that_somebody_deleted_is_begun_anew(tmp_path, backups):
+    log = LogFile(tmp_path / "a.log", LogLimits(max_bytes=1000, backups=backups))
+    log.write(b"x" * 900 + b"\n")
+    log.path.unlink()
+    log.write(b"y" * 900 + b"\n")
+    log.close()
+    assert log.path.read_bytes() == b"y" * 900 + b"\n"
+
+
 def test_output_without_a_lines_end_is_bounded_too(tmp_path):
     log = LogFile(tmp_path / "a.log", SMALL)
     for _ in range(200):

@@ -198,6 +198,36 @@ async def test_a_child_that_ends_later_is_started_again(spec, lines):
 
 
 @pytest.mark.asyncio
+async def test_a_child_that_ends_at_the_very_end_of_the_start_is_started_again(spec, lines):
+    supervisor = Supervisor(lines.append)
+    # A stray grandchild keeps the output open, so that the watcher waits for last words while the start ends.
+    grandchild = "import subprocess, sys; print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)"
+    flower = spec("flower", f"{grandchild}; sys.exit(1)")
+    await supervisor.start(flower)
+    first = supervisor.pids["flower"]
+    await supervisor.during_start(until(lambda: not alive(first)))
+    running = asyncio.create_task(supervisor.supervise())
+    await until(lambda: lines)
+    assert lines[0].startswith("flower ended (status 1); starting it again in 1 s")
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
+    for pid in printed(flower).split():
+        os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_ended_for_good_before_the_supervision_ends_it(spec, lines):
+    supervisor = Supervisor(lines.append)
+    await supervisor.start(spec("flower", "import sys; print('no', flush=True); sys.exit(1)"))
+    await until(lambda: supervisor.exit_status("flower") == 1)
+    await asyncio.wait([supervisor._children["flower"].watcher])
+    with pytest.raises(ChildEndedError, match="flower ended"):
+        await supervisor.supervise()
+    await supervisor.stop()
+
+
+@pytest.mark.asyncio
 async def test_a_child_that_has_finished_is_not_started_again(spec, lines):
     supervisor = Supervisor(lines.append)
     await supervisor.start(spec("api", SLEEP))
