@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from PIL import Image
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
@@ -55,52 +58,68 @@ def images(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield server.url
 
 
-def connector(monkeypatch: pytest.MonkeyPatch, *domains: str, private: bool = False) -> Any:
-    """Return the connector as vLLM makes it for a request."""
-    for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    guard(private=private)
-    return MEDIA_CONNECTOR_REGISTRY.load(
-        NAME, media_io_kwargs={}, allowed_local_media_path="", allowed_media_domains=list(domains) or None
-    )
+class Made:
+    """Makes connectors, and closes what they have opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._close: list[Callable[[], Awaitable[None]]] = []
+
+    def __call__(self, *domains: str, private: bool = False) -> Any:
+        """Return the connector as vLLM makes it for a request."""
+        for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"):
+            self._monkeypatch.setenv(name, "")
+            self._monkeypatch.delenv(name)
+        self._close.append(guard(private=private))
+        return MEDIA_CONNECTOR_REGISTRY.load(
+            NAME, media_io_kwargs={}, allowed_local_media_path="", allowed_media_domains=list(domains) or None
+        )
+
+    async def aclose(self) -> None:
+        for close in self._close:
+            await close()
 
 
-async def test_without_allowed_domains_nothing_is_fetched(
-    images: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest_asyncio.fixture(loop_scope="session")
+async def connector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
+    made = Made(monkeypatch)
+    yield made
+    await made.aclose()
+
+
+async def test_without_allowed_domains_nothing_is_fetched(images: str, connector: Made) -> None:
     with pytest.raises(
         VLLMValidationError, match=r"no --allowed-media-domains are set; send .* as a data: URL"
     ):
-        await connector(monkeypatch).fetch_image_async(f"{images}/image.png")
+        await connector().fetch_image_async(f"{images}/image.png")
     assert Images.asked == []
 
 
-async def test_a_host_outside_the_domains_is_refused(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_host_outside_the_domains_is_refused(images: str, connector: Made) -> None:
     with pytest.raises(
         VLLMValidationError, match=r"no media from 127.0.0.1: it is not in --allowed-media-domains"
     ):
-        await connector(monkeypatch, "example.com", private=True).fetch_image_async(f"{images}/image.png")
+        await connector("example.com", private=True).fetch_image_async(f"{images}/image.png")
     assert Images.asked == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_private_addresses_are_refused_in_allowed_domains_too(
-    images: str, monkeypatch: pytest.MonkeyPatch, host: str
+    images: str, connector: Made, host: str
 ) -> None:
     url = images.replace("127.0.0.1", host)
     for domains in ((host,), ("*",)):
         with pytest.raises(
             VLLMValidationError, match=f"no media from {host}: its address is in a private network"
         ):
-            await connector(monkeypatch, *domains).fetch_image_async(f"{url}/image.png")
+            await connector(*domains).fetch_image_async(f"{url}/image.png")
     assert Images.asked == []
 
 
 async def test_a_name_that_changes_its_address_after_the_check_is_refused(
-    images: str, monkeypatch: pytest.MonkeyPatch
+    images: str, connector: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = connector(monkeypatch, "*")
+    made = connector("*")
 
     async def passed(_: str) -> None:
         return
@@ -112,9 +131,9 @@ async def test_a_name_that_changes_its_address_after_the_check_is_refused(
 
 
 async def test_private_networks_can_be_allowed_but_redirects_are_not_followed(
-    images: str, monkeypatch: pytest.MonkeyPatch
+    images: str, connector: Made
 ) -> None:
-    made = connector(monkeypatch, "127.0.0.1", private=True)
+    made = connector("127.0.0.1", private=True)
     image = await made.fetch_image_async(f"{images}/image.png")
     assert image.size == (4, 4)
     with pytest.raises(ValueError, match="image"):
@@ -122,9 +141,20 @@ async def test_private_networks_can_be_allowed_but_redirects_are_not_followed(
     assert Images.asked == ["/image.png", "/elsewhere"]
 
 
-async def test_data_urls_need_no_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_opened_is_closed_at_the_end(images: str, connector: Made) -> None:
+    """An open session that is forgotten warns when it is collected, in whatever runs then."""
+    await connector("127.0.0.1", private=True).fetch_image_async(f"{images}/image.png")
+    await connector.aclose()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        guard(private=False)  # the connector that was used is forgotten
+        gc.collect()
+    assert [str(one.message) for one in seen if "client session" in str(one.message)] == []
+
+
+async def test_data_urls_need_no_domain(connector: Made) -> None:
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
-    assert (await connector(monkeypatch).fetch_image_async(url)).size == (4, 4)
+    assert (await connector().fetch_image_async(url)).size == (4, 4)
 
 
 async def test_a_connector_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:

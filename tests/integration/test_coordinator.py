@@ -424,13 +424,13 @@ async def test_a_frozen_coordinator_cannot_change_the_plan_of_another(
     first = process("bulk.before_plan=stop", batch_chunk_rows=3)
     await first.ready(store)
     batch = await create(client, [row(n, max_tokens=10) for n in range(40)])
+    await eventually(lambda: frozen(first.process.pid))
     with coordinator():
 
         async def begun() -> bool:
             return (await client.batches.retrieve(batch.id)).status == "in_progress"
 
         await eventually(begun)
-        assert frozen(first.process.pid)
         first.signal(signal.SIGCONT)
         await eventually(lambda: "batch_lease_lost" in first.log.read_text())
         first.close()

@@ -29,12 +29,13 @@ class Serial(Upstream):
 
     def __init__(self) -> None:
         self.go = threading.Event()
-        self.asked = 0
+        self.asked = self.lists = 0
         super().__init__(self._answer)
         self.well = self.models
 
     def be_silent(self) -> None:
         def late() -> Answer:
+            self.lists += 1
             self.go.wait(60)
             return self.well()
 
@@ -72,6 +73,20 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         finally:
             upstream.go.set()
             await engine.stop()
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_open() -> None:
+    with Serial() as upstream:
+        upstream.be_silent()
+        engine = OpenAIEngine(OpenAISettings(upstream.url))
+        start = asyncio.create_task(engine.start())
+        await eventually(lambda: upstream.lists == 1)
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+        upstream.go.set()
+        with pytest.raises(EngineDeadError, match="the engine is stopped"):
+            await engine.run(EngineRequest("job", "/v1/completions", BODY), lambda _: None)
 
 
 async def test_a_server_that_serves_one_request_at_a_time_is_alive(scene: Scene) -> None:

@@ -22,6 +22,9 @@ from workers.engines.settings import OpenAISettings
 _GONE = frozenset({502, 503, 504})
 """Statuses of a proxy without a server, or of a server that still loads."""
 
+_NO_SERVER = (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, LookupError, TypeError)
+"""What comes of asking for the models where no OpenAI-compatible server is."""
+
 _SILENT_S = 60.0
 """Seconds without a word from a server that takes connections and has none of our requests, after which it is gone."""
 
@@ -64,18 +67,10 @@ class OpenAIEngine:
         )
         try:
             self._models = await self._ask_models()
-        except EngineStartError:
+        except BaseException as error:  # a cancelled start, too, leaves nothing open
             await self.stop()
-            raise
-        except (
-            aiohttp.ClientError,
-            OSError,
-            TimeoutError,
-            msgspec.DecodeError,
-            LookupError,
-            TypeError,
-        ) as error:
-            await self.stop()
+            if not isinstance(error, _NO_SERVER):
+                raise
             why = str(error) or type(error).__name__
             msg = f"no OpenAI-compatible server answers at {settings.base_url}: {why}"
             raise EngineStartError(msg) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
@@ -15,8 +16,10 @@ from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
 
+Loaded: TypeAlias = tuple[Any, Any, Callable[[], Awaitable[None]]]
 
-def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Steps) -> tuple[Any, Any]:
+
+def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Steps) -> Loaded:
     """Parse the flags, load the model and start the engine process. Blocks.
 
     Args:
@@ -25,7 +28,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         steps: gets the scheduler's statistics.
 
     Returns:
-        vLLM's engine client, and its parsed flags.
+        vLLM's engine client, its parsed flags, and what closes the connections over which it fetches media.
 
     Raises:
         EngineStartError: vLLM does not take the flags.
@@ -45,7 +48,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     envs.disable_envs_cache()  # of an engine before this one
-    media.guard(private=settings.private_media)
+    close_media = media.guard(private=settings.private_media)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -67,7 +70,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         )
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()
-    return llm, args
+    return llm, args, close_media
 
 
 def slots(config: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class VllmEngine:
     def __init__(self, settings: VllmSettings) -> None:
         self._settings = settings
         self._llm: Any = None
+        self._close_media: Callable[[], Awaitable[None]] | None = None
         self._app: Any = None
         self._leash: Leash | None = None
         self._endpoints: dict[str, Endpoint] = {}
@@ -69,7 +71,9 @@ class VllmEngine:
         self._leash = Leash()
         self._steps.clear()
         try:
-            self._llm, args = await asyncio.to_thread(load, settings, self._leash, self._taps, self._steps)
+            self._llm, args, self._close_media = await asyncio.to_thread(
+                load, settings, self._leash, self._taps, self._steps
+            )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             tasks = await self._llm.get_supported_tasks()
             self._app = await make_app(self._llm, args, tasks)
@@ -246,11 +250,14 @@ class VllmEngine:
     async def stop(self) -> None:
         """See the Protocol."""
         llm, self._llm = self._llm, None
+        close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
         if llm is not None:
             if (reader := getattr(llm, "output_handler", None)) is not None:
                 reader.cancel()  # or it reports the end of the engine process as a failure
             await asyncio.to_thread(llm.shutdown, _STOP_S)
+        if close_media is not None:
+            await close_media()
         if leash is not None:
             await asyncio.to_thread(leash.release)
 

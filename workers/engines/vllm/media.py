@@ -9,6 +9,7 @@ import asyncio
 import ipaddress
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 NAME = "penstock"
@@ -25,18 +26,24 @@ class PrivateAddressError(OSError):
     """The address is not one of the public internet."""
 
 
-def guard(*, private: bool) -> None:
+def guard(*, private: bool) -> Callable[[], Awaitable[None]]:
     """Make vLLM fetch media by our rules, unless the environment names another connector. Before an engine starts.
 
     Args:
         private: allow addresses of private networks, for hosts in the allowed domains.
+
+    Returns:
+        What closes the connections over which media were fetched. It is awaited on the loop of the engine.
     """
     # A redirect leads to a host that was not checked against the domains.
     os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", NAME)
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
-    MEDIA_CONNECTOR_REGISTRY.register(NAME)(_connector(private=private))
+    connection = _connection(private=private)
+    MEDIA_CONNECTOR_REGISTRY.register(NAME)(_connector(connection))
+    close: Callable[[], Awaitable[None]] = connection.aclose
+    return close
 
 
 def check_address(address: str) -> None:
@@ -106,6 +113,10 @@ def _connection(*, private: bool) -> Any:
                 self._clients[loop] = aiohttp.ClientSession(connector=connector)
             return self._clients[loop]
 
+        async def aclose(self) -> None:
+            if client := self._clients.pop(asyncio.get_running_loop(), None):
+                await client.close()
+
         async def async_get_bytes(self, url: str, **options: Any) -> bytes:
             if not private:
                 await _check_host(URL(url).host or "")
@@ -114,11 +125,9 @@ def _connection(*, private: bool) -> Any:
     return GuardedConnection()
 
 
-def _connector(*, private: bool) -> Any:
+def _connector(connection: Any) -> Any:
     """Return the class of our connector."""
     from vllm.multimodal.media import MediaConnector
-
-    connection = _connection(private=private)
 
     class GuardedConnector(MediaConnector):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
