@@ -129,7 +129,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._busy():
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if not self.cycle.response_started and not self.pipeline:
+            answered = self.cycle.response_started or self._refused or self._transport.is_closing()
+            if not answered and not self.pipeline:
                 error = stopping()
                 self._count(error.code)
                 self.transport.write(whole_answer(error, self.server_state.default_headers))
