@@ -103,6 +103,12 @@ def test_files_that_pages_name_exist() -> None:
     assert [(str(page), file) for page, file in named if not (ROOT / file).exists()] == []
 
 
+def test_tests_that_pages_name_exist() -> None:
+    named = {one for page in PAGES for one in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())}
+    assert len(named) > 100
+    assert [one for one in named if f"def {one[1]}(" not in (ROOT / one[0]).read_text()] == []
+
+
 def sdk_calls(source: str) -> Iterator[list[str]]:
     """The names of each call on ``client`` in an example of Penstock's SDK: ``client.jobs.get()`` is ``jobs``, ``get``."""
     for node in ast.walk(ast.parse(source)):
