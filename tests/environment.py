@@ -13,6 +13,9 @@ OF_TESTS = frozenset(
 )
 """Variables that tests read themselves."""
 
+OF_AN_ENGINE = frozenset({"VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL"})
+"""Variables that an engine in this process sets for its own processes; servers that a test starts log as if alone."""
+
 
 def clean() -> dict[str, str]:
     """Return this process's environment without any setting, with an empty settings file and without secret files.
@@ -20,7 +23,7 @@ def clean() -> dict[str, str]:
     A process that reads ``penstock.toml`` in its folder needs it without ``PENSTOCK_SETTINGS_FILE``.
     """
     settings = {alias.upper() for name, field in fields().items() for alias in aliases(name, field)}
-    settings.add(CREDENTIALS_VARIABLE)
+    settings |= {CREDENTIALS_VARIABLE, *OF_AN_ENGINE}
     kept = {
         name: value
         for name, value in os.environ.items()
