@@ -32,7 +32,7 @@ class Watcher:
         self.look()
 
     def look(self) -> Seen:
-        """Return what was seen since the last call."""
+        """Return the samples taken since the last call."""
         self._pipe.send(True)
         seen: Seen = self._pipe.recv()
         return seen

@@ -201,7 +201,7 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[60_000, 1_400_000, 16_000_000], help="bytes")
     parser.add_argument(
-        "--sample", type=int, default=600, help="try so many of the first bodies (default %(default)s)"
+        "--sample", type=int, default=600, help="number of first bodies to try (default %(default)s)"
     )
     parser.add_argument("--max-bytes", type=int, default=16 * 1024 * 1024, help="cut bodies to this")
     parser.add_argument("--seed", type=int, default=1)

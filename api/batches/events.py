@@ -43,7 +43,7 @@ async def _events(services: Services, batch_id: str) -> AsyncIterator[bytes]:
         try:
             batch = await services.batches.get(batch_id)
         except StoreError:
-            return  # an early end, after which the reader comes again and is told more
+            return  # the stream ends early; its reader reconnects and gets the rest
         if batch is None:
             return
         if batch.status.terminal:

@@ -14,8 +14,8 @@ class LingeringTransport:
     """Wraps a transport for uvicorn, which closes it as soon as an answer is written.
 
     A socket that is closed with unread bytes in it resets the connection, and the client, which is still sending, never
-    sees why it was refused. So the close sends the end of our side alone and goes on reading, for a moment, what nobody
-    wants (nginx: ``lingering_close``).
+    sees why it was refused. So :meth:`close` ends our side only, and reads and drops bytes for a moment
+    (nginx: ``lingering_close``).
 
     Args:
         transport: the real one.
@@ -44,7 +44,7 @@ class LingeringTransport:
         return self.lingering or self.real.is_closing()
 
     def close(self) -> None:
-        """Close: at once, or when the client has had time to read what was written."""
+        """Close at once, or after a moment in which the client can read the answer."""
         if self.real.is_closing():
             return
         if self.lingering or not self._unread():

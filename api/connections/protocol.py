@@ -312,7 +312,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(body_too_slow(self._limits.read_timeout_s, self._limits.min_bytes_per_s))
             self._watch()
         if self._busy() and not self.flow.write_paused:
-            self._writing.rest()  # the application goes on writing: how much the client read cannot be seen
+            self._writing.rest()  # the application still writes, so nobody can see how much the client read
         elif self._writing.late(self._transport, now):
             self._count(READER_TOO_SLOW)
             log.info("reader_cut", waiting_bytes=self._transport.get_write_buffer_size())

@@ -12,7 +12,7 @@ from api.http.errors import RETRY_STORE_S, SERVER, ApiError
 
 
 def head_too_large(url: bytes, limits: Limits) -> ApiError:
-    """Make the 414 or 431 for a head, whichever part of it is the larger one. ``url``: what has arrived of it."""
+    """Make the 414 or 431 for a head, by its larger part. ``url``: the part of the URL that has arrived."""
     most = limits.max_head_bytes
     if len(url) > most // 2:
         message = f"the URL is too long: with the headers, {most} bytes fit (setting max_head_bytes)"

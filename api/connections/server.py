@@ -24,8 +24,8 @@ class DrainingServer(uvicorn.Server):
 
     First ``stopping`` is called, so that readiness fails. The port stays open, for a load balancer needs a moment to look,
     and new calls are served as ever, also on connections that are kept. When ``delay_s`` is over, a connection is closed
-    as soon as nothing is under way on it. When no call is open, or ``grace_s`` is over, the port is closed; what is still
-    open is cut off. A second signal ends the wait.
+    as soon as nothing is under way on it. When no call is open, or ``grace_s`` is over, the port and the open calls
+    are closed. A second signal ends the wait.
 
     Args:
         config: uvicorn's.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-import pytest_asyncio
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
@@ -26,12 +25,12 @@ from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, row
 from tests.coordinators import CoordinatorThread
-from tests.integration.batch_fixtures import files_url, ready, start_worker, work
+from tests.integration.batch_fixtures import client, files_url, ready, start_worker, work
 from tests.pace import Pace
 from tests.processes import CoordinatorProcess
 from tests.support import eventually, frozen
 
-__all__ = ["files_url", "ready", "start_worker", "work"]  # fixtures
+__all__ = ["client", "files_url", "ready", "start_worker", "work"]  # fixtures
 
 pytestmark = pytest.mark.asyncio
 
@@ -43,12 +42,6 @@ def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
     """An api without a coordinator."""
     with ApiServer(broker_settings, files_url=files_url) as server:
         yield server
-
-
-@pytest_asyncio.fixture
-async def client(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 @pytest.fixture

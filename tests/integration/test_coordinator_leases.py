@@ -3,49 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import openai
 import pytest
-import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from broker.batch_steps import BatchSteps
 from broker.jobs import JobStore
-from broker.settings import BrokerSettings
 from coordinator.context import Context
 from coordinator.driver import Driver
 from coordinator.settings import CoordinatorSettings
 from jobs.batch_model import Batch
 from jobs.lanes import Lane
 from monitoring.metrics import AcceptedJobs
-from tests.apiserver import ApiServer
 from tests.batching import create, row
-from tests.integration.batch_fixtures import files_url
+from tests.integration.batch_fixtures import client, files_url
+from tests.integration.test_coordinator import api
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually
 
-__all__ = ["files_url"]  # fixture
+__all__ = ["api", "client", "files_url"]  # fixtures
 
 pytestmark = pytest.mark.asyncio
 
 OVER_S = 1.0
 MOST = 20
 """Turns in that time; five are due. Without a rest it was hundreds."""
-
-
-@pytest.fixture
-def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
-    """An api without a coordinator."""
-    with ApiServer(broker_settings, files_url=files_url) as server:
-        yield server
-
-
-@pytest_asyncio.fixture
-async def client(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 class CountedSteps(BatchSteps):
