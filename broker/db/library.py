@@ -61,7 +61,7 @@ def answer_to(call: type[Call[R]], reply: Any) -> tuple[R, list[bytes]]:
 
 @cache
 def _decoder(call: type[Call[Any]]) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(call.answer())
+    return msgspec.msgpack.Decoder(call.answer_type())
 
 
 @cache

@@ -122,8 +122,8 @@ async def test_queued_jobs_keep_their_order_and_are_run(old: JobStore) -> None:
                     label for label in await ids_in_order(old, pool, lane, tenant) if "follow" not in label
                 ]
                 assert here == labels, (pool, lane, tenant)
-    with Redis.from_url(
-        old.client.connection_pool.connection_kwargs["path"].join(("unix://", "")), decode_responses=True
+    with Redis(
+        unix_socket_path=old.client.connection_pool.connection_kwargs["path"], decode_responses=True
     ) as client:
         check_queues(client, old.keys)
     assert (await old.queues(["second"]))[0].paused
@@ -221,7 +221,7 @@ async def test_a_mixed_fleet_is_refused_and_nothing_is_changed(old: JobStore) ->
     before = sorted(await old.client.keys("*"))
     async with asyncio.TaskGroup() as group:
         beats = group.create_task(_beat(old))
-        with pytest.raises(MixedFleetError, match="worker.*Stop them, then start again"):
+        with pytest.raises(MixedFleetError, match=r"worker.*Stop them, then start again"):
             await prepare(old)
         beats.cancel()
     assert sorted(await old.client.keys("*")) == before
