@@ -12,6 +12,7 @@ import msgspec
 from broker.db.calls import workers as calls
 from broker.db.calls.jobs import Disown
 from broker.db.errors import RegistrationRefusedError
+from broker.db.functions import drop_unused_libraries
 from broker.lookups import JobLookups
 
 DRAIN = "drain"
@@ -158,6 +159,15 @@ class Registry(JobLookups):
             pipe.hexists(self.keys("pool", pool), "paused")
         replies = await self.execute(pipe.execute()) if pools else []
         return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
+
+    async def drop_unused_libraries(self) -> list[str]:
+        """Delete the function libraries of other versions that no live worker calls; return their names."""
+        workers = await self.execute(self.client.zrange(self.keys("leases"), 0, -1))
+        pipe = self.client.pipeline(transaction=False)
+        for worker in workers:
+            pipe.hget(self.keys("worker", worker), "library")
+        in_use = set(await self.execute(pipe.execute())) if workers else set()
+        return list(await self.execute(drop_unused_libraries(self.client, in_use)))
 
     async def forgotten(self) -> list[str]:
         """Return the incarnations that nobody has buried, and whose descriptions are gone: dead for ten leases or more."""

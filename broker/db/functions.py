@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ from redis.exceptions import ResponseError
 from broker.db.calls.base import READS, Call
 from broker.db.faults import Faults
 from broker.db.keys import Keys
-from broker.db.library import Library, answer_to, library
+from broker.db.library import PREFIX, Library, answer_to, library
 
 R = TypeVar("R")
 
@@ -32,6 +33,22 @@ def is_missing(reply: object) -> bool:
 def load_command() -> tuple[str, ...]:
     """Return the command that loads the library. Loading it again does no harm."""
     return ("FUNCTION", "LOAD", "REPLACE", library().source)
+
+
+async def drop_unused_libraries(client: Redis, in_use: Collection[str]) -> list[str]:
+    """Delete our libraries of other versions that are not in use; return their names.
+
+    A process that still calls one finds it missing and loads it again, so nothing breaks.
+
+    Args:
+        in_use: names of libraries that live workers call.
+    """
+    rows = await client.function_list(library=f"{PREFIX}*")
+    names = [dict(zip(row[::2], row[1::2], strict=True))["library_name"] for row in rows]
+    gone = [name for name in names if name != library().name and name not in in_use]
+    for name in gone:
+        await client.function_delete(name)
+    return gone
 
 
 @dataclass(slots=True)

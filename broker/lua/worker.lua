@@ -27,7 +27,7 @@ define('register', function(a)
   end
   for model, said in pairs(a.facts) do redis.call('HSET', K.models(), a.pool .. ' ' .. model, said) end
   redis.call('HSET', K.worker(a.worker), 'info', a.info, 'pool', a.pool, 'serves', a.serves, 'names', cjson.encode(a.names), 'ttl', a.ttl_ms,
-    'library', SUFFIX)
+    'library', LIBRARY)
   redis.call('PEXPIRE', K.worker(a.worker), a.ttl_ms * 10)
   redis.call('ZADD', K.leases(), now + a.ttl_ms, a.worker)
   redis.call('SADD', K.pools(), a.pool)
@@ -51,7 +51,7 @@ define('heartbeat', function(a)
   redis.call('ZADD', K.leases(), now + a.ttl_ms, worker)
   local key = K.worker(worker)
   if a.info then
-    redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', a.ttl_ms, 'library', SUFFIX)
+    redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', a.ttl_ms, 'library', LIBRARY)
     redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots)
     note_runs(a.pool, 'run', a.run_ms, a.runs)
     note_runs(a.pool, 'bulk_run', a.bulk_run_ms, a.bulk_runs)
