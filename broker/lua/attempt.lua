@@ -49,6 +49,7 @@ define('finish', function(a, blobs)
     if not j.first then f.first = now end
   end
   leave_worker(id, a.worker)
+  if j.cancel then redis.call('HDEL', K.worker_orders(a.worker), id) end
   if j.cost then
     local tokens = a.tokens or a.event ~= 'succeed' and 0
     if tokens then charge(j.pool, j.lane, j.tenant, tokens - tonumber(j.cost)) end
