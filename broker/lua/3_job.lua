@@ -80,8 +80,9 @@ local function start_in_time(id, exp)
 end
 
 -- Remove a running job from its worker's jobs.
-local function leave_worker(id, worker)
+local function leave_worker(id, worker, cancelled)
   redis.call('SREM', K.worker_jobs(worker), id)
+  if cancelled then redis.call('HDEL', K.worker_orders(worker), id) end
 end
 
 -- running -> to, which is queued. delay: milliseconds before its next attempt is due; nil or 0: it is the next.

@@ -2,6 +2,8 @@
 local READ = {'state', 'tenant', 'created', 'attempt', 'cost', 'facts', 'req', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader',
   'coalesce', 'kills', 'back'}
 
+local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'}
+
 -- How many jobs of a lane's first backlog, and how many tenants, are passed over for jobs that this worker may take; how many jobs of a
 -- tenant, for one whose prefix it ran. LEFT_MS: for so long a job is left to the worker that ran its prefix.
 local LOOK_AHEAD = 8
@@ -42,6 +44,16 @@ local function judge(c, lane, id, j)
   return 'take'
 end
 
+-- Add a running job to an answer.
+local function tell(jobs, blobs, id, j)
+  local started, created = tonumber(j.started), tonumber(j.created)
+  jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills),
+    stream = j.stream and true, waited_ms = started - tonumber(j.back or created), age_ms = started - created,
+    left_ms = j.exp and tonumber(j.exp) - now_ms()}
+  blobs[#blobs + 1] = j.facts
+  blobs[#blobs + 1] = j.req
+end
+
 -- queued -> running. The job has left its backlog.
 local function start(c, lane, id, j)
   local a, now, job = c.a, now_ms(), K.job(id)
@@ -66,10 +78,8 @@ local function start(c, lane, id, j)
   end
   c.room = j.batch and 0 or c.room - 1 -- a chunk brings many rows
   c.ids[#c.ids + 1] = id
-  c.jobs[#c.jobs + 1] = {id = id, attempt = attempt, lane = lane, tenant = j.tenant, kills = number(j.kills), stream = j.stream and true,
-    waited_ms = now - tonumber(j.back or j.created), age_ms = now - tonumber(j.created), left_ms = j.exp and tonumber(j.exp) - now}
-  c.blobs[#c.blobs + 1] = j.facts
-  c.blobs[#c.blobs + 1] = j.req
+  j.attempt, j.lane, j.started = attempt, lane, now
+  tell(c.jobs, c.blobs, id, j)
 end
 
 -- Whether a tenant's bound allows one more, beside those that it got in this call.
@@ -176,16 +186,10 @@ end
 
 -- The jobs of an earlier call whose answer was lost.
 local function claimed_before(a)
-  local jobs, blobs, now = {}, {}, now_ms()
+  local jobs, blobs = {}, {}
   for _, id in ipairs(redis.call('SMEMBERS', K.worker_jobs(a.worker))) do
-    local j = read(K.job(id), {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'})
-    if j.state == 'running' and j.claim == a.token then
-      jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills),
-        stream = j.stream and true, waited_ms = tonumber(j.started) - tonumber(j.back or j.created), age_ms = now - tonumber(j.created),
-        left_ms = j.exp and tonumber(j.exp) - now}
-      blobs[#blobs + 1] = j.facts
-      blobs[#blobs + 1] = j.req
-    end
+    local j = read(K.job(id), CLAIMED)
+    if j.state == 'running' and j.claim == a.token then tell(jobs, blobs, id, j) end
   end
   return {jobs = jobs}, blobs
 end
