@@ -220,7 +220,7 @@ class Catalogue:
         # The number of waiting jobs matters only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        self._paused = await self._store.paused() if rivals else frozenset()
+        self._paused = await self._store.paused(rivals)
         self._queued = {
             pool: sum(depth for (of, _), depth in depths.items() if of == pool) for pool in rivals
         }

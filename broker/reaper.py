@@ -29,7 +29,7 @@ async def reap_forever(
         await asyncio.sleep(interval_s * random.uniform(0.9, 1.1))
         failpoints.hit("reaper.before_round")
         try:
-            done = await store.reap()
+            done = await store.reap(interval_s)
         except StoreUnavailableError as error:
             if not away:
                 log.warning("redis_unavailable", error=str(error))
@@ -40,12 +40,11 @@ async def reap_forever(
         if away:
             log.info("redis_back")
             away = False
-        if done.requeued or done.failed or done.repushed or done.expired:
+        if done.requeued or done.failed or done.expired:
             log.info(
                 "reaped",
                 requeued=done.requeued,
                 failed=done.failed,
-                repushed=done.repushed,
                 expired=done.expired,
                 requeued_jobs=list(done.requeued_ids),
                 failed_jobs=list(done.failed_ids),

@@ -1,6 +1,6 @@
 """Every Redis key, channel and queue name, for Python and for the Lua scripts. No other module spells one.
 
-Schema (``ns`` is the namespace, ``penstock`` by default; ``P`` a pool). Times are Unix milliseconds of the Redis server's clock.
+Schema (``ns`` is the namespace, ``penstock`` by default; ``P`` a pool). Times are Unix milliseconds of the server's clock.
 
 ================================  =======  ===================================================================
 key                               type     holds                                                    (lifetime)
@@ -25,7 +25,7 @@ key                               type     holds                                
 ``ns:pool:P:turns:<lane>``        zset     tenants with a backlog, by their next turn             (while they have)
 ``ns:pool:P:tags:<lane>``         hash     tenant -> where its next job's cost begins      (until the lane is empty)
 ``ns:pool:P:parked``              hash     ``<lane> <tenant>`` at its bound -> the turn it waits with      (same)
-``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for a running identical one  (while there are)
+``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
 ``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
 ``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
@@ -43,7 +43,7 @@ key                               type     holds                                
 ``ns:files``                      zset     every file's id, by creation time                             (same)
 ``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
 ``ns:files:expiry``               zset     files that expire, by when                                    (same)
-``ns:files:announced``            zset     ``<id> <key>`` of files whose object is written, by when  (until recorded, an hour)
+``ns:files:announced``            zset     ``<id> <key>`` of files whose object is written, by when  (an hour)
 ``ns:files:trash``                set      keys of objects in storage to delete            (until they are gone)
 ``ns:files:was:<id>``             string   when a deleted file was created, for the pages after it       (TTL an hour)
 ``ns:batch:<id>``                 hash     a batch's record   (TTL ``batch_retention_s`` from its end; none before it)
@@ -54,7 +54,7 @@ key                               type     holds                                
 ``ns:batches:active``             set      batches that have not ended                         (until their end)
 ``ns:batches:retire``             zset     ended batches, by when their index entries go   (until they are gone)
 ``ns:batches:parts``              zset     ended batches, by when their parts in storage go (until they are gone)
-``ns:coordinators``               zset     what each coordinator says of itself, JSON, by the end of its lease  (TTL, seconds)
+``ns:coordinators``               zset     what each coordinator says of itself, JSON, by its lease's end  (TTL)
 ``ns:tasks``                      zset     tasks that are not done, by when a coordinator may take them (until their end)
 ``ns:task:<kind>:<batch>``        hash     a task of the coordinators, and its answer (TTL a day; a minute from its end)
 ``_kombu.binding.<queue>``        set      Celery's own                                               (for good)

@@ -1,4 +1,4 @@
-"""The Functions library: all of ``broker/lua``, joined, with the names and tables that it uses (Redis 7.0, ``FUNCTION LOAD``).
+"""The Functions library (Redis 7.0): all of ``broker/lua``, joined, with the names and tables that it uses.
 
 The library and its functions bear a hash of its source in their names. So two versions live side by side on one server
 while processes are replaced one by one, and each calls its own. One library serves every namespace.
@@ -89,8 +89,8 @@ def functions() -> Iterator[type[Call[Any]]]:
 def _head() -> Iterator[str]:
     """Yield what the Lua files use: key names, the order of the lanes, fields of a pool, transitions, signatures.
 
-    ``on_claim`` is a table from a job's state to the state that the event ``claim`` leads to, and so for every event; a pair
-    that is missing is illegal. ``on_batch_cancel`` is the same for a batch.
+    ``ON.claim`` is a table from a job's state to the state that the event ``claim`` leads to, and so for every event; a pair
+    that is missing is illegal. ``ON.batch_cancel`` is the same for a batch.
     """
     yield lua_keys()
     lanes = ", ".join(f"'{lane}'" for lane in Lane)
@@ -99,9 +99,9 @@ def _head() -> Iterator[str]:
     yield f"local POOL = {{'paused', 'active', 'bulk', {pool}}}"
     leads: dict[str, list[str]] = {}
     for (state, event), target in jobs.states.TRANSITIONS.items():
-        leads.setdefault(f"on_{event}", []).append(f"{state} = '{target}'")
+        leads.setdefault(event.value, []).append(f"{state} = '{target}'")
     for (status, happening), outcome in jobs.batches.TRANSITIONS.items():
-        leads.setdefault(f"on_batch_{happening}", []).append(f"{status} = '{outcome}'")
+        leads.setdefault(f"batch_{happening}", []).append(f"{status} = '{outcome}'")
     tables = (f"{name} = {{{', '.join(rows)}}}" for name, rows in leads.items())
     yield f"local ON = {{{', '.join(tables)}}}"
     yield f"local FLAGS = {{{', '.join(_flags())}}}"
@@ -115,19 +115,22 @@ def _flags() -> Iterator[str]:
 
 
 def _signatures() -> Iterator[str]:
+    """Yield the types of each function's arguments: those that it needs, and those that may be left out."""
     for call in functions():
         hints = get_type_hints(call)
-        kinds = (f"{name} = '{_kind(hints[name])}'" for name in call.__struct_fields__)
-        yield f"  {call.function()} = {{{', '.join(kinds)}}},"
+        kinds = {name: _kind(hints[name]) for name in call.__struct_fields__}
+        needs = ", ".join(f"{name} = '{kind}'" for name, (kind, optional) in kinds.items() if not optional)
+        takes = ", ".join(f"{name} = '{kind}'" for name, (kind, optional) in kinds.items() if optional)
+        yield f"  {call.function()} = {{needs = {{{needs}}}, takes = {{{takes}}}}},"
 
 
-def _kind(hint: Any) -> str:
-    """Return Lua's name for a type; with a question mark, it may be left out."""
+def _kind(hint: Any) -> tuple[str, bool]:
+    """Return Lua's name for a type, and whether None is one of its values."""
     if get_origin(hint) in {UnionType, Union}:
         (kind,) = {_kind(one) for one in get_args(hint) if one is not type(None)}
-        return f"{kind}?" if type(None) in get_args(hint) else kind
+        return kind[0], True
     names: Mapping[Any, str] = {str: "string", int: "number", float: "number", bool: "boolean"}
-    return names.get(hint, "table")
+    return names.get(hint, "table"), False
 
 
 def _files() -> Iterator[tuple[str, str]]:

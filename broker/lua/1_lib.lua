@@ -15,11 +15,12 @@ local function exactly(number) return string.format('%.17g', number) end
 
 -- What is wrong with the arguments of a call; nil: nothing.
 local function mismatch(signature, arguments)
-  for field, kind in pairs(signature) do
-    local got = type(arguments[field])
-    if got ~= kind and not (got == 'nil' and string.sub(kind, -1) == '?') and got .. '?' ~= kind then
-      return field .. ' must be a ' .. kind .. ', not a ' .. got
-    end
+  for field, kind in pairs(signature.needs) do
+    if type(arguments[field]) ~= kind then return field .. ' must be a ' .. kind .. ', not a ' .. type(arguments[field]) end
+  end
+  for field, kind in pairs(signature.takes) do
+    local value = arguments[field]
+    if value ~= nil and type(value) ~= kind then return field .. ' must be a ' .. kind .. ', not a ' .. type(value) end
   end
 end
 

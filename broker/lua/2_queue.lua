@@ -40,9 +40,9 @@ end
 
 -- Queue a job behind the others of its tenant.
 local function enqueue(pool, lane, tenant, id, cost, affinity)
-  local known = number(redis.call('HGET', K.tags(pool, lane), tenant))
-  local v = number(redis.call('HGET', K.pool(pool), 'v:' .. lane)) or 0
-  join(pool, lane, tenant, id, cost, known, v)
+  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'v:' .. lane)
+  local known = (number(p[1]) or 0) > 0 and number(redis.call('HGET', K.tags(pool, lane), tenant)) or nil
+  join(pool, lane, tenant, id, cost, known, number(p[2]) or 0)
   redis.call('HINCRBY', K.pool(pool), 'depth:' .. lane, 1)
   local warm = affinity and lane ~= 'bulk' and warm_worker(pool, affinity)
   if warm then

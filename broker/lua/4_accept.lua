@@ -95,8 +95,8 @@ define('accept', function(a, blobs)
     if since then return {kind = 'same', id = old.retried_as, at = tonumber(since)} end
   end
 
-  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'v:' .. lane, 'attached:' .. lane)
-  local depth = (number(p[1]) or 0) + (number(p[3]) or 0)
+  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
+  local depth = (number(p[1]) or 0) + (number(p[2]) or 0)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.
   if depth >= a.queue_max and not rejects and depth - free_slots(pool, lane) >= a.queue_max then return {kind = 'full', count = depth} end
@@ -134,7 +134,7 @@ define('accept', function(a, blobs)
     redis.call('SET', K.coalesce(tenant, a.coalesce), id)
   end
   write(job, fields)
-  if not p[2] then redis.call('SADD', K.pools(), pool) end
+  if not p[1] then redis.call('SADD', K.pools(), pool) end
   if leads == 'running' then
     count_attached(pool, lane, tenant, 1)
   else

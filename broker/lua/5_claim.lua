@@ -129,7 +129,9 @@ local function take_turn(c, lane, tenant, turn)
         start(c, lane, id, j)
       end
       if passed then redis.call('ZADD', backlog, unpack(passed)) end
-      if redis.call('EXISTS', backlog) == 0 then
+      if counts[depth] <= 0 then
+        redis.call('ZREM', K.turns(c.pool, lane), tenant)
+      elseif redis.call('EXISTS', backlog) == 0 then
         leave_turns(c.pool, lane, tenant, following)
       elseif following ~= turn then
         redis.call('ZADD', K.turns(c.pool, lane), exactly(following), tenant)
@@ -152,7 +154,7 @@ end
 
 local function take_from(c, lane)
   local passed = 0 -- tenants that have nothing for this worker
-  while c.room > 0 and passed < LOOK_AHEAD do
+  while c.room > 0 and passed < LOOK_AHEAD and c.counts['depth:' .. lane] > 0 do
     if lane == 'bulk' and c.bulk_room <= 0 then return end
     local most = limit('max_active')
     if most and not fits(lane, most, c.counts.active, c.counts.bulk) then return end
@@ -198,23 +200,25 @@ define('claim', function(a)
   if p.paused then return {jobs = {}} end
   for _, field in ipairs(POOL) do c.counts[field] = number(p[field]) or 0 end
   c.counts.paused = nil
-  local before = c.counts.active
+  local changed = {}
   for _, lane in ipairs(LANES) do
-    local depth = c.counts['depth:' .. lane]
-    if depth > 0 and c.room > 0 then
+    local depth, v = 'depth:' .. lane, 'v:' .. lane
+    local before = c.counts[depth]
+    if before > 0 and c.room > 0 then
       take_from(c, lane)
-      if c.counts['depth:' .. lane] < depth then
-        if c.counts['depth:' .. lane] <= 0 then redis.call('DEL', K.tags(a.pool, lane)) end
-        redis.call('HSET', K.pool(a.pool), 'depth:' .. lane, c.counts['depth:' .. lane], 'v:' .. lane, exactly(c.counts['v:' .. lane]))
+      if c.counts[depth] < before then
+        if c.counts[depth] <= 0 then redis.call('DEL', K.tags(a.pool, lane)) end
+        changed[depth], changed[v] = c.counts[depth], exactly(c.counts[v])
       end
     end
   end
   if c.ids[1] then
+    changed.active, changed.bulk = c.counts.active, c.counts.bulk
     redis.call('SADD', K.worker_jobs(a.worker), unpack(c.ids))
-    redis.call('HSET', K.pool(a.pool), 'active', c.counts.active, 'bulk', c.counts.bulk)
     for tenant, n in pairs(c.active) do redis.call('HINCRBY', K.active(a.pool), tenant, n) end
     for tenant, n in pairs(c.active_bulk) do redis.call('HINCRBY', K.active_bulk(a.pool), tenant, n) end
   end
+  write(K.pool(a.pool), changed)
   for _, late in ipairs(c.ended) do
     end_job(late[1], read(K.job(late[1]), JOB), ON.expire.queued, a.retention_ms, {in_queue = late[2]})
   end

@@ -89,3 +89,12 @@ define('release', function(a, blobs)
   requeue(id, to, j, a.kind == 'back' and a.reason or a.code, a.delay_ms)
   return to
 end)
+
+-- A job that a worker was given without its knowledge goes back at no cost.
+define('disown', function(a)
+  local j = read(K.job(a.id), JOB)
+  leave_worker(a.id, a.worker)
+  if j.state ~= 'running' or j.worker ~= a.worker then return false end
+  requeue(a.id, ON.release.running, j, 'not_delivered')
+  return true
+end)

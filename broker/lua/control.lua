@@ -103,7 +103,9 @@ define('look', function(a)
     end
   end
   local position, rank
-  if id then
+  if a.facts_only then
+    position = nil
+  elseif id then
     position, rank = place_of(pool, lane, tenant, id)
   else
     position, rank = next_place(pool, lane, tenant)

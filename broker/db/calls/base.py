@@ -26,7 +26,7 @@ READS: Final = ("no-writes",)
 """Writes nothing, so a replica may run it."""
 
 
-class Call(msgspec.Struct, Generic[R_co], frozen=True, kw_only=True, omit_defaults=True):
+class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
     """A call of one function, which answers with the type that the class names.
 
     Attributes:
@@ -46,5 +46,5 @@ class Call(msgspec.Struct, Generic[R_co], frozen=True, kw_only=True, omit_defaul
         return get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class Answer(msgspec.Struct):
     """A map that a function answers with."""

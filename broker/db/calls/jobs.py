@@ -92,7 +92,7 @@ class Claimed(Answer):
         ask_again_ms: a job was left to another worker for so long; None: wait for the bell.
     """
 
-    jobs: list[ClaimedJob] = []
+    jobs: tuple[ClaimedJob, ...] = ()
     fenced: bool = False
     ask_again_ms: int | None = None
 
@@ -101,7 +101,7 @@ class Claim(Call[Claimed]):
     """Take the next jobs of a pool, for a worker whose lease is alive.
 
     Attributes:
-        room: most jobs of all lanes; ``bulk_room``: most of the lane ``bulk``, ``suspects``: most under which an engine died.
+        room: most jobs; of these, ``bulk_room``: most of the lane ``bulk``, ``suspects``: most under which an engine died.
         version: newest version of a record that the worker can read.
         token: drawn for this call. ``again``: the answer to the call with this token was lost, give it once more.
     """
@@ -129,7 +129,7 @@ class Append(Call[list[str]]):
 
 
 class Finish(Call[bool]):
-    """End an attempt and its job. Blobs: the result (or empty), the partial result (or empty), the last chunks of its stream.
+    """End an attempt and its job. Blobs: result and partial result (each may be empty), and the last chunks of its stream.
 
     False: the job is not running with this attempt; nothing was written.
 
@@ -173,13 +173,20 @@ class Release(Call[str | None]):
     max_attempts: int
     max_kills: int
     retention_ms: int
-    delay_ms: int = 0
+    delay_ms: int
     code: str | None = None
     status: int | None = None
 
 
+class Disown(Call[bool]):
+    """Give back a job that counts as a worker's, and that it does not know."""
+
+    worker: str
+    id: str
+
+
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers with its state."""
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
 
     id: str
     retention_ms: int
@@ -216,8 +223,8 @@ class Reaped(Answer):
     retired: int = 0
     due: int = 0
     aged: int = 0
-    requeued_ids: list[str] = []
-    failed_ids: list[str] = []
+    requeued_ids: tuple[str, ...] = ()
+    failed_ids: tuple[str, ...] = ()
 
 
 class Reap(Call[Reaped]):
@@ -225,6 +232,7 @@ class Reap(Call[Reaped]):
 
     Attributes:
         lease_ttl_ms: of a worker that did not say.
+        interval_ms: of rounds; nothing is done if another round was less than half of it ago.
         usual_gap_ms: between rounds on a busy machine.
         most: steps of each kind in this call.
         ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.

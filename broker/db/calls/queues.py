@@ -4,47 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.db.calls.base import READS, Answer, Call
+from broker.db.calls.base import READS, Call
+from jobs.outlook import Snapshot
 
 
-class Outlook(Answer):
-    """Where a job stands, or would; and the facts of its pool that :mod:`jobs.outlook` estimates from.
+class Look(Call[Snapshot]):
+    """Look at a queued job, or (without ``id``) at the place that a new one would get.
 
     Attributes:
-        position: jobs before it; None: it is not queued, or waits for something else than its turn.
-        rank: how many of these are its own tenant's.
-        lane: its lane; of a follower, its leader's.
-        active: jobs that run; ``bulk``: of these, bulk. ``tenant_active`` and ``tenant_bulk``: of its tenant.
-        slots: jobs that the live workers run at once; ``bulk_slots``: that they leave to bulk.
-        run_ms: mean run of the other lanes' jobs; ``bulk_run_ms``: of bulk; None: not measured.
-        most: the bound of the pool; ``tenant_most``: of the tenant.
+        facts_only: leave out the position, which counts the jobs of every tenant before it.
     """
-
-    position: int | None = None
-    rank: int = 0
-    lane: str = ""
-    paused: bool = False
-    active: int = 0
-    bulk: int = 0
-    tenant_active: int = 0
-    tenant_bulk: int = 0
-    slots: int | None = None
-    bulk_slots: int = 0
-    run_ms: float | None = None
-    bulk_run_ms: float | None = None
-    most: int | None = None
-    tenant_most: int | None = None
-
-
-class Look(Call[Outlook]):
-    """Look at a queued job, or (without ``id``) at the place that a new one would get."""
 
     flags = READS
     id: str | None = None
     pool: str | None = None
     lane: str | None = None
     tenant: str | None = None
-    tokens: int | None = None
+    facts_only: bool | None = None
 
 
 class Pause(Call[bool]):
@@ -55,7 +31,7 @@ class Pause(Call[bool]):
 
 
 class Purge(Call[int]):
-    """Cancel jobs that wait in a lane, those between two attempts too. Answers how many; fewer than ``most``: that is all."""
+    """Cancel jobs that wait in a lane, those between two attempts too, at most ``most``. Answers how many."""
 
     pool: str
     lane: str
@@ -64,8 +40,11 @@ class Purge(Call[int]):
 
 
 class SetLimits(Call[bool]):
-    """Replace the bounds and weights for all pools: ``max_active``, ``tenant_max_active``, ``ageing_ms``, ``turns``; by tenant
-    ``max_active:NAME`` and ``weight:NAME``.
+    """Replace the bounds and weights of all pools.
+
+    Attributes:
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
+            and ``weight:NAME``, and then ``by_tenant``: 1.
     """
 
     limits: Mapping[str, float]

@@ -54,7 +54,7 @@ class Beat(Answer):
     """
 
     lost: bool = False
-    orders: list[tuple[str, str]] = []
+    orders: tuple[tuple[str, str], ...] = ()
     jobs: list[str] | None = None
 
 
@@ -62,9 +62,10 @@ class Heartbeat(Call[Beat]):
     """Prolong a worker's lease; ``first``: take it out.
 
     Attributes:
-        info: its description, JSON; None: as before, and so are ``slots`` (jobs that it takes at once now) and ``bulk_slots``.
+        info: its description, JSON; None: as before, and so are its slots.
+        slots: jobs that it takes at once now; ``bulk_slots``: of the lane ``bulk``.
         running: jobs that it knows of.
-        run_ms: mean run of the ``runs`` jobs that ended since the last heartbeat; ``bulk_run_ms`` and ``bulk_runs``: of bulk.
+        run_ms: mean run of the ``runs`` jobs that ended since the last heartbeat; ``bulk_run_ms``, ``bulk_runs``: of bulk.
     """
 
     worker: str
