@@ -4,7 +4,8 @@ A claim that gets less than it asked for has found all that this worker may take
 rings, for those that ring on what they leave, or for a change of its own room. It also asks once a second, in case the bell
 that rang for it was lost with a connection.
 
-The claims that Redis gave and Celery has not handed to the pool yet are kept here, so that each is either taken, or given back.
+The claims that Redis gave and Celery has not handed to the pool yet are kept here, so that each is either taken or given
+back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import structlog
 from msgspec.structs import replace
 
 from broker.attempts import Claim, claims_of
-from broker.celery.envelope import Envelope
 from broker.db.calls.jobs import Claim as Call
 from broker.db.calls.jobs import Claimed
 from broker.db.keys import Keys
@@ -68,8 +68,9 @@ class Claimer:
 
     Args:
         worker: the incarnation.
+        message: makes a job's Celery message from its id and its queue.
         room: says what it may take.
-        give_back: gets claims that Celery did not deliver.
+        give_back: gets the jobs of claims that Celery did not deliver.
 
     Attributes:
         asked_ns: when the last claim was sent, Unix nanoseconds.
@@ -81,13 +82,13 @@ class Claimer:
         *,
         keys: Keys,
         pool: str,
-        envelope: Envelope,
+        message: Callable[[str, str], dict[str, Any]],
         retention_ms: int,
         room: Callable[[], Room],
-        give_back: Callable[[Sequence[Claim]], None],
+        give_back: Callable[[Sequence[str]], None],
     ) -> None:
         self._worker, self._keys, self._pool = worker, keys, pool
-        self._envelope, self._retention_ms = envelope, retention_ms
+        self._message, self._retention_ms = message, retention_ms
         self._room, self._give_back = room, give_back
         self._call: Call | None = None  # whose answer has not come
         self._waiting = False  # for a bell, by the last command
@@ -181,7 +182,7 @@ class Claimer:
     def message(self, claim: Claim) -> tuple[str, dict[str, Any]]:
         """Return the queue that a claim's lane is for Celery, and its message."""
         queue = self._keys("queue", self._pool, claim.lane)
-        return queue, self._envelope.message(claim.id, queue)
+        return queue, self._message(claim.id, queue)
 
     def take(self, job_id: str) -> Claim:
         """Take the claim whose message was delivered.
@@ -195,10 +196,10 @@ class Claimer:
         """Give back what Celery did not deliver: its own revoked list, or an error, was in the way."""
         if not self._claims:
             return
-        claims, self._claims = list(self._claims.values()), {}
-        log.warning("claims_not_delivered", jobs=[claim.id for claim in claims])
+        ids, self._claims = list(self._claims), {}
+        log.warning("claims_not_delivered", jobs=ids)
         self._pause_until = monotonic() + _PAUSE_S
-        self._give_back(claims)
+        self._give_back(ids)
 
     def ids(self) -> frozenset[str]:
         """Return the jobs of the claims that are here. From any thread."""

@@ -1,8 +1,8 @@
 """The envelope: a template of Celery's message, learned from Celery.
 
-No message of a job ever lies in Redis. A worker claims a job, and its transport hands Celery the message that Celery would have
-published for it. To get that, Celery publishes one to a queue in this process's memory, and the task id and the queue in it
-become placeholders. ``tests/integration/test_envelope.py`` compares it with a real publish over Redis.
+No message of a job lies in Redis. A worker claims a job, and its transport hands Celery the message that Celery would have
+published for it. To learn that, a worker lets Celery publish one to a queue in the process's memory, and makes the task id
+and the queue in it placeholders. ``tests/integration/test_envelope.py`` compares it with a real publish over Redis.
 """
 
 from __future__ import annotations

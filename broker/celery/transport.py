@@ -1,10 +1,9 @@
 """Kombu's Redis transport, for workers that claim.
 
-- A worker's channel pops no list: it asks as its :class:`~broker.celery.claimer.Claimer` says, and delivers each claimed job as
-  the Celery message that it would have been. Other processes' channels, such as that of a caller of Celery's remote control,
-  are kombu's own.
-- Kombu builds a new redis-py client, with its table of some hundred callbacks, for every command of another kind: three times
-  a job for the task events alone. The connections belong to the pool, so one client per channel suffices.
+- A worker's channel pops no list: it asks as its :class:`~broker.celery.claimer.Claimer` says, and delivers each claimed job
+  as a Celery message. Other processes' channels, such as that of a caller of Celery's remote control, are kombu's own.
+- Kombu builds a new redis-py client, with its table of some hundred callbacks, for every command of another kind: three
+  times a job for the task events alone. The connections belong to the pool, so one client per channel suffices.
 
 It also follows the master: a demoted master's refusal counts as a broken connection, and ``sentinel://`` addresses ask for
 the master at every connection.
