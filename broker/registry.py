@@ -26,19 +26,6 @@ class Runs:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """The answer to a heartbeat.
-
-    Attributes:
-        words: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string.
-        jobs: all jobs that Redis counts as this worker's, if they are more than it knows of.
-    """
-
-    words: Mapping[str, str]
-    jobs: tuple[str, ...] = ()
-
-
 class Registry(JobLookups):
     """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
@@ -109,7 +96,7 @@ class Registry(JobLookups):
         running: int | None = None,
         run: Runs | None = None,
         bulk_run: Runs | None = None,
-    ) -> Orders | None:
+    ) -> calls.Beat:
         """Prolong a worker's lease.
 
         Args:
@@ -120,7 +107,7 @@ class Registry(JobLookups):
             run: of the jobs that ended here since the last heartbeat; ``bulk_run``: of those of the lane ``bulk``.
 
         Returns:
-            The orders for it. None: the lease is lost, so abort everything.
+            Whether the lease is lost, and orders; with :data:`DRAIN` in place of a job's id: drain.
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
@@ -136,8 +123,7 @@ class Registry(JobLookups):
                 bulk_run_ms=bulk_run and bulk_run.mean_ms,
                 bulk_runs=bulk_run and bulk_run.count,
             )
-        beat = await self.functions.call(call)
-        return None if beat.lost else Orders(dict(beat.orders), tuple(beat.jobs or ()))
+        return await self.functions.call(call)
 
     async def disown(self, worker: str, job_ids: Sequence[str]) -> None:
         """Give back jobs that count as this worker's, and that it does not know: the answer that named them was lost."""

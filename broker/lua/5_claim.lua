@@ -14,7 +14,10 @@ local function judge(c, lane, id, j)
     c.left = true
     return 'later'
   end
-  if j.kills and c.suspects <= 0 then return 'later' end
+  if j.kills and c.suspects <= 0 then
+    c.left = true
+    return 'later'
+  end
   local waited = now - tonumber(j.back or j.created)
   if j.affinity and lane ~= 'bulk' and waited < LEFT_MS then
     local warm = warm_worker(c.pool, j.affinity)
@@ -222,11 +225,12 @@ define('claim', function(a)
   for _, late in ipairs(c.ended) do
     end_job(late[1], read(K.job(late[1]), JOB), ON.expire.queued, a.retention_ms, {in_queue = late[2]})
   end
-  if c.ids[1] or c.left then -- ring on: others may sleep
+  -- Ring on: others may sleep, and take what is left.
+  if c.ids[1] or c.left then
     local waits = 0
     for i = 1, #LANES - 1 do waits = waits + c.counts['depth:' .. LANES[i]] end
     if waits > 0 then ring(a.pool, 'normal') end
-    if c.counts['depth:bulk'] > 0 then ring(a.pool, 'bulk') end
   end
+  if (c.ids[1] or c.left or a.bulk_room <= 0) and c.counts['depth:bulk'] > 0 then ring(a.pool, 'bulk') end
   return {jobs = c.jobs, ask_again_ms = c.ask_again}, c.blobs
 end)

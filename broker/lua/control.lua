@@ -122,3 +122,25 @@ define('look', function(a)
     tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
     tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil}
 end)
+
+-- A job that ran is its worker's until the reaper finds that this one is gone.
+define('adopt', function(a)
+  local j = read(K.job(a.id), JOB)
+  if not j.state then return false end
+  if j.finished then
+    redis.call('ZADD', K.ended(j.state), j.finished, a.id)
+  elseif j.state == 'running' then
+    redis.call('SADD', K.worker_jobs(j.worker), a.id)
+    redis.call('ZADD', K.leases(), 'NX', 0, j.worker)
+    redis.call('HINCRBY', K.pool(j.pool), 'active', 1)
+    redis.call('HINCRBY', K.active(j.pool), j.tenant, 1)
+    if j.lane == 'bulk' then
+      redis.call('HINCRBY', K.pool(j.pool), 'bulk', 1)
+      redis.call('HINCRBY', K.active_bulk(j.pool), j.tenant, 1)
+    end
+  elseif not redis.call('ZSCORE', K.delayed(), a.id) then
+    enqueue(j.pool, j.lane, j.tenant, a.id, tonumber(j.cost))
+  end
+  redis.call('SADD', K.pools(), j.pool)
+  return true
+end)

@@ -207,6 +207,12 @@ class Move(Call[str | None]):
     top: bool | None = None
 
 
+class Adopt(Call[bool]):
+    """Put a job into this version's queue and indexes, as its record says (:mod:`broker.migration`)."""
+
+    id: str
+
+
 class Reaped(Answer):
     """What a round of the reaper did; see :class:`jobs.facts.Reaped`.
 
