@@ -173,7 +173,7 @@ class Claimer:
     def _read(self, answer: Claimed, blobs: list[bytes]) -> Iterator[Claim]:
         for place, job in enumerate(answer.jobs):
             try:
-                yield from claims_of(Claimed(jobs=[job]), blobs[2 * place : 2 * place + 2])
+                yield from claims_of(Claimed(jobs=(job,)), blobs[2 * place : 2 * place + 2])
             except Exception:  # its record would end every worker in turn
                 log.exception("claim_unreadable", job_id=job.id)
 

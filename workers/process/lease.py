@@ -12,13 +12,14 @@ from typing import Any
 
 import structlog
 
+from broker.db.calls.workers import Beat
 from broker.db.client import connect
 from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
-from broker.registry import DRAIN, Orders
+from broker.registry import DRAIN
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
@@ -99,22 +100,22 @@ class Lease:
             self._beat_now.clear()
             failpoints.hit("worker.before_beat")
             try:
-                orders = await self._beat()
+                beat = await self._beat()
             except StoreUnavailableError as error:
                 log.warning("heartbeat_failed", error=str(error))
                 self._metrics.beats_failed.inc()
                 continue
-            if orders is None:
+            if beat.lost:
                 log.error("lease_lost", worker=self._worker)
                 self._runner.stop_all(StopReason.FENCED)
                 self._ending.die("the lease was lost: this worker's jobs have been given to others")
                 return
             self._metrics.beats.inc()
-            for subject, word in orders.words.items():
+            for subject, word in beat.orders:
                 self._obey(subject, word)
-            await self._return_strays(orders.jobs)
+            await self._return_strays(beat.jobs or ())
 
-    async def _beat(self) -> Orders | None:
+    async def _beat(self) -> Beat:
         run, bulk_run = self._runner.accounts.runs.read()
         return await self._store.heartbeat(
             self._worker, info=self._state(), running=len(self._known()), run=run, bulk_run=bulk_run
@@ -148,8 +149,8 @@ class Lease:
             abandoned: jobs whose attempts could not be ended. They are taken over in the next round of a reaper.
         """
         try:
-            orders = await self._store.heartbeat(self._worker, running=0)
-            if orders is not None and (strays := frozenset(orders.jobs) - abandoned):
+            beat = await self._store.heartbeat(self._worker, running=0)
+            if strays := frozenset(beat.jobs or ()) - abandoned:
                 await self._disown(strays)
             await self._store.bury(self._worker)
         except StoreError as error:
