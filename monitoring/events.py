@@ -81,9 +81,6 @@ EVENTS = {
     "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
-    "envelope_not_published": "The template of Celery messages could not be published, as Redis is unreachable; it "
-    "is retried.",
-    "envelope_published": "The template of Celery messages is in Redis: jobs can be accepted.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
@@ -107,8 +104,12 @@ EVENTS = {
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "limits_not_stored": "The limits of the queues could not be stored, as Redis is unreachable; it is retried.",
+    "limits_stored": "The limits of the queues are in Redis.",
     "look_delayed": "The record or the log of a job that a caller waits for could not be read, as Redis is unreachable; "
     "it is retried.",
+    "look_failed": "The place of an accepted job in its queue could not be read, as Redis is unreachable. The answer leaves "
+    "it out.",
     "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
@@ -122,7 +123,7 @@ EVENTS = {
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
-    "reaped": "The reaper requeued, failed or expired jobs, or pushed lost messages again. `requeued_jobs` and "
+    "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "
     "`failed_jobs` name up to twenty jobs each that it took from lost workers.",
     "redis_back": "Redis can be reached again.",
     "redis_unavailable": "Redis cannot be reached.",
