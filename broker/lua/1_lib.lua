@@ -33,7 +33,9 @@ local function define(name, body)
     local arguments = cmsgpack.unpack(argv[2])
     local wrong = mismatch(signature, arguments)
     if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
-    local answer, blobs = body(arguments, {select(3, unpack(argv))})
+    local given = {}
+    for i = 3, #argv do given[i - 2] = argv[i] end
+    local answer, blobs = body(arguments, given)
     if not blobs then return cmsgpack.pack(answer) end
     table.insert(blobs, 1, cmsgpack.pack(answer))
     return blobs

@@ -139,7 +139,8 @@ define('move', function(a)
   local j = read(K.job(a.id), JOB)
   local lane = a.lane or j.lane
   if j.state ~= 'queued' or lane == j.lane and not a.top then return j.state end
-  if dequeue(j.pool, j.lane, j.tenant, a.id) then
+  local delayed = redis.call('ZSCORE', K.delayed(), a.id) -- its next attempt will be in the new lane
+  if not delayed and dequeue(j.pool, j.lane, j.tenant, a.id) then
     if a.top then
       enqueue_first(j.pool, lane, a.id, nil, true)
     else
