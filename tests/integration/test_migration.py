@@ -218,9 +218,10 @@ async def test_a_take_over_that_was_cut_short_begins_anew(
 
 
 async def test_a_mixed_fleet_is_refused_and_nothing_is_changed(old: JobStore) -> None:
+    await _beat(old)
     before = sorted(await old.client.keys("*"))
     async with asyncio.TaskGroup() as group:
-        beats = group.create_task(_beat(old))
+        beats = group.create_task(_keep_beating(old))
         with pytest.raises(MixedFleetError, match=r"worker.*Stop them, then start again"):
             await prepare(old)
         beats.cancel()
@@ -243,6 +244,10 @@ async def test_data_of_a_newer_version_is_refused(store: JobStore) -> None:
 
 async def _beat(old: JobStore) -> None:
     """Prolong a lease, as a worker of the earlier version does."""
+    await old.client.zadd(f"{old.keys.namespace}:workers", {"w-alive": await old.now_ms() + 1000})
+
+
+async def _keep_beating(old: JobStore) -> None:
     while True:
-        await old.client.zadd(f"{old.keys.namespace}:workers", {"w-alive": await old.now_ms() + 1000})
         await asyncio.sleep(0.1)
+        await _beat(old)
