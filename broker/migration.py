@@ -20,7 +20,7 @@ from typing import Any, Final
 import structlog
 
 from broker.db.calls.jobs import Adopt
-from broker.db.errors import MixedFleetError, NewerRecordError, StoreUnavailableError
+from broker.db.errors import MixedFleetError, StoreUnavailableError
 from broker.jobs import BYTES_PER_TOKEN, JobStore
 from broker.records import Facts, encode_facts
 from jobs.model import SCHEMA_VERSION
@@ -67,8 +67,7 @@ async def prepare(store: JobStore) -> None:
     """Make the server's data this version's. Every process calls this first; it reads one key where nothing is to do.
 
     Raises:
-        NewerRecordError: a newer version wrote the data.
-        MixedFleetError: a process of an earlier version lives.
+        MixedFleetError: a process of an earlier version lives, or a newer version wrote the data.
         StoreUnavailableError: Redis cannot be reached, or another process takes too long with this.
     """
     give_up_at = time.monotonic() + _WAIT_S
@@ -92,7 +91,7 @@ async def _is_current(store: JobStore) -> bool:
         message = (
             f"the data in Redis has version {found}; this version of Penstock knows up to {SCHEMA_VERSION}"
         )
-        raise NewerRecordError(message)
+        raise MixedFleetError(message)
     return found is not None
 
 

@@ -95,7 +95,7 @@ class NewerRecordError(BrokerError):
 
 
 class MixedFleetError(BrokerError):
-    """Processes of an earlier version work on this server, whose data this version must take over first."""
+    """Processes of an earlier version work on this server, or a newer version wrote its data."""
 
 
 class FileInUseError(BrokerError):

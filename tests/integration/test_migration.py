@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from broker.db.client import connect
-from broker.db.errors import MixedFleetError, NewerRecordError
+from broker.db.errors import MixedFleetError
 from broker.jobs import JobStore
 from broker.migration import prepare
 from broker.settings import BrokerSettings
@@ -238,7 +238,7 @@ async def test_an_api_of_the_earlier_version_is_seen_by_its_channel(old: JobStor
 
 async def test_data_of_a_newer_version_is_refused(store: JobStore) -> None:
     await store.client.set(store.keys("schema"), SCHEMA_VERSION + 1)
-    with pytest.raises(NewerRecordError, match=f"has version {SCHEMA_VERSION + 1}"):
+    with pytest.raises(MixedFleetError, match=f"has version {SCHEMA_VERSION + 1}"):
         await prepare(store)
 
 
