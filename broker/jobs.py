@@ -38,7 +38,9 @@ from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
 _REAP_STEP = 200
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
+"""Of a request, by which the tokens of its prompt are estimated."""
+
 _KEPT = (
     "id",
     "pool",
@@ -244,7 +246,7 @@ class StorePart:
 
 def tokens_of(spec: JobSpec) -> int:
     """Return the tokens of a submission's prompt: counted, or estimated from its length."""
-    return len(spec.body) // _BYTES_PER_TOKEN if spec.prompt_tokens is None else spec.prompt_tokens
+    return len(spec.body) // BYTES_PER_TOKEN if spec.prompt_tokens is None else spec.prompt_tokens
 
 
 def _reaped(answer: calls.Reaped) -> Reaped:

@@ -28,10 +28,10 @@ from storage import StorageError
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.5
-"""Longest time between two looks for work; a ring of the bell makes it shorter."""
+"""Longest time between two looks for work; a hint makes it shorter."""
 
 LEAST_S = 0.05
-"""Shortest time between two looks. The bell rings at each commit of a batch, and most batches are driven elsewhere."""
+"""Shortest time between two looks. Hints come at each commit of a batch, and most batches are driven elsewhere."""
 
 SWEEP_S = 2.0
 FINISH_S = 5.0
@@ -59,11 +59,11 @@ class Coordinator:
         store = JobStore(connect(settings.redis_url), settings, metrics.store_faults.inc)
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
-        self._bell = Subscriber(
+        self._hints = Subscriber(
             connect(settings.redis_url, text=False),
-            store.keys("bell_channel"),
-            self._rung,
-            self._all_rung,
+            store.keys("look_channel"),
+            self._hinted,
+            self._all_hinted,
             store.faults,
         )
         self._tasks = Tasks(self._context)
@@ -87,7 +87,7 @@ class Coordinator:
         beside = [
             asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
             asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
-            asyncio.create_task(self._listen(), name="bell"),
+            asyncio.create_task(self._listen(), name="hints"),
         ]
         self._looking = asyncio.create_task(self._look_for_work(), name="look")
         try:
@@ -189,12 +189,12 @@ class Coordinator:
 
     async def _listen(self) -> None:
         with suppress(TimeoutError):  # the subscriber keeps trying
-            await self._bell.start()
+            await self._hints.start()
 
-    def _rung(self, ids: list[str]) -> None:
+    def _hinted(self, ids: list[str]) -> None:
         """Wake the drivers of these batches; an empty id stands for all."""
         if "" in ids:
-            self._all_rung()
+            self._all_hinted()
             return
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
@@ -202,7 +202,7 @@ class Coordinator:
             else:  # a batch that nobody drives, or a task
                 self._look_now()
 
-    def _all_rung(self) -> None:
+    def _all_hinted(self) -> None:
         for driver in self._drivers.values():
             driver.wake()
         self._look_now()
@@ -229,5 +229,5 @@ class Coordinator:
     async def _say_goodbye(self) -> None:
         with suppress(StoreError):
             await self._coordinators.beat(self._info, 0)
-        await self._bell.stop()
+        await self._hints.stop()
         await self._context.store.aclose()

@@ -43,8 +43,12 @@ EVENTS = {
     "chunk_gone": "A batch's chunk belongs to another worker now, or its batch has ended.",
     "chunk_waits_for_redis": "A batch's chunk cannot start, as Redis is unreachable; it is retried.",
     "chunk_waits_for_storage": "A batch's input or parts cannot be read, as storage is failing; it is retried.",
-    "claim_delayed": "A job could not be claimed, as Redis is unreachable; it is retried.",
-    "claim_failed": "Redis refused a claim. The message is dropped, and the reaper pushes it again.",
+    "claim_unreadable": "The record of a claimed job cannot be read because of a bug in Penstock; the line has the "
+    "traceback. The job is given back.",
+    "claims_given_back": "Jobs counted as this worker's, and it did not know them: the answer to their claim was lost. "
+    "They are queued again, at no cost.",
+    "claims_not_delivered": "Celery did not hand claimed jobs on; a line before this one may say why. They are queued "
+    "again, at no cost.",
     "close_cut_short": "A worker that ends could not end its lease or stop its engine in time; it ends all the same.",
     "close_failed": "The close of a worker failed because of a bug in Penstock or its engine; the line has the "
     "traceback. The worker ends all the same.",
@@ -107,7 +111,6 @@ EVENTS = {
     "look_failed": "The place of an accepted job in its queue could not be read, as Redis is unreachable. The answer leaves "
     "it out.",
     "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
-    "message_dropped": "A queue message gave no right to run its job, for this reason. Harmless.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",

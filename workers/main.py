@@ -10,10 +10,9 @@ import structlog
 from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
-from broker.celery.envelope import greet
+from broker.db.client import ping
 from broker.db.errors import StoreError
 from broker.db.faults import Faults
-from broker.db.keys import Keys
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Device
@@ -65,12 +64,11 @@ def run_worker(overrides: dict[str, Any]) -> None:
         settings.redis_url,
         settings.namespace,
         settings.pool,
-        node=settings.node_name,
         task_events=settings.task_events,
         faults=faults,
     )
     try:
-        greet(app, settings.redis_url, Keys(settings.namespace), faults)
+        ping(settings.redis_url)
     except StoreError as error:
         raise WorkerStartError(str(error)) from error
     DataDisk(REGISTRY, local_folders(settings))
@@ -83,6 +81,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         replace_commands(host.cancel, host.ending.drain)
         failpoints.hit("worker.before_consume")
         worker = _celery_worker(app, settings, host)
+        host.watch(worker.claimer.ids)
         host.ending.on_begin(worker.stop)
         gc.collect()
         gc.freeze()
@@ -100,9 +99,12 @@ def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> Cele
     return CeleryWorker(
         app,
         settings,
+        host.worker,
         capacity,
-        submit=host.submit,
         gate=host.gate,
+        quarantine=host.quarantine,
+        submit=host.submit,
+        give_back=host.give_back,
         on_ready=lambda: log.info("worker_ready", **ready),
         on_stop=host.ending.stopped_claiming,
     )

@@ -23,7 +23,7 @@ LANES: Final = "queue own_queue"
 WORKERS: Final = "workers worker worker_jobs worker_cancels"
 FILES: Final = "file files files_by_purpose files_expiry files_announced files_trash file_was"
 BATCHES: Final = "batch batch_open batch_done batch_lease batches batches_active batches_parts batches_retire"
-CHANNELS: Final = "api_channel ctl_channel bell_channel"
+CHANNELS: Final = "api_channel ctl_channel look_channel"
 
 CONNECTION: Final = (
     "ping echo select time multi exec discard watch unwatch"

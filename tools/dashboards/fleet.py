@@ -114,7 +114,7 @@ WORKERS = Row(
             (ended("code", "penstock_job_failures_total", POOL, ',state="failed"') + " > 0", "{{code}}"),
         ),
         lines(
-            "Taken over, expired, due",
+            "Taken over, expired",
             "short",
             "What the reapers did within the last minutes.",
             ("sum(increase(penstock_takeovers_total[$__rate_interval]))", "taken over"),
