@@ -14,7 +14,7 @@ REDIS_PATIENCE_S = 2.0
 MOST_AGE_S = 1.0
 
 OK = "ok"
-CHECKS = {"redis": OK, "worker": OK, "events": OK, "tasks": OK}
+CHECKS = {"redis": OK, "worker": OK, "data": OK, "events": OK, "tasks": OK}
 
 
 @dataclass(frozen=True, slots=True)
