@@ -11,7 +11,7 @@ import structlog
 
 from api.readiness import OK
 from api.services import Services
-from broker.db.errors import MixedFleetStartError, StoreUnavailableError
+from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailableError
 from broker.migration import prepare
 from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
@@ -39,25 +39,29 @@ async def run_background(services: Services) -> AsyncIterator[None]:
 
     The block starts after a moment's wait for Redis, so that the first request finds everything in place. Without Redis
     the api serves too, reports that it is not ready, and recovers when Redis comes back.
+
+    Raises:
+        MixedFleetStartError: another version of Penstock is on this Redis.
     """
     settings = services.settings
-    observed, limited, prepared = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    count_reaped = services.metrics.reaper.count
-
-    async def reap() -> None:
-        await prepared.wait()
-        await reap_forever(services.store, reap_s, count_reaped)
-
-    hub = asyncio.create_task(_follow_hub(services, prepared), name="hub")
+    observed, limited = asyncio.Event(), asyncio.Event()
+    try:
+        await _take_over(services)
+    except StoreUnavailableError:
+        pass
+    except BrokerError:
+        await services.aclose()
+        raise
+    hub = asyncio.create_task(_follow_hub(services), name="hub")
     refresh_s, reap_s = settings.catalogue_refresh_s, settings.reap_interval_s
     loops = [
-        _Loop("limits", lambda: _keep_limits(services, limited, prepared), RETRY_S),
+        _Loop("limits", lambda: _keep_limits(services, limited), RETRY_S),
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
-        _Loop("reaper", reap, reap_s),
+        _Loop("reaper", lambda: _reap(services), reap_s),
     ]
+    services.readiness.add("schema", lambda: OK if services.prepared.is_set() else "not checked yet")
     services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
     services.readiness.add("tasks", lambda: _state_of(loops))
-    services.readiness.add("data", lambda: OK if prepared.is_set() else "of another version, or not read yet")
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
             await asyncio.gather(asyncio.shield(hub), observed.wait(), limited.wait())
@@ -109,27 +113,38 @@ def _state_of(loops: Sequence[_Loop]) -> str:
     return ", ".join(f"{loop.name}: {loop.state}" for loop in loops if loop.state != OK) or OK
 
 
-async def _follow_hub(services: Services, prepared: asyncio.Event) -> None:
-    await prepared.wait()  # a subscription shows other versions that this process is alive
+async def _follow_hub(services: Services) -> None:
     try:
         await services.hub.start()
     except TimeoutError:  # the hub keeps trying
         log.warning("hub_waits_for_redis")
 
 
-async def _keep_limits(services: Services, limited: asyncio.Event, prepared: asyncio.Event) -> None:
-    """Take over the data and store this process's limits, also if Redis comes back empty. Set the events when done."""
+async def _take_over(services: Services) -> None:
+    """Make the data in Redis this version's. Until then no job is accepted and none is reaped."""
+    try:
+        await prepare(services.store)
+    except MixedFleetStartError as error:
+        log.error("schema_refused", error=str(error))  # noqa: TRY400 - the message says all
+        raise
+    services.prepared.set()
+
+
+async def _reap(services: Services) -> None:
+    await services.prepared.wait()
+    await reap_forever(services.store, services.settings.reap_interval_s, services.metrics.reaper.count)
+
+
+async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
+    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there."""
     while True:
         try:
-            await prepare(services.store)
-            prepared.set()
+            await _take_over(services)
             if await services.store.set_limits(only_if_missing=limited.is_set()):
                 log.info("limits_stored")
             limited.set()
         except StoreUnavailableError as error:
             log.debug("limits_not_stored", error=str(error))
-        except MixedFleetStartError as error:
-            log.error("wrong_version", error=str(error))  # noqa: TRY400 - the operator's to mend
         await asyncio.sleep(RETRY_S)
 
 
