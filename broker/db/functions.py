@@ -113,12 +113,14 @@ class Functions:
             for (call, _, future), reply in zip(batch, replies, strict=True):
                 if future.done():
                     continue
-                if isinstance(reply, Exception):
-                    failure = self._faults.translate(reply, call.function())
-                    failure.__cause__ = reply
-                    future.set_exception(failure)
-                else:
+                try:
+                    if isinstance(reply, Exception):
+                        raise reply  # noqa: TRY301 - as one that is raised in reading the answer
                     future.set_result(answer_to(type(call), reply))
+                except Exception as error:  # noqa: BLE001 - nobody may wait for ever
+                    failure = self._faults.translate(error, call.function())
+                    failure.__cause__ = error
+                    future.set_exception(failure)
 
     async def _send(self, batch: list[_Waiting]) -> list[Any]:
         replies = await self._run(batch)

@@ -128,9 +128,9 @@ define('accept', function(a, blobs)
   if a.expires_in_ms then fields.exp = now + a.expires_in_ms end
   if a.queue_timeout_ms and leads ~= 'running' then fields.qexp = now + a.queue_timeout_ms end
   local deadline = math.min(fields.exp or math.huge, fields.qexp or math.huge)
-  if deadline < math.huge then redis.call('ZADD', K.deadlines(), deadline, id) end
-  if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', a.retention_ms) end
-  redis.call('ZADD', K.jobs(), now, id)
+  if deadline < math.huge then redis.call('ZADD', K.deadlines(), exactly(deadline), id) end
+  if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
+  redis.call('ZADD', K.jobs(), exactly(now), id)
   if leader then
     redis.call('SADD', K.followers(leader), id)
   elseif a.coalesce then

@@ -9,6 +9,9 @@ local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'star
 local LOOK_AHEAD = 8
 local LEFT_MS = 25
 
+-- Bytes of requests after which an answer has no further job.
+local MOST_BYTES = 8388608
+
 -- Whether this worker takes the job: 'take', 'later' (it stays where it is, for others), or 'gone' (it has left its place).
 local function judge(c, lane, id, j)
   local now = now_ms()
@@ -58,7 +61,7 @@ end
 local function start(c, lane, id, j)
   local a, now, job = c.a, now_ms(), K.job(id)
   local attempt = (number(j.attempt) or 0) + 1
-  redis.call('HSET', job, 'state', ON.claim.queued, 'worker', a.worker, 'started', now, 'attempt', attempt, 'claim', a.token)
+  redis.call('HSET', job, 'state', ON.claim.queued, 'worker', a.worker, 'started', exactly(now), 'attempt', attempt, 'claim', a.token)
   if j.qexp then start_in_time(id, j.exp) end
   if j.coalesce then -- its followers have started with it
     for _, follower in ipairs(redis.call('SMEMBERS', K.followers(id))) do
@@ -76,7 +79,8 @@ local function start(c, lane, id, j)
     c.counts.bulk = c.counts.bulk + 1
     c.bulk_room = c.bulk_room - 1
   end
-  c.room = j.batch and 0 or c.room - 1 -- a chunk brings many rows
+  c.bytes = c.bytes + #j.req
+  c.room = (j.batch or c.bytes > MOST_BYTES) and 0 or c.room - 1 -- a chunk brings many rows
   c.ids[#c.ids + 1] = id
   j.attempt, j.lane, j.started = attempt, lane, now
   tell(c.jobs, c.blobs, id, j)
@@ -203,7 +207,7 @@ define('claim', function(a)
   if not lease or tonumber(lease) < now_ms() then return {fenced = true} end
   local p = read(K.pool(a.pool), POOL)
   local c = {a = a, pool = a.pool, room = a.room, bulk_room = a.bulk_room, suspects = a.suspects, counts = {}, active = {}, active_bulk = {},
-    jobs = {}, ids = {}, blobs = {}, ended = {}}
+    jobs = {}, ids = {}, blobs = {}, ended = {}, bytes = 0}
   if p.paused then return {jobs = {}} end
   for _, field in ipairs(POOL) do c.counts[field] = number(p[field]) or 0 end
   c.counts.paused = nil

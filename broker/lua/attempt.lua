@@ -16,7 +16,7 @@ define('append', function(a, blobs)
       local eid = attempt .. '-' .. entry[3]
       local added = redis.pcall('XADD', K.log(id), eid, 'p', payload)
       if type(added) == 'string' then -- otherwise it is there already: the client library sent the call twice
-        if not s.first then redis.call('HSET', K.job(id), 'first', now) end
+        if not s.first then redis.call('HSET', K.job(id), 'first', exactly(now)) end
         for sink in string.gmatch(s.sinks or '', '%S+') do
           local box = outbox[sink] or {size = 0}
           outbox[sink] = box

@@ -15,7 +15,7 @@ end)
 -- Tenants at their bound get another chance.
 define('set_limits', function(a)
   redis.call('DEL', K.limits())
-  write(K.limits(), a.limits)
+  for name, most in pairs(a.limits) do redis.call('HSET', K.limits(), name, most) end -- there may be thousands
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     for _, place in ipairs(redis.call('HKEYS', K.parked(pool))) do unpark(pool, string.match(place, ' (.*)$')) end
     ring_all(pool)
@@ -96,7 +96,7 @@ define('look', function(a)
   local pool, lane, tenant, id = a.pool, a.lane, a.tenant, a.id
   if id then
     local s = read(K.job(id), {'state', 'pool', 'lane', 'tenant', 'leader'})
-    if s.state ~= 'queued' then return {} end
+    if s.state ~= 'queued' then return {rank = 0} end -- an empty table would be a list
     pool, lane, tenant = s.pool, s.lane, s.tenant
     if s.leader then
       id, lane = s.leader, redis.call('HGET', K.job(s.leader), 'lane') or lane
