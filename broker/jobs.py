@@ -190,7 +190,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
-        retry_ms = start_after(facts, math.ceil(answer.count / 8)) or 0
+        retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
     async def cancel(self, job_id: str) -> JobState | None:

@@ -31,6 +31,7 @@ class Registry(JobLookups):
     """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
     _lease_ttl_ms: int
+    retention_ms: int
 
     async def register(
         self,
@@ -129,7 +130,7 @@ class Registry(JobLookups):
     async def disown(self, worker: str, job_ids: Sequence[str]) -> None:
         """Give back jobs that count as this worker's, and that it does not know: the answer that named them was lost."""
         for job_id in job_ids:
-            await self.functions.call(Disown(worker=worker, id=job_id))
+            await self.functions.call(Disown(worker=worker, id=job_id, retention_ms=self.retention_ms))
 
     async def bury(self, worker: str) -> None:
         """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""

@@ -11,6 +11,7 @@ local function now_ms()
   return clock
 end
 
+-- A number as text, for Redis: some servers (7.2) would write 200000000 as 2e+8, which is no integer to them.
 local function exactly(number) return string.format('%.17g', number) end
 
 -- What is wrong with the arguments of a call; nil: nothing.
@@ -51,7 +52,7 @@ end
 local function write(key, fields)
   local flat, n = {}, 0
   for name, value in pairs(fields) do
-    flat[n + 1], flat[n + 2] = name, value
+    flat[n + 1], flat[n + 2] = name, type(value) == 'number' and exactly(value) or value
     n = n + 2
   end
   if n > 0 then redis.call('HSET', key, unpack(flat)) end

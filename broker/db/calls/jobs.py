@@ -179,10 +179,11 @@ class Release(Call[str | None]):
 
 
 class Disown(Call[bool]):
-    """Give back a job that counts as a worker's, and that it does not know."""
+    """Give back a job that counts as a worker's, and that it does not know. False: it is not running there."""
 
     worker: str
     id: str
+    retention_ms: int
 
 
 class Cancel(Call[str | None]):

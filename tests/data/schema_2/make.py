@@ -425,7 +425,7 @@ class Batches:
 
 def settings(url: str, **more: Any) -> BrokerSettings:
     tenants = {"alice": TenantSettings(weight=3), "carol": TenantSettings(weight=0.5, max_active=2)}
-    common = {"max_active": 24, "tenant_max_active": 20, "ageing_s": 900, "tenants": tenants}
+    common = {"max_active": 26, "tenant_max_active": 20, "ageing_s": 900, "tenants": tenants}
     return BrokerSettings(redis_url=url, retention_s=CENTURY_S, lease_ttl_s=3, **common | more)
 
 
@@ -449,6 +449,7 @@ async def fill(url: str, version: str) -> None:
         await batches.made()
         opened = await batches.under_way()
         await running(make, worker, buried)
+        ending = [await make.run(worker, f"ended_last_{n}", metadata={"n": str(n)}) for n in range(2)]
         await delayed(make, worker, patient)
         await queued(make)
         await second_pool(make)
@@ -458,6 +459,8 @@ async def fill(url: str, version: str) -> None:
         await batches.submitted(*opened)
         for n in range(2):
             await make.accept(f"after_the_second_envelope_{n}", lane=Lane.HIGH, tenant="dave")
+        for claim in ending:  # in their places others are dispatched, with the new message
+            await worker.succeed(claim)
         # A worker died between its pop and its claim.
         make.labels.popped = await Worker(brief, "w-old-3").pop()
         await store.bury(buried.name)
