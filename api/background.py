@@ -11,7 +11,7 @@ import structlog
 
 from api.readiness import OK
 from api.services import Services
-from broker.db.errors import BrokerError, MixedFleetError, NewerRecordError, StoreUnavailableError
+from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailableError
 from broker.migration import prepare
 from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
@@ -41,8 +41,7 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     the api serves too, reports that it is not ready, and recovers when Redis comes back.
 
     Raises:
-        NewerRecordError: a newer version wrote the data in Redis.
-        MixedFleetError: a process of an earlier version works with it.
+        MixedFleetStartError: another version of Penstock is on this Redis.
     """
     settings = services.settings
     observed, limited = asyncio.Event(), asyncio.Event()
@@ -125,7 +124,7 @@ async def _take_over(services: Services) -> None:
     """Make the data in Redis this version's. Until then no job is accepted and none is reaped."""
     try:
         await prepare(services.store)
-    except (NewerRecordError, MixedFleetError) as error:
+    except MixedFleetStartError as error:
         log.error("schema_refused", error=str(error))  # noqa: TRY400 - the message says all
         raise
     services.prepared.set()
