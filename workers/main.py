@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 from typing import Any
@@ -10,9 +11,11 @@ import structlog
 from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
-from broker.db.client import ping
+from broker.db.client import connect, ping
 from broker.db.errors import StoreError
 from broker.db.faults import Faults
+from broker.jobs import JobStore
+from broker.migration import prepare
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Device
@@ -49,6 +52,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         PoolsStartError: a bad table in ``penstock.toml``.
         DeviceStartError: its devices are not available.
         WorkerStartError: Redis or the metrics port is not available.
+        MixedFleetStartError: another version of Penstock is on this Redis.
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
@@ -69,6 +73,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     )
     try:
         ping(settings.redis_url)
+        asyncio.run(_prepare(settings, faults))
     except StoreError as error:
         raise WorkerStartError(str(error)) from error
     DataDisk(REGISTRY, local_folders(settings))
@@ -91,6 +96,14 @@ def run_worker(overrides: dict[str, Any]) -> None:
         status = host.ending.finish()
         ignore_signals()
     raise SystemExit(status)
+
+
+async def _prepare(settings: WorkerSettings, faults: Faults) -> None:
+    store = JobStore(connect(settings.redis_url), settings, faults.count)
+    try:
+        await prepare(store)
+    finally:
+        await store.aclose()
 
 
 def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> CeleryWorker:

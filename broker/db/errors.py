@@ -94,8 +94,8 @@ class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""
 
 
-class MixedFleetError(BrokerError):
-    """Processes of an earlier version work on this server, whose data this version must take over first."""
+class MixedFleetStartError(BrokerError):
+    """Processes of an earlier version work on this server, or a newer version wrote its data."""
 
 
 class FileInUseError(BrokerError):

@@ -115,7 +115,7 @@ class Functions:
                     continue
                 try:
                     if isinstance(reply, Exception):
-                        raise reply  # noqa: TRY301 - as one that is raised in reading the answer
+                        raise reply
                     future.set_result(answer_to(type(call), reply))
                 except Exception as error:  # noqa: BLE001 - nobody may wait for ever
                     failure = self._faults.translate(error, call.function())
