@@ -53,9 +53,9 @@ end)
 define('task_end', function(a)
   local task = K.task(a.kind, a.batch)
   if not holds_task(a) then return false end
-  redis.call('HSET', task, 'answer', a.answer)
+  redis.call('HSET', task, 'answer', a.result)
   redis.call('PEXPIRE', task, a.ttl_ms)
   redis.call('ZREM', K.tasks(), a.kind .. ' ' .. a.batch)
-  publish(redis.call('HGET', task, 'sinks'), task, string.format('%d', a.run), a.answer)
+  publish(redis.call('HGET', task, 'sinks'), task, string.format('%d', a.run), a.result)
   return true
 end)
