@@ -38,7 +38,9 @@ from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
 _REAP_STEP = 200
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
+"""Of a request, by which the tokens of its prompt are estimated."""
+
 _KEPT = (
     "id",
     "pool",
@@ -188,7 +190,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
-        retry_ms = start_after(facts, math.ceil(answer.count / 8)) or 0
+        retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
     async def cancel(self, job_id: str) -> JobState | None:
@@ -244,7 +246,7 @@ class StorePart:
 
 def tokens_of(spec: JobSpec) -> int:
     """Return the tokens of a submission's prompt: counted, or estimated from its length."""
-    return len(spec.body) // _BYTES_PER_TOKEN if spec.prompt_tokens is None else spec.prompt_tokens
+    return len(spec.body) // BYTES_PER_TOKEN if spec.prompt_tokens is None else spec.prompt_tokens
 
 
 def _reaped(answer: calls.Reaped) -> Reaped:

@@ -76,12 +76,31 @@ class JobLookups:
         only = None if position else True
         return await self.functions.call(Look(pool=pool, lane=lane.value, tenant=tenant, facts_only=only))
 
+    async def get_with_result(
+        self, job_id: str, *, position: bool = True
+    ) -> tuple[Job, StoredResult] | tuple[None, None]:
+        """Read a job as :meth:`get` does, with its stored response, in one command."""
+        *values, body, partial = await self._read_bytes(job_id, *FIELDS, "result", "partial")
+        fields = {name: value and value.decode() for name, value in zip(FIELDS, values, strict=True)}
+        job = to_job(job_id, list(fields.values()))
+        if job is None:
+            return None, None
+        if position:
+            job = await self._placed(job)
+        return job, await self._whole(fields["status"], body, partial, fields["result_of"])
+
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response; of a job that shares the end of an identical one, that one's."""
         fields = ("status", "result", "partial", "result_of")
         status, body, partial, shared = await self._read_bytes(job_id, *fields)
+        return await self._whole(status, body, partial, None if shared is None else shared.decode())
+
+    async def _whole(
+        self, status: str | bytes | None, body: bytes | None, partial: bytes | None, shared: str | None
+    ) -> StoredResult:
+        """Return a stored response. ``shared``: the id of the job that has its body."""
         if shared is not None:
-            body, partial = await self._read_bytes(shared.decode(), "result", "partial")
+            body, partial = await self._read_bytes(shared, "result", "partial")
         return StoredResult(None if status is None else int(status), body, partial)
 
     async def _read_bytes(self, job_id: str, *fields: str) -> list[bytes | None]:

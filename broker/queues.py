@@ -92,8 +92,17 @@ class QueueControl(JobLookups):
             purged += count
         return purged
 
-    async def set_limits(self) -> None:
-        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes."""
+    async def set_limits(self, *, only_if_missing: bool = False) -> bool:
+        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.
+
+        Args:
+            only_if_missing: keep those that are stored, by whichever process.
+
+        Returns:
+            Whether they were stored now.
+        """
+        if only_if_missing and await self.execute(self.client.exists(self.keys("limits"))):
+            return False
         s = self._settings
         limits: dict[str, float | None] = {
             "max_active": s.max_active,
@@ -107,6 +116,7 @@ class QueueControl(JobLookups):
             limits[f"weight:{name}"] = tenant.weight
         given = {name: float(value) for name, value in limits.items() if value is not None}
         await self.functions.call(SetLimits(limits=given))
+        return True
 
     async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int | None, int | None]:
         """Estimate for a new job: jobs before it, and milliseconds until its start (None: nothing was measured)."""

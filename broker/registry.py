@@ -12,6 +12,7 @@ import msgspec
 from broker.db.calls import workers as calls
 from broker.db.calls.jobs import Disown
 from broker.db.errors import RegistrationRefusedError
+from broker.db.functions import drop_unused_libraries
 from broker.lookups import JobLookups
 
 DRAIN = "drain"
@@ -26,23 +27,11 @@ class Runs:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """The answer to a heartbeat.
-
-    Attributes:
-        words: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string.
-        jobs: all jobs that Redis counts as this worker's, if they are more than it knows of.
-    """
-
-    words: Mapping[str, str]
-    jobs: tuple[str, ...] = ()
-
-
 class Registry(JobLookups):
     """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
     _lease_ttl_ms: int
+    retention_ms: int
 
     async def register(
         self,
@@ -109,7 +98,7 @@ class Registry(JobLookups):
         running: int | None = None,
         run: Runs | None = None,
         bulk_run: Runs | None = None,
-    ) -> Orders | None:
+    ) -> calls.Beat:
         """Prolong a worker's lease.
 
         Args:
@@ -120,7 +109,7 @@ class Registry(JobLookups):
             run: of the jobs that ended here since the last heartbeat; ``bulk_run``: of those of the lane ``bulk``.
 
         Returns:
-            The orders for it. None: the lease is lost, so abort everything.
+            Whether the lease is lost, and orders; with :data:`DRAIN` in place of a job's id: drain.
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
@@ -136,13 +125,12 @@ class Registry(JobLookups):
                 bulk_run_ms=bulk_run and bulk_run.mean_ms,
                 bulk_runs=bulk_run and bulk_run.count,
             )
-        beat = await self.functions.call(call)
-        return None if beat.lost else Orders(dict(beat.orders), tuple(beat.jobs or ()))
+        return await self.functions.call(call)
 
     async def disown(self, worker: str, job_ids: Sequence[str]) -> None:
         """Give back jobs that count as this worker's, and that it does not know: the answer that named them was lost."""
         for job_id in job_ids:
-            await self.functions.call(Disown(worker=worker, id=job_id))
+            await self.functions.call(Disown(worker=worker, id=job_id, retention_ms=self.retention_ms))
 
     async def bury(self, worker: str) -> None:
         """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
@@ -172,6 +160,15 @@ class Registry(JobLookups):
             pipe.hexists(self.keys("pool", pool), "paused")
         replies = await self.execute(pipe.execute()) if pools else []
         return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
+
+    async def drop_unused_libraries(self) -> list[str]:
+        """Delete the function libraries of other versions that no live worker calls; return their names."""
+        workers = await self.execute(self.client.zrange(self.keys("leases"), 0, -1))
+        pipe = self.client.pipeline(transaction=False)
+        for worker in workers:
+            pipe.hget(self.keys("worker", worker), "library")
+        in_use = set(await self.execute(pipe.execute())) if workers else set()
+        return list(await self.execute(drop_unused_libraries(self.client, in_use)))
 
     async def forgotten(self) -> list[str]:
         """Return the incarnations that nobody has buried, and whose descriptions are gone: dead for ten leases or more."""

@@ -168,7 +168,7 @@ class TaskStore(StorePart):
             batch=task.batch,
             run=task.run,
             attempt=task.attempt,
-            result=answer.encode(),
+            answer=answer.encode(),
             ttl_ms=_ANSWERED_MS,
         )
         return await self._call(call)

@@ -16,6 +16,7 @@ from broker.db.client import connect
 from broker.db.errors import StoreError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
+from broker.migration import prepare
 from coordinator.context import Context
 from coordinator.driver import Driver, give_up
 from coordinator.lease import under_lease
@@ -83,7 +84,12 @@ class Coordinator:
         self._look_now()
 
     async def run(self) -> None:
-        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop."""
+        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop.
+
+        Raises:
+            MixedFleetError: another version of Penstock is on this Redis.
+        """
+        await self._prepare()
         beside = [
             asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
             asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
@@ -94,6 +100,18 @@ class Coordinator:
             await self._stopping.wait()
         finally:
             await self._leave(beside)
+
+    async def _prepare(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await prepare(self._context.store)
+            except StoreError as error:
+                log.warning("coordinator_waits_for_redis", error=str(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._stopping.wait()
+            else:
+                return
 
     # ---- work --------------------------------------------------------------------------------------------------
 

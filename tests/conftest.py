@@ -8,12 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
-from redis import Redis
 
-from broker.celery.app import make_celery
-from broker.celery.envelope import publish_envelope
 from broker.db.client import connect
-from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
@@ -57,10 +53,7 @@ def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
 
 @pytest_asyncio.fixture
 async def store(broker_settings: BrokerSettings) -> AsyncIterator[JobStore]:
-    """A job store with the Celery envelope in place."""
-    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
-    with Redis.from_url(broker_settings.redis_url) as client:
-        publish_envelope(app, client, Keys(broker_settings.namespace))
+    """A job store."""
     store = JobStore(connect(broker_settings.redis_url), broker_settings)
     yield store
     await store.aclose()

@@ -44,7 +44,6 @@ async def accept(
         lane=spec.lane.value,
         endpoint=spec.endpoint,
         body_bytes=len(spec.body),
-        position=accepted.position,
     )
     return accepted
 

@@ -94,6 +94,10 @@ class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""
 
 
+class MixedFleetError(BrokerError):
+    """Processes of an earlier version work on this server, or a newer version wrote its data."""
+
+
 class FileInUseError(BrokerError):
     """A batch that has not ended reads the file."""
 

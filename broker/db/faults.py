@@ -67,7 +67,7 @@ class Faults:
     """
 
     def __init__(self, count: Callable[[], None] = lambda: None) -> None:
-        self._count = count
+        self.count = count
         self._logged_at: dict[str, float] = {}
 
     def translate(self, error: Exception, command: str) -> StoreError:
@@ -80,7 +80,7 @@ class Faults:
         if not is_fault(error):
             return StoreUnavailableError(f"{command}: {error}")
         ours = StoreFaultError(command, f"{type(error).__name__}: {error}")
-        self._count()
+        self.count()
         now = time.monotonic()
         if now - self._logged_at.get(command, float("-inf")) >= LOG_GAP_S:
             self._logged_at[command] = now

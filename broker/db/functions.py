@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ from redis.exceptions import ResponseError
 from broker.db.calls.base import READS, Call
 from broker.db.faults import Faults
 from broker.db.keys import Keys
-from broker.db.library import Library, answer_to, library
+from broker.db.library import PREFIX, Library, answer_to, library
 
 R = TypeVar("R")
 
@@ -32,6 +33,22 @@ def is_missing(reply: object) -> bool:
 def load_command() -> tuple[str, ...]:
     """Return the command that loads the library. Loading it again does no harm."""
     return ("FUNCTION", "LOAD", "REPLACE", library().source)
+
+
+async def drop_unused_libraries(client: Redis, in_use: Collection[str]) -> list[str]:
+    """Delete our libraries of other versions that are not in use; return their names.
+
+    A process that still calls one finds it missing and loads it again, so nothing breaks.
+
+    Args:
+        in_use: names of libraries that live workers call.
+    """
+    rows = await client.function_list(library=f"{PREFIX}*")
+    names = [dict(zip(row[::2], row[1::2], strict=True))["library_name"] for row in rows]
+    gone = [name for name in names if name != library().name and name not in in_use]
+    for name in gone:
+        await client.function_delete(name)
+    return gone
 
 
 @dataclass(slots=True)
@@ -96,12 +113,14 @@ class Functions:
             for (call, _, future), reply in zip(batch, replies, strict=True):
                 if future.done():
                     continue
-                if isinstance(reply, Exception):
-                    failure = self._faults.translate(reply, call.function())
-                    failure.__cause__ = reply
-                    future.set_exception(failure)
-                else:
+                try:
+                    if isinstance(reply, Exception):
+                        raise reply
                     future.set_result(answer_to(type(call), reply))
+                except Exception as error:  # noqa: BLE001 - nobody may wait for ever
+                    failure = self._faults.translate(error, call.function())
+                    failure.__cause__ = error
+                    future.set_exception(failure)
 
     async def _send(self, batch: list[_Waiting]) -> list[Any]:
         replies = await self._run(batch)

@@ -61,7 +61,7 @@ def answer_to(call: type[Call[R]], reply: Any) -> tuple[R, list[bytes]]:
 
 @cache
 def _decoder(call: type[Call[Any]]) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(call.answer())
+    return msgspec.msgpack.Decoder(call.answer_type())
 
 
 @cache
@@ -69,7 +69,7 @@ def library() -> Library:
     """Return this version's library."""
     body = "\n".join([*_head(), *(text for _, text in _files())])
     name = PREFIX + hashlib.sha256(body.encode()).hexdigest()[:12]
-    head = f"#!lua name={name}\nlocal SUFFIX = '_{name.removeprefix(PREFIX)}'\n"
+    head = f"#!lua name={name}\nlocal LIBRARY, SUFFIX = '{name}', '_{name.removeprefix(PREFIX)}'\n"
     return Library(name, head + body)
 
 

@@ -11,6 +11,7 @@ local function now_ms()
   return clock
 end
 
+-- A number as text, for Redis: some servers (7.2) would write 200000000 as 2e+8, which is no integer to them.
 local function exactly(number) return string.format('%.17g', number) end
 
 -- What is wrong with the arguments of a call; nil: nothing.
@@ -32,7 +33,9 @@ local function define(name, body)
     local arguments = cmsgpack.unpack(argv[2])
     local wrong = mismatch(signature, arguments)
     if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
-    local answer, blobs = body(arguments, {select(3, unpack(argv))})
+    local given = {}
+    for i = 3, #argv do given[i - 2] = argv[i] end
+    local answer, blobs = body(arguments, given)
     if not blobs then return cmsgpack.pack(answer) end
     table.insert(blobs, 1, cmsgpack.pack(answer))
     return blobs
@@ -49,7 +52,7 @@ end
 local function write(key, fields)
   local flat, n = {}, 0
   for name, value in pairs(fields) do
-    flat[n + 1], flat[n + 2] = name, value
+    flat[n + 1], flat[n + 2] = name, type(value) == 'number' and exactly(value) or value
     n = n + 2
   end
   if n > 0 then redis.call('HSET', key, unpack(flat)) end

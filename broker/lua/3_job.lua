@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'ended_by'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -15,10 +15,10 @@ local function end_one(id, j, to, retention, f, result)
   local job, now = K.job(id), now_ms()
   f.state, f.finished = to, now
   write(job, f)
-  redis.call('PEXPIRE', job, retention)
-  redis.call('ZADD', K.ended(to), now, id)
+  redis.call('PEXPIRE', job, exactly(retention))
+  redis.call('ZADD', K.ended(to), exactly(now), id)
   if j.exp or j.qexp then redis.call('ZREM', K.deadlines(), id) end
-  if to == 'failed' or to == 'expired' then redis.call('ZADD', K.dead(), now, id) end
+  if to == 'failed' or to == 'expired' then redis.call('ZADD', K.dead(), exactly(now), id) end
   if j.state == 'running' then
     release_place(j.pool, j.lane, j.tenant)
   else
@@ -38,7 +38,7 @@ local function end_one(id, j, to, retention, f, result)
   local eid = attempt .. '-' .. SEQ_END
   if j.stream then
     redis.pcall('XADD', K.log(id), eid, 'p', head)
-    redis.call('PEXPIRE', K.log(id), retention)
+    redis.call('PEXPIRE', K.log(id), exactly(retention))
   end
   publish(sinks, id, eid, result and #head + #result < PUBLISHED and head .. '\n' .. result or head)
 end
@@ -80,8 +80,9 @@ local function start_in_time(id, exp)
 end
 
 -- Remove a running job from its worker's jobs.
-local function leave_worker(id, worker)
+local function leave_worker(id, worker, cancelled)
   redis.call('SREM', K.worker_jobs(worker), id)
+  if cancelled then redis.call('HDEL', K.worker_orders(worker), id) end
 end
 
 -- running -> to, which is queued. delay: milliseconds before its next attempt is due; nil or 0: it is the next.
@@ -90,13 +91,13 @@ local function requeue(id, to, j, reason, delay)
   local hist = redis.call('HGET', job, 'hist')
   hist = hist and cjson.decode(hist) or {}
   hist[#hist + 1] = {attempt = tonumber(j.attempt), worker = j.worker, reason = reason, ended_ms = now}
-  redis.call('HSET', job, 'state', to, 'hist', cjson.encode(hist), 'back', now)
+  redis.call('HSET', job, 'state', to, 'hist', cjson.encode(hist), 'back', exactly(now))
   redis.call('HDEL', job, 'worker', 'started', 'first')
   release_place(j.pool, j.lane, j.tenant)
   publish_state(id, j.stream, j.sinks, j.attempt .. '-' .. SEQ_BACK, to, tonumber(j.attempt))
   if delay and delay > 0 then
-    redis.call('HSET', job, 'due', now + delay)
-    redis.call('ZADD', K.delayed(), now + delay, id)
+    redis.call('HSET', job, 'due', exactly(now + delay))
+    redis.call('ZADD', K.delayed(), exactly(now + delay), id)
   else
     enqueue_first(j.pool, j.lane, id, j.created)
   end
@@ -138,7 +139,8 @@ define('move', function(a)
   local j = read(K.job(a.id), JOB)
   local lane = a.lane or j.lane
   if j.state ~= 'queued' or lane == j.lane and not a.top then return j.state end
-  if dequeue(j.pool, j.lane, j.tenant, a.id) then
+  local delayed = redis.call('ZSCORE', K.delayed(), a.id) -- its next attempt will be in the new lane
+  if not delayed and dequeue(j.pool, j.lane, j.tenant, a.id) then
     if a.top then
       enqueue_first(j.pool, lane, a.id, nil, true)
     else
@@ -148,6 +150,6 @@ define('move', function(a)
     count_attached(j.pool, j.lane, j.tenant, -1)
     count_attached(j.pool, lane, j.tenant, 1)
   end
-  redis.call('HSET', K.job(a.id), 'lane', lane, 'back', now_ms())
+  redis.call('HSET', K.job(a.id), 'lane', lane, 'back', exactly(now_ms()))
   return 'queued'
 end)

@@ -17,13 +17,15 @@ local function note_tokens(pool, tenant, model, completion)
   redis.call('HSET', key, mine, mean(means[1]), all, mean(means[2]))
 end
 
+-- Slots of a pool's live workers (nil: none is known), those that they leave to bulk, and jobs of workers that drain and have no slots.
 local function slots_of(pool)
-  local slots, for_bulk, workers = 0, 0, redis.call('HVALS', K.slots(pool))
-  for _, said in ipairs(workers) do
-    local all, bulk = string.match(said, '(%d+) (%d+)')
+  local slots, for_bulk, leaving, said = 0, 0, 0, redis.call('HGETALL', K.slots(pool))
+  for i = 1, #said, 2 do
+    local all, bulk = string.match(said[i + 1], '(%d+) (%d+)')
     slots, for_bulk = slots + all, for_bulk + bulk
+    if all == '0' then leaving = leaving + redis.call('SCARD', K.worker_jobs(said[i])) end
   end
-  return workers[1] and slots, for_bulk
+  return said[1] and slots, for_bulk, leaving
 end
 
 -- How many more jobs of this lane the workers could run now.
@@ -40,10 +42,12 @@ end
 -- Reject mode: whether every slot for this job is taken, and how many jobs run or are about to.
 local function is_busy(pool, lane, tenant)
   local p = read(K.pool(pool), {'active', 'bulk', 'paused', 'depth:realtime', 'depth:high', 'depth:normal', 'depth:low'})
-  local active, bulk, slots = number(p.active) or 0, number(p.bulk) or 0, slots_of(pool) or 0
+  local slots, _, leaving = slots_of(pool)
+  local active, bulk = math.max(0, (number(p.active) or 0) - leaving), number(p.bulk) or 0
+  slots = slots or 0
   for i = 1, #LANES - 1 do active = active + (number(p['depth:' .. LANES[i]]) or 0) end
   local most = math.min(slots, limit('max_active') or slots)
-  local room = most > 0 and fits(lane, most, active, bulk)
+  local room = most > 0 and fits(lane, most, active, math.min(bulk, active))
   return not room or p.paused or at_bound(pool, lane, tenant), active
 end
 
@@ -124,9 +128,9 @@ define('accept', function(a, blobs)
   if a.expires_in_ms then fields.exp = now + a.expires_in_ms end
   if a.queue_timeout_ms and leads ~= 'running' then fields.qexp = now + a.queue_timeout_ms end
   local deadline = math.min(fields.exp or math.huge, fields.qexp or math.huge)
-  if deadline < math.huge then redis.call('ZADD', K.deadlines(), deadline, id) end
-  if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', a.retention_ms) end
-  redis.call('ZADD', K.jobs(), now, id)
+  if deadline < math.huge then redis.call('ZADD', K.deadlines(), exactly(deadline), id) end
+  if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
+  redis.call('ZADD', K.jobs(), exactly(now), id)
   if leader then
     redis.call('SADD', K.followers(leader), id)
   elseif a.coalesce then

@@ -2,10 +2,15 @@
 local READ = {'state', 'tenant', 'created', 'attempt', 'cost', 'facts', 'req', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader',
   'coalesce', 'kills', 'back'}
 
+local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'}
+
 -- How many jobs of a lane's first backlog, and how many tenants, are passed over for jobs that this worker may take; how many jobs of a
 -- tenant, for one whose prefix it ran. LEFT_MS: for so long a job is left to the worker that ran its prefix.
 local LOOK_AHEAD = 8
 local LEFT_MS = 25
+
+-- Bytes of requests after which an answer has no further job.
+local MOST_BYTES = 8388608
 
 -- Whether this worker takes the job: 'take', 'later' (it stays where it is, for others), or 'gone' (it has left its place).
 local function judge(c, lane, id, j)
@@ -14,7 +19,10 @@ local function judge(c, lane, id, j)
     c.left = true
     return 'later'
   end
-  if j.kills and c.suspects <= 0 then return 'later' end
+  if j.kills and c.suspects <= 0 then
+    c.left = true
+    return 'later'
+  end
   local waited = now - tonumber(j.back or j.created)
   if j.affinity and lane ~= 'bulk' and waited < LEFT_MS then
     local warm = warm_worker(c.pool, j.affinity)
@@ -39,11 +47,21 @@ local function judge(c, lane, id, j)
   return 'take'
 end
 
+-- Add a running job to an answer.
+local function tell(jobs, blobs, id, j)
+  local started, created = tonumber(j.started), tonumber(j.created)
+  jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills),
+    stream = j.stream and true, waited_ms = started - tonumber(j.back or created), age_ms = started - created,
+    left_ms = j.exp and tonumber(j.exp) - now_ms()}
+  blobs[#blobs + 1] = j.facts
+  blobs[#blobs + 1] = j.req
+end
+
 -- queued -> running. The job has left its backlog.
 local function start(c, lane, id, j)
   local a, now, job = c.a, now_ms(), K.job(id)
   local attempt = (number(j.attempt) or 0) + 1
-  redis.call('HSET', job, 'state', ON.claim.queued, 'worker', a.worker, 'started', now, 'attempt', attempt, 'claim', a.token)
+  redis.call('HSET', job, 'state', ON.claim.queued, 'worker', a.worker, 'started', exactly(now), 'attempt', attempt, 'claim', a.token)
   if j.qexp then start_in_time(id, j.exp) end
   if j.coalesce then -- its followers have started with it
     for _, follower in ipairs(redis.call('SMEMBERS', K.followers(id))) do
@@ -61,12 +79,11 @@ local function start(c, lane, id, j)
     c.counts.bulk = c.counts.bulk + 1
     c.bulk_room = c.bulk_room - 1
   end
-  c.room = j.batch and 0 or c.room - 1 -- a chunk brings many rows
+  c.bytes = c.bytes + #j.req
+  c.room = (j.batch or c.bytes > MOST_BYTES) and 0 or c.room - 1 -- a chunk brings many rows
   c.ids[#c.ids + 1] = id
-  c.jobs[#c.jobs + 1] = {id = id, attempt = attempt, lane = lane, tenant = j.tenant, kills = number(j.kills), stream = j.stream and true,
-    waited_ms = now - tonumber(j.back or j.created), age_ms = now - tonumber(j.created), left_ms = j.exp and tonumber(j.exp) - now}
-  c.blobs[#c.blobs + 1] = j.facts
-  c.blobs[#c.blobs + 1] = j.req
+  j.attempt, j.lane, j.started = attempt, lane, now
+  tell(c.jobs, c.blobs, id, j)
 end
 
 -- Whether a tenant's bound allows one more, beside those that it got in this call.
@@ -173,16 +190,10 @@ end
 
 -- The jobs of an earlier call whose answer was lost.
 local function claimed_before(a)
-  local jobs, blobs, now = {}, {}, now_ms()
+  local jobs, blobs = {}, {}
   for _, id in ipairs(redis.call('SMEMBERS', K.worker_jobs(a.worker))) do
-    local j = read(K.job(id), {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'})
-    if j.state == 'running' and j.claim == a.token then
-      jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills),
-        stream = j.stream and true, waited_ms = tonumber(j.started) - tonumber(j.back or j.created), age_ms = now - tonumber(j.created),
-        left_ms = j.exp and tonumber(j.exp) - now}
-      blobs[#blobs + 1] = j.facts
-      blobs[#blobs + 1] = j.req
-    end
+    local j = read(K.job(id), CLAIMED)
+    if j.state == 'running' and j.claim == a.token then tell(jobs, blobs, id, j) end
   end
   return {jobs = jobs}, blobs
 end
@@ -196,7 +207,7 @@ define('claim', function(a)
   if not lease or tonumber(lease) < now_ms() then return {fenced = true} end
   local p = read(K.pool(a.pool), POOL)
   local c = {a = a, pool = a.pool, room = a.room, bulk_room = a.bulk_room, suspects = a.suspects, counts = {}, active = {}, active_bulk = {},
-    jobs = {}, ids = {}, blobs = {}, ended = {}}
+    jobs = {}, ids = {}, blobs = {}, ended = {}, bytes = 0}
   if p.paused then return {jobs = {}} end
   for _, field in ipairs(POOL) do c.counts[field] = number(p[field]) or 0 end
   c.counts.paused = nil
@@ -222,11 +233,12 @@ define('claim', function(a)
   for _, late in ipairs(c.ended) do
     end_job(late[1], read(K.job(late[1]), JOB), ON.expire.queued, a.retention_ms, {in_queue = late[2]})
   end
-  if c.ids[1] or c.left then -- ring on: others may sleep
+  -- Ring on: others may sleep, and take what is left.
+  if c.ids[1] or c.left then
     local waits = 0
     for i = 1, #LANES - 1 do waits = waits + c.counts['depth:' .. LANES[i]] end
     if waits > 0 then ring(a.pool, 'normal') end
-    if c.counts['depth:bulk'] > 0 then ring(a.pool, 'bulk') end
   end
+  if (c.ids[1] or c.left or a.bulk_room <= 0) and c.counts['depth:bulk'] > 0 then ring(a.pool, 'bulk') end
   return {jobs = c.jobs, ask_again_ms = c.ask_again}, c.blobs
 end)

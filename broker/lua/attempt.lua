@@ -16,7 +16,7 @@ define('append', function(a, blobs)
       local eid = attempt .. '-' .. entry[3]
       local added = redis.pcall('XADD', K.log(id), eid, 'p', payload)
       if type(added) == 'string' then -- otherwise it is there already: the client library sent the call twice
-        if not s.first then redis.call('HSET', K.job(id), 'first', now) end
+        if not s.first then redis.call('HSET', K.job(id), 'first', exactly(now)) end
         for sink in string.gmatch(s.sinks or '', '%S+') do
           local box = outbox[sink] or {size = 0}
           outbox[sink] = box
@@ -48,7 +48,7 @@ define('finish', function(a, blobs)
     if type(added) == 'string' then publish(j.sinks, id, eid, blobs[i + 2]) end -- otherwise append has been here with it
     if not j.first then f.first = now end
   end
-  leave_worker(id, a.worker)
+  leave_worker(id, a.worker, j.cancel)
   if j.cost then
     local tokens = a.tokens or a.event ~= 'succeed' and 0
     if tokens then charge(j.pool, j.lane, j.tenant, tokens - tonumber(j.cost)) end
@@ -65,8 +65,7 @@ define('release', function(a, blobs)
   local j = read(job, JOB)
   if j.ended_by == me or redis.call('HGET', job, 'released_by') == me then return j.state end -- the client library sent the call twice
   if j.state ~= 'running' or tonumber(j.attempt) ~= a.attempt then return nil end
-  leave_worker(id, a.worker)
-  redis.call('HDEL', K.worker_orders(a.worker), id)
+  leave_worker(id, a.worker, j.cancel)
   redis.call('HSET', job, 'released_by', me)
   if j.cancel then
     end_job(id, j, j.cancel, a.retention_ms, {ended_by = me})
@@ -93,8 +92,13 @@ end)
 -- A job that a worker was given without its knowledge goes back at no cost.
 define('disown', function(a)
   local j = read(K.job(a.id), JOB)
-  leave_worker(a.id, a.worker)
+  leave_worker(a.id, a.worker, true)
   if j.state ~= 'running' or j.worker ~= a.worker then return false end
-  requeue(a.id, ON.release.running, j, 'not_delivered')
+  if j.cancel then
+    end_job(a.id, j, j.cancel, a.retention_ms, {})
+    count_end(j, j.cancel, '')
+  else
+    requeue(a.id, ON.release.running, j, 'not_delivered')
+  end
   return true
 end)

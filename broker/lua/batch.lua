@@ -8,7 +8,7 @@ local function made_before(room, key, a)
 end
 
 local function note_idem(room, a)
-  if a.idem then redis.call('SET', K.idem(room, a.idem), a.id .. ' ' .. a.digest, 'PX', a.idem_ttl_ms) end
+  if a.idem then redis.call('SET', K.idem(room, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
 end
 
 define('batch_create', function(a)
@@ -30,7 +30,7 @@ define('batch_create', function(a)
   f.id, f.input_file_id, f.status, f.created, f.retry_of = id, input, 'validating', now, a.retry_of
   f.window_ms, f.expires = a.window_ms, now + a.window_ms
   write(batch, f)
-  redis.call('ZADD', K.batches(), now, id)
+  redis.call('ZADD', K.batches(), exactly(now), id)
   redis.call('SADD', K.batches_active(), id)
   look(id)
   return {kind = 'created', id = id}
@@ -41,7 +41,7 @@ define('batch_cancel', function(a)
   local status = redis.call('HGET', batch, 'status')
   local to = ON.batch_cancel[status]
   if to then
-    redis.call('HSET', batch, 'status', to, to .. '_at', now_ms())
+    redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
     look(a.batch)
   end
   return to or status or nil
@@ -70,7 +70,7 @@ local function drives(a) return redis.call('GET', K.batch_lease(a.batch)) == a.t
 define('batch_lease', function(a)
   local key = K.batch_lease(a.batch)
   if not drives(a) and redis.call('EXISTS', key) == 1 then return false end
-  if a.ttl_ms > 0 then redis.call('SET', key, a.token, 'PX', a.ttl_ms) else redis.call('DEL', key) end
+  if a.ttl_ms > 0 then redis.call('SET', key, a.token, 'PX', exactly(a.ttl_ms)) else redis.call('DEL', key) end
   return true
 end)
 
@@ -83,15 +83,15 @@ define('batch_step', function(a)
     if value == '' then redis.call('HDEL', batch, field) else redis.call('HSET', batch, field, value) end
   end
   if a.was == a.to then return true end
-  redis.call('HSET', batch, 'status', a.to, a.to .. '_at', now)
+  redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now))
   if not a.ends then return true end
-  redis.call('HSET', batch, 'ended', now)
+  redis.call('HSET', batch, 'ended', exactly(now))
   redis.call('HDEL', batch, 'paused', 'hold', 'closing')
   redis.call('SREM', K.batches_active(), id)
-  redis.call('ZADD', K.batches_retire(), now + a.retention_ms, id)
-  redis.call('ZADD', K.batches_parts(), now + a.parts_retention_ms, id)
-  redis.call('PEXPIRE', batch, a.retention_ms)
-  redis.call('PEXPIRE', K.batch_done(id), a.retention_ms)
+  redis.call('ZADD', K.batches_retire(), exactly(now + a.retention_ms), id)
+  redis.call('ZADD', K.batches_parts(), exactly(now + a.parts_retention_ms), id)
+  redis.call('PEXPIRE', batch, exactly(a.retention_ms))
+  redis.call('PEXPIRE', K.batch_done(id), exactly(a.retention_ms))
   redis.call('DEL', K.batch_open(id))
   if redis.call('EXISTS', K.file(s.input_file_id)) == 1 then redis.call('HINCRBY', K.file(s.input_file_id), 'users', -1) end
   return true

@@ -15,7 +15,7 @@ end)
 -- Tenants at their bound get another chance.
 define('set_limits', function(a)
   redis.call('DEL', K.limits())
-  write(K.limits(), a.limits)
+  for name, most in pairs(a.limits) do redis.call('HSET', K.limits(), name, most) end -- there may be thousands
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     for _, place in ipairs(redis.call('HKEYS', K.parked(pool))) do unpark(pool, string.match(place, ' (.*)$')) end
     ring_all(pool)
@@ -96,7 +96,7 @@ define('look', function(a)
   local pool, lane, tenant, id = a.pool, a.lane, a.tenant, a.id
   if id then
     local s = read(K.job(id), {'state', 'pool', 'lane', 'tenant', 'leader'})
-    if s.state ~= 'queued' then return {} end
+    if s.state ~= 'queued' then return {rank = 0} end -- an empty table would be a list
     pool, lane, tenant = s.pool, s.lane, s.tenant
     if s.leader then
       id, lane = s.leader, redis.call('HGET', K.job(s.leader), 'lane') or lane
@@ -121,4 +121,26 @@ define('look', function(a)
     bulk = number(p.bulk) or 0, slots = slots or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
     tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
     tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil}
+end)
+
+-- A job that ran is its worker's until the reaper finds that this one is gone.
+define('adopt', function(a)
+  local j = read(K.job(a.id), JOB)
+  if not j.state then return false end
+  if j.finished then
+    redis.call('ZADD', K.ended(j.state), j.finished, a.id)
+  elseif j.state == 'running' then
+    redis.call('SADD', K.worker_jobs(j.worker), a.id)
+    redis.call('ZADD', K.leases(), 'NX', 0, j.worker)
+    redis.call('HINCRBY', K.pool(j.pool), 'active', 1)
+    redis.call('HINCRBY', K.active(j.pool), j.tenant, 1)
+    if j.lane == 'bulk' then
+      redis.call('HINCRBY', K.pool(j.pool), 'bulk', 1)
+      redis.call('HINCRBY', K.active_bulk(j.pool), j.tenant, 1)
+    end
+  elseif not redis.call('ZSCORE', K.delayed(), a.id) then
+    enqueue(j.pool, j.lane, j.tenant, a.id, tonumber(j.cost))
+  end
+  redis.call('SADD', K.pools(), j.pool)
+  return true
 end)

@@ -1,10 +1,10 @@
 -- The coordinators' leases. Those that ran out are forgotten.
 define('coordinator_beat', function(a)
   local key, now = K.coordinators(), now_ms()
-  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', exactly(now))
   if a.ttl_ms == 0 then return redis.call('ZREM', key, a.info) == 1 end
-  redis.call('ZADD', key, now + a.ttl_ms, a.info)
-  if redis.call('PTTL', key) < a.ttl_ms then redis.call('PEXPIRE', key, a.ttl_ms) end
+  redis.call('ZADD', key, exactly(now + a.ttl_ms), a.info)
+  if redis.call('PTTL', key) < a.ttl_ms then redis.call('PEXPIRE', key, exactly(a.ttl_ms)) end
   return true
 end)
 
@@ -18,10 +18,10 @@ define('coordinator_bury', function(a)
       ended = ended + 1
     end
   end
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', K.tasks(), '(' .. now, '+inf')) do
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', K.tasks(), '(' .. exactly(now), '+inf')) do
     local kind, batch = string.match(name, '(%S+) (%S+)')
     if redis.call('HGET', K.task(kind, batch), 'coordinator') == a.coordinator then
-      redis.call('ZADD', K.tasks(), now, name)
+      redis.call('ZADD', K.tasks(), exactly(now), name)
       look(batch)
       ended = ended + 1
     end

@@ -7,9 +7,9 @@ define('file_create', function(a)
   note_idem('files', a)
   local expires = a.expires_after_ms and now + a.expires_after_ms
   write(file, {id = id, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires})
-  if expires then redis.call('ZADD', K.files_expiry(), expires, id) end
-  redis.call('ZADD', K.files(), now, id)
-  redis.call('ZADD', K.files_by_purpose(a.purpose), now, id)
+  if expires then redis.call('ZADD', K.files_expiry(), exactly(expires), id) end
+  redis.call('ZADD', K.files(), exactly(now), id)
+  redis.call('ZADD', K.files_by_purpose(a.purpose), exactly(now), id)
   redis.call('ZREM', K.files_announced(), id .. ' ' .. a.key)
   redis.call('SREM', K.files_trash(), a.key)
   return {kind = 'created', id = id}

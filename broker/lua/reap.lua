@@ -8,7 +8,7 @@ local function forgive(gap, a)
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.leases(), '(0', '+inf')) do
     local own = number(redis.call('HGET', K.worker(worker), 'ttl')) or a.lease_ttl_ms
     if gap > math.max(own / 3, math.min(a.usual_gap_ms, own * 2 / 3)) then
-      redis.call('ZADD', K.leases(), 'GT', now_ms() + own, worker)
+      redis.call('ZADD', K.leases(), 'GT', exactly(now_ms() + own), worker)
     end
   end
 end
@@ -22,7 +22,7 @@ local function take_from_lost(id, worker, a, done)
   if j.cancel then
     end_job(id, j, j.cancel, a.retention_ms, {})
     count_end(j, j.cancel, '')
-  elseif losses >= cmsgpack.unpack(redis.call('HGET', K.job(id), 'facts')).max_attempts then
+  elseif losses >= cjson.decode(redis.call('HGET', K.job(id), 'facts')).max_attempts then
     end_job(id, j, ON.give_up.running, a.retention_ms, {status = 503,
       error = cjson.encode({code = 'worker_lost', message = 'every attempt was lost with its worker; attempts: ' .. j.attempt})})
     count_end(j, 'failed', 'worker_lost')
@@ -44,7 +44,7 @@ end
 
 local function take_from_lost_workers(a, done)
   local most = a.most
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.leases(), '-inf', now_ms(), 'LIMIT', 0, 100)) do
+  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.leases(), '-inf', exactly(now_ms()), 'LIMIT', 0, 100)) do
     local ids = redis.call('SRANDMEMBER', K.worker_jobs(worker), most)
     for _, id in ipairs(ids) do take_from_lost(id, worker, a, done) end
     most = most - #ids
@@ -59,7 +59,7 @@ end
 -- Records and index entries whose retention is over.
 local function retire(a, done)
   for _, state in ipairs({'succeeded', 'failed', 'cancelled', 'expired'}) do
-    local ids = redis.call('ZRANGEBYSCORE', K.ended(state), '-inf', now_ms() - a.retention_ms, 'LIMIT', 0, a.most)
+    local ids = redis.call('ZRANGEBYSCORE', K.ended(state), '-inf', exactly(now_ms() - a.retention_ms), 'LIMIT', 0, a.most)
     if ids[1] then
       local keys = {}
       for _, id in ipairs(ids) do
@@ -90,15 +90,18 @@ local function age(pool, lane, ageing, a, done)
   for _, tenant in ipairs(tenants) do
     for _, id in ipairs(redis.call('ZRANGE', K.backlog(pool, lane, tenant), 0, a.most - 1)) do
       local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt'})
-      if not j.created or now_ms() - tonumber(j.back or j.created) <= ageing or done.aged >= a.most then break end
-      dequeue(pool, lane, j.tenant, id, j.leader)
-      redis.call('HSET', K.job(id), 'lane', ABOVE[lane], 'back', now_ms())
-      if tenant == FIRST then
-        enqueue_first(pool, ABOVE[lane], id, j.created)
-      else
-        enqueue(pool, ABOVE[lane], j.tenant, id, number(j.cost) or 1)
+      local waited = j.created and now_ms() - tonumber(j.back or j.created) -- nil: its record is lost
+      if waited and waited <= ageing or done.aged >= a.most then break end
+      if waited then
+        dequeue(pool, lane, j.tenant, id, j.leader)
+        redis.call('HSET', K.job(id), 'lane', ABOVE[lane], 'back', exactly(now_ms()))
+        if tenant == FIRST then
+          enqueue_first(pool, ABOVE[lane], id, j.created)
+        else
+          enqueue(pool, ABOVE[lane], j.tenant, id, number(j.cost) or 1)
+        end
+        done.aged = done.aged + 1
       end
-      done.aged = done.aged + 1
     end
   end
 end
@@ -106,13 +109,14 @@ end
 define('reap', function(a)
   local now = now_ms()
   local tick = number(redis.call('HGET', K.reaper(), 'tick')) or now
-  if now > tick and now - tick < a.interval_ms / 2 then return {} end -- another process's round was just before
-  redis.call('HSET', K.reaper(), 'tick', now)
+  if now > tick and now - tick < a.interval_ms / 2 then return {ran = false} end -- another process's round was just before
+  redis.call('HSET', K.reaper(), 'tick', exactly(now))
   local done = {ran = true, more = false, requeued = 0, failed = 0, expired = 0, retired = 0, due = 0, aged = 0, requeued_ids = {}, failed_ids = {}}
   forgive(now - tick, a)
   take_from_lost_workers(a, done)
   -- Jobs whose next attempt is due become the first of their lane.
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.delayed(), '-inf', now, 'LIMIT', 0, a.most)) do
+  local due = redis.call('ZRANGEBYSCORE', K.delayed(), '-inf', exactly(now), 'LIMIT', 0, a.most)
+  for _, id in ipairs(due) do
     redis.call('ZREM', K.delayed(), id)
     local j = read(K.job(id), {'state', 'pool', 'lane', 'created'})
     if j.state == 'queued' then
@@ -121,11 +125,13 @@ define('reap', function(a)
       done.due = done.due + 1
     end
   end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', K.deadlines(), '-inf', now, 'LIMIT', 0, a.most)) do
+  local late = redis.call('ZRANGEBYSCORE', K.deadlines(), '-inf', exactly(now), 'LIMIT', 0, a.most)
+  for _, id in ipairs(late) do
     redis.call('ZREM', K.deadlines(), id)
     stop_job(id, ON.expire, a.retention_ms)
     done.expired = done.expired + 1
   end
+  done.more = done.more or #due == a.most or #late == a.most
   retire(a, done)
   local ageing = limit('ageing_ms') or a.ageing_ms
   for _, pool in ipairs(ageing > 0 and redis.call('SMEMBERS', K.pools()) or {}) do

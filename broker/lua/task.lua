@@ -6,7 +6,7 @@ end
 
 define('task_ask', function(a)
   local now, task, sink = now_ms(), K.task(a.kind, a.batch), a.sink
-  if redis.call('ZCOUNT', K.coordinators(), '(' .. now, '+inf') == 0 then return nil end
+  if redis.call('ZCOUNT', K.coordinators(), '(' .. exactly(now), '+inf') == 0 then return nil end
   local s = read(task, {'run', 'answer', 'sinks'})
   local run = number(s.run) or 0
   if s.run and not s.answer then
@@ -16,8 +16,8 @@ define('task_ask', function(a)
   run = math.max(now, run + 1)
   redis.call('DEL', task)
   write(task, {run = run, attempt = 0, args = a.args, sinks = sink})
-  redis.call('PEXPIRE', task, a.ttl_ms)
-  redis.call('ZADD', K.tasks(), now, a.kind .. ' ' .. a.batch)
+  redis.call('PEXPIRE', task, exactly(a.ttl_ms))
+  redis.call('ZADD', K.tasks(), exactly(now), a.kind .. ' ' .. a.batch)
   look(a.batch)
   return run
 end)
@@ -33,7 +33,7 @@ define('task_take', function(a)
   local taken = {run = number(s.run), attempt = number(s.attempt), deaths = number(s.deaths) or 0, args = s.args}
   if s.taking == a.taking then return taken end -- the client library sent the call twice
   if tonumber(due) > now then return nil end
-  redis.call('ZADD', K.tasks(), now + a.lease_ms, name)
+  redis.call('ZADD', K.tasks(), exactly(now + a.lease_ms), name)
   taken.attempt = taken.attempt + 1
   if s.taking then taken.deaths = taken.deaths + 1 end -- who had it did not give it back
   write(task, {attempt = taken.attempt, deaths = taken.deaths, taking = a.taking, coordinator = a.coordinator})
@@ -42,7 +42,7 @@ end)
 
 define('task_keep', function(a)
   if not holds_task(a) then return false end
-  redis.call('ZADD', K.tasks(), now_ms() + a.lease_ms, a.kind .. ' ' .. a.batch)
+  redis.call('ZADD', K.tasks(), exactly(now_ms() + a.lease_ms), a.kind .. ' ' .. a.batch)
   if a.lease_ms == 0 then
     redis.call('HDEL', K.task(a.kind, a.batch), 'taking')
     look(a.batch)
@@ -53,9 +53,9 @@ end)
 define('task_end', function(a)
   local task = K.task(a.kind, a.batch)
   if not holds_task(a) then return false end
-  redis.call('HSET', task, 'answer', a.result)
-  redis.call('PEXPIRE', task, a.ttl_ms)
+  redis.call('HSET', task, 'answer', a.answer)
+  redis.call('PEXPIRE', task, exactly(a.ttl_ms))
   redis.call('ZREM', K.tasks(), a.kind .. ' ' .. a.batch)
-  publish(redis.call('HGET', task, 'sinks'), task, string.format('%d', a.run), a.result)
+  publish(redis.call('HGET', task, 'sinks'), task, string.format('%d', a.run), a.answer)
   return true
 end)

@@ -4,7 +4,7 @@
 -- pool, or if a name that it serves (a model's own, or an alias) means another model elsewhere.
 define('register', function(a)
   local now = now_ms()
-  local live = redis.call('ZRANGEBYSCORE', K.leases(), '(' .. now, '+inf', 'WITHSCORES')
+  local live = redis.call('ZRANGEBYSCORE', K.leases(), '(' .. exactly(now), '+inf', 'WITHSCORES')
   for i = 1, #live, 2 do
     local o = read(K.worker(live[i]), {'info', 'pool', 'serves', 'names'})
     if live[i] ~= a.worker and o.serves then
@@ -26,10 +26,10 @@ define('register', function(a)
     if string.sub(field, 1, #a.pool + 1) == a.pool .. ' ' then redis.call('HDEL', K.models(), field) end
   end
   for model, said in pairs(a.facts) do redis.call('HSET', K.models(), a.pool .. ' ' .. model, said) end
-  redis.call('HSET', K.worker(a.worker), 'info', a.info, 'pool', a.pool, 'serves', a.serves, 'names', cjson.encode(a.names), 'ttl', a.ttl_ms,
-    'library', SUFFIX)
-  redis.call('PEXPIRE', K.worker(a.worker), a.ttl_ms * 10)
-  redis.call('ZADD', K.leases(), now + a.ttl_ms, a.worker)
+  redis.call('HSET', K.worker(a.worker), 'info', a.info, 'pool', a.pool, 'serves', a.serves, 'names', cjson.encode(a.names), 'ttl', exactly(a.ttl_ms),
+    'library', LIBRARY)
+  redis.call('PEXPIRE', K.worker(a.worker), exactly(a.ttl_ms * 10))
+  redis.call('ZADD', K.leases(), exactly(now + a.ttl_ms), a.worker)
   redis.call('SADD', K.pools(), a.pool)
   look('')
   return {kind = 'ok'}
@@ -48,15 +48,15 @@ define('heartbeat', function(a)
   local now, worker = now_ms(), a.worker
   local lease = redis.call('ZSCORE', K.leases(), worker)
   if not a.first and (not lease or tonumber(lease) == 0) then return {lost = true} end
-  redis.call('ZADD', K.leases(), now + a.ttl_ms, worker)
+  redis.call('ZADD', K.leases(), exactly(now + a.ttl_ms), worker)
   local key = K.worker(worker)
   if a.info then
-    redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', a.ttl_ms, 'library', SUFFIX)
+    redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', exactly(a.ttl_ms), 'library', LIBRARY)
     redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots)
     note_runs(a.pool, 'run', a.run_ms, a.runs)
     note_runs(a.pool, 'bulk_run', a.bulk_run_ms, a.bulk_runs)
   end
-  redis.call('PEXPIRE', key, a.ttl_ms * 10)
+  redis.call('PEXPIRE', key, exactly(a.ttl_ms * 10))
   local orders = {}
   local flat = redis.call('HGETALL', K.worker_orders(worker))
   for i = 1, #flat, 2 do orders[#orders + 1] = {flat[i], flat[i + 1]} end

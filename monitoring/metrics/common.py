@@ -21,7 +21,7 @@ LATENCY_BUCKETS_S = (
 )
 """From a cached look-up to a long generation."""
 
-REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
+REAPER_ACTIONS = ("requeued", "failed", "expired", "retired", "due", "aged")
 """What a round of the reaper does to jobs: counts of :class:`jobs.facts.Reaped`."""
 
 OTHER_TENANT = "other"

@@ -113,7 +113,7 @@ async def test_redis_goes_and_comes_back(tmp_path: Path) -> None:
                 got = await http.request(method, path, json=body)
                 assert (got.status_code, got.json()["error"]["code"]) == (503, "redis_unavailable"), path
                 assert got.headers["retry-after"]
-            assert (await http.get("/health/ready")).json()["missing"] == ["redis", "envelope", "worker"]
+            assert (await http.get("/health/ready")).json()["missing"] == ["redis", "worker"]
             assert (await http.get("/health/live")).status_code == 200
 
             server.start()
@@ -155,15 +155,20 @@ async def test_starting_before_redis(tmp_path: Path) -> None:
                 await store.aclose()
 
 
-async def test_a_redis_that_comes_back_empty_gets_its_envelope_again(
-    http: httpx.AsyncClient, puppet: Puppet
+async def test_a_redis_that_comes_back_empty_gets_the_limits_again(
+    broker_settings: BrokerSettings, puppet: Puppet
 ) -> None:
-    await puppet.store.client.delete(puppet.store.keys("envelope"))
+    limits = puppet.store.keys("limits")
 
-    async def taken() -> bool:
-        return (await http.post("/v1/jobs", json={"input": BODY})).status_code == 202
+    async def stored() -> dict[str, str]:
+        found: dict[str, str] = await puppet.store.client.hgetall(limits)
+        return found
 
-    await eventually(taken)
+    with ApiServer(broker_settings, max_active=3, tenants={"acme": {"weight": 2}}):
+        told = await eventually(stored)
+        assert (told["max_active"], told["weight:acme"]) == ("3", "2")
+        await puppet.store.client.delete(limits)
+        assert await eventually(stored) == told
 
 
 async def test_stopping_cuts_open_calls_and_cancels_their_jobs(

@@ -75,7 +75,7 @@ async def test_the_bell_of_others_is_answered_by_a_look_now_and_then(
     store: JobStore, broker_settings: BrokerSettings, files_url: str
 ) -> None:
     """It rings at each commit of a batch, in every coordinator; most of them are not the batch's."""
-    channel, ring = store.keys("bell_channel"), msgspec.msgpack.encode(["batch_of_another"])
+    channel, ring = store.keys("look_channel"), msgspec.msgpack.encode(["batch_of_another"])
 
     async def commands() -> int:
         return int((await store.client.info("stats"))["total_commands_processed"])

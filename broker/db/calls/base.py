@@ -41,7 +41,7 @@ class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
-    def answer(cls) -> Any:
+    def answer_type(cls) -> Any:
         """Return the type of its answer."""
         return get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
 

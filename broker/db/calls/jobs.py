@@ -179,10 +179,11 @@ class Release(Call[str | None]):
 
 
 class Disown(Call[bool]):
-    """Give back a job that counts as a worker's, and that it does not know."""
+    """Give back a job that counts as a worker's, and that it does not know. False: it is not running there."""
 
     worker: str
     id: str
+    retention_ms: int
 
 
 class Cancel(Call[str | None]):
@@ -205,6 +206,12 @@ class Move(Call[str | None]):
     id: str
     lane: str | None = None
     top: bool | None = None
+
+
+class Adopt(Call[bool]):
+    """Put a job into this version's queue and indexes, as its record says (:mod:`broker.migration`)."""
+
+    id: str
 
 
 class Reaped(Answer):

@@ -61,7 +61,7 @@ class TaskEnd(Call[bool]):
     batch: str
     run: int
     attempt: int
-    result: str
+    answer: str
     ttl_ms: int
 
 
