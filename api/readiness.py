@@ -14,7 +14,7 @@ REDIS_PATIENCE_S = 2.0
 MOST_AGE_S = 1.0
 
 OK = "ok"
-CHECKS = {"redis": OK, "worker": OK, "events": OK, "tasks": OK}
+CHECKS = {"redis": OK, "schema": OK, "worker": OK, "events": OK, "tasks": OK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class Readiness:
             async with asyncio.timeout(REDIS_PATIENCE_S):
                 await catalogue.refresh()  # the next request must see the same workers
         except (StoreUnavailableError, TimeoutError):
-            return Report({"redis": "unreachable", "worker": "unknown"})
+            return Report({"redis": "unreachable", "schema": "unknown", "worker": "unknown"})
         except StoreFaultError:
-            return Report({"redis": "refuses a command", "worker": "unknown"})
+            return Report({"redis": "refuses a command", "schema": "unknown", "worker": "unknown"})
         checks = {**CHECKS, **{name: look() for name, look in self._looks.items()}}
         if not catalogue.has_worker:
             checks["worker"] = "none is alive"

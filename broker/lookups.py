@@ -81,7 +81,8 @@ class JobLookups:
     ) -> tuple[Job, StoredResult] | tuple[None, None]:
         """Read a job as :meth:`get` does, with its stored response, in one command."""
         *values, body, partial = await self._read_bytes(job_id, *FIELDS, "result", "partial")
-        fields = {name: value and value.decode() for name, value in zip(FIELDS, values, strict=True)}
+        texts = (None if value is None else value.decode() for value in values)
+        fields = dict(zip(FIELDS, texts, strict=True))
         job = to_job(job_id, list(fields.values()))
         if job is None:
             return None, None

@@ -20,7 +20,7 @@ from typing import Any, Final
 import structlog
 
 from broker.db.calls.jobs import Adopt
-from broker.db.errors import MixedFleetError, StoreUnavailableError
+from broker.db.errors import MixedFleetStartError, StoreUnavailableError
 from broker.jobs import BYTES_PER_TOKEN, JobStore
 from broker.records import Facts, encode_facts
 from jobs.model import SCHEMA_VERSION
@@ -67,7 +67,7 @@ async def prepare(store: JobStore) -> None:
     """Make the server's data this version's. Every process calls this first; it reads one key where nothing is to do.
 
     Raises:
-        MixedFleetError: a process of an earlier version lives, or a newer version wrote the data.
+        MixedFleetStartError: a process of an earlier version lives, or a newer version wrote the data.
         StoreUnavailableError: Redis cannot be reached, or another process takes too long with this.
     """
     give_up_at = time.monotonic() + _WAIT_S
@@ -85,13 +85,23 @@ async def prepare(store: JobStore) -> None:
             await asyncio.sleep(0.2)
 
 
+async def check(store: JobStore) -> None:
+    """Return if this version may work on the server, as :func:`prepare` does, but take over nothing.
+
+    Raises:
+        MixedFleetStartError: as there.
+    """
+    if not await _is_current(store) and await _is_old(store):
+        await _check_fleet(store)
+
+
 async def _is_current(store: JobStore) -> bool:
     found = await store.execute(store.client.get(store.keys("schema")))
     if found is not None and int(found) > SCHEMA_VERSION:
         message = (
             f"the data in Redis has version {found}; this version of Penstock knows up to {SCHEMA_VERSION}"
         )
-        raise MixedFleetError(message)
+        raise MixedFleetStartError(message)
     return found is not None
 
 
@@ -152,9 +162,9 @@ async def _check_fleet(store: JobStore) -> None:
         ]
         if alive:
             kinds = ", ".join(sorted({kind for kind, _ in alive}))
-            raise MixedFleetError(
-                f"processes of an earlier version of Penstock work on this Redis ({kinds}: {len(alive)}). Stop them, then start"
-                " again: accepted jobs are kept, and this version takes them over"
+            raise MixedFleetStartError(
+                f"processes of an earlier version of Penstock work on this Redis ({kinds}: {len(alive)}). Stop them, then"
+                " start again: accepted jobs are kept, and this version takes them over"
             )
         if not leases:
             return

@@ -87,7 +87,7 @@ class Coordinator:
         """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop.
 
         Raises:
-            MixedFleetError: another version of Penstock is on this Redis.
+            MixedFleetStartError: another version of Penstock is on this Redis.
         """
         await self._prepare()
         beside = [

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from prometheus_client import REGISTRY
 
-from broker.db.errors import MixedFleetError
 from coordinator.loop import Coordinator
 from coordinator.settings import CoordinatorSettings
 from jobs.lanes import Lane
@@ -42,7 +41,8 @@ def run_coordinator(overrides: Mapping[str, Any]) -> None:
 
     Raises:
         pydantic.ValidationError: a setting is wrong; its message names it.
-        CoordinatorStartError: the metrics port cannot be listened on, or the data in Redis is of another version.
+        CoordinatorStartError: the metrics port cannot be listened on.
+        MixedFleetStartError: another version of Penstock is on this Redis.
     """
     failpoints.arm_from_environment()
     settings = CoordinatorSettings(**overrides)
@@ -58,10 +58,7 @@ def run_coordinator(overrides: Mapping[str, Any]) -> None:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
         raise CoordinatorStartError(f"cannot serve /metrics on {where}: {error.strerror}") from error
     log.info("coordinator_starting", metrics_url=url)
-    try:
-        asyncio.run(_run(settings, metrics, url))
-    except MixedFleetError as error:
-        raise CoordinatorStartError(str(error)) from error
+    asyncio.run(_run(settings, metrics, url))
     log.info("coordinator_ended")
 
 

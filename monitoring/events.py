@@ -139,6 +139,8 @@ EVENTS = {
     "as failed.",
     "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
+    "schema_refused": "The data in Redis belongs to a newer version of Penstock, or a process of an earlier version works "
+    "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
     "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "

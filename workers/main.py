@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
 from broker.db.client import connect, ping
-from broker.db.errors import MixedFleetError, StoreError
+from broker.db.errors import StoreError
 from broker.db.faults import Faults
 from broker.jobs import JobStore
 from broker.migration import prepare
@@ -52,6 +52,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         PoolsStartError: a bad table in ``penstock.toml``.
         DeviceStartError: its devices are not available.
         WorkerStartError: Redis or the metrics port is not available.
+        MixedFleetStartError: another version of Penstock is on this Redis.
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
@@ -73,7 +74,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     try:
         ping(settings.redis_url)
         asyncio.run(_prepare(settings, faults))
-    except (StoreError, MixedFleetError) as error:
+    except StoreError as error:
         raise WorkerStartError(str(error)) from error
     DataDisk(REGISTRY, local_folders(settings))
     host = EngineHost(settings, engine_for(settings), device, metrics)

@@ -94,7 +94,7 @@ class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""
 
 
-class MixedFleetError(BrokerError):
+class MixedFleetStartError(BrokerError):
     """Processes of an earlier version work on this server, or a newer version wrote its data."""
 
 

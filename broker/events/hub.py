@@ -146,7 +146,7 @@ class EventHub:
             LookupError: there is no such job.
         """
         job, stored = await self._store.get_with_result(job_id, position=False)
-        if job is None:
+        if job is None or stored is None:
             raise LookupError(job_id)
         if not job.state.terminal:
             return None

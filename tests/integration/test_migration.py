@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from broker.db.client import connect
-from broker.db.errors import MixedFleetError
+from broker.db.errors import MixedFleetStartError
 from broker.jobs import JobStore
 from broker.migration import prepare
 from broker.settings import BrokerSettings
@@ -222,7 +222,7 @@ async def test_a_mixed_fleet_is_refused_and_nothing_is_changed(old: JobStore) ->
     before = sorted(await old.client.keys("*"))
     async with asyncio.TaskGroup() as group:
         beats = group.create_task(_keep_beating(old))
-        with pytest.raises(MixedFleetError, match=r"worker.*Stop them, then start again"):
+        with pytest.raises(MixedFleetStartError, match=r"worker.*Stop them, then start again"):
             await prepare(old)
         beats.cancel()
     assert sorted(await old.client.keys("*")) == before
@@ -231,14 +231,14 @@ async def test_a_mixed_fleet_is_refused_and_nothing_is_changed(old: JobStore) ->
 async def test_an_api_of_the_earlier_version_is_seen_by_its_channel(old: JobStore) -> None:
     pubsub = old.client.pubsub()
     await pubsub.subscribe(old.keys("api_channel", "api-1"))
-    with pytest.raises(MixedFleetError, match="api"):
+    with pytest.raises(MixedFleetStartError, match="api"):
         await prepare(old)
     await pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
 async def test_data_of_a_newer_version_is_refused(store: JobStore) -> None:
     await store.client.set(store.keys("schema"), SCHEMA_VERSION + 1)
-    with pytest.raises(MixedFleetError, match=f"has version {SCHEMA_VERSION + 1}"):
+    with pytest.raises(MixedFleetStartError, match=f"has version {SCHEMA_VERSION + 1}"):
         await prepare(store)
 
 
