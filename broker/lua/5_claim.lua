@@ -32,19 +32,18 @@ local function judge(c, lane, id, j)
     end
   end
   local late = j.exp and tonumber(j.exp) <= now
-  if late or j.qexp and tonumber(j.qexp) <= now then
-    c.ended[#c.ended + 1] = {id, not late and 1 or nil}
-    return 'gone'
-  end
+  local over = late or j.qexp and tonumber(j.qexp) <= now
   if j.leader then
-    if redis.call('HGET', K.job(j.leader), 'state') == 'running' then
+    if not over and redis.call('HGET', K.job(j.leader), 'state') == 'running' then
       count_attached(c.pool, lane, j.tenant, 1)
       return 'gone'
     end
     redis.call('HDEL', K.job(id), 'leader')
     redis.call('SREM', K.followers(j.leader), id)
   end
-  return 'take'
+  if not over then return 'take' end
+  c.ended[#c.ended + 1] = {id, not late and 1 or nil}
+  return 'gone'
 end
 
 -- Add a running job to an answer.
