@@ -113,10 +113,7 @@ local function take_first(c, lane)
       if verdict ~= 'later' then
         redis.call('ZREM', first, id)
         c.counts['depth:' .. lane] = c.counts['depth:' .. lane] - 1
-        if verdict == 'take' then
-          if not j.attempt then charge(c.pool, lane, j.tenant, number(j.cost) or 1) end
-          start(c, lane, id, j)
-        end
+        if verdict == 'take' then start(c, lane, id, j) end
         taken = true
         break
       end
@@ -141,7 +138,7 @@ local function take_turn(c, lane, tenant, turn)
       counts['v:' .. lane] = math.max(counts['v:' .. lane], turn)
       local following = turn
       if verdict == 'take' then
-        if not j.attempt then following = turn + (number(j.cost) or 1) / weight_of(tenant) end
+        following = turn + step_of(tenant, unpaid(j))
         start(c, lane, id, j)
       end
       if passed then redis.call('ZADD', backlog, unpack(passed)) end
