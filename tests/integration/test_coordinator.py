@@ -365,9 +365,7 @@ async def test_a_task_that_is_taken_twice_by_one_call_is_taken_once(store: JobSt
 async def test_a_task_that_only_a_later_version_knows_is_left_to_it(store: JobStore) -> None:
     await Coordinators(store).beat({"id": "one"}, 60)
     later = store.keys("task", "polish", "batch_1")
-    await store.functions.call(
-        TaskAsk(kind="polish", batch="batch_1", sink="api", args="{}", ttl_ms=60_000)
-    )
+    await store.functions.call(TaskAsk(kind="polish", batch="batch_1", sink="api", args="{}", ttl_ms=60_000))
     await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
     task = await TaskStore(store).take(60)
     assert task is not None
