@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -163,8 +164,8 @@ async def test_a_redis_that_comes_back_empty_gets_the_limits_again(
     limits = puppet.store.keys("limits")
 
     async def stored() -> dict[str, str]:
-        found: dict[str, str] = await puppet.store.client.hgetall(limits)
-        return found
+        found: Any = await puppet.store.client.hgetall(limits)
+        return dict(found)
 
     with ApiServer(broker_settings, max_active=3, tenants={"acme": {"weight": 2}}):
         told = await eventually(stored)
