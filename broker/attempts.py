@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +118,7 @@ class Attempts:
             suspects=suspects,
             version=SCHEMA_VERSION,
             retention_ms=self.retention_ms,
-            token=uuid.uuid4().hex,
+            token=secrets.token_hex(8),
         )
         return claims_of(*await self.functions.submit(call))
 

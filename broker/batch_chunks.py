@@ -59,37 +59,22 @@ class ChunkStore(StorePart):
 
     async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
         """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: the ledger is not ``seen``."""
-        call = ChunkTake(
-            batch=spec.batch,
-            chunk=spec.chunk,
-            job=claim.id,
-            attempt=claim.attempt,
-            ledger=ledger,
-            seen=seen,
-            new=new,
-        )
-        reply = await self._call(call)
+        reply = await self._call(ChunkTake(*_owner(spec, claim), ledger=ledger, seen=seen, new=new))
         return None if reply is None else Go(reply)
 
     async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
         """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part."""
-        call = ChunkCommit(
-            batch=spec.batch,
-            chunk=spec.chunk,
-            job=claim.id,
-            attempt=claim.attempt,
-            writer=writer,
-            last=last,
-            new=new,
-        )
-        return Go(await self._call(call))
+        return Go(await self._call(ChunkCommit(*_owner(spec, claim), writer=writer, last=last, new=new)))
 
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
         """End a chunk: ``done``, or a later job runs the rest. False: this attempt no longer owns it."""
-        return await self._call(
-            ChunkEnd(batch=spec.batch, chunk=spec.chunk, job=claim.id, attempt=claim.attempt, done=done)
-        )
+        return await self._call(ChunkEnd(*_owner(spec, claim), done=done))
 
     async def hold(self, batch: str, reason: str) -> None:
         """Note why a batch cannot proceed; the next commit removes the note."""
-        await self._call(BatchHold(batch=batch, reason=reason))
+        await self._call(BatchHold(batch, reason))
+
+
+def _owner(spec: ChunkSpec, claim: Claim) -> tuple[str, int, str, int]:
+    """Return whose chunk it must be for a call to have an effect."""
+    return spec.batch, spec.chunk, claim.id, claim.attempt

@@ -37,7 +37,7 @@ class BatchSteps(BatchStore):
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the lease on a batch; 0 seconds end it. False: another coordinator has it."""
-        return await self._call(BatchLease(batch=batch_id, token=token, ttl_ms=int(ttl_s * 1000)))
+        return await self._call(BatchLease(batch_id, token, int(ttl_s * 1000)))
 
     async def step(
         self, batch: Batch, token: str, to: BatchStatus | None = None, fields: Mapping[str, Any] | None = None
@@ -61,17 +61,15 @@ class BatchSteps(BatchStore):
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
         """Record why a batch is on hold, or (None) that it is not."""
-        await self._call(BatchHold(batch=batch_id, reason=reason))
+        await self._call(BatchHold(batch_id, reason))
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
         """Record that a chunk is about to be submitted. False: it must not be submitted."""
-        return await self._call(
-            ChunkOpen(batch=batch_id, token=token, chunk=chunk, job=job, generation=generation)
-        )
+        return await self._call(ChunkOpen(batch_id, token, chunk, job, generation))
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
         """End a chunk whose other rows will never run, and count ``new`` rows. False: another coordinator has the lease."""
-        return await self._call(ChunkSettle(batch=batch_id, token=token, chunk=chunk, ledger=ledger, new=new))
+        return await self._call(ChunkSettle(batch_id, token, chunk, ledger, new))
 
     async def open_chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], int]:
         """Read the chunks that were submitted and are not done, and how many are done."""

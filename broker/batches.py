@@ -114,12 +114,12 @@ class BatchStore(StorePart):
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchCancel(batch=batch_id))
+        reply = await self._call(BatchCancel(batch_id))
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchPause(batch=batch_id, paused=paused))
+        reply = await self._call(BatchPause(batch_id, paused))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:

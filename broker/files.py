@@ -32,7 +32,7 @@ class FileStore(StorePart):
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects that were announced ``age_s`` ago, but not recorded, into the trash; return their keys."""
-        return await self._call(FileOrphans(age_ms=int(age_s * 1000), most=limit))
+        return await self._call(FileOrphans(int(age_s * 1000), limit))
 
     async def create(
         self,
@@ -101,7 +101,7 @@ class FileStore(StorePart):
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call(FileDelete(id=file_id, only_if_expired=only_if_expired))
+        reply = await self._call(FileDelete(file_id, only_if_expired))
         if reply == "busy":
             raise FileInUseError(file_id)
         return reply == "deleted"

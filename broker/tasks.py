@@ -51,6 +51,11 @@ class Task:
     attempt: int
     deaths: int
 
+    @property
+    def fence(self) -> tuple[str, str, int, int]:
+        """What a write must be of to have an effect."""
+        return self.kind, self.batch, self.run, self.attempt
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -99,7 +104,7 @@ class TaskStore(StorePart):
             NoCoordinatorError: none is alive.
         """
         told = json.dumps(dict(args))
-        run = await self._call(TaskAsk(kind=kind, batch=batch_id, sink=sink, args=told, ttl_ms=_WAITING_MS))
+        run = await self._call(TaskAsk(kind, batch_id, sink, told, _WAITING_MS))
         if run is None:
             raise NoCoordinatorError(_NO_COORDINATOR)
         return run
@@ -137,13 +142,7 @@ class TaskStore(StorePart):
         return None
 
     async def _take(self, kind: TaskKind, batch: str, lease_s: float, coordinator: str) -> Task | None:
-        call = TaskTake(
-            kind=kind,
-            batch=batch,
-            taking=secrets.token_hex(8),
-            lease_ms=int(lease_s * 1000),
-            coordinator=coordinator,
-        )
+        call = TaskTake(kind, batch, secrets.token_hex(8), int(lease_s * 1000), coordinator)
         taken = await self._call(call)
         if taken is None:
             return None
@@ -151,24 +150,8 @@ class TaskStore(StorePart):
 
     async def keep(self, task: Task, lease_s: float) -> bool:
         """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""
-        return await self._call(
-            TaskKeep(
-                kind=task.kind,
-                batch=task.batch,
-                run=task.run,
-                attempt=task.attempt,
-                lease_ms=int(lease_s * 1000),
-            )
-        )
+        return await self._call(TaskKeep(*task.fence, int(lease_s * 1000)))
 
     async def end(self, task: Task, answer: Answer) -> bool:
         """Answer a task. False: another attempt has it, or it has its answer."""
-        call = TaskEnd(
-            kind=task.kind,
-            batch=task.batch,
-            run=task.run,
-            attempt=task.attempt,
-            answer=answer.encode(),
-            ttl_ms=_ANSWERED_MS,
-        )
-        return await self._call(call)
+        return await self._call(TaskEnd(*task.fence, answer.encode(), _ANSWERED_MS))

@@ -16,6 +16,7 @@ from penstock.server.valkey import EmbeddedServer
 from tests.environment import make_clean
 from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.servers import EMBEDDED, VersionedServer
 from tests.timing import pytest_terminal_summary
 
 __all__ = [
@@ -37,9 +38,12 @@ settings.load_profile("penstock")
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A real server, as `penstock up` starts it."""
-    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as server:
+def valkey(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A real server, as `penstock up` starts it; or, under ``every_server``, of each supported version."""
+    version = getattr(request, "param", EMBEDDED)
+    with VersionedServer(tmp_path_factory.mktemp("valkey"), version) as server:
         yield server
 
 

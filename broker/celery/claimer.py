@@ -10,7 +10,7 @@ back.
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic, time_ns
@@ -122,7 +122,7 @@ class Claimer:
                 suspects=room.suspects,
                 version=SCHEMA_VERSION,
                 retention_ms=self._retention_ms,
-                token=uuid.uuid4().hex,
+                token=secrets.token_hex(8),
             )
             return self._ask(self._call)
         bells = [self._keys("own_bell", self._worker), self._keys("bell", self._pool)]

@@ -4,13 +4,14 @@
 --
 -- Tenants take turns by start-time fair queueing (P. Goyal, H. Vin, H. Cheng, SIGCOMM 1996), and a turn costs what the job costs: its tokens
 -- by estimate, corrected when it has ended (virtual token counter, Y. Sheng et al., OSDI 2024). A job has its tenant's turn as its tag; the
--- smallest is next. The tenant's next turn is the tag + cost / weight. A tenant that comes back begins at the turn that the lane has reached.
+-- smallest is next. The tenant's next turn is the tag + cost / weight. Jobs that come before all turns pay at once. A tenant that comes back begins at the turn that the lane has reached.
 --
 -- pool:<pool> holds, by lane, depth (queued jobs with a turn), attached and v (the turn that the lane has reached); active and bulk: running
 -- jobs; run and bulk_run: mean milliseconds of a run; paused.
 local FIRST = ''
 
-local function weight_of(tenant) return limit_of(tenant, 'weight') or 1 end
+-- By how much a cost moves a tenant's turn. Whole numbers: their sums are exact, and so are positions.
+local function step_of(tenant, cost) return math.floor(cost * 1000 / (limit_of(tenant, 'weight') or 1) + 0.5) end
 
 -- Wake one worker that waits for work of this lane. One entry is enough: who takes it claims, and rings on if work is left.
 local function ring(pool, lane)
@@ -34,7 +35,7 @@ end
 local function join(pool, lane, tenant, id, cost, known, v)
   local begins = math.max(known or 0, v)
   if redis.call('ZADD', K.turns(pool, lane), 'NX', exactly(begins), tenant) == 0 then begins = known or v end
-  redis.call('HSET', K.tags(pool, lane), tenant, exactly(begins + cost / weight_of(tenant)))
+  redis.call('HSET', K.tags(pool, lane), tenant, exactly(begins + step_of(tenant, cost)))
   redis.call('ZADD', K.backlog(pool, lane, tenant), exactly(begins), id)
 end
 
@@ -88,11 +89,32 @@ local function count_attached(pool, lane, tenant, by)
   if redis.call('HINCRBY', K.attached(pool), place, by) <= 0 then redis.call('HDEL', K.attached(pool), place) end
 end
 
+-- Close the gap that a job leaves in its tenant's line: those before it or those behind it move up, whoever are fewer. In so long a line
+-- that many would have to move, the gap stays until its turn has come, and positions behind it are estimates.
+local MOVED = 1000
+
+local function close_gap(pool, lane, tenant, backlog, rank)
+  local behind = redis.call('ZCARD', backlog) - rank - 1
+  if rank == 0 or math.min(rank, behind) > MOVED then return end
+  local here = redis.call('ZRANGE', backlog, rank, rank + 1, 'WITHSCORES')
+  local from, to, by = 0, rank - 1, (here[4] or redis.call('HGET', K.tags(pool, lane), tenant)) - here[2]
+  if behind < rank then
+    from, to, by = rank + 1, -1, -by
+    redis.call('HINCRBYFLOAT', K.tags(pool, lane), tenant, exactly(by))
+  end
+  local jobs, moved = redis.call('ZRANGE', backlog, from, to, 'WITHSCORES'), {}
+  for i = 1, #jobs, 2 do moved[i], moved[i + 1] = exactly(jobs[i + 1] + by), jobs[i] end
+  if moved[1] then redis.call('ZADD', backlog, unpack(moved)) end
+end
+
 -- Take a queued job out of its place. Returns false if it has no turn.
 local function dequeue(pool, lane, tenant, id, leader)
   for _, owner in ipairs({tenant, FIRST}) do
     local backlog = K.backlog(pool, lane, owner)
-    if redis.call('ZREM', backlog, id) == 1 then
+    local rank = redis.call('ZRANK', backlog, id)
+    if rank then
+      if owner ~= FIRST then close_gap(pool, lane, owner, backlog, rank) end
+      redis.call('ZREM', backlog, id)
       redis.call('HINCRBY', K.pool(pool), 'depth:' .. lane, -1)
       if redis.call('EXISTS', backlog) == 0 then
         leave_turns(pool, lane, owner, number(redis.call('ZSCORE', K.turns(pool, lane), owner)))
@@ -105,11 +127,11 @@ local function dequeue(pool, lane, tenant, id, leader)
   return false
 end
 
--- Correct what a tenant has paid.
+-- Have a tenant pay, or get back, what its job costs.
 local function charge(pool, lane, tenant, amount)
   local known = number(redis.call('HGET', K.tags(pool, lane), tenant))
   if not known or amount == 0 then return end
-  local by = amount / weight_of(tenant)
+  local by = step_of(tenant, amount)
   local turn = redis.call('ZADD', K.turns(pool, lane), 'XX', 'INCR', exactly(by), tenant)
   if not turn then
     redis.call('HSET', K.tags(pool, lane), tenant, exactly(known + by))

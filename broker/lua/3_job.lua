@@ -46,6 +46,9 @@ end
 -- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
 local OWN_FAILURES = {timeout = true, worker_lost = true}
 
+-- What a queued job's turn will cost; 0: it ran before.
+local function unpaid(j) return j.attempt and 0 or number(j.cost) or 1 end
+
 -- End a job, and its followers (identical, deterministic jobs of the same tenant) if its end comes from the request. They point to its
 -- result. Else each runs in its own turn; those that wait for this one no longer do.
 local function end_job(id, j, to, retention, f, result)
@@ -68,6 +71,7 @@ local function end_job(id, j, to, retention, f, result)
         and not redis.call('ZSCORE', K.backlog(k.pool, k.lane, FIRST), follower) then
         count_attached(k.pool, k.lane, k.tenant, -1)
         enqueue_first(k.pool, k.lane, follower, k.created)
+        charge(k.pool, k.lane, k.tenant, unpaid(k))
       end
     end
   end
@@ -143,8 +147,9 @@ define('move', function(a)
   if not delayed and dequeue(j.pool, j.lane, j.tenant, a.id) then
     if a.top then
       enqueue_first(j.pool, lane, a.id, nil, true)
+      charge(j.pool, lane, j.tenant, unpaid(j))
     else
-      enqueue(j.pool, lane, j.tenant, a.id, number(j.cost) or 1)
+      enqueue(j.pool, lane, j.tenant, a.id, unpaid(j))
     end
   elseif j.leader then
     count_attached(j.pool, j.lane, j.tenant, -1)

@@ -32,19 +32,18 @@ local function judge(c, lane, id, j)
     end
   end
   local late = j.exp and tonumber(j.exp) <= now
-  if late or j.qexp and tonumber(j.qexp) <= now then
-    c.ended[#c.ended + 1] = {id, not late and 1 or nil}
-    return 'gone'
-  end
+  local over = late or j.qexp and tonumber(j.qexp) <= now
   if j.leader then
-    if redis.call('HGET', K.job(j.leader), 'state') == 'running' then
+    if not over and redis.call('HGET', K.job(j.leader), 'state') == 'running' then
       count_attached(c.pool, lane, j.tenant, 1)
       return 'gone'
     end
     redis.call('HDEL', K.job(id), 'leader')
     redis.call('SREM', K.followers(j.leader), id)
   end
-  return 'take'
+  if not over then return 'take' end
+  c.ended[#c.ended + 1] = {id, not late and 1 or nil}
+  return 'gone'
 end
 
 -- Add a running job to an answer.
@@ -114,10 +113,7 @@ local function take_first(c, lane)
       if verdict ~= 'later' then
         redis.call('ZREM', first, id)
         c.counts['depth:' .. lane] = c.counts['depth:' .. lane] - 1
-        if verdict == 'take' then
-          if not j.attempt then charge(c.pool, lane, j.tenant, number(j.cost) or 1) end
-          start(c, lane, id, j)
-        end
+        if verdict == 'take' then start(c, lane, id, j) end
         taken = true
         break
       end
@@ -142,7 +138,7 @@ local function take_turn(c, lane, tenant, turn)
       counts['v:' .. lane] = math.max(counts['v:' .. lane], turn)
       local following = turn
       if verdict == 'take' then
-        if not j.attempt then following = turn + (number(j.cost) or 1) / weight_of(tenant) end
+        following = turn + step_of(tenant, unpaid(j))
         start(c, lane, id, j)
       end
       if passed then redis.call('ZADD', backlog, unpack(passed)) end

@@ -36,7 +36,7 @@ end)
 local function given(blob) return blob ~= '' and blob or nil end
 
 define('finish', function(a, blobs)
-  local id, me = a.id, a.worker .. ' ' .. a.attempt
+  local id, me = a.id, tostring(a.attempt)
   local j = read(K.job(id), JOB)
   if j.ended_by == me then return true end -- the client library sent the call twice
   if j.state ~= 'running' or tonumber(j.attempt) ~= a.attempt then return false end
@@ -61,7 +61,7 @@ end)
 -- A release ('back') does not count. Of a lost attempt ('retry', 'kill') it is counted how often. A job under which the engine died
 -- max_kills times counts as the cause and fails, so that it does not kill engine after engine. A pending cancel ends the job.
 define('release', function(a, blobs)
-  local id, job, me = a.id, K.job(a.id), a.worker .. ' ' .. a.attempt
+  local id, job, me = a.id, K.job(a.id), tostring(a.attempt)
   local j = read(job, JOB)
   if j.ended_by == me or redis.call('HGET', job, 'released_by') == me then return j.state end -- the client library sent the call twice
   if j.state ~= 'running' or tonumber(j.attempt) ~= a.attempt then return nil end
@@ -89,7 +89,9 @@ define('release', function(a, blobs)
   return to
 end)
 
--- A job that a worker was given without its knowledge goes back at no cost.
+-- A job that a worker was given without its knowledge goes back at no cost. After STRAYS times nobody can read its record.
+local STRAYS = 10
+
 define('disown', function(a)
   local j = read(K.job(a.id), JOB)
   leave_worker(a.id, a.worker, true)
@@ -97,6 +99,10 @@ define('disown', function(a)
   if j.cancel then
     end_job(a.id, j, j.cancel, a.retention_ms, {})
     count_end(j, j.cancel, '')
+  elseif redis.call('HINCRBY', K.job(a.id), 'strays', 1) >= STRAYS then
+    end_job(a.id, j, ON.give_up.running, a.retention_ms, {status = 500,
+      error = cjson.encode({code = 'internal_error', message = 'no worker could read its record'})})
+    count_end(j, 'failed', 'internal_error')
   else
     requeue(a.id, ON.release.running, j, 'not_delivered')
   end

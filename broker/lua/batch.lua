@@ -80,8 +80,12 @@ define('batch_step', function(a)
   if not s.status or not drives(a) then return false end
   if s.status ~= a.was then return s.status == a.to end -- the client library sent the call twice
   for field, value in pairs(a.fields) do
-    if value == '' then redis.call('HDEL', batch, field) else redis.call('HSET', batch, field, value) end
+    if value == '' then
+      redis.call('HDEL', batch, field)
+      a.fields[field] = nil
+    end
   end
+  write(batch, a.fields)
   if a.was == a.to then return true end
   redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now))
   if not a.ends then return true end
@@ -113,7 +117,7 @@ end
 
 local function count_rows(a)
   for field, by in pairs(a.new) do
-    if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, by) end
+    if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, exactly(by)) end
   end
 end
 

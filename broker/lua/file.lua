@@ -50,7 +50,7 @@ define('page_of_ids', function(a)
   if a.after then
     local before, there = redis.call('ZRANK', index, a.after), 1
     if not before then -- it was deleted, or has another purpose: count what was before its place
-      local score = redis.call('ZSCORE', all, a.after) or redis.call('GET', K.file_was(a.after)) or a.made_ms
+      local score = redis.call('ZSCORE', all, a.after) or redis.call('GET', K.file_was(a.after)) or exactly(a.made_ms)
       before, there = redis.call('ZCOUNT', index, '-inf', '(' .. score), 0
       for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, score, score)) do
         if id < a.after then before = before + 1 end

@@ -98,7 +98,7 @@ local function age(pool, lane, ageing, a, done)
         if tenant == FIRST then
           enqueue_first(pool, ABOVE[lane], id, j.created)
         else
-          enqueue(pool, ABOVE[lane], j.tenant, id, number(j.cost) or 1)
+          enqueue(pool, ABOVE[lane], j.tenant, id, unpaid(j))
         end
         done.aged = done.aged + 1
       end
