@@ -146,8 +146,8 @@ EVENTS = {
     "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
-    "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "
-    "most one line in ten seconds for each script.",
+    "store_fault": "Redis refused a function or a command (`command`) because it or the data is wrong. It is not retried; "
+    "at most one line in ten seconds for each of them.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
     "passed on chunk by chunk, which costs the worker more.",
     "subscription_failed": "A subscription to Redis ended because of a bug in Penstock or redis-py; the line has the "
