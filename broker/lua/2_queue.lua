@@ -140,11 +140,13 @@ local function charge(pool, lane, tenant, amount)
   end
 end
 
-local function at_bound(pool, lane, tenant)
+-- Whether a tenant's bound allows no more, beside `all` jobs, of these `bulk` of bulk, that are about to run.
+local function at_bound(pool, lane, tenant, all, bulk)
   local most = bound_of(tenant)
   if not most then return false end
-  local all, bulk = redis.call('HGET', K.active(pool), tenant), redis.call('HGET', K.active_bulk(pool), tenant)
-  return not fits(lane, most, number(all) or 0, number(bulk) or 0)
+  all = all + (number(redis.call('HGET', K.active(pool), tenant)) or 0)
+  bulk = bulk + (number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0)
+  return not fits(lane, most, all, bulk)
 end
 
 -- A tenant at its bound waits, in this lane, until one of its jobs has ended.

@@ -85,13 +85,9 @@ local function start(c, lane, id, j)
   tell(c.jobs, c.blobs, id, j)
 end
 
--- Whether a tenant's bound allows one more, beside those that it got in this call.
+-- Whether a tenant's bound allows no more, beside those that it got in this call.
 local function is_bounded(c, lane, tenant)
-  local most = bound_of(tenant)
-  if not most then return false end
-  local all = (number(redis.call('HGET', K.active(c.pool), tenant)) or 0) + (c.active[tenant] or 0)
-  local bulk = (number(redis.call('HGET', K.active_bulk(c.pool), tenant)) or 0) + (c.active_bulk[tenant] or 0)
-  return not fits(lane, most, all, bulk)
+  return at_bound(c.pool, lane, tenant, c.active[tenant] or 0, c.active_bulk[tenant] or 0)
 end
 
 -- Take the first job of the lane's first backlog that this worker may take. Returns whether there was one.
