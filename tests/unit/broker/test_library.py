@@ -25,7 +25,8 @@ def tables() -> dict[str, dict[str, str]]:
     """Read the tables of events from the library."""
     (line,) = re.findall(r"^local ON = \{(.*)\}$", library().source, flags=re.MULTILINE)
     return {
-        name: dict(re.findall(r"(\w+) = '(\w+)'", rows)) for name, rows in re.findall(r"(\w+) = \{(.*?)\}", line)
+        name: dict(re.findall(r"(\w+) = '(\w+)'", rows))
+        for name, rows in re.findall(r"(\w+) = \{(.*?)\}", line)
     }
 
 

@@ -9,7 +9,14 @@ from jobs.outlook import Snapshot, start_after, start_ms
 
 
 def snapshot(**changes) -> Snapshot:
-    facts = {"position": 0, "lane": "normal", "slots": 4, "bulk_slots": 3, "run_ms": 1000, "bulk_run_ms": 60_000}
+    facts = {
+        "position": 0,
+        "lane": "normal",
+        "slots": 4,
+        "bulk_slots": 3,
+        "run_ms": 1000,
+        "bulk_run_ms": 60_000,
+    }
     return Snapshot(**facts | changes)
 
 
