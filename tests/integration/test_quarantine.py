@@ -39,7 +39,7 @@ async def test_suspects_wait_in_the_queue_and_take_no_slot(store: JobStore, read
     await ready("w2", simulated_inter_token_s=0.02, concurrency=2, **QUICK)
 
     async def one_runs() -> bool:
-        states = sorted((await read(store, job_id)).state for job_id in ids)
+        states = sorted([(await read(store, job_id)).state for job_id in ids])
         return states == [JobState.QUEUED] * 4 + [JobState.RUNNING]
 
     await eventually(one_runs)

@@ -64,8 +64,13 @@ async def test_the_api_answers_500_and_says_which_command(
             assert metrics.sum("penstock_store_faults_total") == 3
             assert metrics.sum("penstock_redis_up") == 1
             said = [line for line in api.log.read_text().splitlines() if "store_fault" in line]
+<<<<<<< HEAD
             commands = set(re.findall(r" command=(\S+)", "\n".join(said)))
             assert commands == {"JobLookups.get_with_result", "cancel", "watch"}
+=======
+            scripts = set(re.findall(r" script=(\S+)", "\n".join(said)))
+            assert scripts == {"JobLookups._read_bytes", "cancel", "watch"}
+>>>>>>> h14-worker
             assert all("WRONGTYPE" in line for line in said)
             await store.client.delete(key)
     finally:
@@ -240,11 +245,9 @@ async def store_is_clean(store: JobStore) -> bool:
 
 async def forget(store: JobStore, job_id: str) -> None:
     """Remove what a spoiled job left behind; nothing else runs."""
-    names = store.keys("job", job_id), store.keys("log", job_id), store.keys("admitted", "default")
-    await store.client.delete(*names)
+    counts = [store.keys(name, "default") for name in ("pool", "active", "active_bulk")]
+    await store.client.delete(store.keys("job", job_id), store.keys("log", job_id), *counts)
     for name in ("jobs", "deadlines"):
         await store.client.zrem(store.keys(name), job_id)
-    await store.client.zrem(store.keys("by_state", "running"), job_id)
-    await store.client.zrem(store.keys("by_model", "simulated"), job_id)
     for worker in await store.workers():
         await store.client.srem(store.keys("worker_jobs", worker["incarnation"]), job_id)
