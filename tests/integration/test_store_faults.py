@@ -64,13 +64,8 @@ async def test_the_api_answers_500_and_says_which_command(
             assert metrics.sum("penstock_store_faults_total") == 3
             assert metrics.sum("penstock_redis_up") == 1
             said = [line for line in api.log.read_text().splitlines() if "store_fault" in line]
-<<<<<<< HEAD
             commands = set(re.findall(r" command=(\S+)", "\n".join(said)))
             assert commands == {"JobLookups.get_with_result", "cancel", "watch"}
-=======
-            scripts = set(re.findall(r" script=(\S+)", "\n".join(said)))
-            assert scripts == {"JobLookups._read_bytes", "cancel", "watch"}
->>>>>>> h14-worker
             assert all("WRONGTYPE" in line for line in said)
             await store.client.delete(key)
     finally:
