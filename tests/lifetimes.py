@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from broker.db import keys as schema
 from broker.db.keys import Keys
+from broker.migration import BARRED
 
 Rule: TypeAlias = Callable[[Any, Keys, str, str], bool]
 """Whether a key may be there without a TTL. Arguments: a client, the namespace's keys, the key, its first argument."""
@@ -31,8 +32,11 @@ def check_lifetimes(client: Any, keys: Keys) -> None:
 
 def name_of(keys: Keys, key: str) -> tuple[str, str]:
     """Return the schema's name of a key, and its first argument."""
+    shape = key.removeprefix(f"{keys.namespace}:")
+    if shape in BARRED:
+        return "schema", ""  # it belongs to that
     for name, pattern in _PATTERNS.items():
-        found = re.fullmatch(pattern, key.removeprefix(f"{keys.namespace}:"), flags=re.DOTALL)
+        found = re.fullmatch(pattern, shape, flags=re.DOTALL)
         if found:
             return name, found[1] if found.groups() else ""
     raise AssertionError(f"the schema does not know {key}")
