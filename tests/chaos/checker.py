@@ -63,7 +63,7 @@ class Observer:
         keys, found = self._stack.keys, {}
         with self._stack.admin() as client:
             for state in TERMINAL:
-                ids = client.zrangebyscore(keys("by_state", state), self.since_ms, "+inf")
+                ids = client.zrangebyscore(keys("ended", state), self.since_ms, "+inf")
                 for job_id in ids:
                     if job_id not in self._seen:
                         found[job_id] = digest(client.hgetall(keys("job", job_id)))
@@ -105,7 +105,10 @@ async def quiet(stack: Stack, timeout_s: float = 60.0) -> bool:
 
     def idle() -> bool:
         with stack.admin() as client:
-            return not any(client.zcard(stack.keys("by_state", state)) for state in ("queued", "running"))
+            pipe = client.pipeline(transaction=False)
+            for job_id in client.zrange(stack.keys("jobs"), 0, -1):
+                pipe.hget(stack.keys("job", job_id), "state")
+            return {"queued", "running"}.isdisjoint(pipe.execute())
 
     try:
         await eventually(idle, timeout_s)
@@ -336,14 +339,14 @@ class Checker:
                 life.last_words = "told: " + life.last_words
         keys = self._stack.keys
         with self._stack.admin() as client:
-            for worker in client.zrange(keys("workers"), 0, -1):
+            for worker in client.zrange(keys("leases"), 0, -1):
                 left = (
                     client.smembers(keys("worker_jobs", worker)),
-                    client.hgetall(keys("worker_cancels", worker)),
+                    client.hgetall(keys("worker_orders", worker)),
                 )
                 if any(left):
                     self._break(
-                        "a quiet worker holds no job", worker=worker, jobs=sorted(left[0]), cancels=left[1]
+                        "a quiet worker holds no job", worker=worker, jobs=sorted(left[0]), orders=left[1]
                     )
 
 
