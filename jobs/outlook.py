@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jobs.lanes import Lane
@@ -16,7 +17,7 @@ class Snapshot:
         rank: how many of these are its own tenant's.
         lane: its lane; of a follower, its leader's.
         active: jobs that run; ``bulk``: of these, bulk. ``tenant_active`` and ``tenant_bulk``: of its tenant.
-        slots: jobs that the live workers run at once; None: no worker is known.
+        slots: jobs that the live workers run at once, and those that draining ones still run; None: no worker is known.
         bulk_slots: slots that they leave to bulk.
         run_ms: mean run of the other lanes' jobs, ``bulk_run_ms``: of bulk; None: not measured. Chunks of batches count in
             neither, as their rows are the jobs.
@@ -61,7 +62,8 @@ def start_after(facts: Snapshot, ahead: int) -> int | None:
     slots = min(facts.slots, facts.most or facts.slots)
     free = slots - facts.active
     if facts.lane == Lane.BULK:
-        slots = max(1, min(slots, facts.bulk_slots))
+        kept = 0 if facts.most is None else max(1, math.ceil(facts.most / 4))  # of the bound, see 1_lib.lua
+        slots = max(1, min(slots - kept, facts.bulk_slots))
         free = min(free, facts.bulk_slots - facts.bulk)
     run_ms = facts.mean_run_ms
     waits = _wait_ms(ahead - max(0, free) + 1, slots, run_ms)

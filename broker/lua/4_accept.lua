@@ -31,10 +31,9 @@ end
 -- How many more jobs of this lane the workers could run now.
 local function free_slots(pool, lane)
   local p = read(K.pool(pool), {'active', 'bulk', 'paused'})
-  local slots, for_bulk = slots_of(pool)
+  local slots, for_bulk, leaving = slots_of(pool)
   if p.paused or not slots then return 0 end
-  local most = limit('max_active') or slots
-  local free = math.min(slots, most) - (number(p.active) or 0)
+  local free = math.min(slots + leaving, limit('max_active') or math.huge) - (number(p.active) or 0)
   if lane == 'bulk' then free = math.min(free, for_bulk - (number(p.bulk) or 0)) end
   return math.max(0, free)
 end
@@ -45,10 +44,14 @@ local function is_busy(pool, lane, tenant)
   local slots, _, leaving = slots_of(pool)
   local active, bulk = math.max(0, (number(p.active) or 0) - leaving), number(p.bulk) or 0
   slots = slots or 0
-  for i = 1, #LANES - 1 do active = active + (number(p['depth:' .. LANES[i]]) or 0) end
+  local mine = 0
+  for i = 1, #LANES - 1 do
+    active = active + (number(p['depth:' .. LANES[i]]) or 0)
+    mine = mine + redis.call('ZCARD', K.backlog(pool, LANES[i], tenant))
+  end
   local most = math.min(slots, limit('max_active') or slots)
   local room = most > 0 and fits(lane, most, active, math.min(bulk, active))
-  return not room or p.paused or at_bound(pool, lane, tenant), active
+  return not room or p.paused or at_bound(pool, lane, tenant, mine, 0), active
 end
 
 -- At most FOLLOWERS follow one job, as one function ends them all.

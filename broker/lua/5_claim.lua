@@ -85,13 +85,9 @@ local function start(c, lane, id, j)
   tell(c.jobs, c.blobs, id, j)
 end
 
--- Whether a tenant's bound allows one more, beside those that it got in this call.
+-- Whether a tenant's bound allows no more, beside those that it got in this call.
 local function is_bounded(c, lane, tenant)
-  local most = bound_of(tenant)
-  if not most then return false end
-  local all = (number(redis.call('HGET', K.active(c.pool), tenant)) or 0) + (c.active[tenant] or 0)
-  local bulk = (number(redis.call('HGET', K.active_bulk(c.pool), tenant)) or 0) + (c.active_bulk[tenant] or 0)
-  return not fits(lane, most, all, bulk)
+  return at_bound(c.pool, lane, tenant, c.active[tenant] or 0, c.active_bulk[tenant] or 0)
 end
 
 -- Take the first job of the lane's first backlog that this worker may take. Returns whether there was one.
@@ -101,11 +97,7 @@ local function take_first(c, lane)
     local j = read(K.job(id), READ)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
       redis.call('ZREM', first, id)
-      local own = K.backlog(c.pool, lane, j.tenant)
-      local head = redis.call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-      if head then
-        redis.call('ZADD', own, exactly(head - 1), id)
-      else
+      if not put_ahead(c.pool, lane, j.tenant, id, 0) then
         join(c.pool, lane, j.tenant, id, 0, number(redis.call('HGET', K.tags(c.pool, lane), j.tenant)), c.counts['v:' .. lane])
       end
     else

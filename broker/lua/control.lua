@@ -116,9 +116,9 @@ define('look', function(a)
     position = position and position + (number(p['depth:' .. name]) or 0)
   end
   local runs = redis.call('HMGET', K.pool(pool), 'run', 'bulk_run')
-  local slots, bulk_slots = slots_of(pool)
+  local slots, bulk_slots, leaving = slots_of(pool)
   return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = number(p.active) or 0,
-    bulk = number(p.bulk) or 0, slots = slots or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
+    bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
     tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
     tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil}
 end)

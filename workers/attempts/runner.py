@@ -71,6 +71,7 @@ class Runner:
         self._endings = Endings(engine, store, worker, metrics, max_result_bytes)
         self._flusher = Flusher(store, self._on_refused)
         self._attempts: dict[str, Attempt] = {}
+        self._stuck: set[str] = set()  # jobs that could neither end nor be given back
         self._closing: StopReason | None = None
         self.engine_died = False
         self.accounts = Accounts(metrics)
@@ -81,8 +82,8 @@ class Runner:
         return len(self._attempts)
 
     def ids(self) -> frozenset[str]:
-        """Return the jobs of these attempts."""
-        return frozenset(self._attempts)
+        """Return the jobs that only this runner, or the end of the lease, may take off this worker."""
+        return frozenset(self._attempts) | self._stuck
 
     def stop(self, job_id: str, reason: StopReason) -> None:
         """Stop a job that runs here. No effect on any other, nor on one that is stopped already."""
@@ -167,6 +168,7 @@ class Runner:
             return await self._endings.crashed(attempt, error)
         except Exception:
             log.exception("job_not_given_back", attempt=attempt.claim.attempt)
+            self._stuck.add(attempt.claim.id)
             self._die(f"{attempt.claim.id} can neither end nor be given back")
             return Outcome(None, "crashed")
 

@@ -255,7 +255,7 @@ class EngineHost:
         self._closing = True
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
-        abandoned = self._runner.ids() if self._jobs else frozenset()
+        abandoned = self._runner.ids() if self._lease is not None else frozenset()
         await _cancel([*self._jobs, *self._returns, *self._services])
         closing = self._end_lease(abandoned), self.engine.stop(), asyncio.to_thread(self._tracer.close)
         for error in await asyncio.gather(*closing, return_exceptions=True):
