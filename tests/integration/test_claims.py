@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from broker.celery.app import TASK_NAME, make_celery
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
@@ -18,7 +20,7 @@ from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
 from tests.pace import Pace
 from tests.redisproxy import RedisProxy
-from tests.support import eventually
+from tests.support import eventually, new_id
 
 __all__ = ["ready", "start_worker"]  # fixtures
 
@@ -105,6 +107,42 @@ async def test_a_drain_gives_back_what_was_claimed_and_never_arrived(
         assert await asyncio.to_thread(worker.wait) == 0
     assert (await read(store, job_id)).state is JobState.QUEUED
     assert await reasons(store, job_id) == ["not_delivered"]
+
+
+async def test_what_celery_does_not_deliver_is_given_back(store: JobStore, ready) -> None:
+    """An error on the way ends the worker; the job runs elsewhere, at no cost."""
+    worker = await ready("w1", failpoints="worker.claimed=raise@3")
+    await store.pause("default", paused=True)
+    ids = [await submit(store, chat(f"{n}", max_tokens=3), max_attempts=1) for n in range(6)]
+    await store.pause("default", paused=False)
+    assert await asyncio.to_thread(worker.wait) == 1
+    assert "claims_not_delivered" in worker.log.read_text()
+    await ready("w2")
+    for job_id in ids:
+        assert (await ended(store, job_id)).state is JobState.SUCCEEDED
+    told = [await reasons(store, job_id) for job_id in ids]
+    assert told == [[]] * 2 + [["not_delivered"]] * 4
+
+
+async def test_no_command_of_celerys_holds_a_claim(
+    store: JobStore, ready, broker_settings: BrokerSettings
+) -> None:
+    """A rate limit, a list of its own of revoked tasks, a queue that it no longer consumes."""
+    await ready(heartbeat_s=30.0)
+    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
+    revoked = new_id()
+    lane = store.keys("queue", "default", Lane.NORMAL)
+
+    def command() -> None:
+        tell = partial(app.control.broadcast, reply=True, limit=1, timeout=20)
+        assert "rate limit set" in str(tell("rate_limit", {"task_name": TASK_NAME, "rate_limit": "1/h"}))
+        assert "cancel asked for" in str(tell("terminate", {"task_id": revoked, "signal": "TERM"}))
+        assert "no longer consuming" in str(tell("cancel_consumer", {"queue": lane}))
+
+    await asyncio.to_thread(command)
+    for job_id in [await submit(store, id=revoked), *[await submit(store, chat(f"{n}")) for n in range(3)]]:
+        assert (await ended(store, job_id)).state is JobState.SUCCEEDED
+        assert await reasons(store, job_id) == []
 
 
 async def test_one_job_wakes_one_worker(store: JobStore, ready) -> None:
