@@ -213,7 +213,8 @@ class Catalogue:
 
     async def _read_now(self) -> None:
         before = self._sent.copy()
-        rows, workers = await asyncio.gather(self._store.models(), self._store.workers())
+        workers = await self._store.workers()
+        rows = await self._store.models()  # afterwards: so the models of every live worker are among them
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)

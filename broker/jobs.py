@@ -78,7 +78,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached, and
-    :class:`~broker.db.errors.StoreFaultError` if a script or a command of ours is wrong.
+    :class:`~broker.db.errors.StoreFaultError` if a function or a command of ours is wrong.
 
     Args:
         on_fault: called for each fault.

@@ -80,7 +80,7 @@ class JobLookups:
         self, job_id: str, *, position: bool = True
     ) -> tuple[Job, StoredResult] | tuple[None, None]:
         """Read a job as :meth:`get` does, with its stored response, in one command."""
-        *values, body, partial = await self._read_bytes(job_id, *FIELDS, "result", "partial")
+        *values, body, partial = await self.execute(self._bytes_of(job_id, *FIELDS, "result", "partial"))
         texts = (None if value is None else value.decode() for value in values)
         fields = dict(zip(FIELDS, texts, strict=True))
         job = to_job(job_id, list(fields.values()))
@@ -93,7 +93,7 @@ class JobLookups:
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response; of a job that shares the end of an identical one, that one's."""
         fields = ("status", "result", "partial", "result_of")
-        status, body, partial, shared = await self._read_bytes(job_id, *fields)
+        status, body, partial, shared = await self.execute(self._bytes_of(job_id, *fields))
         return await self._whole(status, body, partial, None if shared is None else shared.decode())
 
     async def _whole(
@@ -101,12 +101,16 @@ class JobLookups:
     ) -> StoredResult:
         """Return a stored response. ``shared``: the id of the job that has its body."""
         if shared is not None:
-            body, partial = await self._read_bytes(shared, "result", "partial")
+            body, partial = await self.execute(self._bytes_of(shared, "result", "partial"))
         return StoredResult(None if status is None else int(status), body, partial)
 
-    async def _read_bytes(self, job_id: str, *fields: str) -> list[bytes | None]:
-        asked = self.client.execute_command("HMGET", self.keys("job", job_id), *fields, **_AS_BYTES)  # type: ignore[no-untyped-call]
-        return list(await self.execute(asked))
+    def _bytes_of(self, job_id: str, *fields: str) -> Awaitable[list[bytes | None]]:
+        """Return the command that reads fields of a record as they are stored."""
+        key = self.keys("job", job_id)
+        command: Awaitable[list[bytes | None]] = self.client.execute_command(
+            "HMGET", key, *fields, **_AS_BYTES
+        )  # type: ignore[no-untyped-call]
+        return command
 
     async def request_bytes(self, job_id: str) -> int:
         """Return the size of a job's request; 0: there is no such job."""
@@ -120,7 +124,7 @@ class JobLookups:
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
         """
-        *values, body = await self._read_bytes(job_id, *FIELDS, "req")
+        *values, body = await self.execute(self._bytes_of(job_id, *FIELDS, "req"))
         fields = [value if value is None else value.decode() for value in values]
         job = to_job(job_id, fields)
         if job is None:

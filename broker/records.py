@@ -114,7 +114,7 @@ def encode_error(error: JobError | None) -> str | None:
 
 
 def decode_error(text: str | None) -> JobError | None:
-    """Read what :func:`encode_error` or a script wrote. A code that this version does not know is ``internal_error``."""
+    """Read what :func:`encode_error` or a function wrote. A code that this version does not know is ``internal_error``."""
     if not text:
         return None
     e = json.loads(text)

@@ -146,11 +146,7 @@ class Registry(JobLookups):
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
-            pool = facts.setdefault("pool", "default")
-            name = field.removeprefix(
-                f"{pool} "
-            )  # without it: as written before pools were part of the field
-            found.append({"aliases": [], **facts, "name": name})
+            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
         return found
 
     async def paused(self, pools: Sequence[str]) -> frozenset[str]:

@@ -104,6 +104,7 @@ EVENTS = {
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "libraries_dropped": "Versions of the library of functions that no live process uses were deleted from Redis.",
     "limits_not_stored": "The limits of the queues could not be stored, as Redis is unreachable; it is retried.",
     "limits_stored": "The limits of the queues are in Redis.",
     "look_delayed": "The record or the log of a job that a caller waits for could not be read, as Redis is unreachable; "
@@ -112,6 +113,8 @@ EVENTS = {
     "it out.",
     "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
+    "migration_begun": "The data of an earlier version in Redis is being rewritten. The process starts when that is done.",
+    "migration_done": "The data of an earlier version was taken over; `jobs` says how many jobs there were.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
@@ -143,8 +146,8 @@ EVENTS = {
     "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
-    "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "
-    "most one line in ten seconds for each script.",
+    "store_fault": "Redis refused a function or a command (`command`) because it or the data is wrong. It is not retried; "
+    "at most one line in ten seconds for each of them.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
     "passed on chunk by chunk, which costs the worker more.",
     "subscription_failed": "A subscription to Redis ended because of a bug in Penstock or redis-py; the line has the "

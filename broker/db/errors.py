@@ -21,7 +21,7 @@ class StoreFaultError(StoreError):
     It was logged and counted where it was raised.
 
     Args:
-        command: the script, or the method that sent the command.
+        command: the function, or the method that sent the command.
         why: Redis's words.
     """
 

@@ -1,4 +1,4 @@
-"""Every Redis key, channel and queue name, for Python and for the Lua scripts. No other module spells one.
+"""Every Redis key, channel and queue name, for Python and for the Lua functions. No other module spells one.
 
 Schema (``ns`` is the namespace, ``penstock`` by default; ``P`` a pool). Times are Unix milliseconds of the server's clock.
 

@@ -53,6 +53,21 @@ local function enqueue(pool, lane, tenant, id, cost, affinity)
   ring(pool, lane)
 end
 
+-- Make a job the first of its tenant's backlog. Returns false if that is empty.
+local function put_ahead(pool, lane, tenant, id, cost)
+  local backlog = K.backlog(pool, lane, tenant)
+  local head = redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2]
+  if head then redis.call('ZADD', backlog, exactly(head - math.max(1, step_of(tenant, cost))), id) end
+  return head ~= nil
+end
+
+-- Queue a job before the others of its tenant.
+local function enqueue_ahead(pool, lane, tenant, id, cost)
+  if not put_ahead(pool, lane, tenant, id, cost) then return enqueue(pool, lane, tenant, id, cost) end
+  redis.call('HINCRBY', K.pool(pool), 'depth:' .. lane, 1)
+  ring(pool, lane)
+end
+
 -- Queue a job before all turns of its lane. top: before all others, too; else they have the order of their creation.
 local function enqueue_first(pool, lane, id, created, top)
   local first = K.backlog(pool, lane, FIRST)
@@ -91,7 +106,7 @@ end
 
 -- Close the gap that a job leaves in its tenant's line: those before it or those behind it move up, whoever are fewer. In so long a line
 -- that many would have to move, the gap stays until its turn has come, and positions behind it are estimates.
-local MOVED = 1000
+local MOVED = 250
 
 local function close_gap(pool, lane, tenant, backlog, rank)
   local behind = redis.call('ZCARD', backlog) - rank - 1

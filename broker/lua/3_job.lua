@@ -58,6 +58,7 @@ local function end_job(id, j, to, retention, f, result)
   if redis.call('GET', key) == id then redis.call('DEL', key) end
   local followers = redis.call('SMEMBERS', K.followers(id))
   redis.call('DEL', K.followers(id))
+  table.sort(followers, function(one, other) return one > other end) -- the last first, as each goes ahead of the others
   local shared = to == 'succeeded' and ON.share.queued or to == 'failed' and not OWN_FAILURES[code_of(f)] and ON.share_failure.queued
   for _, follower in ipairs(followers) do
     local k = read(K.job(follower), JOB)
@@ -70,8 +71,7 @@ local function end_job(id, j, to, retention, f, result)
       if not redis.call('ZSCORE', K.backlog(k.pool, k.lane, k.tenant), follower)
         and not redis.call('ZSCORE', K.backlog(k.pool, k.lane, FIRST), follower) then
         count_attached(k.pool, k.lane, k.tenant, -1)
-        enqueue_first(k.pool, k.lane, follower, k.created)
-        charge(k.pool, k.lane, k.tenant, unpaid(k))
+        enqueue_ahead(k.pool, k.lane, k.tenant, follower, unpaid(k))
       end
     end
   end

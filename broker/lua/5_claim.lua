@@ -97,11 +97,7 @@ local function take_first(c, lane)
     local j = read(K.job(id), READ)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
       redis.call('ZREM', first, id)
-      local own = K.backlog(c.pool, lane, j.tenant)
-      local head = redis.call('ZRANGE', own, 0, 0, 'WITHSCORES')[2]
-      if head then
-        redis.call('ZADD', own, exactly(head - 1), id)
-      else
+      if not put_ahead(c.pool, lane, j.tenant, id, 0) then
         join(c.pool, lane, j.tenant, id, 0, number(redis.call('HGET', K.tags(c.pool, lane), j.tenant)), c.counts['v:' .. lane])
       end
     else

@@ -123,7 +123,7 @@ def store_faults(registry: CollectorRegistry) -> Counter:
     """Make the counter of commands that Redis refused for a fault. Every process that writes to Redis has one."""
     return Counter(
         "penstock_store_faults_total",
-        "Commands and scripts that Redis refused because they or the data are wrong; each is a defect.",
+        "Commands and functions that Redis refused because they or the data are wrong; each is a defect.",
         registry=registry,
     )
 

@@ -1,4 +1,4 @@
-"""What Redis refuses for good: told from an absent Redis, counted, logged with its script, and not retried for ever."""
+"""What Redis refuses for good: told from an absent Redis, counted, logged with its command, and not retried for ever."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def is_500(answer: httpx.Response) -> bool:
     return (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
 
 
-async def test_the_api_answers_500_and_says_which_script(
+async def test_the_api_answers_500_and_says_which_command(
     broker_settings: BrokerSettings, store: JobStore, tmp_path: Path
 ) -> None:
     api = ApiProcess(broker_settings, tmp_path / "api.log", free_port())
@@ -64,8 +64,8 @@ async def test_the_api_answers_500_and_says_which_script(
             assert metrics.sum("penstock_store_faults_total") == 3
             assert metrics.sum("penstock_redis_up") == 1
             said = [line for line in api.log.read_text().splitlines() if "store_fault" in line]
-            scripts = set(re.findall(r" script=(\S+)", "\n".join(said)))
-            assert scripts == {"JobLookups._read_bytes", "cancel", "watch"}
+            commands = set(re.findall(r" command=(\S+)", "\n".join(said)))
+            assert commands == {"JobLookups.get_with_result", "cancel", "watch"}
             assert all("WRONGTYPE" in line for line in said)
             await store.client.delete(key)
     finally:
@@ -95,7 +95,7 @@ async def test_an_end_that_redis_refuses_holds_no_slot(store: JobStore, ready: R
     await spoil(store, store.keys("job", spoiled))
     await eventually(lambda: first.process.poll() is not None)
     assert first.process.returncode == 1
-    assert re.search(r"store_fault.* script=finish", first.log.read_text())
+    assert re.search(r"store_fault.* command=finish", first.log.read_text())
     second = await ready("w2", reap_interval_s=0.1)
     assert (await ended(store, waiting)).state is JobState.SUCCEEDED
     await eventually(lambda: store_is_clean(store))
@@ -125,11 +125,13 @@ async def test_a_worker_whose_pool_cannot_be_read_ends(store: JobStore, ready: R
     await eventually(lambda: worker.process.poll() is not None)
     assert worker.process.returncode == 1
     said = worker.log.read_text()
-    assert re.search(r"store_fault.* script=claim", said), said
+    assert re.search(r"store_fault.* command=claim", said), said
     await store.client.delete(store.keys("pool", "default"))
 
 
-async def test_a_claim_that_redis_refuses_is_counted(store: JobStore, broker_settings: BrokerSettings) -> None:
+async def test_a_claim_that_redis_refuses_is_counted(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
     await store.heartbeat("w", first=True)
     await spoil(store, store.keys("pool", "default"))
     counted: list[None] = []
@@ -166,7 +168,7 @@ async def test_a_worker_whose_heartbeat_is_refused_ends(store: JobStore, ready: 
     await spoil(store, orders)
     await eventually(lambda: worker.process.poll() is not None)
     assert worker.process.returncode == 1
-    assert re.search(r"store_fault.* script=heartbeat", worker.log.read_text())
+    assert re.search(r"store_fault.* command=heartbeat", worker.log.read_text())
     await store.client.delete(orders)
 
 
