@@ -151,7 +151,7 @@ class Checker:
         if self._stack.engine == "simulated":
             counts["engine_runs"] += len(self.runs)
         else:  # it keeps no journal: what was claimed counts as run
-            counts["engine_runs"] += sum(int(record["attempt"]) for record in self.records.values())
+            counts["engine_runs"] += sum(int(record.get("attempt", 0)) for record in self.records.values())
             self._takeovers_told_by_records()
         for record in self.records.values():
             counts[f"state.{record.get('state')}"] += 1
@@ -218,7 +218,7 @@ class Checker:
     def _history(self) -> None:
         """Attempts are counted one by one, and nobody loses one who did nothing wrong."""
         for job, record in self.records.items():
-            attempt, history = int(record["attempt"]), json.loads(record.get("hist", "[]"))
+            attempt, history = int(record.get("attempt", 0)), json.loads(record.get("hist", "[]"))
             numbers = [entry["attempt"] for entry in history]
             if numbers != sorted(set(numbers)) or attempt - len(history) not in {0, 1}:
                 self._break("attempts are counted one by one", job=job, attempt=attempt, history=numbers)
@@ -278,7 +278,7 @@ class Checker:
             if len(set(attempts)) != len(attempts):
                 self._ledger.counts["doubled"] += 1
                 self._break("each attempt runs at most once", job=job, attempts=attempts)
-            if max(attempts) > int(record["attempt"]):
+            if max(attempts) > int(record.get("attempt", 0)):
                 self._break("each attempt was claimed", job=job, attempts=attempts)
             for before, after in itertools.pairwise(runs):
                 self._one_after_the_other(before, after)
