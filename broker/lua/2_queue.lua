@@ -19,6 +19,12 @@ local function ring(pool, lane)
   if redis.call('LPUSH', bell, 1) > 1 then redis.call('LTRIM', bell, 0, 0) end
 end
 
+local function ring_all(pool)
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', K.turns(pool, lane)) == 1 then ring(pool, lane) end
+  end
+end
+
 -- Whether the worker that ran this prefix last is live and has room, so that a job may be left to it.
 local function warm_worker(pool, affinity)
   local worker = redis.call('GET', K.affinity(pool, affinity))
@@ -191,9 +197,5 @@ local function release_place(pool, lane, tenant)
     redis.call('HINCRBY', K.active_bulk(pool), tenant, -1)
   end
   if bound_of(tenant) then unpark(pool, tenant) end
-  if limit('max_active') then
-    for _, waiting in ipairs(LANES) do
-      if redis.call('EXISTS', K.turns(pool, waiting)) == 1 then ring(pool, waiting) end
-    end
-  end
+  if limit('max_active') then ring_all(pool) end
 end

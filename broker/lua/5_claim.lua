@@ -192,7 +192,10 @@ define('claim', function(a)
     if answer.jobs[1] then return answer, blobs end
   end
   local lease = redis.call('ZSCORE', K.leases(), a.worker)
-  if not lease or tonumber(lease) < now_ms() then return {fenced = true} end
+  if not lease or tonumber(lease) < now_ms() then
+    ring_all(a.pool) -- for whoever may claim: the bell may have rung for this worker
+    return {fenced = true}
+  end
   local p = read(K.pool(a.pool), POOL)
   local c = {a = a, pool = a.pool, room = a.room, bulk_room = a.bulk_room, suspects = a.suspects, counts = {}, active = {}, active_bulk = {},
     jobs = {}, ids = {}, blobs = {}, ended = {}, bytes = 0}
