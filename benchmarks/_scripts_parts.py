@@ -1,4 +1,4 @@
-"""The parts of `scripts.py`: what each side does, and what of it is measured."""
+"""The parts of `scripts.py`: what a side does when it is asked, and what of it is measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import random
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import astuple
+from itertools import cycle, islice
 from typing import Any, TypeAlias
-
-from _commandstats import Cost, median
 
 Report: TypeAlias = Mapping[str, Any]
 
@@ -17,32 +17,16 @@ WORKER = "worker-0"
 _AT_ONCE = 512
 
 
-async def stages(side: Any, *, at_once: Sequence[int], jobs: int) -> Report:
-    """A job's stages with a caller who waits, and then of streams; per job, for several numbers of jobs at once.
-
-    Args:
-        jobs: about how many are run for each number; at least ten times that number.
-    """
-    await side.register(WORKER)
-    found: dict[str, Any] = {}
-    for stream in (False, True):
-        for count in at_once:
-            batches = max(10, jobs // count)
-            seen = [await _batch(side, count, stream=stream) for _ in range(batches + 1)][1:]
-            per_job = {stage: median(one[stage] / count for one in seen) for stage in seen[0]}
-            total = sum(per_job.values(), Cost())
-            name = f"{'streamed' if stream else 'whole'} {count}"
-            found[name] = {stage: cost.rounded() for stage, cost in (per_job | {"total": total}).items()}
-    return found
-
-
-async def _batch(side: Any, count: int, *, stream: bool) -> dict[str, Cost]:
-    """Run jobs together, stage by stage."""
+async def batch(side: Any, *, count: int, stream: bool) -> Report:
+    """Run jobs together, stage by stage, while a caller waits for each; return what each stage cost per job."""
+    if not side.workers:
+        await side.register(WORKER)
     await side.beat(WORKER)
     found = {}
 
     async def stage(name: str, work: Coroutine[Any, Any, Any]) -> Any:
-        found[name], result = await side.meter.cost(work)
+        cost, result = await side.meter.cost(work)
+        found[name] = astuple(cost / count)
         return result
 
     async def accept() -> None:
@@ -88,68 +72,28 @@ async def memory(side: Any, *, jobs: int) -> Report:
     }
 
 
-async def scale(
-    side: Any, *, queued: int, tenants: int, workers: int, samples: int, seconds: float
-) -> Report:
-    """What each operation costs with nothing queued and one worker, and with a full queue and a fleet.
-
-    Args:
-        seconds: for how long the fleet's heartbeats and reapers are watched.
-    """
+async def fill(side: Any, *, queued: int, tenants: int, workers: int) -> Report:
+    """Queue jobs of many tenants, and register workers that run eight each."""
     await side.register(WORKER)
-    empty = await _operations(side, samples, "default", [])
-    names = [f"tenant-{number}" for number in range(tenants)]
-    waiting = await _fill(side, queued, names)
-    fleet = [f"worker-{number}" for number in range(workers)]
-    for worker in fleet:
-        await side.register(worker)
+    side.tenants = [f"tenant-{number}" for number in range(tenants)]
+    every = (queued // 5_000) | 1  # odd, so that it meets every tenant
+
+    async def one(number: int) -> None:
+        ident = await side.accept(tenant=tenant_of(number, queued, side.tenants))
+        if number % every == 0 and number > queued // 10:  # the first ones will be claimed
+            side.waiting.append(ident)
+        if number % 10_000 == 0:
+            await side.beat(WORKER)
+        if number % 100_000 == 0:
+            print(f"scripts: {number:,} of {queued:,} queued", file=sys.stderr, flush=True)
+
+    await _many(queued, one)
+    random.Random(0).shuffle(side.waiting)
+    for number in range(1, workers):
+        await side.register(f"worker-{number}")
+    for worker in side.workers:
         await side.claim(worker, 8)
-    full = await _operations(side, samples, names[0], waiting, fleet)
-    cost, _ = await side.meter.cost(side.upkeep(fleet, seconds))
-    return {
-        "queued": queued,
-        "tenants": tenants,
-        "workers": workers,
-        "empty": {name: cost.rounded() for name, cost in empty.items()},
-        "full": {name: cost.rounded() for name, cost in full.items()},
-        "upkeep_share": round(cost.us / 1e6 / seconds, 5),
-    }
-
-
-async def _operations(
-    side: Any, samples: int, tenant: str, waiting: list[str], fleet: Sequence[str] = (WORKER,)
-) -> dict[str, Cost]:
-    """Measure each operation alone, several times.
-
-    Args:
-        waiting: jobs that wait somewhere in the queue; with none, those just accepted are looked at.
-        fleet: the live workers.
-    """
-    seen: dict[str, list[Cost]] = {}
-    others = iter(random.Random(0).sample(waiting, min(len(waiting), 3 * samples)))
-
-    async def one(name: str, work: Coroutine[Any, Any, Any]) -> Any:
-        cost, result = await side.meter.cost(work, side.SENT.get(name))
-        seen.setdefault(name, []).append(cost)
-        return result
-
-    for turn in range(samples + 1):
-        worker = fleet[turn % len(fleet)]
-        ident = await one("accept", side.accept(tenant=tenant, waited=True))
-        await one("position", side.position(next(others, ident)))
-        await one("move", side.move(next(others, ident)))
-        (claim,) = await one("claim", side.claim(worker, 1))
-        await one("release", side.release(worker, claim))
-        (claim,) = await side.claim(worker, 1)
-        if not await one("finish", side.finish(worker, claim)):
-            raise RuntimeError("a job could not be finished")
-        ident = await side.accept(tenant=tenant, waited=True)
-        await one("cancel", side.cancel(next(others, ident)))
-        await one("heartbeat", side.beat(worker))
-        await one("reaper's round", side.reap())
-        if not turn:
-            seen.clear()
-    return {name: median(costs) for name, costs in seen.items()}
+    return {}
 
 
 def tenant_of(number: int, count: int, tenants: Sequence[str]) -> str:
@@ -163,22 +107,43 @@ def tenant_of(number: int, count: int, tenants: Sequence[str]) -> str:
     return few[number % len(few)]
 
 
-async def _fill(side: Any, count: int, tenants: Sequence[str]) -> list[str]:
-    """Queue jobs; return the ids of some, from all over the queue."""
-    kept: list[str] = []
-    every = max(1, count // 5_000)
+async def operations(side: Any, *, samples: int) -> Report:
+    """Carry out each operation alone, several times; return its costs. Nothing stays behind but finished jobs."""
+    if not side.workers:
+        await side.register(WORKER)
+    seen: dict[str, list[Sequence[float]]] = {}
 
-    async def one(number: int) -> None:
-        ident = await side.accept(tenant=tenant_of(number, count, tenants))
-        if number % every == 0 and number > count // 10:  # the first ones will be claimed
-            kept.append(ident)
-        if number % 10_000 == 0:
-            await side.beat(WORKER)
-        if number % 100_000 == 0:
-            print(f"scripts: {number:,} of {count:,} queued", file=sys.stderr, flush=True)
+    async def one(name: str, work: Coroutine[Any, Any, Any]) -> Any:
+        cost, result = await side.meter.cost(work, side.SENT.get(name))
+        seen.setdefault(name, []).append(astuple(cost))
+        return result
 
-    await _many(count, one)
-    return kept
+    def other(ident: str) -> str:
+        """Return a job that waits somewhere in the queue, each once; if none does, the one that was just accepted."""
+        return side.waiting.pop() if side.waiting else ident
+
+    for worker in side.workers:
+        await side.beat(worker)
+    for worker, tenant in islice(zip(cycle(side.workers), cycle(side.tenants), strict=False), samples):
+        ident = await one("accept", side.accept(tenant=tenant, waited=True))
+        await one("position", side.position(other(ident)))
+        await one("move", side.move(other(ident)))
+        (claim,) = await one("claim", side.claim(worker, 1))
+        await one("release", side.release(worker, claim))
+        (claim,) = await side.claim(worker, 1)
+        if not await one("finish", side.finish(worker, claim)):
+            raise RuntimeError("a job could not be finished")
+        ident = await side.accept(tenant=tenant, waited=True)
+        await one("cancel", side.cancel(other(ident)))
+        await one("heartbeat", side.beat(worker))
+        await one("reaper's round", side.reap())
+    return seen
+
+
+async def upkeep(side: Any, *, seconds: float) -> Report:
+    """Return the share of one core that the heartbeats and the reapers of the fleet take."""
+    cost, _ = await side.meter.cost(side.upkeep(side.workers, seconds))
+    return {"share": round(cost.us / 1e6 / seconds, 5)}
 
 
 async def _many(count: int, one: Callable[[int], Awaitable[Any]]) -> None:
@@ -192,4 +157,10 @@ async def _many(count: int, one: Callable[[int], Awaitable[Any]]) -> None:
     await asyncio.gather(*(client() for _ in range(_AT_ONCE)))
 
 
-PARTS: Mapping[str, Callable[..., Awaitable[Report]]] = {"stages": stages, "memory": memory, "scale": scale}
+PARTS: Mapping[str, Callable[..., Awaitable[Report]]] = {
+    "batch": batch,
+    "memory": memory,
+    "fill": fill,
+    "operations": operations,
+    "upkeep": upkeep,
+}

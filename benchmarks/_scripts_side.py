@@ -1,7 +1,7 @@
 """One version's job store, as `scripts.py` drives it, and the process that does so.
 
-A side runs in a process of its own, with the code of its version first on its path. It gets what to measure as a JSON
-argument, and prints what it measured as JSON.
+A side runs in a process of its own, with the code of its version first on its path. It reads what to measure from its
+input, a JSON line at a time, and answers each with one.
 """
 
 from __future__ import annotations
@@ -61,6 +61,9 @@ class Side:
         self.meter = Meter(connect(url))
         self._listener = connect(url, text=False).pubsub()
         self._listens: asyncio.Task[None] | None = None
+        self.workers: list[str] = []
+        self.tenants = ["default"]
+        self.waiting: list[str] = []  # some of the jobs that are queued
 
     async def open(self) -> None:
         """Get ready, and listen as the api process that waits does."""
@@ -82,6 +85,7 @@ class Side:
 
     async def register(self, worker: str) -> None:
         """Begin a worker's lease."""
+        self.workers.append(worker)
         facts = {"m": {"card": {"id": "m"}, "endpoints": ["/v1/chat/completions"], "max_model_len": 4096}}
         await self.store.register(worker, _info(worker), facts, {})
         await self.store.heartbeat(worker, first=True, info=_info(worker))
@@ -174,20 +178,23 @@ def _info(worker: str) -> dict[str, Any]:
 
 
 def main(kind: type[Side]) -> None:
-    """Measure what the argument asks for, and print it."""
+    """Measure what the input asks for, until its end. Arguments: the server's address, and the folder of the code."""
     import broker
 
-    asked = json.loads(sys.argv[1])
+    url, code = sys.argv[1:]
     there = Path(str(broker.__file__)).parents[1]
-    if there != Path(asked["code"]):
-        sys.exit(f"this process should run the code in {asked['code']}, and runs that in {there}")
+    if there != Path(code):
+        sys.exit(f"this process should run the code in {code}, and runs that in {there}")
 
-    async def run() -> Any:
-        side = kind(asked["url"])
+    async def run() -> None:
+        side = kind(url)
         await side.open()
         try:
-            return await PARTS[asked["part"]](side, **asked["options"])
+            while line := await asyncio.to_thread(sys.stdin.readline):
+                asked = json.loads(line)
+                answer = await PARTS[asked["part"]](side, **asked["options"])
+                print(json.dumps(answer), flush=True)
         finally:
             await side.close()
 
-    print(json.dumps(uvloop.run(run())))
+    uvloop.run(run())

@@ -31,7 +31,7 @@ SCALE = {
 
 
 def report(**more) -> dict:
-    given = {"rounds": 3, "samples": 9}
+    given = {"samples": 9}
     return FACTS | {"settings": given} | more
 
 
@@ -61,10 +61,14 @@ def test_scripts_measured_on_one_side_have_no_ratio() -> None:
     assert "| 32 | whole | accept | 60.0 | - | - | 28.0 | - | - |" in found["scripts-stages"]
 
 
-def test_the_middle_of_rounds_is_the_median_of_each_figure() -> None:
+def test_a_job_costs_the_sum_of_the_medians_of_its_stages() -> None:
     scripts = importlib.import_module("scripts")
-    rounds = [stages(60, 28), stages(10, 28), stages(70, 28)]
-    assert scripts.middle(rounds)["whole 32"]["accept"] == cost(60, 28)
+    batches = [{"accept": [us, 10, 1], "finish": [5, 3, 1]} for us in (20, 900, 30)]
+    assert scripts.per_job(batches) == {
+        "accept": cost(30, 10),
+        "finish": cost(5, 3),
+        "total": {"us": 35, "commands": 13, "calls": 2},
+    }
 
 
 def test_a_full_queue_has_jobs_of_every_tenant_and_most_come_from_a_few() -> None:
