@@ -1,8 +1,8 @@
 """What a job costs Valkey: its own time and commands by stage, at scale, and bytes; the version before, and this one.
 
 Straight at the job stores of both versions, each in a process of its own, in turn, on a fresh Valkey that has a core for
-itself where there are two. The time is Valkey's own account (`INFO commandstats`), without the client's. It varies with the load of the machine, by up
-to a half, so read the ratios.
+itself where there are two. The time is Valkey's own account (`INFO commandstats`), without the client's. It varies by up to
+a half with the load of the machine, so read the ratios.
 """
 
 from __future__ import annotations
