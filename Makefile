@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV ?= uv
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
+SERVERS := $(PYTHON) tools/setup_redis_servers.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
@@ -22,10 +23,12 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loa
 
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
 	@$(SETUP) --prometheus
+	@$(SERVERS)
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
+	@$(SERVERS)
 	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)

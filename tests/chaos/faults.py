@@ -239,7 +239,7 @@ def drawn_failpoint(rng: random.Random, *, worker: bool, lease_ttl_s: float) -> 
         "engine.run": "raise",
         "worker.before_beat": f"sleep:{lease_ttl_s + 2}",
     }
-    claims = ["worker.before_claim", "worker.after_claim", "worker.before_finish", "worker.before_ack"]
+    claims = ["worker.claimed", "worker.after_claim", "worker.before_finish", "worker.before_ack"]
     window = rng.choice(
         [*claims, *claims, "worker.before_append", "worker.after_append", "worker.before_release", *odd]
     )

@@ -47,11 +47,12 @@ async def test_with_no_live_worker_left_a_pool_may_serve_something_else(store: J
 async def test_a_worker_that_has_not_beaten_yet_has_no_slots_and_harms_no_other(store: JobStore) -> None:
     await store.register("late", {"name": "late@host", "pool": "default"}, {"m": {}}, {})
     await store.heartbeat("early", first=True, info={"name": "early@host", "pool": "default", "capacity": 3})
-    assert await store.client.hget(store.keys("rate", "default"), "cap") == "3"
+    (view,) = await store.queues(["default"])
+    assert view.slots == 3
 
 
 async def test_the_same_worker_may_say_it_twice(store: JobStore) -> None:
-    """The client library sends a script again when the connection breaks before the answer."""
+    """The client library sends a call again when the connection breaks before the answer."""
     await Puppet(store, "one").live("m")
     await Puppet(store, "one").live("other")
     assert [m["name"] for m in await store.models()] == ["other"]
@@ -73,13 +74,6 @@ async def test_a_name_means_one_model(store: JobStore) -> None:
     }
 
 
-async def test_models_written_by_an_older_version_are_read(store: JobStore) -> None:
-    await store.client.hset(store.keys("models"), "org/m", '{"pool": "old", "max_model_len": 7}')
-    assert await store.models() == [{"name": "org/m", "pool": "old", "max_model_len": 7, "aliases": []}]
-    await Puppet(store, "one", "old").live("org/m")
-    assert [m["max_model_len"] for m in await store.models()] == [100]
-
-
 async def test_running_jobs_are_counted_now(store: JobStore) -> None:
     await Puppet(store, "one").live(running=5)
     assert [worker["running"] for worker in await store.workers()] == [0]
@@ -87,5 +81,5 @@ async def test_running_jobs_are_counted_now(store: JobStore) -> None:
 
 async def test_a_lease_ends_to_the_millisecond(store: JobStore) -> None:
     await Puppet(store, "one").live("m")
-    await store.client.zadd(store.keys("workers"), {"one": await store.now_ms()})
+    await store.client.zadd(store.keys("leases"), {"one": await store.now_ms()})
     assert await store.workers() == []

@@ -66,18 +66,17 @@ class ChunkRunner:
         if feeder := self._feeders.get(job_id):
             feeder.stop()
 
-    async def run(self, claim: Claim, bulk: bool, place: TraceContext | None = None) -> Final:  # noqa: FBT001
+    async def run(self, claim: Claim, place: TraceContext | None = None) -> Final:
         """Run a chunk until every row is committed, its batch is paused, or it is no longer this attempt's.
 
         Args:
-            bulk: how the gate has counted its message.
             place: its place in a trace, to which the rows' own traces link.
 
         Raises:
             EngineDeadError: the engine died under it. Finished rows are committed.
         """
         spec = msgspec.json.decode(claim.body, type=ChunkSpec)
-        with self._gate.open_chunk(claim.lane, spec.rows, bulk=bulk) as slots:
+        with self._gate.open_chunk(claim, spec.rows) as slots:
             go, left, writer = await self._take(spec, claim, slots)
             if go is Go.PAUSED:
                 await self._end(spec, claim, done=False)

@@ -1,0 +1,50 @@
+"""The functions for those who look at queues and control them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.db.calls.base import READS, Call
+from jobs.outlook import Snapshot
+
+
+class Look(Call[Snapshot]):
+    """Look at a queued job, or (without ``id``) at the place that a new one would get.
+
+    Attributes:
+        facts_only: leave out the position, which counts the jobs of every tenant before it.
+    """
+
+    flags = READS
+    id: str | None = None
+    pool: str | None = None
+    lane: str | None = None
+    tenant: str | None = None
+    facts_only: bool | None = None
+
+
+class Pause(Call[bool]):
+    """Pause a pool: nothing is claimed from it. Or resume it. Answers whether that changed anything."""
+
+    pool: str
+    paused: bool
+
+
+class Purge(Call[int]):
+    """Cancel jobs that wait in a lane, those between two attempts too, at most ``most``. Answers how many."""
+
+    pool: str
+    lane: str
+    most: int
+    retention_ms: int
+
+
+class SetLimits(Call[bool]):
+    """Replace the bounds and weights of all pools.
+
+    Attributes:
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
+            and ``weight:NAME``, and then ``by_tenant``: 1.
+    """
+
+    limits: Mapping[str, float]
