@@ -42,7 +42,7 @@ async def batch(side: Any, *, count: int, stream: bool) -> Report:
             raise RuntimeError("a job could not be finished")
 
     await stage("accept", accept())
-    claims = await stage("claim", side.claim(WORKER, count))
+    claims = await stage("claim", side.take(WORKER, count))
     if stream:
         await stage("chunks", chunks())
     await stage("finish", finish())

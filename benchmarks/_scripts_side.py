@@ -98,8 +98,12 @@ class Side:
         return (await self.store.accept(spec)).id
 
     async def claim(self, worker: str, count: int) -> list[Any]:
-        """Take this many jobs, as a worker with so much room does."""
+        """Take this many jobs."""
         raise NotImplementedError
+
+    async def take(self, worker: str, count: int) -> list[Any]:
+        """Take all jobs, which are this many, as the transport for Celery does in a worker that was idle."""
+        return await self.claim(worker, count)
 
     async def append(self, claims: Sequence[Any], seq: int) -> None:
         """Write one chunk of each stream."""
