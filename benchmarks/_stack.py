@@ -43,12 +43,14 @@ def _wait_http(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s:
 
 
 @contextmanager
-def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    argv: list[str], url: str, timeout_s: float, cwd: Path = ROOT, **env: str
+) -> Iterator[subprocess.Popen[bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                argv, cwd=ROOT, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+                argv, cwd=cwd, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
             )
         try:
             _wait_http(url, process, log, timeout_s)
@@ -64,14 +66,19 @@ def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterato
 
 @contextmanager
 def penstock_up(
-    *args: str, timeout_s: float = 180.0, flower: bool = False, **env: str
+    *args: str, timeout_s: float = 180.0, flower: bool = False, code: Path = ROOT, **env: str
 ) -> Iterator[tuple[str, int]]:
-    """Run ``penstock up`` with an embedded Valkey; yields (host, port) once it is ready."""
+    """Run ``penstock up`` with an embedded Valkey; yields (host, port) once it is ready.
+
+    Args:
+        code: the folder of the version to run.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ps") as data:
         argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", *args]
         argv += [f"--flower-port={free_port()}"] if flower else ["--no-flower"]
-        with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, **env):
+        env |= {"PYTHONPATH": str(code)}  # of every process; -m looks into the folder that this one runs in
+        with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, code, **env):
             yield "127.0.0.1", port
 
 
