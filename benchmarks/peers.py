@@ -29,13 +29,41 @@ QUICK = ("--seconds=1", "--rounds=1")
 TABLES = ("peers-proxy", "peers-jobs")
 
 DURABILITY = (
-    # What is used here; a worker killed during a job; a job that raises; a restart of Redis.
+    # Settings used here; a worker killed during a job; a job that fails; Valkey killed and started again.
     (
         "Penstock",
         "defaults",
-        "runs again within the lease, 15 s",
-        "3 attempts, waits in Redis",
-        "all reconnect",
+        "runs again when the supervisor reports the death, or after the lease (15 s)",
+        "3 attempts by default; the delay is in Redis",
+        "api and worker reconnect; no job is lost",
+    ),
+    (
+        "Celery",
+        "`task_acks_late`, `task_reject_on_worker_lost`, prefetch 32; pool of 2 processes or 8 threads",
+        "a pool process: runs again at once; the whole worker: after `visibility_timeout` (1 h) and a scan every 100 s",
+        "`retry` or `autoretry_for` per task; the delay is in the worker, the message in Redis",
+        "the worker reconnects; jobs that it had fetched wait for `visibility_timeout`",
+    ),
+    (
+        "arq",
+        "polls queue and result every 2 ms, the result every 50 ms with 64 in flight (default 0.5 s)",
+        "runs again after `job_timeout` + 10 s (310 s), 5 tries",
+        "only if it raises `Retry`",
+        "the worker ends and must be started again; its jobs run again as after a kill",
+    ),
+    (
+        "taskiq",
+        "stream broker, acknowledged when the result is saved; polls the result every 2 ms, 50 ms with 64 in flight",
+        "runs again after `idle_timeout` (10 min), as soon as another job arrives",
+        "retry middleware, per task",
+        "a child process ends, and its parent starts another",
+    ),
+    (
+        "docket",
+        "`minimum_check_interval` 10 ms (default 250)",
+        "runs again after `redelivery_timeout` (5 min)",
+        "`Retry` per task; the delay is in Redis",
+        "the worker reconnects after 5 s; jobs that were running end as failed, unless they have a `Retry`",
     ),
 )
 
@@ -110,8 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a turn (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="jobs at once (default %(default)s)")
     parser.add_argument("--part", choices=("proxies", "queues"), help="one of the two alone")
     args = parser.parse_args()
