@@ -10,11 +10,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _cpu
 import psutil
 from _client import percentile
 from _peer_envs import PEERS, environment, pinned
@@ -120,20 +121,10 @@ def _follow(client: subprocess.Popen[str]) -> tuple[list[float], dict[str, Any] 
     assert client.stdout is not None
     for line in client.stdout:
         if line == "mark\n":
-            marks.append(cpu_s())
+            marks.append(_cpu.used_s(psutil.Process().children(recursive=True)))
         else:
             report = json.loads(line)
     return marks, report
-
-
-def cpu_s() -> float:
-    """Return the CPU seconds that the processes under this one have used: server, worker and client."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
 
 
 def measure(seconds: float, rounds: int, in_flight: int) -> list[dict[str, Any]]:

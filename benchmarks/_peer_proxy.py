@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import _cpu
+import psutil
 import uvloop
 from _client import Connection, drive, percentile
 from _peer_envs import environment
@@ -63,6 +65,14 @@ def written(data: Path) -> int:
     return sum(file.stat().st_size for file in data.rglob("*.aof"))
 
 
+def cpu_s(base: Base) -> float:
+    """Return the CPU seconds that the processes of a side have used: that with its port as an option, and all under it."""
+    for process in psutil.Process().children():
+        if f"--port={base[1]}" in process.cmdline():
+            return _cpu.used_s([process, *process.children(recursive=True)])
+    return 0.0
+
+
 async def served(behind: Base) -> int:
     """Return how many completions the upstream has answered."""
     link = Connection(*behind)
@@ -77,15 +87,17 @@ async def turn(base: Base, behind: Base, count: int, clients: int, *, stream: bo
     Raises:
         RuntimeError: the upstream did not get every one of them.
     """
-    before = await served(behind)
+    before, used_s = await served(behind), cpu_s(base)
     load = await drive(base, PATH, [json.dumps(BODY | {"stream": stream}).encode()] * count, clients)
     if (got := await served(behind) - before) != count:
         raise RuntimeError(f"{got} of {count} calls to {base} reached the upstream")
+    used_s = cpu_s(base) - used_s
     totals = [reply.total_s * 1000 for reply in load.replies]
     return {
         "per_s": load.rate,
         "p50_ms": percentile(totals, 0.5),
         "p99_ms": percentile(totals, 0.99),
+        "cpu_ms": used_s / count * 1000,
         "events": load.replies[-1].body.count(b"data: "),
     }
 
@@ -126,6 +138,7 @@ def summary(clients: int, *, stream: bool, seen: dict[str, list[dict[str, float]
     turns = range(len(seen["upstream"]))
     ratios = [seen["penstock"][n]["per_s"] / seen["litellm"][n]["per_s"] for n in turns]
     beyond = [added("penstock", n) / added("litellm", n) for n in turns]
+    cpu = [seen["litellm"][n]["cpu_ms"] / seen["penstock"][n]["cpu_ms"] for n in turns]
     return {
         "clients": clients,
         "streamed": stream,
@@ -137,24 +150,40 @@ def summary(clients: int, *, stream: bool, seen: dict[str, list[dict[str, float]
         "ratios": [round(one, 2) for one in ratios],
         "added": round(statistics.median(beyond), 3),
         "addeds": [round(one, 3) for one in beyond],
+        "cpu_ratio": round(statistics.median(cpu), 2),
     }
 
 
 async def bytes_on_disk(base: Base, behind: Base, data: Path) -> float:
-    """Return how many bytes a call adds to Penstock's append-only file, which is flushed before the call goes on."""
+    """Return how many bytes a call adds to Penstock's append-only file.
+
+    Raises:
+        RuntimeError: that file does not get every call.
+    """
     await turn(base, behind, PROBE, 1, stream=False)
     before = written(data)
     await turn(base, behind, PROBE, 1, stream=False)
-    return round((written(data) - before) / PROBE)
+    grown = (written(data) - before) / PROBE
+    if grown < len(json.dumps(BODY)):
+        raise RuntimeError(
+            f"a call adds only {grown:.0f} bytes to the append-only file: it has not all of the calls"
+        )
+    return round(grown)
 
 
 def measure(seconds: float, rounds: int) -> dict[str, Any]:
-    """Run both proxies, and measure them and the upstream itself."""
+    """Run both proxies, and measure them and the upstream itself.
+
+    Raises:
+        RuntimeError: a call is not what it is measured as: not flushed to the disk, or answered by no upstream.
+    """
     with ExitStack() as up:
         data = Path(up.enter_context(tempfile.TemporaryDirectory(prefix="ps")))
         behind = up.enter_context(upstream())
         address = f"http://{behind[0]}:{behind[1]}/v1"
         ours = up.enter_context(penstock_up("--engine=openai", f"--openai-base-url={address}", data_dir=data))
+        if not any("appendfsync always" in conf.read_text() for conf in data.rglob("valkey.conf")):
+            raise RuntimeError(f"no valkey.conf under {data} says appendfsync always")
         theirs = up.enter_context(litellm(behind))
         disk = uvloop.run(bytes_on_disk(ours, behind, data))
         bases = {"upstream": behind, "penstock": ours, "litellm": theirs}

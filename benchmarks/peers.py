@@ -5,8 +5,10 @@ upstream, and every measurement takes upstream, Penstock and LiteLLM in turn. Ev
 append-only file, which is flushed to the disk (``appendfsync always``) before the call goes on; LiteLLM keeps nothing.
 
 Queues: Penstock, Celery, arq, taskiq and docket take turns on a fresh Valkey that flushes every write. A turn runs one job
-at a time, then 64 in flight. The job takes a chat request and returns a chat completion. CPU is that of all processes
-together: client, server, worker. It says the same as the throughput, and hardly notices what else runs on the machine.
+at a time, then 64 in flight. The job takes a chat request and returns a chat completion.
+
+CPU is that of a proxy's processes, and for a queue that of all: client, worker and Valkey. It depends much less than the
+throughput on what else the machine does.
 
 The peers live in environments of their own, made when they are first needed (about 1 GB, in ``build/peers``), from
 ``_peers/*.lock``.
@@ -68,6 +70,11 @@ DURABILITY = (
 )
 
 
+def _each(ratio: float, rounds: list[float], digits: int) -> str:
+    """A ratio, and each round's in brackets."""
+    return f"{ratio:.{digits}f} ({', '.join(f'{one:.{digits}f}' for one in rounds)})"
+
+
 def proxy_table(report: dict[str, Any]) -> str:
     """The table of the proxies."""
     rows = [
@@ -75,10 +82,11 @@ def proxy_table(report: dict[str, Any]) -> str:
             row["clients"],
             "streamed" if row["streamed"] else "whole",
             *(f"{row[side]['per_s']:,.0f}" for side in _peer_proxy.SIDES),
-            f"**{row['ratio']:.1f}** ({', '.join(f'{one:.1f}' for one in row['ratios'])})",
+            _each(row["ratio"], row["ratios"], 1),
             " / ".join(f"{row[side]['p50_ms']:.2f}" for side in _peer_proxy.SIDES),
             " / ".join(f"{row[side]['p99_ms']:.1f}" for side in _peer_proxy.SIDES[1:]),
-            f"**{row['added']:.2f}** ({', '.join(f'{one:.2f}' for one in row['addeds'])})",
+            _each(row["added"], row["addeds"], 2),
+            f"{row['penstock']['cpu_ms']:.2f} / {row['litellm']['cpu_ms']:.2f} ms",
         ]
         for row in report["proxies"]["rows"]
     ]
@@ -97,6 +105,7 @@ def proxy_table(report: dict[str, Any]) -> str:
         "p50, ms: upstream / Penstock / LiteLLM",
         "p99, ms: Penstock / LiteLLM",
         "added time, Penstock / LiteLLM",
+        "CPU per call",
     ]
     return f"{wrap(said)}\n\n{table(header, rows)}"
 
@@ -108,7 +117,7 @@ def jobs_table(report: dict[str, Any]) -> str:
             row["side"],
             row["versions"],
             f"{row['per_s']:,.0f}",
-            f"{row['ratio']:.2f} ({', '.join(f'{one:.2f}' for one in row['ratios'])})",
+            _each(row["ratio"], row["ratios"], 2),
             f"{row['p50_ms']:.1f} / {row['p99_ms']:.1f} ms",
             f"{row['cpu_ms']:.2f} ms",
         ]
@@ -138,8 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="jobs at once (default %(default)s)")
     parser.add_argument("--part", choices=("proxies", "queues"), help="one of the two alone")
     args = parser.parse_args()

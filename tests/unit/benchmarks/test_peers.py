@@ -30,7 +30,10 @@ def jobs() -> ModuleType:
 
 
 def seen(*rounds: tuple[float, float]) -> list[dict[str, float]]:
-    return [{"per_s": per_s, "p50_ms": p50, "p99_ms": 2 * p50, "events": 0} for per_s, p50 in rounds]
+    return [
+        {"per_s": per_s, "p50_ms": p50, "p99_ms": 2 * p50, "cpu_ms": p50, "events": 0}
+        for per_s, p50 in rounds
+    ]
 
 
 def proxy_row(proxy: ModuleType) -> dict[str, object]:
@@ -48,7 +51,8 @@ def test_added_time_is_that_beyond_a_direct_call_of_the_same_round(proxy: Module
     assert row["ratio"] == 12.0
     assert row["addeds"] == [0.2, 0.25, 0.5]
     assert row["added"] == 0.25
-    assert row["penstock"] == {"per_s": 1200, "p50_ms": 2.5, "p99_ms": 5.0, "events": 0}
+    assert row["penstock"] == {"per_s": 1200, "p50_ms": 2.5, "p99_ms": 5.0, "cpu_ms": 2.5, "events": 0}
+    assert row["cpu_ratio"] == 3.86  # of 4.2, 3.86 and 1.86
 
 
 def test_a_queues_ratio_is_of_the_same_round(jobs: ModuleType) -> None:
@@ -72,8 +76,8 @@ def test_reports_become_tables(proxy: ModuleType, jobs: ModuleType) -> None:
     }
     made = peers.tables(json.loads(json.dumps(report)))
     assert sorted(made) == sorted(peers.TABLES)
-    assert "| 64 | streamed | 9,000 | 1,200 | 100 | **12.0** (12.0, 8.0, 15.0) |" in made["peers-proxy"]
-    assert "**0.25** (0.20, 0.25, 0.50)" in made["peers-proxy"]
+    assert "| 64 | streamed | 9,000 | 1,200 | 100 | 12.0 (12.0, 8.0, 15.0) |" in made["peers-proxy"]
+    assert "0.25 (0.20, 0.25, 0.50) | 2.50 / 8.10 ms |" in made["peers-proxy"]
     assert "5,687 bytes" in made["peers-proxy"]
     for side in jobs.SIDES:
         assert (
