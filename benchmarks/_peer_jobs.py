@@ -148,7 +148,3 @@ def summary(side: Side, seen: list[dict[str, float]], first: list[dict[str, floa
         "ratio": round(statistics.median(ratios), 2),
         "ratios": [round(one, 2) for one in ratios],
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(2.0, 1, 64)))

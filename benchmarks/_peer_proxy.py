@@ -42,8 +42,8 @@ Base = tuple[str, int]
 
 
 @contextmanager
-def litellm(behind: Base) -> Iterator[Base]:
-    """Run LiteLLM's proxy before an upstream, one worker process; yields where it listens."""
+def litellm(behind: Base, workers: int) -> Iterator[Base]:
+    """Run LiteLLM's proxy before an upstream; yields where it listens."""
     to = {"model": f"openai/{MODEL}", "api_base": f"http://{behind[0]}:{behind[1]}/v1", "api_key": "none"}
     config = {
         "model_list": [{"model_name": MODEL, "litellm_params": to}],
@@ -54,7 +54,7 @@ def litellm(behind: Base) -> Iterator[Base]:
         path = Path(folder) / "config.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML
         argv = [str(environment("litellm").with_name("litellm")), f"--config={path}", "--host=127.0.0.1"]
-        argv += [f"--port={port}", "--num_workers=1", "--telemetry=False"]
+        argv += [f"--port={port}", f"--num_workers={workers}", "--telemetry=False"]
         with running(argv, **_QUIET) as started:
             wait_http(f"http://127.0.0.1:{port}/health/liveliness", started, 120.0)
             yield "127.0.0.1", port
@@ -171,7 +171,7 @@ async def bytes_on_disk(base: Base, behind: Base, data: Path) -> float:
     return round(grown)
 
 
-def measure(seconds: float, rounds: int) -> dict[str, Any]:
+def measure(seconds: float, rounds: int, litellm_workers: int) -> dict[str, Any]:
     """Run both proxies, and measure them and the upstream itself.
 
     Raises:
@@ -184,11 +184,7 @@ def measure(seconds: float, rounds: int) -> dict[str, Any]:
         ours = up.enter_context(penstock_up("--engine=openai", f"--openai-base-url={address}", data_dir=data))
         if not any("appendfsync always" in conf.read_text() for conf in data.rglob("valkey.conf")):
             raise RuntimeError(f"no valkey.conf under {data} says appendfsync always")
-        theirs = up.enter_context(litellm(behind))
+        theirs = up.enter_context(litellm(behind, litellm_workers))
         disk = uvloop.run(bytes_on_disk(ours, behind, data))
         bases = {"upstream": behind, "penstock": ours, "litellm": theirs}
         return {"bytes_on_disk": disk, "rows": uvloop.run(compare(bases, seconds, rounds))}
-
-
-if __name__ == "__main__":
-    print(json.dumps(measure(1.0, 1)))

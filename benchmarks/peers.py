@@ -1,8 +1,9 @@
 """Penstock beside its peers: LiteLLM's proxy before the same upstream, and task queues with the same job that does nothing.
 
-Proxies: Penstock with its ``openai`` engine and LiteLLM's proxy (one worker process, telemetry off) both run before one tiny
-upstream, and every measurement takes upstream, Penstock and LiteLLM in turn. Every call to Penstock is a job in the
-append-only file, which is flushed to the disk (``appendfsync always``) before the call goes on; LiteLLM keeps nothing.
+Proxies: Penstock with its ``openai`` engine and LiteLLM's proxy (telemetry off, one worker process unless an option says
+otherwise) both run before one tiny upstream, and every measurement takes upstream, Penstock and LiteLLM in turn. Every call
+to Penstock is a job in the append-only file, which is flushed to the disk (``appendfsync always``) before the call goes on;
+LiteLLM keeps nothing.
 
 Queues: Penstock, Celery, arq, taskiq and docket take turns on a fresh Valkey that flushes every write. A turn runs one job
 at a time, then 64 in flight. The job takes a chat request and returns a chat completion.
@@ -91,7 +92,8 @@ def proxy_table(report: dict[str, Any]) -> str:
         for row in report["proxies"]["rows"]
     ]
     said = (
-        f"{pinned('litellm', 'litellm', 'uvicorn')}. Calls per second; turns of {report['seconds']:g} s, medians of"
+        f"{pinned('litellm', 'litellm', 'uvicorn')}, worker processes:"
+        f" {report['litellm_workers']}. Calls per second; turns of {report['seconds']:g} s, medians of"
         f" {report['rounds']} rounds, in brackets each round. A call adds {report['proxies']['bytes_on_disk']:,.0f} bytes to"
         " Penstock's append-only file."
     )
@@ -150,6 +152,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default %(default)s)")
     parser.add_argument("--in-flight", type=int, default=64, help="jobs at once (default %(default)s)")
+    parser.add_argument(
+        "--litellm-workers", type=int, default=1, help="processes of LiteLLM's proxy (default %(default)s)"
+    )
     parser.add_argument("--part", choices=("proxies", "queues"), help="one of the two alone")
     args = parser.parse_args()
     report: dict[str, Any] = {
@@ -159,9 +164,10 @@ def main() -> None:
         "seconds": args.seconds,
         "rounds": args.rounds,
         "in_flight": args.in_flight,
+        "litellm_workers": args.litellm_workers,
     }
     if args.part != "queues":
-        report["proxies"] = _peer_proxy.measure(args.seconds, args.rounds)
+        report["proxies"] = _peer_proxy.measure(args.seconds, args.rounds, args.litellm_workers)
     if args.part != "proxies":
         report["queues"] = _peer_jobs.measure(args.seconds, args.rounds, args.in_flight)
     print(json.dumps(report, indent=2))

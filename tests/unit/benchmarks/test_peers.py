@@ -71,6 +71,7 @@ def test_reports_become_tables(proxy: ModuleType, jobs: ModuleType) -> None:
         "seconds": 5.0,
         "rounds": 3,
         "in_flight": 64,
+        "litellm_workers": 1,
         "proxies": {"bytes_on_disk": 5687, "rows": [proxy_row(proxy)]},
         "queues": [jobs.summary(side, [figures], [figures]) for side in jobs.SIDES],
     }
@@ -89,7 +90,12 @@ def test_reports_become_tables(proxy: ModuleType, jobs: ModuleType) -> None:
 
 
 def test_one_part_makes_its_table_alone(proxy: ModuleType) -> None:
-    report = {"seconds": 5.0, "rounds": 3, "proxies": {"bytes_on_disk": 1, "rows": [proxy_row(proxy)]}}
+    report = {
+        "seconds": 5.0,
+        "rounds": 3,
+        "litellm_workers": 1,
+        "proxies": {"bytes_on_disk": 1, "rows": [proxy_row(proxy)]},
+    }
     assert list(importlib.import_module("peers").tables(report)) == ["peers-proxy"]
 
 
