@@ -78,14 +78,8 @@ def wait_port(port: int, started: Running, timeout_s: float) -> None:
 
 
 @contextmanager
-<<<<<<< HEAD
-def _process(
-    argv: list[str], url: str, timeout_s: float, cwd: Path = ROOT, **env: str
-) -> Iterator[subprocess.Popen[bytes]]:
-=======
-def running(argv: list[str], **env: str) -> Iterator[Running]:
+def running(argv: list[str], cwd: Path = ROOT, **env: str) -> Iterator[Running]:
     """Run a process in a session of its own; it is stopped at the end of the block."""
->>>>>>> h14-peers
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
@@ -104,27 +98,26 @@ def running(argv: list[str], **env: str) -> Iterator[Running]:
 
 
 @contextmanager
-def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterator[None]:
-    with running(argv, **env) as started:
+def _process(argv: list[str], url: str, timeout_s: float, cwd: Path = ROOT, **env: str) -> Iterator[None]:
+    with running(argv, cwd, **env) as started:
         wait_http(url, started, timeout_s)
         yield
 
 
 @contextmanager
 def penstock_up(
-<<<<<<< HEAD
-    *args: str, timeout_s: float = 180.0, flower: bool = False, code: Path = ROOT, **env: str
+    *args: str,
+    timeout_s: float = 180.0,
+    flower: bool = False,
+    code: Path = ROOT,
+    data_dir: Path | None = None,
+    **env: str,
 ) -> Iterator[tuple[str, int]]:
-    """Run ``penstock up`` with an embedded Valkey; yields (host, port) once it is ready.
+    """Run ``penstock up``, with an embedded Valkey unless ``args`` name a server; yields (host, port) once it is ready.
 
     Args:
         code: the folder of the version to run.
     """
-=======
-    *args: str, timeout_s: float = 180.0, flower: bool = False, data_dir: Path | None = None, **env: str
-) -> Iterator[tuple[str, int]]:
-    """Run ``penstock up``, with an embedded Valkey unless ``args`` name a server; yields (host, port) once it is ready."""
->>>>>>> h14-peers
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="ps") as folder:
         data = data_dir or Path(folder)
