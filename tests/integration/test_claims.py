@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Queue
 from redis.asyncio import Redis
 
 from broker.celery.app import TASK_NAME, make_celery
+from broker.celery.claimer import Claimer, Room
+from broker.celery.envelope import learn_envelope
+from broker.celery.transport import CLAIMER
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
@@ -20,7 +24,7 @@ from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
 from tests.pace import Pace
 from tests.redisproxy import RedisProxy
-from tests.support import eventually, new_id
+from tests.support import eventually, new_id, wait_until
 
 __all__ = ["ready", "start_worker"]  # fixtures
 
@@ -215,3 +219,40 @@ async def test_an_empty_queue_costs_a_claim_a_second(store: JobStore, ready) -> 
     assert claims < 20 + 25 * pace.took_s
     assert claims >= 1
     await store.client.delete(bell)
+
+
+async def test_a_server_that_lost_the_functions_gets_them_again(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """As a new master has none, or one that was emptied. The worker's own connections load them."""
+    await store.heartbeat("w", first=True)
+    job_id = await submit(store)
+    await store.client.function_flush()
+    got: list[str] = []
+
+    def claim() -> None:
+        with make_celery(broker_settings.redis_url, broker_settings.namespace) as app:
+            app.conf.broker_transport_options[CLAIMER] = claimer = Claimer(
+                "w",
+                keys=store.keys,
+                pool="default",
+                message=learn_envelope(app).message,
+                retention_ms=1000,
+                room=lambda: Room(1, 1, 1, 1.0),
+                give_back=lambda _: None,
+            )
+
+            def take(_body: Any, message: Any) -> None:
+                got.append(claimer.take(message.headers["id"]).id)
+
+            lane = store.keys("queue", "default", Lane.NORMAL)
+            asked = Queue(lane, routing_key=lane, no_declare=True)
+            with app.connection_for_read() as connection, connection.Consumer([asked], callbacks=[take]):
+                wait_until(lambda: got or connection.drain_events(timeout=5) or got)
+
+    await asyncio.to_thread(claim)
+    assert got == [job_id]
+    assert len(await store.client.function_list()) == 1
+    assert await store.cancel(job_id) is JobState.RUNNING
+    await store.disown("w", [job_id])
+    await store.bury("w")
