@@ -24,7 +24,7 @@ from jobs.states import JobState
 from tests.integration.test_worker import chat, ended, read, ready, running, start_worker, submit
 from tests.pace import Pace
 from tests.redisproxy import RedisProxy
-from tests.support import eventually, new_id, wait_until
+from tests.support import eventually, new_id
 
 __all__ = ["ready", "start_worker"]  # fixtures
 
@@ -167,10 +167,6 @@ async def test_one_job_wakes_one_worker(store: JobStore, ready) -> None:
     # A job is an accept, a finish, and a claim or two; besides, each idle worker claims once a second.
     most = jobs * 4 + workers * (pace.took_s + 1)
     assert await functions_called(store.client) - calls < most
-    ran = {
-        (await read(store, job_id)).state for job_id in (await store.client.zrange(store.keys("jobs"), 0, -1))
-    }
-    assert ran == {JobState.SUCCEEDED}
 
 
 async def test_no_worker_sleeps_beside_work(store: JobStore, ready) -> None:
@@ -248,7 +244,8 @@ async def test_a_server_that_lost_the_functions_gets_them_again(
             lane = store.keys("queue", "default", Lane.NORMAL)
             asked = Queue(lane, routing_key=lane, no_declare=True)
             with app.connection_for_read() as connection, connection.Consumer([asked], callbacks=[take]):
-                wait_until(lambda: got or connection.drain_events(timeout=5) or got)
+                while not got:
+                    connection.drain_events(timeout=5)
 
     await asyncio.to_thread(claim)
     assert got == [job_id]
