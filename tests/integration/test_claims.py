@@ -98,6 +98,26 @@ async def test_an_answer_that_was_lost_is_asked_for_again(
         assert await asyncio.to_thread(worker.wait) == 0
 
 
+async def test_heartbeats_find_what_a_worker_does_not_know(store: JobStore, ready) -> None:
+    """Nobody asks again for this claim. What the worker runs it keeps."""
+    await ready(concurrency=1, heartbeat_s=0.2, simulated_inter_token_s=0.05)
+    (worker,) = [one["incarnation"] for one in await store.workers()]
+    long = await submit(store, chat(max_tokens=2000))
+    await running(store, long)
+    stray = await submit(store, chat(max_tokens=1), max_attempts=1)
+    assert [claim.id for claim in await store.claim(worker)] == [stray]
+
+    async def given_back() -> bool:
+        return await reasons(store, stray) == ["not_delivered"]
+
+    await eventually(given_back)
+    assert (await read(store, stray)).state is JobState.QUEUED
+    assert (await read(store, long)).state is JobState.RUNNING
+    await store.cancel(long)
+    assert (await ended(store, stray)).state is JobState.SUCCEEDED
+    assert await reasons(store, long) == []
+
+
 async def test_a_drain_gives_back_what_was_claimed_and_never_arrived(
     store: JobStore, ready, broker_settings: BrokerSettings, tmp_path: Path
 ) -> None:
