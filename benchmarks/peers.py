@@ -114,12 +114,13 @@ def proxy_table(report: dict[str, Any]) -> str:
 
 def jobs_table(report: dict[str, Any]) -> str:
     """The tables of the queues: figures, and durability."""
+    first = report["queues"][0]["side"]
     rows = [
         [
             row["side"],
             row["versions"],
             f"{row['per_s']:,.0f}",
-            _each(row["ratio"], row["ratios"], 2),
+            _each(row["ratio"], row["ratios"], 2) if row["side"] != first else "1",
             f"{row['p50_ms']:.1f} / {row['p99_ms']:.1f} ms",
             f"{row['cpu_ms']:.2f} ms",
         ]
