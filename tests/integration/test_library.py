@@ -131,3 +131,17 @@ async def test_a_server_without_the_library_gets_it_with_the_first_call_of_any_k
         await store.client.function_flush()
         await call
         assert library().name in {one[1] for one in await store.client.function_list()}
+
+
+async def test_a_library_goes_when_no_live_worker_calls_it(store: JobStore) -> None:
+    """A process that calls it all the same loads it again."""
+    version = other_version()
+    await store.client.execute_command("FUNCTION", "LOAD", version.source)
+    await alive(store)
+    record = store.keys("worker", W)
+    await store.client.hset(record, "library", version.name)
+    assert version.name not in await store.drop_unused_libraries()
+    await alive(store)  # by this version
+    assert await store.drop_unused_libraries() == [version.name]
+    assert await store.drop_unused_libraries() == []
+    assert library().name in {one[1] for one in await store.client.function_list()}
