@@ -38,6 +38,7 @@ class Claim:
         age_ms: time since its acceptance, at the claim.
         left_ms: time until its deadline, at the claim; None: no deadline.
         max_attempts: lost attempts after which it fails.
+        answers: how many answers it generates.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Claim:
     left_ms: int | None = None
     tenant: str = "default"
     max_attempts: int = 3
+    answers: int = 1
 
 
 def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
@@ -79,6 +81,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
                 job.left_ms,
                 job.tenant,
                 told.max_attempts,
+                told.answers,
             )
         )
     return claims
@@ -167,7 +170,7 @@ class Attempts:
             status=status,
             usage=encode_usage(usage),
             tokens=None if usage is None else usage.prompt_tokens + usage.completion_tokens,
-            completion=None if usage is None else usage.completion_tokens,
+            completion=None if usage is None else usage.completion_tokens // claim.answers,
             error=encode_error(error),
         )
         return await self.functions.call(call, result, partial, *(payload.encode() for _, payload in tail))

@@ -89,7 +89,7 @@ local function age(pool, lane, ageing, a, done)
   redis.call('HSET', key, cursor, #tenants == TENANTS and from + TENANTS or 0)
   for _, tenant in ipairs(tenants) do
     for _, id in ipairs(redis.call('ZRANGE', K.backlog(pool, lane, tenant), 0, a.most - 1)) do
-      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt'})
+      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt'}, redis.pcall)
       local waited = j.created and now_ms() - tonumber(j.back or j.created) -- nil: its record is lost
       if waited and waited <= ageing or done.aged >= a.most then break end
       if waited then

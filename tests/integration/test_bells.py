@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from broker.attempts import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -77,7 +78,7 @@ async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
 async def test_whatever_makes_work_claimable_rings(store: JobStore, broker_settings: BrokerSettings) -> None:
     await alive(store)
 
-    async def claimed(**changes) -> object:
+    async def claimed(**changes) -> Claim | None:
         await store.accept(spec(**changes))
         claim = await take(store)
         await rings(store)
