@@ -35,9 +35,13 @@ local function take_from_lost(id, worker, a, done)
   end
 end
 
+-- A worker's description, which names its pool, may be gone before it is buried.
+local function forget_slots(worker)
+  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do redis.call('HDEL', K.slots(pool), worker) end
+end
+
 local function forget_worker(worker)
-  local pool = redis.call('HGET', K.worker(worker), 'pool')
-  if pool then redis.call('HDEL', K.slots(pool), worker) end
+  forget_slots(worker)
   redis.call('ZREM', K.leases(), worker)
   redis.call('DEL', K.worker(worker), K.worker_orders(worker))
 end
