@@ -48,6 +48,15 @@ async def test_who_leaves_work_rings_on(store: JobStore) -> None:
     assert await rings(store) == (False, False)
 
 
+@pytest.mark.parametrize("lane", [Lane.NORMAL, Lane.BULK])
+async def test_who_takes_the_last_job_silences_the_bell_that_rang_for_it(store: JobStore, lane: Lane) -> None:
+    """A worker that heard another bell, as its own, or needed none. The next sleeper would wake for nothing."""
+    await alive(store)
+    await store.accept(spec(lane=lane))
+    assert await take(store) is not None
+    assert await rings(store) == (False, False)
+
+
 async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
     """For a suspect of an engine's death, a record of a later version, bulk; and who has no lease any more."""
     await alive(store)
