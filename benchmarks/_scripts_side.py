@@ -56,7 +56,8 @@ class Side:
     """By operation: commands that the store sends outside its scripts, though scripts use them too."""
 
     def __init__(self, url: str) -> None:
-        self.settings = BrokerSettings(redis_url=url, queue_max=100_000_000)
+        # Leases outlast the run: a busy machine may let no heartbeat through for long.
+        self.settings = BrokerSettings(redis_url=url, queue_max=100_000_000, lease_ttl_s=3600.0)
         self.store = JobStore(connect(url), self.settings)
         self.meter = Meter(connect(url))
         self._listener = connect(url, text=False).pubsub()
