@@ -111,3 +111,15 @@ async def test_a_call_with_a_large_result_reads_it(http: httpx.AsyncClient, pupp
         await puppet.succeed(claim, LARGE)
         assert (await asked).content == LARGE
     assert seen.of(claim.id) == ["accept", "HMGET"]
+
+
+async def test_a_job_is_accepted_although_redis_cannot_say_where_it_stands(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    spoiled = puppet.store.keys("active_bulk", puppet.pool)
+    await puppet.store.client.set(spoiled, "not what it was")
+    got = await http.post("/v1/jobs", json={"input": INPUT, "expires_in_s": 100})
+    await puppet.store.client.delete(spoiled)
+    job = got.json()
+    assert (got.status_code, job["state"], job["position"], job["warnings"]) == (202, "queued", None, [])
+    assert (await puppet.take()).id == job["id"]
