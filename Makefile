@@ -78,6 +78,9 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
+	@# What benchmarks/peers.py measures beside us, each in an environment of its own.
+	@set -e; for peer in litellm celery arq taskiq docket; do \
+		$(LOCK) $(ARGS) -o benchmarks/_peers/$$peer.lock benchmarks/_peers/$$peer.in; done
 
 # Of what the images install; torch's CPU build is missing, as in the lock files.
 CYCLONEDX := PYTHONWARNINGS=ignore $(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py requirements --pyproject pyproject.toml \

@@ -31,7 +31,7 @@ _PAGE = 500
 _LOCK_MS = 60_000
 _WAIT_S = 300.0
 _UNKNOWN_TOKENS = 128  # as in broker/lua/4_accept.lua
-_BARRED: Final = ("workers", "paused")
+BARRED: Final = ("workers", "paused")
 """Keys that the earlier version reads before it registers a worker and before it writes a job."""
 
 _MOVED: Final = ("id", "v", "endpoint", "model", "meta", "max", "timeout", "qtimeout", "trace", "retry_of")
@@ -180,7 +180,7 @@ async def _bar(store: JobStore) -> None:
         paused = await store.execute(store.client.smembers(f"{store.keys.namespace}:paused"))
     for pool in paused:
         pipe.rpush(f"{store.keys('schema')}:paused", pool)
-    for name in _BARRED:
+    for name in BARRED:
         pipe.set(f"{store.keys.namespace}:{name}", text)
     await store.execute(pipe.execute())
 

@@ -1,4 +1,4 @@
-"""What must hold of a pool's queue at any moment (``broker/lua/2_queue.lua``): every job in one place, and every count right."""
+"""What must hold of a queue at any moment (``broker/lua/2_queue.lua``): each job is in one place, all counts are right."""
 
 from __future__ import annotations
 
@@ -9,78 +9,51 @@ from broker.db.keys import Keys
 from jobs.lanes import Lane
 
 FIELDS = ("state", "pool", "lane", "tenant", "leader", "worker")
+COUNTS = ("active", "bulk", *(f"{name}:{lane}" for name in ("depth", "attached") for lane in Lane))
 
 
 def check_queues(client: Any, keys: Keys) -> None:
-    """Fail where the parts of a queue do not agree with each other or with the records.
-
-    Args:
-        client: a synchronous :class:`redis.Redis` with decoded responses.
-        keys: of the namespace.
-    """
-    pipe, ids = client.pipeline(transaction=False), client.zrange(keys("jobs"), 0, -1)
+    """Fail where the parts of a queue do not agree. ``client``: a synchronous one, with decoded responses."""
+    ids, pipe = client.zrange(keys("jobs"), 0, -1), client.pipeline()
     for job in ids:
         pipe.hmget(keys("job", job), FIELDS)
-    jobs = {
-        job: dict(zip(FIELDS, values, strict=True)) for job, values in zip(ids, pipe.execute(), strict=True)
-    }
+    jobs = {job: dict(zip(FIELDS, read, strict=True)) for job, read in zip(ids, pipe.execute(), strict=True)}
     places = Counter(client.zrange(keys("delayed"), 0, -1))
     for pool in client.smembers(keys("pools")):
         _check_pool(client, keys, pool, {job: j for job, j in jobs.items() if j["pool"] == pool}, places)
-    queued = {job for job, j in jobs.items() if j["state"] == "queued"}
-    assert places == Counter(queued), (
-        f"not in one place: {places - Counter(queued)} {Counter(queued) - places}"
-    )
+    assert places == Counter(job for job, j in jobs.items() if j["state"] == "queued"), "not in one place"
     running = {(j["worker"], job) for job, j in jobs.items() if j["state"] == "running"}
     workers = {*client.zrange(keys("leases"), 0, -1), *(worker for worker, _ in running)}
-    assert running == {(w, job) for w in workers for job in client.smembers(keys("worker_jobs", w))}, (
-        "workers' jobs"
-    )
+    assert running == {(w, job) for w in workers for job in client.smembers(keys("worker_jobs", w))}
 
 
 def _check_pool(client: Any, keys: Keys, pool: str, jobs: dict[str, Any], places: Counter[str]) -> None:
-    facts, parked = client.hgetall(keys("pool", pool)), client.hgetall(keys("parked", pool))
+    counts, parked = Counter[str](), set()
     for lane in Lane:
         prefix = keys("backlog", pool, lane, "")
-        backlogs = {
-            key.removeprefix(prefix): client.zrange(key, 0, -1)
-            for key in client.scan_iter(f"{prefix}*", 1000)
-        }
+        names = client.scan_iter(f"{prefix}*", 1000)
+        lines = {name.removeprefix(prefix): client.zrange(name, 0, -1) for name in names}
         turns = dict(client.zrange(keys("turns", pool, lane), 0, -1, withscores=True))
-        assert turns.keys() == backlogs.keys(), f"{lane}: turns are not those of the backlogs"
-        here = {name.partition(" ")[2] for name in parked if name.startswith(f"{lane} ")}
-        assert here == {tenant for tenant in turns if turns[tenant] == float("inf")}, f"{lane}: parked"
-        tags = client.hkeys(keys("tags", pool, lane))
-        assert backlogs.keys() - {""} <= set(tags), f"{lane}: a tenant waits and its line has no end"
-        assert backlogs or not tags, f"{lane}: an empty lane keeps turns"
-        for tenant, ids in backlogs.items():
+        assert turns.keys() == lines.keys(), f"{lane}: turns are not those of the backlogs"
+        parked |= {f"{lane} {tenant}" for tenant, turn in turns.items() if turn == float("inf")}
+        tags = {*client.hkeys(keys("tags", pool, lane))}
+        assert lines.keys() - {""} <= tags if lines else not tags, f"{lane}: where lines end"
+        for tenant, ids in lines.items():
+            assert all(jobs[job]["lane"] == lane and tenant in {"", jobs[job]["tenant"]} for job in ids)
+            counts[f"depth:{lane}"] += len(ids)
             places.update(ids)
-            wrong = [
-                job for job in ids if jobs[job]["lane"] != lane or tenant not in {"", jobs[job]["tenant"]}
-            ]
-            assert not wrong, f"{wrong} wait in {lane}, of {tenant!r}"
-        depth = sum(map(len, backlogs.values()))
-        assert int(facts.get(f"depth:{lane}", 0)) == depth, f"{lane}: depth is not the backlogs' {depth}"
-    attached = {
-        job: j for job, j in jobs.items() if j["state"] == "queued" and not places[job] and j["leader"]
-    }
+    assert parked == {*client.hkeys(keys("parked", pool))}, "parked tenants are not those without a turn"
+    queued = {job: j for job, j in jobs.items() if j["state"] == "queued"}
+    attached = {job: j for job, j in queued.items() if j["leader"] and not places[job]}
+    assert all(client.sismember(keys("followers", j["leader"]), job) for job, j in attached.items())
     places.update(list(attached))
-    assert all(client.sismember(keys("followers", j["leader"]), job) for job, j in attached.items()), (
-        "not followers"
-    )
-    lanes = Counter(f"attached:{j['lane']}" for j in attached.values())
-    told = {name: int(count) for name, count in facts.items() if name.startswith("attached:") and int(count)}
-    assert told == lanes, f"{told} are counted as attached, not {lanes}"
-    _same(client, keys("attached", pool), Counter(f"{j['lane']} {j['tenant']}" for j in attached.values()))
     running = [j for j in jobs.values() if j["state"] == "running"]
     bulk = [j for j in running if j["lane"] == Lane.BULK]
-    assert (int(facts.get("active", 0)), int(facts.get("bulk", 0))) == (len(running), len(bulk)), (
-        "running jobs"
-    )
-    _same(client, keys("active", pool), Counter(j["tenant"] for j in running))
-    _same(client, keys("active_bulk", pool), Counter(j["tenant"] for j in bulk))
-
-
-def _same(client: Any, key: str, counts: Counter[str]) -> None:
-    told = {name: int(count) for name, count in client.hgetall(key).items() if int(count)}
-    assert told == counts, f"{key}: {told} is not {counts}"
+    counts.update({"active": len(running), "bulk": len(bulk)})
+    counts.update(f"attached:{j['lane']}" for j in attached.values())
+    found = client.hmget(keys("pool", pool), COUNTS)
+    assert [int(count or 0) for count in found] == [counts[name] for name in COUNTS], COUNTS
+    waits = Counter(f"{j['lane']} {j['tenant']}" for j in attached.values())
+    by_tenant = [waits, *(Counter(j["tenant"] for j in some) for some in (running, bulk))]
+    for name, some in zip(("attached", "active", "active_bulk"), by_tenant, strict=True):
+        assert Counter({one: int(n) for one, n in client.hgetall(keys(name, pool)).items()}) == some, name

@@ -32,6 +32,14 @@ class ServerVersion:
     name: str
     binary: Path | None = None
 
+    @property
+    def started_by(self) -> Path | None:
+        """``binary``, which must be there."""
+        assert self.binary is None or self.binary.exists(), (
+            f"{self.name} is missing: tools/setup_redis_servers.py"
+        )
+        return self.binary
+
     def told_by(self, info: dict[str, Any]) -> bool:
         """Whether ``INFO server`` is of this version."""
         product, _, version = self.name.partition("-")
@@ -58,7 +66,7 @@ class VersionedServer(EmbeddedServer):
     @property
     def argv(self) -> list[str]:
         embedded, *rest = super().argv
-        return [str(self.version.binary or embedded), *rest]
+        return [str(self.version.started_by or embedded), *rest]
 
     def prepare(self) -> None:
         binary = self.version.binary
@@ -82,5 +90,8 @@ REDIS_SERVERS = [
     _param(EMBEDDED, here=True),
 ]
 """One that cannot be had for this machine is skipped; one that can and is missing fails."""
+
+OLDEST_AND_EMBEDDED = [one for one in REDIS_SERVERS if one.id in {"redis-7.0", EMBEDDED.name}]
+"""For tests that are too long to run on each."""
 
 every_server = pytest.mark.parametrize("valkey", REDIS_SERVERS, indirect=True, scope="session")

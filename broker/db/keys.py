@@ -64,6 +64,7 @@ Channels: ``ns:api:<process>`` carries job events and token counts to an api pro
 requests to a worker, ``ns:look`` the ids of batches that the coordinators should look at (empty: all).
 
 ``ns.<pool>.<lane>`` is a lane's name as a Celery queue. There is no such key: a worker's transport claims.
+``ns:workers`` and ``ns:paused`` are texts that stop processes of the version before (:mod:`broker.migration`).
 """
 
 from __future__ import annotations

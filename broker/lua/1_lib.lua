@@ -42,9 +42,9 @@ local function define(name, body)
   end}
 end
 
--- Read fields of a hash, by name.
-local function read(key, fields)
-  local values, named = redis.call('HMGET', key, unpack(fields)), {}
+-- Read fields of a hash, by name. call: redis.pcall reads nothing from a key that is no hash; else that is an error.
+local function read(key, fields, call)
+  local values, named = (call or redis.call)('HMGET', key, unpack(fields)), {}
   for i, field in ipairs(fields) do named[field] = values[i] or nil end
   return named
 end

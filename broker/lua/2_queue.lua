@@ -13,10 +13,18 @@ local FIRST = ''
 -- By how much a cost moves a tenant's turn. Whole numbers: their sums are exact, and so are positions.
 local function step_of(tenant, cost) return math.floor(cost * 1000 / (limit_of(tenant, 'weight') or 1) + 0.5) end
 
--- Wake one worker that waits for work of this lane. One entry is enough: who takes it claims, and rings on if work is left.
-local function ring(pool, lane)
-  local bell = lane == 'bulk' and K.bulk_bell(pool) or K.bell(pool)
+-- One entry of a bell is enough: who takes it claims, and rings on if work is left.
+local function toll(bell)
   if redis.call('LPUSH', bell, 1) > 1 then redis.call('LTRIM', bell, 0, 0) end
+end
+
+-- Wake one worker that waits for work of this lane.
+local function ring(pool, lane) toll(lane == 'bulk' and K.bulk_bell(pool) or K.bell(pool)) end
+
+local function ring_all(pool)
+  for _, lane in ipairs(LANES) do
+    if redis.call('EXISTS', K.turns(pool, lane)) == 1 then ring(pool, lane) end
+  end
 end
 
 -- Whether the worker that ran this prefix last is live and has room, so that a job may be left to it.
@@ -47,7 +55,7 @@ local function enqueue(pool, lane, tenant, id, cost, affinity)
   redis.call('HINCRBY', K.pool(pool), 'depth:' .. lane, 1)
   local warm = affinity and lane ~= 'bulk' and warm_worker(pool, affinity)
   if warm then
-    redis.call('LPUSH', K.own_bell(warm), 1)
+    toll(K.own_bell(warm))
     redis.call('PEXPIRE', K.own_bell(warm), 1000)
   end
   ring(pool, lane)
@@ -191,9 +199,5 @@ local function release_place(pool, lane, tenant)
     redis.call('HINCRBY', K.active_bulk(pool), tenant, -1)
   end
   if bound_of(tenant) then unpark(pool, tenant) end
-  if limit('max_active') then
-    for _, waiting in ipairs(LANES) do
-      if redis.call('EXISTS', K.turns(pool, waiting)) == 1 then ring(pool, waiting) end
-    end
-  end
+  if limit('max_active') then ring_all(pool) end
 end

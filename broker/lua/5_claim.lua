@@ -94,7 +94,7 @@ end
 local function take_first(c, lane)
   local first, taken = K.backlog(c.pool, lane, FIRST), false
   for _, id in ipairs(redis.call('ZRANGE', first, 0, LOOK_AHEAD - 1)) do
-    local j = read(K.job(id), READ)
+    local j = read(K.job(id), READ, redis.pcall)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
       redis.call('ZREM', first, id)
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
@@ -122,18 +122,21 @@ local function take_turn(c, lane, tenant, turn)
   local at, passed = 0, nil
   while popped[1] do
     local id = popped[1]
-    local j = read(K.job(id), READ)
+    local j = read(K.job(id), READ, redis.pcall)
     local verdict = j.state == 'queued' and judge(c, lane, id, j) or 'gone'
     if verdict ~= 'later' then
       local counts, depth = c.counts, 'depth:' .. lane
       counts[depth] = counts[depth] - 1
       counts['v:' .. lane] = math.max(counts['v:' .. lane], turn)
-      local following = turn
+      local following, step = turn, step_of(tenant, unpaid(j))
       if verdict == 'take' then
-        following = turn + step_of(tenant, unpaid(j))
+        following = turn + step
         start(c, lane, id, j)
       end
-      if passed then redis.call('ZADD', backlog, unpack(passed)) end
+      if passed then -- they move up, as in close_gap
+        for i = 1, #passed, 2 do passed[i] = exactly(passed[i] + step) end
+        redis.call('ZADD', backlog, unpack(passed))
+      end
       if counts[depth] <= 0 then
         redis.call('ZREM', K.turns(c.pool, lane), tenant)
       elseif redis.call('EXISTS', backlog) == 0 then
@@ -192,7 +195,10 @@ define('claim', function(a)
     if answer.jobs[1] then return answer, blobs end
   end
   local lease = redis.call('ZSCORE', K.leases(), a.worker)
-  if not lease or tonumber(lease) < now_ms() then return {fenced = true} end
+  if not lease or tonumber(lease) < now_ms() then
+    ring_all(a.pool) -- for whoever may claim: the bell may have rung for this worker
+    return {fenced = true}
+  end
   local p = read(K.pool(a.pool), POOL)
   local c = {a = a, pool = a.pool, room = a.room, bulk_room = a.bulk_room, suspects = a.suspects, counts = {}, active = {}, active_bulk = {},
     jobs = {}, ids = {}, blobs = {}, ended = {}, bytes = 0}

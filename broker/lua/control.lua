@@ -1,10 +1,4 @@
 -- What operators do to a queue and see of it.
-local function ring_all(pool)
-  for _, lane in ipairs(LANES) do
-    if redis.call('EXISTS', K.turns(pool, lane)) == 1 then ring(pool, lane) end
-  end
-end
-
 define('pause', function(a)
   if a.paused then return redis.call('HSETNX', K.pool(a.pool), 'paused', 1) == 1 end
   local changed = redis.call('HDEL', K.pool(a.pool), 'paused') == 1

@@ -1,4 +1,4 @@
-"""The library of functions on a real server: arguments are checked before anything is written; two versions work side by side."""
+"""The library of functions on a real server: arguments are checked first; two versions work side by side."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def bytes_of(told: Any) -> bytes | None:
 
 
 async def ids_in_order(store: JobStore, pool: str, lane: str, tenant: str) -> list[str]:
-    found = await store.client.zrange(store.keys("backlog", pool, lane, tenant), 0, -1)
+    found: list[Any] = await store.client.zrange(store.keys("backlog", pool, lane, tenant), 0, -1)
     return [LABELS.get(job_id, job_id) for job_id in found]
 
 
@@ -181,7 +181,8 @@ async def test_nothing_of_the_earlier_version_is_left(old: JobStore) -> None:
         "coordinators",
     }
     barred = {"workers", "paused"}
-    for key in await old.client.keys("*"):
+    found: list[Any] = await old.client.keys("*")
+    for key in found:
         name = key.removeprefix(f"{MANIFEST['namespace']}:")
         assert name.startswith(known) or name in others | barred, key
         assert not key.startswith(f"{MANIFEST['namespace']}."), key
@@ -191,7 +192,7 @@ async def test_nothing_of_the_earlier_version_is_left(old: JobStore) -> None:
         ("SISMEMBER", old.keys.namespace + ":paused", "default"),
     ):
         with pytest.raises(ResponseError, match="WRONGTYPE"):
-            await old.client.execute_command(*command)  # type: ignore[no-untyped-call]
+            await old.client.execute_command(*command)
 
 
 async def test_several_processes_at_once_take_it_over_once(old: JobStore) -> None:
@@ -233,7 +234,7 @@ async def test_an_api_of_the_earlier_version_is_seen_by_its_channel(old: JobStor
     await pubsub.subscribe(old.keys("api_channel", "api-1"))
     with pytest.raises(MixedFleetStartError, match="api"):
         await prepare(old)
-    await pubsub.aclose()  # type: ignore[no-untyped-call]
+    await pubsub.aclose()
 
 
 async def test_data_of_a_newer_version_is_refused(store: JobStore) -> None:

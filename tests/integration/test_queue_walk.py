@@ -20,6 +20,7 @@ from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, JobSpec, Usage
 from jobs.states import JobState
 from tests.invariants import check_queues
+from tests.lifetimes import FOR_GOOD, name_of
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
@@ -223,3 +224,31 @@ async def test_whatever_happens_the_parts_agree(
         check_queues(client, walk.store.keys)
     for key in ("deadlines", "delayed"):
         assert not await store.client.exists(store.keys(key))
+
+
+async def test_of_jobs_whose_retention_is_over_nothing_is_left_but_what_is_for_good(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """Of their pool, lanes, tenants, workers and prefixes, too; an idempotency key and the like have a TTL."""
+    settings = broker_settings.model_copy(update={"retry_base_s": 0.01, "retention_s": 0.1})
+    walk = Walk(JobStore(store.client, settings), settings, random.Random(7))
+    await walk.register()
+    for _ in range(150):
+        await walk.step()
+    await walk.store.pause("default", paused=False)
+    await eventually(walk.over)
+    for name in WORKERS:
+        await walk.store.bury(name)
+
+    async def left() -> set[str]:
+        await walk.store.reap()
+        found = [key async for key in store.client.scan_iter(f"{store.keys.namespace}:*")]
+        return {name for key in found if (name := name_of(store.keys, key)[0]) not in FOR_GOOD}
+
+    async def only_what_goes_by_itself() -> bool:
+        return await left() <= {"affinity", "own_bell", "bell", "bulk_bell"}
+
+    await eventually(only_what_goes_by_itself)
+    async for key in store.client.scan_iter(f"{store.keys.namespace}:*"):
+        if name_of(store.keys, key)[0] in {"affinity", "own_bell"}:
+            assert await store.client.ttl(key) != -1

@@ -19,14 +19,15 @@ from tests.aclserver import AclServer
 from tests.batching import jsonl, row
 from tests.forked import ForkedProcess
 from tests.processes import ROOT, ApiProcess, CoordinatorProcess, WorkerProcess
+from tests.servers import OLDEST_AND_EMBEDDED
 from tests.support import free_port, wait_until
 
 QUICK: dict[str, Any] = {"lease_ttl_s": 2.0, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AclServer]:
-    with AclServer(tmp_path_factory.mktemp("acl")) as server:
+@pytest.fixture(scope="module", params=OLDEST_AND_EMBEDDED)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AclServer]:
+    with AclServer(tmp_path_factory.mktemp("acl"), version=request.param) as server:
         yield server
 
 

@@ -192,7 +192,7 @@ async def test_what_the_caller_does_not_want_recorded_is_not(
         assert done.status_code == 200
         told = TraceContext.read(done.headers["traceresponse"])
         assert (told.trace_id, told.sampled) == (caller.trace_id, caller.sampled)
-        with Redis.from_url(broker_settings.redis_url, decode_responses=True) as client:
+        with Redis.from_url(broker_settings.redis_url) as client:
             key = Keys(broker_settings.namespace)("job", done.headers["x-penstock-job-id"])
             # Carried on all the same, for the logs and for engines with traces of their own.
             stored = TraceContext.decode(decode_facts(client.hget(key, "facts")).trace)

@@ -134,7 +134,7 @@ def asking(worker: str = W, **changes) -> calls.Claim:
 
 
 async def test_a_claim_whose_answer_was_lost_is_asked_for_again(store: JobStore) -> None:
-    """Also after an outage, before its lease is prolonged: were it refused, the jobs would be its own, and it would not know."""
+    """Also after an outage, before its lease is prolonged: the jobs are its own, and it does not know."""
     await alive(store)
     ids = [(await store.accept(spec(body=b"%d" % n))).id for n in range(4)]
     first, blobs = await store.functions.submit(asking())
@@ -180,6 +180,23 @@ async def test_concurrent_claims_are_unique(store: JobStore) -> None:
     ids = [(await store.accept(spec())).id for _ in range(50)]
     got = await asyncio.gather(*(store.claim(name, room=2) for _ in range(5) for name in names))
     assert sorted(claim.id for claims in got for claim in claims) == sorted(ids)
+
+
+async def test_a_record_that_is_none_keeps_no_other_job_from_its_worker(store: JobStore) -> None:
+    """It is passed by, in a turn and before all turns; the claims of the same call, and every count, are whole."""
+    await alive(store)
+    ids = [(await store.accept(spec(lane=lane))).id for lane in (Lane.HIGH, Lane.HIGH, Lane.LOW, Lane.LOW)]
+    await store.move(ids[2], top=True)
+    for job_id in (ids[1], ids[2]):
+        await store.client.delete(store.keys("job", job_id))
+        await store.client.set(store.keys("job", job_id), "a text")
+    got = await store.claim(W, room=9)
+    assert [claim.id for claim in got] == [ids[0], ids[3]]
+    assert await store.client.smembers(store.keys("worker_jobs", W)) == {ids[0], ids[3]}
+    assert (await waiting(store, Lane.HIGH), await waiting(store, Lane.LOW)) == (0, 0)
+    for job_id in (ids[1], ids[2]):
+        await store.client.delete(store.keys("job", job_id))
+        await store.client.zrem(store.keys("jobs"), job_id)
 
 
 async def test_claim_without_a_lease_is_fenced(store: JobStore) -> None:

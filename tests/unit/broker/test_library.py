@@ -1,4 +1,4 @@
-"""How the library of functions is put together: tables of transitions from ``jobs``, key names, and both sides' signatures."""
+"""How the library of functions is put together: tables of transitions, key names, and both sides' signatures."""
 
 from __future__ import annotations
 
