@@ -18,9 +18,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import NoPermissionError
 
 from broker.db.calls.jobs import Adopt
-from broker.db.errors import MixedFleetStartError, StoreUnavailableError
+from broker.db.errors import MixedFleetStartError, StoreFaultError, StoreUnavailableError
 from broker.jobs import BYTES_PER_TOKEN, JobStore
 from broker.records import Facts, encode_facts
 from jobs.model import SCHEMA_VERSION
@@ -67,9 +68,22 @@ async def prepare(store: JobStore) -> None:
     """Make the server's data this version's. Every process calls this first; it reads one key where nothing is to do.
 
     Raises:
-        MixedFleetStartError: a process of an earlier version lives, or a newer version wrote the data.
+        MixedFleetStartError: a process of an earlier version lives, a newer version wrote the data, or the Redis user may
+            not take it over.
         StoreUnavailableError: Redis cannot be reached, or another process takes too long with this.
     """
+    try:
+        await _prepare(store)
+    except StoreFaultError as error:
+        if not isinstance(error.__cause__, NoPermissionError):
+            raise
+        raise MixedFleetStartError(
+            f"the Redis user of this process lacks a right ({error}). Give Redis the users.acl of this version; only its"
+            " user `admin` may take over the data of an earlier one: docs/operate/operations.md"
+        ) from error
+
+
+async def _prepare(store: JobStore) -> None:
     give_up_at = time.monotonic() + _WAIT_S
     while not await _is_current(store):
         if not await _is_old(store):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.db.calls.jobs import Move
-from broker.db.calls.queues import Pause, Purge, SetLimits
+from broker.db.calls.jobs import Cancel, Move
+from broker.db.calls.queues import Pause, SetLimits
 from broker.lookups import JobLookups
 from broker.settings import BrokerSettings
 from jobs.ids import made_ms
@@ -87,10 +88,42 @@ class QueueControl(JobLookups):
 
     async def purge(self, pool: str, lane: Lane) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
-        call, purged = Purge(pool=pool, lane=lane.value, most=_PURGE_STEP, retention_ms=self.retention_ms), 0
-        while count := await self.functions.call(call):
-            purged += count
+        purged = 0
+        for waiting in (self._last_queued, self._delayed):
+            while ids := await waiting(pool, lane):
+                calls = (Cancel(id=job_id, retention_ms=self.retention_ms) for job_id in ids)
+                states = await asyncio.gather(*(self.functions.call(call) for call in calls))
+                purged += states.count(JobState.CANCELLED)
+                if JobState.CANCELLED not in states:
+                    break
         return purged
+
+    async def _last_queued(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs at the ends of a lane's backlogs: the last first, so that none of them is claimed meanwhile."""
+        found: list[str] = []
+        for tenant in await self.execute(self.client.zrevrange(self.keys("turns", pool, lane), 0, -1)):
+            left = _PURGE_STEP - len(found)
+            found += await self.execute(
+                self.client.zrevrange(self.keys("backlog", pool, lane, tenant), 0, left - 1)
+            )
+            if len(found) >= _PURGE_STEP:
+                break
+        return found
+
+    async def _delayed(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs of a lane that wait for their next attempt."""
+        first = 0
+        while ids := await self.execute(
+            self.client.zrange(self.keys("delayed"), first, first + _PURGE_STEP - 1)
+        ):
+            first += len(ids)
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hmget(self.keys("job", job_id), "pool", "lane")
+            places = await self.execute(pipe.execute())
+            if here := [job_id for job_id, place in zip(ids, places, strict=True) if place == [pool, lane]]:
+                return here
+        return []
 
     async def set_limits(self, *, only_if_missing: bool = False) -> bool:
         """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from broker.db.calls.base import READS, Call
 from broker.db.faults import NO_FUNCTION, Faults
 from broker.db.keys import Keys
-from broker.db.library import PREFIX, Library, answer_to, library
+from broker.db.library import Library, answer_to, library
 
 R = TypeVar("R")
 
@@ -35,20 +35,13 @@ def load_command() -> tuple[str, ...]:
     return ("FUNCTION", "LOAD", "REPLACE", library().source)
 
 
-async def drop_unused_libraries(client: Redis, in_use: Collection[str]) -> list[str]:
-    """Delete our libraries of other versions that are not in use; return their names.
+async def drop_libraries(client: Redis, names: Collection[str]) -> list[str]:
+    """Delete these libraries; return the names of those that were there.
 
     A process that still calls one finds it missing and loads it again, so nothing breaks.
-
-    Args:
-        in_use: names of libraries that live workers call.
     """
-    rows = await client.function_list(library=f"{PREFIX}*")
-    names = [dict(zip(row[::2], row[1::2], strict=True))["library_name"] for row in rows]
     gone = []
     for name in names:
-        if name == library().name or name in in_use:
-            continue
         try:
             await client.function_delete(name)
         except ResponseError as error:

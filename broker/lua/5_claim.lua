@@ -1,6 +1,6 @@
 -- Work for a worker that asks for it: the pop is the claim.
 local HEAD = {'state', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader', 'coalesce',
-  'kills', 'back'}
+  'kills', 'back', 'paid'}
 local READ = {'facts', 'req'}
 for i = 1, #HEAD do READ[i + 2] = HEAD[i] end
 
@@ -106,6 +106,7 @@ local function take_first(c, lane)
     local j = next_job(c, id)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
       redis.call('ZREM', first, id)
+      c.left = true -- there may be more of them than are looked at
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
         join(c.pool, lane, j.tenant, id, 0, number(redis.call('HGET', K.tags(c.pool, lane), j.tenant)), c.counts['v:' .. lane])
       end
@@ -221,7 +222,10 @@ define('claim', function(a)
     if before > 0 and c.room > 0 then
       take_from(c, lane)
       if c.counts[depth] < before then
-        if c.counts[depth] <= 0 then redis.call('DEL', K.tags(a.pool, lane)) end
+        if c.counts[depth] <= 0 then -- no turn is known any more
+          redis.call('DEL', K.tags(a.pool, lane))
+          c.counts[v] = 0
+        end
         changed[depth], changed[v] = c.counts[depth], exactly(c.counts[v])
       end
     end
