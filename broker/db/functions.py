@@ -45,9 +45,17 @@ async def drop_unused_libraries(client: Redis, in_use: Collection[str]) -> list[
     """
     rows = await client.function_list(library=f"{PREFIX}*")
     names = [dict(zip(row[::2], row[1::2], strict=True))["library_name"] for row in rows]
-    gone = [name for name in names if name != library().name and name not in in_use]
-    for name in gone:
-        await client.function_delete(name)
+    gone = []
+    for name in names:
+        if name == library().name or name in in_use:
+            continue
+        try:
+            await client.function_delete(name)
+        except ResponseError as error:
+            if not str(error).endswith("Library not found"):  # another process was faster
+                raise
+        else:
+            gone.append(name)
     return gone
 
 

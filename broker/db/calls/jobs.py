@@ -136,7 +136,7 @@ class Finish(Call[bool]):
     Attributes:
         event: what happened, one of :class:`jobs.states.JobEvent`.
         tokens: prompt and completion tokens that it used; None: not known.
-        completion: completion tokens of one answer, for the estimates of later jobs.
+        completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
     """
 
