@@ -36,12 +36,6 @@ local function count_before(pool, lane, tenant, turn, most)
   return math.floor(before * redis.call('ZCOUNT', K.turns(pool, lane), '-inf', exactly(turn)) / most)
 end
 
-local function turn_of(pool, lane, tenant)
-  local turn = number(redis.call('ZSCORE', K.turns(pool, lane), tenant))
-  if turn == math.huge then return number(redis.call('HGET', K.parked(pool), lane .. ' ' .. tenant)) or 0 end
-  return turn
-end
-
 -- How many jobs of the lane come before a queued one, or (no id) before a new one, and how many of them are its tenant's; nil: it has no turn.
 local function place_of(pool, lane, tenant, id, most)
   local backlog, rank, begins = K.backlog(pool, lane, tenant), nil, nil

@@ -320,3 +320,18 @@ async def test_a_tenant_that_comes_back_has_no_hoarded_lead(store: JobStore, awa
     await engines.run(60_000)
     served = engines.served - before
     assert served[away] / served.total() == pytest.approx(0.5, abs=0.1)
+
+
+async def test_what_was_paid_in_vain_before_the_lane_was_empty_is_no_lead(store: JobStore) -> None:
+    """Fifty jobs that were thought to be long end at once: their tenant is ahead by one of them, not by all."""
+    await alive(store)
+    for _ in range(50):
+        await store.accept(spec("a", prompt_tokens=1000))
+    running = await store.claim(W, room=50)
+    for tenant in ("a", "b"):
+        for _ in range(60):
+            await store.accept(spec(tenant, prompt_tokens=0))
+    for claim in running:
+        await store.finish(claim, W, JobState.SUCCEEDED, usage=Usage(1, 1, 2))
+    served = await tenants_in_order(store, 40)
+    assert 12 <= served.count("b") <= 20
