@@ -133,6 +133,22 @@ async def test_a_drain_gives_back_what_was_claimed_and_never_arrived(
     assert await reasons(store, job_id) == ["not_delivered"]
 
 
+async def test_a_drain_takes_no_bell_with_it(store: JobStore, ready) -> None:
+    """The bell of a job that comes while an idle worker ends wakes another."""
+    worker = await ready(heartbeat_s=30.0)
+
+    async def sleeps() -> bool:
+        return int((await store.client.info("clients"))["blocked_clients"]) > 0
+
+    await eventually(sleeps)
+    worker.signal(signal.SIGTERM)
+    await eventually(lambda: "draining" in worker.log.read_text())
+    job_id = await submit(store)
+    assert await asyncio.to_thread(worker.wait) == 0
+    assert (await read(store, job_id)).state is JobState.QUEUED
+    assert await store.client.llen(store.keys("bell", "default")) == 1
+
+
 async def test_what_celery_does_not_deliver_is_given_back(store: JobStore, ready) -> None:
     """An error on the way ends the worker; the job runs elsewhere, at no cost."""
     worker = await ready("w1", failpoints="worker.claimed=raise@3")
