@@ -142,6 +142,7 @@ class Attempts:
         error: JobError | None = None,
         partial: bytes = b"",
         tail: Sequence[tuple[int, str]] = (),
+        tokens: int | None = None,
     ) -> bool:
         """End a job, with the last chunks of its stream.
 
@@ -152,6 +153,7 @@ class Attempts:
             usage: token counts, also of a partial response.
             partial: the partial response of a job that did not succeed.
             tail: the stream's last chunks: (sequence number, payload).
+            tokens: that it used, if ``usage`` does not say.
 
         Returns:
             False: this attempt no longer owns the job, nothing was written.
@@ -166,7 +168,7 @@ class Attempts:
             tail=[seq for seq, _ in tail],
             status=status,
             usage=encode_usage(usage),
-            tokens=None if usage is None else usage.prompt_tokens + usage.completion_tokens,
+            tokens=tokens if usage is None else usage.prompt_tokens + usage.completion_tokens,
             completion=None if usage is None else usage.completion_tokens,
             error=encode_error(error),
         )

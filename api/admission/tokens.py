@@ -11,7 +11,7 @@ _MOST = 2**31
 """More than any engine does for one request; a JSON number has no bound."""
 
 _MOST_EACH = 1024
-"""Answers to one prompt. A job's cost moves the turn of its tenant, and so that of its lane: an absurd number would, for good."""
+"""Answers to one prompt. A job's cost moves its tenant's turn, and so its lane's: an absurd number would, for good."""
 
 
 def most_tokens(endpoint: str, request: Mapping[str, Any]) -> int | None:

@@ -210,6 +210,7 @@ class Endings:
                 error=error,
                 partial=partial.body if partial else b"",
                 tail=tail,
+                tokens=final.tokens if final else None,
             )
 
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -86,7 +87,7 @@ class ChunkRunner:
             slots.skip(len(left.ids))
             chunk = ChunkAttempt(claim, spec, writer, place)
             committer = Committer(
-                self._storage(), self._chunks, spec, claim, writer, lambda rows: self._count(claim, rows)
+                self._storage(), self._chunks, spec, claim, writer, lambda rows: self._count(chunk, rows)
             )
             feeder = self._feeders[claim.id] = Feeder(
                 chunk,
@@ -103,7 +104,8 @@ class ChunkRunner:
                 log.info("chunk_gone", batch=spec.batch, chunk=spec.chunk)
             finally:
                 del self._feeders[claim.id]
-        return _DONE
+        # What an earlier attempt's rows used is not known here.
+        return replace(_DONE, tokens=chunk.tokens if claim.attempt == 1 else None)
 
     async def _take(self, spec: ChunkSpec, claim: Claim, slots: ChunkSlots) -> tuple[Go, Recovered, int]:
         """Find the rows left of a chunk, and take it. Returns the verdict, those rows, and the number to write under."""
@@ -150,14 +152,15 @@ class ChunkRunner:
         failpoints.hit("bulk.before_end")
         await self._end(chunk.spec, chunk.claim, done=feeder.complete)
 
-    def _count(self, claim: Claim, rows: list[FinishedRow]) -> None:
+    def _count(self, chunk: ChunkAttempt, rows: list[FinishedRow]) -> None:
         """Count rows that were committed, and their tokens, which are the tenant's."""
         failed = sum(row.kind == "err" for row in rows)
         self._metrics.batch_rows.labels("completed").inc(len(rows) - failed)
         self._metrics.batch_rows.labels("failed").inc(failed)
         prompt = sum(row.usage.input_tokens for row in rows)
         completion = sum(row.usage.output_tokens for row in rows)
-        self._metrics.count_tokens(claim.lane, claim.tenant, prompt, completion)
+        chunk.tokens += prompt + completion
+        self._metrics.count_tokens(chunk.claim.lane, chunk.claim.tenant, prompt, completion)
 
     async def _wait_for_storage(self, spec: ChunkSpec, slots: ChunkSlots, error: StorageError) -> None:
         slots.stalled = True  # until something can be read
