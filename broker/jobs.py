@@ -37,7 +37,7 @@ from jobs.outlook import start_after, start_ms
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
-_REAP_STEP = 200
+_REAP_STEP = 100
 BYTES_PER_TOKEN = 4
 """Of a request, by which the tokens of its prompt are estimated."""
 

@@ -147,14 +147,20 @@ async def _lock(store: JobStore) -> str | None:
 
 async def _take_over(store: JobStore, token: str) -> None:
     key = f"{store.keys('schema')}:lock"
+    holder = asyncio.create_task(_hold(store, key, token))
     try:
+        if await _is_current(store):  # another process was done just before
+            return
         await _check_fleet(store)
         log.info("migration_begun", version=SCHEMA_VERSION)
         await _bar(store)
         await _drop(store, ":pool:*", ":ended:*")  # of a take-over that was cut short
         done: set[str] = set()
         async for ids in _pages(store):
-            await store.execute(store.client.set(key, token, px=_LOCK_MS))
+            if holder.done():
+                raise StoreUnavailableError(
+                    "the lock of the take-over was lost: Redis or this process was away"
+                )
             fresh = [job_id for job_id in dict.fromkeys(ids) if job_id not in done]
             await _rewrite(store, fresh)
             await asyncio.gather(*(store.functions.call(Adopt(id=job_id)) for job_id in fresh))
@@ -162,7 +168,21 @@ async def _take_over(store: JobStore, token: str) -> None:
         await _finish(store)
         log.info("migration_done", version=SCHEMA_VERSION, jobs=len(done))
     finally:
-        await store.execute(store.client.delete(key))
+        holder.cancel()
+        await asyncio.gather(holder, return_exceptions=True)
+        if await _holds(store, key, token):
+            await store.execute(store.client.delete(key))
+
+
+async def _hold(store: JobStore, key: str, token: str) -> None:
+    """Prolong the lock, however long a big server takes, until it is another's."""
+    while await _holds(store, key, token):
+        await store.execute(store.client.set(key, token, px=_LOCK_MS))
+        await asyncio.sleep(_LOCK_MS / 4000)
+
+
+async def _holds(store: JobStore, key: str, token: str) -> bool:
+    return bool(await store.execute(store.client.get(key)) == token)
 
 
 async def _check_fleet(store: JobStore) -> None:

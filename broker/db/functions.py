@@ -14,7 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker.db.calls.base import READS, Call
-from broker.db.faults import Faults
+from broker.db.faults import NO_FUNCTION, Faults
 from broker.db.keys import Keys
 from broker.db.library import PREFIX, Library, answer_to, library
 
@@ -27,7 +27,7 @@ _Waiting: TypeAlias = tuple[Call[Any], tuple[bytes, ...], asyncio.Future[Any]]
 
 def is_missing(reply: object) -> bool:
     """Whether Redis refused a call because the library is not loaded: it is new, or was emptied."""
-    return isinstance(reply, ResponseError) and str(reply).endswith("Function not found")
+    return isinstance(reply, ResponseError) and str(reply).endswith(NO_FUNCTION)
 
 
 def load_command() -> tuple[str, ...]:

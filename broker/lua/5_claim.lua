@@ -1,6 +1,8 @@
 -- Work for a worker that asks for it: the pop is the claim.
-local READ = {'state', 'tenant', 'created', 'attempt', 'cost', 'facts', 'req', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader',
-  'coalesce', 'kills', 'back'}
+local HEAD = {'state', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader', 'coalesce',
+  'kills', 'back'}
+local READ = {'facts', 'req'}
+for i = 1, #HEAD do READ[i + 2] = HEAD[i] end
 
 local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'}
 
@@ -9,25 +11,25 @@ local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'star
 local LOOK_AHEAD = 8
 local LEFT_MS = 25
 
+-- For so long those who pass over a job ring for others. All with room ask once a second anyway, and if none may take it (a suspect, while
+-- each has one; a record of a later version), each that rings would wake the next without end.
+local RUNG_MS = 1000
+
 -- Bytes of requests after which an answer has no further job.
 local MOST_BYTES = 8388608
 
 -- Whether this worker takes the job: 'take', 'later' (it stays where it is, for others), or 'gone' (it has left its place).
 local function judge(c, lane, id, j)
   local now = now_ms()
-  if tonumber(j.v or 0) > c.a.version then
-    c.left = true
+  local waited = math.abs(now - tonumber(j.back or j.created)) -- the clock may have been set back
+  if tonumber(j.v or 0) > c.a.version or j.kills and c.suspects <= 0 then
+    c.passed, c.left = true, c.left or waited < RUNG_MS
     return 'later'
   end
-  if j.kills and c.suspects <= 0 then
-    c.left = true
-    return 'later'
-  end
-  local waited = now - tonumber(j.back or j.created)
   if j.affinity and lane ~= 'bulk' and waited < LEFT_MS then
     local warm = warm_worker(c.pool, j.affinity)
     if warm and warm ~= c.a.worker then
-      c.ask_again = math.min(c.ask_again or LEFT_MS, LEFT_MS - waited)
+      c.passed, c.ask_again = true, math.min(c.ask_again or LEFT_MS, LEFT_MS - waited)
       return 'later'
     end
   end
@@ -56,10 +58,17 @@ local function tell(jobs, blobs, id, j)
   blobs[#blobs + 1] = j.req
 end
 
+-- Read a job of a backlog; after one was passed over without its bodies, which may be long, and which `start` reads then.
+local function next_job(c, id) return read(K.job(id), c.passed and HEAD or READ, redis.pcall) end
+
 -- queued -> running. The job has left its backlog.
 local function start(c, lane, id, j)
   local a, now, job = c.a, now_ms(), K.job(id)
   local attempt = (number(j.attempt) or 0) + 1
+  if not j.req then
+    local bodies = read(job, {'facts', 'req'})
+    j.facts, j.req = bodies.facts, bodies.req
+  end
   redis.call('HSET', job, 'state', ON.claim.queued, 'worker', a.worker, 'started', exactly(now), 'attempt', attempt, 'claim', a.token)
   if j.qexp then start_in_time(id, j.exp) end
   if j.coalesce then -- its followers have started with it
@@ -94,7 +103,7 @@ end
 local function take_first(c, lane)
   local first, taken = K.backlog(c.pool, lane, FIRST), false
   for _, id in ipairs(redis.call('ZRANGE', first, 0, LOOK_AHEAD - 1)) do
-    local j = read(K.job(id), READ, redis.pcall)
+    local j = next_job(c, id)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
       redis.call('ZREM', first, id)
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
@@ -122,7 +131,7 @@ local function take_turn(c, lane, tenant, turn)
   local at, passed = 0, nil
   while popped[1] do
     local id = popped[1]
-    local j = read(K.job(id), READ, redis.pcall)
+    local j = next_job(c, id)
     local verdict = j.state == 'queued' and judge(c, lane, id, j) or 'gone'
     if verdict ~= 'later' then
       local counts, depth = c.counts, 'depth:' .. lane

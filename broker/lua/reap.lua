@@ -35,9 +35,13 @@ local function take_from_lost(id, worker, a, done)
   end
 end
 
+-- A worker's description, which names its pool, may be gone before it is buried.
+local function forget_slots(worker)
+  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do redis.call('HDEL', K.slots(pool), worker) end
+end
+
 local function forget_worker(worker)
-  local pool = redis.call('HGET', K.worker(worker), 'pool')
-  if pool then redis.call('HDEL', K.slots(pool), worker) end
+  forget_slots(worker)
   redis.call('ZREM', K.leases(), worker)
   redis.call('DEL', K.worker(worker), K.worker_orders(worker))
 end
@@ -88,11 +92,13 @@ local function age(pool, lane, ageing, a, done)
   local tenants = redis.call('ZRANGE', K.turns(pool, lane), from, from + TENANTS - 1)
   redis.call('HSET', key, cursor, #tenants == TENANTS and from + TENANTS or 0)
   for _, tenant in ipairs(tenants) do
-    for _, id in ipairs(redis.call('ZRANGE', K.backlog(pool, lane, tenant), 0, a.most - 1)) do
-      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt'})
-      local waited = j.created and now_ms() - tonumber(j.back or j.created) -- nil: its record is lost
-      if waited and waited <= ageing or done.aged >= a.most then break end
-      if waited then
+    local backlog, at = K.backlog(pool, lane, tenant), 0
+    while done.aged < a.most do
+      local id = redis.call('ZRANGE', backlog, at, at)[1]
+      if not id then break end
+      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt'}, redis.pcall)
+      if j.created then
+        if now_ms() - tonumber(j.back or j.created) <= ageing then break end
         dequeue(pool, lane, j.tenant, id, j.leader)
         redis.call('HSET', K.job(id), 'lane', ABOVE[lane], 'back', exactly(now_ms()))
         if tenant == FIRST then
@@ -101,6 +107,8 @@ local function age(pool, lane, ageing, a, done)
           enqueue(pool, ABOVE[lane], j.tenant, id, unpaid(j))
         end
         done.aged = done.aged + 1
+      else
+        at = at + 1 -- its record is lost
       end
     end
   end

@@ -66,10 +66,9 @@ end)
 
 -- End the lease of a worker that has ended, so that the reaper need not wait for it.
 define('bury', function(a)
-  local pool = redis.call('HGET', K.worker(a.worker), 'pool')
   if redis.call('EXISTS', K.worker_jobs(a.worker)) == 1 then
     redis.call('ZADD', K.leases(), 'XX', 0, a.worker)
-    if pool then redis.call('HDEL', K.slots(pool), a.worker) end
+    forget_slots(a.worker)
   else
     forget_worker(a.worker)
   end

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from broker.attempts import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -66,6 +67,9 @@ async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
     await rings(store)
     assert (await store.functions.call(asking(suspects=0))).jobs == ()
     assert await rings(store) == (True, False)
+    await store.client.hset(store.keys("job", claim.id), "back", await store.now_ms() - 1000)
+    assert (await store.functions.call(asking(suspects=0))).jobs == ()
+    assert await rings(store) == (False, False)  # all were rung for; to ring on would wake them for ever
     await store.bury("other")
     assert (await store.functions.call(asking("other"))).fenced
     assert await rings(store) == (True, False)
@@ -86,7 +90,7 @@ async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
 async def test_whatever_makes_work_claimable_rings(store: JobStore, broker_settings: BrokerSettings) -> None:
     await alive(store)
 
-    async def claimed(**changes) -> object:
+    async def claimed(**changes) -> Claim | None:
         await store.accept(spec(**changes))
         claim = await take(store)
         await rings(store)
@@ -120,6 +124,16 @@ async def test_whatever_makes_work_claimable_rings(store: JobStore, broker_setti
     await store.bury(W)
     await store.reap()
     assert await rings(store) == (True, False)
+
+
+async def test_a_job_behind_one_that_is_passed_over_comes_whole(store: JobStore) -> None:
+    await alive(store)
+    first, second = spec(), spec(body=b'{"second": 1}')
+    await store.accept(first)
+    await store.accept(second)
+    await store.client.hset(store.keys("job", first.id), "v", 99)
+    (claim,) = await store.claim(W, room=2)
+    assert (claim.id, claim.body, claim.model) == (second.id, second.body, second.model)
 
 
 @pytest.mark.parametrize("limits", [{"max_active": 1}, {"tenant_max_active": 1}])

@@ -135,7 +135,6 @@ class Backlogs:
                 case 2:
                     await self.store.release(claim, W, "released")
 
-
     async def pass_over(self) -> None:
         """A worker takes what is behind some jobs that it cannot read."""
         records = [self.store.keys("job", job_id) for job_id in self.rng.sample(self.ids, 12)]
@@ -212,6 +211,26 @@ async def test_jobs_at_the_top_stand_where_their_positions_say(store: JobStore) 
     expected = [ids[5], ids[2], ids[4], ids[0], ids[1], ids[3]]
     assert await positions(store, ids) == {job_id: place for place, job_id in enumerate(expected)}
     assert await take_all(store) == expected
+
+
+async def test_an_estimate_is_the_prompt_and_the_mean_of_each_answer(store: JobStore) -> None:
+    await alive(store)
+
+    async def cost(**changes) -> int:
+        job_id = (await store.accept(spec(**changes))).id
+        told = await store.client.hget(store.keys("job", job_id), "cost")
+        assert (await take(store)).id == job_id
+        return int(told)
+
+    assert await cost(prompt_tokens=10) == 138  # nothing was measured yet
+    assert await cost(body=b"x" * 400, max_tokens=50) == 150
+    await store.accept(spec(answers=4, prompt_tokens=1))
+    claim = await take(store)
+    await store.finish(claim, W, JobState.SUCCEEDED, usage=Usage(1, 400, 401))
+    assert await cost(prompt_tokens=10) == 110
+    assert await cost(prompt_tokens=10, answers=4) == 410
+    assert await cost(prompt_tokens=10, answers=4, max_tokens=20) == 90
+    assert await cost(tenant="another", prompt_tokens=10) == 110  # as the model's answers to all
 
 
 class Engines:

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
 
 from broker.db.client import connect
 from broker.db.errors import MixedFleetStartError
@@ -252,3 +253,15 @@ async def _keep_beating(old: JobStore) -> None:
     while True:
         await asyncio.sleep(0.1)
         await _beat(old)
+
+
+async def test_the_lock_lasts_as_long_as_the_take_over(
+    old: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it lasts longer than the lock by itself, as it waits for the lease of a worker that has died."""
+    monkeypatch.setattr("broker.migration._LOCK_MS", 100)
+    await old.client.zadd(f"{old.keys.namespace}:workers", {"gone": await old.now_ms() + 500})
+    with capture_logs() as lines:
+        await asyncio.gather(prepare(old), prepare(old))
+    assert [line["event"] for line in lines] == ["migration_begun", "migration_done"]
+    assert not await old.client.exists(f"{old.keys('schema')}:lock")

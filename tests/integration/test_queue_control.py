@@ -148,6 +148,24 @@ async def test_long_waiting_jobs_go_up_a_lane(store: JobStore, broker_settings: 
     assert (await waiting(store, Lane.LOW), await waiting(store, Lane.HIGH)) == (0, 1)
 
 
+async def test_a_lost_record_keeps_none_behind_it_from_ageing(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    ageing = JobStore(store.client, broker_settings.model_copy(update={"ageing_s": 0.05}))
+    lost, low = [await store.accept(spec(lane=Lane.LOW)) for _ in range(2)]
+    await store.client.delete(store.keys("job", lost.id))
+
+    async def arrived() -> bool:
+        await ageing.reap()
+        return (await store.get(low.id)).lane is Lane.HIGH
+
+    await eventually(arrived)
+    assert (await waiting(store, Lane.LOW), await waiting(store, Lane.HIGH)) == (1, 1)
+    await alive(store)
+    assert [await take(store) is not None for _ in range(2)] == [True, False]
+    await store.client.zrem(store.keys("jobs"), lost.id)
+
+
 async def test_ageing_is_as_the_apis_say(store: JobStore, broker_settings: BrokerSettings) -> None:
     await limited(store, broker_settings, ageing_s=0)
     eager = JobStore(store.client, broker_settings.model_copy(update={"ageing_s": 0.001}))

@@ -51,6 +51,23 @@ async def test_a_worker_that_has_not_beaten_yet_has_no_slots_and_harms_no_other(
     assert view.slots == 3
 
 
+@pytest.mark.parametrize("buried", [True, False])
+async def test_a_dead_workers_slots_are_forgotten_though_its_description_is_gone(
+    store: JobStore, buried: bool
+) -> None:
+    """After a long outage of everything the lease is there, and the description has expired."""
+    await store.heartbeat("dead", first=True, info={"name": "dead@host", "pool": "default", "capacity": 3})
+    await store.client.sadd(store.keys("pools"), "default")  # its registration did
+    await store.client.delete(store.keys("worker", "dead"))
+    if buried:
+        await store.bury("dead")
+    else:
+        await store.client.zadd(store.keys("leases"), {"dead": 1})
+        await store.reap()
+    (view,) = await store.queues(["default"])
+    assert view.slots == 0
+
+
 async def test_the_same_worker_may_say_it_twice(store: JobStore) -> None:
     """The client library sends a call again when the connection breaks before the answer."""
     await Puppet(store, "one").live("m")

@@ -33,7 +33,6 @@ class ChunkAttempt:
         place: its place in a trace, to which the rows' own traces link.
         engine_error: the first sign that the engine died under it.
         on_engine: rows that are on the engine now.
-        tokens: of the rows that were committed.
     """
 
     claim: Claim
@@ -42,7 +41,6 @@ class ChunkAttempt:
     place: TraceContext | None = None
     engine_error: EngineDeadError | None = None
     on_engine: int = 0
-    tokens: int = 0
 
 
 class RowRunner:

@@ -68,13 +68,11 @@ class Final:
         status: HTTP status; 200, or the engine's own refusal.
         body: the complete OpenAI response (also after a stream), or the OpenAI error body. UTF-8 JSON.
         usage: token counts; None if the response has none.
-        tokens: that a chunk of a batch used, whose usage is its batch's; None: not known.
     """
 
     status: int
     body: bytes
     usage: Usage | None
-    tokens: int | None = None
 
 
 def record_final(span: Span, final: Final) -> None:
