@@ -14,7 +14,8 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
@@ -68,19 +69,12 @@ async def prepare(store: JobStore) -> None:
     """Make the server's data this version's. Every process calls this first; it reads one key where nothing is to do.
 
     Raises:
-        MixedFleetStartError: a process of an earlier version lives, a newer version wrote the data, or the Redis user may
-            not take it over.
+        MixedFleetStartError: a process of an earlier version lives, a newer version wrote the data, or this user of Redis
+            has no right to do it.
         StoreUnavailableError: Redis cannot be reached, or another process takes too long with this.
     """
-    try:
+    with _told_of_rights():
         await _prepare(store)
-    except StoreFaultError as error:
-        if not isinstance(error.__cause__, NoPermissionError):
-            raise
-        raise MixedFleetStartError(
-            f"the Redis user of this process lacks a right ({error}). Give Redis the users.acl of this version; only its"
-            " user `admin` may take over the data of an earlier one: docs/operate/operations.md"
-        ) from error
 
 
 async def _prepare(store: JobStore) -> None:
@@ -105,8 +99,23 @@ async def check(store: JobStore) -> None:
     Raises:
         MixedFleetStartError: as there.
     """
-    if not await _is_current(store) and await _is_old(store):
-        await _check_fleet(store)
+    with _told_of_rights():
+        if not await _is_current(store) and await _is_old(store):
+            await _check_fleet(store)
+
+
+@contextmanager
+def _told_of_rights() -> Iterator[None]:
+    """Say what to do where a user of Redis lacks rights: it has an earlier version's, or takes over data."""
+    try:
+        yield
+    except StoreFaultError as error:
+        if not isinstance(error.__cause__, NoPermissionError):
+            raise
+        raise MixedFleetStartError(
+            f"{error}. Give Redis this version's users.acl; data of an earlier version can be taken over by a process that"
+            " connects as admin only: docs/operate/operations.md"
+        ) from error
 
 
 async def _is_current(store: JobStore) -> bool:
