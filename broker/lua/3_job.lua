@@ -1,6 +1,7 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by',
+  'paid'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -46,8 +47,8 @@ end
 -- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
 local OWN_FAILURES = {timeout = true, worker_lost = true}
 
--- What a queued job's turn will cost; 0: it ran before.
-local function unpaid(j) return j.attempt and 0 or number(j.cost) or 1 end
+-- What a queued job's turn will cost; 0: it ran before, or paid when it was moved to the top.
+local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or 1 end
 
 -- End a job, and its followers (identical, deterministic jobs of the same tenant) if its end comes from the request. They point to its
 -- result. Else each runs in its own turn; those that wait for this one no longer do.
@@ -148,6 +149,7 @@ define('move', function(a)
     if a.top then
       enqueue_first(j.pool, lane, a.id, nil, true)
       charge(j.pool, lane, j.tenant, unpaid(j))
+      redis.call('HSET', K.job(a.id), 'paid', 1)
     else
       enqueue(j.pool, lane, j.tenant, a.id, unpaid(j))
     end

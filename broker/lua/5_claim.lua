@@ -1,6 +1,6 @@
 -- Work for a worker that asks for it: the pop is the claim.
 local HEAD = {'state', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader', 'coalesce',
-  'kills', 'back'}
+  'kills', 'back', 'paid'}
 local READ = {'facts', 'req'}
 for i = 1, #HEAD do READ[i + 2] = HEAD[i] end
 
@@ -105,6 +105,7 @@ local function take_first(c, lane)
   for _, id in ipairs(redis.call('ZRANGE', first, 0, LOOK_AHEAD - 1)) do
     local j = next_job(c, id)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
+      c.left = true -- there may be others behind those that are looked at
       redis.call('ZREM', first, id)
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
         join(c.pool, lane, j.tenant, id, 0, number(redis.call('HGET', K.tags(c.pool, lane), j.tenant)), c.counts['v:' .. lane])
