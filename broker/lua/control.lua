@@ -17,29 +17,6 @@ define('set_limits', function(a)
   return true
 end)
 
-define('purge', function(a)
-  local pool, lane, count, ids = a.pool, a.lane, 0, {}
-  for _, tenant in ipairs(redis.call('ZREVRANGE', K.turns(pool, lane), 0, -1)) do
-    local room = a.most - #ids
-    if room <= 0 then break end
-    for _, id in ipairs(redis.call('ZREVRANGE', K.backlog(pool, lane, tenant), 0, room - 1)) do ids[#ids + 1] = id end
-  end
-  local from = 0
-  while #ids < a.most do
-    local delayed = redis.call('ZRANGE', K.delayed(), from, from + a.most - 1)
-    if not delayed[1] then break end
-    from = from + #delayed
-    for _, id in ipairs(delayed) do
-      local s = read(K.job(id), {'pool', 'lane'})
-      if s.pool == pool and s.lane == lane and #ids < a.most then ids[#ids + 1] = id end
-    end
-  end
-  for _, id in ipairs(ids) do
-    if stop_job(id, ON.cancel, a.retention_ms) == ON.cancel.queued then count = count + 1 end
-  end
-  return count
-end)
-
 -- Jobs of the lane that come before a turn, beside those of its own tenant. Of equal turns the tenant with the smaller name is first.
 local function count_before(pool, lane, tenant, turn)
   local before = 0

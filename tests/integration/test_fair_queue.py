@@ -135,7 +135,6 @@ class Backlogs:
                 case 2:
                     await self.store.release(claim, W, "released")
 
-
     async def pass_over(self) -> None:
         """A worker takes what is behind some jobs that it cannot read."""
         records = [self.store.keys("job", job_id) for job_id in self.rng.sample(self.ids, 12)]

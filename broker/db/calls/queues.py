@@ -30,15 +30,6 @@ class Pause(Call[bool]):
     paused: bool
 
 
-class Purge(Call[int]):
-    """Cancel jobs that wait in a lane, those between two attempts too, at most ``most``. Answers how many."""
-
-    pool: str
-    lane: str
-    most: int
-    retention_ms: int
-
-
 class SetLimits(Call[bool]):
     """Replace the bounds and weights of all pools.
 
