@@ -2,6 +2,7 @@
 -- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
 local clock -- of the call under way
 local limits_read
+local moved -- how many jobs it has moved up in their lines, see close_gap
 
 local function now_ms()
   if not clock then
@@ -29,7 +30,7 @@ end
 local function define(name, body)
   local signature = SIGNATURES[name]
   redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
-    ns, clock, limits_read = argv[1], nil, nil
+    ns, clock, limits_read, moved = argv[1], nil, nil, 0
     local arguments = cmsgpack.unpack(argv[2])
     local wrong = mismatch(signature, arguments)
     if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end

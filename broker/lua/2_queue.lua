@@ -118,16 +118,18 @@ local MOVED = 64
 
 local function close_gap(pool, lane, tenant, backlog, rank)
   local behind = redis.call('ZCARD', backlog) - rank - 1
-  if rank == 0 or math.min(rank, behind) > MOVED then return end
+  local fewer = math.min(rank, behind)
+  if rank == 0 or moved + fewer > MOVED then return end
+  moved = moved + fewer
   local here = redis.call('ZRANGE', backlog, rank, rank + 1, 'WITHSCORES')
   local from, to, by = 0, rank - 1, (here[4] or redis.call('HGET', K.tags(pool, lane), tenant)) - here[2]
   if behind < rank then
     from, to, by = rank + 1, -1, -by
     redis.call('HINCRBYFLOAT', K.tags(pool, lane), tenant, exactly(by))
   end
-  local jobs, moved = redis.call('ZRANGE', backlog, from, to, 'WITHSCORES'), {}
-  for i = 1, #jobs, 2 do moved[i], moved[i + 1] = exactly(jobs[i + 1] + by), jobs[i] end
-  if moved[1] then redis.call('ZADD', backlog, unpack(moved)) end
+  local jobs, scores = redis.call('ZRANGE', backlog, from, to, 'WITHSCORES'), {}
+  for i = 1, #jobs, 2 do scores[i], scores[i + 1] = exactly(jobs[i + 1] + by), jobs[i] end
+  if scores[1] then redis.call('ZADD', backlog, unpack(scores)) end
 end
 
 -- Take a queued job out of its place. Returns false if it has no turn.

@@ -126,7 +126,11 @@ local function stop_job(id, event, retention)
   return j.state
 end
 
-define('cancel', function(a) return stop_job(a.id, ON.cancel, a.retention_ms) end)
+define('cancel', function(a)
+  local state = a.if_queued and redis.call('HGET', K.job(a.id), 'state')
+  if a.if_queued and state ~= 'queued' then return state or nil end
+  return stop_job(a.id, ON.cancel, a.retention_ms)
+end)
 
 define('watch', function(a)
   local s = read(K.job(a.id), {'state', 'sinks'})

@@ -203,6 +203,14 @@ async def test_cancelled_jobs_leave_their_place_to_the_next(store: JobStore) -> 
     assert await take_all(store) == ids[32:]
 
 
+async def test_a_cancelled_job_leaves_no_gap_in_a_long_line(store: JobStore) -> None:
+    jobs = {tenant: [spec(tenant) for _ in range(620)] for tenant in "ab"}
+    await asyncio.gather(*(store.accept(job) for line in jobs.values() for job in line))
+    await store.cancel(jobs["a"][310].id)
+    told = [(await store.look(jobs["a"][n].id)).position for n in (309, 311, 619)]
+    assert told == [618, 620, 1236]
+
+
 async def test_jobs_at_the_top_stand_where_their_positions_say(store: JobStore) -> None:
     await alive(store)
     ids = [(await store.accept(spec())).id for _ in range(6)]

@@ -99,6 +99,50 @@ async def test_a_job_that_was_given_back_waits_for_its_tenants_bound_and_is_its_
     assert await take_all(store) == others[:1]
 
 
+async def test_jobs_of_a_tenant_at_its_bound_hide_none_behind_them(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    await store.accept(spec())
+    await take(store)
+    others = [(await store.accept(spec())).id for _ in range(20)]
+    free = await store.accept(spec("b"))
+    for job_id in (free.id, *others):
+        await store.move(job_id, top=True)
+    for _ in range(4):
+        await store.client.delete(store.keys("bell", "default"))
+        if claim := await take(store):
+            break
+        assert await store.client.exists(store.keys("bell", "default")), "nobody would ask again"
+    assert claim.id == free.id
+
+
+async def test_a_job_moved_to_the_top_pays_once_though_its_tenant_is_at_its_bound(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    await store.accept(spec())
+    running = await take(store)
+    await store.accept(spec())
+    top = await store.accept(spec())
+
+    async def turn() -> float:
+        parked = await store.client.hget(store.keys("parked", "default"), "normal a")
+        return float(parked or await store.client.zscore(store.keys("turns", "default", "normal"), "a"))
+
+    before = await turn()
+    for _ in range(2):
+        await store.move(top.id, top=True)
+    paid = await turn()
+    assert paid > before
+    assert await take(store) is None
+    await store.finish(running, W, JobState.SUCCEEDED)
+    assert (await take(store)).id == top.id
+    assert await turn() == paid
+
+
 async def test_a_tenants_bound_on_waiting_jobs(store: JobStore, broker_settings: BrokerSettings) -> None:
     bounded = await limited(store, broker_settings, tenant_queue_max=2)
     await bounded.accept(spec("a"))

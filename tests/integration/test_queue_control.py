@@ -8,6 +8,7 @@ import pytest
 
 from broker.celery.app import make_celery
 from broker.celery.envelope import learn_envelope
+from broker.db.calls.jobs import Cancel
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -132,6 +133,22 @@ async def test_purging_finds_what_waits_for_its_next_attempt_among_others(
         *((other, "queued") for other in others),
     ):
         assert (await store.get(job_id)).state == state
+
+
+async def test_a_purge_leaves_running_jobs_and_takes_those_that_waited_for_them(store: JobStore) -> None:
+    await alive(store)
+    running = await store.accept(spec())
+    await take(store)
+    leader, follower = spec(coalesce="same"), spec(coalesce="same")
+    await store.accept(leader)
+    await store.accept(follower)
+    await store.move(leader.id, top=True)
+    assert await store.purge("default", Lane.NORMAL) == 2
+    states = [(await store.get(job_id)).state for job_id in (running.id, leader.id, follower.id)]
+    assert states == [JobState.RUNNING, JobState.CANCELLED, JobState.CANCELLED]
+    call = Cancel(id=running.id, retention_ms=1000, if_queued=True)
+    assert await store.functions.call(call) == "running"
+    assert not (await store.get(running.id)).cancel_requested
 
 
 async def test_long_waiting_jobs_go_up_a_lane(store: JobStore, broker_settings: BrokerSettings) -> None:

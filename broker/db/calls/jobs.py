@@ -187,10 +187,15 @@ class Disown(Call[bool]):
 
 
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
+
+    Attributes:
+        if_queued: leave a running one alone.
+    """
 
     id: str
     retention_ms: int
+    if_queued: bool | None = None
 
 
 class Watch(Call[str | None]):
