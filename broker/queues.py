@@ -91,7 +91,7 @@ class QueueControl(JobLookups):
         purged = 0
         for waiting in (self._last_queued, self._delayed):
             while ids := await waiting(pool, lane):
-                calls = (Cancel(id=job_id, retention_ms=self.retention_ms) for job_id in ids)
+                calls = (Cancel(id=job_id, retention_ms=self.retention_ms, if_queued=True) for job_id in ids)
                 states = await asyncio.gather(*(self.functions.call(call) for call in calls))
                 purged += states.count(JobState.CANCELLED)
                 if JobState.CANCELLED not in states:

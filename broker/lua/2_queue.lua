@@ -114,7 +114,7 @@ end
 
 -- Close the gap that a job leaves in its tenant's line: those before it or those behind it move up, whoever are fewer. In so long a line
 -- that many would have to move, the gap stays until its turn has come, and positions behind it are estimates.
-local MOVED = 64
+local MOVED = 250
 
 local function close_gap(pool, lane, tenant, backlog, rank)
   local behind = redis.call('ZCARD', backlog) - rank - 1

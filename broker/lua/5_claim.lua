@@ -105,7 +105,6 @@ local function take_first(c, lane)
   for _, id in ipairs(redis.call('ZRANGE', first, 0, LOOK_AHEAD - 1)) do
     local j = next_job(c, id)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
-      c.left = true -- there may be others behind those that are looked at
       redis.call('ZREM', first, id)
       c.left = true -- there may be more of them than are looked at
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
