@@ -98,6 +98,7 @@ class Channel(redis.Channel):  # type: ignore[misc]
             claimer.receive(reply)
             if reply is not None and reply[0] != own.encode():
                 client.lpush(reply[0], 1)
+                client.ltrim(reply[0], 0, 0)  # it may have rung meanwhile
             client.delete(own)
         self._in_poll = None
 
