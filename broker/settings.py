@@ -32,7 +32,7 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(
-        1.0, gt=0, le=1000, description="Its share of a lane, relative to the other tenants' weights."
+        1.0, ge=0.001, le=1000, description="Its share of a lane, relative to the other tenants' weights."
     )
     queue_max: int | None = Field(None, ge=1, description="Overrides `tenant_queue_max` for this tenant.")
     max_active: int | None = Field(None, ge=1, description="Overrides `tenant_max_active` for this tenant.")
