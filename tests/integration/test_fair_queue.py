@@ -308,3 +308,26 @@ async def test_a_tenant_that_comes_back_has_no_hoarded_lead(store: JobStore, awa
     await engines.run(60_000)
     served = engines.served - before
     assert served[away] / served.total() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelled", "lost"])
+async def test_a_job_that_ends_without_usage_costs_nothing(
+    store: JobStore, broker_settings: BrokerSettings, end: str
+) -> None:
+    await alive(store)
+    for tenant in "aab":
+        await store.accept(spec(tenant, max_attempts=1))
+    claim = await take(store)
+    turns = store.keys("turns", "default", "normal")
+    assert claim.tenant == "a"
+    assert await store.client.zscore(turns, "a") > 0
+    if end == "failed":
+        await store.retry_later(claim, W, JobError(FailureCode.ENGINE_ERROR, "no"), 0.0, status=500)
+    elif end == "cancelled":
+        await store.cancel(claim.id)
+        await store.release(claim, W, "released")
+    else:
+        await store.bury(W)
+        await store.reap()
+    assert (await store.get(claim.id)).state.terminal
+    assert await store.client.zscore(turns, "a") == 0
