@@ -1,4 +1,4 @@
-"""The process that `scripts.py` starts for each version, and the Valkey under it."""
+"""The process that `scripts.py` starts for each version."""
 
 from __future__ import annotations
 
@@ -13,16 +13,13 @@ from typing import Any, Self
 
 import _before
 from _stack import ROOT
-from redis import Redis
-
-from penstock.server.valkey import EmbeddedServer
 
 HERE = Path(__file__).parent
 SIDES = ("before", "now")
 
 
 class Driver:
-    """The process of one side, on a Valkey of its own.
+    """The process of one side, which starts a Valkey of its own, as its version does.
 
     Args:
         side: one of :data:`SIDES`.
@@ -30,36 +27,25 @@ class Driver:
     """
 
     def __init__(self, side: str, *, files: bool) -> None:
-        self._side, self._files = side, files
+        self._side, self._flags = side, () if files else ("--no-files",)
         self._up = ExitStack()
 
     def __enter__(self) -> Self:
         code = ROOT if self._side == "now" else _before.checkout()
         folder = self._up.enter_context(tempfile.TemporaryDirectory(prefix="bench"))
-        server = self._up.enter_context(EmbeddedServer(Path(folder)))
-        cores = sorted(os.sched_getaffinity(0))
-        assert server.pid is not None
-        os.sched_setaffinity(server.pid, cores[-1:])
-        if not self._files:
-            with Redis.from_url(server.url) as client:
-                client.config_set("appendonly", "no")
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / f"_scripts_{self._side}.py"), server.url, str(code)],
+            [sys.executable, str(HERE / f"_scripts_{self._side}.py"), str(code), *self._flags],
             cwd=folder,
             env=os.environ | {"PYTHONPATH": str(code)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        os.sched_setaffinity(self._process.pid, cores[:-1] or cores)
-        self._up.callback(self._end)
+        self._up.callback(self._process.communicate)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._up.close()
-
-    def _end(self) -> None:
-        self._process.communicate()
 
     def ask(self, part: str, **options: Any) -> dict[str, Any]:
         """Have something measured.

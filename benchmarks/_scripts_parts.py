@@ -21,7 +21,6 @@ async def batch(side: Any, *, count: int, stream: bool) -> Report:
     """Run jobs together, stage by stage, while a caller waits for each; return what each stage cost per job."""
     if not side.workers:
         await side.register(WORKER)
-    await side.beat(WORKER)
     found = {}
 
     async def stage(name: str, work: Coroutine[Any, Any, Any]) -> Any:
@@ -60,7 +59,6 @@ async def memory(side: Any, *, jobs: int) -> Report:
     queued = await side.meter.used_bytes()
     left = jobs
     while left:
-        await side.beat(WORKER)
         claims = await side.claim(WORKER, min(left, 256))
         await asyncio.gather(*(side.finish(WORKER, claim) for claim in claims))
         left -= len(claims)
@@ -82,8 +80,6 @@ async def fill(side: Any, *, queued: int, tenants: int, workers: int) -> Report:
         ident = await side.accept(tenant=tenant_of(number, queued, side.tenants))
         if number % every == 0 and number > queued // 10:  # the first ones will be claimed
             side.waiting.append(ident)
-        if number % 10_000 == 0:
-            await side.beat(WORKER)
         if number % 100_000 == 0:
             print(f"scripts: {number:,} of {queued:,} queued", file=sys.stderr, flush=True)
 
@@ -122,8 +118,6 @@ async def operations(side: Any, *, samples: int) -> Report:
         """Return a job that waits somewhere in the queue, each once; if none does, the one that was just accepted."""
         return side.waiting.pop() if side.waiting else ident
 
-    for worker in side.workers:
-        await side.beat(worker)
     for worker, tenant in islice(zip(cycle(side.workers), cycle(side.tenants), strict=False), samples):
         ident = await one("accept", side.accept(tenant=tenant, waited=True))
         await one("position", side.position(other(ident)))

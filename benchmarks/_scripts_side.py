@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 from _commandstats import Meter
 from _scripts_parts import PARTS
+from redis import Redis
 
 from broker.db.client import connect
 from broker.jobs import JobStore
@@ -28,6 +29,7 @@ from jobs.ids import make_job_id
 from jobs.lanes import Lane
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState
+from penstock.server.valkey import EmbeddedServer
 
 SINK = "bench-api"
 BODY = json.dumps(
@@ -56,7 +58,8 @@ class Side:
     """By operation: commands that the store sends outside its scripts, though scripts use them too."""
 
     def __init__(self, url: str) -> None:
-        self.settings = BrokerSettings(redis_url=url, queue_max=100_000_000)
+        # Leases outlast the run: a busy machine may let no heartbeat through for long.
+        self.settings = BrokerSettings(redis_url=url, queue_max=100_000_000, lease_ttl_s=3600.0)
         self.store = JobStore(connect(url), self.settings)
         self.meter = Meter(connect(url))
         self._listener = connect(url, text=False).pubsub()
@@ -182,23 +185,34 @@ def _info(worker: str) -> dict[str, Any]:
 
 
 def main(kind: type[Side]) -> None:
-    """Measure what the input asks for, until its end. Arguments: the server's address, and the folder of the code."""
+    """Measure what the input asks for, until its end, on a server in the folder in which this runs.
+
+    Arguments: the folder of the code, and ``--no-files`` to leave out the server's append-only file.
+    """
     import broker
 
-    url, code = sys.argv[1:]
+    code, *flags = sys.argv[1:]
     there = Path(str(broker.__file__)).parents[1]
     if there != Path(code):
         sys.exit(f"this process should run the code in {code}, and runs that in {there}")
+    cores = sorted(os.sched_getaffinity(0))
+    with EmbeddedServer(Path.cwd()) as server:
+        assert server.pid is not None
+        os.sched_setaffinity(server.pid, cores[-1:])  # a core for itself, where there are two
+        os.sched_setaffinity(0, cores[:-1] or cores)
+        if "--no-files" in flags:
+            with Redis.from_url(server.url) as client:
+                client.config_set("appendonly", "no")
+        uvloop.run(_serve(kind, server.url))
 
-    async def run() -> None:
-        side = kind(url)
-        await side.open()
-        try:
-            while line := await asyncio.to_thread(sys.stdin.readline):
-                asked = json.loads(line)
-                answer = await PARTS[asked["part"]](side, **asked["options"])
-                print(json.dumps(answer), flush=True)
-        finally:
-            await side.close()
 
-    uvloop.run(run())
+async def _serve(kind: type[Side], url: str) -> None:
+    side = kind(url)
+    await side.open()
+    try:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            asked = json.loads(line)
+            answer = await PARTS[asked["part"]](side, **asked["options"])
+            print(json.dumps(answer), flush=True)
+    finally:
+        await side.close()

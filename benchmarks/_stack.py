@@ -13,11 +13,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,6 +128,17 @@ def penstock_up(
         env |= {"PYTHONPATH": str(code)}  # of every process; -m looks into the folder that this one runs in
         with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, code, **env):
             yield "127.0.0.1", port
+
+
+def processes_of(base: tuple[str, int]) -> tuple[psutil.Process, ...]:
+    """Return the processes of a stack that :func:`penstock_up` started."""
+    up = next(child for child in psutil.Process().children() if f"--port={base[1]}" in child.cmdline())
+    return (up, *up.children(recursive=True))
+
+
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds that processes have used."""
+    return sum(times.user + times.system for times in (one.cpu_times() for one in processes))
 
 
 @contextmanager

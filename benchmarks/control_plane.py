@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import _before
 import uvloop
 from _client import Connection, Load, drive, percentile
-from _stack import ROOT, machine, penstock_up
+from _stack import ROOT, cpu_s, machine, penstock_up, processes_of
 from _tables import table, wrap
 
 Base: TypeAlias = tuple[str, int]
@@ -97,20 +97,27 @@ async def measure(
     """Run every way on every side in turn, after a warm-up. Returns the rows by side: each round's, in the ways' order."""
     for base in sides.values():
         await drive(base, "/v1/chat/completions", [BODY] * 200, concurrency)
+    processes = {side: processes_of(base) for side, base in sides.items()}
     seen: dict[str, list[list[Row]]] = {side: [[] for _ in range(rounds)] for side in sides}
     for number in range(rounds):
         for place, way in enumerate(WAYS):
             order = list(sides) if (number + place) % 2 == 0 else list(reversed(sides))
             for side in order:
-                seen[side][number].append(await way(sides[side], jobs, concurrency))
+                before_s = cpu_s(processes[side])
+                found = await way(sides[side], jobs, concurrency)
+                found["cpu_ms"] = round((cpu_s(processes[side]) - before_s) / jobs * 1000, 3)
+                seen[side][number].append(found)
         print(f"control_plane: round {number + 1} of {rounds}", file=sys.stderr, flush=True)
     return seen
 
 
 def middle(rounds: Sequence[Sequence[Row]]) -> list[Row]:
-    """Return each way's row of the round whose rate is the median."""
-    ways = zip(*rounds, strict=True)
-    return [sorted(way, key=lambda one: float(one["jobs_per_s"]))[(len(way) - 1) // 2] for way in ways]
+    """Return each way's row of the round whose rate is the median, with the median CPU time."""
+    found = []
+    for way in zip(*rounds, strict=True):
+        row = sorted(way, key=lambda one: float(one["jobs_per_s"]))[(len(way) - 1) // 2]
+        found.append(row | {"cpu_ms": statistics.median(float(one["cpu_ms"]) for one in way)})
+    return found
 
 
 def ratios(now: Sequence[Sequence[Row]], before: Sequence[Sequence[Row]]) -> dict[str, list[float]]:
@@ -135,14 +142,16 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         f" Submissions alone: {polled['accepted_per_s']:,.0f} accepted per second while the worker drains them."
     )
     if before := report.get("before"):
-        header += ["the version before, jobs/s", "ratio (rounds)"]
-        for cells, there in zip(rows, before, strict=True):
+        header += ["the version before, jobs/s", "ratio (rounds)", "CPU per job", "before", "ratio"]
+        for cells, here, there in zip(rows, report["rows"], before, strict=True):
             each = report["ratios"][there["way"]]
             seen = ", ".join(f"{one:.2f}" for one in each)
             cells += [f"{there['jobs_per_s']:.0f}", f"{statistics.median(each):.2f} ({seen})"]
+            cpu, other = here["cpu_ms"], there["cpu_ms"]
+            cells += [f"{cpu:.2f} ms", f"{other:.2f} ms", f"{other / cpu:.2f}"]
         said += (
             f" Both versions run at once and are measured in turn, {len(each)} rounds."
-            " Bar: 1.3, synchronous and streamed."
+            " Bar: 1.3, synchronous and streamed. CPU time is that of api, worker, Valkey and the rest of the stack."
         )
     return {"control-plane": f"{wrap(said)}\n\n{table(header, rows)}"}
 

@@ -66,7 +66,7 @@ DURABILITY = (
         "`minimum_check_interval` 10 ms (default 250)",
         "runs again after `redelivery_timeout` (5 min)",
         "`Retry` per task; the delay is in Redis",
-        "the worker reconnects after 5 s; jobs that were running end as failed, unless they have a `Retry`",
+        "the worker reconnects after 5 s; jobs that were running end as failed",
     ),
 )
 

@@ -10,6 +10,7 @@ from broker.db.calls import jobs as calls
 from broker.db.calls.jobs import Claimed
 from broker.db.functions import Functions
 from broker.records import decode_facts, encode_error, encode_usage
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
@@ -38,6 +39,7 @@ class Claim:
         age_ms: time since its acceptance, at the claim.
         left_ms: time until its deadline, at the claim; None: no deadline.
         max_attempts: lost attempts after which it fails.
+        answers: how many answers it generates.
     """
 
     id: str
@@ -55,6 +57,13 @@ class Claim:
     left_ms: int | None = None
     tenant: str = "default"
     max_attempts: int = 3
+    answers: int = 1
+
+    def completion_of(self, usage: Usage | None) -> int | None:
+        """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
+        if usage is None or self.endpoint == CHUNK_ENDPOINT:
+            return None
+        return usage.completion_tokens // max(1, self.answers)
 
 
 def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
@@ -79,6 +88,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
                 job.left_ms,
                 job.tenant,
                 told.max_attempts,
+                told.answers,
             )
         )
     return claims
@@ -167,7 +177,7 @@ class Attempts:
             status=status,
             usage=encode_usage(usage),
             tokens=None if usage is None else usage.prompt_tokens + usage.completion_tokens,
-            completion=None if usage is None else usage.completion_tokens,
+            completion=claim.completion_of(usage),
             error=encode_error(error),
         )
         return await self.functions.call(call, result, partial, *(payload.encode() for _, payload in tail))

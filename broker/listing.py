@@ -16,6 +16,8 @@ from jobs.states import JobState
 
 _MOST_EXAMINED = 1000
 _STEP = 100
+_MOST_TENANTS = 20
+"""For the positions of a whole page; see :data:`broker.lookups.MOST_TENANTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class JobListings(JobLookups):
         page = await self._page(
             self.keys("jobs"), wanted, low, high, limit, cursor, newest_first=newest_first
         )
-        return Page(tuple(await asyncio.gather(*(self._placed(job) for job in page.jobs))), page.cursor)
+        placed = (self._placed(job, _MOST_TENANTS) for job in page.jobs)
+        return Page(tuple(await asyncio.gather(*placed)), page.cursor)
 
     async def list_dead(
         self,

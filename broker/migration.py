@@ -14,13 +14,15 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import NoPermissionError
 
 from broker.db.calls.jobs import Adopt
-from broker.db.errors import MixedFleetStartError, StoreUnavailableError
+from broker.db.errors import MixedFleetStartError, StoreFaultError, StoreUnavailableError
 from broker.jobs import BYTES_PER_TOKEN, JobStore
 from broker.records import Facts, encode_facts
 from jobs.model import SCHEMA_VERSION
@@ -67,9 +69,15 @@ async def prepare(store: JobStore) -> None:
     """Make the server's data this version's. Every process calls this first; it reads one key where nothing is to do.
 
     Raises:
-        MixedFleetStartError: a process of an earlier version lives, or a newer version wrote the data.
+        MixedFleetStartError: a process of an earlier version lives, a newer version wrote the data, or this user of Redis
+            has no right to do it.
         StoreUnavailableError: Redis cannot be reached, or another process takes too long with this.
     """
+    with _told_of_rights():
+        await _prepare(store)
+
+
+async def _prepare(store: JobStore) -> None:
     give_up_at = time.monotonic() + _WAIT_S
     while not await _is_current(store):
         if not await _is_old(store):
@@ -91,8 +99,23 @@ async def check(store: JobStore) -> None:
     Raises:
         MixedFleetStartError: as there.
     """
-    if not await _is_current(store) and await _is_old(store):
-        await _check_fleet(store)
+    with _told_of_rights():
+        if not await _is_current(store) and await _is_old(store):
+            await _check_fleet(store)
+
+
+@contextmanager
+def _told_of_rights() -> Iterator[None]:
+    """Say what to do where a user of Redis lacks rights: it has an earlier version's, or takes over data."""
+    try:
+        yield
+    except StoreFaultError as error:
+        if not isinstance(error.__cause__, NoPermissionError):
+            raise
+        raise MixedFleetStartError(
+            f"{error}. Give Redis this version's users.acl; data of an earlier version can be taken over by a process that"
+            " connects as admin only: docs/operate/operations.md"
+        ) from error
 
 
 async def _is_current(store: JobStore) -> bool:

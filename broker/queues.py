@@ -87,36 +87,43 @@ class QueueControl(JobLookups):
         return await self.functions.call(Pause(pool=pool, paused=paused))
 
     async def purge(self, pool: str, lane: Lane) -> int:
-        """Cancel the jobs that wait in a lane, those between two attempts too, and return how many."""
+        """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        while count := await self._purge_once(
-            pool, lane
-        ):  # identical jobs get a turn when the first is cancelled
-            purged += count
+        for waiting in (self._last_queued, self._delayed):
+            while ids := await waiting(pool, lane):
+                calls = (Cancel(id=job_id, retention_ms=self.retention_ms, if_queued=True) for job_id in ids)
+                states = await asyncio.gather(*(self.functions.call(call) for call in calls))
+                purged += states.count(JobState.CANCELLED)
+                if JobState.CANCELLED not in states:
+                    break
         return purged
 
-    async def _purge_once(self, pool: str, lane: Lane) -> int:
-        turns = await self.execute(self.client.zrange(self.keys("turns", pool, lane), 0, -1))
-        indexes = [*(self.keys("backlog", pool, lane, tenant) for tenant in turns), self.keys("delayed")]
-        purged = 0
-        for index in indexes:
-            left = 0  # of other lanes, or without a record
-            while ids := await self.execute(self.client.zrevrange(index, left, left + _PURGE_STEP - 1)):
-                count = await self._cancel_waiting(ids, pool, lane)
-                purged, left = purged + count, left + len(ids) - count
-        return purged
+    async def _last_queued(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs at the ends of a lane's backlogs: the last first, so that none of them is claimed meanwhile."""
+        found: list[str] = []
+        for tenant in await self.execute(self.client.zrevrange(self.keys("turns", pool, lane), 0, -1)):
+            left = _PURGE_STEP - len(found)
+            found += await self.execute(
+                self.client.zrevrange(self.keys("backlog", pool, lane, tenant), 0, left - 1)
+            )
+            if len(found) >= _PURGE_STEP:
+                break
+        return found
 
-    async def _cancel_waiting(self, ids: Sequence[str], pool: str, lane: Lane) -> int:
-        """Cancel those of these jobs that wait in this lane; return how many."""
-        pipe = self.client.pipeline(transaction=False)
-        for job_id in ids:
-            pipe.hmget(self.keys("job", job_id), "pool", "lane")
-        places = await self.execute(pipe.execute())
-        ours = [job_id for job_id, place in zip(ids, places, strict=True) if place == [pool, lane]]
-        calls = (Cancel(id=job_id, retention_ms=self.retention_ms, if_queued=True) for job_id in ours)
-        return (await asyncio.gather(*(self.functions.call(call) for call in calls))).count(
-            JobState.CANCELLED
-        )
+    async def _delayed(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs of a lane that wait for their next attempt."""
+        first = 0
+        while ids := await self.execute(
+            self.client.zrange(self.keys("delayed"), first, first + _PURGE_STEP - 1)
+        ):
+            first += len(ids)
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hmget(self.keys("job", job_id), "pool", "lane")
+            places = await self.execute(pipe.execute())
+            if here := [job_id for job_id, place in zip(ids, places, strict=True) if place == [pool, lane]]:
+                return here
+        return []
 
     async def set_limits(self, *, only_if_missing: bool = False) -> bool:
         """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.

@@ -12,7 +12,8 @@ import msgspec
 from broker.db.calls import workers as calls
 from broker.db.calls.jobs import Disown
 from broker.db.errors import RegistrationRefusedError
-from broker.db.functions import drop_unused_libraries
+from broker.db.functions import drop_libraries
+from broker.db.library import library
 from broker.lookups import JobLookups
 
 DRAIN = "drain"
@@ -158,13 +159,23 @@ class Registry(JobLookups):
         return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
 
     async def drop_unused_libraries(self) -> list[str]:
-        """Delete the function libraries of other versions that no live worker calls; return their names."""
-        workers = await self.execute(self.client.zrange(self.keys("leases"), 0, -1))
+        """Delete the function libraries that workers of this namespace brought and that none of them calls any more.
+
+        Returns:
+            Their names. Each is deleted once: another namespace that calls it loads it again.
+        """
+        key = self.keys("libraries")
+        unused = set(await self.execute(self.client.smembers(key))) - {library().name}
+        if not unused:
+            return []
         pipe = self.client.pipeline(transaction=False)
-        for worker in workers:
+        for worker in await self.execute(self.client.zrange(self.keys("leases"), 0, -1)):
             pipe.hget(self.keys("worker", worker), "library")
-        in_use = set(await self.execute(pipe.execute())) if workers else set()
-        return list(await self.execute(drop_unused_libraries(self.client, in_use)))
+        unused -= set(await self.execute(pipe.execute()))
+        dropped = await self.execute(drop_libraries(self.client, sorted(unused)))
+        if unused:
+            await self.execute(self.client.srem(key, *unused))
+        return list(dropped)
 
     async def forgotten(self) -> list[str]:
         """Return the incarnations that nobody has buried, and whose descriptions are gone: dead for ten leases or more."""

@@ -13,7 +13,7 @@ import structlog
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
-from broker.db.errors import StoreError
+from broker.db.errors import StoreError, StoreUnavailableError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.migration import prepare
@@ -105,7 +105,7 @@ class Coordinator:
         while not self._stopping.is_set():
             try:
                 await prepare(self._context.store)
-            except StoreError as error:
+            except StoreUnavailableError as error:
                 log.warning("coordinator_waits_for_redis", error=str(error))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):

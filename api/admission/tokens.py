@@ -10,6 +10,9 @@ from jobs.endpoints import ENDPOINTS
 _MOST = 2**31
 """More than any engine does for one request; a JSON number has no bound."""
 
+_MOST_EACH = 1024
+"""Answers to one prompt. A job's cost moves its tenant's turn, and so its lane's: an absurd number would, for good."""
+
 
 def most_tokens(endpoint: str, request: Mapping[str, Any]) -> int | None:
     """Return the most tokens that each answer may have; 0: the endpoint generates none, None: the request does not say."""
@@ -22,7 +25,7 @@ def most_tokens(endpoint: str, request: Mapping[str, Any]) -> int | None:
 def answers_of(request: Mapping[str, Any]) -> int:
     """Return how many answers the engine generates: to each prompt ``n``, or the ``best_of`` of which it keeps ``n``."""
     each = max(_count(request.get("n")) or 1, _count(request.get("best_of")) or 1)
-    return min(_MOST, each * len(_prompts(request.get("prompt"))))
+    return min(each, _MOST_EACH) * len(_prompts(request.get("prompt")))
 
 
 def given_tokens(request: Mapping[str, Any]) -> int | None:

@@ -98,6 +98,16 @@ class Claimer:
         self._claims: dict[str, Claim] = {}
         self.asked_ns = 0
 
+    @property
+    def own_bell(self) -> str:
+        """The bell that rings for this worker alone."""
+        return self._keys("own_bell", self._worker)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the last command waits for a bell, and has no reply yet."""
+        return self._waiting
+
     # ---- the transport -----------------------------------------------------------------------------------------
 
     def command(self) -> Command | None:
@@ -111,7 +121,7 @@ class Claimer:
         if room.jobs <= 0:
             return None
         if now < self._pause_until:
-            return self._wait([self._keys("own_bell", self._worker)], self._pause_until - now)
+            return self._wait([self.own_bell], self._pause_until - now)
         if self._satisfied is None or now >= self._ask_at or room.more_than(self._satisfied):
             self._satisfied = room
             self._call = Call(
@@ -125,7 +135,7 @@ class Claimer:
                 token=secrets.token_hex(8),
             )
             return self._ask(self._call)
-        bells = [self._keys("own_bell", self._worker), self._keys("bell", self._pool)]
+        bells = [self.own_bell, self._keys("bell", self._pool)]
         if room.bulk > 0:
             bells.append(self._keys("bulk_bell", self._pool))
         wait_s = self._ask_at - now

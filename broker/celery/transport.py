@@ -11,13 +11,14 @@ the master at every connection.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from broker.attempts import Claim
 from broker.celery.claimer import Claimer
@@ -80,6 +81,25 @@ class Channel(redis.Channel):  # type: ignore[misc]
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    def close(self) -> None:
+        """Close. Kombu would wait for the bell's reply, and a bell that others need would be lost with it."""
+        claimer = self._claimer if self._in_poll else None
+        if claimer is not None and claimer.waiting:
+            self._stop_waiting(claimer)
+        super().close()
+
+    def _stop_waiting(self, claimer: Claimer) -> None:
+        """Ring the worker's own bell, and ring again the one that woke it instead."""
+        client, own = self._create_client(), claimer.own_bell
+        with suppress(RedisError, OSError):  # then others find the work a second later
+            client.lpush(own, 1)
+            reply = self.client.parse_response(self.client.connection, "FCALL")
+            claimer.receive(reply)
+            if reply is not None and reply[0] != own.encode():
+                client.lpush(reply[0], 1)
+            client.delete(own)
+        self._in_poll = None
 
     def _reply(self) -> Any:
         try:

@@ -16,7 +16,7 @@ from typing import Final
 from broker.db.keys import Keys
 
 JOBS: Final = (
-    "schema job log jobs ended dead deadlines delayed coalesce followers idem limits uncounted reaper"
+    "schema job log jobs ended dead deadlines delayed coalesce followers idem limits uncounted reaper libraries"
     " pools pool backlog turns tags parked attached active active_bulk slots means affinity bell bulk_bell own_bell"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders"
@@ -32,7 +32,7 @@ CONNECTION: Final = (
     " client|setinfo client|setname client|getname client|id"
 )
 PUBSUB: Final = "publish subscribe unsubscribe psubscribe punsubscribe"
-FUNCTIONS: Final = "fcall function|load function|list function|delete"
+FUNCTIONS: Final = "fcall function|load function|delete"
 SCRIPTS: Final = "evalsha script|exists script|load"
 """For kombu, which keeps the bindings of its queues with scripts."""
 

@@ -39,10 +39,12 @@ _AWAY_CODES = frozenset(
     {
         *("BUSY", "LOADING"),  # another's function runs, or it reads its file
         *("NOREPLICAS", "MISCONF", "UNBLOCKED"),  # it must not write now, or is no longer the master
-        "NOENVELOPE",  # ours: an empty Redis, until an api has written the message format again
     }
 )
 """The first words of those refusals for which redis-py has no class."""
+
+NO_FUNCTION = "Function not found"
+"""Redis's words for a call of a library that it does not have: it is new, was emptied, or dropped a version."""
 
 
 def is_fault(error: Exception) -> bool:
@@ -55,7 +57,7 @@ def is_fault(error: Exception) -> bool:
         return False
     if isinstance(error, ResponseError):
         reply = str(error).rpartition("caused error: ")[2]  # redis-py puts a pipeline's command before it
-        return reply.partition(" ")[0] not in _AWAY_CODES
+        return reply.partition(" ")[0] not in _AWAY_CODES and not reply.endswith(NO_FUNCTION)
     return True
 
 

@@ -14,9 +14,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker.db.calls.base import READS, Call
-from broker.db.faults import Faults
+from broker.db.faults import NO_FUNCTION, Faults
 from broker.db.keys import Keys
-from broker.db.library import PREFIX, Library, answer_to, library
+from broker.db.library import Library, answer_to, library
 
 R = TypeVar("R")
 
@@ -27,7 +27,7 @@ _Waiting: TypeAlias = tuple[Call[Any], tuple[bytes, ...], asyncio.Future[Any]]
 
 def is_missing(reply: object) -> bool:
     """Whether Redis refused a call because the library is not loaded: it is new, or was emptied."""
-    return isinstance(reply, ResponseError) and str(reply).endswith("Function not found")
+    return isinstance(reply, ResponseError) and str(reply).endswith(NO_FUNCTION)
 
 
 def load_command() -> tuple[str, ...]:
@@ -35,19 +35,20 @@ def load_command() -> tuple[str, ...]:
     return ("FUNCTION", "LOAD", "REPLACE", library().source)
 
 
-async def drop_unused_libraries(client: Redis, in_use: Collection[str]) -> list[str]:
-    """Delete our libraries of other versions that are not in use; return their names.
+async def drop_libraries(client: Redis, names: Collection[str]) -> list[str]:
+    """Delete these libraries; return the names of those that were there.
 
     A process that still calls one finds it missing and loads it again, so nothing breaks.
-
-    Args:
-        in_use: names of libraries that live workers call.
     """
-    rows = await client.function_list(library=f"{PREFIX}*")
-    names = [dict(zip(row[::2], row[1::2], strict=True))["library_name"] for row in rows]
-    gone = [name for name in names if name != library().name and name not in in_use]
-    for name in gone:
-        await client.function_delete(name)
+    gone = []
+    for name in names:
+        try:
+            await client.function_delete(name)
+        except ResponseError as error:
+            if not str(error).endswith("Library not found"):  # another process was faster
+                raise
+        else:
+            gone.append(name)
     return gone
 
 

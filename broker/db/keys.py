@@ -19,6 +19,7 @@ key                               type     holds                                
 ``ns:limits``                     hash     bounds and weights, see ``SetLimits`` in ``calls.py``        (for good)
 ``ns:uncounted``                  hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
 ``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
+``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
 ``ns:pools``                      set      every pool that had a job or a worker                        (for good)
 ``ns:pool:P``                     hash     depths, virtual times, counts, mean runs; see ``2_queue.lua``  (for good)
 ``ns:pool:P:backlog:<lane>:<t>``  zset     a tenant's queued jobs in order; tenant '': jobs before all   (until claimed)
@@ -87,6 +88,7 @@ _TEMPLATES = {
     "uncounted": "{ns}:uncounted",
     "reaper": "{ns}:reaper",
     "pools": "{ns}:pools",
+    "libraries": "{ns}:libraries",
     "pool": "{ns}:pool:@1",
     "backlog": "{ns}:pool:@1:backlog:@2:@3",
     "turns": "{ns}:pool:@1:turns:@2",

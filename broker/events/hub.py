@@ -34,7 +34,7 @@ PAGE = 200
 """Entries of a log that are read at once."""
 
 LOOK = "l"
-"""The payload in place of one that is too long to be published, see ``broker/lua/_lib.lua``."""
+"""The payload in place of one that is too long to be published, see ``broker/lua/1_lib.lua``."""
 
 LOOK_S = 20.0
 

@@ -152,15 +152,24 @@ local function dequeue(pool, lane, tenant, id, leader)
   return false
 end
 
--- Have a tenant pay, or get back, what its job costs.
+local function turn_of(pool, lane, tenant)
+  local turn = number(redis.call('ZSCORE', K.turns(pool, lane), tenant))
+  if turn == math.huge then return number(redis.call('HGET', K.parked(pool), lane .. ' ' .. tenant)) or 0 end
+  return turn
+end
+
+-- Have a tenant pay, or get back, what its job costs. What it gets back brings it ahead of the turn that the lane has reached by one job at
+-- most: all of it may be of a time before the lane was empty, whose turns are forgotten.
 local function charge(pool, lane, tenant, amount)
   local known = number(redis.call('HGET', K.tags(pool, lane), tenant))
   if not known or amount == 0 then return end
-  local by = step_of(tenant, amount)
-  local turn = redis.call('ZADD', K.turns(pool, lane), 'XX', 'INCR', exactly(by), tenant)
-  if not turn then
-    redis.call('HSET', K.tags(pool, lane), tenant, exactly(known + by))
-  elseif number(turn) == math.huge then
+  local by, turn = step_of(tenant, amount), turn_of(pool, lane, tenant)
+  if not turn then return redis.call('HSET', K.tags(pool, lane), tenant, exactly(known + by)) end
+  if by < 0 then
+    local reached = number(redis.call('HGET', K.pool(pool), 'v:' .. lane)) or 0
+    by = math.max(by, math.min(0, reached + by - turn))
+  end
+  if number(redis.call('ZADD', K.turns(pool, lane), 'XX', 'INCR', exactly(by), tenant)) == math.huge then
     redis.call('HINCRBYFLOAT', K.parked(pool), lane .. ' ' .. tenant, exactly(by))
   end
 end

@@ -1,7 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by',
-  'paid'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -47,7 +46,7 @@ end
 -- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
 local OWN_FAILURES = {timeout = true, worker_lost = true}
 
--- What a queued job's turn will cost; 0: it ran before, or paid when it was moved to the top.
+-- What a queued job's turn will cost; 0: it ran before, or paid when it went before all turns.
 local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or 1 end
 
 -- End a job, and its followers (identical, deterministic jobs of the same tenant) if its end comes from the request. They point to its

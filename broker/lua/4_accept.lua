@@ -1,12 +1,15 @@
 -- Completion tokens that a job is thought to need before any was measured.
 local UNKNOWN_TOKENS = 128
 
+-- What an estimate may be at most, so that turns stay exact whatever is asked for.
+local MOST_TOKENS = 1e9
+
 -- What a job will likely cost, in tokens; nil: turns are in jobs.
 local function cost_of(pool, tenant, model, tokens, most_tokens, rows)
   if limit('turns_in_jobs') then return nil end
   local means = redis.call('HMGET', K.means(pool), tenant .. ' ' .. model, ' ' .. model)
   local mean = number(means[1]) or number(means[2]) or UNKNOWN_TOKENS
-  return math.max(1, math.floor(tokens + rows * math.min(mean, most_tokens or mean)))
+  return math.min(MOST_TOKENS, math.max(1, math.floor(tokens + rows * math.min(mean, most_tokens or mean))))
 end
 
 -- Note how many completion tokens an answer had.

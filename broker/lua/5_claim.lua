@@ -105,8 +105,8 @@ local function take_first(c, lane)
   for _, id in ipairs(redis.call('ZRANGE', first, 0, LOOK_AHEAD - 1)) do
     local j = next_job(c, id)
     if j.state == 'queued' and is_bounded(c, lane, j.tenant) then -- it becomes the first of its tenant's
-      c.left = true -- there may be others behind those that are looked at
       redis.call('ZREM', first, id)
+      c.left = true -- there may be more of them than are looked at
       if not put_ahead(c.pool, lane, j.tenant, id, 0) then
         join(c.pool, lane, j.tenant, id, 0, number(redis.call('HGET', K.tags(c.pool, lane), j.tenant)), c.counts['v:' .. lane])
       end
@@ -222,7 +222,10 @@ define('claim', function(a)
     if before > 0 and c.room > 0 then
       take_from(c, lane)
       if c.counts[depth] < before then
-        if c.counts[depth] <= 0 then redis.call('DEL', K.tags(a.pool, lane)) end
+        if c.counts[depth] <= 0 then -- no turn is known any more
+          redis.call('DEL', K.tags(a.pool, lane))
+          c.counts[v] = 0
+        end
         changed[depth], changed[v] = c.counts[depth], exactly(c.counts[v])
       end
     end
@@ -237,12 +240,16 @@ define('claim', function(a)
   for _, late in ipairs(c.ended) do
     end_job(late[1], read(K.job(late[1]), JOB), ON.expire.queued, a.retention_ms, {in_queue = late[2]})
   end
-  -- Ring on: others may sleep, and take what is left.
+  -- Ring on: others may sleep, and take what is left. If nothing is, a bell that rang for what was taken here would wake one for nothing.
   if c.ids[1] or c.left then
     local waits = 0
     for i = 1, #LANES - 1 do waits = waits + c.counts['depth:' .. LANES[i]] end
-    if waits > 0 then ring(a.pool, 'normal') end
+    if waits > 0 then ring(a.pool, 'normal') else redis.call('DEL', K.bell(a.pool)) end
   end
-  if (c.ids[1] or c.left or a.bulk_room <= 0) and c.counts['depth:bulk'] > 0 then ring(a.pool, 'bulk') end
+  if c.counts['depth:bulk'] <= 0 then
+    if next(c.active_bulk) then redis.call('DEL', K.bulk_bell(a.pool)) end
+  elseif c.ids[1] or c.left or a.bulk_room <= 0 then
+    ring(a.pool, 'bulk')
+  end
   return {jobs = c.jobs, ask_again_ms = c.ask_again}, c.blobs
 end)

@@ -17,10 +17,11 @@ define('set_limits', function(a)
   return true
 end)
 
--- Jobs of the lane that come before a turn, beside those of its own tenant. Of equal turns the tenant with the smaller name is first.
-local function count_before(pool, lane, tenant, turn)
+-- Jobs of the lane that come before a turn, beside those of its own tenant. Of equal turns the tenant with the smaller name is first. Beyond
+-- `most` tenants the rest is estimated by these.
+local function count_before(pool, lane, tenant, turn, most)
   local before = 0
-  local turns = redis.call('ZRANGEBYSCORE', K.turns(pool, lane), '-inf', exactly(turn), 'WITHSCORES')
+  local turns = redis.call('ZRANGEBYSCORE', K.turns(pool, lane), '-inf', exactly(turn), 'WITHSCORES', 'LIMIT', 0, most)
   for i = 1, #turns, 2 do
     local other, their = turns[i], tonumber(turns[i + 1])
     if other == FIRST then
@@ -31,36 +32,28 @@ local function count_before(pool, lane, tenant, turn)
       before = before + redis.call('ZCOUNT', backlog, '-inf', (other < tenant and '' or '(') .. exactly(head + turn - their))
     end
   end
-  return before
+  if #turns < 2 * most then return before end
+  return math.floor(before * redis.call('ZCOUNT', K.turns(pool, lane), '-inf', exactly(turn)) / most)
 end
 
-local function turn_of(pool, lane, tenant)
-  local turn = number(redis.call('ZSCORE', K.turns(pool, lane), tenant))
-  if turn == math.huge then return number(redis.call('HGET', K.parked(pool), lane .. ' ' .. tenant)) or 0 end
-  return turn
-end
-
--- How many jobs of the lane come before a queued one, and how many of them are its tenant's; nil: it has no turn.
-local function place_of(pool, lane, tenant, id)
-  local rank = redis.call('ZRANK', K.backlog(pool, lane, FIRST), id)
-  if rank then return rank, 0 end
-  local backlog = K.backlog(pool, lane, tenant)
-  rank = redis.call('ZRANK', backlog, id)
-  if not rank then return nil end
-  local head = tonumber(redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2])
-  local turn = turn_of(pool, lane, tenant) + tonumber(redis.call('ZSCORE', backlog, id)) - head
-  return count_before(pool, lane, tenant, turn) + rank, rank
-end
-
--- The same for a new job of this tenant.
-local function next_place(pool, lane, tenant)
-  local backlog = K.backlog(pool, lane, tenant)
-  local known = number(redis.call('HGET', K.tags(pool, lane), tenant))
-  local v = number(redis.call('HGET', K.pool(pool), 'v:' .. lane)) or 0
-  local rank = redis.call('ZCARD', backlog)
-  if rank == 0 then return count_before(pool, lane, tenant, math.max(known or 0, v)), 0 end
-  local head = tonumber(redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2])
-  return count_before(pool, lane, tenant, turn_of(pool, lane, tenant) + known - head) + rank, rank
+-- How many jobs of the lane come before a queued one, or (no id) before a new one, and how many of them are its tenant's; nil: it has no turn.
+local function place_of(pool, lane, tenant, id, most)
+  local backlog, rank, begins = K.backlog(pool, lane, tenant), nil, nil
+  if id then
+    rank = redis.call('ZRANK', K.backlog(pool, lane, FIRST), id)
+    if rank then return rank, 0 end
+    rank, begins = redis.call('ZRANK', backlog, id), number(redis.call('ZSCORE', backlog, id))
+    if not rank then return nil end
+  else
+    rank, begins = redis.call('ZCARD', backlog), number(redis.call('HGET', K.tags(pool, lane), tenant)) or 0
+  end
+  local head, turn = number(redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2]), nil
+  if head then
+    turn = turn_of(pool, lane, tenant) + begins - head
+  else
+    turn = math.max(begins, number(redis.call('HGET', K.pool(pool), 'v:' .. lane)) or 0)
+  end
+  return count_before(pool, lane, tenant, turn, most) + rank, rank
 end
 
 define('look', function(a)
@@ -74,13 +67,7 @@ define('look', function(a)
     end
   end
   local position, rank
-  if a.facts_only then
-    position = nil
-  elseif id then
-    position, rank = place_of(pool, lane, tenant, id)
-  else
-    position, rank = next_place(pool, lane, tenant)
-  end
+  if a.most_tenants > 0 then position, rank = place_of(pool, lane, tenant, id, a.most_tenants) end
   local p = read(K.pool(pool), POOL)
   for _, name in ipairs(LANES) do
     if name == lane then break end

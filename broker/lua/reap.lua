@@ -96,7 +96,7 @@ local function age(pool, lane, ageing, a, done)
     while done.aged < a.most do
       local id = redis.call('ZRANGE', backlog, at, at)[1]
       if not id then break end
-      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt', 'paid'})
+      local j = read(K.job(id), {'tenant', 'created', 'back', 'cost', 'leader', 'attempt', 'paid'}, redis.pcall)
       if j.created then
         if now_ms() - tonumber(j.back or j.created) <= ageing then break end
         dequeue(pool, lane, j.tenant, id, j.leader)

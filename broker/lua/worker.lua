@@ -31,6 +31,7 @@ define('register', function(a)
   redis.call('PEXPIRE', K.worker(a.worker), exactly(a.ttl_ms * 10))
   redis.call('ZADD', K.leases(), exactly(now + a.ttl_ms), a.worker)
   redis.call('SADD', K.pools(), a.pool)
+  redis.call('SADD', K.libraries(), LIBRARY)
   look('')
   return {kind = 'ok'}
 end)

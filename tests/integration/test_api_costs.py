@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.model import Usage
 from tests.puppet import FACTS, Puppet
 from tests.support import eventually
 
@@ -66,3 +67,9 @@ async def test_an_embedding_generates_nothing(http: httpx.AsyncClient, puppet: P
 
 async def test_a_number_without_bound_is_no_fault(http: httpx.AsyncClient, puppet: Puppet) -> None:
     assert await cost(http, puppet, CHAT, TALK | {"n": 10**30, "max_tokens": 1}) > 2**31
+
+
+async def test_the_mean_of_earlier_answers_is_that_of_one(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    await http.post("/v1/jobs", json={"endpoint": CHAT, "input": TALK | {"n": 4}})
+    await puppet.succeed(await puppet.take(), usage=Usage(3, 200, 203))
+    assert await cost(http, puppet, CHAT, TALK) == from_bytes(TALK) + 50

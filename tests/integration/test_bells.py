@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from broker.attempts import Claim
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -47,6 +48,15 @@ async def test_who_leaves_work_rings_on(store: JobStore) -> None:
     assert await rings(store) == (False, False)
 
 
+@pytest.mark.parametrize("lane", [Lane.NORMAL, Lane.BULK])
+async def test_who_takes_the_last_job_silences_the_bell_that_rang_for_it(store: JobStore, lane: Lane) -> None:
+    """A worker that heard another bell, as its own, or needed none. The next sleeper would wake for nothing."""
+    await alive(store)
+    await store.accept(spec(lane=lane))
+    assert await take(store) is not None
+    assert await rings(store) == (False, False)
+
+
 async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
     """For a suspect of an engine's death, a record of a later version, bulk; and who has no lease any more."""
     await alive(store)
@@ -80,7 +90,7 @@ async def test_who_may_not_take_what_it_finds_rings_on(store: JobStore) -> None:
 async def test_whatever_makes_work_claimable_rings(store: JobStore, broker_settings: BrokerSettings) -> None:
     await alive(store)
 
-    async def claimed(**changes) -> object:
+    async def claimed(**changes) -> Claim | None:
         await store.accept(spec(**changes))
         claim = await take(store)
         await rings(store)

@@ -29,7 +29,7 @@ def spec(tenant: str = "a", **changes) -> JobSpec:
 
 
 async def states(store: JobStore, ids: list[str]) -> list[str]:
-    return [(await store.client.hget(store.keys("job", job_id), "state")) or "gone" for job_id in ids]
+    return [str(await store.client.hget(store.keys("job", job_id), "state")) for job_id in ids]
 
 
 async def test_identical_requests_run_once(store: JobStore) -> None:

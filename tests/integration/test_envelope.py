@@ -38,7 +38,7 @@ def published(app: Celery, url: str, job_id: str, queue: str) -> dict[str, Any]:
         app.send_task(
             TASK_NAME, (job_id,), task_id=job_id, queue=queue, argsrepr=f"('{job_id}',)", kwargsrepr="{}"
         )
-        message: dict[str, Any] = json.loads(client.rpop(queue))  # type: ignore[arg-type]
+        message: dict[str, Any] = json.loads(client.rpop(queue))
         return message
 
 

@@ -221,6 +221,26 @@ async def test_jobs_at_the_top_stand_where_their_positions_say(store: JobStore) 
     assert await take_all(store) == expected
 
 
+async def test_an_estimate_is_the_prompt_and_the_mean_of_each_answer(store: JobStore) -> None:
+    await alive(store)
+
+    async def cost(**changes) -> int:
+        job_id = (await store.accept(spec(**changes))).id
+        told = await store.client.hget(store.keys("job", job_id), "cost")
+        assert (await take(store)).id == job_id
+        return int(told)
+
+    assert await cost(prompt_tokens=10) == 138  # nothing was measured yet
+    assert await cost(body=b"x" * 400, max_tokens=50) == 150
+    await store.accept(spec(answers=4, prompt_tokens=1))
+    claim = await take(store)
+    await store.finish(claim, W, JobState.SUCCEEDED, usage=Usage(1, 400, 401))
+    assert await cost(prompt_tokens=10) == 110
+    assert await cost(prompt_tokens=10, answers=4) == 410
+    assert await cost(prompt_tokens=10, answers=4, max_tokens=20) == 90
+    assert await cost(tenant="another", prompt_tokens=10) == 110  # as the model's answers to all
+
+
 class Engines:
     """Slots that run jobs to their end, in simulated time: one token of an answer in one step.
 
@@ -331,3 +351,18 @@ async def test_a_job_that_ends_without_usage_costs_nothing(
         await store.reap()
     assert (await store.get(claim.id)).state.terminal
     assert await store.client.zscore(turns, "a") == 0
+
+
+async def test_what_was_paid_in_vain_before_the_lane_was_empty_is_no_lead(store: JobStore) -> None:
+    """Fifty jobs that were thought to be long end at once: their tenant is ahead by one of them, not by all."""
+    await alive(store)
+    for _ in range(50):
+        await store.accept(spec("a", prompt_tokens=1000))
+    running = await store.claim(W, room=50)
+    for tenant in ("a", "b"):
+        for _ in range(60):
+            await store.accept(spec(tenant, prompt_tokens=0))
+    for claim in running:
+        await store.finish(claim, W, JobState.SUCCEEDED, usage=Usage(1, 1, 2))
+    served = await tenants_in_order(store, 40)
+    assert 12 <= served.count("b") <= 20

@@ -10,6 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from broker.db.calls import jobs as calls
+from broker.db.calls.base import Call
 from broker.db.calls.workers import Heartbeat
 from broker.db.client import connect
 from broker.db.errors import StoreFaultError
@@ -38,7 +39,10 @@ def a_claim(**changes: Any) -> calls.Claim:
         (a_claim(room="all"), "claim: room must be a number, not a string"),
         (a_claim(worker=7), "claim: worker must be a string, not a number"),
         (a_claim(again="yes"), "claim: again must be a boolean, not a string"),
-        (Heartbeat(W, None), "heartbeat: ttl_ms must be a number, not a nil"),  # type: ignore[arg-type]
+        (
+            msgspec.structs.replace(Heartbeat(W, 1), ttl_ms=None),
+            "heartbeat: ttl_ms must be a number, not a nil",
+        ),
         (calls.Append(entries="x"), "append: entries must be a table, not a string"),  # type: ignore[arg-type]
     ],
 )
@@ -73,7 +77,7 @@ async def test_every_function_refuses_a_call_without_its_arguments(store: JobSto
 async def test_an_answer_that_cannot_be_read_is_one_calls_fault(store: JobStore) -> None:
     """And the calls that shared its round trip get their answers."""
 
-    class Cancel(calls.Call[int]):
+    class Cancel(Call[int]):
         id: str
         retention_ms: int
 
@@ -127,3 +131,20 @@ async def test_a_server_without_the_library_gets_it_with_the_first_call_of_any_k
         await store.client.function_flush()
         await call
         assert library().name in {one[1] for one in await store.client.function_list()}
+
+
+async def test_a_library_goes_when_no_live_worker_calls_it(store: JobStore) -> None:
+    """A process that calls it all the same loads it again."""
+    version = other_version()
+    await store.client.execute_command("FUNCTION", "LOAD", version.source)
+    await alive(store)
+    record = store.keys("worker", W)
+    await store.client.sadd(
+        store.keys("libraries"), version.name
+    )  # as the registration of an earlier worker did
+    await store.client.hset(record, "library", version.name)
+    assert version.name not in await store.drop_unused_libraries()
+    await alive(store)  # by this version
+    assert await store.drop_unused_libraries() == [version.name]
+    assert await store.drop_unused_libraries() == []
+    assert library().name in {one[1] for one in await store.client.function_list()}

@@ -15,7 +15,9 @@ from broker.attempts import Claim
 from broker.coordinators import Coordinators
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
+from jobs.model import Succeeded
 from jobs.states import JobState
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
@@ -49,6 +51,13 @@ async def test_a_batchs_tokens_and_chunks_are_its_tenants(
         assert found.sum("penstock_tokens_total", kind=kind) == tokens
         assert found.sum("penstock_tenant_tokens_total", tenant="default", kind=kind) == tokens
     assert found.sum("penstock_batch_rows_total", outcome="completed") == 25
+    # What a chunk pays in its tenant's turns is corrected to what its rows used.
+    chunks = [job.phase for job in (await store.list_jobs(limit=100)).jobs if job.endpoint == CHUNK_ENDPOINT]
+    paid = [phase.usage for phase in chunks if isinstance(phase, Succeeded) and phase.usage is not None]
+    assert sum(usage.prompt_tokens for usage in paid) == sum(usage["prompt_tokens"] for usage in usages)
+    assert sum(usage.completion_tokens for usage in paid) == sum(
+        usage["completion_tokens"] for usage in usages
+    )
     front = await Scraped.of(*(one["metrics_url"] for one in await Coordinators(store).alive()))
     assert front.sum("penstock_jobs_accepted_total", lane="bulk") == 3  # chunks of ten rows
     assert front.sum("penstock_tenant_jobs_accepted_total", tenant="default") == 3

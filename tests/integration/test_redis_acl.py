@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import pytest
 import redis
 
 from broker.db.acl import ROLES
+from broker.db.client import connect
+from broker.db.errors import MixedFleetStartError
+from broker.jobs import JobStore
+from broker.migration import prepare
 from broker.settings import BrokerSettings
 from tests.aclserver import AclServer
 from tests.batching import jsonl, row
@@ -223,3 +228,21 @@ def test_a_role_stays_in_its_part(server: AclServer, user: str, command: list[st
 def test_without_a_user_there_is_nothing(server: AclServer) -> None:
     with server.client(None) as client, pytest.raises(redis.exceptions.AuthenticationError):
         client.ping()
+
+
+@pytest.mark.parametrize("user", sorted(name for name, role in ROLES.items() if role.prepares))
+def test_who_may_not_take_over_data_is_told_who_may(tmp_path: Path, user: str) -> None:
+    with AclServer(tmp_path) as server:
+        with server.client("admin") as client:
+            client.sadd("penstock:queues", "penstock.default.normal")
+        settings = BrokerSettings(redis_url=server.url(user))
+
+        async def start() -> None:
+            store = JobStore(connect(settings.redis_url), settings)
+            try:
+                await prepare(store)
+            finally:
+                await store.aclose()
+
+        with pytest.raises(MixedFleetStartError, match=r"users\.acl.* as admin only"):
+            asyncio.run(start())

@@ -60,8 +60,10 @@ def redis(broker_settings: BrokerSettings) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def key(broker_settings: BrokerSettings) -> str:
-    return f"{broker_settings.namespace}:contract"
+def key(broker_settings: BrokerSettings, redis: Redis) -> Iterator[str]:
+    name = f"{broker_settings.namespace}:contract"
+    yield name
+    redis.delete(name)  # the schema does not know it
 
 
 def echo(client: Redis, value: Any, blob: bytes = b"") -> tuple[Any, bytes]:

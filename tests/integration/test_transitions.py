@@ -384,7 +384,8 @@ async def test_all_jobs_of_many_lost_workers_are_taken_back_in_the_order_of_thei
     taken = []
     while got := await store.claim("next", room=100):
         taken += [claim.id for claim in got]
-    created = dict(await store.client.zrange(store.keys("jobs"), 0, -1, withscores=True))
+    index: Any = await store.client.zrange(store.keys("jobs"), 0, -1, withscores=True)
+    created = dict(index)
     assert sorted(taken) == sorted(ids)
     assert [created[job_id] for job_id in taken] == sorted(created[job_id] for job_id in taken)
     assert {(await read(store, job_id)).attempt for job_id in taken[::100]} == {2}

@@ -136,7 +136,7 @@ class Finish(Call[bool]):
     Attributes:
         event: what happened, one of :class:`jobs.states.JobEvent`.
         tokens: prompt and completion tokens that it used; None: not known.
-        completion: of these, the completion tokens.
+        completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
     """
 

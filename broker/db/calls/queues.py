@@ -12,15 +12,15 @@ class Look(Call[Snapshot]):
     """Look at a queued job, or (without ``id``) at the place that a new one would get.
 
     Attributes:
-        facts_only: leave out the position, which counts the jobs of every tenant before it.
+        most_tenants: how many waiting tenants are counted one by one; the rest is estimated by these. 0: no position.
     """
 
     flags = READS
+    most_tenants: int
     id: str | None = None
     pool: str | None = None
     lane: str | None = None
     tenant: str | None = None
-    facts_only: bool | None = None
 
 
 class Pause(Call[bool]):

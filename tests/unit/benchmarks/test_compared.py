@@ -80,39 +80,31 @@ def test_a_full_queue_has_jobs_of_every_tenant_and_most_come_from_a_few() -> Non
     assert min(owners.count(name) for name in names) == 10
 
 
+def way(name: str, rate: float, **more) -> dict:
+    return {"way": name, "jobs": 9, "jobs_per_s": rate, "cpu_ms": 1000 / rate} | more
+
+
+def rounds(*rates: float) -> list:
+    times = {"mean_ms": 5.0, "p50_ms": 4.0, "p99_ms": 9.0}
+    return [
+        [way("synchronous", rate, **times), way("submit, then poll", rate / 2, accepted_per_s=3000.0)]
+        for rate in rates
+    ]
+
+
 def test_control_plane_shows_each_way_against_the_version_before() -> None:
     control_plane = importlib.import_module("control_plane")
-    now, before = (
-        [
-            [
-                {
-                    "way": "synchronous",
-                    "jobs": 9,
-                    "jobs_per_s": rate,
-                    "mean_ms": 5.0,
-                    "p50_ms": 4.0,
-                    "p99_ms": 9.0,
-                },
-                {"way": "submit, then poll", "jobs": 9, "jobs_per_s": rate / 2, "accepted_per_s": 3000.0},
-            ]
-            for rate in rates
-        ]
-        for rates in ((1500.0, 1400.0, 900.0), (1000.0, 1000.0, 1000.0))
-    )
+    now, before = rounds(1600.0, 1250.0, 1000.0), rounds(1000.0, 1000.0, 1000.0)
     ratios = control_plane.ratios(now, before)
-    assert ratios["synchronous"] == [1.5, 1.4, 0.9]
+    assert ratios["synchronous"] == [1.6, 1.25, 1.0]
     rows = control_plane.middle(now)
-    assert [row["jobs_per_s"] for row in rows] == [1400.0, 700.0]
-    said = {
-        "rows": rows,
-        "before": control_plane.middle(before),
-        "ratios": ratios,
-        "concurrency": 4,
-        "task_events": True,
-    }
-    text = control_plane.tables(FACTS | said)["control-plane"]
-    assert "| synchronous | 1400 | 5.0 ms | 9.0 ms | 1000 | 1.40 (1.50, 1.40, 0.90) |" in text
-    assert "| submit, then poll | 700 | - | - | 500 | 1.40 (1.50, 1.40, 0.90) |" in text
+    assert [row["jobs_per_s"] for row in rows] == [1250.0, 625.0]
+    said = {"rows": rows, "before": control_plane.middle(before), "ratios": ratios}
+    report = FACTS | said | {"concurrency": 4, "task_events": True}
+    text = control_plane.tables(report)["control-plane"]
+    ratio, cpu = "1.25 (1.60, 1.25, 1.00)", "0.80 ms | 1.00 ms | 1.25"
+    assert f"| synchronous | 1250 | 5.0 ms | 9.0 ms | 1000 | {ratio} | {cpu} |" in text
+    assert f"| submit, then poll | 625 | - | - | 500 | {ratio} | 1.60 ms | 2.00 ms | 1.25 |" in text
 
 
 def test_tokens_of_a_run_count_by_the_time_of_the_stretch_that_it_covers() -> None:

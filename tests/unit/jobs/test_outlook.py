@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobs.lanes import Lane
@@ -9,14 +11,8 @@ from jobs.outlook import Snapshot, start_after, start_ms
 
 
 def snapshot(**changes) -> Snapshot:
-    facts = {
-        "position": 0,
-        "lane": "normal",
-        "slots": 4,
-        "bulk_slots": 3,
-        "run_ms": 1000,
-        "bulk_run_ms": 60_000,
-    }
+    facts: dict[str, Any] = {"position": 0, "lane": "normal", "slots": 4, "bulk_slots": 3}
+    facts |= {"run_ms": 1000, "bulk_run_ms": 60_000}
     return Snapshot(**facts | changes)
 
 
