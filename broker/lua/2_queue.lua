@@ -112,9 +112,9 @@ local function count_attached(pool, lane, tenant, by)
   if redis.call('HINCRBY', K.attached(pool), place, by) <= 0 then redis.call('HDEL', K.attached(pool), place) end
 end
 
--- Close the gap that a job leaves in its tenant's line: those before it or those behind it move up, whoever are fewer. In so long a line
--- that many would have to move, the gap stays until its turn has come, and positions behind it are estimates.
-local MOVED = 250
+-- Close the gap that a job leaves in its tenant's line: those before it or those behind it move up, whoever are fewer. One call moves MOVED
+-- at most; a gap for which that is too few stays until its turn has come, and positions behind it are estimates.
+local MOVED = 500
 
 local function close_gap(pool, lane, tenant, backlog, rank)
   local behind = redis.call('ZCARD', backlog) - rank - 1

@@ -50,9 +50,10 @@ local OWN_FAILURES = {timeout = true, worker_lost = true}
 local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or 1 end
 
 -- End a job, and its followers (identical, deterministic jobs of the same tenant) if its end comes from the request. They point to its
--- result. Else each runs in its own turn; those that wait for this one no longer do.
-local function end_job(id, j, to, retention, f, result)
+-- result. Else each runs in its own turn; those that wait for this one no longer do. spent: tokens that a running job used; nil: none.
+local function end_job(id, j, to, retention, f, result, spent)
   end_one(id, j, to, retention, f, result)
+  if j.state == 'running' and j.cost then charge(j.pool, j.lane, j.tenant, (spent or 0) - tonumber(j.cost)) end
   if not j.coalesce then return end
   local key = K.coalesce(j.tenant, j.coalesce)
   if redis.call('GET', key) == id then redis.call('DEL', key) end

@@ -49,12 +49,8 @@ define('finish', function(a, blobs)
     if not j.first then f.first = now end
   end
   leave_worker(id, a.worker, j.cancel)
-  if j.cost then
-    local tokens = a.tokens or a.event ~= 'succeed' and 0
-    if tokens then charge(j.pool, j.lane, j.tenant, tokens - tonumber(j.cost)) end
-    if a.completion and a.event == 'succeed' then note_tokens(j.pool, j.tenant, a.model, a.completion) end
-  end
-  end_job(id, j, ON[a.event].running, a.retention_ms, f, f.result)
+  if j.cost and a.completion and a.event == 'succeed' then note_tokens(j.pool, j.tenant, a.model, a.completion) end
+  end_job(id, j, ON[a.event].running, a.retention_ms, f, f.result, a.tokens or a.event == 'succeed' and tonumber(j.cost))
   return true
 end)
 

@@ -330,6 +330,29 @@ async def test_a_tenant_that_comes_back_has_no_hoarded_lead(store: JobStore, awa
     assert served[away] / served.total() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("end", ["failed", "cancelled", "lost"])
+async def test_a_job_that_ends_without_usage_costs_nothing(
+    store: JobStore, broker_settings: BrokerSettings, end: str
+) -> None:
+    await alive(store)
+    for tenant in "aab":
+        await store.accept(spec(tenant, max_attempts=1))
+    claim = await take(store)
+    turns = store.keys("turns", "default", "normal")
+    assert claim.tenant == "a"
+    assert await store.client.zscore(turns, "a") > 0
+    if end == "failed":
+        await store.retry_later(claim, W, JobError(FailureCode.ENGINE_ERROR, "no"), 0.0, status=500)
+    elif end == "cancelled":
+        await store.cancel(claim.id)
+        await store.release(claim, W, "released")
+    else:
+        await store.bury(W)
+        await store.reap()
+    assert (await store.get(claim.id)).state.terminal
+    assert await store.client.zscore(turns, "a") == 0
+
+
 async def test_what_was_paid_in_vain_before_the_lane_was_empty_is_no_lead(store: JobStore) -> None:
     """Fifty jobs that were thought to be long end at once: their tenant is ahead by one of them, not by all."""
     await alive(store)
