@@ -32,7 +32,6 @@ class Accept(Call[Accepted]):
         idem: idempotency key, ``digest``: of the submission.
         not_after: refuse it as ``late`` after this moment.
         reject: refuse it as ``busy`` if no slot is free.
-        most_active: the bound of the tenant, for ``reject``.
     """
 
     flags = WRITES
