@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import astuple
-from itertools import cycle, islice
 from typing import Any, TypeAlias
 
 Report: TypeAlias = Mapping[str, Any]
@@ -104,33 +103,38 @@ def tenant_of(number: int, count: int, tenants: Sequence[str]) -> str:
 
 
 async def operations(side: Any, *, samples: int) -> Report:
-    """Carry out each operation alone, several times; return its costs. Nothing stays behind but finished jobs."""
+    """Carry out each operation alone, several times in a row; return its costs. Nothing stays behind but finished jobs."""
     if not side.workers:
         await side.register(WORKER)
     seen: dict[str, list[Sequence[float]]] = {}
+    tenants = random.choices(side.tenants, k=samples)
+    workers = random.choices(side.workers, k=samples)
 
-    async def one(name: str, work: Coroutine[Any, Any, Any]) -> Any:
-        cost, result = await side.meter.cost(work, side.SENT.get(name))
-        seen.setdefault(name, []).append(astuple(cost))
-        return result
+    async def each(name: str, works: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+        results = []
+        for work in works:
+            cost, result = await side.meter.cost(work, side.SENT.get(name))
+            seen.setdefault(name, []).append(astuple(cost))
+            results.append(result)
+        return results
 
-    def other(ident: str) -> str:
-        """Return a job that waits somewhere in the queue, each once; if none does, the one that was just accepted."""
-        return side.waiting.pop() if side.waiting else ident
+    def others(idents: Iterable[str]) -> list[str]:
+        """Return jobs that wait somewhere in the queue, each once; if none does, those that were just accepted."""
+        return [side.waiting.pop() if side.waiting else ident for ident in idents]
 
-    for worker, tenant in islice(zip(cycle(side.workers), cycle(side.tenants), strict=False), samples):
-        ident = await one("accept", side.accept(tenant=tenant, waited=True))
-        await one("position", side.position(other(ident)))
-        await one("move", side.move(other(ident)))
-        (claim,) = await one("claim", side.claim(worker, 1))
-        await one("release", side.release(worker, claim))
-        (claim,) = await side.claim(worker, 1)
-        if not await one("finish", side.finish(worker, claim)):
-            raise RuntimeError("a job could not be finished")
-        ident = await side.accept(tenant=tenant, waited=True)
-        await one("cancel", side.cancel(other(ident)))
-        await one("heartbeat", side.beat(worker))
-        await one("reaper's round", side.reap())
+    idents = await each("accept", (side.accept(tenant=tenant, waited=True) for tenant in tenants))
+    await each("position", (side.position(ident) for ident in others(idents)))
+    await each("move", (side.move(ident) for ident in others(idents)))
+    claims = await each("claim", (side.claim(worker, 1) for worker in workers))
+    given = zip(workers, claims, strict=True)
+    await each("release", (side.release(worker, claim) for worker, (claim,) in given))
+    held = [(worker, *await side.claim(worker, 1)) for worker in workers]
+    if not all(await each("finish", (side.finish(worker, claim) for worker, claim in held))):
+        raise RuntimeError("a job could not be finished")
+    idents = [await side.accept(tenant=tenant, waited=True) for tenant in tenants]
+    await each("cancel", (side.cancel(ident) for ident in others(idents)))
+    await each("heartbeat", (side.beat(worker) for worker in workers))
+    await each("reaper's round", (side.reap() for _ in workers))
     return seen
 
 

@@ -49,8 +49,8 @@ def test_scripts_become_tables_with_ratios() -> None:
     )
     assert sorted(found) == sorted(scripts.TABLES)
     assert "| 32 | whole | **all** | 180.0 | 72.0 | 0.40 | 84.0 | 36.0 | 0.43 |" in found["scripts-stages"]
-    assert "| accept | 10 | 12 | 1.20 | 10 | 12 | 1.20 |" in found["scripts-scale"]
-    assert "| - | 1.23% | - | - | 1.23% | - |" in found["scripts-scale"]
+    assert "| accept | 10 | 12 | 1.20 | 5 / 5 | 10 | 12 | 1.20 | 5 / 5 |" in found["scripts-scale"]
+    assert "| - | 1.23% | - | - | - | 1.23% | - | - |" in found["scripts-scale"]
     assert "| bytes of a queued job | 2,000 | 1,000 | 0.50 |" in found["scripts-memory"]
 
 
