@@ -66,7 +66,8 @@ async def test_an_embedding_generates_nothing(http: httpx.AsyncClient, puppet: P
 
 
 async def test_a_number_without_bound_is_no_fault(http: httpx.AsyncClient, puppet: Puppet) -> None:
-    assert await cost(http, puppet, CHAT, TALK | {"n": 10**30, "max_tokens": 1}) == from_bytes(TALK) + 1024
+    request = TALK | {"n": 10**30, "max_tokens": 1}
+    assert await cost(http, puppet, CHAT, request) == from_bytes(request) + 1024
 
 
 async def test_the_mean_of_earlier_answers_is_that_of_one(http: httpx.AsyncClient, puppet: Puppet) -> None:
