@@ -134,7 +134,7 @@ class Attempts:
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
         """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Return the ids of refused jobs."""
-        heads = [(job_id, attempt, seq) for job_id, attempt, seq, _ in entries]
+        heads = [field for entry in entries for field in entry[:3]]
         refused = await self.functions.call(
             calls.Append(entries=heads), *(entry[3].encode() for entry in entries)
         )

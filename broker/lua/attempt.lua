@@ -7,17 +7,19 @@ define('append', function(a, blobs)
     redis.call('PUBLISH', K.api_channel(sink), cmsgpack.pack(box))
     outbox[sink] = nil
   end
-  for i, entry in ipairs(a.entries) do
-    local id, attempt, payload = entry[1], entry[2], blobs[i]
-    local s = read(K.job(id), {'state', 'attempt', 'sinks', 'first'})
-    if s.state ~= 'running' or number(s.attempt) ~= attempt then
+  local entries = a.entries
+  for i = 1, #blobs do
+    local id, attempt, payload = entries[3 * i - 2], entries[3 * i - 1], blobs[i]
+    local job = K.job(id)
+    local s = redis.call('HMGET', job, 'state', 'attempt', 'sinks', 'first')
+    if s[1] ~= 'running' or tonumber(s[2] or nil) ~= attempt then
       refused[#refused + 1] = id
     else
-      local eid = attempt .. '-' .. entry[3]
+      local eid = attempt .. '-' .. entries[3 * i]
       local added = redis.pcall('XADD', K.log(id), eid, 'p', payload)
       if type(added) == 'string' then -- otherwise it is there already: the client library sent the call twice
-        if not s.first then redis.call('HSET', K.job(id), 'first', exactly(now)) end
-        for sink in string.gmatch(s.sinks or '', '%S+') do
+        if not s[4] then redis.call('HSET', job, 'first', exactly(now)) end
+        for sink in string.gmatch(s[3] or '', '%S+') do
           local box = outbox[sink] or {size = 0}
           outbox[sink] = box
           box[#box + 1] = id

@@ -120,11 +120,11 @@ class Append(Call[list[str]]):
     """Log and publish chunks of running jobs: the blobs, one for each entry. Answers with the ids that it refused.
 
     Attributes:
-        entries: ``[id, attempt, sequence number]`` of each.
+        entries: id, attempt and sequence number of each, one after the other: a list for each takes Lua twice the time.
     """
 
     flags = WRITES
-    entries: list[tuple[str, int, int]]
+    entries: list[str | int]
 
 
 class Finish(Call[bool]):
