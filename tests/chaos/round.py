@@ -97,7 +97,7 @@ class Round:
             try:
                 check_queues(client, self.stack.keys)
             except AssertionError as disagreement:
-                self.ledger.break_("the parts of the queue agree", what=str(disagreement)[:500])
+                self.ledger.break_("the parts of the queue agree", where=str(disagreement)[:500])
         checker = Checker(self.stack, self.ledger, self.observer)
         checker.check(self.seen)
         self.takeovers = checker.takeovers
