@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV ?= uv
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
+SERVERS := $(PYTHON) tools/setup_redis_servers.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
@@ -22,10 +23,12 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loa
 
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
 	@$(SETUP) --prometheus
+	@$(SERVERS)
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
+	@$(SERVERS)
 	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)
@@ -75,6 +78,9 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
+	@# What benchmarks/peers.py measures beside us, each in an environment of its own.
+	@set -e; for peer in litellm celery arq taskiq docket; do \
+		$(LOCK) $(ARGS) -o benchmarks/_peers/$$peer.lock benchmarks/_peers/$$peer.in; done
 
 # Of what the images install; torch's CPU build is missing, as in the lock files.
 CYCLONEDX := PYTHONWARNINGS=ignore $(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py requirements --pyproject pyproject.toml \

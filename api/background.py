@@ -1,4 +1,4 @@
-"""The api's background tasks: the event hub, Celery's message format, the catalogue and the gauges, the reaper, batches."""
+"""The api's background tasks: the event hub, the limits of the queues, the catalogue and the gauges, the reaper."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import structlog
 
 from api.readiness import OK
 from api.services import Services
-from broker.celery.envelope import learn_at
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailableError
+from broker.migration import prepare
 from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
 
@@ -39,22 +39,32 @@ async def run_background(services: Services) -> AsyncIterator[None]:
 
     The block starts after a moment's wait for Redis, so that the first request finds everything in place. Without Redis
     the api serves too, reports that it is not ready, and recovers when Redis comes back.
+
+    Raises:
+        MixedFleetStartError: another version of Penstock is on this Redis.
     """
     settings = services.settings
-    observed, published = asyncio.Event(), asyncio.Event()
-    count_reaped = services.metrics.reaper.count
+    observed, limited = asyncio.Event(), asyncio.Event()
+    try:
+        await _take_over(services)
+    except StoreUnavailableError:
+        pass
+    except BrokerError:
+        await services.aclose()
+        raise
     hub = asyncio.create_task(_follow_hub(services), name="hub")
     refresh_s, reap_s = settings.catalogue_refresh_s, settings.reap_interval_s
     loops = [
-        _Loop("envelope", lambda: _keep_envelope(services, published), RETRY_S),
+        _Loop("limits", lambda: _keep_limits(services, limited), RETRY_S),
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
-        _Loop("reaper", lambda: reap_forever(services.store, reap_s, count_reaped), reap_s),
+        _Loop("reaper", lambda: _reap(services), reap_s),
     ]
+    services.readiness.add("schema", lambda: OK if services.prepared.is_set() else "not checked yet")
     services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
     services.readiness.add("tasks", lambda: _state_of(loops))
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
-            await asyncio.gather(asyncio.shield(hub), observed.wait(), published.wait())
+            await asyncio.gather(asyncio.shield(hub), observed.wait(), limited.wait())
     try:
         yield
     finally:
@@ -110,27 +120,31 @@ async def _follow_hub(services: Services) -> None:
         log.warning("hub_waits_for_redis")
 
 
-async def _keep_envelope(services: Services, published: asyncio.Event) -> None:
-    """Learn Celery's message format once, and keep it in Redis. Set ``published`` when it is there."""
-    settings, store = services.settings, services.store
-    envelope: str | None = None
+async def _take_over(services: Services) -> None:
+    """Make the data in Redis this version's. Until then no job is accepted and none is reaped."""
+    try:
+        await prepare(services.store)
+    except MixedFleetStartError as error:
+        log.error("schema_refused", error=str(error))  # noqa: TRY400 - the message says all
+        raise
+    services.prepared.set()
+
+
+async def _reap(services: Services) -> None:
+    await services.prepared.wait()
+    await reap_forever(services.store, services.settings.reap_interval_s, services.metrics.reaper.count)
+
+
+async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
+    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there."""
     while True:
         try:
-            if envelope is None:
-                learned = await asyncio.to_thread(
-                    learn_at, settings.redis_url, settings.namespace, store.faults
-                )
-                await store.set_envelope(learned)
-                await store.set_limits()
-                envelope = learned
-                services.readiness.envelope_ready = True
-                published.set()
-                log.info("envelope_published")
-            # A Redis that came back empty needs it again. The format of a newer process stays.
-            elif await store.set_envelope(envelope, only_if_missing=True):
-                await store.set_limits()
+            await _take_over(services)
+            if await services.store.set_limits(only_if_missing=limited.is_set()):
+                log.info("limits_stored")
+            limited.set()
         except StoreUnavailableError as error:
-            log.debug("envelope_not_published", error=str(error))
+            log.debug("limits_not_stored", error=str(error))
         await asyncio.sleep(RETRY_S)
 
 

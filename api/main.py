@@ -6,6 +6,7 @@ import asyncio
 import gc
 import resource
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +19,10 @@ from api.connections.protocol import BoundedProtocol
 from api.connections.server import CUT_S, DrainingServer
 from api.services import Services
 from api.settings import ApiSettings
+from broker.db.client import connect
+from broker.db.errors import StoreError
+from broker.jobs import JobStore
+from broker.migration import check
 from monitoring import failpoints
 from monitoring.logging import configure_logging
 
@@ -25,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 SPARE_FILES = 512
 """Open files beside the clients' connections: Redis, storage, logs."""
+
+_CHECK_S = 2.0
 
 
 def run_api(
@@ -45,6 +52,7 @@ def run_api(
     Raises:
         pydantic.ValidationError: a setting is wrong; the message names it.
         ExposedStartError: others reach the address, and there are no API keys.
+        MixedFleetStartError: another version of Penstock is on this Redis.
         SystemExit: the process cannot listen on the address.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -54,11 +62,23 @@ def run_api(
     configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     _allow_files(settings.max_connections)
     log.info("api_starting", host=settings.host, port=settings.port)
+    asyncio.run(_check_version(settings))
     server = make_server(settings, version)
     server.config.load()
     gc.collect()
     gc.freeze()  # a full collection over all imported objects stops every request for 90 ms, every 2,000 requests
     server.run()
+
+
+async def _check_version(settings: ApiSettings) -> None:
+    """Refuse to start beside another version. If Redis is away, the background tasks find out."""
+    store = JobStore(connect(settings.redis_url, retries=0, timeout_s=_CHECK_S), settings)
+    try:
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_CHECK_S):
+                await check(store)
+    finally:
+        await store.aclose()
 
 
 def make_server(settings: ApiSettings, version: str = "dev") -> DrainingServer:

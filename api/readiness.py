@@ -14,7 +14,7 @@ REDIS_PATIENCE_S = 2.0
 MOST_AGE_S = 1.0
 
 OK = "ok"
-CHECKS = {"redis": OK, "envelope": OK, "worker": OK, "events": OK, "tasks": OK}
+CHECKS = {"redis": OK, "schema": OK, "worker": OK, "events": OK, "tasks": OK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,6 @@ class Readiness:
         most_age_s: how old an answer may be.
 
     Attributes:
-        envelope_ready: whether Redis has Celery's message format.
         stopping: whether the process was asked to end.
     """
 
@@ -59,7 +58,6 @@ class Readiness:
         self._report = Report()
         self._looked_at = float("-inf")
         self._looks: dict[str, Callable[[], str]] = {}
-        self.envelope_ready = False
         self.stopping = False
 
     def add(self, name: str, look: Callable[[], str]) -> None:
@@ -82,12 +80,10 @@ class Readiness:
             async with asyncio.timeout(REDIS_PATIENCE_S):
                 await catalogue.refresh()  # the next request must see the same workers
         except (StoreUnavailableError, TimeoutError):
-            return Report({"redis": "unreachable", "envelope": "unknown", "worker": "unknown"})
+            return Report({"redis": "unreachable", "schema": "unknown", "worker": "unknown"})
         except StoreFaultError:
-            return Report({"redis": "refuses a command", "envelope": "unknown", "worker": "unknown"})
+            return Report({"redis": "refuses a command", "schema": "unknown", "worker": "unknown"})
         checks = {**CHECKS, **{name: look() for name, look in self._looks.items()}}
-        if not self.envelope_ready:
-            checks["envelope"] = "not published yet"
         if not catalogue.has_worker:
             checks["worker"] = "none is alive"
         return Report(checks, tuple(name for name, model in catalogue.listed() if catalogue.live(model)))

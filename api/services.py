@@ -38,6 +38,7 @@ class Services:
     Attributes:
         process: the name of this process among all api processes.
         readiness: whether a job that is submitted now will run.
+        prepared: set once the data in Redis is this version's.
         large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
@@ -70,6 +71,7 @@ class Services:
             memory_bytes=settings.bodies_memory_bytes,
         )
         self.large_retries = asyncio.Semaphore(2)
+        self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)

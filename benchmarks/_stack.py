@@ -13,10 +13,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,29 +33,63 @@ def free_port() -> int:
             return port
 
 
-def _wait_http(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that :func:`running` started, and the file with its output."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def failed(self, what: str) -> RuntimeError:
+        """Return an error with the end of the output."""
+        return RuntimeError(f"{what}:\n{self.log.read_text(errors='replace')[-3000:]}")
+
+
+def wait_http(url: str, started: Running, timeout_s: float) -> None:
+    """Wait until a URL answers.
+
+    Raises:
+        RuntimeError: the process ended, or the time is over.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             with urllib.request.urlopen(url, timeout=2):
                 return
         except (urllib.error.URLError, OSError):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{url} did not come up:\n{log.read_text()[-3000:]}") from None
+            if started.process.poll() is not None or time.monotonic() > deadline:
+                raise started.failed(f"{url} did not come up") from None
             time.sleep(0.1)
 
 
+def wait_port(port: int, started: Running, timeout_s: float) -> None:
+    """Wait until a loopback port takes connections.
+
+    Raises:
+        RuntimeError: the process ended, or the time is over.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=2):
+                return
+        except OSError:
+            if started.process.poll() is not None or time.monotonic() > deadline:
+                raise started.failed(f"nothing listens on port {port}") from None
+            time.sleep(0.05)
+
+
 @contextmanager
-def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(argv: list[str], cwd: Path = ROOT, **env: str) -> Iterator[Running]:
+    """Run a process in a session of its own; it is stopped at the end of the block."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                argv, cwd=ROOT, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+                argv, cwd=cwd, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
             )
         try:
-            _wait_http(url, process, log, timeout_s)
-            yield process
+            yield Running(process, log)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -63,16 +100,45 @@ def _process(argv: list[str], url: str, timeout_s: float, **env: str) -> Iterato
 
 
 @contextmanager
+def _process(argv: list[str], url: str, timeout_s: float, cwd: Path = ROOT, **env: str) -> Iterator[None]:
+    with running(argv, cwd, **env) as started:
+        wait_http(url, started, timeout_s)
+        yield
+
+
+@contextmanager
 def penstock_up(
-    *args: str, timeout_s: float = 180.0, flower: bool = False, **env: str
+    *args: str,
+    timeout_s: float = 180.0,
+    flower: bool = False,
+    code: Path = ROOT,
+    data_dir: Path | None = None,
+    **env: str,
 ) -> Iterator[tuple[str, int]]:
-    """Run ``penstock up`` with an embedded Valkey; yields (host, port) once it is ready."""
+    """Run ``penstock up``, with an embedded Valkey unless ``args`` name a server; yields (host, port) once it is ready.
+
+    Args:
+        code: the folder of the version to run.
+    """
     port = free_port()
-    with tempfile.TemporaryDirectory(prefix="ps") as data:
+    with tempfile.TemporaryDirectory(prefix="ps") as folder:
+        data = data_dir or Path(folder)
         argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", *args]
         argv += [f"--flower-port={free_port()}"] if flower else ["--no-flower"]
-        with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, **env):
+        env |= {"PYTHONPATH": str(code)}  # of every process; -m looks into the folder that this one runs in
+        with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, code, **env):
             yield "127.0.0.1", port
+
+
+def processes_of(base: tuple[str, int]) -> tuple[psutil.Process, ...]:
+    """Return the processes of a stack that :func:`penstock_up` started."""
+    up = next(child for child in psutil.Process().children() if f"--port={base[1]}" in child.cmdline())
+    return (up, *up.children(recursive=True))
+
+
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds that processes have used."""
+    return sum(times.user + times.system for times in (one.cpu_times() for one in processes))
 
 
 @contextmanager

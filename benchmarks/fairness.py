@@ -3,7 +3,8 @@
 One ``penstock up`` with the simulated engine and API keys. *light* (weight 1) queues everything it has at once; later
 *heavy* (weight 3) comes with enough to keep its share for a while; meanwhile a third tenant submits single jobs,
 whose waits tell what a flood costs somebody else. What ran when is read from the engine's own journal. A plot goes to
-docs/images/fairness.png.
+docs/images/fairness.png. Then a tenant of few long jobs and one of many short ones, each with jobs waiting all the time:
+their shares of the engine's tokens over a minute must be those of their weights.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import _fairness_tokens
 import uvloop
 from _client import Connection, drive, percentile
 from _stack import ROOT, machine, penstock_up
 from _tables import table, wrap
 
 Base = tuple[str, int]
-QUICK = ("--rate=40", "--alone=4", "--together=12", "--no-plot")
-TABLES = ("fairness",)
+QUICK = ("--rate=40", "--alone=4", "--together=12", "--minute=10", "--no-plot")
+TABLES = ("fairness", "fairness-tokens")
 KEYS = {"light": "key-light", "heavy": "key-heavy", "single": "key-single"}
 WEIGHTS = {"light": 1, "heavy": 3, "single": 1}
 INPUT = {"model": "simulated", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
@@ -151,7 +153,32 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             "one turn",
         ],
     ]
-    return {"fairness": f"{wrap(said)}\n\n{table(['', 'measured', 'bar'], rows)}"}
+    found = {"fairness": f"{wrap(said)}\n\n{table(['', 'measured', 'bar'], rows)}"}
+    if spells := report.get("tokens"):
+        found["fairness-tokens"] = _tokens_table(spells, given["minute"])
+    return found
+
+
+def _tokens_table(spells: list[dict[str, Any]], seconds: float) -> str:
+    (low, high), (few, many) = _fairness_tokens.SIZES["short"], _fairness_tokens.SIZES["long"]
+    said = (
+        f"One tenant's jobs make {few} to {many} tokens, the other's {low} to {high}; both have jobs waiting all the time."
+        f" Shares of the tokens of {seconds:g} s, prompts included. Bar for turns in tokens: each share within 5 % of its"
+        " weight's."
+    )
+    rows = [
+        [
+            one["turns"],
+            f"{one['weights']['long']:g} : {one['weights']['short']:g}",
+            f"{one['jobs']['long']:,} / {one['jobs']['short']:,}",
+            f"{one['shares']['long']:.3f} / {one['shares']['short']:.3f}",
+            f"{one['expected']['long']:.3f} / {one['expected']['short']:.3f}",
+            f"{one['worst_deviation']:.1%}",
+        ]
+        for one in spells
+    ]
+    header = ["turns in", "weights, long : short", "jobs run", "shares of tokens", "by weight", "off by"]
+    return f"{wrap(said)}\n\n{table(header, rows)}"
 
 
 def main() -> None:
@@ -163,6 +190,7 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=10.0, help="seconds of the flood alone")
     parser.add_argument("--together", type=float, default=40.0, help="seconds of both, about")
     parser.add_argument("--window", type=float, default=2.0, help="seconds of a point of the plot")
+    parser.add_argument("--minute", type=float, default=60.0, help="seconds over which tokens are shared")
     parser.add_argument("--no-plot", action="store_true")
     args = parser.parse_args()
     slots = 8
@@ -177,6 +205,7 @@ def main() -> None:
         }
         with penstock_up("--engine=simulated", f"--concurrency={slots}", **env) as base:
             report = uvloop.run(measure(base, journal, args))
+    report["tokens"] = _fairness_tokens.spells(args.minute)
     facts = {"benchmark": "fairness", "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
     given = {k: v for k, v in vars(args).items() if k != "no_plot"}
     report = facts | {"settings": given} | report

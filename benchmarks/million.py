@@ -22,13 +22,8 @@ import uvloop
 from _client import percentile
 from _stack import machine
 from _tables import table, wrap
-from redis import Redis
 
-from broker.attempts import Claim
-from broker.celery.app import make_celery
-from broker.celery.envelope import publish_envelope
 from broker.db.client import connect
-from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.ids import make_job_id
@@ -80,13 +75,9 @@ async def timed(samples: int, one: Callable[[int], Awaitable[Any]]) -> dict[str,
 
 async def look(store: JobStore, ids: list[str], samples: int) -> dict[str, Any]:
     """Time every operation at the present depth."""
-    queue = store.keys("queue", "default", Lane.NORMAL)
 
     async def claim(_: int) -> None:
-        message = await store.client.rpop(queue)
-        if message is None or not isinstance(
-            await store.claim(json.loads(message)["headers"]["id"], WORKER), Claim
-        ):
+        if not await store.claim(WORKER, room=1):
             raise RuntimeError("there was nothing to claim")
 
     doomed = [(await store.accept(spec("bulk"))).id for _ in range(samples)]
@@ -102,8 +93,6 @@ async def look(store: JobStore, ids: list[str], samples: int) -> dict[str, Any]:
 async def measure(url: str, args: argparse.Namespace) -> dict[str, Any]:
     """Fill the queue step by step."""
     settings = BrokerSettings(redis_url=url, queue_max=10 * args.jobs)
-    with Redis.from_url(url) as client:
-        publish_envelope(make_celery(url, settings.namespace), client, Keys(settings.namespace))
     store = JobStore(connect(url), settings)
     await store.heartbeat(WORKER, first=True, info={"name": WORKER, "pool": "default", "capacity": 64})
     beat = asyncio.create_task(_beat(store))

@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import uvloop
 from _client import drive
-from _stack import free_port, machine, penstock_up
+from _stack import cpu_s, free_port, machine, penstock_up, processes_of
 from _tables import table, wrap
 
 BODY = {"model": "simulated", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 16}
@@ -124,26 +124,21 @@ class Stack:
     base: tuple[str, int]
     processes: tuple[psutil.Process, ...]
 
-    def cpu_s(self) -> float:
-        """Return the CPU seconds that it has used."""
-        return sum(times.user + times.system for times in (one.cpu_times() for one in self.processes))
-
 
 def stack(side: Side, base: tuple[str, int]) -> Stack:
     """Find the processes of a stack that is up."""
-    up = next(child for child in psutil.Process().children() if f"--port={base[1]}" in child.cmdline())
-    return Stack(side, base, (up, *up.children(recursive=True)))
+    return Stack(side, base, processes_of(base))
 
 
 async def measure_once(one: Stack, jobs: int, concurrency: int) -> tuple[float, float]:
     """Measure one side once: jobs per second, and CPU milliseconds per job."""
-    base, side, before = one.base, one.side, one.cpu_s()
+    base, side, before = one.base, one.side, cpu_s(one.processes)
     scraper = asyncio.create_task(scrape(base)) if side.metrics else None
     load = await drive(base, "/v1/chat/completions", [BODY] * jobs, concurrency)
     if scraper is not None:
         scraper.cancel()
         await asyncio.gather(scraper, return_exceptions=True)
-    return load.rate, (one.cpu_s() - before) / jobs * 1000
+    return load.rate, (cpu_s(one.processes) - before) / jobs * 1000
 
 
 async def measure(

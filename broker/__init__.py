@@ -1,1 +1,1 @@
-"""Redis and Celery: keys, scripts, queues and events. No other package talks to Redis."""
+"""Redis and Celery: keys, functions, queues and events. No other package talks to Redis."""

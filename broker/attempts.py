@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import uuid
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import structlog
-from redis.exceptions import ResponseError
-
-from broker.db.errors import StoreFaultError, StoreUnavailableError
-from broker.db.runner import Arg, ScriptRunner
-from broker.records import encode_error, encode_usage
+from broker.db.calls import jobs as calls
+from broker.db.calls.jobs import Claimed
+from broker.db.functions import Functions
+from broker.records import decode_facts, encode_error, encode_usage
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.retry import MAX_KILLS, RetryPolicy
 from jobs.states import JobEvent, JobState
-
-log = structlog.get_logger(__name__)
-
-_RETRY_S = 0.5
 
 _END_EVENTS = {
     JobState.SUCCEEDED: JobEvent.SUCCEED,
@@ -41,9 +35,11 @@ class Claim:
         stream: whether its chunks are logged and published.
         timeout_ms: allowed run time; None: no limit.
         kills: attempts of this job under which the engine died.
-        waited_ms: time in its queue; None: unknown.
+        waited_ms: time in its queue.
         age_ms: time since its acceptance, at the claim.
         left_ms: time until its deadline, at the claim; None: no deadline.
+        max_attempts: lost attempts after which it fails.
+        answers: how many answers it generates.
     """
 
     id: str
@@ -60,79 +56,89 @@ class Claim:
     age_ms: int | None = None
     left_ms: int | None = None
     tenant: str = "default"
+    max_attempts: int = 3
+    answers: int = 1
+
+    def completion_of(self, usage: Usage | None) -> int | None:
+        """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
+        if usage is None or self.endpoint == CHUNK_ENDPOINT:
+            return None
+        return usage.completion_tokens // max(1, self.answers)
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A message that gives no right to run its job.
-
-    ``reason`` is the job's state, ``gone``, ``fenced`` (this worker's lease has ended), ``delayed`` (the next attempt is not
-    due yet), ``coalesced`` (it ends with an identical job) or ``newer`` (a newer version of Penstock must run it).
-    """
-
-    reason: str
+def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
+    """Return the claims of an answer: each job is followed by two blobs, its facts and its request."""
+    claims = []
+    for job, facts, body in zip(answer.jobs, blobs[::2], blobs[1::2], strict=True):
+        told = decode_facts(facts)
+        claims.append(
+            Claim(
+                job.id,
+                job.attempt,
+                told.endpoint,
+                job.stream,
+                Lane(job.lane),
+                told.model,
+                body,
+                told.timeout_ms,
+                job.kills,
+                told.trace,
+                job.waited_ms,
+                job.age_ms,
+                job.left_ms,
+                job.tenant,
+                told.max_attempts,
+                told.answers,
+            )
+        )
+    return claims
 
 
 class Attempts:
     """A job's transitions that workers carry out. Part of :class:`broker.jobs.JobStore`."""
 
-    scripts: ScriptRunner
+    functions: Functions
     _retry: RetryPolicy
     retention_ms: int
 
-    async def claim(self, job_id: str, worker: str) -> Claim | Dropped:
-        """Turn a queue message into the right to run its job, if it still gives that right.
+    async def claim(
+        self,
+        worker: str,
+        *,
+        pool: str = "default",
+        room: int = 1,
+        bulk_room: int | None = None,
+        suspects: int = 1,
+    ) -> list[Claim]:
+        """Take the next jobs of a pool. A worker's transport does the same (:mod:`broker.celery.claimer`).
 
-        Waits while Redis is unreachable: a lost answer may have granted the claim, and a worker must know its claims.
+        Args:
+            room: most jobs.
+            bulk_room: of these, most of the lane ``bulk``; None: as many.
+            suspects: of these, most under which an engine has died.
 
-        Raises:
-            StoreUnavailableError: Redis refused, so nothing was granted.
-            StoreFaultError: the script failed twice, so nothing was granted, or nothing that could be read.
+        Returns:
+            The claims; none, too, if the worker's lease has ended.
         """
-        token = uuid.uuid4().hex
-        failed = False
-        while True:
-            try:
-                reply = await self.scripts.call(
-                    "job/claim", job_id, worker, self.retention_ms, token, SCHEMA_VERSION
-                )
-                break
-            except StoreUnavailableError as error:
-                if isinstance(error.__cause__, ResponseError):
-                    raise
-                log.warning("claim_delayed", job_id=job_id, error=str(error))
-                await asyncio.sleep(_RETRY_S)
-            except StoreFaultError:
-                if failed:
-                    raise
-                failed = True  # it may have failed behind the grant, which a repetition finds
-        if reply[0] == "drop":
-            return Dropped(reply[1])
-        (_, attempt, endpoint, stream, lane, model, body, timeout_ms, kills, trace, waited_ms, *facts) = reply
-        age_ms, left_ms, tenant = facts
-        return Claim(
-            job_id,
-            int(attempt),
-            endpoint,
-            stream == "1",
-            Lane(lane),
-            model,
-            body.encode(),
-            int(timeout_ms) if timeout_ms else None,
-            kills,
-            trace or None,
-            None if waited_ms < 0 else waited_ms,
-            age_ms,
-            None if left_ms == "" else left_ms,
-            tenant,
+        call = calls.Claim(
+            worker=worker,
+            pool=pool,
+            room=room,
+            bulk_room=room if bulk_room is None else bulk_room,
+            suspects=suspects,
+            version=SCHEMA_VERSION,
+            retention_ms=self.retention_ms,
+            token=secrets.token_hex(8),
         )
+        return claims_of(*await self.functions.submit(call))
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
         """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Return the ids of refused jobs."""
-        flat: list[Arg] = []
-        for entry in entries:
-            flat.extend(entry)
-        return frozenset(await self.scripts.call("job/append", *flat))
+        heads = [field for entry in entries for field in entry[:3]]
+        refused = await self.functions.call(
+            calls.Append(entries=heads), *(entry[3].encode() for entry in entries)
+        )
+        return frozenset(refused)
 
     async def finish(
         self,
@@ -160,24 +166,21 @@ class Attempts:
         Returns:
             False: this attempt no longer owns the job, nothing was written.
         """
-        flat: list[Arg] = []
-        for seq, payload in tail:
-            flat += (seq, payload)
-        reply = await self.scripts.call(
-            "job/finish",
-            claim.id,
-            claim.attempt,
-            worker,
-            _END_EVENTS[state].value,
-            "" if status is None else status,
-            result,
-            encode_usage(usage),
-            encode_error(error),
-            partial,
-            self.retention_ms,
-            *flat,
+        call = calls.Finish(
+            id=claim.id,
+            attempt=claim.attempt,
+            worker=worker,
+            event=_END_EVENTS[state].value,
+            model=claim.model,
+            retention_ms=self.retention_ms,
+            tail=[seq for seq, _ in tail],
+            status=status,
+            usage=encode_usage(usage),
+            tokens=None if usage is None else usage.prompt_tokens + usage.completion_tokens,
+            completion=claim.completion_of(usage),
+            error=encode_error(error),
         )
-        return bool(reply)
+        return await self.functions.call(call, result, partial, *(payload.encode() for _, payload in tail))
 
     async def release(self, claim: Claim, worker: str, reason: str) -> JobState | None:
         """Return a job to the head of its queue; the attempt does not count. ``reason`` goes into its history.
@@ -204,7 +207,7 @@ class Attempts:
         """
         delay_ms = int(self._retry.delay_s(claim.attempt, chance) * 1000)
         return await self._release(
-            claim, worker, "retry", error.message, error.code, status, result, delay_ms
+            claim, worker, "retry", error.message, error.code, status=status, result=result, delay_ms=delay_ms
         )
 
     async def release_from_dead_engine(self, claim: Claim, worker: str, message: str) -> JobState | None:
@@ -214,7 +217,7 @@ class Attempts:
             The job's state now; None: this attempt no longer owned it.
         """
         code = FailureCode.ENGINE_UNAVAILABLE
-        return await self._release(claim, worker, "kill", message, code, FAILURES[code].http_status)
+        return await self._release(claim, worker, "kill", message, code, status=FAILURES[code].http_status)
 
     async def _release(
         self,
@@ -222,23 +225,24 @@ class Attempts:
         worker: str,
         kind: str,
         reason: str,
-        code: str = "",
-        status: int | str = "",
+        code: str | None = None,
+        *,
+        status: int | None = None,
         result: bytes = b"",
         delay_ms: int = 0,
     ) -> JobState | None:
-        reply = await self.scripts.call(
-            "job/release",
-            claim.id,
-            claim.attempt,
-            worker,
-            kind,
-            reason,
-            code,
-            status,
-            result,
-            delay_ms,
-            MAX_KILLS,
-            self.retention_ms,
+        call = calls.Release(
+            id=claim.id,
+            attempt=claim.attempt,
+            worker=worker,
+            kind=kind,
+            reason=reason,
+            max_attempts=claim.max_attempts,
+            max_kills=MAX_KILLS,
+            retention_ms=self.retention_ms,
+            delay_ms=delay_ms,
+            code=code,
+            status=status,
         )
-        return None if reply is None else JobState(reply)
+        state = await self.functions.call(call, result)
+        return None if state is None else JobState(state)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from broker.attempts import Claim
-from broker.batches import numbers
+from broker.db.calls.batches import BatchHold, ChunkCommit, ChunkEnd, ChunkTake
 from broker.jobs import StorePart
 from jobs.batch_model import Counts
 
@@ -59,33 +59,22 @@ class ChunkStore(StorePart):
 
     async def take(self, spec: ChunkSpec, claim: Claim, ledger: str, seen: str, new: Counts) -> Go | None:
         """Begin a chunk: its ledger becomes ``ledger``, and ``new`` rows are counted. None: the ledger is not ``seen``."""
-        reply = await self._call(
-            "batch/chunk_take", spec.batch, spec.chunk, claim.id, claim.attempt, ledger, seen, *numbers(new)
-        )
-        return None if reply[0] == "changed" else Go(reply[0])
+        reply = await self._call(ChunkTake(*_owner(spec, claim), ledger=ledger, seen=seen, new=new))
+        return None if reply is None else Go(reply)
 
     async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
         """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part."""
-        return Go(
-            await self._call(
-                "batch/chunk_commit",
-                spec.batch,
-                spec.chunk,
-                claim.id,
-                claim.attempt,
-                writer,
-                last,
-                *numbers(new),
-            )
-        )
+        return Go(await self._call(ChunkCommit(*_owner(spec, claim), writer=writer, last=last, new=new)))
 
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
         """End a chunk: ``done``, or a later job runs the rest. False: this attempt no longer owns it."""
-        kind = "done" if done else "idle"
-        return bool(
-            await self._call("batch/chunk_end", spec.batch, spec.chunk, claim.id, claim.attempt, kind)
-        )
+        return await self._call(ChunkEnd(*_owner(spec, claim), done=done))
 
     async def hold(self, batch: str, reason: str) -> None:
         """Note why a batch cannot proceed; the next commit removes the note."""
-        await self._call("batch/hold", batch, reason)
+        await self._call(BatchHold(batch, reason))
+
+
+def _owner(spec: ChunkSpec, claim: Claim) -> tuple[str, int, str, int]:
+    """Return whose chunk it must be for a call to have an effect."""
+    return spec.batch, spec.chunk, claim.id, claim.attempt

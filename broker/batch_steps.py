@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from broker.batches import BatchStore, OpenChunk, numbers, open_chunk_of
+from broker.batches import BatchStore, OpenChunk, open_chunks_of
+from broker.db.calls.batches import BatchHold, BatchLease, BatchStep, ChunkOpen, ChunkSettle
 from broker.jobs import JobStore
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError
@@ -29,11 +30,14 @@ class BatchSteps(BatchStore):
 
     async def undriven(self) -> list[str]:
         """Return ids of the batches that have not ended and that no coordinator drives."""
-        return list(await self._call("batch/undriven"))
+        ids = sorted(await self._execute(self._client.smembers(self._keys("batches_active"))))
+        leases = [self._keys("batch_lease", batch_id) for batch_id in ids]
+        holders = await self._execute(self._client.mget(leases)) if leases else []
+        return [batch_id for batch_id, holder in zip(ids, holders, strict=True) if holder is None]
 
     async def lease(self, batch_id: str, token: str, ttl_s: float) -> bool:
         """Take or prolong the lease on a batch; 0 seconds end it. False: another coordinator has it."""
-        return bool(await self._call("batch/lease", batch_id, token, int(ttl_s * 1000)))
+        return await self._call(BatchLease(batch_id, token, int(ttl_s * 1000)))
 
     async def step(
         self, batch: Batch, token: str, to: BatchStatus | None = None, fields: Mapping[str, Any] | None = None
@@ -42,35 +46,30 @@ class BatchSteps(BatchStore):
 
         False: the lease or the status is another by now; nothing was written.
         """
-        flat: list[Any] = []
-        for name, value in (fields or {}).items():
-            flat += (name, "" if value is None else value)
         target = batch.status if to is None else to
-        return bool(
-            await self._call(
-                "batch/step",
-                batch.id,
-                token,
-                batch.status.value,
-                target.value,
-                int(target.terminal),
-                self._retention_ms,
-                self._parts_ms,
-                *flat,
-            )
+        call = BatchStep(
+            batch=batch.id,
+            token=token,
+            was=batch.status,
+            to=target,
+            ends=target.terminal,
+            fields={name: "" if value is None else value for name, value in (fields or {}).items()},
+            retention_ms=self._retention_ms,
+            parts_retention_ms=self._parts_ms,
         )
+        return await self._call(call)
 
     async def hold(self, batch_id: str, reason: str | None) -> None:
         """Record why a batch is on hold, or (None) that it is not."""
-        await self._call("batch/hold", batch_id, reason or "")
+        await self._call(BatchHold(batch_id, reason))
 
     async def open_chunk(self, batch_id: str, token: str, chunk: int, job: str, generation: int) -> bool:
         """Record that a chunk is about to be submitted. False: it must not be submitted."""
-        return bool(await self._call("batch/chunk_open", batch_id, token, chunk, job, generation))
+        return await self._call(ChunkOpen(batch_id, token, chunk, job, generation))
 
     async def settle_chunk(self, batch_id: str, token: str, chunk: int, ledger: str, new: Counts) -> bool:
         """End a chunk whose other rows will never run, and count ``new`` rows. False: another coordinator has the lease."""
-        return bool(await self._call("batch/chunk_settle", batch_id, token, chunk, ledger, *numbers(new)))
+        return await self._call(ChunkSettle(batch_id, token, chunk, ledger, new))
 
     async def open_chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], int]:
         """Read the chunks that were submitted and are not done, and how many are done."""
@@ -78,8 +77,7 @@ class BatchSteps(BatchStore):
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hlen(self._keys("batch_done", batch_id))
         opened, done = await self._execute(pipe.execute())
-        ordered = sorted(opened.items(), key=lambda one: int(one[0]))
-        return {int(n): open_chunk_of(raw) for n, raw in ordered}, done
+        return open_chunks_of(opened), done
 
     async def job_states(self, jobs: list[str]) -> list[str | None]:
         """Read the states of chunks' jobs; None: there is no such job."""
@@ -97,9 +95,18 @@ class BatchSteps(BatchStore):
         """Record that a batch's parts are deleted from storage."""
         await self._execute(self._client.zrem(self._keys("batches_parts"), batch_id))
 
-    async def retire(self) -> list[str]:
-        """Delete the records of batches whose retention is over; return their ids."""
-        return list(await self._call("batch/retire", 100))
+    async def retire(self) -> None:
+        """Delete what is left of batches whose retention is over, in the indexes, too."""
+        due, now_ms = self._keys("batches_retire"), await self._store.now_ms()
+        gone = await self._execute(self._client.zrangebyscore(due, 0, now_ms, 0, 100))
+        if gone:
+            pipe = self._client.pipeline(transaction=True)
+            pipe.delete(
+                *(self._keys(key, one) for one in gone for key in ("batch", "batch_done", "batch_open"))
+            )
+            pipe.zrem(self._keys("batches"), *gone)
+            pipe.zrem(due, *gone)
+            await self._execute(pipe.execute())
 
 
 def encode_errors(errors: list[RowError]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
@@ -16,6 +17,7 @@ from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
 _TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
+_TOLD = ("endpoint", "input_key", "window", "priority", "tenant", "trace")
 _LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
 
 
@@ -69,36 +71,31 @@ class BatchStore(StorePart):
             BatchUnfinishedError: the batch to repeat has not ended.
             LookupError: there is no batch to repeat.
         """
-        fields: list[Any] = ["endpoint", spec.endpoint, "window", spec.window, "window_ms", spec.window_ms]
-        fields += ["priority", spec.priority.value, "lane", spec.priority.value, "input_key", spec.input_key]
-        fields += ["tenant", spec.tenant]
-        if spec.trace is not None:
-            fields += ["trace", spec.trace]
-        if spec.metadata is not None:
-            fields += ["metadata", json.dumps(dict(spec.metadata))]
-        if spec.output_after_ms is not None:
-            fields += ["output_after", spec.output_after_ms]
-        kind, *told = await self._call(
-            "batch/create",
-            spec.id,
-            spec.input_file_id,
-            "" if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
-            spec.digest,
-            self._store.retention_ms,
-            spec.window_ms,
-            spec.retry_of or "",
-            *fields,
+        fields: dict[str, Any] = {name: getattr(spec, name) for name in _TOLD}
+        fields["lane"] = spec.priority
+        fields["metadata"] = None if spec.metadata is None else json.dumps(dict(spec.metadata))
+        fields["output_after"] = spec.output_after_ms
+        call = BatchCreate(
+            id=spec.id,
+            input_file_id=spec.input_file_id,
+            window_ms=spec.window_ms,
+            fields={name: value for name, value in fields.items() if value is not None},
+            digest=spec.digest,
+            idem_ttl_ms=self._store.retention_ms,
+            idem=None if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
+            retry_of=spec.retry_of,
         )
-        if kind in {"no_file", "purpose"}:
-            raise NoInputFileError(spec.input_file_id, told[0] if told else None)
-        if kind == "conflict":
-            raise IdempotencyConflictError(told[0])
-        if kind == "unfinished":
+        created = await self._call(call)
+        if created.kind == "no_file":
+            raise NoInputFileError(spec.input_file_id, created.purpose)
+        if created.kind == "conflict":
+            raise IdempotencyConflictError(created.id)
+        if created.kind == "unfinished":
             raise BatchUnfinishedError(spec.retry_of or "")
-        batch = None if kind == "gone" else await self.get(told[0])
+        batch = None if created.kind == "gone" else await self.get(created.id)
         if batch is None:
             raise LookupError(spec.retry_of or spec.id)
-        return batch, kind == "same"
+        return batch, created.kind == "same"
 
     async def get(self, batch_id: str) -> Batch | None:
         """Read a batch; None: there is none."""
@@ -117,12 +114,12 @@ class BatchStore(StorePart):
 
     async def cancel(self, batch_id: str) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call("batch/cancel", batch_id)
+        reply = await self._call(BatchCancel(batch_id))
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call("batch/pause", batch_id, int(paused))
+        reply = await self._call(BatchPause(batch_id, paused))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:
@@ -131,10 +128,7 @@ class BatchStore(StorePart):
         pipe.hgetall(self._keys("batch_open", batch_id))
         pipe.hgetall(self._keys("batch_done", batch_id))
         opened, done = await self._execute(pipe.execute())
-        return (
-            {int(n): open_chunk_of(raw) for n, raw in sorted(opened.items(), key=lambda one: int(one[0]))},
-            {int(n): ledger for n, ledger in sorted(done.items(), key=lambda one: int(one[0]))},
-        )
+        return open_chunks_of(opened), {n: done[str(n)] for n in sorted(map(int, done))}
 
     async def has_parts(self, batch_id: str) -> bool:
         """Whether an ended batch's parts are still in storage."""
@@ -142,22 +136,10 @@ class BatchStore(StorePart):
         return await self._execute(self._client.zscore(key, batch_id)) is not None
 
 
-def numbers(counts: Counts) -> tuple[int, ...]:
-    """Return what scripts add to a batch's counts, in their order."""
-    return (
-        counts.completed,
-        counts.failed,
-        counts.input_tokens,
-        counts.output_tokens,
-        counts.cached_tokens,
-        counts.reasoning_tokens,
-    )
-
-
-def open_chunk_of(raw: str) -> OpenChunk:
-    """Read a chunk as the key ``batch_open`` holds it."""
-    entry = json.loads(raw)
-    return OpenChunk(entry["job"], int(entry["gen"]), entry["ledger"])
+def open_chunks_of(opened: Mapping[str, str]) -> dict[int, OpenChunk]:
+    """Read the chunks that the key ``batch_open`` holds, in their order."""
+    entries = {n: json.loads(opened[str(n)]) for n in sorted(map(int, opened))}
+    return {n: OpenChunk(one["job"], one["gen"], one["ledger"]) for n, one in entries.items()}
 
 
 def _batch(f: Mapping[str, str]) -> Batch | None:

@@ -213,14 +213,15 @@ class Catalogue:
 
     async def _read_now(self) -> None:
         before = self._sent.copy()
-        rows, workers = await asyncio.gather(self._store.models(), self._store.workers())
+        workers = await self._store.workers()
+        rows = await self._store.models()  # afterwards: so the models of every live worker are among them
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
         # The number of waiting jobs matters only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        self._paused = await self._store.paused() if rivals else frozenset()
+        self._paused = await self._store.paused(rivals)
         self._queued = {
             pool: sum(depth for (of, _), depth in depths.items() if of == pool) for pool in rivals
         }

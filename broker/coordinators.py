@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from broker.db.calls.tasks import CoordinatorBeat, CoordinatorBury
 from broker.jobs import StorePart
 
 
@@ -19,7 +20,7 @@ class Coordinators(StorePart):
             info: what it says of itself, the same at every beat: ``id``, ``host``, ``pid``, ``metrics_url``.
         """
         said = json.dumps(dict(info), sort_keys=True)
-        await self._call("coordinator/beat", said, int(ttl_s * 1000))
+        await self._call(CoordinatorBeat(said, int(ttl_s * 1000)))
 
     async def bury(self, coordinator: str) -> int:
         """End the leases on batches and tasks of a coordinator that has ended; return how many it had.
@@ -27,7 +28,7 @@ class Coordinators(StorePart):
         Args:
             coordinator: its ``id``, which is also its token for batches.
         """
-        return int(await self._call("coordinator/bury", coordinator))
+        return await self._call(CoordinatorBury(coordinator))
 
     async def alive(self) -> list[dict[str, Any]]:
         """Return what every coordinator with a live lease says of itself."""

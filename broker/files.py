@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
+from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore, StorePart
 from jobs.batch_model import Batch, File
@@ -26,11 +27,12 @@ class FileStore(StorePart):
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be stored. An object that then gets no record is deleted later."""
-        await self._call("file/announce", file_id, key)
+        announced = {f"{file_id} {key}": await self._store.now_ms()}
+        await self._execute(self._client.zadd(self._keys("files_announced"), announced))
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects that were announced ``age_s`` ago, but not recorded, into the trash; return their keys."""
-        return list(await self._call("file/orphans", int(age_s * 1000), limit))
+        return await self._call(FileOrphans(int(age_s * 1000), limit))
 
     async def create(
         self,
@@ -48,23 +50,24 @@ class FileStore(StorePart):
         Raises:
             IdempotencyConflictError: the key belongs to another file.
         """
-        fields = ("bytes", file.size, "filename", file.filename, "key", file.key, "users", 0)
-        kind, file_id = await self._call(
-            "file/create",
-            file.id,
-            file.purpose,
-            idempotency_key or "",
-            digest,
-            self._store.retention_ms,
-            "" if expires_after_ms is None else expires_after_ms,
-            *fields,
+        call = FileCreate(
+            id=file.id,
+            purpose=file.purpose,
+            size=file.size,
+            filename=file.filename,
+            key=file.key,
+            digest=digest,
+            idem_ttl_ms=self._store.retention_ms,
+            idem=idempotency_key,
+            expires_after_ms=expires_after_ms,
         )
-        if kind == "conflict":
-            raise IdempotencyConflictError(file_id)
-        found = await self.get(file_id)
+        created = await self._call(call)
+        if created.kind == "conflict":
+            raise IdempotencyConflictError(created.id)
+        found = await self.get(created.id)
         if found is None:
-            raise LookupError(file_id)
-        return found, kind == "same"
+            raise LookupError(created.id)
+        return found, created.kind == "same"
 
     async def get(self, file_id: str) -> File | None:
         """Read a file's record; None: there is none."""
@@ -98,10 +101,10 @@ class FileStore(StorePart):
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call("file/delete", file_id, int(only_if_expired))
+        reply = await self._call(FileDelete(file_id, only_if_expired))
         if reply == "busy":
             raise FileInUseError(file_id)
-        return bool(reply == "deleted")
+        return reply == "deleted"
 
     async def page(
         self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None = None
@@ -144,7 +147,7 @@ class FileStore(StorePart):
 
 async def page_of_ids(
     store: JobStore,
-    what: str,
+    room: str,
     after: str | None,
     limit: int,
     *,
@@ -152,11 +155,16 @@ async def page_of_ids(
     purpose: str | None = None,
 ) -> tuple[list[str], bool]:
     """Return ids of ``files`` or ``batches`` by creation, and whether more follow."""
-    made = 0 if after is None else made_ms(after)
-    rows = await store.scripts.call(
-        "file/page", what, purpose or "", after or "", made, limit + 1, int(newest_first)
+    call = PageOfIds(
+        room=room,
+        most=limit + 1,
+        newest_first=newest_first,
+        made_ms=0 if after is None else made_ms(after),
+        after=after,
+        purpose=purpose,
     )
-    return list(rows[:limit]), len(rows) > limit
+    ids = await store.functions.call(call)
+    return ids[:limit], len(ids) > limit
 
 
 def _file(values: Sequence[str | None]) -> File | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
 
 from broker.attempts import Attempts
+from broker.db.calls import jobs as calls
 from broker.db.errors import (
     BusyError,
     IdempotencyConflictError,
@@ -22,26 +23,37 @@ from broker.db.errors import (
     UnfinishedError,
 )
 from broker.db.faults import Faults
+from broker.db.functions import Functions
 from broker.db.keys import Keys
-from broker.db.runner import ScriptRunner
 from broker.listing import JobListings
-from broker.lookups import known
 from broker.queues import QueueControl
+from broker.records import Facts, encode_facts
 from broker.registry import Registry
 from broker.settings import BrokerSettings
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
-from jobs.model import SCHEMA_VERSION, JobSpec
+from jobs.model import JobSpec
+from jobs.outlook import start_after, start_ms
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 
-_pack = msgspec.msgpack.Encoder().encode
-_REAP_STEP = 1000
-_SPEC_FACTS = (
-    *("id", "pool", "endpoint", "model", "stream", "tenant", "max_attempts", "expires_in_ms", "timeout_ms"),
-    *("queue_timeout_ms", "sink", "retry_of", "affinity", "coalesce", "trace"),
+_REAP_STEP = 100
+BYTES_PER_TOKEN = 4
+"""Of a request, by which the tokens of its prompt are estimated."""
+
+_KEPT = (
+    "id",
+    "pool",
+    "tenant",
+    "model",
+    "sink",
+    "retry_of",
+    "affinity",
+    "coalesce",
+    "expires_in_ms",
+    "queue_timeout_ms",
 )
-"""The fields of a submission that the script gets as they are."""
+"""The fields of a submission that the function gets as they are."""
 
 _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
@@ -54,25 +66,19 @@ class Accepted:
     Attributes:
         id: the job's id, or that of the earlier job if this is a replay.
         created_ms: when it was accepted.
-        position: jobs before it, in its lane and those above; None for a replay.
         replayed: the idempotency key was used before, or the job to retry had been retried.
-        eta_ms: estimated milliseconds until it starts; None: nothing was measured.
-        run_ms: mean milliseconds of a run; None: nothing was measured.
     """
 
     id: str
     created_ms: int
-    position: int | None
     replayed: bool
-    eta_ms: int | None = None
-    run_ms: int | None = None
 
 
 class JobStore(JobListings, QueueControl, Registry, Attempts):
     """Jobs in Redis. One instance per event loop.
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached, and
-    :class:`~broker.db.errors.StoreFaultError` if a script or a command of ours is wrong.
+    :class:`~broker.db.errors.StoreFaultError` if a function or a command of ours is wrong.
 
     Args:
         on_fault: called for each fault.
@@ -91,7 +97,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._lease_ttl_ms = int(settings.lease_ttl_s * 1000)
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.faults = Faults(on_fault)
-        self.scripts = ScriptRunner(client, self.keys, self.faults)
+        self.functions = Functions(client, self.keys, self.faults)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
@@ -116,100 +122,136 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             wishes = [] if spec.placement is None else [str(spec.placement)]
             seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
-        reply = await self._accept(spec, digest)
-        if reply[0] not in {"accepted", "same"}:
-            raise _refusal(spec, reply)
-        position, eta_ms, run_ms = (known(number) for number in reply[3:])
-        return Accepted(reply[1], reply[2], position, reply[0] == "same", eta_ms, run_ms)
+        if self._settings.infeasible_deadline == "refuse":
+            await self._check_deadlines(spec)
+        answer = await self._accept(spec, digest)
+        if answer.kind not in {"accepted", "same"}:
+            raise await self._refusal(spec, answer)
+        return Accepted(answer.id, answer.at, answer.kind == "same")
 
-    async def _accept(self, spec: JobSpec, digest: str) -> Any:
-        """Run the script; Redis does not carry it out after this call has timed out."""
-        facts = self._facts(spec, digest)
+    async def _accept(self, spec: JobSpec, digest: str) -> calls.Accepted:
+        """Call the function; Redis does not carry it out after this call has timed out."""
+        call = self._call_for(spec, digest)
+        blobs = encode_facts(Facts.of(spec)), spec.body
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
-                facts["not_after_ms"] = give_up_at + self._clock_offset_ms
-            reply = await self.scripts.call("job/accept", _pack(facts), spec.body)
-            if reply[0] == "accepted":
-                self._clock_offset_ms = reply[2] - _now_ms()
-            if reply[0] != "late":
-                return reply
-            self._clock_offset_ms = reply[1] - _now_ms()
+                call = msgspec.structs.replace(call, not_after=give_up_at + self._clock_offset_ms)
+            answer = await self.functions.call(call, *blobs)
+            if answer.kind == "accepted":
+                self._clock_offset_ms = answer.at - _now_ms()
+            if answer.kind != "late":
+                return answer
+            self._clock_offset_ms = answer.at - _now_ms()
             if _now_ms() > give_up_at:
                 raise StoreUnavailableError("accept: Redis answered too late")
 
-    def _facts(self, spec: JobSpec, digest: str) -> dict[str, Any]:
-        """Return the arguments of the script, without those that are None."""
+    def _call_for(self, spec: JobSpec, digest: str) -> calls.Accept:
         s = self._settings
-        facts = {name: getattr(spec, name) for name in _SPEC_FACTS} | {
-            "lane": spec.lane.value,
-            "meta": json.dumps(dict(spec.metadata)),
-            "idem": spec.idempotency_key,
-            "digest": digest,
-            "retention_ms": self.retention_ms,
-            "v": SCHEMA_VERSION,
-            "queue_max": s.queue_max,
-            "tenant_queue_max": s.tenant(spec.tenant).queue_max,
-            "reject": s.queue_mode == "reject" or None,
-            "batch": spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
-            "feasible": s.infeasible_deadline == "refuse" or None,
-        }
-        return {name: value for name, value in facts.items() if value is not None}
+        return calls.Accept(
+            **{name: getattr(spec, name) for name in _KEPT},
+            lane=spec.lane.value,
+            tokens=tokens_of(spec),
+            most_tokens=spec.max_tokens,
+            rows=spec.answers,
+            queue_max=s.queue_max,
+            tenant_queue_max=s.tenant(spec.tenant).queue_max,
+            reject=s.queue_mode == "reject" or None,
+            retention_ms=self.retention_ms,
+            stream=spec.stream or None,
+            batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
+            idem=spec.idempotency_key,
+            digest=digest or None,
+        )
+
+    async def _check_deadlines(self, spec: JobSpec) -> None:
+        """Raise InfeasibleError for a job that would miss a time limit."""
+        if spec.expires_in_ms is None and spec.queue_timeout_ms is None:
+            return
+        facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant)
+        starts_ms = start_ms(facts)
+        if starts_ms is None:
+            return
+        ends_ms = starts_ms + int(facts.mean_run_ms or 0)
+        if spec.queue_timeout_ms is not None and starts_ms > spec.queue_timeout_ms:
+            raise InfeasibleError(starts_ms, "queue_timeout_s")
+        if spec.expires_in_ms is not None and ends_ms > spec.expires_in_ms:
+            raise InfeasibleError(ends_ms, "expires_in_s")
+
+    async def _refusal(self, spec: JobSpec, answer: calls.Accepted) -> Exception:
+        """Return the error for a job that was not accepted."""
+        match answer.kind:
+            case "conflict":
+                return IdempotencyConflictError(answer.id)
+            case "unfinished":
+                return UnfinishedError(answer.id)
+            case "gone":
+                return LookupError(answer.id)
+        facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
+        if answer.kind == "busy":
+            return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
+        retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
+        return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
     async def cancel(self, job_id: str) -> JobState | None:
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        reply = await self.scripts.call("job/cancel", job_id, self.retention_ms)
-        return None if reply is None else JobState(reply)
+        state = await self.functions.call(calls.Cancel(id=job_id, retention_ms=self.retention_ms))
+        return None if state is None else JobState(state)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on. Return its state; None: no such job."""
-        reply = await self.scripts.call("job/watch", job_id, sink)
-        return None if reply is None else JobState(reply)
+        state = await self.functions.call(calls.Watch(id=job_id, sink=sink))
+        return None if state is None else JobState(state)
 
     # ---- all processes -----------------------------------------------------------------------------------------
 
-    async def reap(self) -> Reaped:
-        """Run one round of the reaper. Any number of processes may do so."""
+    async def reap(self, interval_s: float = 0.0) -> Reaped:
+        """Run one round of the reaper. Any number of processes may do so.
+
+        Args:
+            interval_s: of rounds; nothing is done if another process's was less than half of it ago.
+        """
         s = self._settings
-        times = (s.lease_ttl_s, s.requeue_grace_s, 5 * s.reap_interval_s)
-        lease_ms, grace_ms, gap_ms = (int(x * 1000) for x in times)
-        ageing_ms = int(s.ageing_s * 1000)
-        reply = await self.scripts.call(
-            "job/reap", lease_ms, grace_ms, _REAP_STEP, self.retention_ms, gap_ms, ageing_ms
+        call = calls.Reap(
+            lease_ttl_ms=self._lease_ttl_ms,
+            interval_ms=int(interval_s * 1000),
+            usual_gap_ms=int(5 * s.reap_interval_s * 1000),
+            most=_REAP_STEP,
+            retention_ms=self.retention_ms,
+            ageing_ms=int(s.ageing_s * 1000),
         )
-        *counts, requeued_ids, failed_ids = reply
-        return Reaped(*counts, requeued_ids=tuple(requeued_ids), failed_ids=tuple(failed_ids))
+        answer = await self.functions.call(call)
+        done = _reaped(answer)
+        while answer.more:
+            answer = await self.functions.call(msgspec.structs.replace(call, interval_ms=0))
+            done += _reaped(answer)
+        return done
 
     async def aclose(self) -> None:
         """Send pending calls and close the connections."""
-        await self.scripts.aclose()
+        await self.functions.aclose()
         await self.client.aclose()
 
 
 class StorePart:
-    """Batches, files and the like, over the connection and the scripts of a job store.
+    """Batches, files and the like, over the connection and the functions of a job store.
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached.
     """
 
     def __init__(self, store: JobStore) -> None:
         self._store, self._keys, self._client = store, store.keys, store.client
-        self._call, self._execute = store.scripts.call, store.execute
+        self._call, self._execute = store.functions.call, store.execute
 
 
-def _refusal(spec: JobSpec, reply: list[Any]) -> Exception:
-    """Return the error for a job that was not accepted."""
-    kind, fact, *more = reply
-    refusals: dict[str, Callable[[], Exception]] = {
-        "full": lambda: QueueFullError(fact, int(more[0])),
-        "tenant_full": lambda: QueueFullError(fact, int(more[0]), spec.tenant),
-        "busy": lambda: BusyError(fact, int(more[0])),
-        "infeasible": lambda: InfeasibleError(int(fact), more[0]),
-        "conflict": lambda: IdempotencyConflictError(fact),
-        "unfinished": lambda: UnfinishedError(fact),
-        "gone": lambda: LookupError(fact),
-    }
-    return refusals[kind]()
+def tokens_of(spec: JobSpec) -> int:
+    """Return the tokens of a submission's prompt: counted, or estimated from its length."""
+    return len(spec.body) // BYTES_PER_TOKEN if spec.prompt_tokens is None else spec.prompt_tokens
+
+
+def _reaped(answer: calls.Reaped) -> Reaped:
+    counts = (getattr(answer, name) for name in ("requeued", "failed", "expired", "retired", "due", "aged"))
+    return Reaped(*counts, requeued_ids=tuple(answer.requeued_ids), failed_ids=tuple(answer.failed_ids))
 
 
 def _now_ms() -> int:

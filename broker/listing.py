@@ -16,6 +16,8 @@ from jobs.states import JobState
 
 _MOST_EXAMINED = 1000
 _STEP = 100
+_MOST_TENANTS = 20
+"""For the positions of a whole page; see :data:`broker.lookups.MOST_TENANTS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +46,17 @@ class JobListings(JobLookups):
         newest_first: bool = True,
     ) -> Page:
         """List jobs by creation time, the queued ones with their positions."""
-        index = self.keys("jobs")
-        if state:
-            index = self.keys("by_state", state)
-        elif model:
-            index = self.keys("by_model", model)
 
         def wanted(job: Job) -> bool:
             return (state is None or job.state is state) and (model is None or job.model == model)
 
         low = float("-inf") if created_after_ms is None else created_after_ms
         high = float("inf") if created_before_ms is None else created_before_ms
-        page = await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
-        return Page(tuple(await asyncio.gather(*(self._placed(job) for job in page.jobs))), page.cursor)
+        page = await self._page(
+            self.keys("jobs"), wanted, low, high, limit, cursor, newest_first=newest_first
+        )
+        placed = (self._placed(job, _MOST_TENANTS) for job in page.jobs)
+        return Page(tuple(await asyncio.gather(*placed)), page.cursor)
 
     async def list_dead(
         self,
@@ -116,7 +116,7 @@ class JobListings(JobLookups):
             for entry, values in zip(entries, records, strict=True):
                 examined += 1
                 last_seen = entry
-                job = self._job_of(values)
+                job = self._job_of(entry[1], values)
                 if job is not None and wanted(job):
                     found.append((entry, job))
                     if len(found) > limit:
@@ -125,10 +125,10 @@ class JobListings(JobLookups):
                 return Page(tuple(job for _, job in found), None)
         return Page(tuple(job for _, job in found), None if last_seen is None else _cursor(last_seen))
 
-    def _job_of(self, reply: Any) -> Job | None:
+    def _job_of(self, job_id: str, reply: Any) -> Job | None:
         """Return the job of one reply of a pipeline. A damaged record is reported, and hides no other job: None."""
         if not isinstance(reply, Exception):
-            return to_job(reply)
+            return to_job(job_id, reply)
         failure = self.faults.translate(reply, "a listing of jobs")
         if isinstance(failure, StoreFaultError):
             return None

@@ -12,14 +12,16 @@ from redis.asyncio import Redis
 from redis.client import NEVER_DECODE
 from redis.exceptions import RedisError
 
+from broker.db.calls.queues import Look
 from broker.db.client import is_stray_cancellation
 from broker.db.errors import StoreUnavailableError
 from broker.db.faults import Faults
+from broker.db.functions import Functions
 from broker.db.keys import Keys
-from broker.db.runner import ScriptRunner
-from broker.records import FIELDS, to_job
+from broker.records import FIELDS, decode_facts, to_job
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
+from jobs.outlook import Snapshot, start_ms
 from jobs.states import JobState
 
 _KEPT = (
@@ -27,6 +29,9 @@ _KEPT = (
     *("queue_timeout_ms", "timeout_ms", "trace"),
 )
 """The fields of a job that a retry of it keeps."""
+
+MOST_TENANTS = 200
+"""Tenants that a position counts one by one, which takes Redis a millisecond. The rest is estimated by these."""
 
 _AS_BYTES = {NEVER_DECODE: True}
 """For redis-py: a body passes through as it was stored."""
@@ -41,11 +46,6 @@ class StoredResult:
     partial: bytes | None = None
 
 
-def known(number: int) -> int | None:
-    """Return a number from a script, in which -1 stands for None."""
-    return None if number < 0 else number
-
-
 class JobLookups:
     """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
 
@@ -56,26 +56,64 @@ class JobLookups:
     client: Redis
     faults: Faults
     keys: Keys
-    scripts: ScriptRunner
+    functions: Functions
 
     async def get(self, job_id: str, *, position: bool = True) -> Job | None:
-        """Read a job; a queued one with its ``position``, if that is wanted: it takes a script more."""
-        job = to_job(await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
+        """Read a job; a queued one with its ``position``, if that is wanted: it takes a function more."""
+        job = to_job(job_id, await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
         return await self._placed(job) if job is not None and position else job
 
-    async def _placed(self, job: Job) -> Job:
+    async def _placed(self, job: Job, most_tenants: int = MOST_TENANTS) -> Job:
         """Return a job, with its position if it is queued. Concurrent calls share a round trip."""
         if job.state is not JobState.QUEUED:
             return job
-        place = await self.scripts.call("queue/position", job.id)
-        return job if place is None else replace(job, phase=Queued(known(place[0]), known(place[1])))
+        facts = await self.look(job.id, most_tenants)
+        return replace(job, phase=Queued(facts.position, start_ms(facts)))
+
+    async def look(self, job_id: str, most_tenants: int = MOST_TENANTS) -> Snapshot:
+        """Return where a queued job stands: exactly, unless more tenants than ``most_tenants`` wait before it."""
+        return await self.functions.call(Look(id=job_id, most_tenants=most_tenants))
+
+    async def look_ahead(self, pool: str, lane: Lane, tenant: str, *, position: bool = True) -> Snapshot:
+        """Return where a new job would stand; without ``position``, the facts of the pool alone."""
+        most = MOST_TENANTS if position else 0
+        return await self.functions.call(Look(pool=pool, lane=lane.value, tenant=tenant, most_tenants=most))
+
+    async def get_with_result(
+        self, job_id: str, *, position: bool = True
+    ) -> tuple[Job, StoredResult] | tuple[None, None]:
+        """Read a job as :meth:`get` does, with its stored response, in one command."""
+        *values, body, partial = await self.execute(self._bytes_of(job_id, *FIELDS, "result", "partial"))
+        texts = (None if value is None else value.decode() for value in values)
+        fields = dict(zip(FIELDS, texts, strict=True))
+        job = to_job(job_id, list(fields.values()))
+        if job is None:
+            return None, None
+        if position:
+            job = await self._placed(job)
+        return job, await self._whole(fields["status"], body, partial, fields["result_of"])
 
     async def result(self, job_id: str) -> StoredResult:
-        """Read a job's stored response."""
-        fields = ("status", "result", "partial")
-        asked = self.client.execute_command("HMGET", self.keys("job", job_id), *fields, **_AS_BYTES)  # type: ignore[no-untyped-call]
-        status, body, partial = await self.execute(asked)
+        """Read a job's stored response; of a job that shares the end of an identical one, that one's."""
+        fields = ("status", "result", "partial", "result_of")
+        status, body, partial, shared = await self.execute(self._bytes_of(job_id, *fields))
+        return await self._whole(status, body, partial, None if shared is None else shared.decode())
+
+    async def _whole(
+        self, status: str | bytes | None, body: bytes | None, partial: bytes | None, shared: str | None
+    ) -> StoredResult:
+        """Return a stored response. ``shared``: the id of the job that has its body."""
+        if shared is not None:
+            body, partial = await self.execute(self._bytes_of(shared, "result", "partial"))
         return StoredResult(None if status is None else int(status), body, partial)
+
+    def _bytes_of(self, job_id: str, *fields: str) -> Awaitable[list[bytes | None]]:
+        """Return the command that reads fields of a record as they are stored."""
+        key = self.keys("job", job_id)
+        command: Awaitable[list[bytes | None]] = self.client.execute_command(
+            "HMGET", key, *fields, **_AS_BYTES
+        )  # type: ignore[no-untyped-call]
+        return command
 
     async def request_bytes(self, job_id: str) -> int:
         """Return the size of a job's request; 0: there is no such job."""
@@ -89,16 +127,16 @@ class JobLookups:
         Raises:
             NewerRecordError: a newer version of Penstock wrote it.
         """
-        names = (*FIELDS, "affinity", "req")
-        asked = self.client.execute_command("HMGET", self.keys("job", job_id), *names, **_AS_BYTES)  # type: ignore[no-untyped-call]
-        *values, body = await self.execute(asked)
-        *fields, affinity = [value if value is None else value.decode() for value in values]
-        job = to_job(fields)
+        *values, body = await self.execute(self._bytes_of(job_id, *FIELDS, "req"))
+        fields = [value if value is None else value.decode() for value in values]
+        job = to_job(job_id, fields)
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
-        return JobSpec(id=new_id, body=body, expires_in_ms=life, retry_of=job_id, affinity=affinity, **kept)
+        facts = decode_facts(fields[FIELDS.index("facts")] or "")
+        told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
+        return JobSpec(id=new_id, body=body or b"", expires_in_ms=life, retry_of=job_id, **told, **kept)
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
         """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload).
@@ -114,21 +152,17 @@ class JobLookups:
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), eid, eid))
         return rows[0][1]["p"] if rows else None
 
-    async def set_envelope(self, envelope: str, *, only_if_missing: bool = False) -> bool:
-        """Publish the Celery envelope (see :mod:`broker.celery.envelope`); without it no job is accepted.
-
-        Returns:
-            Whether it was written.
-        """
-        return bool(await self.execute(self.client.set(self.keys("envelope"), envelope, nx=only_if_missing)))
-
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""
         wanted = [(pool, lane) for pool in pools for lane in Lane]
         pipe = self.client.pipeline(transaction=False)
         for pool, lane in wanted:
-            pipe.zcard(self.keys("queued", self.keys("queue", pool, lane)))
-        return dict(zip(wanted, await self.execute(pipe.execute()), strict=True)) if wanted else {}
+            pipe.hmget(self.keys("pool", pool), [f"depth:{lane}", f"attached:{lane}"])
+        counts = await self.execute(pipe.execute()) if wanted else []
+        return {
+            place: sum(int(count or 0) for count in found)
+            for place, found in zip(wanted, counts, strict=True)
+        }
 
     async def now_ms(self) -> int:
         """Return the server's time in Unix milliseconds."""

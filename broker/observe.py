@@ -11,7 +11,6 @@ from redis.exceptions import ResponseError
 from broker.db.faults import is_fault
 from broker.jobs import StorePart
 from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
-from jobs.lanes import Lane
 from jobs.states import JobState
 
 log = structlog.get_logger(__name__)
@@ -24,44 +23,37 @@ class Observer(StorePart):
 
     async def queues(self, pools: Sequence[str]) -> QueueFacts:
         """Read the queues of these pools, and the counts of all jobs."""
-        wanted = [(pool, lane.value) for pool in pools for lane in Lane]
-        states = list(JobState)
+        ended = [state for state in JobState if state.terminal]
         pipe = self._client.pipeline(transaction=False)
-        pipe.time()
         pipe.zcard(self._keys("delayed"))
         pipe.zcard(self._keys("dead"))
         pipe.scard(self._keys("batches_active"))
         pipe.zcard(self._keys("coordinators"))
-        pipe.smembers(self._keys("paused"))
-        pipe.hget(self._keys("limits"), "max_active")
-        pipe.hgetall(self._keys("ended"))
-        for state in states:
-            pipe.zcard(self._keys("by_state", state.value))
-        for pool, lane in wanted:
-            queued = self._keys("queued", self._keys("queue", pool, lane))
-            pipe.zcard(queued)
-            pipe.zrange(queued, 0, 0, withscores=True)
-        for pool in pools:
-            pipe.hgetall(self._keys("waiting", pool))
-        replies = await self._execute(pipe.execute())
-        (seconds, micros), delayed, dead, batches, alive, paused, most, ended, *rest = replies
-        now_s = int(seconds) + int(micros) / 1e6
-        held = dict(zip((state.value for state in states), rest[: len(states)], strict=True))
-        by_lane, by_pool = rest[len(states) : -len(pools) or None], rest[len(rest) - len(pools) :]
-        first = zip(wanted, by_lane[1::2], strict=True)
-        tenants = zip(pools, by_pool, strict=True)
+        pipe.hgetall(self._keys("uncounted"))
+        for state in ended:
+            pipe.zcard(self._keys("ended", state.value))
+        delayed, dead, batches, alive, uncounted, *counts = await self._execute(pipe.execute())
+        views = await self._store.queues(pools)
+        lanes = {(view.pool, lane.lane.value): lane for view in views for lane in view.lanes}
+        states = dict(zip((state.value for state in ended), counts, strict=True))
+        states[JobState.QUEUED.value] = delayed + sum(lane.queued for lane in lanes.values())
+        states[JobState.RUNNING.value] = sum(view.running for view in views)
         return QueueFacts(
-            depths=dict(zip(wanted, by_lane[::2], strict=True)),
-            oldest_s={place: now_s - float(rows[0][1]) / 1000 for place, rows in first if rows},
-            states=held,
+            depths={place: lane.queued for place, lane in lanes.items()},
+            oldest_s={
+                place: lane.oldest_ms / 1000 for place, lane in lanes.items() if lane.oldest_ms is not None
+            },
+            states=states,
             delayed=delayed,
             dead=dead,
             batches=batches,
             coordinators=alive,
-            paused={pool: pool in paused for pool in pools},
-            tenants={(pool, name): int(jobs) for pool, row in tenants for name, jobs in row.items()},
-            max_active=int(most) if most else None,
-            ended={_place(name): int(jobs) for name, jobs in ended.items()},
+            paused={view.pool: view.paused for view in views},
+            tenants={
+                (view.pool, one.tenant): one.queued for view in views for one in view.tenants if one.queued
+            },
+            max_active=views[0].max_active if views else None,
+            ended={_place(name): int(jobs) for name, jobs in uncounted.items()},
         )
 
     async def redis(self) -> RedisFacts | None:

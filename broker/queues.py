@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from broker.lookups import JobLookups, known
+from broker.db.calls.jobs import Cancel, Move
+from broker.db.calls.queues import Pause, SetLimits
+from broker.lookups import JobLookups
 from broker.settings import BrokerSettings
+from jobs.ids import made_ms
 from jobs.lanes import Lane
+from jobs.outlook import start_ms
 from jobs.states import JobState
 
 _PURGE_STEP = 500
@@ -20,19 +25,17 @@ class LaneView:
 
     Attributes:
         queued: jobs that wait in it.
-        dispatched: of these, jobs whose message is ready for a worker.
         oldest_ms: milliseconds that the oldest has waited in it; None: none waits.
     """
 
     lane: Lane
     queued: int
-    dispatched: int
     oldest_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class TenantView:
-    """A tenant's jobs in a pool: those that wait, and those that are dispatched or running."""
+    """A tenant's jobs in a pool: those that wait, and those that run."""
 
     tenant: str
     queued: int
@@ -47,9 +50,8 @@ class PoolView:
         paused: no job is dispatched to its workers.
         running: jobs on its engines.
         slots: jobs that its live workers take at once.
-        starts_per_s: starts a second in the interactive lanes while others waited; None: not measured.
-        bulk_starts_per_s: the same for the lane ``bulk``.
-        run_ms: mean milliseconds of a run; None: not measured.
+        run_ms: mean milliseconds of a run in the other lanes; None: not measured.
+        bulk_run_ms: the same of the lane ``bulk``.
         lanes: first served first.
         tenants: tenants with jobs, the busiest first.
     """
@@ -59,9 +61,8 @@ class PoolView:
     running: int
     slots: int
     max_active: int | None
-    starts_per_s: float | None
-    bulk_starts_per_s: float | None
     run_ms: int | None
+    bulk_run_ms: int | None
     lanes: tuple[LaneView, ...]
     tenants: tuple[TenantView, ...]
 
@@ -78,88 +79,175 @@ class QueueControl(JobLookups):
         Returns:
             The job's state; a job that is not queued is not moved. None: there is no such job.
         """
-        reply = await self.scripts.call("job/move", job_id, lane or "", int(top))
-        return None if reply is None else JobState(reply)
+        state = await self.functions.call(Move(id=job_id, lane=lane and lane.value, top=top or None))
+        return None if state is None else JobState(state)
 
     async def pause(self, pool: str, *, paused: bool) -> bool:
-        """Pause or resume the dispatch to a pool's workers; running jobs continue. Return whether that changed anything."""
-        return bool(await self.scripts.call("queue/pause", pool, int(paused)))
+        """Pause or resume a pool: no job of it is claimed; running jobs continue. Return whether that changed anything."""
+        return await self.functions.call(Pause(pool=pool, paused=paused))
 
     async def purge(self, pool: str, lane: Lane) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        while count := await self.scripts.call("queue/purge", pool, lane, _PURGE_STEP, self.retention_ms):
-            purged += count
+        for waiting in (self._last_queued, self._delayed):
+            while ids := await waiting(pool, lane):
+                calls = (Cancel(id=job_id, retention_ms=self.retention_ms, if_queued=True) for job_id in ids)
+                states = await asyncio.gather(*(self.functions.call(call) for call in calls))
+                purged += states.count(JobState.CANCELLED)
+                if JobState.CANCELLED not in states:
+                    break
         return purged
 
-    async def set_limits(self) -> None:
-        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes."""
+    async def _last_queued(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs at the ends of a lane's backlogs: the last first, so that none of them is claimed meanwhile."""
+        found: list[str] = []
+        for tenant in await self.execute(self.client.zrevrange(self.keys("turns", pool, lane), 0, -1)):
+            left = _PURGE_STEP - len(found)
+            found += await self.execute(
+                self.client.zrevrange(self.keys("backlog", pool, lane, tenant), 0, left - 1)
+            )
+            if len(found) >= _PURGE_STEP:
+                break
+        return found
+
+    async def _delayed(self, pool: str, lane: Lane) -> list[str]:
+        """Read some jobs of a lane that wait for their next attempt."""
+        first = 0
+        while ids := await self.execute(
+            self.client.zrange(self.keys("delayed"), first, first + _PURGE_STEP - 1)
+        ):
+            first += len(ids)
+            pipe = self.client.pipeline(transaction=False)
+            for job_id in ids:
+                pipe.hmget(self.keys("job", job_id), "pool", "lane")
+            places = await self.execute(pipe.execute())
+            if here := [job_id for job_id, place in zip(ids, places, strict=True) if place == [pool, lane]]:
+                return here
+        return []
+
+    async def set_limits(self, *, only_if_missing: bool = False) -> bool:
+        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.
+
+        Args:
+            only_if_missing: keep those that are stored, by whichever process.
+
+        Returns:
+            Whether they were stored now.
+        """
+        if only_if_missing and await self.execute(self.client.exists(self.keys("limits"))):
+            return False
         s = self._settings
         limits: dict[str, float | None] = {
             "max_active": s.max_active,
             "tenant_max_active": s.tenant_max_active,
             "ageing_ms": int(s.ageing_s * 1000),
+            "turns_in_jobs": 1 if s.turns == "jobs" else None,
+            "by_tenant": 1 if s.tenants else None,
         }
         for name, tenant in s.tenants.items():
             limits[f"max_active:{name}"] = tenant.max_active
             limits[f"weight:{name}"] = tenant.weight
-        given: dict[Any, Any] = {name: value for name, value in limits.items() if value is not None}
-        pipe = self.client.pipeline(transaction=True)
-        pipe.delete(self.keys("limits"))
-        if given:
-            pipe.hset(self.keys("limits"), mapping=given)
-        await self.execute(pipe.execute())
+        given = {name: float(value) for name, value in limits.items() if value is not None}
+        await self.functions.call(SetLimits(limits=given))
+        return True
 
-    async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int, int | None]:
+    async def outlook(self, pool: str, lane: Lane, tenant: str) -> tuple[int | None, int | None]:
         """Estimate for a new job: jobs before it, and milliseconds until its start (None: nothing was measured)."""
-        position, eta_ms, _ = await self.scripts.call("queue/position", "", pool, lane, tenant)
-        return position, known(eta_ms)
+        facts = await self.look_ahead(pool, lane, tenant)
+        return facts.position, start_ms(facts)
 
     async def queues(self, pools: Sequence[str]) -> tuple[PoolView, ...]:
         """Return the queues of these pools."""
-        now_ms = await self.now_ms()
-        return tuple([await self._pool(pool, now_ms) for pool in sorted(pools)])
-
-    async def _pool(self, pool: str, now_ms: int) -> PoolView:
+        if not pools:
+            return ()
+        pools = sorted(pools)
         pipe = self.client.pipeline(transaction=True)  # one moment for all counts
-        pipe.sismember(self.keys("paused"), pool)
-        pipe.hgetall(self.keys("rate", pool))
+        pipe.time()
         pipe.hget(self.keys("limits"), "max_active")
-        pipe.hgetall(self.keys("admitted", pool))
-        pipe.hgetall(self.keys("waiting", pool))
-        for lane in Lane:
-            queue = self.keys("queue", pool, lane)
-            pipe.zcard(self.keys("queued", queue))
-            pipe.zcard(self.keys("window", queue))
-            pipe.zrange(self.keys("queued", queue), 0, 0, withscores=True)
-        paused, rate, max_active, admitted, waiting, *counts = await self.execute(pipe.execute())
-        admitted = {name: int(count) for name, count in admitted.items()}
-        waiting = {name: int(count) for name, count in waiting.items()}
-        lanes = []
-        for lane, queued, window, oldest in zip(Lane, *(counts[i::3] for i in range(3)), strict=True):
-            age_ms = now_ms - int(oldest[0][1]) if oldest else None
-            lanes.append(LaneView(lane, queued, window, age_ms))
-        return PoolView(
-            pool=pool,
-            paused=bool(paused),
-            running=sum(admitted.values()) - sum(lane.dispatched for lane in lanes),
-            slots=int(rate.get("cap", 0)),
-            max_active=None if max_active is None else int(max_active),
-            starts_per_s=_per_s(rate.get("in"), rate.get("it")),
-            bulk_starts_per_s=_per_s(rate.get("bn"), rate.get("bt")),
-            run_ms=int(float(rate["run"])) if "run" in rate else None,
-            lanes=tuple(lanes),
-            tenants=_tenants(waiting, admitted),
+        for pool in pools:
+            for name in ("pool", "active", "attached", "slots"):
+                pipe.hgetall(self.keys(name, pool))
+            for lane in Lane:
+                pipe.zrange(self.keys("turns", pool, lane), 0, -1)
+        (seconds, micros), most, *rows = await self.execute(pipe.execute())
+        step = 4 + len(Lane)
+        parts = [rows[i : i + step] for i in range(0, len(rows), step)]
+        waiting = await self._waiting(
+            {pool: dict(zip(Lane, part[4:], strict=True)) for pool, part in zip(pools, parts, strict=True)}
+        )
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        bound = None if most is None else int(float(most))
+        return tuple(
+            _pool(pool, part[:4], waiting[pool], bound, now_ms)
+            for pool, part in zip(pools, parts, strict=True)
         )
 
+    async def _waiting(
+        self, tenants: Mapping[str, Mapping[Lane, list[str]]]
+    ) -> dict[str, dict[tuple[Lane, str], Backlog]]:
+        """Read the backlogs of these tenants: how long each is, and its first job. ``""`` has the jobs before all turns."""
+        places = [
+            (pool, lane, name)
+            for pool, lanes in tenants.items()
+            for lane, names in lanes.items()
+            for name in names
+        ]
+        pipe = self.client.pipeline(transaction=False)
+        for place in places:
+            pipe.zcard(self.keys("backlog", *place))
+            pipe.zrange(self.keys("backlog", *place), 0, 0)
+        replies = await self.execute(pipe.execute()) if places else []
+        found: dict[str, dict[tuple[Lane, str], Backlog]] = {pool: {} for pool in tenants}
+        for (pool, lane, name), count, first in zip(places, replies[::2], replies[1::2], strict=True):
+            if first:
+                found[pool][lane, name] = Backlog(count, made_ms(first[0]))
+        return found
 
-def _tenants(waiting: dict[str, int], admitted: dict[str, int]) -> tuple[TenantView, ...]:
-    names = waiting.keys() | admitted.keys()
-    views = [TenantView(name, waiting.get(name, 0), admitted.get(name, 0)) for name in names]
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """A tenant's jobs that wait in a lane: how many, and when the first was made."""
+
+    count: int
+    since_ms: int
+
+
+def _pool(
+    pool: str,
+    hashes: Sequence[Mapping[str, str]],
+    waiting: Mapping[tuple[Lane, str], Backlog],
+    most: int | None,
+    now_ms: int,
+) -> PoolView:
+    facts, active, attached, slots = hashes
+    queued: Counter[str] = Counter()
+    for (_, tenant), backlog in waiting.items():
+        queued[tenant] += backlog.count
+    for place, count in attached.items():
+        queued[place.partition(" ")[2]] += int(count)
+    lanes = []
+    for lane in Lane:
+        since = [backlog.since_ms for (of, _), backlog in waiting.items() if of is lane]
+        depth = sum(int(facts.get(f"{name}:{lane}", 0)) for name in ("depth", "attached"))
+        lanes.append(LaneView(lane, depth, max(0, now_ms - min(since)) if since else None))
+    return PoolView(
+        pool=pool,
+        paused="paused" in facts,
+        running=int(facts.get("active", 0)),
+        slots=sum(int(said.split()[0]) for said in slots.values()),
+        max_active=most,
+        run_ms=int(float(facts["run"])) if "run" in facts else None,
+        bulk_run_ms=int(float(facts["bulk_run"])) if "bulk_run" in facts else None,
+        lanes=tuple(lanes),
+        tenants=_tenants(queued, {name: int(count) for name, count in active.items()}),
+    )
+
+
+def _tenants(waiting: Mapping[str, int], active: Mapping[str, int]) -> tuple[TenantView, ...]:
+    views = [
+        TenantView(name, waiting.get(name, 0), active.get(name, 0))
+        for name in waiting.keys() | active.keys()
+        if name
+    ]
+    views = [view for view in views if view.queued or view.active]
     return tuple(sorted(views, key=lambda view: (-view.queued - view.active, view.tenant)))
-
-
-def _per_s(starts: Any, over_ms: Any) -> float | None:
-    if starts is None or not float(over_ms):
-        return None
-    return float(starts) / float(over_ms) * 1000

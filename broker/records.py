@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from broker.db.errors import NewerRecordError
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
@@ -18,6 +20,7 @@ from jobs.model import (
     Failed,
     Job,
     JobError,
+    JobSpec,
     Phase,
     Queued,
     Running,
@@ -28,12 +31,40 @@ from jobs.model import (
 from jobs.states import JobState
 
 _NAMES = """
-v id state endpoint model pool lane stream tenant meta created started first finished attempt max
-exp cancel hist worker status usage error timeout qtimeout in_queue retry_of retried_as due leader
-trace
+v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
+error in_queue retried_as due leader result_of
 """
 FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part of a record that no transition looks at, kept as one field. See :class:`jobs.model.JobSpec`."""
+
+    endpoint: str
+    model: str
+    max_attempts: int
+    metadata: dict[str, str] = {}
+    timeout_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    retry_of: str | None = None
+    trace: str | None = None
+    affinity: str | None = None
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+    answers: int = 1
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Facts:
+        """Return the facts of a submission."""
+        return cls(
+            **{name: getattr(spec, name) for name in cls.__struct_fields__ if name != "metadata"},
+            metadata=dict(spec.metadata),
+        )
+
+
+encode_facts = msgspec.json.Encoder().encode
+decode_facts = msgspec.json.Decoder(Facts).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +91,10 @@ class Ending:
     result: bytes = b""
 
 
-def encode_usage(usage: Usage | None) -> str:
+def encode_usage(usage: Usage | None) -> str | None:
     """Write token counts as one field."""
     if usage is None:
-        return ""
+        return None
     return f'{{"p":{usage.prompt_tokens},"c":{usage.completion_tokens},"t":{usage.total_tokens}}}'
 
 
@@ -75,15 +106,15 @@ def decode_usage(text: str | None) -> Usage | None:
     return Usage(u["p"], u["c"], u["t"])
 
 
-def encode_error(error: JobError | None) -> str:
+def encode_error(error: JobError | None) -> str | None:
     """Write a failure as one field."""
     if error is None:
-        return ""
+        return None
     return json.dumps({"code": error.code, "message": error.message, "param": error.param})
 
 
 def decode_error(text: str | None) -> JobError | None:
-    """Read what :func:`encode_error` or a script wrote. A code that this version does not know is ``internal_error``."""
+    """Read what :func:`encode_error` or a function wrote. A code that this version does not know is ``internal_error``."""
     if not text:
         return None
     e = json.loads(text)
@@ -97,57 +128,59 @@ def decode_ending(payload: str) -> Ending:
     h = json.loads(header)
     return Ending(
         state=JobState(h["state"]),
-        status=None if h["status"] is None else int(h["status"]),
+        status=_int(h.get("status")),
         attempt=h["attempt"],
-        timings=Timings(h["created"], h["started"], h["first"], h["finished"]),
-        usage=decode_usage(h["usage"]),
-        error=decode_error(h["error"]),
+        timings=Timings(h["created"], h.get("started"), h.get("first"), h["finished"]),
+        usage=decode_usage(h.get("usage")),
+        error=decode_error(h.get("error")),
         in_queue=h.get("in_queue") is True,
         result=result.encode(),
     )
 
 
-def to_job(values: Sequence[str | None]) -> Job | None:
+def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
     """Build a job from the values of :data:`FIELDS`, without its position; None: there is no record.
 
     Raises:
         NewerRecordError: a newer version of Penstock wrote it.
     """
     f: Mapping[str, Any] = dict(zip(FIELDS, values, strict=True))
-    if f["id"] is None:
+    if f["state"] is None:
         return None
-    if int(f["v"]) > SCHEMA_VERSION:
-        msg = f"job {f['id']} has record version {f['v']}; this version of Penstock reads up to {SCHEMA_VERSION}"
+    if f["v"] is not None and int(f["v"]) > SCHEMA_VERSION:
+        msg = (
+            f"job {job_id} has record version {f['v']}; this version of Penstock reads up to {SCHEMA_VERSION}"
+        )
         raise NewerRecordError(msg)
-    state = JobState(f["state"])
+    state, facts = JobState(f["state"]), decode_facts(f["facts"])
     return Job(
-        id=f["id"],
+        id=job_id,
         state=state,
         phase=_phase(state, f),
-        endpoint=f["endpoint"],
-        model=f["model"],
+        endpoint=facts.endpoint,
+        model=facts.model,
         pool=f["pool"],
         lane=Lane(f["lane"]),
-        stream=f["stream"] == "1",
+        stream=f["stream"] is not None,
         tenant=f["tenant"],
-        metadata=json.loads(f["meta"]),
+        metadata=facts.metadata,
         timings=Timings(int(f["created"]), _int(f["started"]), _int(f["first"]), _int(f["finished"])),
-        attempt=int(f["attempt"]),
-        max_attempts=int(f["max"]),
+        attempt=int(f["attempt"] or 0),
+        max_attempts=facts.max_attempts,
         expires_at_ms=_int(f["exp"]),
-        timeout_ms=_int(f["timeout"]),
-        queue_timeout_ms=_int(f["qtimeout"]),
-        retry_of=f["retry_of"],
+        timeout_ms=facts.timeout_ms,
+        queue_timeout_ms=facts.queue_timeout_ms,
+        retry_of=facts.retry_of,
         retried_as=f["retried_as"],
         not_before_ms=_int(f["due"]) if state is JobState.QUEUED else None,
-        coalesced_with=f["leader"],
+        coalesced_with=f["leader"] or f["result_of"],
         cancel_requested=f["cancel"] is not None or state is JobState.CANCELLED,
-        trace=f["trace"],
+        trace=facts.trace,
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 
 
-def _int(text: str | None) -> int | None:
+def _int(text: str | int | None) -> int | None:
     return None if text is None else int(text)
 
 
@@ -193,7 +226,7 @@ def ending_payload(job: Job) -> str:
         "started": t.started_ms,
         "first": t.first_token_ms,
         "finished": t.finished_ms,
-        "usage": encode_usage(usage_of(job)) or None,
+        "usage": encode_usage(usage_of(job)),
         "in_queue": True if isinstance(job.phase, Expired) and job.phase.in_queue else None,
         "error": encode_error(failed.error) if failed else None,
     }

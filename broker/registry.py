@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from broker.db.calls import workers as calls
+from broker.db.calls.jobs import Disown
 from broker.db.errors import RegistrationRefusedError
-from broker.db.runner import ScriptRunner
+from broker.db.functions import drop_libraries
+from broker.db.library import library
 from broker.lookups import JobLookups
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Some runs of jobs: how many, and how long they took in the mean."""
+
+    mean_ms: float
+    count: int
+
+
 class Registry(JobLookups):
     """The models and the workers of every pool. Part of :class:`broker.jobs.JobStore`."""
 
-    scripts: ScriptRunner
     _lease_ttl_ms: int
+    retention_ms: int
 
     async def register(
         self,
@@ -50,67 +64,82 @@ class Registry(JobLookups):
             for name, said in models.items()
         }
         serves = json.dumps(sorted([name, said.get("max_model_len")] for name, said in models.items()))
-        reply = await self.scripts.call(
-            "worker/register",
-            worker,
-            self._lease_ttl_ms,
-            pool,
-            serves,
-            json.dumps(dict(info)),
-            json.dumps(names),
-            json.dumps(facts),
+        call = calls.Register(
+            worker=worker,
+            ttl_ms=self._lease_ttl_ms,
+            pool=pool,
+            serves=serves,
+            info=json.dumps(dict(info)),
+            names=names,
+            facts=facts,
         )
-        if reply[0] == "ok":
+        answer = await self.functions.call(call)
+        if answer.kind == "ok":
             return
-        why, other, lease_end, said, its_serves, name, model = reply
-        its = json.loads(said)
-        who = f"the worker {its.get('name', other)}"
-        if why == "pool":
+        its = json.loads(answer.info)
+        who = f"the worker {its.get('name', answer.worker)}"
+        if answer.kind == "pool":
             message = (
-                f"the pool {pool!r} is served by {who}, which serves {_listed(its_serves)}; this worker serves "
+                f"the pool {pool!r} is served by {who}, which serves {_listed(answer.serves)}; this worker serves "
                 f"{_listed(serves)}. Workers of one pool serve the same models: name another pool, or end that worker"
             )
         else:
             message = (
-                f"the name {name!r} means {names[name]!r} here, but {model!r} at {who} in the pool "
+                f"the name {answer.name!r} means {names[answer.name]!r} here, but {answer.model!r} at {who} in the pool "
                 f"{its.get('pool', 'default')!r}. Choose another alias, or end that worker"
             )
-        raise RegistrationRefusedError(message, other, int(float(lease_end)))
+        raise RegistrationRefusedError(message, answer.worker, answer.lease_end)
 
     async def heartbeat(
-        self, worker: str, *, first: bool = False, info: Mapping[str, Any] | None = None
-    ) -> dict[str, str] | None:
+        self,
+        worker: str,
+        *,
+        first: bool = False,
+        info: Mapping[str, Any] | None = None,
+        running: int | None = None,
+        run: Runs | None = None,
+        bulk_run: Runs | None = None,
+    ) -> calls.Beat:
         """Prolong a worker's lease.
 
         Args:
             worker: the incarnation.
             first: take the lease out.
-            info: the worker's description; the queue uses ``pool``, ``name``, ``capacity``, ``bulk_capacity`` and
-                ``state`` of it.
+            info: the worker's description; the queue uses ``pool``, ``capacity``, ``bulk_capacity`` and ``state`` of it.
+            running: jobs that the worker knows of as its own.
+            run: of the jobs that ended here since the last heartbeat; ``bulk_run``: of those of the lane ``bulk``.
 
         Returns:
-            The orders for it: jobs to abort, id to reason, and :data:`DRAIN` to seconds or the empty string. None: the
-            lease is lost, so abort everything.
+            Whether the lease is lost, and orders; with :data:`DRAIN` in place of a job's id: drain.
         """
-        said = json.dumps(info) if info else ""
-        facts = info or {}
-        slots = 0 if facts.get("state") == "draining" else facts.get("capacity", 0)
-        bulk_slots = min(slots, facts.get("bulk_capacity", slots))
-        place = facts.get("pool", ""), facts.get("name", ""), slots, bulk_slots
-        reply = await self.scripts.call(
-            "worker/heartbeat", worker, self._lease_ttl_ms, int(first), said, *place
-        )
-        if reply[0] == 0:
-            return None
-        return dict(zip(reply[1::2], reply[2::2], strict=True))
+        call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
+        if info:
+            slots = 0 if info.get("state") == "draining" else info.get("capacity", 0)
+            call = msgspec.structs.replace(
+                call,
+                info=json.dumps(dict(info)),
+                pool=info["pool"],
+                slots=slots,
+                bulk_slots=min(slots, info.get("bulk_capacity", slots)),
+                run_ms=run and run.mean_ms,
+                runs=run and run.count,
+                bulk_run_ms=bulk_run and bulk_run.mean_ms,
+                bulk_runs=bulk_run and bulk_run.count,
+            )
+        return await self.functions.call(call)
+
+    async def disown(self, worker: str, job_ids: Sequence[str]) -> None:
+        """Give back jobs that count as this worker's, and that it does not know: the answer that named them was lost."""
+        for job_id in job_ids:
+            await self.functions.call(Disown(worker=worker, id=job_id, retention_ms=self.retention_ms))
 
     async def bury(self, worker: str) -> None:
         """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
-        await self.scripts.call("worker/bury", worker)
+        await self.functions.call(calls.Bury(worker=worker))
 
     async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return bool(await self.scripts.call("worker/drain", worker, "" if timeout_s is None else timeout_s))
+        return await self.functions.call(calls.Drain(worker=worker, timeout_s=timeout_s))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
@@ -118,20 +147,39 @@ class Registry(JobLookups):
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
-            pool = facts.setdefault("pool", "default")
-            name = field.removeprefix(
-                f"{pool} "
-            )  # without it: as written before pools were part of the field
-            found.append({"aliases": [], **facts, "name": name})
+            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
         return found
 
-    async def paused(self) -> frozenset[str]:
-        """Return the paused pools."""
-        return frozenset(await self.execute(self.client.smembers(self.keys("paused"))))
+    async def paused(self, pools: Sequence[str]) -> frozenset[str]:
+        """Return those of these pools that are paused."""
+        pipe = self.client.pipeline(transaction=False)
+        for pool in pools:
+            pipe.hexists(self.keys("pool", pool), "paused")
+        replies = await self.execute(pipe.execute()) if pools else []
+        return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
+
+    async def drop_unused_libraries(self) -> list[str]:
+        """Delete the function libraries that workers of this namespace brought and that none of them calls any more.
+
+        Returns:
+            Their names. Each is deleted once: another namespace that calls it loads it again.
+        """
+        key = self.keys("libraries")
+        unused = set(await self.execute(self.client.smembers(key))) - {library().name}
+        if not unused:
+            return []
+        pipe = self.client.pipeline(transaction=False)
+        for worker in await self.execute(self.client.zrange(self.keys("leases"), 0, -1)):
+            pipe.hget(self.keys("worker", worker), "library")
+        unused -= set(await self.execute(pipe.execute()))
+        dropped = await self.execute(drop_libraries(self.client, sorted(unused)))
+        if unused:
+            await self.execute(self.client.srem(key, *unused))
+        return list(dropped)
 
     async def forgotten(self) -> list[str]:
         """Return the incarnations that nobody has buried, and whose descriptions are gone: dead for ten leases or more."""
-        names = await self.execute(self.client.zrange(self.keys("workers"), 0, -1))
+        names = await self.execute(self.client.zrange(self.keys("leases"), 0, -1))
         known = [await self.execute(self.client.exists(self.keys("worker", name))) for name in names]
         return [name for name, there in zip(names, known, strict=True) if not there]
 
@@ -145,7 +193,7 @@ class Registry(JobLookups):
         """
         seconds, micros = await self.execute(self.client.time())
         since = "-inf" if ended else f"({seconds * 1000 + micros // 1000}"
-        names = await self.execute(self.client.zrangebyscore(self.keys("workers"), since, "+inf"))
+        names = await self.execute(self.client.zrangebyscore(self.keys("leases"), since, "+inf"))
         if not names:
             return []
         pipe = self.client.pipeline(transaction=False)

@@ -32,7 +32,7 @@ class TenantSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(
-        1.0, gt=0, le=1000, description="Its share of a lane, relative to the other tenants' weights."
+        1.0, ge=0.001, le=1000, description="Its share of a lane, relative to the other tenants' weights."
     )
     queue_max: int | None = Field(None, ge=1, description="Overrides `tenant_queue_max` for this tenant.")
     max_active: int | None = Field(None, ge=1, description="Overrides `tenant_max_active` for this tenant.")
@@ -84,9 +84,6 @@ class BrokerSettings(BaseSettings):
     reap_interval_s: Seconds = Field(
         1.0, description="How often each process runs the reaper, which finds lost jobs."
     )
-    requeue_grace_s: Seconds = Field(
-        2.0, description="A queued job whose Celery message is missing for this long gets a new one."
-    )
     retry_base_s: Seconds = Field(
         1.0,
         description="Delay before the second attempt of a job whose engine failed; doubles with each attempt, with jitter.",
@@ -113,6 +110,11 @@ class BrokerSettings(BaseSettings):
     infeasible_deadline: Literal["warn", "refuse"] = Field(
         "warn",
         description="A job that by estimate misses its deadline is accepted with a warning (warn) or answered 400 (refuse).",
+    )
+    turns: Literal["tokens", "jobs"] = Field(
+        "tokens",
+        description="What a tenant's turn costs: `tokens`: its job's prompt and completion tokens, by estimate and"
+        " corrected at its end, so that weights share the engines' work; `jobs`: 1, so that weights share numbers of jobs.",
     )
     ageing_s: float = Field(
         600.0, ge=0, description="Jobs that waited this long in `low` or `normal` move up one lane; 0: never."

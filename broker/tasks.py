@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from broker.db.calls.tasks import TaskAsk, TaskEnd, TaskKeep, TaskTake
 from broker.db.errors import NoCoordinatorError
 from broker.jobs import StorePart
 
@@ -52,8 +53,8 @@ class Task:
 
     @property
     def fence(self) -> tuple[str, str, int, int]:
-        """What the scripts compare before they write."""
-        return self.kind.value, self.batch, self.run, self.attempt
+        """What a write must be of to have an effect."""
+        return self.kind, self.batch, self.run, self.attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,10 @@ class TaskStore(StorePart):
             NoCoordinatorError: none is alive.
         """
         told = json.dumps(dict(args))
-        run = await self._call("task/ask", kind.value, batch_id, sink, told, _WAITING_MS)
-        if not run:
+        run = await self._call(TaskAsk(kind, batch_id, sink, told, _WAITING_MS))
+        if run is None:
             raise NoCoordinatorError(_NO_COORDINATOR)
-        return int(run)
+        return run
 
     async def answer(self, kind: TaskKind, batch_id: str, run: int) -> Answer | None:
         """Read the answer to a run or to a later one; None: there is none yet.
@@ -141,18 +142,16 @@ class TaskStore(StorePart):
         return None
 
     async def _take(self, kind: TaskKind, batch: str, lease_s: float, coordinator: str) -> Task | None:
-        reply = await self._call(
-            "task/take", kind.value, batch, secrets.token_hex(8), int(lease_s * 1000), coordinator
-        )
-        if reply is None:
+        call = TaskTake(kind, batch, secrets.token_hex(8), int(lease_s * 1000), coordinator)
+        taken = await self._call(call)
+        if taken is None:
             return None
-        run, attempt, deaths, args = reply
-        return Task(kind, batch, json.loads(args), int(run), int(attempt), int(deaths))
+        return Task(kind, batch, json.loads(taken.args), taken.run, taken.attempt, taken.deaths)
 
     async def keep(self, task: Task, lease_s: float) -> bool:
         """Prolong the lease on a task; 0 seconds give the task back. False: another attempt has it."""
-        return bool(await self._call("task/keep", *task.fence, int(lease_s * 1000)))
+        return await self._call(TaskKeep(*task.fence, int(lease_s * 1000)))
 
     async def end(self, task: Task, answer: Answer) -> bool:
         """Answer a task. False: another attempt has it, or it has its answer."""
-        return bool(await self._call("task/end", *task.fence, answer.encode(), _ANSWERED_MS))
+        return await self._call(TaskEnd(*task.fence, answer.encode(), _ANSWERED_MS))

@@ -13,9 +13,10 @@ import structlog
 
 from broker.coordinators import Coordinators
 from broker.db.client import connect
-from broker.db.errors import StoreError
+from broker.db.errors import StoreError, StoreUnavailableError
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
+from broker.migration import prepare
 from coordinator.context import Context
 from coordinator.driver import Driver, give_up
 from coordinator.lease import under_lease
@@ -28,10 +29,10 @@ from storage import StorageError
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.5
-"""Longest time between two looks for work; a ring of the bell makes it shorter."""
+"""Longest time between two looks for work; a hint makes it shorter."""
 
 LEAST_S = 0.05
-"""Shortest time between two looks. The bell rings at each commit of a batch, and most batches are driven elsewhere."""
+"""Shortest time between two looks. Hints come at each commit of a batch, and most batches are driven elsewhere."""
 
 SWEEP_S = 2.0
 FINISH_S = 5.0
@@ -59,11 +60,11 @@ class Coordinator:
         store = JobStore(connect(settings.redis_url), settings, metrics.store_faults.inc)
         self._context = Context.over(store, settings, self._token, metrics)
         self._coordinators = Coordinators(store)
-        self._bell = Subscriber(
+        self._hints = Subscriber(
             connect(settings.redis_url, text=False),
-            store.keys("bell_channel"),
-            self._rung,
-            self._all_rung,
+            store.keys("look_channel"),
+            self._hinted,
+            self._all_hinted,
             store.faults,
         )
         self._tasks = Tasks(self._context)
@@ -83,17 +84,34 @@ class Coordinator:
         self._look_now()
 
     async def run(self) -> None:
-        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop."""
+        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop.
+
+        Raises:
+            MixedFleetStartError: another version of Penstock is on this Redis.
+        """
+        await self._prepare()
         beside = [
             asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
             asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),
-            asyncio.create_task(self._listen(), name="bell"),
+            asyncio.create_task(self._listen(), name="hints"),
         ]
         self._looking = asyncio.create_task(self._look_for_work(), name="look")
         try:
             await self._stopping.wait()
         finally:
             await self._leave(beside)
+
+    async def _prepare(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await prepare(self._context.store)
+            except StoreUnavailableError as error:
+                log.warning("coordinator_waits_for_redis", error=str(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._stopping.wait()
+            else:
+                return
 
     # ---- work --------------------------------------------------------------------------------------------------
 
@@ -189,12 +207,12 @@ class Coordinator:
 
     async def _listen(self) -> None:
         with suppress(TimeoutError):  # the subscriber keeps trying
-            await self._bell.start()
+            await self._hints.start()
 
-    def _rung(self, ids: list[str]) -> None:
+    def _hinted(self, ids: list[str]) -> None:
         """Wake the drivers of these batches; an empty id stands for all."""
         if "" in ids:
-            self._all_rung()
+            self._all_hinted()
             return
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
@@ -202,7 +220,7 @@ class Coordinator:
             else:  # a batch that nobody drives, or a task
                 self._look_now()
 
-    def _all_rung(self) -> None:
+    def _all_hinted(self) -> None:
         for driver in self._drivers.values():
             driver.wake()
         self._look_now()
@@ -229,5 +247,5 @@ class Coordinator:
     async def _say_goodbye(self) -> None:
         with suppress(StoreError):
             await self._coordinators.beat(self._info, 0)
-        await self._bell.stop()
+        await self._hints.stop()
         await self._context.store.aclose()

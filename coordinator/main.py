@@ -42,6 +42,7 @@ def run_coordinator(overrides: Mapping[str, Any]) -> None:
     Raises:
         pydantic.ValidationError: a setting is wrong; its message names it.
         CoordinatorStartError: the metrics port cannot be listened on.
+        MixedFleetStartError: another version of Penstock is on this Redis.
     """
     failpoints.arm_from_environment()
     settings = CoordinatorSettings(**overrides)

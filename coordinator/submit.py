@@ -13,6 +13,7 @@ from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue
 from broker.db.errors import BusyError, QueueFullError
+from broker.jobs import BYTES_PER_TOKEN
 from coordinator.context import Context
 from jobs.batch_model import Batch
 from jobs.batches import Chunk, lane_for
@@ -186,6 +187,8 @@ class Submitter:
                     tenant=batch.tenant,
                     metadata={"batch": batch.id, "chunk": str(number)},
                     max_attempts=CHUNK_ATTEMPTS,
+                    prompt_tokens=piece.length // BYTES_PER_TOKEN,
+                    answers=piece.rows,
                 )
             )
         except (QueueFullError, BusyError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,6 @@ class Reaped:
     Attributes:
         requeued: jobs taken from lost workers and queued again.
         failed: jobs taken from lost workers whose last attempt that was.
-        repushed: queued jobs whose lost message was pushed again.
         expired: jobs past their deadline.
         retired: records past their retention.
         due: jobs whose next attempt became due.
@@ -100,13 +99,18 @@ class Reaped:
 
     requeued: int
     failed: int
-    repushed: int
     expired: int
     retired: int
     due: int
     aged: int
     requeued_ids: tuple[str, ...] = field(default=(), kw_only=True)
     failed_ids: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def __add__(self, other: Reaped) -> Reaped:
+        """Return what both did."""
+        return Reaped(
+            **{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)}
+        )
 
 
 @dataclass(frozen=True, slots=True)

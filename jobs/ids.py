@@ -1,4 +1,8 @@
-"""Ids of jobs, files and batches, sortable by time (UUID version 7, RFC 9562 section 5.7)."""
+"""Ids of jobs, files and batches, sortable by time (UUID version 7, RFC 9562 section 5.7).
+
+A job's id may name the *cell* that has it: the Redis server with its pool (``docs/adr/0029-cells.md``). There is one cell
+now, without a name, so no id has that part yet; every reader accepts it.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,26 @@ FILE_PREFIX = "file-"
 BATCH_PREFIX = "batch_"
 
 _PREFIX = "job_"
-_PATTERN = re.compile(r"job_[0-9a-f]{32}\Z")
+_PATTERN = re.compile(r"job_(?:([a-z0-9]{1,8})_)?[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9a-f]{32}\Z")
 _BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
 
 
-def make_job_id(now_ms: int, entropy: bytes) -> str:
-    """Make an id such as ``job_019a...`` (36 characters). See :func:`make_id`."""
-    return make_id(_PREFIX, now_ms, entropy)
+def make_job_id(now_ms: int, entropy: bytes, cell: str = "") -> str:
+    """Make an id such as ``job_019a...`` (36 characters), or with its cell ``job_eu1_019a...``. See :func:`make_id`."""
+    return make_id(f"{_PREFIX}{cell}_" if cell else _PREFIX, now_ms, entropy)
+
+
+def cell_of(job_id: str) -> str:
+    """Return the cell that a job's id names; empty: it names none.
+
+    Raises:
+        ValueError: it is no job's id.
+    """
+    found = _PATTERN.match(job_id)
+    if found is None:
+        raise ValueError(f"{job_id[:100]!r} is no job's id")
+    return found[1] or ""
 
 
 def make_id(prefix: str, now_ms: int, entropy: bytes) -> str:

@@ -14,8 +14,9 @@ from jobs.lanes import Lane
 from jobs.placement import Placement
 from jobs.states import JobState
 
-SCHEMA_VERSION = 2
-"""Version of the stored record. A reader refuses a newer one and reads every older one."""
+SCHEMA_VERSION = 3
+"""Version of the stored record. A reader refuses a newer one. Older ones are rewritten once, at the first start
+(:mod:`broker.migration`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class JobSpec:
         coalesce: digest of a deterministic request, which an identical one under way may answer; None: never.
         trace: trace context of its attempts (``TraceContext.encode``); None: no trace.
         placement: the device that was asked for. It has chosen the pool; here it only tells submissions apart.
+        prompt_tokens: of its prompt; None: to be estimated from the length of the body.
+        max_tokens: the most that each answer may have; None: it does not say.
+        answers: how many answers it generates: choices, or rows of a chunk.
     """
 
     id: str
@@ -61,6 +65,9 @@ class JobSpec:
     coalesce: str | None = None
     trace: str | None = None
     placement: Placement | None = None
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+    answers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A job's life as one table: every legal (state, event) pair and the state it leads to.
 
-:data:`TRANSITIONS` is what executes: :mod:`broker.db.scripts` renders it into the Lua scripts, which carry the transitions
+:data:`TRANSITIONS` is what executes: :mod:`broker.db.library` renders it for the Lua functions, which carry the transitions
 out atomically. A pair that is not in the table is illegal. The diagram in ``docs/architecture.md`` is generated from it.
 """
 

@@ -43,8 +43,12 @@ EVENTS = {
     "chunk_gone": "A batch's chunk belongs to another worker now, or its batch has ended.",
     "chunk_waits_for_redis": "A batch's chunk cannot start, as Redis is unreachable; it is retried.",
     "chunk_waits_for_storage": "A batch's input or parts cannot be read, as storage is failing; it is retried.",
-    "claim_delayed": "A job could not be claimed, as Redis is unreachable; it is retried.",
-    "claim_failed": "Redis refused a claim. The message is dropped, and the reaper pushes it again.",
+    "claim_unreadable": "The record of a claimed job cannot be read because of a bug in Penstock; the line has the "
+    "traceback. The job is given back.",
+    "claims_given_back": "Jobs counted as this worker's, and it did not know them: the answer to their claim was lost. "
+    "They are queued again, at no cost.",
+    "claims_not_delivered": "Celery did not hand claimed jobs on; a line before this one may say why. They are queued "
+    "again, at no cost.",
     "close_cut_short": "A worker that ends could not end its lease or stop its engine in time; it ends all the same.",
     "close_failed": "The close of a worker failed because of a bug in Penstock or its engine; the line has the "
     "traceback. The worker ends all the same.",
@@ -77,9 +81,6 @@ EVENTS = {
     "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
-    "envelope_not_published": "The template of Celery messages could not be published, as Redis is unreachable; it "
-    "is retried.",
-    "envelope_published": "The template of Celery messages is in Redis: jobs can be accepted.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
@@ -103,11 +104,17 @@ EVENTS = {
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
+    "libraries_dropped": "Versions of the library of functions that no live process uses were deleted from Redis.",
+    "limits_not_stored": "The limits of the queues could not be stored, as Redis is unreachable; it is retried.",
+    "limits_stored": "The limits of the queues are in Redis.",
     "look_delayed": "The record or the log of a job that a caller waits for could not be read, as Redis is unreachable; "
     "it is retried.",
+    "look_failed": "The place of an accepted job in its queue could not be read, as Redis is unreachable. The answer leaves "
+    "it out.",
     "loop_stalled": "The worker's event loop hangs at the place that `stack` shows. The worker ends with status 1.",
-    "message_dropped": "A queue message gave no right to run its job, for this reason. Harmless.",
     "message_not_taken": "A published message could not be read. It is skipped; its content also arrives another way.",
+    "migration_begun": "The data of an earlier version in Redis is being rewritten. The process starts when that is done.",
+    "migration_done": "The data of an earlier version was taken over; `jobs` says how many jobs there were.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
@@ -119,7 +126,7 @@ EVENTS = {
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
-    "reaped": "The reaper requeued, failed or expired jobs, or pushed lost messages again. `requeued_jobs` and "
+    "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "
     "`failed_jobs` name up to twenty jobs each that it took from lost workers.",
     "redis_back": "Redis can be reached again.",
     "redis_unavailable": "Redis cannot be reached.",
@@ -135,10 +142,12 @@ EVENTS = {
     "as failed.",
     "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
+    "schema_refused": "The data in Redis belongs to a newer version of Penstock, or a process of an earlier version works "
+    "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
-    "store_fault": "Redis refused a script or a command (`script`) because it or the data is wrong. It is not retried; at "
-    "most one line in ten seconds for each script.",
+    "store_fault": "Redis refused a function or a command (`command`) because it or the data is wrong. It is not retried; "
+    "at most one line in ten seconds for each of them.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
     "passed on chunk by chunk, which costs the worker more.",
     "subscription_failed": "A subscription to Redis ended because of a bug in Penstock or redis-py; the line has the "

@@ -1,7 +1,7 @@
 """Failpoints: named windows in the code at which a fault test kills, stops or delays the process.
 
 ``PENSTOCK_FAILPOINTS``, read when the process starts, arms them: a list such as
-``worker.before_claim=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action happens once, at the Nth
+``worker.claimed=kill@3,api.after_accept=sleep:2``, each item ``window=action@N``. The action happens once, at the Nth
 time the window is reached (``@1`` by default); with ``@N+`` also at each later time. Without the variable a call costs one
 test of a module variable.
 
@@ -31,9 +31,9 @@ from typing import Final
 VARIABLE: Final = "PENSTOCK_FAILPOINTS"
 
 WINDOWS: Final[dict[str, str]] = {
-    "worker.before_consume": "the worker has its lease, but takes no messages yet",
-    "worker.before_claim": "the message has been popped, but the job is not claimed",
-    "worker.after_claim": "the job has been claimed, but the engine has not got it",
+    "worker.before_consume": "the worker has its lease, but does not claim yet",
+    "worker.claimed": "Redis has answered a claim, but Celery has not got the job's message",
+    "worker.after_claim": "the job is at its worker's runner, but the engine has not got it",
     "worker.before_append": "chunks have left the engine, but are not in the log",
     "worker.after_append": "chunks are in the log, and the attempt continues",
     "worker.before_finish": "the engine is done, but the record is not updated",

@@ -75,18 +75,17 @@ class Lane(Wire):
     """The jobs that wait in a lane of a pool.
 
     Attributes:
-        queued: jobs that wait; ``dispatched`` of them are ready for a worker.
+        queued: jobs that wait.
         oldest_s: how long the oldest of them has waited; None if none waits.
     """
 
     lane: str
     queued: int = 0
-    dispatched: int = 0
     oldest_s: float | None = None
 
 
 class Tenant(Wire):
-    """The jobs of a tenant in a pool: those that wait, and those that run or are about to (``active``)."""
+    """The jobs of a tenant in a pool: those that wait, and those that run (``active``)."""
 
     tenant: str
     queued: int = 0
@@ -99,9 +98,8 @@ class Pool(Wire):
     Attributes:
         running: jobs on its engines; its live workers have ``slots`` for them.
         max_active: the most jobs it may run; None if only the slots limit it.
-        starts_per_s: jobs started a second while others waited, as last measured; ``bulk_starts_per_s`` is the same
-            for the lane bulk. None: not measured yet.
-        mean_run_s: the average run time of a job.
+        mean_run_s: the mean run time of the interactive lanes' jobs; ``mean_bulk_run_s`` is the same for the lane bulk.
+            None: not measured yet.
         lanes: in the order in which they are served.
         tenants: those with jobs, the busiest first.
     """
@@ -112,9 +110,8 @@ class Pool(Wire):
     slots: int = 0
     max_active: int | None = None
     queued: int = 0
-    starts_per_s: float | None = None
-    bulk_starts_per_s: float | None = None
     mean_run_s: float | None = None
+    mean_bulk_run_s: float | None = None
     lanes: tuple[Lane, ...] = ()
     tenants: tuple[Tenant, ...] = ()
 

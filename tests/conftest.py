@@ -8,18 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
-from redis import Redis
 
-from broker.celery.app import make_celery
-from broker.celery.envelope import publish_envelope
 from broker.db.client import connect
-from broker.db.keys import Keys
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.environment import make_clean
 from tests.namespaces import check_and_empty, new_namespace
 from tests.scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.servers import EMBEDDED, VersionedServer
 from tests.timing import pytest_terminal_summary
 
 __all__ = [
@@ -41,9 +38,12 @@ settings.load_profile("penstock")
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """A real server, as `penstock up` starts it."""
-    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as server:
+def valkey(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """A real server, as `penstock up` starts it; or, under ``every_server``, of each supported version."""
+    version = getattr(request, "param", EMBEDDED)
+    with VersionedServer(tmp_path_factory.mktemp("valkey"), version) as server:
         yield server
 
 
@@ -57,10 +57,7 @@ def broker_settings(valkey: EmbeddedServer) -> Iterator[BrokerSettings]:
 
 @pytest_asyncio.fixture
 async def store(broker_settings: BrokerSettings) -> AsyncIterator[JobStore]:
-    """A job store with the Celery envelope in place."""
-    app = make_celery(broker_settings.redis_url, broker_settings.namespace)
-    with Redis.from_url(broker_settings.redis_url) as client:
-        publish_envelope(app, client, Keys(broker_settings.namespace))
+    """A job store."""
     store = JobStore(connect(broker_settings.redis_url), broker_settings)
     yield store
     await store.aclose()

@@ -1,4 +1,4 @@
-"""What must hold of the queue's keys at any moment: the invariants of ``broker/lua/queue/_queue.lua``."""
+"""What must hold of a queue at any moment (``broker/lua/2_queue.lua``): each job is in one place, all counts are right."""
 
 from __future__ import annotations
 
@@ -8,54 +8,52 @@ from typing import Any
 from broker.db.keys import Keys
 from jobs.lanes import Lane
 
+FIELDS = ("state", "pool", "lane", "tenant", "leader", "worker")
+COUNTS = ("active", "bulk", *(f"{name}:{lane}" for name in ("depth", "attached") for lane in Lane))
+
 
 def check_queues(client: Any, keys: Keys) -> None:
-    """Fail where the parts of the fair queue do not agree with each other or with the records.
+    """Fail where the parts of a queue do not agree. ``client``: a synchronous one, with decoded responses."""
+    ids, pipe = client.zrange(keys("jobs"), 0, -1), client.pipeline()
+    for job in ids:
+        pipe.hmget(keys("job", job), FIELDS)
+    jobs = {job: dict(zip(FIELDS, read, strict=True)) for job, read in zip(ids, pipe.execute(), strict=True)}
+    places = Counter(client.zrange(keys("delayed"), 0, -1))
+    for pool in client.smembers(keys("pools")):
+        _check_pool(client, keys, pool, {job: j for job, j in jobs.items() if j["pool"] == pool}, places)
+    assert places == Counter(job for job, j in jobs.items() if j["state"] == "queued"), "not in one place"
+    running = {(j["worker"], job) for job, j in jobs.items() if j["state"] == "running"}
+    workers = {*client.zrange(keys("leases"), 0, -1), *(worker for worker, _ in running)}
+    assert running == {(w, job) for w in workers for job in client.smembers(keys("worker_jobs", w))}
 
-    Args:
-        client: a synchronous :class:`redis.Redis` with decoded responses.
-        keys: of the namespace.
-    """
-    for pool in {queue.split(".")[1] for queue in client.smembers(keys("queues"))}:
-        _check_pool(client, keys, pool)
 
-
-def _check_pool(client: Any, keys: Keys, pool: str) -> None:
-    admitted: set[str] = set()
-    waiting: Counter[str] = Counter()
-    parked = dict(client.zrange(keys("parked", pool), 0, -1, withscores=True))
+def _check_pool(client: Any, keys: Keys, pool: str, jobs: dict[str, Any], places: Counter[str]) -> None:
+    counts, parked = Counter[str](), set()
     for lane in Lane:
-        queue = keys("queue", pool, lane)
-        queued = set(client.zrange(keys("queued", queue), 0, -1))
-        window = client.zrange(keys("window", queue), 0, -1)
-        turns = dict(client.zrange(keys("turns", queue), 0, -1, withscores=True))
-        backlogs = {
-            key.removeprefix(keys("backlog", queue, "")): client.zrange(key, 0, -1)
-            for key in client.scan_iter(keys("backlog", queue, "*"), count=1000)
-        }
-        behind = [job for jobs in backlogs.values() for job in jobs]
-        assert sorted(queued) == sorted([*window, *behind]), f"{queue}: queued is not window and backlogs"
-        here = {name.split(" ", 1)[1] for name in parked if name.split(" ")[0] == lane}
-        assert set(turns).isdisjoint(here), f"{queue}: a tenant is parked and has a turn"
-        assert set(turns) | here == set(backlogs), f"{queue}: turns are not those of the backlogs"
-        assert queued or not client.exists(keys("fair", queue)), f"{queue}: an empty lane keeps turns"
-        admitted |= set(window)
-        for job in queued:
-            state, at, tenant = client.hmget(keys("job", job), "state", "lane", "tenant")
-            assert (state, at) == ("queued", lane), f"{job} is {state} in {at}, and waits in {lane}"
-            waiting[tenant] += 1
-    for job in client.zrange(keys("by_state", "running"), 0, -1):
-        if client.hget(keys("job", job), "pool") == pool:
-            admitted.add(job)
-    by_tenant = Counter(client.hget(keys("job", job), "tenant") for job in admitted)
-    told = {tenant: int(count) for tenant, count in client.hgetall(keys("admitted", pool)).items()}
-    assert told == dict(by_tenant), f"{pool}: admitted is not windows and running"
-    bulk = [
-        client.hget(keys("job", job), "tenant")
-        for job in admitted
-        if client.hget(keys("job", job), "lane") == "bulk"
-    ]
-    told = {tenant: int(count) for tenant, count in client.hgetall(keys("admitted_bulk", pool)).items()}
-    assert told == dict(Counter(bulk)), f"{pool}: admitted_bulk is not the bulk of them"
-    counted = {tenant: int(count) for tenant, count in client.hgetall(keys("waiting", pool)).items()}
-    assert counted == dict(waiting), f"{pool}: waiting is miscounted"
+        prefix = keys("backlog", pool, lane, "")
+        names = client.scan_iter(f"{prefix}*", 1000)
+        lines = {name.removeprefix(prefix): client.zrange(name, 0, -1) for name in names}
+        turns = dict(client.zrange(keys("turns", pool, lane), 0, -1, withscores=True))
+        assert turns.keys() == lines.keys(), f"{lane}: turns are not those of the backlogs"
+        parked |= {f"{lane} {tenant}" for tenant, turn in turns.items() if turn == float("inf")}
+        tags = {*client.hkeys(keys("tags", pool, lane))}
+        assert lines.keys() - {""} <= tags if lines else not tags, f"{lane}: where lines end"
+        for tenant, ids in lines.items():
+            assert all(jobs[job]["lane"] == lane and tenant in {"", jobs[job]["tenant"]} for job in ids)
+            counts[f"depth:{lane}"] += len(ids)
+            places.update(ids)
+    assert parked == {*client.hkeys(keys("parked", pool))}, "parked tenants are not those without a turn"
+    queued = {job: j for job, j in jobs.items() if j["state"] == "queued"}
+    attached = {job: j for job, j in queued.items() if j["leader"] and not places[job]}
+    assert all(client.sismember(keys("followers", j["leader"]), job) for job, j in attached.items())
+    places.update(list(attached))
+    running = [j for j in jobs.values() if j["state"] == "running"]
+    bulk = [j for j in running if j["lane"] == Lane.BULK]
+    counts.update({"active": len(running), "bulk": len(bulk)})
+    counts.update(f"attached:{j['lane']}" for j in attached.values())
+    found = client.hmget(keys("pool", pool), COUNTS)
+    assert [int(count or 0) for count in found] == [counts[name] for name in COUNTS], COUNTS
+    waits = Counter(f"{j['lane']} {j['tenant']}" for j in attached.values())
+    by_tenant = [waits, *(Counter(j["tenant"] for j in some) for some in (running, bulk))]
+    for name, some in zip(("attached", "active", "active_bulk"), by_tenant, strict=True):
+        assert Counter({one: int(n) for one, n in client.hgetall(keys(name, pool)).items()}) == some, name

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.attempts import Claim
 from broker.jobs import JobStore
-from jobs.lanes import Lane
 from jobs.model import JobError, Usage
 from jobs.states import JobState
 from jobs.stream_chunks import Chunk, encode
+from tests.support import eventually
 
 MODEL = "puppet"
 CARD = {"id": MODEL, "object": "model", "created": 1, "owned_by": "tests", "max_model_len": 100}
@@ -29,7 +28,7 @@ class Puppet:
     Args:
         store: a store of its own.
         name: its incarnation.
-        pool: whose lanes it drains.
+        pool: whose jobs it takes.
     """
 
     def __init__(self, store: JobStore, name: str = "puppet-1", pool: str = "default") -> None:
@@ -53,29 +52,20 @@ class Puppet:
 
     async def beat(self) -> dict[str, str]:
         """Prolong the lease; return the jobs to abort."""
-        return await self.store.heartbeat(self.name) or {}
-
-    def queues(self) -> list[str]:
-        """Return the lanes' lists."""
-        return [self.store.keys("queue", self.pool, lane) for lane in Lane]
+        return dict((await self.store.heartbeat(self.name)).orders)
 
     async def waiting(self) -> int:
-        """Count the messages in all lanes."""
-        return sum([await self.store.client.llen(queue) for queue in self.queues()])
-
-    async def pop(self) -> str:
-        """Take the next message and return its job id."""
-        for _ in range(10):  # in short waits: the client's own time-out is 5 s
-            popped = await self.store.client.brpop(self.queues(), timeout=1)
-            if popped:
-                return str(json.loads(popped[1])["headers"]["id"])
-        raise AssertionError("no message came")
+        """Count the jobs that wait in all lanes."""
+        return sum((await self.store.depths([self.pool])).values())
 
     async def take(self) -> Claim:
-        """Take the next job."""
-        claim = await self.store.claim(await self.pop(), self.name)
-        assert isinstance(claim, Claim), claim
-        return claim
+        """Take the next job, once there is one."""
+
+        async def claim() -> list[Claim]:
+            return await self.store.claim(self.name, pool=self.pool)
+
+        (claim_,) = await eventually(claim)
+        return claim_
 
     async def say(self, claim: Claim, *chunks: Chunk) -> frozenset[str]:
         """Stream chunks, each as one entry."""

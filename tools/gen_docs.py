@@ -280,7 +280,7 @@ def failure_codes() -> str:
 
 _KEYS_INTRO = """\
 For inspecting a running system with `valkey-cli` or `redis-cli`. This is not an interface: the keys change
-with the code, and only the scripts in `broker/lua` write jobs."""
+with the code, and only the functions in `broker/lua` write jobs."""
 
 
 def redis_keys() -> str:

@@ -64,7 +64,7 @@ _API_METRICS_NOTE = """\
 `endpoint` is a route's template (`/v1/jobs/{job_id}`), or `unmatched`; `status` is the HTTP status, or `499` if
 the client disconnected before the answer. Each api process is a separate target with its own values: sum them.
 `penstock_reaped_total` and `penstock_takeovers_total` are in every api and worker process, which share the work: sum
-them too. `action`: `requeued` and `failed` (from a lost worker), `repushed` (its message was lost), `expired` (its
+them too. `action`: `requeued` and `failed` (from a lost worker), `expired` (its
 deadline passed: it ended in the queue, or its worker was notified), `due` (its next attempt is due), `aged` (it moved
 up one lane), `retired` (its record was deleted after its retention)."""
 

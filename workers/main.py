@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 from typing import Any
@@ -10,10 +11,11 @@ import structlog
 from prometheus_client import REGISTRY
 
 from broker.celery.app import make_celery
-from broker.celery.envelope import greet
+from broker.db.client import connect, ping
 from broker.db.errors import StoreError
 from broker.db.faults import Faults
-from broker.db.keys import Keys
+from broker.jobs import JobStore
+from broker.migration import prepare
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Device
@@ -50,6 +52,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         PoolsStartError: a bad table in ``penstock.toml``.
         DeviceStartError: its devices are not available.
         WorkerStartError: Redis or the metrics port is not available.
+        MixedFleetStartError: another version of Penstock is on this Redis.
         EngineStartError: the engine cannot load.
         SystemExit: the worker ended; status 0 after a drain.
     """
@@ -65,12 +68,12 @@ def run_worker(overrides: dict[str, Any]) -> None:
         settings.redis_url,
         settings.namespace,
         settings.pool,
-        node=settings.node_name,
         task_events=settings.task_events,
         faults=faults,
     )
     try:
-        greet(app, settings.redis_url, Keys(settings.namespace), faults)
+        ping(settings.redis_url)
+        asyncio.run(_prepare(settings, faults))
     except StoreError as error:
         raise WorkerStartError(str(error)) from error
     DataDisk(REGISTRY, local_folders(settings))
@@ -83,6 +86,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         replace_commands(host.cancel, host.ending.drain)
         failpoints.hit("worker.before_consume")
         worker = _celery_worker(app, settings, host)
+        host.watch(worker.claimer.ids)
         host.ending.on_begin(worker.stop)
         gc.collect()
         gc.freeze()
@@ -94,15 +98,26 @@ def run_worker(overrides: dict[str, Any]) -> None:
     raise SystemExit(status)
 
 
+async def _prepare(settings: WorkerSettings, faults: Faults) -> None:
+    store = JobStore(connect(settings.redis_url), settings, faults.count)
+    try:
+        await prepare(store)
+    finally:
+        await store.aclose()
+
+
 def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> CeleryWorker:
     capacity = settings.concurrency or host.engine.capacity()
     ready = {"worker": host.worker, "capacity": capacity, "metrics": host.info["metrics_url"]}
     return CeleryWorker(
         app,
         settings,
+        host.worker,
         capacity,
-        submit=host.submit,
         gate=host.gate,
+        quarantine=host.quarantine,
+        submit=host.submit,
+        give_back=host.give_back,
         on_ready=lambda: log.info("worker_ready", **ready),
         on_stop=host.ending.stopped_claiming,
     )

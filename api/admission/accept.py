@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 
 from api.services import Services
+from broker.db.errors import StoreUnavailableError
 from broker.jobs import Accepted
 from jobs.endpoints import task_of
 from jobs.model import JobSpec
@@ -21,6 +22,8 @@ async def accept(
     services: Services, spec: JobSpec, span: Span, links: Iterable[TraceContext | None] = ()
 ) -> Accepted:
     """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors. ``links``: related traces."""
+    if not services.prepared.is_set():
+        raise StoreUnavailableError("accept: the version of the data in Redis is not known yet")
     step = _begin(services, spec, span, links)
     if step.context is not None:
         spec = replace(spec, trace=step.context.encode())
@@ -44,7 +47,6 @@ async def accept(
         lane=spec.lane.value,
         endpoint=spec.endpoint,
         body_bytes=len(spec.body),
-        position=accepted.position,
     )
     return accepted
 

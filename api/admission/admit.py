@@ -8,6 +8,7 @@ from typing import Any, TypedDict, Unpack
 from api.admission.fingerprints import affinity_of, coalescing_digest
 from api.admission.routing import route
 from api.admission.schema import check_body
+from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
 from jobs.endpoints import ENDPOINTS
@@ -70,7 +71,9 @@ async def admit(
     run = services.bodies.run
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
-    served, body = await route(services, name, endpoint, request, body, live=live, placement=placement)
+    served, body, counted = await route(
+        services, name, endpoint, request, body, live=live, placement=placement
+    )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     affinity = await run(len(body), affinity_of, request, affinity_key)
     coalesced = (
@@ -87,6 +90,9 @@ async def admit(
         affinity=affinity,
         coalesce=coalesced,
         placement=placement,
+        prompt_tokens=given_tokens(request) if counted is None else counted,
+        max_tokens=most_tokens(endpoint, request),
+        answers=answers_of(request),
         **terms,
     )
 

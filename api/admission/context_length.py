@@ -28,8 +28,11 @@ _CODE = "context_length_exceeded"
 
 async def check_context(
     services: Services, model: Model, endpoint: str, request: Mapping[str, Any], body: bytes
-) -> None:
+) -> int | None:
     """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide.
+
+    Returns:
+        The prompt's tokens; None: they were not counted, or it has several prompts.
 
     Raises:
         ApiError: 400 ``context_length_exceeded``.
@@ -37,10 +40,11 @@ async def check_context(
     param = await services.bodies.run(len(body), check_length, model, endpoint, request, len(body))
     limit = model.max_model_len
     if param is None or limit is None:
-        return
+        return None
     tokens = await services.asker.count(services.catalogue.workers(model), endpoint, body)
     if tokens is not None and tokens > _longest(limit, endpoint):
         raise _too_long(limit, param, f"{tokens}")
+    return tokens if param == "messages" or isinstance(request[param], str) else None
 
 
 def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int) -> str | None:

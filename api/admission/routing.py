@@ -24,14 +24,14 @@ async def route(
     *,
     live: bool = False,
     placement: Placement | None = None,
-) -> tuple[Model, bytes]:
+) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
     The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias.
 
     Returns:
-        The model in the chosen pool, and the body for its engine: as it came, or with the model's own name instead of
-        an alias or of none.
+        The model in the chosen pool; the body for its engine: as it came, or with the model's own name instead of
+        an alias or of none; and the prompt's tokens, if they were counted.
 
     Raises:
         ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no
@@ -46,7 +46,7 @@ async def route(
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
             check_endpoint(model, endpoint)
-            await check_context(services, model, endpoint, request, named)
+            counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue
@@ -55,7 +55,7 @@ async def route(
                 f"no worker for the model {name!r} is alive; retry later, or submit to /v1/jobs, where the job waits for one"
             )
         catalogue.book(model)
-        return model, named
+        return model, named, counted
     assert refused is not None  # noqa: S101 - there was a model, and it was refused
     raise refused
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import structlog
 from starlette.types import Receive, Scope, Send
 
 from api.access.authenticate import tenant_of
@@ -24,12 +25,16 @@ from api.middleware.trace import request_span
 from api.services import Services
 from broker.db.errors import StoreError
 from broker.jobs import Accepted
+from broker.lookups import StoredResult
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
+from jobs.outlook import Snapshot, start_ms
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Span
+
+log = structlog.get_logger(__name__)
 
 
 class Jobs:
@@ -53,18 +58,22 @@ class Jobs:
                 body.release()  # the wait may be long
                 spec = replace(spec, body=b"")
                 job: Job | None
+                stored: StoredResult | None = None
                 if accepted.replayed:
-                    job = await self._look(accepted.id, wait_s, receive)
+                    job, stored = await self._look(accepted.id, wait_s, receive)
                 else:
-                    job = _fresh(spec, accepted, span.context)
-                    warnings = deadline_warnings(spec, accepted)
+                    limited = spec.expires_in_ms is not None or spec.queue_timeout_ms is not None
+                    place = await self._place(spec.id) if limited or not wait_s else Snapshot()
+                    warnings = deadline_warnings(spec, place)
                     if wait_s:
                         await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
-                        job = await services.store.get(spec.id)
+                        job, stored = await services.store.get_with_result(spec.id)
+                    else:
+                        job = _fresh(spec, accepted, place, span.context)
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
         if applied:
             headers.append((b"preference-applied", applied.encode()))
-        await self._show(job, accepted.id, send, 202, headers, warnings)
+        await _show(job, stored, accepted.id, send, 202, headers, warnings)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``GET /v1/jobs/{job_id}``."""
@@ -73,7 +82,8 @@ class Jobs:
         headers = [(b"preference-applied", applied.encode())] if applied else []
         if wait_s:
             await receive()  # the empty body, so that the next message is the hang-up
-        await self._show(await self._look(job_id, wait_s, receive), job_id, send, 200, headers)
+        job, stored = await self._look(job_id, wait_s, receive)
+        await _show(job, stored, job_id, send, 200, headers)
 
     async def _spec(self, body: Body, key: str | None, sink: str | None, tenant: str) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
@@ -110,35 +120,44 @@ class Jobs:
         failpoints.hit("api.after_accept")
         return accepted
 
-    async def _look(self, job_id: str, wait_s: float, receive: Receive) -> Job | None:
-        """Read a job, at its end or after ``wait_s`` seconds."""
+    async def _place(self, job_id: str) -> Snapshot:
+        """Look where a job stands that was just accepted. It is accepted also if Redis cannot say that any more."""
+        try:
+            return await self._services.store.look(job_id)
+        except StoreError as error:
+            log.debug("look_failed", job_id=job_id, error=str(error))
+            return Snapshot()
+
+    async def _look(
+        self, job_id: str, wait_s: float, receive: Receive
+    ) -> tuple[Job, StoredResult] | tuple[None, None]:
+        """Read a job and its result, at its end or after ``wait_s`` seconds."""
         services = self._services
         if wait_s:
             with services.hub.inbox(job_id) as inbox:
                 state = await services.store.watch(job_id, services.process)
                 if state is not None and not state.terminal:
                     await wait_for_end(services.hub, job_id, inbox, wait_s, receive)
-        return await services.store.get(job_id)
+        return await services.store.get_with_result(job_id)
 
-    async def _show(
-        self,
-        job: Job | None,
-        job_id: str,
-        send: Send,
-        unfinished: int,
-        headers: list[Header],
-        warnings: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Answer with a job and, once it succeeded, its result."""
-        if job is None:
-            raise job_not_found(job_id)
-        view = job_view(job, warnings=warnings)
-        if job.state.terminal:
-            stored = await self._services.store.result(job_id)
-            result = stored.body if job.state is JobState.SUCCEEDED else None
-            view = job_view(job, result, stored.partial, warnings)
-        body = msgspec.json.encode(view)
-        await reply(send, 200 if job.state.terminal else unfinished, body, headers)
+
+async def _show(
+    job: Job | None,
+    stored: StoredResult | None,
+    job_id: str,
+    send: Send,
+    unfinished: int,
+    headers: list[Header],
+    warnings: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Answer with a job and, once it succeeded, its result."""
+    if job is None:
+        raise job_not_found(job_id)
+    result = partial = None
+    if stored is not None and job.state.terminal:
+        result, partial = stored.body if job.state is JobState.SUCCEEDED else None, stored.partial
+    body = msgspec.json.encode(job_view(job, result, partial, warnings))
+    await reply(send, 200 if job.state.terminal else unfinished, body, headers)
 
 
 def _read_request(body: bytes) -> tuple[JobRequest, bytes]:
@@ -156,11 +175,12 @@ def _read_request(body: bytes) -> tuple[JobRequest, bytes]:
     return request, bytes(raw["input"])
 
 
-def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]:
+def deadline_warnings(spec: JobSpec, place: Snapshot) -> list[dict[str, Any]]:
     """Return a warning for each time limit of a job that its estimate exceeds."""
-    if accepted.eta_ms is None:
+    starts_ms = start_ms(place)
+    if starts_ms is None:
         return []
-    done_ms = accepted.eta_ms + (accepted.run_ms or 0)
+    done_ms = starts_ms + int(place.mean_run_ms or 0)
     return [
         {
             "code": "infeasible_deadline",
@@ -170,19 +190,19 @@ def deadline_warnings(spec: JobSpec, accepted: Accepted) -> list[dict[str, Any]]
         }
         for field, estimate_ms, limit_ms in (
             ("expires_in_s", done_ms, spec.expires_in_ms),
-            ("queue_timeout_s", accepted.eta_ms, spec.queue_timeout_ms),
+            ("queue_timeout_s", starts_ms, spec.queue_timeout_ms),
         )
         if limit_ms is not None and estimate_ms > limit_ms
     ]
 
 
-def _fresh(spec: JobSpec, accepted: Accepted, place: TraceContext | None) -> Job:
+def _fresh(spec: JobSpec, accepted: Accepted, place: Snapshot, trace: TraceContext | None) -> Job:
     """Return the job as it was just accepted, without reading its record."""
     now_ms = accepted.created_ms
     return Job(
         id=spec.id,
         state=JobState.QUEUED,
-        phase=Queued(accepted.position, accepted.eta_ms),
+        phase=Queued(place.position, start_ms(place)),
         endpoint=spec.endpoint,
         model=spec.model,
         pool=spec.pool,
@@ -196,7 +216,7 @@ def _fresh(spec: JobSpec, accepted: Accepted, place: TraceContext | None) -> Job
         expires_at_ms=None if spec.expires_in_ms is None else now_ms + spec.expires_in_ms,
         queue_timeout_ms=spec.queue_timeout_ms,
         timeout_ms=spec.timeout_ms,
-        trace=None if place is None else place.encode(),
+        trace=None if trace is None else trace.encode(),
     )
 
 

@@ -1,4 +1,4 @@
-"""The queues: their depths and rates, pausing a pool and purging a lane."""
+"""The queues: their depths, pausing a pool and purging a lane."""
 
 from __future__ import annotations
 
@@ -26,9 +26,6 @@ class LaneObject(BaseModel):
 
     lane: LaneName
     queued: int = Field(description="Jobs that wait.")
-    dispatched: int = Field(
-        description="Of these, jobs dispatched to the lane's list, from which workers pop."
-    )
     oldest_s: float | None = Field(
         description="Seconds that the oldest of these jobs has waited in the lane."
     )
@@ -39,7 +36,7 @@ class TenantObject(BaseModel):
 
     tenant: str
     queued: int
-    active: int = Field(description="Jobs that run or are about to run.")
+    active: int = Field(description="Jobs that run.")
 
 
 class PoolObject(BaseModel):
@@ -52,11 +49,10 @@ class PoolObject(BaseModel):
     slots: int = Field(description="Jobs that its live workers run at once.")
     max_active: int | None
     queued: int
-    starts_per_s: float | None = Field(
-        description="Jobs of the interactive lanes that started per second while others waited; null: not measured yet."
+    mean_run_s: float | None = Field(
+        description="Mean run time of the jobs of the interactive lanes; null: not measured yet."
     )
-    bulk_starts_per_s: float | None = Field(description="The same for the lane `bulk`.")
-    mean_run_s: float | None
+    mean_bulk_run_s: float | None = Field(description="The same for the lane `bulk`.")
     lanes: list[LaneObject]
     tenants: list[TenantObject]
 
@@ -83,9 +79,6 @@ def pool_view(view: PoolView) -> dict[str, Any]:
     def seconds(ms: int | None) -> float | None:
         return None if ms is None else ms / 1000
 
-    def rounded(rate: float | None) -> float | None:
-        return None if rate is None else round(rate, 3)
-
     return {
         "object": "pool",
         "pool": view.pool,
@@ -94,14 +87,12 @@ def pool_view(view: PoolView) -> dict[str, Any]:
         "slots": view.slots,
         "max_active": view.max_active,
         "queued": sum(lane.queued for lane in view.lanes),
-        "starts_per_s": rounded(view.starts_per_s),
-        "bulk_starts_per_s": rounded(view.bulk_starts_per_s),
         "mean_run_s": seconds(view.run_ms),
+        "mean_bulk_run_s": seconds(view.bulk_run_ms),
         "lanes": [
             {
                 "lane": lane.lane.value,
                 "queued": lane.queued,
-                "dispatched": lane.dispatched,
                 "oldest_s": seconds(lane.oldest_ms),
             }
             for lane in view.lanes
@@ -130,7 +121,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/queues", summary="List queues", responses=answers(PoolList, 503))
     async def list_queues() -> Response:
-        """Every pool with its lanes, its measured rates, and the tenants that have jobs in it."""
+        """Every pool with its lanes, its mean run times, and the tenants that have jobs in it."""
         views = await store.queues(await pools())
         return json_response({"object": "list", "data": [pool_view(view) for view in views]})
 

@@ -14,11 +14,10 @@ from jobs.lanes import Lane
 TASK_NAME = "penstock.run"
 
 
-def _queues(keys: Keys, pool: str, node: str | None) -> list[Queue]:
-    """Return the queues of a pool, first served first: a worker's own, for jobs that prefer it, then the lanes."""
-    own = [] if node is None else [keys("own_queue", pool, node)]
+def _queues(keys: Keys, pool: str) -> list[Queue]:
+    """Return the lanes of a pool as Celery's queues, first served first."""
     lanes = [keys("queue", pool, lane) for lane in Lane]
-    return [Queue(name, routing_key=name) for name in own + lanes]
+    return [Queue(name, routing_key=name) for name in lanes]
 
 
 def make_celery(
@@ -26,20 +25,18 @@ def make_celery(
     namespace: str,
     pool: str = "default",
     *,
-    node: str | None = None,
     task_events: bool = True,
     faults: Faults | None = None,
 ) -> Celery:
     """Make the application.
 
-    The Celery message only wakes a worker; the record in Redis owns the job. So there are no emulated acknowledgements (the
-    reaper finds lost jobs), no stored results and no prefetching.
+    A Celery message stands for a job that its worker has claimed; the record in Redis owns the job. So there are no emulated
+    acknowledgements (the reaper finds lost jobs), no stored results, no prefetching, and nothing that holds a message back.
 
     Args:
         redis_url: as redis-py reads it.
-        node: the worker's node name, for a queue of its own; None: this process is not a worker.
         task_events: emit the events that Flower shows.
-        faults: where a pop that Redis refuses is reported; None: the log alone.
+        faults: where a claim that Redis refuses is reported; None: the log alone.
     """
     transport.install()
     keys = Keys(namespace)
@@ -48,7 +45,6 @@ def make_celery(
         broker_transport_options={
             "ack_emulation": False,
             "priority_steps": [0],
-            "queue_order_strategy": "priority",
             "socket_timeout": 5,
             "socket_connect_timeout": 3,
             "socket_keepalive": True,
@@ -59,7 +55,7 @@ def make_celery(
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        task_queues=_queues(keys, pool, node),
+        task_queues=_queues(keys, pool),
         task_default_queue=keys("queue", pool, Lane.NORMAL),
         task_create_missing_queues=False,
         task_acks_late=True,
@@ -71,6 +67,7 @@ def make_celery(
         worker_send_task_events=task_events,
         worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
+        worker_disable_rate_limits=True,
         worker_soft_shutdown_timeout=0,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,

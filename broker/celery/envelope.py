@@ -1,105 +1,67 @@
 """The envelope: a template of Celery's message, learned from Celery.
 
-``accept`` creates a job's record and its queue message in one script, which ``apply_async`` cannot do. To get Celery's own
-message, Celery publishes one to a throwaway queue; we read it back and replace the task id and the queue by placeholders.
-``tests/integration/test_envelope.py`` compares it with a real publish.
+No message of a job lies in Redis. A worker claims a job, and its transport hands Celery the message that Celery would have
+published for it. To learn that, a worker lets Celery publish one to a queue in the process's memory, and makes the task id
+and the queue in it placeholders. ``tests/integration/test_envelope.py`` compares it with a real publish over Redis.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import uuid
 from typing import Any, cast
 
 from celery import Celery
-from kombu import Queue
-from kombu.exceptions import KombuError, OperationalError
-from redis import Redis
-from redis.exceptions import RedisError
+from kombu import Connection, Queue
+from kombu.utils.json import dumps
 
-from broker.celery.app import TASK_NAME, make_celery
-from broker.db.client import connect_sync
-from broker.db.errors import StoreUnavailableError
-from broker.db.faults import Faults, is_fault
-from broker.db.keys import Keys
-from broker.db.urls import without_password
+from broker.celery.app import TASK_NAME
 
 ID = "@ID@"
 QUEUE = "@QUEUE@"
 
 
-def learn_envelope(app: Celery, client: Redis) -> str:
-    """Let Celery publish one message and return it as a template with ``@ID@`` and ``@QUEUE@``.
+class Envelope:
+    """Makes the message of a job.
 
     Args:
-        client: a synchronous client of the same Redis database.
+        text: the template, see :func:`learn_envelope`.
     """
-    queue = f"_penstock.envelope.{uuid.uuid4().hex}"
-    app.send_task(
-        TASK_NAME,
-        (ID,),
-        task_id=ID,
-        queue=cast("str", Queue(queue, routing_key=queue)),  # the stubs know names only
-        argsrepr=f"({ID!r},)",
-        kwargsrepr="{}",
-    )
-    raw = client.rpop(queue)
-    client.delete(f"_kombu.binding.{queue}")
-    return template(json.loads(raw), queue)  # type: ignore[arg-type]
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def message(self, job_id: str, queue: str) -> dict[str, Any]:
+        """Return the message of a job that came from ``queue``."""
+        message: dict[str, Any] = json.loads(self._text.replace(ID, job_id).replace(QUEUE, queue))
+        return message
 
 
-def learn_at(redis_url: str, namespace: str, faults: Faults) -> str:
-    """Learn the envelope at an address. Blocks; one try.
+def learn_envelope(app: Celery) -> Envelope:
+    """Let Celery publish one message, and return its template. Nothing leaves this process.
 
     Args:
-        faults: where a refusal is reported.
-
-    Raises:
-        StoreUnavailableError: Redis cannot be reached.
-        StoreFaultError: it refuses one of Celery's commands.
+        app: as the worker uses it.
     """
-    app = make_celery(redis_url, namespace)
-    app.conf.update(broker_connection_retry=False, broker_connection_max_retries=1, task_publish_retry=False)
-    client = connect_sync(redis_url)
-    try:
-        client.ping()
-        return learn_envelope(app, client)
-    except KombuError as error:
-        raise StoreUnavailableError(str(error)) from error
-    except (RedisError, OSError) as error:
-        raise faults.translate(error, "a message of Celery's") from error
-    finally:
-        client.close()
-        app.close()
+    with Connection("memory://") as connection:
+        app.send_task(
+            TASK_NAME,
+            (ID,),
+            task_id=ID,
+            queue=cast("str", Queue(QUEUE, routing_key=QUEUE)),  # the stubs know names only
+            argsrepr=f"({ID!r},)",
+            kwargsrepr="{}",
+            connection=connection,
+        )
+        channel: Any = connection.default_channel
+        message = channel._get(QUEUE)  # noqa: SLF001 - as it was published; the public ways decode it
+    return Envelope(template(message))
 
 
-def template(message: dict[str, Any], queue: str) -> str:
-    """Turn a Celery message, sent with the task id ``@ID@`` to ``queue``, into the template."""
+def template(message: dict[str, Any]) -> str:
+    """Return a published message as a template. It does not name its publisher, whose process may be gone."""
     message["body"] = base64.b64decode(message["body"]).decode()
+    message["headers"].pop("origin", None)
+    message["properties"].pop("reply_to", None)
     message["properties"] |= {"body_encoding": "utf-8", "delivery_tag": ID}
-    return json.dumps(message).replace(queue, QUEUE)
-
-
-def greet(app: Celery, url: str, keys: Keys, faults: Faults) -> None:
-    """Publish the envelope, which also checks that Redis answers and writes.
-
-    Args:
-        faults: where a refusal is reported.
-
-    Raises:
-        StoreUnavailableError: it does not.
-        StoreFaultError: it refuses one of the commands.
-    """
-    try:
-        with connect_sync(url) as client:
-            publish_envelope(app, client, keys)
-    except (RedisError, OSError, OperationalError) as error:
-        if isinstance(error, RedisError) and is_fault(error):
-            raise faults.translate(error, "a message of Celery's") from error
-        raise StoreUnavailableError(f"cannot reach Redis at {without_password(url)}: {error}") from error
-
-
-def publish_envelope(app: Celery, client: Redis, keys: Keys) -> None:
-    """Learn the envelope and store it for the scripts."""
-    client.set(keys("envelope"), learn_envelope(app, client))
+    return dumps(message)

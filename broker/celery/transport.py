@@ -1,10 +1,9 @@
-"""Kombu's Redis transport, made cheaper.
+"""Kombu's Redis transport, for workers that claim.
 
-- Kombu builds a new redis-py client, with its table of some hundred callbacks, for every command that is not a blocking
-  pop: three times a job for the task events alone. The connections belong to the pool, so one client per channel suffices.
-- Kombu pops one message a round trip. ``BLMPOP`` (Redis 7.0) pops as many as the worker has room for, still strictly from
-  the first lane that has any, so that a burst reaches the engine as one batch.
-- A pop skips the bulk lane while the worker's lane controller gives it no room.
+- A worker's channel pops no list: it asks as its :class:`~broker.celery.claimer.Claimer` says, and delivers each claimed job
+  as a Celery message. Other processes' channels, such as that of a caller of Celery's remote control, are kombu's own.
+- Kombu builds a new redis-py client, with its table of some hundred callbacks, for every command of another kind: three
+  times a job for the task events alone. The connections belong to the pool, so one client per channel suffices.
 
 It also follows the master: a demoted master's refusal counts as a broken connection, and ``sentinel://`` addresses ask for
 the master at every connection.
@@ -12,38 +11,33 @@ the master at every connection.
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 from queue import Empty
 from time import monotonic
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from broker.attempts import Claim
+from broker.celery.claimer import Claimer
 from broker.db.faults import Faults, is_fault
+from broker.db.functions import is_missing, load_command
 from broker.db.sentinel import SyncMasterConnection, client_options
+from monitoring import failpoints
 
-FREE_SLOTS = "penstock_free_slots"
-"""Transport option: a function that returns how many more messages the worker has room for."""
-
-BULK_ROOM = "penstock_bulk_room"
-"""Transport option: the bulk lane's queue, and two functions: how many of its messages the worker may take now, and if none,
-after how many seconds to ask again."""
+CLAIMER = "penstock_claimer"
+"""Transport option: a worker's :class:`~broker.celery.claimer.Claimer`."""
 
 FAULTS = "penstock_faults"
-"""Transport option: the process's :class:`~broker.db.faults.Faults`, where a refused pop is reported."""
-
-_MOST = 32
-_NO_BULK: tuple[Any, Any, Any] = (None, None, None)
+"""Transport option: the process's :class:`~broker.db.faults.Faults`, where a refused claim is reported."""
 
 
 class Channel(redis.Channel):  # type: ignore[misc]
-    """A channel that keeps its client and pops in batches."""
+    """A channel that keeps its client and, in a worker, claims."""
 
-    do_restore = False  # of messages, when a connection breaks: the reaper pushes missing ones, each once
+    do_restore = False  # of messages, when a connection breaks: a claim ends with its lease
     _kept: Any = None
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
@@ -57,54 +51,90 @@ class Channel(redis.Channel):  # type: ignore[misc]
         self._kept = None
         super()._disconnect_pools()
 
+    @property
+    def _claimer(self) -> Claimer | None:
+        claimer: Claimer | None = self.connection.client.transport_options.get(CLAIMER)
+        return claimer
+
     def _brpop_start(self, timeout: float | None = None) -> None:
-        queues = self._queue_cycle.consume(len(self.active_queues))
-        if not queues:
-            return
-        free_slots = self.connection.client.transport_options.get(FREE_SLOTS)
-        count = min(max(free_slots(), 1), _MOST) if free_slots else 1
-        wait_s = self.brpop_timeout if timeout is None else timeout
-        bulk_queue, bulk_room, held_s = self.connection.client.transport_options.get(BULK_ROOM) or _NO_BULK
-        if bulk_queue in queues and bulk_room is not None:
-            room = bulk_room()
-            count = max(1, min(count, room))
-            if room <= 0 and len(queues) > 1:
-                queues = [queue for queue in queues if queue != bulk_queue]
-                wait_s = min(wait_s or math.inf, held_s())
-        self._in_poll = self.client.connection
-        self._brpop_sent_at = monotonic()
-        self.client.connection.send_command(
-            "BLMPOP", wait_s or 0, len(queues), *queues, "RIGHT", "COUNT", count
-        )
+        claimer = self._claimer
+        if claimer is None:
+            super()._brpop_start(timeout)
+        elif (command := claimer.command()) is not None:
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = monotonic()
+            self.client.connection.send_command(*command)
 
     def _brpop_read(self, **options: Any) -> bool:
+        claimer = self._claimer
+        if claimer is None:
+            read: bool = super()._brpop_read(**options)
+            return read
         try:
             try:
-                reply = self._pop_reply(**options)
+                claims = claimer.receive(self._reply())
             except self.connection_errors:
                 self.client.connection.disconnect()  # the next round connects again
                 raise
-            if not reply:
-                raise Empty
-            queue = bytes_to_str(reply[0])
-            self._queue_cycle.rotate(queue)
-            for item in reply[1]:
-                self.connection._deliver(loads(bytes_to_str(item)), queue)  # noqa: SLF001 - as the method replaced
+            self._deliver(claimer, claims)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
 
-    def _pop_reply(self, **options: Any) -> Any:
+    def close(self) -> None:
+        """Close. Kombu would wait for the bell's reply, and a bell that others need would be lost with it."""
+        claimer = self._claimer if self._in_poll else None
+        if claimer is not None and claimer.waiting:
+            self._stop_waiting(claimer)
+        super().close()
+
+    def _stop_waiting(self, claimer: Claimer) -> None:
+        """Ring the worker's own bell, and ring again the one that woke it instead."""
+        client, own = self._create_client(), claimer.own_bell
+        with suppress(RedisError, OSError):  # then others find the work a second later
+            client.lpush(own, 1)
+            reply = self.client.parse_response(self.client.connection, "FCALL")
+            claimer.receive(reply)
+            if reply is not None and reply[0] != own.encode():
+                client.lpush(reply[0], 1)
+                client.ltrim(reply[0], 0, 0)  # it may have rung meanwhile
+            client.delete(own)
+        self._in_poll = None
+
+    def _reply(self) -> Any:
         try:
-            return self.client.parse_response(self.client.connection, "BLMPOP", **options)
+            return self.client.parse_response(self.client.connection, "FCALL")
         except ResponseError as error:
-            if is_fault(error):
-                # Celery would connect again and again; so this is none of its errors, and ends it.
-                faults: Faults = self.connection.client.transport_options[FAULTS]
-                raise faults.translate(error, "BLMPOP") from error
-            # Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
-            raise RedisConnectionError(f"cannot pop: {error}") from error
+            if is_missing(error):
+                self._load_library()
+                raise Empty from None
+            raise self._failure(error, "claim") from error
+
+    def _load_library(self) -> None:
+        try:
+            self._create_client().execute_command(*load_command())
+        except ResponseError as error:
+            raise self._failure(error, "FUNCTION LOAD") from error
+
+    def _failure(self, error: ResponseError, command: str) -> Exception:
+        if is_fault(error):
+            # Celery would connect again and again; so this is none of its errors, and ends it.
+            faults: Faults = self.connection.client.transport_options[FAULTS]
+            return faults.translate(error, command)
+        # Redis is loading, was demoted (READONLY, UNBLOCKED), and so on.
+        return RedisConnectionError(f"cannot claim: {error}")
+
+    def _deliver(self, claimer: Claimer, claims: list[Claim]) -> None:
+        """Hand claims to Celery. A worker takes every lane of its pool, so any queue that it still consumes will do."""
+        queues = self.active_queues
+        try:
+            for claim in claims if queues else []:
+                failpoints.hit("worker.claimed")
+                queue, message = claimer.message(claim)
+                self.connection._deliver(message, queue if queue in queues else queues[0])  # noqa: SLF001 - as kombu
+        finally:
+            claimer.return_the_rest()
 
 
 class SentinelChannel(Channel):

@@ -1,1 +1,1 @@
-"""The connection to Redis: clients, addresses, keys, scripts, errors."""
+"""The connection to Redis: clients, addresses, keys, functions, errors."""

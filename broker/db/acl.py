@@ -1,7 +1,7 @@
 """Redis users, one per kind of process, each with the keys, channels and commands that it needs (Redis 7 ACL).
 
-Redis checks the commands inside a script against the rights of the user who runs it, so these rules hold for the scripts
-too. The user ``default`` is off: a client without a name and a password gets nothing.
+Redis checks the commands inside a function against the rights of the user who calls it, so these rules hold for the
+functions too. The user ``default`` is off: a client without a name and a password gets nothing.
 
 ``deploy/valkey/users.acl`` is written from this table by ``tools/gen_acl.py``. Words are separated by spaces.
 """
@@ -9,38 +9,44 @@ too. The user ``default`` is off: a client without a name and a password gets no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from broker.db.keys import Keys
 
 JOBS: Final = (
-    "job log jobs by_state by_model queued window backlog turns fair missing parked waiting admitted admitted_bulk"
-    " queues limits paused rate affinity coalesce followers deadlines delayed dead retire idem reaper ended"
+    "schema job log jobs ended dead deadlines delayed coalesce followers idem limits uncounted reaper libraries"
+    " pools pool backlog turns tags parked attached active active_bulk slots means affinity bell bulk_bell own_bell"
 )
-LANES: Final = "queue own_queue"
-WORKERS: Final = "workers worker worker_jobs worker_cancels"
+WORKERS: Final = "leases worker worker_jobs worker_orders"
 FILES: Final = "file files files_by_purpose files_expiry files_announced files_trash file_was"
 BATCHES: Final = "batch batch_open batch_done batch_lease batches batches_active batches_parts batches_retire"
-CHANNELS: Final = "api_channel ctl_channel bell_channel"
+CHANNELS: Final = "api_channel ctl_channel look_channel"
+
+QUEUES: Final = "queue"
+"""No list of this name exists, but Celery and Flower ask how long it is."""
 
 CONNECTION: Final = (
     "ping echo select time multi exec discard watch unwatch"
     " client|setinfo client|setname client|getname client|id"
 )
 PUBSUB: Final = "publish subscribe unsubscribe psubscribe punsubscribe"
+FUNCTIONS: Final = "fcall function|load function|delete"
 SCRIPTS: Final = "evalsha script|exists script|load"
+"""For kombu, which keeps the bindings of its queues with scripts."""
+
 DATA: Final = (
-    "del exists get set pexpire pttl hdel hexists hget hgetall hincrby hkeys hlen hmget hset hstrlen hvals mget"
-    " linsert llen lpos lpush lrange lrem rpop rpush sadd scard sismember smembers srandmember srem xadd xrange"
+    "del unlink exists get set mget pexpire pttl"
+    " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hset hsetnx hstrlen"
+    " lpush ltrim sadd scard smembers srandmember srem xadd xrange"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscore"
 )
 KOMBU: Final = "del exists llen sadd srem smembers lpush rpop brpop blmpop zadd zrangebyscore zrem"
 """For Celery alone: bindings of queues, remote control and its answers."""
 
-ENVELOPE: Final = "~_penstock.envelope.* ~_kombu.binding*._penstock.envelope.* ~_kombu.binding_deadlines"
-"""The throwaway queue from which a process learns Celery's message, see ``broker/celery/envelope.py``."""
+EARLIER: Final = "envelope queues retire jobs:state:queued jobs:state:running workers paused"
+"""Keys of the version before, for which a start looks, and which it bars. To take data over needs ``SCAN``, so ``admin``."""
 
 CONTROL: Final = (
     # The channels are those of database 0: a subscription to a pattern must name it literally.
@@ -61,6 +67,7 @@ class Role:
         channels: its channels, by name.
         celery: Celery's keys and channels, as rules.
         extra: further commands, each for a few keys: ``(commands, keys)``.
+        prepares: it makes the server's data this version's before it begins (:func:`broker.migration.prepare`).
     """
 
     about: str
@@ -70,38 +77,41 @@ class Role:
     channels: str = ""
     celery: str = ""
     extra: tuple[tuple[str, str], ...] = ()
+    prepares: bool = False
 
 
 ROLES: Final[Mapping[str, Role]] = {
     "api": Role(
         "the api processes",
-        f"{CONNECTION} {DATA} {SCRIPTS} {PUBSUB} eval info",
-        writes=f"{JOBS} {LANES} {FILES} {BATCHES} tasks task worker_jobs worker_cancels envelope",
-        reads="workers worker models coordinators",
+        f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval info",
+        writes=f"{JOBS} {FILES} {BATCHES} tasks task worker_jobs worker_orders",
+        reads="leases worker models coordinators",
         channels=CHANNELS,
-        celery=ENVELOPE,
         # Its reaper ends leases whose time is over.
-        extra=(("zadd zrem", "workers"), ("del", "worker worker_cancels")),
+        extra=(("zadd zrem", "leases"), ("del", "worker worker_orders")),
+        prepares=True,
     ),
     "worker": Role(
         "the workers",
-        f"{CONNECTION} {DATA} {SCRIPTS} {PUBSUB} eval brpop blmpop",
-        writes=f"{JOBS} {LANES} {WORKERS} {BATCHES} models envelope",
-        reads="file files",
+        f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
+        writes=f"{JOBS} {WORKERS} {BATCHES} models",
+        reads=f"file files {QUEUES}",
         channels=CHANNELS,
-        celery=f"{ENVELOPE} {CONTROL}",
+        celery=CONTROL,
+        prepares=True,
     ),
     "coordinator": Role(
         "the coordinators",
-        f"{CONNECTION} {DATA} {SCRIPTS} {PUBSUB} eval",
-        writes=f"{JOBS} {LANES} {FILES} {BATCHES} tasks task coordinators worker_cancels",
-        reads="workers worker worker_jobs models envelope",
+        f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
+        writes=f"{JOBS} {FILES} {BATCHES} tasks task coordinators worker_orders",
+        reads="leases worker worker_jobs models",
         channels=CHANNELS,
+        prepares=True,
     ),
     "flower": Role(
-        "Flower: task events, lengths of lanes, Celery's remote control",
+        "Flower: task events, Celery's remote control",
         f"{CONNECTION} {KOMBU} {SCRIPTS} {PUBSUB}",
-        reads=LANES,
+        reads=QUEUES,
         celery=CONTROL,
     ),
     "monitoring": Role(
@@ -140,9 +150,15 @@ def _rights(keys: Keys, role: Role) -> Iterator[str]:
     yield from role.celery.split()
     yield from (f"+{command}" for command in role.commands.split())
     for commands, names in role.extra:
-        patterns = [f"~{one}" for one in _patterns(keys, names)]
-        yield f"({' '.join(['-@all', *patterns, *(f'+{command}' for command in commands.split())])})"
+        yield _selector(_patterns(keys, names), commands)
+    if role.prepares:
+        yield _selector((f"{keys.namespace}:{name}" for name in EARLIER.split()), "exists type smembers set")
+
+
+def _selector(patterns: Iterable[str], commands: str) -> str:
+    rules = *(f"~{one}" for one in patterns), *(f"+{command}" for command in commands.split())
+    return f"({' '.join(['-@all', *rules])})"
 
 
 def _patterns(keys: Keys, names: str) -> Iterator[str]:
-    return (keys(name, "*", "*") for name in names.split())
+    return (keys(name, "*", "*", "*") for name in names.split())

@@ -21,7 +21,7 @@ class StoreFaultError(StoreError):
     It was logged and counted where it was raised.
 
     Args:
-        command: the script, or the method that sent the command.
+        command: the function, or the method that sent the command.
         why: Redis's words.
     """
 
@@ -92,6 +92,10 @@ class UnfinishedError(BrokerError):
 
 class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""
+
+
+class MixedFleetStartError(BrokerError):
+    """Processes of an earlier version work on this server, or a newer version wrote its data."""
 
 
 class FileInUseError(BrokerError):

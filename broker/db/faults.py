@@ -37,12 +37,14 @@ _AWAY = (
 
 _AWAY_CODES = frozenset(
     {
-        *("BUSY", "LOADING"),  # another's script runs, or it reads its file
+        *("BUSY", "LOADING"),  # another's function runs, or it reads its file
         *("NOREPLICAS", "MISCONF", "UNBLOCKED"),  # it must not write now, or is no longer the master
-        "NOENVELOPE",  # ours: an empty Redis, until an api has written the message format again
     }
 )
 """The first words of those refusals for which redis-py has no class."""
+
+NO_FUNCTION = "Function not found"
+"""Redis's words for a call of a library that it does not have: it is new, was emptied, or dropped a version."""
 
 
 def is_fault(error: Exception) -> bool:
@@ -55,19 +57,19 @@ def is_fault(error: Exception) -> bool:
         return False
     if isinstance(error, ResponseError):
         reply = str(error).rpartition("caused error: ")[2]  # redis-py puts a pipeline's command before it
-        return reply.partition(" ")[0] not in _AWAY_CODES
+        return reply.partition(" ")[0] not in _AWAY_CODES and not reply.endswith(NO_FUNCTION)
     return True
 
 
 class Faults:
-    """Translates errors, and reports the faults among them: each is counted, and logged with its script. Thread-safe.
+    """Translates errors, and reports the faults among them: each is counted, and logged with its command. Thread-safe.
 
     Args:
         count: called for each fault.
     """
 
     def __init__(self, count: Callable[[], None] = lambda: None) -> None:
-        self._count = count
+        self.count = count
         self._logged_at: dict[str, float] = {}
 
     def translate(self, error: Exception, command: str) -> StoreError:
@@ -75,17 +77,17 @@ class Faults:
 
         Args:
             error: of redis-py or the socket.
-            command: the script or the method, for the message.
+            command: the function or the method, for the message.
         """
         if not is_fault(error):
             return StoreUnavailableError(f"{command}: {error}")
         ours = StoreFaultError(command, f"{type(error).__name__}: {error}")
-        self._count()
+        self.count()
         now = time.monotonic()
         if now - self._logged_at.get(command, float("-inf")) >= LOG_GAP_S:
             self._logged_at[command] = now
             ours_not_redis = not isinstance(error, RedisError)
-            log.error("store_fault", script=command, error=str(ours), exc_info=ours_not_redis and error)
+            log.error("store_fault", command=command, error=str(ours), exc_info=ours_not_redis and error)
         return ours
 
     def __json__(self) -> list[str]:

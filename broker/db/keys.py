@@ -1,114 +1,113 @@
-"""Every Redis key, channel and queue name, for Python and for the Lua scripts. No other module spells one.
+"""Every Redis key, channel and queue name, for Python and for the Lua functions. No other module spells one.
 
-Schema (``ns`` is the namespace, ``penstock`` by default). Times are Unix milliseconds of the Redis server's clock.
+Schema (``ns`` is the namespace, ``penstock`` by default; ``P`` a pool). Times are Unix milliseconds of the server's clock.
 
-==============================  =======  =====================================================================
-key                             type     holds                                                      (lifetime)
-==============================  =======  =====================================================================
-``ns:job:<id>``                 hash     the job's record     (TTL ``retention_s`` from its end; none before it)
-``ns:log:<id>``                 stream   a streamed job's chunks, entry id ``<attempt>-<seq>``     (as the record)
-``ns:jobs``                     zset     every job by creation time        (entries leave with their records)
-``ns:jobs:state:<state>``       zset     the same, by state                                              (same)
-``ns:jobs:model:<model>``       zset     the same, by model                                              (same)
-``ns:queued:<queue>``           zset     jobs waiting in a queue, by when they entered it        (until claimed)
-``ns:window:<queue>``           zset     of these, those dispatched to the queue's list: id -> turn  (same)
-``ns:backlog:<queue>:<tenant>``  zset     of these, a tenant's others, in order                           (same)
-``ns:turns:<queue>``            zset     tenants with a backlog, by their next turn              (while they have)
-``ns:fair:<queue>``             hash     tenants without a backlog: the turn of their next  (until the lane is empty);
-                                         under the empty name the turn of the last one parked
-``ns:missing:<queue>``          hash     dispatched jobs whose message is missing: id -> since when (until found)
-``ns:parked:<pool>``            zset     ``<lane> <tenant>`` at its bound: the turn it waits with           (same)
-``ns:waiting:<pool>``           hash     tenant -> jobs waiting in all lanes                     (while there are)
-``ns:admitted:<pool>``          hash     tenant -> jobs dispatched or running                    (while there are)
-``ns:admitted_bulk:<pool>``     hash     the same, of the lane ``bulk`` only                     (while there are)
-``ns:queues``                   set      queues that ever held a job                                  (for good)
-``ns:limits``                   hash     ``max_active``, ``ageing_ms``; by tenant ``max_active:``, ``weight:``  (for good)
-``ns:paused``                   set      pools that are paused                                   (until resumed)
-``ns:rate:<pool>``              hash     the pool's measured rate, see ``queue/_estimate.lua``        (for good)
-``ns:affinity:<pool>:<key>``    string   node name of the last worker with this prefix        (TTL ten minutes)
-``ns:coalesce:<tenant>:<sum>``  string   the unfinished job that runs this request             (until it ends)
-``ns:followers:<id>``           set      jobs that end with this one                             (until it ends)
-``ns:deadlines``                zset     unfinished jobs with a deadline, by deadline            (until the end)
-``ns:delayed``                  zset     queued jobs that wait for their next attempt, by its time       (until then)
-``ns:dead``                     zset     jobs that failed or expired and were not retried, by their end     (same)
-``ns:retire``                   zset     finished jobs, by when their index entries go       (until they are gone)
-``ns:idem:<tenant>:<key>``      string   ``<job id> <digest of the submission>``            (TTL ``retention_s``)
-``ns:workers``                  zset     worker incarnations, by the end of their lease       (until buried)
-``ns:worker:<w>``               hash     a worker's description, pool and models             (TTL, ten leases)
-``ns:worker:<w>:jobs``          set      jobs it runs                                        (until it has none)
-``ns:worker:<w>:cancels``       hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
-``ns:models``                   hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
-``ns:envelope``                 string   the Celery message with placeholders, see ``envelope.py``    (for good)
-``ns:reaper``                   hash     ``tick``: when the last round was                              (for good)
-``ns:ended``                    hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
-``ns:file:<id>``                hash     a file's record                        (until it is deleted or expires)
-``ns:files``                    zset     every file's id, by creation time                                (same)
-``ns:files:purpose:<purpose>``  zset     the same, by purpose                                             (same)
-``ns:files:expiry``             zset     files that expire, by when                                       (same)
-``ns:files:announced``          zset     ``<id> <key>`` of files whose object is written, by when  (until recorded, an hour)
-``ns:files:trash``              set      keys of objects in storage to delete               (until they are gone)
-``ns:files:was:<id>``           string   when a deleted file was created, for the pages after it          (TTL an hour)
-``ns:batch:<id>``               hash     a batch's record      (TTL ``batch_retention_s`` from its end; none before it)
-``ns:batch:<id>:open``          hash     chunks submitted and not done: number -> JSON               (until its end)
-``ns:batch:<id>:done``          hash     finished chunks: number -> ledger of committed parts        (as the record)
-``ns:batch:<id>:lease``         string   the coordinator that drives it                             (TTL, seconds)
-``ns:batches``                  zset     every batch's id, by creation time                    (as the records)
-``ns:batches:active``           set      batches that have not ended                            (until their end)
-``ns:batches:retire``           zset     ended batches, by when their index entries go      (until they are gone)
-``ns:batches:parts``            zset     ended batches, by when their parts in storage go    (until they are gone)
-``ns:coordinators``             zset     what each coordinator says of itself, JSON, by the end of its lease  (TTL, seconds)
-``ns:tasks``                    zset     tasks that are not done, by when a coordinator may take them    (until their end)
-``ns:task:<kind>:<batch>``      hash     a task of the coordinators, and its answer    (TTL a day; a minute from its end)
-``ns.<pool>.<lane>``            list     a lane's Celery messages; also the Celery queue's name   (until popped)
-``ns.<pool>.@<node>``           list     the same, for one worker by its node name                        (same)
-``_kombu.binding.<queue>``      set      Celery's own                                                 (for good)
-==============================  =======  =====================================================================
+================================  =======  ===================================================================
+key                               type     holds                                                    (lifetime)
+================================  =======  ===================================================================
+``ns:schema``                     string   version of all this                                      (for good)
+``ns:job:<id>``                   hash     the job's record   (TTL ``retention_s`` from its end; none before it)
+``ns:log:<id>``                   stream   a streamed job's chunks, entry id ``<attempt>-<seq>``   (as the record)
+``ns:jobs``                       zset     every job by creation time      (entries leave with their records)
+``ns:ended:<state>``              zset     ended jobs by the time of their end                          (same)
+``ns:dead``                       zset     jobs that failed or expired and were not retried, by their end   (same)
+``ns:deadlines``                  zset     unfinished jobs with a deadline, by deadline            (until the end)
+``ns:delayed``                    zset     queued jobs that wait for their next attempt, by its time     (until then)
+``ns:coalesce:<tenant>:<sum>``    string   the unfinished job that runs this request             (until it ends)
+``ns:followers:<id>``             set      jobs that end with this one                           (until it ends)
+``ns:idem:<tenant>:<key>``        string   ``<job id> <digest of the submission>``          (TTL ``retention_s``)
+``ns:limits``                     hash     bounds and weights, see ``SetLimits`` in ``calls.py``        (for good)
+``ns:uncounted``                  hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
+``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
+``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
+``ns:pools``                      set      every pool that had a job or a worker                        (for good)
+``ns:pool:P``                     hash     depths, virtual times, counts, mean runs; see ``2_queue.lua``  (for good)
+``ns:pool:P:backlog:<lane>:<t>``  zset     a tenant's queued jobs in order; tenant '': jobs before all   (until claimed)
+``ns:pool:P:turns:<lane>``        zset     tenants with a backlog, by their next turn             (while they have)
+``ns:pool:P:tags:<lane>``         hash     tenant -> where its next job's cost begins      (until the lane is empty)
+``ns:pool:P:parked``              hash     ``<lane> <tenant>`` at its bound -> the turn it waits with      (same)
+``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
+``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
+``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
+``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
+``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
+``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
+``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)
+``ns:pool:P:bell:bulk``           list     the same, for who has room for bulk                           (same)
+``ns:bell:<worker>``              list     the same, for one worker                    (until taken, TTL seconds)
+``ns:leases``                     zset     worker incarnations, by the end of their lease       (until buried)
+``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
+``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
+``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
+``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
+``ns:files``                      zset     every file's id, by creation time                             (same)
+``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
+``ns:files:expiry``               zset     files that expire, by when                                    (same)
+``ns:files:announced``            zset     ``<id> <key>`` of files whose object is written, by when  (an hour)
+``ns:files:trash``                set      keys of objects in storage to delete            (until they are gone)
+``ns:files:was:<id>``             string   when a deleted file was created, for the pages after it       (TTL an hour)
+``ns:batch:<id>``                 hash     a batch's record   (TTL ``batch_retention_s`` from its end; none before it)
+``ns:batch:<id>:open``            hash     chunks submitted and not done: number -> JSON            (until its end)
+``ns:batch:<id>:done``            hash     finished chunks: number -> ledger of committed parts     (as the record)
+``ns:batch:<id>:lease``           string   the coordinator that drives it                          (TTL, seconds)
+``ns:batches``                    zset     every batch's id, by creation time                 (as the records)
+``ns:batches:active``             set      batches that have not ended                         (until their end)
+``ns:batches:retire``             zset     ended batches, by when their index entries go   (until they are gone)
+``ns:batches:parts``              zset     ended batches, by when their parts in storage go (until they are gone)
+``ns:coordinators``               zset     what each coordinator says of itself, JSON, by its lease's end  (TTL)
+``ns:tasks``                      zset     tasks that are not done, by when a coordinator may take them (until their end)
+``ns:task:<kind>:<batch>``        hash     a task of the coordinators, and its answer (TTL a day; a minute from its end)
+``_kombu.binding.<queue>``        set      Celery's own                                               (for good)
+================================  =======  ===================================================================
 
 Channels: ``ns:api:<process>`` carries job events and token counts to an api process, ``ns:ctl:<worker>`` orders and count
-requests to a worker, ``ns:bell`` the ids of batches that the coordinators should look at (empty: all).
+requests to a worker, ``ns:look`` the ids of batches that the coordinators should look at (empty: all).
+
+``ns.<pool>.<lane>`` is a lane's name as a Celery queue. There is no such key: a worker's transport claims.
+``ns:workers`` and ``ns:paused`` are texts that stop processes of the version before (:mod:`broker.migration`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 _TEMPLATES = {
+    "schema": "{ns}:schema",
     "job": "{ns}:job:@1",
     "log": "{ns}:log:@1",
     "jobs": "{ns}:jobs",
-    "by_state": "{ns}:jobs:state:@1",
-    "by_model": "{ns}:jobs:model:@1",
-    "queued": "{ns}:queued:@1",
-    "window": "{ns}:window:@1",
-    "backlog": "{ns}:backlog:@1:@2",
-    "turns": "{ns}:turns:@1",
-    "fair": "{ns}:fair:@1",
-    "missing": "{ns}:missing:@1",
-    "parked": "{ns}:parked:@1",
-    "waiting": "{ns}:waiting:@1",
-    "admitted": "{ns}:admitted:@1",
-    "admitted_bulk": "{ns}:admitted_bulk:@1",
-    "queues": "{ns}:queues",
-    "limits": "{ns}:limits",
-    "paused": "{ns}:paused",
-    "rate": "{ns}:rate:@1",
-    "affinity": "{ns}:affinity:@1:@2",
-    "coalesce": "{ns}:coalesce:@1:@2",
-    "followers": "{ns}:followers:@1",
+    "ended": "{ns}:ended:@1",
+    "dead": "{ns}:dead",
     "deadlines": "{ns}:deadlines",
     "delayed": "{ns}:delayed",
-    "dead": "{ns}:dead",
-    "retire": "{ns}:retire",
+    "coalesce": "{ns}:coalesce:@1:@2",
+    "followers": "{ns}:followers:@1",
     "idem": "{ns}:idem:@1:@2",
-    "workers": "{ns}:workers",
+    "limits": "{ns}:limits",
+    "uncounted": "{ns}:uncounted",
+    "reaper": "{ns}:reaper",
+    "pools": "{ns}:pools",
+    "libraries": "{ns}:libraries",
+    "pool": "{ns}:pool:@1",
+    "backlog": "{ns}:pool:@1:backlog:@2:@3",
+    "turns": "{ns}:pool:@1:turns:@2",
+    "tags": "{ns}:pool:@1:tags:@2",
+    "parked": "{ns}:pool:@1:parked",
+    "attached": "{ns}:pool:@1:attached",
+    "active": "{ns}:pool:@1:active",
+    "active_bulk": "{ns}:pool:@1:active_bulk",
+    "slots": "{ns}:pool:@1:slots",
+    "means": "{ns}:pool:@1:means",
+    "affinity": "{ns}:pool:@1:affinity:@2",
+    "bell": "{ns}:pool:@1:bell",
+    "bulk_bell": "{ns}:pool:@1:bell:bulk",
+    "own_bell": "{ns}:bell:@1",
+    "leases": "{ns}:leases",
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
-    "worker_cancels": "{ns}:worker:@1:cancels",
+    "worker_orders": "{ns}:worker:@1:orders",
     "models": "{ns}:models",
-    "envelope": "{ns}:envelope",
-    "reaper": "{ns}:reaper",
-    "ended": "{ns}:ended",
     "file": "{ns}:file:@1",
     "files": "{ns}:files",
     "files_by_purpose": "{ns}:files:purpose:@1",
@@ -127,13 +126,12 @@ _TEMPLATES = {
     "coordinators": "{ns}:coordinators",
     "tasks": "{ns}:tasks",
     "task": "{ns}:task:@1:@2",
-    "bell_channel": "{ns}:bell",
+    "look_channel": "{ns}:look",
     "api_channel": "{ns}:api:@1",
     "ctl_channel": "{ns}:ctl:@1",
     "queue": "{ns}.@1.@2",
-    "own_queue": "{ns}.@1.@@2",
 }
-"""One template per key; ``@1`` and ``@2`` are its arguments."""
+"""One template per key; ``@1``, ``@2`` and ``@3`` are its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +151,14 @@ class Keys:
             key = key.replace(f"@{place}", arg)
         return key
 
-    def lua(self, user: str) -> str:
-        """Return Lua source that defines the same names: ``K.job(id)``, ``K.jobs()``, ``K.queue(pool, lane)``.
 
-        Args:
-            user: the source that uses them; unused names are left out.
-        """
-        lines = ["local K = {"]
-        used = set(re.findall(r"\bK\.(\w+)", user))
-        for name in sorted(used):
-            template = _TEMPLATES[name]
-            text = template.replace("{ns}", self.namespace)
-            expression = "'" + text.replace("@1", "' .. a .. '").replace("@2", "' .. b .. '") + "'"
-            expression = expression.removesuffix(" .. ''")
-            lines.append(f"  {name} = function(a, b) return {expression} end,")
-        return "\n".join([*lines, "}", ""])
+def lua_keys() -> str:
+    """Return Lua source that defines the same names: ``K.job(id)``, ``K.jobs()``. They are of the namespace ``ns``."""
+    lines = ["local ns", "local K = {"]
+    for name, template in _TEMPLATES.items():
+        text = template.replace("{ns}", "")
+        for place, argument in enumerate("abc", 1):
+            text = text.replace(f"@{place}", f"' .. {argument} .. '")
+        expression = f"ns .. '{text}'".removesuffix(" .. ''")
+        lines.append(f"  {name} = function(a, b, c) return {expression} end,")
+    return "\n".join([*lines, "}"])

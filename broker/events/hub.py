@@ -34,7 +34,7 @@ PAGE = 200
 """Entries of a log that are read at once."""
 
 LOOK = "l"
-"""The payload in place of one that is too long to be published, see ``broker/lua/_lib.lua``."""
+"""The payload in place of one that is too long to be published, see ``broker/lua/1_lib.lua``."""
 
 LOOK_S = 20.0
 
@@ -145,12 +145,11 @@ class EventHub:
         Raises:
             LookupError: there is no such job.
         """
-        job = await self._store.get(job_id, position=False)
-        if job is None:
+        job, stored = await self._store.get_with_result(job_id, position=False)
+        if job is None or stored is None:
             raise LookupError(job_id)
         if not job.state.terminal:
             return None
-        stored = await self._store.result(job_id)
         return ending_of(job, stored.status, stored.body or b"")
 
     async def follow(

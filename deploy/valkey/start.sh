@@ -14,4 +14,4 @@ for user in admin api worker coordinator flower monitoring; do
 done
 sed "${rules#;}" /etc/valkey/users.acl >/run/valkey/users.acl
 exec valkey-server --dir /data --appendonly yes --appendfsync always --save "" --aclfile /run/valkey/users.acl \
-    --maxmemory "${MAXMEMORY:-2gb}" --maxmemory-policy noeviction
+    --maxmemory "${MAXMEMORY:-2gb}" --maxmemory-policy noeviction --hash-max-listpack-value 1024

@@ -21,7 +21,7 @@ LATENCY_BUCKETS_S = (
 )
 """From a cached look-up to a long generation."""
 
-REAPER_ACTIONS = ("requeued", "failed", "repushed", "expired", "retired", "due", "aged")
+REAPER_ACTIONS = ("requeued", "failed", "expired", "retired", "due", "aged")
 """What a round of the reaper does to jobs: counts of :class:`jobs.facts.Reaped`."""
 
 OTHER_TENANT = "other"
@@ -123,7 +123,7 @@ def store_faults(registry: CollectorRegistry) -> Counter:
     """Make the counter of commands that Redis refused for a fault. Every process that writes to Redis has one."""
     return Counter(
         "penstock_store_faults_total",
-        "Commands and scripts that Redis refused because they or the data are wrong; each is a defect.",
+        "Commands and functions that Redis refused because they or the data are wrong; each is a defect.",
         registry=registry,
     )
 

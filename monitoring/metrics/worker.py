@@ -12,10 +12,6 @@ from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 TOKEN_KINDS = ("prompt", "completion")
 BATCH_ROW_OUTCOMES = ("completed", "failed")
-DROP_REASONS = (
-    *("running", "gone", "fenced", "delayed", "coalesced", "newer", "redis_unavailable", "store_fault"),
-    *JOB_ENDS,
-)
 ATTEMPT_NUMBERS = ("1", "2", "3+")
 
 QUEUE_BUCKETS_S = (
@@ -57,7 +53,6 @@ class WorkerMetrics:
         for counter, values in (
             (self.failures, failure_codes),
             (self.attempts, ATTEMPT_NUMBERS),
-            (self.dropped, DROP_REASONS),
             (self.bulk_limits, limit_reasons),
             (self.batch_rows, BATCH_ROW_OUTCOMES),
             (self.run_time, JOB_ENDS),
@@ -110,11 +105,6 @@ class WorkerMetrics:
         )
         self.attempts = counter(
             "penstock_attempts_total", "Attempts begun, by which attempt of its job it is.", ["number"]
-        )
-        self.dropped = counter(
-            "penstock_messages_dropped_total",
-            "Queue messages that gave no right to run, by reason.",
-            ["reason"],
         )
         self.fenced = counter(
             "penstock_fence_rejections_total", "Writes refused because the job was no longer this attempt's."

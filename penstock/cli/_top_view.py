@@ -151,13 +151,9 @@ def pools_table(pools: Sequence[Pool], *, wide: bool) -> Table:
         Column("lane", lambda row: row[1].lane),
         Column("queued", lambda row: _count(row[1].queued), right=True),
         Column("oldest", lambda row: _age(row[1].oldest_s), right=True),
-        Column("starts/s", lambda row: _starts(*row), right=True),
-        Column("ready", lambda row: _count(row[1].dispatched), right=True) if wide else None,
+        Column("mean run", lambda row: _mean_run(*row), right=True),
         Column("running", lambda row: str(row[0].running) if row[2] else "", right=True) if wide else None,
         Column("slots", lambda row: _slots(row[0]) if row[2] else "", right=True) if wide else None,
-        Column("mean run", lambda row: _span(row[0].mean_run_s) if row[2] else "", right=True)
-        if wide
-        else None,
         Column("tenants", lambda row: str(len(row[0].tenants)) if row[2] else "", right=True)
         if wide
         else None,
@@ -184,9 +180,9 @@ def _slots(pool: Pool) -> str:
     return str(pool.slots) if pool.max_active is None else f"{pool.slots} (max {pool.max_active})"
 
 
-def _starts(pool: Pool, lane: Lane, first: bool) -> str:  # noqa: FBT001 - a row of the table
-    """Say the rate of the lanes that share one, on the pool's first line, or that of bulk."""
-    return _number(pool.bulk_starts_per_s if lane.lane == "bulk" else pool.starts_per_s if first else None)
+def _mean_run(pool: Pool, lane: Lane, first: bool) -> str:  # noqa: FBT001 - a row of the table
+    """Say the mean run of the lanes that share one, on the pool's first line, or that of bulk."""
+    return _span(pool.mean_bulk_run_s if lane.lane == "bulk" else pool.mean_run_s if first else None)
 
 
 def _age(seconds: float | None) -> Cell:

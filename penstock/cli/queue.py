@@ -38,7 +38,7 @@ def queue() -> None:
 @queue.command("ls", epilog=EXIT_CODES)
 @client_command
 def ls(console: Console) -> None:
-    """Show every pool and its lanes: the waiting jobs, their age, their tenants, and how fast jobs start.
+    """Show every pool and its lanes: the waiting jobs, their age, their tenants, and how long jobs run.
 
     \b
     Examples:
@@ -46,8 +46,8 @@ def ls(console: Console) -> None:
       penstock queue ls --json | jq 'select(.paused) | .pool'
       penstock queue ls --json | jq '.lanes[] | select(.oldest_s > 60)'
 
-    Lanes are served from the top down, `bulk` within its share of the slots. starts/s counts the lanes realtime
-    to low together, and bulk alone, as measured while jobs waited. With --json: one pool a line.
+    Lanes are served from the top down, `bulk` within its share of the slots. The mean run is that of the lanes
+    realtime to low together, and that of bulk. With --json: one pool a line.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         console.show_all(client.pools.list(), _show)

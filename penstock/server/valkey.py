@@ -210,6 +210,7 @@ class EmbeddedServer:
             "appendfsync always",
             'save ""',  # the append-only file is the one truth
             "maxmemory-policy noeviction",  # an evicted key would be a lost job
+            "hash-max-listpack-value 1024",  # most records then take two thirds of the memory
             "timeout 0",
         ]
         conf = self.dir / "valkey.conf"

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-from jobs.lanes import Lane
 from tests.chaos.children import Child
 from tests.chaos.ledger import Ledger
 from tests.chaos.stack import Stack
@@ -142,25 +141,31 @@ async def demote_redis(scene: Scene) -> None:
             client.execute_command("REPLICAOF", "NO", "ONE")
 
 
-async def lose_messages(scene: Scene) -> None:
-    """Delete the lanes' messages."""
+async def lose_claims(scene: Scene) -> None:
+    """Cut the connections on which workers claim, again and again, so that answers are lost on their way."""
     with scene.stack.admin() as client:
-        for lane in Lane:
-            client.delete(scene.stack.keys("queue", "default", lane))
+        for _ in range(15):
+            for one in client.client_list():
+                if one["cmd"] in {"fcall", "blpop"}:
+                    with suppress(ResponseError):  # it has gone
+                        client.client_kill_filter(_id=one["id"])
+            await asyncio.sleep(scene.rng.uniform(0.0, 0.1))
 
 
-async def triple_messages(scene: Scene) -> None:
-    """Put the messages of the lanes there three times, and some whose jobs ran long ago."""
-    stack = scene.stack
-    with stack.admin() as client:
-        known = client.zrevrange(stack.keys("jobs"), 0, 9)
-        envelope = client.get(stack.keys("envelope")) or ""
-        for lane in Lane:
-            queue = stack.keys("queue", "default", lane)
-            messages = client.lrange(queue, 0, 49) * 2  # bounded: drawn often, it would grow without end
-            messages += [envelope.replace("@ID@", job).replace("@QUEUE@", queue) for job in known]
-            if messages and envelope:
-                client.lpush(queue, *messages)
+async def lose_functions(scene: Scene) -> None:
+    """Delete every function library."""
+    with scene.stack.admin() as client:
+        client.function_flush()
+
+
+async def ring_in_vain(scene: Scene) -> None:
+    """Ring the bells for nobody's job, and take away what others rang."""
+    keys = scene.stack.keys
+    with scene.stack.admin() as client:
+        for name in ("bell", "bulk_bell"):
+            client.lpush(keys(name, "default"), *"12345")
+            await asyncio.sleep(scene.rng.uniform(0.0, 0.05))
+            client.delete(keys(name, "default"))
 
 
 async def drain_worker(scene: Scene) -> None:
@@ -214,8 +219,9 @@ SHARES: dict[Fault, int] = {
     stall_redis: 2,
     fill_memory: 2,
     demote_redis: 2,
-    lose_messages: 2,
-    triple_messages: 2,
+    lose_claims: 3,
+    lose_functions: 1,
+    ring_in_vain: 2,
     drain_worker: 4,
 }
 """The faults of a random run, and how often each is drawn."""
@@ -239,7 +245,7 @@ def drawn_failpoint(rng: random.Random, *, worker: bool, lease_ttl_s: float) -> 
         "engine.run": "raise",
         "worker.before_beat": f"sleep:{lease_ttl_s + 2}",
     }
-    claims = ["worker.before_claim", "worker.after_claim", "worker.before_finish", "worker.before_ack"]
+    claims = ["worker.claimed", "worker.after_claim", "worker.before_finish", "worker.before_ack"]
     window = rng.choice(
         [*claims, *claims, "worker.before_append", "worker.after_append", "worker.before_release", *odd]
     )

@@ -63,12 +63,15 @@ class Round:
         await eventually(lambda: self.ledger.answered >= goal, 60.0)
 
     async def busy_worker(self) -> Child:
-        """Wait until every worker serves and holds jobs; return the one with the most."""
+        """Wait until every worker serves and one holds jobs; return the one with the most.
+
+        Not until each holds some: one may take all that wait, and would be about to end them when the other gets its first.
+        """
         await self.stack.ready()
 
         def held() -> dict[Child, int] | None:
             jobs = self.stack.jobs_held()
-            return jobs if all(jobs.values()) else None
+            return jobs if any(jobs.values()) else None
 
         jobs = await eventually(held, 30.0)
         return max(jobs, key=lambda worker: jobs[worker])
@@ -97,7 +100,7 @@ class Round:
             try:
                 check_queues(client, self.stack.keys)
             except AssertionError as disagreement:
-                self.ledger.break_("the parts of the queue agree", what=str(disagreement)[:500])
+                self.ledger.break_("the parts of the queue agree", where=str(disagreement)[:500])
         checker = Checker(self.stack, self.ledger, self.observer)
         checker.check(self.seen)
         self.takeovers = checker.takeovers

@@ -33,7 +33,6 @@ TICK_S = 0.05
 COMMON = {
     "namespace": NAMESPACE,
     "reap_interval_s": 0.5,
-    "requeue_grace_s": 1.0,
     "catalogue_refresh_s": 0.3,
     "retention_s": 1800,
     "shutdown_grace_s": 1,
@@ -246,7 +245,7 @@ class Stack:
             return False
         with self.admin() as client:
             now_ms = client.time()[0] * 1000
-            for name in client.zrangebyscore(self.keys("workers"), now_ms, "+inf"):
+            for name in client.zrangebyscore(self.keys("leases"), now_ms, "+inf"):
                 info = json.loads(client.hget(self.keys("worker", name), "info") or "{}")
                 if info.get("pid") == worker.life.pid:
                     return True
@@ -262,7 +261,7 @@ class Stack:
     def jobs_held(self) -> dict[Child, int]:
         """How many jobs each worker has now."""
         with self.admin() as client:
-            names = client.zrange(self.keys("workers"), 0, -1)
+            names = client.zrange(self.keys("leases"), 0, -1)
             jobs = {int(name.split("-")[-2]): client.scard(self.keys("worker_jobs", name)) for name in names}
         return {worker: jobs.get(worker.life.pid, 0) for worker in self.workers}
 

@@ -1,4 +1,4 @@
-"""Redis that is killed, stalled, full, demoted, cut off; and lanes whose messages are lost or repeated.
+"""Redis that is killed, stalled, full, demoted, cut off; claims whose answers are lost; bells and functions that are.
 
 Nobody but Redis comes to harm: workers neither die nor keep a slot, and go on as soon as it is back.
 """
@@ -17,9 +17,10 @@ from tests.chaos.faults import (
     fill_memory,
     kill_redis,
     kill_worker,
-    lose_messages,
+    lose_claims,
+    lose_functions,
+    ring_in_vain,
     stall_redis,
-    triple_messages,
 )
 from tests.chaos.stack import NAMESPACE, Stack
 from tests.support import eventually
@@ -43,7 +44,7 @@ FAULTS = [kill_redis, cut_connections, stall_redis, fill_memory, demote_redis]
 @pytest.mark.parametrize(
     "inflicted",
     [
-        pytest.param([*FAULTS, lose_messages, triple_messages], id="each_once"),
+        pytest.param([*FAULTS, lose_claims, lose_functions, ring_in_vain], id="each_once"),
         *(pytest.param([fault] * 2, id=fault.__name__, marks=pytest.mark.full) for fault in FAULTS),
     ],
 )
@@ -63,22 +64,22 @@ async def test_redis_is_away(stack, a_round, inflicted) -> None:
 
 
 @pytest.mark.full
-async def test_a_lanes_messages_are_lost(stack, a_round) -> None:
+async def test_bells_and_functions_are_lost(stack, a_round) -> None:
     async with a_round(patience_s=10.0) as faults:
-        for _ in range(30):
+        for n in range(30):
             await faults.work(2)
-            await faults.inflict(lose_messages)
+            await faults.inflict(ring_in_vain if n % 2 else lose_functions)
     faults.assert_kept()
     assert not any(name.startswith("given_up.") for name in faults.ledger.counts)
 
 
 @pytest.mark.full
-async def test_every_claim_is_unique_whatever_is_delivered_and_however_many_reap(stack, a_round) -> None:
-    """Two apis, two workers, four reapers; messages three times over; a worker killed in their midst."""
+async def test_every_claim_is_unique_whatever_is_lost_and_however_many_reap(stack, a_round) -> None:
+    """Two apis, two workers, four reapers; answers of claims that are lost; a worker killed in their midst."""
     async with a_round(clients=24, pause_s=0.02) as faults:
         for n in range(40):
             await faults.work(3)
-            await faults.inflict(triple_messages)
+            await faults.inflict(lose_claims)
             if n == 15:
                 await faults.inflict(kill_worker)
     faults.assert_kept()

@@ -16,11 +16,11 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 
 PAIRS = [
     ("engine.run=raise@4", "worker.before_beat=sleep:5@4"),
-    ("worker.before_claim=kill@4", "worker.after_claim=kill@4"),
+    ("worker.claimed=kill@4", "worker.after_claim=kill@4"),
     ("worker.before_append=kill@20", "worker.after_append=kill@20"),
     ("worker.before_finish=kill@4", "worker.before_ack=kill@4"),
     ("worker.before_finish=stop@4", "worker.after_claim=stop@4"),
-    ("worker.before_append=stop@20", "worker.before_claim=stop@4"),
+    ("worker.before_append=stop@20", "worker.claimed=stop@4"),
     ("reaper.before_round=kill@6", "worker.before_ack=stop@4"),
 ]
 """What happens to the first worker, and to the second. The first pair: an engine that dies, a worker that hangs."""

@@ -34,7 +34,7 @@ def broker_settings(request: pytest.FixtureRequest, valkey: EmbeddedServer) -> I
     api: ApiServer = request.getfixturevalue("shared_api")
     yield BrokerSettings(redis_url=api.settings.redis_url, namespace=api.settings.namespace)
     try:
-        check_and_empty(api.settings, "envelope")
+        check_and_empty(api.settings)
     finally:
         api.renew()
 

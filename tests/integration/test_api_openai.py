@@ -10,7 +10,6 @@ import httpx
 import openai
 import pytest
 
-from broker.attempts import Claim
 from jobs.failures import FailureCode
 from jobs.model import JobError, Usage
 from jobs.states import JobState
@@ -260,7 +259,12 @@ async def test_hanging_up_cancels(http: httpx.AsyncClient, puppet: Puppet, strea
 
 async def test_hanging_up_while_queued_cancels_at_once(http: httpx.AsyncClient, puppet: Puppet) -> None:
     asked = asyncio.create_task(http.post(CHAT, json=BODY))
-    job_id = await puppet.pop()
+
+    async def queued() -> str | None:
+        jobs = (await puppet.store.list_jobs(state=JobState.QUEUED)).jobs
+        return jobs[0].id if jobs else None
+
+    job_id = await eventually(queued)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
 
@@ -282,12 +286,11 @@ async def test_many_clients_that_leave_at_any_moment_leave_nothing_behind(
     async def work() -> None:
         nonlocal ran
         while True:
-            claim = await puppet.store.claim(await puppet.pop(), puppet.name)
-            if isinstance(claim, Claim):
-                ran += 1
-                if claim.stream:
-                    await puppet.say(claim, HEAD, Text("a"))
-                await puppet.store.finish(claim, puppet.name, JobState.SUCCEEDED, status=200, result=b"{}")
+            claim = await puppet.take()
+            ran += 1
+            if claim.stream:
+                await puppet.say(claim, HEAD, Text("a"))
+            await puppet.store.finish(claim, puppet.name, JobState.SUCCEEDED, status=200, result=b"{}")
 
     async def call(number: int) -> None:
         body = json.dumps(BODY | {"stream": number % 2 == 0}).encode()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,11 +14,13 @@ import pytest
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.model import SCHEMA_VERSION
 from jobs.stream_chunks import Head, Text
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
+from tests.processes import ApiProcess
 from tests.puppet import MODEL, Puppet
-from tests.support import eventually
+from tests.support import eventually, free_port
 
 pytestmark = pytest.mark.asyncio
 
@@ -113,7 +116,7 @@ async def test_redis_goes_and_comes_back(tmp_path: Path) -> None:
                 got = await http.request(method, path, json=body)
                 assert (got.status_code, got.json()["error"]["code"]) == (503, "redis_unavailable"), path
                 assert got.headers["retry-after"]
-            assert (await http.get("/health/ready")).json()["missing"] == ["redis", "envelope", "worker"]
+            assert (await http.get("/health/ready")).json()["missing"] == ["redis", "schema", "worker"]
             assert (await http.get("/health/live")).status_code == 200
 
             server.start()
@@ -155,15 +158,61 @@ async def test_starting_before_redis(tmp_path: Path) -> None:
                 await store.aclose()
 
 
-async def test_a_redis_that_comes_back_empty_gets_its_envelope_again(
-    http: httpx.AsyncClient, puppet: Puppet
+async def test_a_redis_that_comes_back_empty_gets_the_limits_again(
+    broker_settings: BrokerSettings, puppet: Puppet
 ) -> None:
-    await puppet.store.client.delete(puppet.store.keys("envelope"))
+    limits = puppet.store.keys("limits")
 
-    async def taken() -> bool:
-        return (await http.post("/v1/jobs", json={"input": BODY})).status_code == 202
+    async def stored() -> dict[str, str]:
+        found: Any = await puppet.store.client.hgetall(limits)
+        return dict(found)
 
-    await eventually(taken)
+    with ApiServer(broker_settings, max_active=3, tenants={"acme": {"weight": 2}}):
+        told = await eventually(stored)
+        assert (told["max_active"], told["weight:acme"]) == ("3", "2")
+        await puppet.store.client.delete(limits)
+        assert await eventually(stored) == told
+
+
+async def test_an_api_does_not_start_on_data_of_a_newer_version(
+    broker_settings: BrokerSettings, puppet: Puppet, tmp_path: Path
+) -> None:
+    await puppet.store.client.set(puppet.store.keys("schema"), 99)
+    api = ApiProcess(broker_settings, tmp_path / "api.log", free_port())
+    try:
+        assert await asyncio.to_thread(api.process.wait, 20) == 1
+        assert "the data in Redis has version 99" in api.log.read_text()
+    finally:
+        api.close()
+
+
+async def test_no_job_is_accepted_before_the_data_is_this_version_s(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.prepare()
+    settings = BrokerSettings(redis_url=server.url)
+    server.release()
+    with ApiServer(settings) as api:
+        async with api.client() as http:
+            with server:
+                store = JobStore(connect(server.url), settings)
+                await store.client.set(store.keys("schema"), 99)
+                await Puppet(store).live()
+
+                async def missing() -> list[str]:
+                    found: list[str] = (await http.get("/health/ready")).json().get("missing", [])
+                    return found
+
+                await eventually(lambda: missing_is(missing, ["schema", "tasks"]))
+                got = await http.post("/v1/jobs", json={"input": BODY})
+                assert (got.status_code, got.json()["error"]["code"]) == (503, "redis_unavailable")
+                await store.client.set(store.keys("schema"), SCHEMA_VERSION)
+                await eventually(lambda: missing_is(missing, []))
+                assert (await http.post("/v1/jobs", json={"input": BODY})).status_code == 202
+                await store.aclose()
+
+
+async def missing_is(missing: Callable[[], Awaitable[list[str]]], names: list[str]) -> bool:
+    return await missing() == names
 
 
 async def test_stopping_cuts_open_calls_and_cancels_their_jobs(

@@ -39,7 +39,7 @@ async def test_health_is_200_while_a_model_is_loaded(http: httpx.AsyncClient, st
     found = (await http.get("/health")).json()
     assert (found["status"], found["models"]) == ("ready", [MODEL])
     assert set(found["checks"].values()) == {"ok"}
-    assert {"redis", "envelope", "worker"} <= set(found["checks"])
+    assert {"redis", "schema", "worker"} <= set(found["checks"])
 
 
 async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from broker.catalogue import Catalogue
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
@@ -212,3 +213,25 @@ async def test_before_the_first_worker_has_registered_callers_are_told_to_come_a
                 got = await client.post(path, json=body)
                 assert (got.status_code, got.json()["error"]["code"]) == (503, "no_worker"), got.text
                 assert int(got.headers["retry-after"]) >= 1
+
+
+class Registering(JobStore):
+    """A store at which a worker registers just before its live workers are read."""
+
+    newcomer: Puppet | None = None
+
+    async def workers(self, *, ended: bool = False) -> list[dict[str, Any]]:
+        if self.newcomer is not None:
+            await self.newcomer.live("late")
+        return await super().workers(ended=ended)
+
+
+async def test_the_models_of_every_worker_that_is_seen_are_known(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    view = Registering(store.client, broker_settings)
+    view.newcomer = Puppet(store, "late-1", "late")
+    catalogue = Catalogue(view)
+    await catalogue.refresh()
+    assert [worker["name"] for worker in catalogue.alive] == ["late-1"]
+    assert [name for name, _ in catalogue.listed()] == ["late"]

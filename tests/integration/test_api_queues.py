@@ -9,8 +9,12 @@ import httpx
 import openai
 import pytest
 
+from broker.attempts import Claim
 from broker.jobs import JobStore
+from broker.registry import Runs
 from broker.settings import BrokerSettings
+from jobs.lanes import Lane
+from jobs.model import JobSpec
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually, new_id
@@ -54,10 +58,20 @@ async def pool(http: httpx.AsyncClient) -> dict[str, Any]:
     return only
 
 
-async def measured(store: JobStore, **figures: Any) -> None:
-    """Store measured rates of the pool: see broker/lua/queue/_estimate.lua for the figures."""
-    client: Any = store.client
-    await client.hset(store.keys("rate", "default"), mapping=figures)
+async def measured(puppet: Puppet, run_ms: float, bulk_run_ms: float | None = None) -> None:
+    """Let the worker, which has one slot, report how long runs took."""
+    await puppet.store.heartbeat(
+        puppet.name,
+        info={"name": puppet.name, "pool": puppet.pool, "models": [MODEL], "capacity": 1},
+        run=Runs(run_ms, 1),
+        bulk_run=None if bulk_run_ms is None else Runs(bulk_run_ms, 1),
+    )
+
+
+async def occupy(puppet: Puppet) -> Claim:
+    """Take the worker's one slot with a job of the lane ``bulk``."""
+    await puppet.store.accept(JobSpec(new_id(), CHAT, MODEL, b"{}", lane=Lane.BULK))
+    return await puppet.take()
 
 
 # ---- refusals -----------------------------------------------------------------------------------------------------
@@ -102,9 +116,10 @@ async def test_max_active_counts_over_all_api_processes(
 
 
 async def test_queue_max_counts_over_all_api_processes_and_per_lane(
-    broker_settings: BrokerSettings, puppet: Puppet, store: JobStore
+    broker_settings: BrokerSettings, puppet: Puppet
 ) -> None:
-    await measured(store, **{"in": 1, "it": 30_000, "bn": 1, "bt": 1_000_000})
+    await measured(puppet, 30_000, 1_000_000)
+    await occupy(puppet)
     with ApiServer(broker_settings, queue_max=2) as one, ApiServer(broker_settings, queue_max=2) as other:
         async with one.client() as first, other.client() as second:
             for http in (first, second):
@@ -117,7 +132,7 @@ async def test_queue_max_counts_over_all_api_processes_and_per_lane(
                     assert (
                         got.json()["error"]["message"] == f"Queue full: 2 jobs are waiting; retry in {wait} s"
                     )
-                    assert got.headers["retry-after"] == wait  # an eighth of the queue: its first job's start
+                    assert got.headers["retry-after"] == wait  # until an eighth of the queue has started
             await submit(second, priority="high")
             waiting = [asyncio.create_task(first.post(CHAT, json=BODY)) for _ in range(2)]
             await eventually(puppet_waits(puppet, 7))
@@ -135,19 +150,21 @@ def puppet_waits(puppet: Puppet, count: int) -> Any:
     return waits
 
 
-async def test_a_start_that_comes_too_late(
-    broker_settings: BrokerSettings, puppet: Puppet, store: JobStore
-) -> None:
-    await measured(store, **{"in": 1, "it": 7_000})
+async def test_a_start_that_comes_too_late(broker_settings: BrokerSettings, puppet: Puppet) -> None:
+    await measured(puppet, 7_000)
+    busy = await occupy(puppet)
     with ApiServer(broker_settings, queue_timeout_s=0.2, reap_interval_s=0.05) as api:
         for stream in (False, True):
             error = await refusal(api, stream=stream)
             assert (error.status_code, error.code, error.type) == (503, "queue_timeout", "server_error")
             assert "Queue timeout" in error.message
             assert "retry in 7 s" in error.message
-            assert error.response.headers["retry-after"] == "7"  # one start in 7 s, and nobody before
+            assert (
+                error.response.headers["retry-after"] == "7"
+            )  # the slot is free in 7 s, and nobody is before
             assert error.response.headers["x-penstock-job-id"].startswith("job_")
         assert await puppet.waiting() == 0
+        await puppet.succeed(busy)
         async with sdk(api) as client:
             asked = asyncio.create_task(client.chat.completions.create(**BODY, stream=True))
             claim = await puppet.take()  # what was started in time may take its time
@@ -175,38 +192,36 @@ async def test_without_a_worker(broker_settings: BrokerSettings, store: JobStore
 async def test_positions_and_estimates_go_down(http: httpx.AsyncClient, puppet: Puppet) -> None:
     await puppet.live(capacity=1)
     ids = [(await submit(http))["id"] for _ in range(6)]
+    run_s = None
     for taken, job_id in enumerate(ids[:-1], 1):
         claim = await puppet.take()
         assert claim.id == job_id
         told = [await look(http, waiting) for waiting in ids[taken:]]
         assert [job["position"] for job in told] == list(range(len(told)))
         etas = [job["eta_s"] for job in told]
-        rate = (await pool(http))["starts_per_s"]
-        if rate is None:  # one start has no rate; nor has any run ended
-            assert etas == [None] * len(told)
+        run_s = (await pool(http))["mean_run_s"]
+        if taken == 1:  # no run has ended
+            assert (run_s, etas) == (None, [None] * len(told))
         else:
-            assert etas == pytest.approx(
-                [(place + 1) / rate for place in range(len(told))], rel=0.05, abs=0.002
-            )
-        await asyncio.sleep(0.05)  # the run, which is measured
+            assert etas == pytest.approx([(place + 1) * run_s for place in range(len(told))], abs=0.002)
         await puppet.succeed(claim)
-    assert rate is not None
+        await measured(puppet, 1000 + 1000 * taken)
     assert (await look(http, ids[-1]))["eta_s"] == 0  # its slot is free
     listed = (await http.get("/v1/jobs", params={"state": "queued"})).json()["data"]
     assert [(job["id"], job["position"]) for job in listed] == [(ids[-1], 0)]
     assert (await look(http, ids[0]))["position"] is None
     view = await pool(http)
     assert (view["slots"], view["running"], view["queued"]) == (1, 0, 1)
-    assert view["starts_per_s"] > 0
-    assert view["mean_run_s"] > 0.04
+    assert 2 < view["mean_run_s"] < 3  # nearer to the first than to the last
+    assert view["mean_bulk_run_s"] is None
 
 
 @pytest.mark.parametrize(("field", "estimate"), [("expires_in_s", "60.0"), ("queue_timeout_s", "50.0")])
 async def test_a_limit_that_cannot_be_kept(
-    broker_settings: BrokerSettings, puppet: Puppet, store: JobStore, field: str, estimate: str
+    broker_settings: BrokerSettings, puppet: Puppet, field: str, estimate: str
 ) -> None:
-    await puppet.live(capacity=1)
-    await measured(store, **{"in": 1, "it": 10_000, "run": 10_000})
+    await measured(puppet, 10_000)
+    await occupy(puppet)
     reason = f"with the jobs now queued it would take about {estimate} s"
     message = f"{field} cannot be met: {reason}; raise {field} or retry later"
     with ApiServer(broker_settings) as api:
@@ -233,9 +248,10 @@ async def test_a_limit_that_cannot_be_kept(
 
 
 async def test_a_synchronous_call_that_would_start_too_late_is_told_at_once(
-    broker_settings: BrokerSettings, puppet: Puppet, store: JobStore
+    broker_settings: BrokerSettings, puppet: Puppet
 ) -> None:
-    await measured(store, **{"in": 1, "it": 40_000, "run": 1000, "cap": 0})
+    await measured(puppet, 40_000)
+    await occupy(puppet)
     with ApiServer(broker_settings, infeasible_deadline="refuse", queue_timeout_s=20) as api:
         error = await refusal(api)
         assert (error.status_code, error.code) == (503, "queue_timeout")
@@ -258,7 +274,7 @@ async def test_a_paused_pool_accepts_waits_and_goes_on(
                 got = await http.post("/v1/queues/default/pause")
                 assert (got.status_code, got.json()["paused"]) == (200, True)
             after = await submit(http)
-            assert await puppet.waiting() == 0
+            assert await puppet.store.claim(puppet.name, room=8) == []
             for stream in (False, True):
                 error = await refusal(api, stream=stream)
                 assert (error.status_code, error.code) == (503, "queue_timeout")
@@ -394,15 +410,14 @@ async def test_identical_calls_run_once_where_they_ask_for_it(
         return len(page) == 3
 
     await eventually(all_there)
-    assert await puppet.waiting() == 1
     single = call(None)
-    await eventually(puppet_waits(puppet, 2))
-    claim = await puppet.take()
-    await puppet.succeed(claim, b'{"once": 1}')
+    await eventually(puppet_waits(puppet, 4))
+    once, alone = await puppet.store.claim(puppet.name, room=8)
+    await puppet.succeed(once, b'{"once": 1}')
     answers = [await task for task in asked]
     assert {(got.status_code, got.content) for got in answers} == {(200, b'{"once": 1}')}
     assert len({got.headers["x-penstock-job-id"] for got in answers}) == 3
-    await puppet.succeed(await puppet.take(), b'{"alone": 1}')
+    await puppet.succeed(alone, b'{"alone": 1}')
     assert (await single).json() == {"alone": 1}
 
 

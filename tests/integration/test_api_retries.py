@@ -201,7 +201,7 @@ async def test_workers_are_listed_and_drained(http: httpx.AsyncClient, puppet: P
     )
     got = await http.post(f"/v1/workers/{puppet.name}/drain", json={"timeout_s": 4})
     assert (got.status_code, [w["state"] for w in got.json()["data"]]) == (202, ["draining"])
-    assert await puppet.beat() == {"drain": "4.0"}
+    assert {order: float(limit) for order, limit in (await puppet.beat()).items()} == {"drain": 4.0}
     assert (await http.post(f"/v1/workers/{puppet.name}/drain")).status_code == 202
     assert await puppet.beat() == {"drain": ""}
     nobody = await http.post("/v1/workers/nobody/drain")

@@ -38,7 +38,7 @@ async def test_a_record_that_cannot_be_read_shows_as_figures_from_before(
 
         await eventually(up)
         await store.client.hset(store.keys("worker", "w"), "info", "not JSON")
-        await store.client.zadd(store.keys("workers"), {"w": (time.time() + 60) * 1000})
+        await store.client.zadd(store.keys("leases"), {"w": (time.time() + 60) * 1000})
         await eventually(down)
         job = await submit(store)
         assert await waiting() == 0

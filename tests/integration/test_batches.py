@@ -11,9 +11,12 @@ import openai
 import pytest
 
 from broker.jobs import JobStore
+from jobs.lanes import Lane
+from jobs.model import SCHEMA_VERSION
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, jsonl, lines, row, upload
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
+from tests.integration.test_fair_queue import spec
 from tests.support import eventually
 
 __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fixtures
@@ -107,6 +110,23 @@ async def test_completed(client: openai.AsyncOpenAI, work: Callable) -> None:
     file = await client.files.retrieve(batch.output_file_id)
     assert (file.purpose, file.filename) == ("batch_output", f"{batch.id}_output.jsonl")
     assert file.expires_at is None
+
+
+async def test_a_chunk_costs_its_tenant_what_its_rows_used(
+    client: openai.AsyncOpenAI, work: Callable, store: JobStore
+) -> None:
+    """Not what they were thought to use. The lane is kept from being empty, so that it remembers its tenants' turns."""
+    other = spec("other", lane=Lane.BULK)
+    await store.accept(other)
+    await store.client.hset(store.keys("job", other.id), "v", SCHEMA_VERSION + 1)
+    await work()
+    batch = await ended(client, (await create(client, [row(n, max_tokens=n + 1) for n in range(10)])).id)
+
+    async def corrected() -> bool:
+        turn = await store.client.hget(store.keys("tags", "default", Lane.BULK), "default")
+        return turn is not None and int(turn) == 1000 * batch.usage.total_tokens
+
+    await eventually(corrected)
 
 
 async def test_failed_rows_are_told_by_line(client: openai.AsyncOpenAI, work: Callable) -> None:

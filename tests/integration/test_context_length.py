@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -107,6 +108,24 @@ async def test_one_token_decides(http: httpx.AsyncClient) -> None:
             if way == "job":
                 job = (await http.get(taken.headers["location"], params={"wait": 10})).json()
                 assert job["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "tokens"),
+    [
+        (CHAT, chat(LIMIT - 1), LIMIT - 1),
+        (TEXT, text(LIMIT - 1), LIMIT - 1),
+        (TEXT, text(2), None),  # its size decides, so nobody counts
+        (EMBED, embed(LIMIT), None),  # the count is that of its longest prompt
+    ],
+)
+async def test_tokens_that_were_counted_are_the_jobs(
+    http: httpx.AsyncClient, store: JobStore, path: str, body: dict[str, Any], tokens: int | None
+) -> None:
+    job = (await post(http, JOBS, {"endpoint": path, "input": body})).json()
+    facts: Any = await store.client.hget(store.keys("job", job["id"]), "facts")
+    assert json.loads(facts).get("prompt_tokens") == tokens
+    await http.get(job["links"]["status_url"], params={"wait": 10})
 
 
 async def test_too_much_output_is_refused(http: httpx.AsyncClient) -> None:

@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 
 from broker.coordinators import Coordinators
+from broker.db.calls.tasks import TakenTask, TaskAsk, TaskTake
 from broker.db.client import connect
 from broker.db.errors import NoCoordinatorError
 from broker.events.subscriber import Subscriber
@@ -336,7 +338,7 @@ async def test_the_bell_rings_for_what_a_caller_changes(
 ) -> None:
     rung: list[str] = []
     redis = connect(broker_settings.redis_url, text=False)
-    bell = Subscriber(redis, store.keys("bell_channel"), rung.extend, rung.clear)
+    bell = Subscriber(redis, store.keys("look_channel"), rung.extend, rung.clear)
     await bell.start()
     try:
         batch = await create(client, [row(1, model="puppet")])
@@ -351,20 +353,19 @@ async def test_the_bell_rings_for_what_a_caller_changes(
 
 
 async def test_a_task_that_is_taken_twice_by_one_call_is_taken_once(store: JobStore) -> None:
-    """The client library sends a script again after a broken connection."""
+    """The client library sends a call again after a broken connection."""
     await Coordinators(store).beat({"id": "one"}, 60)
     run = await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
-    first, repeated = [
-        await store.scripts.call("task/take", "verify", "batch_1", "a call", 60_000, "me") for _ in "12"
-    ]
-    assert first == repeated == [str(run), 1, 0, "{}"]
-    assert await store.scripts.call("task/take", "verify", "batch_1", "another call", 60_000, "me") is None
+    take = TaskTake(kind="verify", batch="batch_1", taking="a call", lease_ms=60_000, coordinator="me")
+    first, repeated = [await store.functions.call(take) for _ in "12"]
+    assert first == repeated == TakenTask(run=run, attempt=1, deaths=0, args="{}")
+    assert await store.functions.call(msgspec.structs.replace(take, taking="another call")) is None
 
 
 async def test_a_task_that_only_a_later_version_knows_is_left_to_it(store: JobStore) -> None:
     await Coordinators(store).beat({"id": "one"}, 60)
     later = store.keys("task", "polish", "batch_1")
-    await store.scripts.call("task/ask", "polish", "batch_1", "api", "{}", 60_000)
+    await store.functions.call(TaskAsk(kind="polish", batch="batch_1", sink="api", args="{}", ttl_ms=60_000))
     await TaskStore(store).ask(TaskKind.VERIFY, "batch_1", {}, "api")
     task = await TaskStore(store).take(60)
     assert task is not None

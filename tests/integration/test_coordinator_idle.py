@@ -44,10 +44,9 @@ async def client(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
 async def test_waiting_batches_are_not_polled(client: openai.AsyncOpenAI, store: JobStore) -> None:
     await Puppet(store).live()
     batches = [await create(client, [row(n, model=MODEL)]) for n in range(WAITING)]
-    queue = store.keys("queue", "default", "bulk")
 
     async def all_wait() -> bool:
-        return bool(await store.client.zcard(store.keys("queued", queue)) == WAITING)
+        return await store.client.hget(store.keys("pool", "default"), "depth:bulk") == str(WAITING)
 
     async def commands() -> int:
         return int((await store.client.info("stats"))["total_commands_processed"])
@@ -75,7 +74,7 @@ async def test_the_bell_of_others_is_answered_by_a_look_now_and_then(
     store: JobStore, broker_settings: BrokerSettings, files_url: str
 ) -> None:
     """It rings at each commit of a batch, in every coordinator; most of them are not the batch's."""
-    channel, ring = store.keys("bell_channel"), msgspec.msgpack.encode(["batch_of_another"])
+    channel, ring = store.keys("look_channel"), msgspec.msgpack.encode(["batch_of_another"])
 
     async def commands() -> int:
         return int((await store.client.info("stats"))["total_commands_processed"])

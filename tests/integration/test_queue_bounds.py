@@ -1,33 +1,156 @@
-"""Bounds of the fair queue: bulk shuts nobody out, a tenant's bound hurts no other, and estimates know of both."""
+"""Bounds of the queue: of pools, tenants, lanes and bulk; reject mode; and estimates, which know of all of them."""
 
 from __future__ import annotations
 
-import asyncio
+from collections import Counter
 
 import pytest
 
 from broker.db.errors import BusyError, InfeasibleError, QueueFullError
 from broker.jobs import JobStore
+from broker.registry import Runs
 from broker.settings import BrokerSettings, TenantSettings
 from jobs.endpoints import CHUNK_ENDPOINT
-from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
-from jobs.model import JobError
+from jobs.model import JobSpec
 from jobs.states import JobState
-from tests.integration.test_fair_queue import W, alive, messages, spec, take, with_settings
+from tests.integration.test_fair_queue import W, alive, limited, spec, take, take_all, waiting
 
 pytestmark = pytest.mark.asyncio
 
 
-async def limited(store: JobStore, settings: BrokerSettings, **changes) -> JobStore:
-    bounded = with_settings(store, settings, **changes)
-    await bounded.set_limits()
-    return bounded
+async def measured(store: JobStore, ms: float, **info: float) -> None:
+    """Have a worker say how long its jobs ran in the mean."""
+    said = {"name": f"{W}@host", "pool": "default", "capacity": 256, **info}
+    await store.heartbeat(W, first=True, info=said, run=Runs(ms, 1), bulk_run=Runs(ms, 1))
 
 
-async def measured(store: JobStore, ms: int) -> None:
-    """Have the pool's mean run known."""
-    await store.client.hset(store.keys("rate", "default"), "run", ms)
+async def start_of(store: JobStore, job: JobSpec) -> int | None:
+    """Accept a job and return its estimated start."""
+    _, foretold = await store.outlook("default", job.lane, job.tenant)
+    accepted = await store.accept(job)
+    found = await store.get(accepted.id)
+    assert found is not None
+    assert found.phase.eta_ms == foretold
+    return foretold
+
+
+async def test_max_active_bounds_what_runs(store: JobStore, broker_settings: BrokerSettings) -> None:
+    await limited(store, broker_settings, max_active=3)
+    await alive(store)
+    for _ in range(5):
+        await store.accept(spec(lane=Lane.LOW))
+    running = await store.claim(W, room=9)
+    assert len(running) == 3
+    urgent = await store.accept(spec(lane=Lane.REALTIME))
+    assert await take(store) is None
+    await store.finish(running[0], W, JobState.SUCCEEDED)
+    claim = await take(store)
+    assert claim is not None
+    assert claim.id == urgent.id
+    assert await take(store) is None
+    for ended in (claim, running[1]):
+        await store.finish(ended, W, JobState.SUCCEEDED)
+    assert [claim.lane for claim in await store.claim(W, room=9)] == [Lane.LOW] * 2
+
+
+async def test_a_tenants_bound_on_running_jobs(store: JobStore, broker_settings: BrokerSettings) -> None:
+    await limited(store, broker_settings, tenants={"small": TenantSettings(max_active=2)})
+    await alive(store)
+    for tenant in ("small", "other"):
+        for _ in range(4):
+            await store.accept(spec(tenant))
+    claims = await store.claim(W, room=9)
+    assert Counter(claim.tenant for claim in claims) == {"small": 2, "other": 4}
+    ended = next(claim for claim in claims if claim.tenant == "small")
+    await store.finish(ended, W, JobState.SUCCEEDED)
+    assert [claim.tenant for claim in await store.claim(W, room=9)] == ["small"]
+
+
+async def test_a_raised_bound_lets_waiting_jobs_run(store: JobStore, broker_settings: BrokerSettings) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    ids = [(await store.accept(spec())).id for _ in range(4)]
+    assert await take_all(store) == ids[:1]
+    await limited(store, broker_settings, tenant_max_active=3)
+    assert await take_all(store) == ids[1:3]
+    await limited(store, broker_settings)
+    assert await take_all(store) == ids[3:]
+
+
+async def test_a_job_that_was_given_back_waits_for_its_tenants_bound_and_is_its_first(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    back = await store.accept(spec())
+    claim = await take(store)
+    others = [(await store.accept(spec())).id for _ in range(2)]
+    await store.release(claim, W, "released")
+    await store.move(others[1], Lane.HIGH)
+    first = await take(store)
+    assert first.id == others[1]
+    elsewhere = await store.accept(spec("b"))
+    assert await take_all(store) == [elsewhere.id]
+    await store.finish(first, W, JobState.SUCCEEDED)
+    again = await take(store)
+    assert (again.id, again.attempt) == (back.id, 2)
+    await store.finish(again, W, JobState.SUCCEEDED)
+    assert await take_all(store) == others[:1]
+
+
+async def test_jobs_of_a_tenant_at_its_bound_hide_none_behind_them(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    await store.accept(spec())
+    await take(store)
+    others = [(await store.accept(spec())).id for _ in range(20)]
+    free = await store.accept(spec("b"))
+    for job_id in (free.id, *others):
+        await store.move(job_id, top=True)
+    for _ in range(4):
+        await store.client.delete(store.keys("bell", "default"))
+        if claim := await take(store):
+            break
+        assert await store.client.exists(store.keys("bell", "default")), "nobody would ask again"
+    assert claim.id == free.id
+
+
+async def test_a_job_moved_to_the_top_pays_once_though_its_tenant_is_at_its_bound(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await limited(store, broker_settings, tenant_max_active=1)
+    await alive(store)
+    await store.accept(spec())
+    running = await take(store)
+    await store.accept(spec())
+    top = await store.accept(spec())
+
+    async def turn() -> float:
+        parked = await store.client.hget(store.keys("parked", "default"), "normal a")
+        return float(parked or await store.client.zscore(store.keys("turns", "default", "normal"), "a"))
+
+    before = await turn()
+    for _ in range(2):
+        await store.move(top.id, top=True)
+    paid = await turn()
+    assert paid > before
+    assert await take(store) is None
+    await store.finish(running, W, JobState.SUCCEEDED)
+    assert (await take(store)).id == top.id
+    assert await turn() == paid
+
+
+async def test_a_tenants_bound_on_waiting_jobs(store: JobStore, broker_settings: BrokerSettings) -> None:
+    bounded = await limited(store, broker_settings, tenant_queue_max=2)
+    await bounded.accept(spec("a"))
+    await bounded.accept(spec("a", lane=Lane.HIGH))
+    with pytest.raises(QueueFullError) as refused:
+        await bounded.accept(spec("a"))
+    assert (refused.value.depth, refused.value.tenant) == (2, "a")
+    await bounded.accept(spec("b"))
 
 
 async def test_bulk_never_has_every_place_of_max_active(
@@ -37,15 +160,14 @@ async def test_bulk_never_has_every_place_of_max_active(
     await alive(store)
     for _ in range(6):
         await store.accept(spec(lane=Lane.BULK))
-    assert await messages(store, Lane.BULK) == 3
-    running = [await take(store, Lane.BULK) for _ in range(3)]
-    await store.accept(spec())
-    await store.accept(spec())
-    assert await messages(store) == 1
-    assert await take(store) is not None
+    running = await store.claim(W, room=9)
+    assert len(running) == 3
+    for _ in range(2):
+        await store.accept(spec())
+    assert [claim.lane for claim in await store.claim(W, room=9)] == [Lane.NORMAL]
     await store.finish(running[0], W, JobState.SUCCEEDED)
-    assert await messages(store) == 1  # and not a fourth bulk job
-    assert await messages(store, Lane.BULK) == 0
+    claims = await store.claim(W, room=9)
+    assert [claim.lane for claim in claims] == [Lane.NORMAL]  # and not a fourth bulk job
 
 
 async def test_with_one_place_bulk_runs_and_an_interactive_job_beside_it(
@@ -55,8 +177,7 @@ async def test_with_one_place_bulk_runs_and_an_interactive_job_beside_it(
     await alive(store)
     for _ in range(2):
         await store.accept(spec(lane=Lane.BULK))
-    assert await take(store, Lane.BULK) is not None
-    assert await take(store, Lane.BULK) is None
+    assert len(await take_all(store)) == 1
     await rejecting.accept(spec())
     assert await take(store) is not None
     with pytest.raises(BusyError):
@@ -72,19 +193,17 @@ async def test_a_tenants_bulk_does_not_keep_its_own_calls_waiting(
     await alive(store)
     for _ in range(6):
         await store.accept(spec(lane=Lane.BULK))
-    assert await messages(store, Lane.BULK) == 3
+    assert len(await store.claim(W, room=9)) == 3
     for _ in range(3):
         await store.accept(spec(lane=Lane.LOW))
-    assert await messages(store, Lane.LOW) + await messages(store, Lane.BULK) == 4
     call = await store.accept(spec(lane=Lane.REALTIME))
-    claim = await take(store, Lane.REALTIME)
+    claim = await take(store)
     assert claim is not None
     assert claim.id == call.id
-    while await take(store, Lane.LOW) or await take(store, Lane.BULK):
-        pass
-    assert await store.client.hget(store.keys("admitted", "default"), "a") == "4"
+    assert await store.claim(W, room=9) == []
+    assert await store.client.hget(store.keys("active", "default"), "a") == "4"
     await store.finish(claim, W, JobState.SUCCEEDED)
-    assert await messages(store, Lane.LOW) + await messages(store, Lane.BULK) == 1
+    assert [claim.lane for claim in await store.claim(W, room=9)] == [Lane.LOW]
 
 
 async def test_a_newcomer_does_not_pass_a_tenant_that_was_at_its_bound(
@@ -110,42 +229,33 @@ async def test_a_newcomer_does_not_pass_a_tenant_that_was_at_its_bound(
     assert 13 <= served.count("early") <= 17  # turn by turn, from the first
 
 
-async def test_estimates_know_the_bounds(store: JobStore, broker_settings: BrokerSettings) -> None:
-    bounded = await limited(
-        store,
-        broker_settings,
-        max_active=2,
-        infeasible_deadline="refuse",
-        tenants={"one": TenantSettings(max_active=1)},
-    )
-    await alive(store, capacity=256)
-    await measured(store, 1000)
-    told = [(await store.accept(spec())).eta_ms for _ in range(4)]
-    assert told == [0, 0, 1500, 2000]
-    with pytest.raises(InfeasibleError):
-        await bounded.accept(spec(queue_timeout_ms=1000))
-    assert (await store.accept(spec(lane=Lane.BULK))).eta_ms == 5000  # of two places bulk has one
-    await store.pause("default", paused=True)
-    assert (await store.accept(spec())).eta_ms is None
-    await store.pause("default", paused=False)
+async def test_reject_mode_takes_what_fits_and_no_more(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    rejecting = await limited(store, broker_settings, queue_mode="reject")
+    with pytest.raises(BusyError):
+        await rejecting.accept(spec())  # no worker, no room
+    await alive(store, capacity=3)
+    for _ in range(3):
+        await rejecting.accept(spec())
+    with pytest.raises(BusyError) as refused:
+        await rejecting.accept(spec())
+    assert refused.value.active == 3
+    await rejecting.accept(spec(lane=Lane.BULK))
+    claim = await take(store)
+    assert claim is not None
+    with pytest.raises(BusyError):
+        await rejecting.accept(spec())
+    await store.finish(claim, W, JobState.SUCCEEDED)
+    await rejecting.accept(spec())
 
 
-async def test_estimates_know_a_tenants_bound(store: JobStore, broker_settings: BrokerSettings) -> None:
-    await limited(store, broker_settings, tenants={"one": TenantSettings(max_active=1)})
-    await alive(store, capacity=256)
-    await measured(store, 1000)
-    told = [await store.accept(spec("one")) for _ in range(4)]
-    assert [accepted.eta_ms for accepted in told] == [0, 1000, 2000, 3000]
-    assert (await store.get(told[2].id)).phase.eta_ms == 2000
-    assert (await store.accept(spec("two"))).eta_ms == 0
-
-
-async def test_bulks_estimate_knows_its_share_of_the_slots(store: JobStore) -> None:
-    info = {"name": "w@host", "pool": "default", "capacity": 8, "bulk_capacity": 6}
-    await store.heartbeat(W, first=True, info=info)
-    await measured(store, 600)
-    told = [(await store.accept(spec(lane=Lane.BULK))).eta_ms for _ in range(8)]
-    assert told == [0] * 6 + [700, 800]
+async def test_max_active_is_reject_modes_bound_too(store: JobStore, broker_settings: BrokerSettings) -> None:
+    rejecting = await limited(store, broker_settings, queue_mode="reject", max_active=1)
+    await alive(store)
+    await rejecting.accept(spec())
+    with pytest.raises(BusyError):
+        await rejecting.accept(spec())
 
 
 async def test_reject_mode_knows_slots_drains_pauses_and_bounds(
@@ -164,15 +274,12 @@ async def test_reject_mode_knows_slots_drains_pauses_and_bounds(
     with pytest.raises(BusyError):
         await rejecting.accept(spec())
     chunk = spec(lane=Lane.LOW, endpoint=CHUNK_ENDPOINT, metadata={"batch": "batch_1"})
-    await with_settings(store, broker_settings, queue_mode="reject").accept(
-        chunk
-    )  # a promoted one waits its turn
+    patient = JobStore(store.client, broker_settings.model_copy(update={"queue_mode": "reject"}))
+    await patient.accept(chunk)  # a promoted one waits its turn
     await store.cancel(chunk.id)
 
     claims = [await take(store), await take(store)]
-    await store.heartbeat(
-        W, info={"name": f"{W}@host", "pool": "default", "capacity": 2, "state": "draining"}
-    )
+    await alive(store, capacity=2, state="draining")
     await alive(store, capacity=2, worker="new")
     await rejecting.accept(spec("one"))
     with pytest.raises(BusyError):
@@ -189,7 +296,7 @@ async def test_reject_mode_knows_slots_drains_pauses_and_bounds(
 async def test_queue_max_counts_who_waits_and_not_who_finds_a_place(
     store: JobStore, broker_settings: BrokerSettings
 ) -> None:
-    bounded = with_settings(store, broker_settings, queue_max=2)
+    bounded = JobStore(store.client, broker_settings.model_copy(update={"queue_max": 2}))
     await alive(store, capacity=8)
     for _ in range(10):
         await bounded.accept(spec())
@@ -201,101 +308,80 @@ async def test_queue_max_counts_who_waits_and_not_who_finds_a_place(
         await bounded.accept(spec())
 
 
-async def test_pausing_takes_back_what_waits_for_its_own_worker(store: JobStore) -> None:
-    await alive(store, capacity=9)
-    await store.accept(spec(affinity="p"))
+async def test_an_estimate_comes_from_what_was_measured(store: JobStore) -> None:
+    await alive(store, capacity=1)
+    assert await start_of(store, spec()) == 0
     assert await take(store) is not None
-    own = store.keys("own_queue", "default", f"{W}@host")
-    await store.accept(spec())
-    await store.accept(spec(affinity="p"))
-    assert await store.client.llen(own) == 1
+    assert await start_of(store, spec()) is None  # nothing has been measured yet
+    await store.heartbeat(W, info={"name": W, "pool": "default", "capacity": 1}, run=Runs(400.0, 3))
+    assert await start_of(store, spec()) == 800
+    await store.heartbeat(W, info={"name": W, "pool": "default", "capacity": 1}, run=Runs(80.0, 32))
+    assert await start_of(store, spec()) == 240  # as the last 32 runs were
+
+
+async def test_estimates_know_the_bounds(store: JobStore, broker_settings: BrokerSettings) -> None:
+    bounded = await limited(store, broker_settings, max_active=2, infeasible_deadline="refuse")
+    await measured(store, 1000)
+    assert [await start_of(store, spec()) for _ in range(4)] == [0, 0, 500, 1000]
+    with pytest.raises(InfeasibleError):
+        await bounded.accept(spec(queue_timeout_ms=1000))
+    assert await start_of(store, spec(lane=Lane.BULK)) == 3000  # of two places bulk has one
     await store.pause("default", paused=True)
-    assert (await store.client.llen(own), await messages(store)) == (0, 0)
+    assert await start_of(store, spec()) is None
+    await store.pause("default", paused=False)
 
 
-async def test_a_worker_that_misses_its_beats_is_not_preferred(store: JobStore) -> None:
-    await alive(store, capacity=9)
-    await store.accept(spec(affinity="p"))
-    assert await take(store) is not None
-    workers, lease = store.keys("workers"), int(await store.client.hget(store.keys("worker", W), "ttl"))
-    await store.client.zincrby(workers, -0.6 * lease, W)
-    await store.accept(spec(affinity="p"))
-    assert await messages(store) == 1
+async def test_estimates_know_a_tenants_bound(store: JobStore, broker_settings: BrokerSettings) -> None:
+    await limited(store, broker_settings, tenants={"one": TenantSettings(max_active=1)})
+    await measured(store, 1000)
+    assert [await start_of(store, spec("one")) for _ in range(4)] == [0, 1000, 2000, 3000]
+    assert await start_of(store, spec("two")) == 0
 
 
-async def test_purging_finds_what_waits_for_its_next_attempt_among_others(
+async def test_bulks_estimate_knows_its_share_of_the_slots(store: JobStore) -> None:
+    await measured(store, 600, capacity=8, bulk_capacity=6)
+    told = [await start_of(store, spec(lane=Lane.BULK)) for _ in range(8)]
+    assert told == [0] * 6 + [100, 200]
+
+
+async def test_an_infeasible_deadline_is_refused_with_the_estimate(
     store: JobStore, broker_settings: BrokerSettings
 ) -> None:
-    slow = with_settings(store, broker_settings, retry_base_s=100, retry_max_s=1000)
-    await alive(store)
-
-    async def put_off(lane: Lane) -> str:
-        await slow.accept(spec(lane=lane, max_attempts=3))
-        claim = await take(store, lane)
-        assert claim is not None
-        error = JobError(FailureCode.ENGINE_ERROR, "not now")
-        assert await slow.retry_later(claim, W, error, 1.0, status=500) is JobState.QUEUED
-        return claim.id
-
-    others = [await put_off(Lane.LOW) for _ in range(3)]
-    ours = await put_off(Lane.NORMAL)
-    queued = await store.accept(spec())
-    assert await store.purge("default", Lane.NORMAL) == 2
-    for job_id, state in (
-        (ours, "cancelled"),
-        (queued.id, "cancelled"),
-        *((other, "queued") for other in others),
-    ):
-        assert (await store.get(job_id)).state == state
+    strict = await limited(store, broker_settings, infeasible_deadline="refuse")
+    await measured(store, 50, capacity=1)
+    for _ in range(50):
+        await store.accept(spec())
+    late = spec(expires_in_ms=300)
+    with pytest.raises(InfeasibleError) as refused:
+        await strict.accept(late)
+    assert refused.value.estimate_ms > 300
+    assert await store.get(late.id) is None
+    await strict.accept(spec(expires_in_ms=600_000))
+    with pytest.raises(InfeasibleError):
+        await strict.accept(spec(queue_timeout_ms=300))
 
 
-async def test_ageing_is_as_the_apis_say(store: JobStore, broker_settings: BrokerSettings) -> None:
-    await limited(store, broker_settings, ageing_s=0)
-    eager = with_settings(store, broker_settings, ageing_s=0.001)
-    low = await store.accept(spec(lane=Lane.LOW))
-    await asyncio.sleep(0.01)
-    await eager.reap()
-    assert (await store.get(low.id)).lane is Lane.LOW
-
-
-async def test_followers_have_started_when_their_leader_has(store: JobStore) -> None:
-    await alive(store)
-    await store.accept(spec(coalesce="sum"))
-    early = await store.accept(spec(coalesce="sum", queue_timeout_ms=30))
-    claim = await take(store)
-    late = await store.accept(spec(coalesce="sum", queue_timeout_ms=30))
-    await asyncio.sleep(0.05)
-    await store.reap()
-    await store.finish(claim, W, JobState.SUCCEEDED, result=b"{}")
-    for job_id in (early.id, late.id):
-        assert (await store.get(job_id)).state is JobState.SUCCEEDED
-
-
-@pytest.mark.parametrize("code", [FailureCode.TIMEOUT, FailureCode.INVALID_REQUEST])
-async def test_a_follower_runs_where_its_leaders_failure_says_nothing_of_the_request(
-    store: JobStore, code: FailureCode
+async def test_running_chunks_do_not_make_an_idle_pool_refuse_a_deadline(
+    store: JobStore, broker_settings: BrokerSettings
 ) -> None:
-    await alive(store)
-    await store.accept(spec(coalesce="sum"))
-    follower = await store.accept(spec(coalesce="sum"))
-    claim = await take(store)
-    error = JobError(code, "no")
-    await store.finish(claim, W, JobState.FAILED, status=FAILURES[code].http_status, error=error)
-    heir = await take(store)
-    if code is FailureCode.TIMEOUT:
-        assert heir is not None
-        assert heir.id == follower.id
-    else:
-        assert heir is None
-        assert (await store.get(follower.id)).state is JobState.FAILED
+    """60 of two minutes run; there is room beside them, and calls take a second."""
+    strict = await limited(store, broker_settings, infeasible_deadline="refuse")
+    info = {"name": f"{W}@host", "pool": "default", "capacity": 64, "bulk_capacity": 60}
+    await store.heartbeat(W, first=True, info=info, run=Runs(1000.0, 40), bulk_run=Runs(120_000.0, 60))
+    for n in range(60):
+        facts = {"endpoint": CHUNK_ENDPOINT, "metadata": {"batch": "batch_1"}, "answers": 50}
+        await store.accept(spec(f"t{n % 3}", lane=Lane.BULK, **facts))
+    while await store.claim(W, room=1):
+        pass
+    assert await store.client.hget(store.keys("pool", "default"), "bulk") == "60"
+    with pytest.raises(InfeasibleError) as refused:  # a further chunk has to wait for one of them
+        await strict.accept(spec(lane=Lane.BULK, queue_timeout_ms=1000))
+    assert refused.value.estimate_ms == 2000
+    accepted = await strict.accept(spec(expires_in_ms=60_000))
+    assert (await store.get(accepted.id)).phase.eta_ms == 0
 
 
-async def test_a_call_does_not_wait_for_an_identical_bulk_job_that_runs(store: JobStore) -> None:
-    await alive(store)
-    await store.accept(spec(lane=Lane.BULK, coalesce="sum"))
-    assert await take(store, Lane.BULK) is not None
-    call = await store.accept(spec(lane=Lane.REALTIME, coalesce="sum"))
-    assert (await store.get(call.id)).coalesced_with is None
-    claim = await take(store, Lane.REALTIME)
-    assert claim is not None
-    assert claim.id == call.id
+async def test_waiting_counts_by_lane(store: JobStore) -> None:
+    for lane in (Lane.LOW, Lane.LOW, Lane.BULK):
+        await store.accept(spec(lane=lane))
+    assert [await waiting(store, lane) for lane in Lane] == [0, 0, 0, 2, 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -10,57 +9,62 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from broker.attempts import Claim
+from broker.attempts import Claim, claims_of
+from broker.db.calls.jobs import Claim as ClaimCall
+from broker.db.errors import QueueFullError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
-from jobs.model import JobError, JobSpec
+from jobs.model import SCHEMA_VERSION, JobError, JobSpec, Usage
 from jobs.states import JobState
 from tests.invariants import check_queues
+from tests.lifetimes import FOR_GOOD, name_of
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
 
-W, AWAY = "worker-a", "worker-b"  # the second claims, and never looks at its own list
-STEPS = ["accept"] * 8 + ["take"] * 5 + ["finish"] * 3
-RARE = ["release", "retry", "later", "cancel", "move", "lose", "reap", "pause", "purge", "ghost", "limits"]
+WORKERS = {"worker-a": 9, "worker-b": 3}
+STEPS = ["accept"] * 8 + ["take"] * 5 + ["finish"] * 4
+RARE = [
+    *("release", "retry", "later", "kill", "fail", "cancel", "move", "reap", "pause", "purge"),
+    *("lost_answer", "disown", "die", "newer", "limits"),
+]
+LIMITS: list[dict[str, Any]] = [
+    {"tenant_max_active": 6, "tenants": {"b": TenantSettings(weight=2, max_active=3)}},
+    {"max_active": 4, "tenants": {"a": TenantSettings(weight=0.3)}},
+    {"tenant_max_active": 1},
+    {"turns": "jobs", "max_active": 1},
+    {},
+]
+BROKEN = JobError(FailureCode.ENGINE_ERROR, "no")
 
 
 class Walk:
-    """One walk: a worker's and an api's doings, drawn at random.
+    """One walk: the doings of two workers and an api, drawn at random.
 
     Args:
         store: with the limits of the walk.
+        settings: its settings.
         rng: whence it is drawn.
     """
 
-    def __init__(self, store: JobStore, rng: random.Random) -> None:
+    def __init__(self, store: JobStore, settings: BrokerSettings, rng: random.Random) -> None:
         self.store = store
+        self.settings = settings
         self.rng = rng
         self.claims: list[tuple[Claim, str]] = []
         self.ids: list[str] = []
 
     async def register(self) -> None:
-        """Have a lease, whatever became of the last one."""
-        await self.store.heartbeat(W, first=True, info={"name": W, "pool": "default", "capacity": 9})
-        await self.store.heartbeat(AWAY, first=True, info={"name": AWAY, "pool": "default", "capacity": 3})
+        """Have leases, whatever became of the last ones."""
+        for name, capacity in WORKERS.items():
+            info = {"name": name, "pool": "default", "capacity": capacity, "bulk_capacity": capacity - 1}
+            await self.store.heartbeat(name, first=True, info=info)
 
     async def step(self) -> None:
         await getattr(self, self.rng.choice(STEPS + RARE))()
-
-    async def pop(self, lane: Lane) -> str | None:
-        for key in (("own_queue", "default", W), ("queue", "default", lane)):
-            message: Any = await self.store.client.rpop(self.store.keys(*key))
-            if message is not None:
-                return json.loads(message)["headers"]["id"]
-        return None
-
-    async def claim(self, job_id: str) -> None:
-        worker = self.rng.choice([W, W, AWAY])
-        got = await self.store.claim(job_id, worker)
-        if isinstance(got, Claim):
-            self.claims.append((got, worker))
 
     def drawn(self) -> Iterator[tuple[Claim, str]]:
         if self.claims:
@@ -70,41 +74,103 @@ class Walk:
         return self.rng.choice(list(Lane))
 
     async def accept(self) -> None:
+        chunk = self.rng.random() < 0.1
         facts: dict[str, Any] = {
             "id": new_id(),
-            "endpoint": "/v1/completions",
+            "endpoint": CHUNK_ENDPOINT if chunk else "/v1/completions",
             "model": "m",
-            "body": b"{}",
+            "body": b"x" * self.rng.randrange(400),
             "tenant": self.rng.choice("abc"),
             "lane": self.lane(),
+            "stream": self.rng.random() < 0.3,
             "coalesce": self.rng.choice([None, None, "s1", "s2"]),
-            "affinity": self.rng.choice([None, "p1", "p2"]),
+            "affinity": self.rng.choice([None, None, "p1", "p2"]),
             "expires_in_ms": self.rng.choice([None, None, None, 1, 50]),
+            "queue_timeout_ms": self.rng.choice([None, None, None, 1, 50]),
+            "metadata": {"batch": "batch_1"} if chunk else {},
         }
-        self.ids.append((await self.store.accept(JobSpec(**facts))).id)
+        try:
+            self.ids.append((await self.store.accept(JobSpec(**facts))).id)
+        except QueueFullError:
+            assert await self.store.client.zcard(self.store.keys("jobs")) >= self.settings.queue_max
 
     async def take(self) -> None:
-        for lane in Lane:
-            job_id = await self.pop(lane)
-            if job_id is not None:
-                await self.claim(job_id)
-                return
+        await self.claim(version=SCHEMA_VERSION)
+
+    async def newer(self) -> None:
+        """A job that only a later version can read waits, until such a worker comes."""
+        if self.ids:
+            record = self.store.keys("job", self.rng.choice(self.ids))
+            if await self.store.client.hget(record, "state") == "queued":
+                await self.store.client.hset(record, "v", 99)
+        await self.claim(version=self.rng.choice([SCHEMA_VERSION, 99]))
+
+    async def lost_answer(self) -> None:
+        await self.claim(version=SCHEMA_VERSION, lost=True)
+
+    async def claim(self, *, version: int, lost: bool = False) -> None:
+        worker = self.rng.choice(list(WORKERS))
+        call = ClaimCall(
+            worker=worker,
+            pool="default",
+            room=self.rng.choice([1, 1, 2, 5]),
+            bulk_room=self.rng.choice([0, 1, 2]),
+            suspects=self.rng.choice([0, 1]),
+            version=version,
+            retention_ms=60_000,
+            token=new_id(),
+        )
+        answer, blobs = await self.store.functions.submit(call)
+        if lost:
+            call.again = True
+            again, blobs = await self.store.functions.submit(call)
+            assert {job.id for job in again.jobs} >= {job.id for job in answer.jobs}
+            answer = again
+        assert len(answer.jobs) <= call.room
+        assert sum(job.lane == Lane.BULK for job in answer.jobs) <= call.bulk_room
+        assert sum(job.kills > 0 for job in answer.jobs) <= call.suspects
+        self.claims += [(claim, worker) for claim in claims_of(answer, blobs)]
 
     async def finish(self) -> None:
-        for claim in self.drawn():
-            await self.store.finish(*claim, self.rng.choice([JobState.SUCCEEDED, JobState.CANCELLED]))
+        for claim, worker in self.drawn():
+            used = self.rng.randrange(250)
+            state = self.rng.choice([JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.CANCELLED])
+            await self.store.finish(claim, worker, state, usage=Usage(used, used, 2 * used))
+
+    async def fail(self) -> None:
+        for claim, worker in self.drawn():
+            error = JobError(self.rng.choice([FailureCode.TIMEOUT, FailureCode.INVALID_REQUEST]), "no")
+            await self.store.finish(claim, worker, JobState.FAILED, error=error)
 
     async def release(self) -> None:
         for claim in self.drawn():
             await self.store.release(*claim, "released")
 
-    async def retry(self) -> None:
+    async def kill(self) -> None:
         for claim in self.drawn():
             await self.store.release_from_dead_engine(*claim, "boom")
 
+    async def retry(self) -> None:
+        """The last thing that a worker says comes twice."""
+        for claim in self.drawn():
+            for _ in range(2):
+                await self.store.retry_later(*claim, BROKEN, 0.0, status=500)
+
     async def later(self) -> None:
         for claim in self.drawn():
-            await self.store.retry_later(*claim, JobError(FailureCode.ENGINE_ERROR, "no"), 1.0, status=500)
+            await self.store.retry_later(*claim, BROKEN, 1.0, status=500)
+
+    async def disown(self) -> None:
+        for claim, worker in self.drawn():
+            await self.store.disown(worker, [claim.id])
+
+    async def die(self) -> None:
+        """A worker is gone; another of its name comes after the reaper."""
+        worker = self.rng.choice(list(WORKERS))
+        await self.store.bury(worker)
+        if self.rng.random() < 0.7:
+            await self.store.reap()
+            await self.register()
 
     async def cancel(self) -> None:
         if self.ids:
@@ -113,9 +179,6 @@ class Walk:
     async def move(self) -> None:
         if self.ids:
             await self.store.move(self.rng.choice(self.ids), self.lane(), top=self.rng.random() < 0.3)
-
-    async def lose(self) -> None:
-        await self.pop(self.lane())
 
     async def reap(self) -> None:
         await self.store.reap()
@@ -127,45 +190,30 @@ class Walk:
         if self.rng.random() < 0.2:
             await self.store.purge("default", self.lane())
 
-    async def ghost(self) -> None:
-        """A message that nobody pushed."""
-        if self.ids:
-            await self.claim(self.rng.choice(self.ids))
-
     async def limits(self) -> None:
-        most = self.rng.choice([0, 1, 3, 40])
-        key = self.store.keys("limits")
-        await (
-            self.store.client.hset(key, "max_active", most)
-            if most
-            else self.store.client.hdel(key, "max_active")
-        )
+        """An api with other limits, and other turns, starts."""
+        changes = self.rng.choice(LIMITS)
+        self.store = JobStore(self.store.client, self.settings.model_copy(update=changes))
+        await self.store.set_limits()
 
     async def over(self) -> bool:
         """Run whatever there is; whether nothing is left."""
         await self.register()
         await self.store.reap()
-        for lane in Lane:
-            while job_id := await self.pop(lane):
-                await self.claim(job_id)
         while self.claims:
-            await self.store.finish(*self.claims.pop(), JobState.SUCCEEDED)
-        return not await self.store.client.zcard(self.store.keys("by_state", "queued"))
+            claim, worker = self.claims.pop()
+            await self.store.finish(claim, worker, JobState.SUCCEEDED)
+        await self.claim(version=99)
+        jobs = [await self.store.client.hget(self.store.keys("job", job), "state") for job in self.ids]
+        return not {"queued", "running"} & set(jobs)
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_whatever_happens_the_parts_agree(
     store: JobStore, broker_settings: BrokerSettings, seed: int
 ) -> None:
-    limits = {
-        "tenants": {"b": TenantSettings(weight=2, max_active=3)},
-        "tenant_max_active": 6,
-        "requeue_grace_s": 0.001,
-        "retry_base_s": 0.01,
-        "ageing_s": 0.02,
-    }
-    walk = Walk(JobStore(store.client, broker_settings.model_copy(update=limits)), random.Random(seed))
-    await walk.store.set_limits()
+    settings = broker_settings.model_copy(update={"retry_base_s": 0.01, "ageing_s": 0.02, "queue_max": 40})
+    walk = Walk(JobStore(store.client, settings), settings, random.Random(seed))
     await walk.register()
     with Redis.from_url(broker_settings.redis_url, decode_responses=True) as client:
         for _ in range(250):
@@ -174,7 +222,33 @@ async def test_whatever_happens_the_parts_agree(
         await walk.store.pause("default", paused=False)
         await eventually(walk.over)
         check_queues(client, walk.store.keys)
-    for job_id in walk.ids:
-        job = await walk.store.get(job_id)
-        assert job is not None
-        assert job.state.terminal
+    for key in ("deadlines", "delayed"):
+        assert not await store.client.exists(store.keys(key))
+
+
+async def test_of_jobs_whose_retention_is_over_nothing_is_left_but_what_is_for_good(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """Of their pool, lanes, tenants, workers and prefixes, too; an idempotency key and the like have a TTL."""
+    settings = broker_settings.model_copy(update={"retry_base_s": 0.01, "retention_s": 0.1})
+    walk = Walk(JobStore(store.client, settings), settings, random.Random(7))
+    await walk.register()
+    for _ in range(150):
+        await walk.step()
+    await walk.store.pause("default", paused=False)
+    await eventually(walk.over)
+    for name in WORKERS:
+        await walk.store.bury(name)
+
+    async def left() -> set[str]:
+        await walk.store.reap()
+        found = [key async for key in store.client.scan_iter(f"{store.keys.namespace}:*")]
+        return {name for key in found if (name := name_of(store.keys, key)[0]) not in FOR_GOOD}
+
+    async def only_what_goes_by_itself() -> bool:
+        return await left() <= {"affinity", "own_bell", "bell", "bulk_bell"}
+
+    await eventually(only_what_goes_by_itself)
+    async for key in store.client.scan_iter(f"{store.keys.namespace}:*"):
+        if name_of(store.keys, key)[0] in {"affinity", "own_bell"}:
+            assert await store.client.ttl(key) != -1

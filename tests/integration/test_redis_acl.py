@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -14,19 +15,24 @@ import pytest
 import redis
 
 from broker.db.acl import ROLES
+from broker.db.client import connect
+from broker.db.errors import MixedFleetStartError
+from broker.jobs import JobStore
+from broker.migration import prepare
 from broker.settings import BrokerSettings
 from tests.aclserver import AclServer
 from tests.batching import jsonl, row
 from tests.forked import ForkedProcess
 from tests.processes import ROOT, ApiProcess, CoordinatorProcess, WorkerProcess
+from tests.servers import OLDEST_AND_EMBEDDED
 from tests.support import free_port, wait_until
 
 QUICK: dict[str, Any] = {"lease_ttl_s": 2.0, "heartbeat_s": 0.3, "reap_interval_s": 0.2}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AclServer]:
-    with AclServer(tmp_path_factory.mktemp("acl")) as server:
+@pytest.fixture(scope="module", params=OLDEST_AND_EMBEDDED)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AclServer]:
+    with AclServer(tmp_path_factory.mktemp("acl"), version=request.param) as server:
         yield server
 
 
@@ -174,7 +180,9 @@ def test_a_lost_worker_and_a_drain(round_: Round) -> None:
         ["KEYS", "*"],
         ["MONITOR"],
         ["SHUTDOWN"],
-        ["FUNCTION", "LIST"],
+        ["FUNCTION", "FLUSH"],
+        ["FUNCTION", "DUMP"],
+        ["SCAN", "0"],
         ["CLIENT", "KILL", "TYPE", "normal"],
     ],
     ids=" ".join,
@@ -189,17 +197,20 @@ def test_no_role_administers(server: AclServer, user: str, command: list[str]) -
 @pytest.mark.parametrize(
     ("user", "command"),
     [
-        ("api", ["DEL", "penstock:workers"]),
-        ("api", ["EVAL", "return redis.call('DEL', 'penstock:workers')", "0"]),
+        ("api", ["DEL", "penstock:leases"]),
+        ("api", ["EVAL", "return redis.call('DEL', 'penstock:leases')", "0"]),
         ("api", ["HSET", "penstock:worker:w", "info", "{}"]),
         ("api", ["HSET", "penstock:models", "default m", "{}"]),
-        ("api", ["BLMPOP", "0.1", "1", "penstock.default.normal", "RIGHT"]),
-        ("coordinator", ["ZREM", "penstock:workers", "w"]),
-        ("coordinator", ["SET", "penstock:envelope", "x"]),
+        ("api", ["BLPOP", "penstock:pool:default:bell", "0.1"]),
+        ("coordinator", ["ZREM", "penstock:leases", "w"]),
+        ("coordinator", ["HSET", "penstock:models", "default m", "{}"]),
         ("worker", ["ZADD", "penstock:coordinators", "1", "c"]),
         ("worker", ["DEL", "penstock:file:f"]),
         ("flower", ["HGETALL", "penstock:job:j"]),
         ("flower", ["LPUSH", "penstock.default.normal", "{}"]),
+        ("flower", ["LPUSH", "penstock:pool:default:bell", "1"]),
+        ("flower", ["FCALL", "cancel", "0"]),
+        ("monitoring", ["FUNCTION", "LIST"]),
         ("monitoring", ["EXISTS", "penstock:jobs"]),
         ("api", ["GET", "other:job:j"]),
     ],
@@ -217,3 +228,21 @@ def test_a_role_stays_in_its_part(server: AclServer, user: str, command: list[st
 def test_without_a_user_there_is_nothing(server: AclServer) -> None:
     with server.client(None) as client, pytest.raises(redis.exceptions.AuthenticationError):
         client.ping()
+
+
+@pytest.mark.parametrize("user", sorted(name for name, role in ROLES.items() if role.prepares))
+def test_who_may_not_take_over_data_is_told_who_may(tmp_path: Path, user: str) -> None:
+    with AclServer(tmp_path) as server:
+        with server.client("admin") as client:
+            client.sadd("penstock:queues", "penstock.default.normal")
+        settings = BrokerSettings(redis_url=server.url(user))
+
+        async def start() -> None:
+            store = JobStore(connect(settings.redis_url), settings)
+            try:
+                await prepare(store)
+            finally:
+                await store.aclose()
+
+        with pytest.raises(MixedFleetStartError, match=r"users\.acl.* as admin only"):
+            asyncio.run(start())

@@ -24,12 +24,8 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from broker.attempts import Claim, Dropped
-from broker.celery.app import make_celery
-from broker.celery.envelope import publish_envelope
 from broker.db.client import connect, connect_sync, ping
 from broker.db.errors import StoreFaultError, StoreUnavailableError
-from broker.db.keys import Keys
 from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -265,10 +261,12 @@ async def test_killed(site: Site, http: httpx.AsyncClient) -> None:
     assert "".join(text_of(json.loads(line)) for line in lines[:-1]) == said
 
     with site.redis() as client:
-        states = {
-            s: client.zcard(f"penstock:jobs:state:{s}") for s in ("queued", "running", "failed", "expired")
-        }
-    assert not any(states.values()), states
+        ended = {state: client.zcard(f"penstock:ended:{state}") for state in ("failed", "expired")}
+        held = {key: client.scard(key) for key in client.scan_iter("penstock:worker:*:jobs")}
+        pool: Any = client.hgetall("penstock:pool:default")
+    assert not any(ended.values()), ended
+    assert not held
+    assert {pool[f"depth:{lane}"] for lane in Lane if f"depth:{lane}" in pool} | {pool["active"]} == {"0"}
 
 
 async def read_events(http: httpx.AsyncClient, job_id: str) -> list[Any]:
@@ -440,8 +438,8 @@ async def test_an_error_that_nobody_expected_reaches_every_caller(
         raise RuntimeError("dictionary changed size during iteration")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.scripts, "_send", defective)
-        asked = [store.scripts.call("job/cancel", new_id(), 1) for _ in range(3)]
+        patch.setattr(store.functions, "_send", defective)
+        asked = [store.cancel(new_id()) for _ in range(3)]
         for told in await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 20):
             assert isinstance(told, StoreFaultError)
             assert "dictionary changed size" in str(told)
@@ -462,22 +460,6 @@ async def test_a_write_to_a_closed_connection_is_a_broken_connection(valkey: Emb
         await client.aclose()
 
     await asyncio.to_thread(uvloop.run, write())
-
-
-async def test_a_claim_whose_answer_was_lost_is_known_again(
-    store: JobStore, broker_settings: BrokerSettings
-) -> None:
-    await store.heartbeat("w", first=True)
-    spec = JobSpec(id=new_id(), endpoint="/v1/completions", model="m", body=b"{}")
-    await store.accept(spec)
-    hasty = JobStore(connect(broker_settings.redis_url, timeout_s=0.2), broker_settings)
-    await hasty.now_ms()
-    await store.client.execute_command("CLIENT", "PAUSE", "1500", "ALL")
-    claim = await hasty.claim(spec.id, "w")
-    assert isinstance(claim, Claim)
-    assert claim.attempt == 1
-    assert await store.claim(spec.id, "w") == Dropped("running")
-    await hasty.aclose()
 
 
 class Moving:
@@ -521,7 +503,6 @@ async def test_a_demoted_master_still_says_where_a_job_stands(tmp_path: Path) ->
         settings = BrokerSettings(redis_url=server.url)
         store = JobStore(connect(server.url), settings)
         with connect_sync(server.url) as admin:
-            publish_envelope(make_celery(server.url, settings.namespace), admin, Keys(settings.namespace))
             waiting = (await store.accept(spec())).id
             demote(admin)
         write = store.accept(spec())

@@ -47,11 +47,29 @@ async def test_with_no_live_worker_left_a_pool_may_serve_something_else(store: J
 async def test_a_worker_that_has_not_beaten_yet_has_no_slots_and_harms_no_other(store: JobStore) -> None:
     await store.register("late", {"name": "late@host", "pool": "default"}, {"m": {}}, {})
     await store.heartbeat("early", first=True, info={"name": "early@host", "pool": "default", "capacity": 3})
-    assert await store.client.hget(store.keys("rate", "default"), "cap") == "3"
+    (view,) = await store.queues(["default"])
+    assert view.slots == 3
+
+
+@pytest.mark.parametrize("buried", [True, False])
+async def test_a_dead_workers_slots_are_forgotten_though_its_description_is_gone(
+    store: JobStore, buried: bool
+) -> None:
+    """After a long outage of everything the lease is there, and the description has expired."""
+    await store.heartbeat("dead", first=True, info={"name": "dead@host", "pool": "default", "capacity": 3})
+    await store.client.sadd(store.keys("pools"), "default")  # its registration did
+    await store.client.delete(store.keys("worker", "dead"))
+    if buried:
+        await store.bury("dead")
+    else:
+        await store.client.zadd(store.keys("leases"), {"dead": 1})
+        await store.reap()
+    (view,) = await store.queues(["default"])
+    assert view.slots == 0
 
 
 async def test_the_same_worker_may_say_it_twice(store: JobStore) -> None:
-    """The client library sends a script again when the connection breaks before the answer."""
+    """The client library sends a call again when the connection breaks before the answer."""
     await Puppet(store, "one").live("m")
     await Puppet(store, "one").live("other")
     assert [m["name"] for m in await store.models()] == ["other"]
@@ -73,13 +91,6 @@ async def test_a_name_means_one_model(store: JobStore) -> None:
     }
 
 
-async def test_models_written_by_an_older_version_are_read(store: JobStore) -> None:
-    await store.client.hset(store.keys("models"), "org/m", '{"pool": "old", "max_model_len": 7}')
-    assert await store.models() == [{"name": "org/m", "pool": "old", "max_model_len": 7, "aliases": []}]
-    await Puppet(store, "one", "old").live("org/m")
-    assert [m["max_model_len"] for m in await store.models()] == [100]
-
-
 async def test_running_jobs_are_counted_now(store: JobStore) -> None:
     await Puppet(store, "one").live(running=5)
     assert [worker["running"] for worker in await store.workers()] == [0]
@@ -87,5 +98,5 @@ async def test_running_jobs_are_counted_now(store: JobStore) -> None:
 
 async def test_a_lease_ends_to_the_millisecond(store: JobStore) -> None:
     await Puppet(store, "one").live("m")
-    await store.client.zadd(store.keys("workers"), {"one": await store.now_ms()})
+    await store.client.zadd(store.keys("leases"), {"one": await store.now_ms()})
     assert await store.workers() == []

@@ -1,4 +1,4 @@
-"""Attempts that fail, time limits and repetitions, as the scripts carry them out on a real server."""
+"""Attempts that fail, time limits and repetitions, as the functions carry them out on a real server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 
 import pytest
 
-from broker.attempts import Claim, Dropped
 from broker.db.errors import NewerRecordError, UnfinishedError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -15,7 +14,7 @@ from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import Expired, Failed, JobError, JobSpec, Queued, Usage
 from jobs.states import JobState
-from tests.integration.test_transitions import W, claimed, messages, read, spec
+from tests.integration.test_transitions import W, alive, asking, claimed, read, spec, take, waiting
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
@@ -31,12 +30,6 @@ def quick(store: JobStore, broker_settings: BrokerSettings) -> JobStore:
     )
 
 
-async def claim_again(store: JobStore, job_id: str) -> Claim:
-    claim = await store.claim(job_id, W)
-    assert isinstance(claim, Claim), claim
-    return claim
-
-
 async def until_due(store: JobStore) -> None:
     async def due() -> int:
         return (await store.reap()).due
@@ -47,8 +40,6 @@ async def until_due(store: JobStore) -> None:
 async def test_a_failed_attempt_waits_for_its_turn(quick: JobStore) -> None:
     claim = await claimed(quick, stream=True)
     await quick.append([(claim.id, 1, 1, "ta")])
-    popped = await quick.client.lpop(quick.keys("queue", "default", Lane.NORMAL))
-    assert claim.id in popped
     assert await quick.retry_later(claim, W, BROKEN, 0.0, status=500) is JobState.QUEUED
     assert await quick.retry_later(claim, W, BROKEN, 0.0, status=500) is JobState.QUEUED  # sent twice
     job = await read(quick, claim.id)
@@ -56,14 +47,14 @@ async def test_a_failed_attempt_waits_for_its_turn(quick: JobStore) -> None:
     assert job.not_before_ms is not None
     assert [a.reason for a in job.history] == [FailureCode.ENGINE_ERROR]
     assert 100 <= job.not_before_ms - job.history[0].ended_ms <= 200
-    assert await messages(quick) == 0
-    assert await quick.claim(claim.id, W) == Dropped("delayed")
+    assert await waiting(quick) == 0
+    assert await quick.claim(W) == []
     assert await quick.append([(claim.id, 1, 2, "tlate")]) == {claim.id}
     await until_due(quick)
-    assert await messages(quick) == 1
+    assert await waiting(quick) == 1
     assert (await read(quick, claim.id)).not_before_ms is None
-    again = await claim_again(quick, claim.id)
-    assert again.attempt == 2
+    again = await take(quick)
+    assert (again.id, again.attempt) == (claim.id, 2)
     assert await quick.finish(again, W, JobState.SUCCEEDED)
 
 
@@ -71,7 +62,7 @@ async def test_the_last_attempts_failure_is_the_jobs(quick: JobStore) -> None:
     claim = await claimed(quick, max_attempts=2)
     assert await quick.retry_later(claim, W, BROKEN, 0.0, status=500) is JobState.QUEUED
     await until_due(quick)
-    again = await claim_again(quick, claim.id)
+    again = await take(quick)
     done = await quick.retry_later(again, W, BROKEN, 0.0, status=500, result=b'{"error":{}}')
     assert done is JobState.FAILED
     assert (await read(quick, claim.id)).phase == Failed(BROKEN, 500)
@@ -91,11 +82,22 @@ async def test_a_delayed_job_can_be_cancelled_and_expires(store: JobStore) -> No
     assert await store.client.zcard(store.keys("delayed")) == 0
 
 
+async def test_a_delayed_job_that_is_moved_waits_on_and_runs_in_its_new_lane(quick: JobStore) -> None:
+    claim = await claimed(quick)
+    await quick.retry_later(claim, W, BROKEN, 1.0, status=500)
+    assert await quick.move(claim.id, Lane.LOW) is JobState.QUEUED
+    assert await quick.move(claim.id, top=True) is JobState.QUEUED
+    assert (await waiting(quick), await waiting(quick, Lane.LOW)) == (0, 0)
+    await until_due(quick)
+    again = await take(quick)
+    assert (again.id, again.lane) == (claim.id, Lane.LOW)
+
+
 async def test_a_job_that_kills_engines_is_poisoned(store: JobStore) -> None:
     claim = await claimed(store, max_attempts=9)
     assert claim.kills == 0
     assert await store.release_from_dead_engine(claim, W, "it died") is JobState.QUEUED
-    again = await claim_again(store, claim.id)
+    again = await take(store)
     assert again.kills == 1
     assert await store.release_from_dead_engine(again, W, "it died again") is JobState.FAILED
     job = await read(store, claim.id)
@@ -111,37 +113,37 @@ async def test_an_engines_death_counts_as_an_attempt(store: JobStore) -> None:
 
 
 async def test_queue_timeout_counts_until_the_start_only(store: JobStore) -> None:
-    await store.heartbeat(W, first=True)
+    await alive(store)
     started = await store.accept(spec(queue_timeout_ms=300, timeout_ms=7000))
-    waiting = await store.accept(spec(queue_timeout_ms=300, expires_in_ms=60_000))
-    claim = await claim_again(store, started.id)
-    assert claim.timeout_ms == 7000
+    behind = await store.accept(spec(queue_timeout_ms=300, expires_in_ms=60_000))
+    claim = await take(store)
+    assert (claim.id, claim.timeout_ms) == (started.id, 7000)
 
     async def over() -> bool:
         await store.reap()
-        return (await read(store, waiting.id)).state.terminal
+        return (await read(store, behind.id)).state.terminal
 
     await eventually(over)
-    assert (await read(store, waiting.id)).phase == Expired(in_queue=True)
-    assert await store.claim(waiting.id, W) == Dropped("expired")
-    assert await store.heartbeat(W) == {}
+    assert (await read(store, behind.id)).phase == Expired(in_queue=True)
+    assert await store.claim(W) == []
+    assert (await store.heartbeat(W)).orders == ()
     assert await store.finish(claim, W, JobState.SUCCEEDED)
     late = await store.accept(spec(queue_timeout_ms=1))
     await eventually(lambda: asyncio.sleep(0.01, True))
-    assert await store.claim(late.id, W) == Dropped("expired")
+    assert await store.claim(W) == []
     assert (await read(store, late.id)).phase == Expired(in_queue=True)
 
 
 async def test_the_whole_life_ends_a_job_that_has_started_in_time(store: JobStore) -> None:
-    await store.heartbeat(W, first=True)
+    await alive(store)
     accepted = await store.accept(spec(queue_timeout_ms=50, expires_in_ms=200))
-    await claim_again(store, accepted.id)
+    await take(store)
 
-    async def told() -> dict[str, str]:
+    async def told() -> tuple[tuple[str, str], ...]:
         await store.reap()
-        return await store.heartbeat(W) or {}
+        return (await store.heartbeat(W)).orders
 
-    assert await eventually(told) == {accepted.id: "expired"}
+    assert await eventually(told) == ((accepted.id, "expired"),)
 
 
 async def test_partial_responses_are_kept(store: JobStore) -> None:
@@ -176,7 +178,7 @@ async def test_a_finished_job_is_repeated_once(store: JobStore) -> None:
     assert (first.replayed, second.replayed) == (False, True)
     old, new = await read(store, claim.id), await read(store, again.id)
     assert (old.retried_as, old.state, new.retry_of) == (new.id, JobState.FAILED, old.id)
-    assert await messages(store, Lane.LOW) == 2
+    assert await waiting(store, Lane.LOW) == 1
     with pytest.raises(LookupError):
         await store.accept(spec(retry_of=new_id()))
 
@@ -203,39 +205,19 @@ async def test_the_dead_are_listed_until_they_are_repeated(store: JobStore) -> N
 
 async def test_a_worker_is_told_to_drain_with_every_heartbeat(store: JobStore) -> None:
     assert not await store.drain(W)
-    await store.heartbeat(W, first=True)
+    await alive(store)
     assert await store.drain(W, 2.5)
-    assert await store.heartbeat(W) == {"drain": "2.5"}
-    assert await store.heartbeat(W) == {"drain": "2.5"}
+    for _ in range(2):
+        assert (await store.heartbeat(W)).orders == (("drain", "2.5"),)
 
 
-async def test_a_newer_record_is_left_for_a_newer_worker(
-    store: JobStore, broker_settings: BrokerSettings
-) -> None:
-    brief = JobStore(store.client, broker_settings.model_copy(update={"requeue_grace_s": 0.05}))
-    await store.heartbeat(W, first=True)
-    accepted = await store.accept(spec())
+async def test_a_newer_record_is_left_for_a_newer_worker(store: JobStore) -> None:
+    await alive(store)
+    accepted, behind = await store.accept(spec()), await store.accept(spec())
     await store.client.hset(store.keys("job", accepted.id), "v", 99)
-    await store.client.delete(store.keys("queue", "default", Lane.NORMAL))
-    assert await store.claim(accepted.id, W) == Dropped("newer")
+    assert (await take(store)).id == behind.id
+    assert await store.claim(W) == []
     with pytest.raises(NewerRecordError, match="version 99"):
         await store.get(accepted.id)
-
-    async def repushed() -> int:
-        return (await brief.reap()).repushed
-
-    assert await eventually(repushed) == 1
-
-
-async def test_an_older_record_is_read_and_run(store: JobStore) -> None:
-    await store.heartbeat(W, first=True)
-    accepted = await store.accept(spec(timeout_ms=5, queue_timeout_ms=60_000))
-    record = store.keys("job", accepted.id)
-    await store.client.hset(record, "v", 0)
-    await store.client.hdel(record, "timeout", "qtimeout", "qexp", "losses")
-    job = await read(store, accepted.id)
-    assert (job.timeout_ms, job.queue_timeout_ms, job.retry_of) == (None, None, None)
-    claim = await claim_again(store, accepted.id)
-    assert (claim.timeout_ms, claim.kills) == (None, 0)
-    assert await store.release_from_dead_engine(claim, W, "it died") is JobState.QUEUED
-    assert await store.finish(await claim_again(store, accepted.id), W, JobState.SUCCEEDED)
+    newer, _ = await store.functions.submit(asking(version=99))
+    assert [job.id for job in newer.jobs] == [accepted.id]

@@ -1,4 +1,4 @@
-"""What Redis refuses for good: told from an absent Redis, counted, logged with its script, and not retried for ever."""
+"""What Redis refuses for good: told from an absent Redis, counted, logged with its command, and not retried for ever."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from kombu import Queue
 from kombu.utils.json import dumps
 
-from broker.attempts import Claim
 from broker.celery.app import make_celery
-from broker.celery.envelope import greet, learn_at
+from broker.celery.claimer import Claimer, Room
+from broker.celery.envelope import learn_envelope
+from broker.celery.transport import CLAIMER
 from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.db.faults import Faults
 from broker.events.hub import parse_cursor
@@ -47,7 +47,7 @@ def is_500(answer: httpx.Response) -> bool:
     return (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
 
 
-async def test_the_api_answers_500_and_says_which_script(
+async def test_the_api_answers_500_and_says_which_command(
     broker_settings: BrokerSettings, store: JobStore, tmp_path: Path
 ) -> None:
     api = ApiProcess(broker_settings, tmp_path / "api.log", free_port())
@@ -64,8 +64,8 @@ async def test_the_api_answers_500_and_says_which_script(
             assert metrics.sum("penstock_store_faults_total") == 3
             assert metrics.sum("penstock_redis_up") == 1
             said = [line for line in api.log.read_text().splitlines() if "store_fault" in line]
-            scripts = set(re.findall(r" script=(\S+)", "\n".join(said)))
-            assert scripts == {"JobLookups.get", "job/cancel", "job/watch"}
+            commands = set(re.findall(r" command=(\S+)", "\n".join(said)))
+            assert commands == {"JobLookups.get_with_result", "cancel", "watch"}
             assert all("WRONGTYPE" in line for line in said)
             await store.client.delete(key)
     finally:
@@ -78,11 +78,11 @@ async def test_readiness_tells_a_refusal_from_an_absent_redis(
     api = ApiProcess(broker_settings, tmp_path / "api.log", free_port())
     try:
         await api.ready()
-        await spoil(store, store.keys("workers"))
+        await spoil(store, store.keys("leases"))
         async with httpx.AsyncClient(base_url=api.url, timeout=20.0) as http:
             answer = await http.get("/health/ready")
         assert (answer.status_code, answer.json()["checks"]["redis"]) == (503, "refuses a command")
-        await store.client.delete(store.keys("workers"))
+        await store.client.delete(store.keys("leases"))
     finally:
         api.close()
 
@@ -95,7 +95,7 @@ async def test_an_end_that_redis_refuses_holds_no_slot(store: JobStore, ready: R
     await spoil(store, store.keys("job", spoiled))
     await eventually(lambda: first.process.poll() is not None)
     assert first.process.returncode == 1
-    assert re.search(r"store_fault.* script=job/finish", first.log.read_text())
+    assert re.search(r"store_fault.* command=finish", first.log.read_text())
     second = await ready("w2", reap_interval_s=0.1)
     assert (await ended(store, waiting)).state is JobState.SUCCEEDED
     await eventually(lambda: store_is_clean(store))
@@ -119,69 +119,57 @@ async def test_chunks_that_redis_refuses_hinder_no_other_stream(store: JobStore,
     await forget(store, spoiled)
 
 
-async def test_a_worker_whose_lane_cannot_be_read_ends(store: JobStore, ready: Ready) -> None:
-    lane = store.keys("queue", "default", Lane.NORMAL)
+async def test_a_worker_whose_pool_cannot_be_read_ends(store: JobStore, ready: Ready) -> None:
     worker = await ready()
-    await spoil(store, lane)
+    await spoil(store, store.keys("pool", "default"))
     await eventually(lambda: worker.process.poll() is not None)
     assert worker.process.returncode == 1
     said = worker.log.read_text()
-    assert re.search(r"store_fault.*BLMPOP", said), said
-    await store.client.delete(lane)
+    assert re.search(r"store_fault.* command=claim", said), said
+    await store.client.delete(store.keys("pool", "default"))
 
 
-async def test_a_pop_that_redis_refuses_is_counted(store: JobStore, broker_settings: BrokerSettings) -> None:
-    lane = store.keys("queue", "default", Lane.NORMAL)
-    await spoil(store, lane)
+async def test_a_claim_that_redis_refuses_is_counted(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    await store.heartbeat("w", first=True)
+    await spoil(store, store.keys("pool", "default"))
     counted: list[None] = []
     faults = Faults(lambda: counted.append(None))
+    lane = store.keys("queue", "default", Lane.NORMAL)
 
-    def pop() -> None:
+    def ask() -> None:
         with make_celery(broker_settings.redis_url, broker_settings.namespace, faults=faults) as app:
+            app.conf.broker_transport_options[CLAIMER] = Claimer(
+                "w",
+                keys=store.keys,
+                pool="default",
+                message=learn_envelope(app).message,
+                retention_ms=1000,
+                room=lambda: Room(1, 1, 1, 1.0),
+                give_back=lambda _: None,
+            )
             asked = Queue(lane, routing_key=lane, no_declare=True)
             with app.connection_for_read() as connection, connection.Consumer([asked]):
                 assert '"penstock_faults": []' in dumps(connection.info())  # as `inspect stats` and Flower do
+                connection.drain_events(timeout=5)  # loads the library, if nobody has
                 connection.drain_events(timeout=5)
 
-    with pytest.raises(StoreFaultError, match="BLMPOP"):
-        await asyncio.to_thread(pop)
+    with pytest.raises(StoreFaultError, match="claim"):
+        await asyncio.to_thread(ask)
     assert len(counted) == 1
-    await store.client.delete(lane)
-
-
-async def test_a_message_format_that_redis_refuses_is_counted(
-    store: JobStore, broker_settings: BrokerSettings
-) -> None:
-    """Redis knows who publishes it by the user of the address; this one may not pop."""
-    await store.client.acl_setuser(
-        "mute", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-rpop"]
-    )
-    url = urlsplit(broker_settings.redis_url)._replace(netloc="mute:p@").geturl()
-    counted: list[None] = []
-    faults = Faults(lambda: counted.append(None))
-    app = make_celery(url, broker_settings.namespace)
-    try:
-        with pytest.raises(StoreFaultError, match="rpop"):
-            await asyncio.to_thread(learn_at, url, broker_settings.namespace, faults)
-        assert len(counted) == 1
-        with pytest.raises(StoreFaultError, match="rpop"):
-            await asyncio.to_thread(greet, app, url, store.keys, faults)
-        assert len(counted) == 2
-    finally:
-        await store.client.acl_deluser("mute")
-        async for key in store.client.scan_iter("*_penstock.envelope*"):
-            await store.client.delete(key)
+    await store.client.delete(store.keys("pool", "default"))
 
 
 async def test_a_worker_whose_heartbeat_is_refused_ends(store: JobStore, ready: Ready) -> None:
     worker = await ready(heartbeat_s=0.2)
     (incarnation,) = [said["incarnation"] for said in await store.workers()]
-    cancels = store.keys("worker_cancels", incarnation)
-    await spoil(store, cancels)
+    orders = store.keys("worker_orders", incarnation)
+    await spoil(store, orders)
     await eventually(lambda: worker.process.poll() is not None)
     assert worker.process.returncode == 1
-    assert re.search(r"store_fault.*worker/heartbeat", worker.log.read_text())
-    await store.client.delete(cancels)
+    assert re.search(r"store_fault.* command=heartbeat", worker.log.read_text())
+    await store.client.delete(orders)
 
 
 async def test_a_spoiled_record_of_a_lost_worker_costs_the_reaper_one_round(
@@ -190,7 +178,7 @@ async def test_a_spoiled_record_of_a_lost_worker_costs_the_reaper_one_round(
     brief = JobStore(store.client, broker_settings.model_copy(update={"lease_ttl_s": 0.1}))
     await brief.heartbeat("w", first=True)
     spoiled = await submit(store)
-    assert isinstance(await brief.claim(spoiled, "w"), Claim)
+    assert [claim.id for claim in await brief.claim("w")] == [spoiled]
     await spoil(store, store.keys("job", spoiled))
     await store.bury("w")
 
@@ -252,11 +240,9 @@ async def store_is_clean(store: JobStore) -> bool:
 
 async def forget(store: JobStore, job_id: str) -> None:
     """Remove what a spoiled job left behind; nothing else runs."""
-    names = store.keys("job", job_id), store.keys("log", job_id), store.keys("admitted", "default")
-    await store.client.delete(*names)
+    counts = [store.keys(name, "default") for name in ("pool", "active", "active_bulk")]
+    await store.client.delete(store.keys("job", job_id), store.keys("log", job_id), *counts)
     for name in ("jobs", "deadlines"):
         await store.client.zrem(store.keys(name), job_id)
-    await store.client.zrem(store.keys("by_state", "running"), job_id)
-    await store.client.zrem(store.keys("by_model", "simulated"), job_id)
     for worker in await store.workers():
         await store.client.srem(store.keys("worker_jobs", worker["incarnation"]), job_id)

@@ -14,6 +14,7 @@ import pytest_asyncio
 from redis import Redis
 
 from broker.db.keys import Keys
+from broker.records import decode_facts
 from broker.settings import BrokerSettings
 from monitoring.trace_context import TraceContext
 from tests.apiserver import ApiServer
@@ -191,10 +192,10 @@ async def test_what_the_caller_does_not_want_recorded_is_not(
         assert done.status_code == 200
         told = TraceContext.read(done.headers["traceresponse"])
         assert (told.trace_id, told.sampled) == (caller.trace_id, caller.sampled)
-        with Redis.from_url(broker_settings.redis_url, decode_responses=True) as client:
+        with Redis.from_url(broker_settings.redis_url) as client:
             key = Keys(broker_settings.namespace)("job", done.headers["x-penstock-job-id"])
             # Carried on all the same, for the logs and for engines with traces of their own.
-            stored = TraceContext.decode(client.hget(key, "trace"))
+            stored = TraceContext.decode(decode_facts(client.hget(key, "facts")).trace)
         assert (stored.trace_id, stored.sampled) == (caller.trace_id, caller.sampled)
     await whole_trace(otlp, loud.trace_id, "finish")
     assert otlp.trace(quiet.trace_id) == []

@@ -1,13 +1,15 @@
-"""Every transition as its script carries it out, on a real server."""
+"""Every transition as its function carries it out, on a real server."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
 
-from broker.attempts import Claim, Dropped
+from broker.attempts import Claim
+from broker.db.calls import jobs as calls
 from broker.db.errors import IdempotencyConflictError, QueueFullError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -36,18 +38,33 @@ async def read(store: JobStore, job_id: str) -> Job:
 
 
 async def claimed(store: JobStore, worker: str = W, **changes) -> Claim:
-    await store.heartbeat(worker, first=True, info={"name": worker})
+    await alive(store, worker)
     accepted = await store.accept(spec(**changes))
-    claim = await store.claim(accepted.id, worker)
-    assert isinstance(claim, Claim)
+    claim = await take(store, worker)
+    assert claim.id == accepted.id
     return claim
 
 
-async def messages(store: JobStore, lane: Lane = Lane.NORMAL) -> int:
-    return await store.client.llen(store.keys("queue", "default", lane))
+async def alive(store: JobStore, worker: str = W) -> None:
+    await store.heartbeat(worker, first=True, info={"name": worker, "pool": "default", "capacity": 64})
 
 
-async def test_accept_writes_record_message_and_indexes(store: JobStore) -> None:
+async def take(store: JobStore, worker: str = W) -> Claim:
+    """Take the next job; there is one."""
+    (claim,) = await store.claim(worker)
+    return claim
+
+
+async def calls_so_far(store: JobStore) -> int:
+    """Count the calls of functions that the server has carried out."""
+    return (await store.client.info("commandstats"))["cmdstat_fcall"]["calls"]
+
+
+async def waiting(store: JobStore, lane: Lane = Lane.NORMAL) -> int:
+    return (await store.depths(["default"]))["default", lane]
+
+
+async def test_accept_writes_record_place_and_indexes(store: JobStore) -> None:
     accepted = await store.accept(spec(metadata={"k": "ü"}, expires_in_ms=60_000))
     job = await read(store, accepted.id)
     assert (job.state, job.phase, job.attempt, dict(job.metadata)) == (
@@ -57,7 +74,7 @@ async def test_accept_writes_record_message_and_indexes(store: JobStore) -> None
         {"k": "ü"},
     )
     assert job.expires_at_ms == accepted.created_ms + 60_000
-    assert await messages(store) == 1
+    assert await waiting(store) == 1
     for filters in ({}, {"state": JobState.QUEUED}, {"model": "m"}):
         assert [j.id for j in (await store.list_jobs(**filters)).jobs] == [accepted.id]
 
@@ -66,7 +83,17 @@ async def test_accept_sent_twice_is_one_job(store: JobStore) -> None:
     one = spec()
     first, second = await asyncio.gather(store.accept(one), store.accept(one))
     assert first.created_ms == second.created_ms
-    assert await messages(store) == 1
+    assert (first.replayed, second.replayed) == (False, False)
+    assert await waiting(store) == 1
+
+
+async def test_a_submission_whose_answer_was_lost_is_no_replay(store: JobStore) -> None:
+    """The client library sends it again, with its idempotency key and the same id: its client used the key once."""
+    one = spec(idempotency_key="k")
+    told = [await store.accept(one) for _ in range(2)]
+    assert [(answer.id, answer.replayed) for answer in told] == [(one.id, False)] * 2
+    again = await store.accept(spec(idempotency_key="k"))
+    assert (again.id, again.replayed) == (one.id, True)
 
 
 async def test_idempotency_key_finds_the_job_or_refuses_another_body(store: JobStore) -> None:
@@ -78,7 +105,7 @@ async def test_idempotency_key_finds_the_job_or_refuses_another_body(store: JobS
     assert refused.value.job_id == first.id
     other = await store.accept(spec(idempotency_key="k", tenant="another"))
     assert other.id != first.id
-    assert await messages(store) == 2
+    assert await waiting(store) == 2
 
 
 async def test_full_lane_refuses_and_writes_nothing(store: JobStore, broker_settings: BrokerSettings) -> None:
@@ -90,28 +117,37 @@ async def test_full_lane_refuses_and_writes_nothing(store: JobStore, broker_sett
         await small.accept(late)
     assert refused.value.depth == 2
     assert await store.get(late.id) is None
-    assert (await small.accept(spec(lane=Lane.HIGH))).position == 0
+    await small.accept(spec(lane=Lane.HIGH))
 
 
 async def test_positions_count_the_lanes_above(store: JobStore) -> None:
     await store.accept(spec(lane=Lane.REALTIME))
     low = await store.accept(spec(lane=Lane.LOW))
-    assert low.position == 1
+    assert (await read(store, low.id)).phase == Queued(1)
     await store.accept(spec(lane=Lane.NORMAL))
     assert (await read(store, low.id)).phase == Queued(2)
 
 
-async def test_a_claim_whose_answer_was_lost_is_still_this_workers_after_an_outage(store: JobStore) -> None:
-    """It asks again before its lease is prolonged: were it refused, the job would be its own, and it would not know."""
-    await store.heartbeat(W, first=True, info={"name": W})
-    accepted = await store.accept(spec())
-    ask = ("job/claim", accepted.id, W, 60_000, "token", SCHEMA_VERSION)
-    assert (await store.scripts.call(*ask))[:2] == ["run", 1]
-    await store.client.zadd(store.keys("workers"), {W: 1})
-    assert (await store.scripts.call(*ask))[:2] == ["run", 1]
-    assert (await store.scripts.call(*ask[:4], "another", SCHEMA_VERSION))[0] == "drop"
-    ask = ("job/claim", (await store.accept(spec())).id, *ask[2:])
-    assert await store.scripts.call(*ask) == ["drop", "fenced"]
+def asking(worker: str = W, **changes) -> calls.Claim:
+    facts = {"worker": worker, "pool": "default", "room": 2, "bulk_room": 2, "suspects": 1, "token": "t1"}
+    return calls.Claim(**{**facts, "version": SCHEMA_VERSION, "retention_ms": 60_000, **changes})
+
+
+async def test_a_claim_whose_answer_was_lost_is_asked_for_again(store: JobStore) -> None:
+    """Also after an outage, before its lease is prolonged: the jobs are its own, and it does not know."""
+    await alive(store)
+    ids = [(await store.accept(spec(body=b"%d" % n))).id for n in range(4)]
+    first, blobs = await store.functions.submit(asking())
+    assert [job.id for job in first.jobs] == ids[:2]
+    await store.client.zadd(store.keys("leases"), {W: 1})
+    again, same = await store.functions.submit(asking(again=True))
+    assert [(job.id, job.attempt) for job in again.jobs] == [(job.id, 1) for job in first.jobs]
+    assert same == blobs
+    assert (await store.functions.call(asking(token="another"))).fenced
+    assert (await store.functions.call(asking(token="another", again=True))).fenced
+    await alive(store)
+    assert [job.id for job in (await store.functions.call(asking(token="t2", again=True))).jobs] == ids[2:]
+    assert await waiting(store) == 0
 
 
 async def test_claim_gives_the_body_once(store: JobStore) -> None:
@@ -123,22 +159,50 @@ async def test_claim_gives_the_body_once(store: JobStore) -> None:
         True,
     )
     assert (await read(store, claim.id)).phase == Running(W)
-    assert await store.claim(claim.id, W) == Dropped("running")
-    assert await store.claim(new_id(), W) == Dropped("gone")
+    assert await store.claim(W) == []
+
+
+async def test_a_claim_fills_the_room_from_the_first_lanes_down(store: JobStore) -> None:
+    await alive(store)
+    lanes = [Lane.BULK, Lane.LOW, Lane.REALTIME, Lane.BULK, Lane.NORMAL, Lane.BULK]
+    for lane in lanes:
+        await store.accept(spec(lane=lane))
+    got = await store.claim(W, room=5, bulk_room=1)
+    assert [claim.lane for claim in got] == [Lane.REALTIME, Lane.NORMAL, Lane.LOW, Lane.BULK]
+    assert await store.claim(W, room=5, bulk_room=0) == []
+    assert len(await store.claim(W, room=5)) == 2
 
 
 async def test_concurrent_claims_are_unique(store: JobStore) -> None:
     names = [f"w{n}" for n in range(8)]
     for name in names:
-        await store.heartbeat(name, first=True)
+        await alive(store, name)
     ids = [(await store.accept(spec())).id for _ in range(50)]
-    got = await asyncio.gather(*(store.claim(i, name) for i in ids for name in names))
-    assert sorted(c.id for c in got if isinstance(c, Claim)) == sorted(ids)
+    got = await asyncio.gather(*(store.claim(name, room=2) for _ in range(5) for name in names))
+    assert sorted(claim.id for claims in got for claim in claims) == sorted(ids)
+
+
+async def test_a_record_that_is_none_keeps_no_other_job_from_its_worker(store: JobStore) -> None:
+    """It is passed by, in a turn and before all turns; the claims of the same call, and every count, are whole."""
+    await alive(store)
+    ids = [(await store.accept(spec(lane=lane))).id for lane in (Lane.HIGH, Lane.HIGH, Lane.LOW, Lane.LOW)]
+    await store.move(ids[2], top=True)
+    for job_id in (ids[1], ids[2]):
+        await store.client.delete(store.keys("job", job_id))
+        await store.client.set(store.keys("job", job_id), "a text")
+    got = await store.claim(W, room=9)
+    assert [claim.id for claim in got] == [ids[0], ids[3]]
+    assert await store.client.smembers(store.keys("worker_jobs", W)) == {ids[0], ids[3]}
+    assert (await waiting(store, Lane.HIGH), await waiting(store, Lane.LOW)) == (0, 0)
+    for job_id in (ids[1], ids[2]):
+        await store.client.delete(store.keys("job", job_id))
+        await store.client.zrem(store.keys("jobs"), job_id)
 
 
 async def test_claim_without_a_lease_is_fenced(store: JobStore) -> None:
     accepted = await store.accept(spec())
-    assert await store.claim(accepted.id, "nobody") == Dropped("fenced")
+    assert (await store.functions.call(asking("nobody"))).fenced
+    assert await store.claim("nobody") == []
     assert (await read(store, accepted.id)).state is JobState.QUEUED
 
 
@@ -175,33 +239,30 @@ async def test_terminal_states_never_change(store: JobStore, end: JobState) -> N
     assert not await store.release(stale, W, "released")
     assert await store.append([(claim.id, 1, 9, "tlate")]) == {claim.id}
     assert await store.cancel(claim.id) is end
-    assert await store.claim(claim.id, W) == Dropped(end)
+    assert await store.claim(W) == []
     assert await store.client.hgetall(store.keys("job", claim.id)) == before
 
 
 async def test_release_goes_to_the_head_and_costs_no_attempt(store: JobStore) -> None:
     claim = await claimed(store, max_attempts=1)
-    waiting = await store.accept(spec())
+    behind = await store.accept(spec())
     assert await store.release(claim, W, "released") is JobState.QUEUED
     assert await store.release(claim, W, "released") is JobState.QUEUED  # sent twice
     job = await read(store, claim.id)
     assert (job.state, [a.reason for a in job.history]) == (JobState.QUEUED, ["released"])
-    head = await store.client.lindex(store.keys("queue", "default", Lane.NORMAL), -1)
-    assert claim.id in head
-    assert waiting.id not in head
-    again = await store.claim(claim.id, W)
-    assert isinstance(again, Claim)
-    assert again.attempt == 2
+    assert [(await store.look(job_id)).position for job_id in (claim.id, behind.id)] == [0, 1]
+    again = await take(store)
+    assert (again.id, again.attempt) == (claim.id, 2)
     assert not await store.finish(claim, W, JobState.SUCCEEDED)
     assert await store.finish(again, W, JobState.SUCCEEDED)
 
 
-async def test_cancel_queued_is_immediate_and_its_message_gives_nothing(store: JobStore) -> None:
-    await store.heartbeat(W, first=True)
+async def test_cancel_queued_is_immediate_and_leaves_nothing_to_claim(store: JobStore) -> None:
+    await alive(store)
     accepted = await store.accept(spec())
     assert await store.cancel(accepted.id) is JobState.CANCELLED
     assert await store.cancel(accepted.id) is JobState.CANCELLED
-    assert await store.claim(accepted.id, W) == Dropped("cancelled")
+    assert await store.claim(W) == []
     assert await store.cancel(new_id()) is None
 
 
@@ -209,10 +270,10 @@ async def test_cancel_running_tells_the_worker_until_the_job_ends(store: JobStor
     claim = await claimed(store)
     assert await store.cancel(claim.id) is JobState.RUNNING
     assert (await read(store, claim.id)).cancel_requested
-    assert await store.heartbeat(W) == {claim.id: "cancelled"}
-    assert await store.heartbeat(W) == {claim.id: "cancelled"}
+    for _ in range(2):
+        assert (await store.heartbeat(W)).orders == ((claim.id, "cancelled"),)
     await store.finish(claim, W, JobState.CANCELLED)
-    assert await store.heartbeat(W) == {}
+    assert (await store.heartbeat(W)).orders == ()
 
 
 async def test_release_of_a_cancelled_job_ends_it(store: JobStore) -> None:
@@ -246,10 +307,11 @@ async def test_append_is_fenced_ordered_and_idempotent(store: JobStore) -> None:
 
 
 async def test_expired_at_the_claim(store: JobStore) -> None:
-    await store.heartbeat(W, first=True)
+    await alive(store)
     accepted = await store.accept(spec(expires_in_ms=1))
+    behind = await store.accept(spec())
     await eventually(lambda: asyncio.sleep(0.005, True))
-    assert await store.claim(accepted.id, W) == Dropped("expired")
+    assert (await take(store)).id == behind.id
     assert (await read(store, accepted.id)).state is JobState.EXPIRED
 
 
@@ -262,7 +324,7 @@ async def test_reaper_expires_queued_and_running(store: JobStore) -> None:
         return (await read(store, queued.id)).state is JobState.EXPIRED
 
     await eventually(reaped)
-    assert await store.heartbeat(W) == {claim.id: "expired"}
+    assert (await store.heartbeat(W)).orders == ((claim.id, "expired"),)
 
 
 async def test_lost_worker_gives_back_then_fails(store: JobStore) -> None:
@@ -271,11 +333,10 @@ async def test_lost_worker_gives_back_then_fails(store: JobStore) -> None:
     reaped = await store.reap()
     assert (reaped.requeued, reaped.requeued_ids, reaped.failed_ids) == (1, (claim.id,), ())
     assert (await read(store, claim.id)).history[0].reason == "worker_lost"
-    assert await store.heartbeat(W) is None
-    second = await store.claim(claim.id, W)
-    assert second == Dropped("fenced")
-    await store.heartbeat("worker-b", first=True)
-    assert isinstance(await store.claim(claim.id, "worker-b"), Claim)
+    assert (await store.heartbeat(W)).lost
+    assert await store.claim(W) == []
+    await alive(store, "worker-b")
+    assert (await take(store, "worker-b")).id == claim.id
     assert not await store.finish(claim, W, JobState.SUCCEEDED)
     await store.bury("worker-b")
     reaped = await store.reap()
@@ -291,6 +352,43 @@ async def test_a_reaper_names_a_few_of_many(store: JobStore) -> None:
     reaped = await store.reap()
     assert (reaped.requeued, len(reaped.requeued_ids)) == (25, 20)
     assert set(reaped.requeued_ids) < claims
+
+
+async def test_all_jobs_of_many_lost_workers_are_taken_back_in_the_order_of_their_creation(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    """In several calls, each of bounded work; a round goes on with what else is due."""
+    names, each = [f"w{n}" for n in range(17)], 256
+    ids = []
+    for _ in range(each):
+        ids += [accepted.id for accepted in await asyncio.gather(*(store.accept(spec()) for _ in names))]
+    rng = random.Random(1)
+    for name in names:
+        await alive(store, name)
+    while got := await store.claim(rng.choice(names), room=64):
+        assert len(got) > 0
+    await store.accept(spec(expires_in_ms=1))
+    ended = await store.accept(spec())
+    await store.cancel(ended.id)
+    for name in names:
+        await store.bury(name)
+    calls_before = await calls_so_far(store)
+    brief = JobStore(store.client, broker_settings.model_copy(update={"retention_s": 0.001}))
+    await eventually(lambda: asyncio.sleep(0.005, True))
+    done = await brief.reap()
+    assert (done.requeued, done.failed, done.expired) == (len(names) * each, 0, 1)
+    assert done.retired >= 1
+    assert await calls_so_far(store) - calls_before > 10
+    assert await store.get(ended.id) is None
+    await alive(store, "next")
+    taken = []
+    while got := await store.claim("next", room=100):
+        taken += [claim.id for claim in got]
+    index: Any = await store.client.zrange(store.keys("jobs"), 0, -1, withscores=True)
+    created = dict(index)
+    assert sorted(taken) == sorted(ids)
+    assert [created[job_id] for job_id in taken] == sorted(created[job_id] for job_id in taken)
+    assert {(await read(store, job_id)).attempt for job_id in taken[::100]} == {2}
 
 
 async def test_expired_lease_is_reaped(store: JobStore, broker_settings: BrokerSettings) -> None:
@@ -312,38 +410,16 @@ async def test_after_redis_was_away_a_lease_goes_on_for_its_workers_own_time(
     claim = await claimed(brief)
     await brief.heartbeat(W, info={"pool": "default"})
     await store.heartbeat("worker-b", first=True, info={"pool": "default"})
-    long = await store.client.zscore(store.keys("workers"), "worker-b")
+    long = await store.client.zscore(store.keys("leases"), "worker-b")
     await asyncio.sleep(0.35)  # past the lease
     now_s, _ = await store.client.time()
     await store.client.hset(store.keys("reaper"), "tick", (now_s - 4) * 1000)
     assert (await store.reap()).requeued == 0
-    assert await brief.heartbeat(W) == {}
-    assert await store.client.zscore(store.keys("workers"), "worker-b") == long
+    assert not (await brief.heartbeat(W)).lost
+    assert await store.client.zscore(store.keys("leases"), "worker-b") == long
     await asyncio.sleep(0.35)
     assert (await store.reap()).requeued == 1
     assert (await read(store, claim.id)).state is JobState.QUEUED
-
-
-async def test_lost_message_is_pushed_again(store: JobStore, broker_settings: BrokerSettings) -> None:
-    brief = JobStore(store.client, broker_settings.model_copy(update={"requeue_grace_s": 0.05}))
-    accepted = await store.accept(spec())
-    await store.client.delete(store.keys("queue", "default", Lane.NORMAL))
-
-    async def repushed() -> int:
-        return (await brief.reap()).repushed
-
-    assert await eventually(repushed) == 1
-    assert await messages(store) == 1
-    await store.heartbeat(W, first=True)
-    assert isinstance(await store.claim(accepted.id, W), Claim)
-
-
-async def test_waiting_jobs_are_not_taken_for_lost(store: JobStore, broker_settings: BrokerSettings) -> None:
-    brief = JobStore(store.client, broker_settings.model_copy(update={"requeue_grace_s": 0.01}))
-    for _ in range(3):
-        await store.accept(spec())
-    await eventually(lambda: asyncio.sleep(0.05, True))
-    assert (await brief.reap()).repushed == 0
 
 
 async def test_records_leave_their_indexes(store: JobStore, broker_settings: BrokerSettings) -> None:
@@ -356,10 +432,7 @@ async def test_records_leave_their_indexes(store: JobStore, broker_settings: Bro
 
     assert await eventually(retired) == 1
     assert await store.get(accepted.id) is None
-    for key in ("jobs", "retire"):
-        assert await store.client.exists(store.keys(key)) == 0
-    assert await store.client.exists(store.keys("by_state", "cancelled")) == 0
-    assert await store.client.exists(store.keys("by_model", "a model: x")) == 0
+    assert await store.client.exists(store.keys("jobs"), store.keys("ended", "cancelled")) == 0
 
 
 async def test_pages_hold_each_job_once_in_order(store: JobStore) -> None:
@@ -380,25 +453,26 @@ async def test_pages_hold_each_job_once_in_order(store: JobStore) -> None:
     assert len((await store.list_jobs(model="a", state=JobState.QUEUED, limit=100)).jobs) == 30
 
 
-async def test_order_is_kept_when_the_server_knows_no_script(store: JobStore) -> None:
+async def test_order_is_kept_when_the_server_knows_no_function(store: JobStore) -> None:
     claim = await claimed(store, stream=True)
-    await store.client.script_flush()
-    await store.cancel(new_id())  # one script is loaded again, and the others with it
+    await store.client.function_flush()
     refused, finished = await asyncio.gather(
         store.append([(claim.id, 1, 1, "ta")]), store.finish(claim, W, JobState.SUCCEEDED)
     )
     assert (refused, finished) == (frozenset(), True)
 
 
-async def test_scripts_survive_a_script_flush(store: JobStore) -> None:
-    await store.accept(spec())
-    await store.client.script_flush()
-    claim = await claimed(store)
-    assert await store.finish(claim, W, JobState.SUCCEEDED)
+async def test_a_server_that_lost_the_library_gets_it_again(store: JobStore) -> None:
+    accepted = await store.accept(spec())
+    await store.client.function_flush()
+    assert (await store.look(accepted.id)).position == 0
+    await store.client.function_flush()
+    await alive(store)
+    assert await store.finish(await take(store), W, JobState.SUCCEEDED)
 
 
-async def test_the_scripts_know_the_transition_table(store: JobStore) -> None:
-    """The table in jobs/ and what the scripts did above are one: every target is reached from its source here."""
+async def test_the_functions_know_the_transition_table(store: JobStore) -> None:
+    """The table in jobs/ and what the functions did above are one: every target is reached from its source here."""
     seen: set[tuple[JobState, JobState]] = set()
     client: Any = store.client
 

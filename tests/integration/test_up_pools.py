@@ -126,12 +126,12 @@ class Workers:
 
     def names(self):
         """The live workers, without the parts of their names that change."""
-        return sorted(name.partition("@")[0] for name in self.redis.zrange(self.keys("workers"), 0, -1))
+        return sorted(name.partition("@")[0] for name in self.redis.zrange(self.keys("leases"), 0, -1))
 
     def children(self):
         """The workers' processes by group, as each says its own pid: its command line is what Celery left of it."""
         family = {one.pid: one for one in descendants(self.process.pid)}
-        live = self.redis.zrange(self.keys("workers"), 0, -1)
+        live = self.redis.zrange(self.keys("leases"), 0, -1)
         infos = [self.redis.hget(self.keys("worker", name), "info") for name in live]
         said = [json.loads(info) for info in infos if info]  # none: buried since
         return {one["name"].partition("@")[0]: family[one["pid"]] for one in said if one["pid"] in family}

@@ -14,9 +14,7 @@ import pytest
 import pytest_asyncio
 
 from broker.celery.app import make_celery
-from broker.celery.envelope import publish_envelope
-from broker.db.client import connect, connect_sync
-from broker.db.keys import Keys
+from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.states import JobState
@@ -111,9 +109,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
 @pytest_asyncio.fixture
 async def busy(site: Site) -> AsyncIterator[Site]:
     """A site whose worker runs a job."""
-    keys = Keys(site.settings.namespace)
-    with connect_sync(site.server.url) as client:
-        publish_envelope(make_celery(site.server.url, keys.namespace), client, keys)
     store = JobStore(connect(site.server.url), site.settings)
     await running(store, await submit(store, LONG))
     await store.aclose()

@@ -121,7 +121,7 @@ async def test_a_worker_that_loses_its_lease_before_it_consumes_ends(store: JobS
 
     async def buried() -> bool:
         await store.reap()
-        return await store.client.zcard(store.keys("workers")) == 0
+        return await store.client.zcard(store.keys("leases")) == 0
 
     await eventually(buried)
     worker.signal(signal.SIGCONT)

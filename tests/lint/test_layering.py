@@ -50,7 +50,7 @@ ROOMS = {
     },
     "broker": {
         "db": set(),
-        "celery": {"db"},
+        "celery": {TOP, "db"},
         "events": {TOP, "db"},
         TOP: {"db"},
     },

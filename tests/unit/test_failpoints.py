@@ -22,13 +22,13 @@ def disarmed():
     ("text", "why"),
     [
         ("worker.befor_claim=kill", "unknown window"),
-        ("worker.before_claim", "action must be"),
-        ("worker.before_claim=explode", "action must be"),
-        ("worker.before_claim=sleep", "action must be"),
-        ("worker.before_claim=kill:3", "action must be"),
-        ("worker.before_claim=kill@soon", "must be numbers"),
-        ("worker.before_claim=sleep:long", "must be numbers"),
-        ("worker.before_claim=kill,worker.before_claim=stop", "named twice"),
+        ("worker.claimed", "action must be"),
+        ("worker.claimed=explode", "action must be"),
+        ("worker.claimed=sleep", "action must be"),
+        ("worker.claimed=kill:3", "action must be"),
+        ("worker.claimed=kill@soon", "must be numbers"),
+        ("worker.claimed=sleep:long", "must be numbers"),
+        ("worker.claimed=kill,worker.claimed=stop", "named twice"),
     ],
 )
 def test_what_cannot_be_read_is_named(text: str, why: str) -> None:
@@ -50,7 +50,7 @@ def test_an_unknown_window_stops_the_start(command: str) -> None:
     )
     assert ended.returncode == 1
     assert (
-        "'worker.befor_claim=kill': unknown window; choose one of worker.before_consume, worker.before_claim"
+        "'worker.befor_claim=kill': unknown window; choose one of worker.before_consume, worker.claimed"
         in ended.stderr
     )
     assert "Traceback" not in ended.stderr
@@ -61,7 +61,7 @@ def test_a_window_acts_once_at_its_nth_time(monkeypatch: pytest.MonkeyPatch) -> 
     failpoints.arm_from_environment()
     failpoints.hit("engine.run")
     failpoints.hit("api.mid_stream")
-    failpoints.hit("worker.before_claim")
+    failpoints.hit("worker.claimed")
     failpoints.hit("engine.run")
     with pytest.raises(failpoints.FailpointReachedError, match=r"engine\.run"):
         failpoints.hit("engine.run")

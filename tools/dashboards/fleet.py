@@ -114,12 +114,12 @@ WORKERS = Row(
             (ended("code", "penstock_job_failures_total", POOL, ',state="failed"') + " > 0", "{{code}}"),
         ),
         lines(
-            "Taken over, pushed again, expired",
+            "Taken over, expired",
             "short",
             "What the reapers did within the last minutes.",
             ("sum(increase(penstock_takeovers_total[$__rate_interval]))", "taken over"),
             (
-                'sum by (action) (increase(penstock_reaped_total{action=~"repushed|expired|due"}[$__rate_interval]))',
+                'sum by (action) (increase(penstock_reaped_total{action=~"expired|due"}[$__rate_interval]))',
                 "{{action}}",
             ),
         ),
@@ -129,15 +129,6 @@ WORKERS = Row(
             "By which attempt of its job it is, and those given back.",
             (f"sum by (number) (rate(penstock_attempts_total{POOL}[$__rate_interval]))", "{{number}}"),
             (f"sum(rate(penstock_attempts_given_back_total{POOL}[$__rate_interval]))", "given back"),
-        ),
-        lines(
-            "Messages dropped",
-            "reqps",
-            "Queue messages that gave no right to run: late, twice, or cancelled. Harmless.",
-            (
-                f"sum by (reason) (rate(penstock_messages_dropped_total{POOL}[$__rate_interval])) > 0",
-                "{{reason}}",
-            ),
         ),
         lines(
             "Leases",

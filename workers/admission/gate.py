@@ -1,7 +1,7 @@
-"""Admission to the engine: one gate for bulk messages of the queue and for rows of batches.
+"""Admission to the engine: one gate for bulk jobs of the queue and for rows of batches.
 
-Messages wait in Redis: the gate counts those that were taken, and says how many more may be. Rows wait here, in one queue,
-the higher lane's first.
+Jobs wait in Redis: the gate counts those that were claimed, and says how many more may be. Rows wait here, in one queue, the
+higher lane's first.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from broker.attempts import Claim
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 from workers.admission.policy import LaneController, Signals
 from workers.engines.base import Engine
@@ -26,14 +28,13 @@ class ChunkSlots:
     """One chunk's places on the engine, a place for each running row. See :meth:`Gate.open_chunk`.
 
     Attributes:
-        bulk: its message is counted as bulk.
         left: rows that are not on the engine yet, and not finished either.
         stalled: the chunk waits for storage, so its rows do not ask for places.
     """
 
-    def __init__(self, gate: Gate, lane: Lane, rows: int, *, bulk: bool) -> None:
-        self._gate, self._lane = gate, lane
-        self.bulk, self.left, self.stalled = bulk, rows, False
+    def __init__(self, gate: Gate, lane: Lane, rows: int) -> None:
+        self._gate, self.lane = gate, lane
+        self.left, self.stalled = rows, False
 
     def skip(self, rows: int) -> None:
         """Leave out rows that an earlier attempt has finished."""
@@ -41,7 +42,7 @@ class ChunkSlots:
 
     async def acquire(self) -> None:
         """Wait for a place for the next row; :meth:`release` gives it back."""
-        await self._gate.acquire(self._lane.engine_priority)
+        await self._gate.acquire(self.lane.engine_priority)
         self.left -= 1
 
     def release(self, *, finished: bool) -> None:
@@ -54,119 +55,77 @@ class ChunkSlots:
 class Gate:
     """Counts the work of this worker, and admits bulk work as the lane controller allows.
 
-    Messages are counted on the consumer's thread; claims, chunks and rows on the engine's loop. Each number has one writer,
-    so both threads may read all of them without a lock.
+    Jobs are counted on the consumer's thread; chunks and rows on the engine's loop. Each number has one writer, and a set
+    changes in one step, so both threads may read all of them without a lock.
 
     Args:
         engine: started; its own signals count.
-
-    Attributes:
-        on_parked: called on the engine's loop when a job leaves its slot.
     """
 
     def __init__(self, engine: Engine, lanes: LaneController) -> None:
         self._engine, self._lanes = engine, lanes
-        self._bulk = self._others = 0  # messages that were taken and not settled
-        self._parked_bulk = self._parked_others = 0  # of these
-        self._taken = self._claimed = 0  # since the start
+        self._bulk = self._others = 0  # jobs that were claimed and not settled
+        self._coming: set[str] = set()  # of these, chunks that are not open yet
         self._chunks: set[ChunkSlots] = set()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._next: asyncio.Handle | None = None
         self.running_rows = 0
-        self.on_parked: Callable[[], None] = lambda: None
 
-    # ---- messages, on the consumer's thread --------------------------------------------------------------------
+    # ---- jobs, on the consumer's thread ------------------------------------------------------------------------
 
     @property
-    def messages(self) -> int:
-        """Messages that were taken and not settled."""
+    def jobs(self) -> int:
+        """Jobs that were claimed and not settled."""
         return self._bulk + self._others
 
-    @property
-    def parked(self) -> int:
-        """Messages whose jobs take no slot now. From any thread."""
-        return self._parked_bulk + self._parked_others
+    def take(self, claim: Claim) -> None:
+        """Count a job that is claimed."""
+        if claim.endpoint == CHUNK_ENDPOINT:
+            self._coming.add(claim.id)
+        self._count(claim.lane, 1)
 
-    def take_message(self, *, bulk: bool) -> None:
-        """Count a message that was popped.
+    def settle(self, claim: Claim) -> None:
+        """Count a job that has ended here."""
+        self._coming.discard(claim.id)
+        self._count(claim.lane, -1)
 
-        Args:
-            bulk: it comes from the queue of the lane bulk. Its job's lane may be another: jobs of every lane come from a
-                worker's own queue, and a job may be moved to another lane. All that is told of it later goes by this.
-        """
-        self._taken += 1
-        self._bulk += bulk
-        self._others += not bulk
+    def _count(self, lane: Lane, by: int) -> None:
+        if lane is Lane.BULK:
+            self._bulk += by
+        else:
+            self._others += by
 
-    def settle_message(self, *, bulk: bool) -> None:
-        """Count a message whose job has ended here."""
-        self._bulk -= bulk
-        self._others -= not bulk
-
-    def free_messages(self) -> int:
-        """Return how many more bulk messages may be taken.
-
-        One at a time while chunks of batches run here, since each message may bring many rows; none while rows of the chunks
-        here wait for the engine.
-        """
-        free = self._free(self.running_rows) - self.rows_left()
-        if not any(self.chunks()):
-            return max(0, free)
-        return 0 if self._taken > self._claimed else max(0, min(1, free))
+    def free_bulk(self) -> int:
+        """Return how many more bulk jobs may be claimed: none while rows of chunks are here, or about to be, and wait."""
+        if self._coming:
+            return 0
+        return max(0, self._free(self.running_rows) - self.rows_left())
 
     def recheck_s(self) -> float:
-        """Return after how many seconds to ask again when :meth:`free_messages` is 0.
+        """Return after how many seconds to ask again when :meth:`free_bulk` is 0.
 
         Rows that wait for more than every slot once over keep the engine busy for longer than the short pause.
         """
         return _NO_ROOM_LONG_S if self.rows_left() > self._lanes.capacity else _NO_ROOM_S
 
-    # ---- claims, chunks and rows, on the engine's loop ---------------------------------------------------------
-
-    def count_claim(self) -> None:
-        """Note that it is known of one more message whether it is a chunk."""
-        self._claimed += 1
+    # ---- chunks and rows, on the engine's loop -----------------------------------------------------------------
 
     @contextmanager
-    def park(self, *, bulk: bool) -> Iterator[None]:
-        """Take a job off its slot, for as long as it waits for something else than the engine; then see :meth:`slot`.
-
-        Args:
-            bulk: as its message was counted.
-        """
-        self._parked_bulk += bulk
-        self._parked_others += not bulk
-        self.on_parked()
-        try:
-            yield
-        finally:
-            self._parked_bulk -= bulk
-            self._parked_others -= not bulk
-
-    async def slot(self) -> None:
-        """Wait until a job that was parked has a slot again. No other message gets the next free one."""
-        while self.messages - self.parked > self._lanes.capacity:  # noqa: ASYNC110 - another thread settles them
-            await asyncio.sleep(_RECHECK_S)
-
-    @contextmanager
-    def open_chunk(self, lane: Lane, rows: int, *, bulk: bool) -> Iterator[ChunkSlots]:
-        """Count a chunk of ``rows`` rows, for as long as it is on this worker.
-
-        Args:
-            bulk: as its message was counted.
-        """
-        slots = ChunkSlots(self, lane, rows, bulk=bulk)
+    def open_chunk(self, claim: Claim, rows: int) -> Iterator[ChunkSlots]:
+        """Count a chunk of ``rows`` rows, for as long as it is on this worker."""
+        slots = ChunkSlots(self, claim.lane, rows)
         self._chunks.add(slots)
+        self._coming.discard(claim.id)
         try:
             yield slots
         finally:
             self._chunks.remove(slots)
 
     def chunks(self) -> tuple[int, int]:
-        """Return how many chunks are here: those whose messages count as bulk, and others. From any thread."""
-        kinds = [slots.bulk for slots in list(self._chunks)]
+        """Return how many chunks are here: those of the lane bulk, and others. From any thread."""
+        kinds = [slots.lane is Lane.BULK for slots in list(self._chunks)]
         return kinds.count(True), kinds.count(False)
 
     def rows_left(self) -> int:
@@ -239,10 +198,10 @@ class Gate:
     def _free(self, rows: int, *, overcommit: bool = False) -> int:
         """Return how many more bulk jobs or rows may go onto the engine beside ``rows``."""
         bulk_chunks, other_chunks = self.chunks()
-        others = max(0, self._others - self._parked_others - other_chunks)
+        others = max(0, self._others - other_chunks)
         if others and others >= self._lanes.reserved:
             others += self._lanes.headroom  # so that the next interactive job, too, finds a place
         stats = self._engine.stats()
-        bulk = max(0, self._bulk - self._parked_bulk - bulk_chunks) + rows
+        bulk = max(0, self._bulk - bulk_chunks) + rows
         signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
         return self._lanes.free(signals, time.monotonic(), overcommit=overcommit)

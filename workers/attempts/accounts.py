@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from broker.attempts import Claim
+from broker.registry import Runs
+from jobs.endpoints import CHUNK_ENDPOINT
+from jobs.lanes import Lane
 from jobs.states import JobState
 from monitoring.metrics import Children, WorkerMetrics
 from workers.attempts.attempt import Attempt, Outcome
@@ -65,15 +69,44 @@ class Pulse:
         return rates
 
 
+class RunMeans:
+    """The mean runs of jobs that ended between two heartbeats, which the estimates of starts are made from.
+
+    Chunks of batches do not count: their runs tell nothing about a job's.
+    """
+
+    def __init__(self) -> None:
+        self._sums = _no_runs()
+
+    def ended(self, claim: Claim, ran_s: float) -> None:
+        """Count a job that ended here."""
+        if claim.endpoint != CHUNK_ENDPOINT:
+            of = self._sums[claim.lane is Lane.BULK]
+            of[0] += 1
+            of[1] += ran_s * 1000
+
+    def read(self) -> tuple[Runs | None, Runs | None]:
+        """Return the runs since the last call, of the other lanes and of bulk; None: there were none."""
+        found = [Runs(total / count, int(count)) if count else None for count, total in self._sums.values()]
+        self._sums = _no_runs()
+        return found[0], found[1]
+
+
+def _no_runs() -> dict[bool, list[float]]:
+    return {False: [0, 0.0], True: [0, 0.0]}  # by whether they are bulk: number, milliseconds
+
+
 class Accounts:
     """Counts and times attempts.
 
     Attributes:
         pulse: the rates since the last heartbeat.
+        runs: the mean runs since then.
     """
 
     def __init__(self, metrics: WorkerMetrics) -> None:
         self.pulse = Pulse()
+        self.runs = RunMeans()
         self._metrics = metrics
         self._running = Children(metrics.running)
         self._attempts = Children(metrics.attempts)
@@ -113,6 +146,7 @@ class Accounts:
             return
         self.pulse.ended()
         ran_s = time.monotonic() - attempt.began_s
+        self.runs.ended(claim, ran_s)
         self._jobs[outcome.state, claim.lane].inc()
         self._run_time[(outcome.state,)].observe(ran_s)
         self._tenant_jobs[metrics.tenants.label(claim.tenant), outcome.state].inc()

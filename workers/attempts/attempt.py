@@ -21,7 +21,6 @@ class Attempt:
     Attributes:
         claim: the right to run it.
         buffer: chunks of its stream that are not written yet.
-        bulk: how the gate has counted its message.
         stop: why it was stopped; None while it was not.
         abort: the task that asks the engine to end the run early.
         on_engine: the engine has, or had, the request.
@@ -31,7 +30,6 @@ class Attempt:
 
     claim: Claim
     buffer: StreamBuffer
-    bulk: bool
     stop: StopReason | None = None
     task: asyncio.Task[Final] | None = None
     abort: asyncio.Task[None] | None = None
@@ -47,11 +45,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of a queue message.
+    """The outcome of an attempt.
 
     Attributes:
         state: the terminal state that the attempt gave its job; None: it gave none.
-        reason: the failure code, the reason why nothing was run, or the stop reason.
+        reason: the failure code, or the stop reason.
     """
 
     state: JobState | None

@@ -12,6 +12,7 @@ import structlog
 
 from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
 from jobs.states import JobState
@@ -225,7 +226,9 @@ class Endings:
         if not written:
             self._metrics.fenced.inc()
             return Outcome(None, StopReason.FENCED)
-        if usage is not None:
-            claim = attempt.claim
+        claim = attempt.claim
+        if (
+            usage is not None and claim.endpoint != CHUNK_ENDPOINT
+        ):  # rows of a batch count when they are committed
             self._metrics.count_tokens(claim.lane, claim.tenant, usage.prompt_tokens, usage.completion_tokens)
         return Outcome(state, error.code if error else None)

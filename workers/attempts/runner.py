@@ -10,8 +10,7 @@ from contextlib import nullcontext, suppress
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from broker.attempts import Claim, Dropped
-from broker.db.errors import StoreFaultError, StoreUnavailableError
+from broker.attempts import Claim
 from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -22,7 +21,6 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Tracer
-from workers.admission.gate import Gate
 from workers.attempts.accounts import Accounts
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.endings import Endings
@@ -35,20 +33,18 @@ from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, 
 log = structlog.get_logger(__name__)
 
 _ABORT_GRACE_S = 0.5  # for the engine to return what it has; then the run is cancelled
-_SUSPECT_WINDOW_S = 5.0
 
 
 class Runner:
-    """Claims jobs, runs them and ends them.
+    """Runs claimed jobs and ends them.
 
     Args:
         engine: a started engine.
         worker: this worker's incarnation, whose lease is alive.
         pool: the pool whose lanes it drains.
-        gate: counts each message whose claim was answered.
+        quarantine: lets one suspect in at a time.
         max_result_bytes: a larger response fails its job.
-        run_chunk: runs a chunk of a batch, given how its message is counted and its place in a trace; raises as an engine
-            does.
+        run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
         die: ends the worker, since it cannot go on, with the reason.
     """
@@ -60,22 +56,22 @@ class Runner:
         worker: str,
         *,
         pool: str,
-        gate: Gate,
+        quarantine: Quarantine,
         metrics: WorkerMetrics,
         tracer: Tracer,
         max_result_bytes: int,
-        run_chunk: Callable[[Claim, bool, TraceContext | None], Awaitable[Final]],
+        run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
         die: Callable[[str], None],
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
-        self._gate, self._metrics, self._tracer = gate, metrics, tracer
+        self._quarantine, self._metrics, self._tracer = quarantine, metrics, tracer
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._die = die
         self._endings = Endings(engine, store, worker, metrics, max_result_bytes)
         self._flusher = Flusher(store, self._on_refused)
-        self._quarantine = Quarantine(gate, _SUSPECT_WINDOW_S)
         self._attempts: dict[str, Attempt] = {}
+        self._stuck: set[str] = set()  # jobs that could neither end nor be given back
         self._closing: StopReason | None = None
         self.engine_died = False
         self.accounts = Accounts(metrics)
@@ -84,6 +80,10 @@ class Runner:
     def running(self) -> int:
         """Attempts that run here now."""
         return len(self._attempts)
+
+    def ids(self) -> frozenset[str]:
+        """Return the jobs that only this runner, or the end of the lease, may take off this worker."""
+        return frozenset(self._attempts) | self._stuck
 
     def stop(self, job_id: str, reason: StopReason) -> None:
         """Stop a job that runs here. No effect on any other, nor on one that is stopped already."""
@@ -122,29 +122,17 @@ class Runner:
         if attempt is not None and attempt.claim.attempt == number:
             self.stop(job_id, StopReason.FENCED)
 
-    async def run(self, job_id: str, *, bulk: bool) -> Outcome:
-        """Run the job that a queue message names, if the message still gives the right to.
+    async def run(self, claim: Claim, asked_ns: int) -> Outcome:
+        """Run a claimed job.
 
         Args:
-            bulk: how the gate has counted the message.
+            asked_ns: when the claim was sent, Unix nanoseconds.
 
         Never raises for what happens to the job; returns when its record says so.
         """
-        if self._closing is not None:
-            self._gate.count_claim()
-            return Outcome(None, self._closing)  # its message is gone; the reaper pushes another
-        bind_contextvars(job_id=job_id)  # each run has a task of its own, so nothing has to be unbound
-        asked_ns = time.time_ns()
-        try:
-            claim = await self._claim(job_id)
-        finally:
-            self._gate.count_claim()
-        if isinstance(claim, Dropped):
-            self._metrics.dropped.labels(claim.reason).inc()
-            log.debug("message_dropped", reason=claim.reason)
-            return Outcome(None, claim.reason)
-        attempt = self._attempts[job_id] = Attempt(
-            claim, StreamBuffer(claim.id, claim.attempt), bulk, stop=self._closing
+        bind_contextvars(job_id=claim.id)  # each run has a task of its own, so nothing has to be unbound
+        attempt = self._attempts[claim.id] = Attempt(
+            claim, StreamBuffer(claim.id, claim.attempt), stop=self._closing
         )
         self.accounts.begin(attempt)
         outcome = Outcome(None, "crashed")
@@ -157,8 +145,9 @@ class Runner:
             outcome = await self._rescue(attempt, error)
         finally:
             attempt.spans.end(outcome.state, outcome.reason)
-            if self._attempts.get(job_id) is attempt:
-                del self._attempts[job_id]
+            if self._attempts.get(claim.id) is attempt:
+                del self._attempts[claim.id]
+            self._quarantine.leave(claim)
             self.accounts.end(attempt, outcome)
         _report(attempt, outcome)
         return outcome
@@ -179,18 +168,9 @@ class Runner:
             return await self._endings.crashed(attempt, error)
         except Exception:
             log.exception("job_not_given_back", attempt=attempt.claim.attempt)
+            self._stuck.add(attempt.claim.id)
             self._die(f"{attempt.claim.id} can neither end nor be given back")
             return Outcome(None, "crashed")
-
-    async def _claim(self, job_id: str) -> Claim | Dropped:
-        """Claim. If Redis refuses, the message is dropped, and the reaper pushes the job again."""
-        try:
-            return await self._store.claim(job_id, self._worker)
-        except StoreUnavailableError as error:
-            log.warning("claim_failed", job_id=job_id, error=str(error))
-            return Dropped("redis_unavailable")
-        except StoreFaultError:  # it is reported
-            return Dropped("store_fault")
 
     async def _carry_out(self, attempt: Attempt) -> Outcome:
         """Run an attempt on the engine, and write its end."""
@@ -231,7 +211,7 @@ class Runner:
             buffer.append(chunk)
             self._flusher.schedule(buffer)
 
-        async with self._quarantine.alone(claim.lane, bulk=attempt.bulk) if claim.kills else nullcontext():
+        with self._quarantine.window(claim) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000
                 timer = asyncio.get_running_loop().call_later(
@@ -250,7 +230,7 @@ class Runner:
             attempt.on_engine = True
             try:
                 if claim.endpoint == CHUNK_ENDPOINT:
-                    final = await self._run_chunk(claim, attempt.bulk, span.context)
+                    final = await self._run_chunk(claim, span.context)
                 else:
                     final = await self._engine.run(request, emit)
                 record_final(span, final)

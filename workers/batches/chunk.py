@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec, ChunkStore, Go
 from broker.db.errors import StoreError, StoreUnavailableError
 from jobs.batches import new_writer
+from jobs.model import Usage
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.trace_context import TraceContext
@@ -35,7 +37,7 @@ _SAVE_AT_THE_END_S = 0.7
 """The same where the attempt is given up, since the worker may end: another attempt runs those rows again."""
 
 _RETRY_S = 1.0
-_DONE = Final(200, b"{}", None)
+_DONE = Final(200, b"{}", Usage(0, 0, 0))
 _NOTHING = Recovered("", frozenset(), usage_of(b""))
 
 
@@ -66,18 +68,20 @@ class ChunkRunner:
         if feeder := self._feeders.get(job_id):
             feeder.stop()
 
-    async def run(self, claim: Claim, bulk: bool, place: TraceContext | None = None) -> Final:  # noqa: FBT001
+    async def run(self, claim: Claim, place: TraceContext | None = None) -> Final:
         """Run a chunk until every row is committed, its batch is paused, or it is no longer this attempt's.
 
         Args:
-            bulk: how the gate has counted its message.
             place: its place in a trace, to which the rows' own traces link.
+
+        Returns:
+            With the usage of the rows that this attempt committed.
 
         Raises:
             EngineDeadError: the engine died under it. Finished rows are committed.
         """
         spec = msgspec.json.decode(claim.body, type=ChunkSpec)
-        with self._gate.open_chunk(claim.lane, spec.rows, bulk=bulk) as slots:
+        with self._gate.open_chunk(claim, spec.rows) as slots:
             go, left, writer = await self._take(spec, claim, slots)
             if go is Go.PAUSED:
                 await self._end(spec, claim, done=False)
@@ -85,10 +89,14 @@ class ChunkRunner:
                 return _DONE
             slots.stalled = False
             slots.skip(len(left.ids))
+            used = _Used()
+
+            def count(rows: list[FinishedRow]) -> None:
+                used.add(rows)
+                self._count(claim, rows)
+
             chunk = ChunkAttempt(claim, spec, writer, place)
-            committer = Committer(
-                self._storage(), self._chunks, spec, claim, writer, lambda rows: self._count(claim, rows)
-            )
+            committer = Committer(self._storage(), self._chunks, spec, claim, writer, count)
             feeder = self._feeders[claim.id] = Feeder(
                 chunk,
                 self._rows,
@@ -104,7 +112,7 @@ class ChunkRunner:
                 log.info("chunk_gone", batch=spec.batch, chunk=spec.chunk)
             finally:
                 del self._feeders[claim.id]
-        return _DONE
+        return Final(200, b"{}", used.usage)
 
     async def _take(self, spec: ChunkSpec, claim: Claim, slots: ChunkSlots) -> tuple[Go, Recovered, int]:
         """Find the rows left of a chunk, and take it. Returns the verdict, those rows, and the number to write under."""
@@ -156,9 +164,9 @@ class ChunkRunner:
         failed = sum(row.kind == "err" for row in rows)
         self._metrics.batch_rows.labels("completed").inc(len(rows) - failed)
         self._metrics.batch_rows.labels("failed").inc(failed)
-        prompt = sum(row.usage.input_tokens for row in rows)
-        completion = sum(row.usage.output_tokens for row in rows)
-        self._metrics.count_tokens(claim.lane, claim.tenant, prompt, completion)
+        of_them = _Used()
+        of_them.add(rows)
+        self._metrics.count_tokens(claim.lane, claim.tenant, of_them.prompt, of_them.completion)
 
     async def _wait_for_storage(self, spec: ChunkSpec, slots: ChunkSlots, error: StorageError) -> None:
         slots.stalled = True  # until something can be read
@@ -176,6 +184,22 @@ class ChunkRunner:
                 await asyncio.sleep(_RETRY_S)
             else:
                 return
+
+
+@dataclass(slots=True)
+class _Used:
+    """The tokens of rows."""
+
+    prompt: int = 0
+    completion: int = 0
+
+    def add(self, rows: list[FinishedRow]) -> None:
+        self.prompt += sum(row.usage.input_tokens for row in rows)
+        self.completion += sum(row.usage.output_tokens for row in rows)
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.prompt, self.completion, self.prompt + self.completion)
 
 
 async def _save(committer: Committer, within_s: float) -> None:

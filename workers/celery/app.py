@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Celery
@@ -13,12 +13,15 @@ from celery.signals import worker_ready
 from celery.worker import state as worker_state
 
 from broker.celery.app import TASK_NAME
+from broker.celery.claimer import Claimer
+from broker.celery.envelope import learn_envelope
+from broker.celery.transport import CLAIMER
 from broker.db.keys import Keys
-from jobs.lanes import Lane
 from monitoring.sampling import Gate as EventGate
 from workers.admission.gate import Gate
+from workers.attempts.quarantine import Quarantine
 from workers.celery.consumer import bounded_consumer
-from workers.celery.pool import Submit, loop_pool
+from workers.celery.pool import Submit, loop_pool, room_for
 from workers.settings import WorkerSettings
 
 
@@ -42,28 +45,47 @@ class CeleryWorker:
 
     Args:
         app: the application, with the task registered.
-        gate: counts messages, and says how many more may be taken.
-        on_ready: called once messages are taken.
-        on_stop: called when no more messages are taken, whatever the reason.
+        worker: this worker's incarnation, whose lease is alive.
+        capacity: jobs that it runs at once.
+        gate, quarantine: say what more may be claimed.
+        submit: runs a claimed job.
+        give_back: gets the jobs of claims that Celery did not deliver.
+        on_ready: called once it claims.
+        on_stop: called when nothing is claimed any more, whatever the reason.
+
+    Attributes:
+        claimer: asks for jobs.
     """
 
     def __init__(
         self,
         app: Celery,
         settings: WorkerSettings,
+        worker: str,
         capacity: int,
         *,
-        submit: Submit,
         gate: Gate,
+        quarantine: Quarantine,
+        submit: Submit,
+        give_back: Callable[[Sequence[str]], None],
         on_ready: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
         self._on_ready = on_ready
-        bulk_queue = Keys(settings.namespace)("queue", settings.pool, Lane.BULK)
+        self.claimer = Claimer(
+            worker,
+            keys=Keys(settings.namespace),
+            pool=settings.pool,
+            message=learn_envelope(app).message,
+            retention_ms=int(settings.retention_s * 1000),
+            room=lambda: room_for(capacity, gate, quarantine),
+            give_back=give_back,
+        )
+        app.conf.broker_transport_options[CLAIMER] = self.claimer
         # Signals are the process's, see workers/main.py. Celery would install handlers that bypass the drain.
         quiet = {"install_platform_tweaks": lambda *_: install_cry_handler()}
         self._worker = type("Worker", (app.Worker,), quiet)(
-            pool=loop_pool(submit, gate, bulk_queue, on_stop),
+            pool=loop_pool(submit, self.claimer, gate, quarantine, on_stop),
             consumer_cls=bounded_consumer(EventGate(1.0, settings.task_events_max_per_s)),
             concurrency=capacity,
             hostname=settings.node_name,
@@ -75,7 +97,7 @@ class CeleryWorker:
         )
 
     def run(self) -> None:
-        """Take messages until :meth:`stop`, and return when every job has ended here."""
+        """Claim until :meth:`stop`, and return when every job has ended here."""
         # A Python-heavy engine front in another thread starves Celery's consumer at the default 5 ms.
         sys.setswitchinterval(0.0005)
         worker_ready.connect(self._ready, weak=False)
@@ -85,8 +107,8 @@ class CeleryWorker:
         self._on_ready()
 
     def stop(self) -> None:
-        """Take no more messages. Callable from any thread, and from signal handlers."""
+        """Claim no more. Callable from any thread, and from signal handlers."""
         worker_state.should_stop = 0
         pool = getattr(self._worker, "pool", None)
-        if pool is not None:  # otherwise it has not begun to take messages
+        if pool is not None:  # otherwise it has not begun to claim
             pool.wake()

@@ -1,7 +1,7 @@
 """A Celery pool without threads: jobs are coroutines on the engine's loop.
 
 Celery's threads pool would keep one sleeping thread per job on the engine, and hand each job between three threads that
-share one interpreter lock. Here the consumer's thread hands the job id to the loop, and takes outcomes back in batches
+share one interpreter lock. Here the consumer's thread hands the claim to the loop, and takes outcomes back in batches
 through a pipe that Celery's own event loop watches. That one thread alone touches Celery's objects (ADR 0004, with figures).
 """
 
@@ -20,18 +20,20 @@ from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from celery.exceptions import Ignore
 
-from broker.celery.transport import BULK_ROOM, FREE_SLOTS
+from broker.attempts import Claim
+from broker.celery.claimer import Claimer, Room
 from jobs.states import JobState
 from monitoring import failpoints
 from workers.admission.gate import Gate
 from workers.attempts.attempt import Outcome
+from workers.attempts.quarantine import Quarantine
 
 log = structlog.get_logger(__name__)
 
 Result: TypeAlias = Outcome | BaseException
-Submit: TypeAlias = Callable[[str, bool, Callable[[Result], None]], None]
-"""Runs a job by its id and whether its message counts as bulk. It calls back, on any thread, with the job's outcome or with
-the error that broke the runner.
+Submit: TypeAlias = Callable[[Claim, int, Callable[[Result], None]], None]
+"""Runs a claimed job, given when the claim was sent. It calls back, on any thread, with the job's outcome or with the error
+that broke the runner.
 """
 
 
@@ -39,24 +41,13 @@ class JobFailedError(Exception):
     """A job ended as failed; Celery and Flower show the code. It was recorded already, so nothing is retried."""
 
 
-class _Number:
-    """A number that is read when it is used, as a transport option: ``inspect stats``, and so Flower, writes it as JSON."""
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self._read = read
-
-    def __call__(self) -> float:
-        return self._read()
-
-    __json__ = __call__
-
-
 class LoopPool(BasePool):  # type: ignore[misc]
     """Runs tasks whose only argument is their id as jobs on the engine's loop; see :func:`loop_pool`."""
 
     submit: Submit
+    claimer: Claimer
     gate: Gate
-    bulk_queue: str
+    quarantine: Quarantine
     stopping: Callable[[], None]
     body_can_be_buffer = True
     _write_end = -1
@@ -65,19 +56,10 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Open the way back from the loop."""
-        self._done: deque[tuple[Callable[..., Any], float, bool, Result]] = deque()
-        options = self.app.conf.broker_transport_options
-        options[FREE_SLOTS] = _Number(lambda: self.num_processes - self.gate.messages)
-        options[BULK_ROOM] = (self.bulk_queue, _Number(self.gate.free_messages), _Number(self.gate.recheck_s))
-        self.gate.on_parked = self.wake
+        self._done: deque[tuple[Callable[..., Any], float, Claim, Result]] = deque()
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
-
-    @property
-    def num_processes(self) -> int:
-        """The number of messages that Celery may hold: one for each slot, and those that take none."""
-        return int(self.limit) + self.gate.parked
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""
@@ -98,15 +80,15 @@ class LoopPool(BasePool):  # type: ignore[misc]
         started = time.monotonic()
         if accept_callback is not None:
             accept_callback(os.getpid(), started)
-        bulk = args[2]["delivery_info"]["routing_key"] == self.bulk_queue
-        self.gate.take_message(bulk=bulk)
+        claim = self.claimer.take(args[1])
+        self.gate.take(claim)
+        self.quarantine.enter(claim)
 
         def done(result: Result) -> None:
-            self._done.append((callback, started, bulk, result))
+            self._done.append((callback, started, claim, result))
             self.wake()
 
-        failpoints.hit("worker.before_claim")
-        self.submit(args[1], bulk, done)
+        self.submit(claim, self.claimer.asked_ns, done)
 
     def wake(self) -> None:
         """Have Celery's loop turn now, so that it notices a change. Callable from any thread."""
@@ -122,15 +104,15 @@ class LoopPool(BasePool):  # type: ignore[misc]
         except BlockingIOError:
             return
         while self._done:
-            callback, started, bulk, result = self._done.popleft()
+            callback, started, claim, result = self._done.popleft()
             failpoints.hit("worker.before_ack")
-            self.gate.settle_message(bulk=bulk)
+            self.gate.settle(claim)
             callback(_celery_result(callback, result, time.monotonic() - started))
 
     def on_stop(self) -> None:
         """Wait for running jobs, bounded by the process's end. Celery's loop no longer turns, so the pipe is read here."""
         self.stopping()
-        while self.gate.messages:
+        while self.gate.jobs:
             if select.select([self._read_end], [], [], 1.0)[0]:
                 self._settle()
         write_end, self._write_end = self._write_end, -1  # a signal may come at any moment, and wakes
@@ -139,18 +121,33 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        return info | {"running": self.gate.messages}
+        return info | {"running": self.gate.jobs}
 
 
-def loop_pool(submit: Submit, gate: Gate, bulk_queue: str, on_stop: Callable[[], None]) -> type[LoopPool]:
+def room_for(capacity: int, gate: Gate, quarantine: Quarantine) -> Room:
+    """Return what a worker may claim now. On the thread that claims.
+
+    Args:
+        capacity: jobs that it runs at once.
+    """
+    free = capacity - gate.jobs
+    return Room(free, min(free, gate.free_bulk()), quarantine.room, gate.recheck_s())
+
+
+def loop_pool(
+    submit: Submit, claimer: Claimer, gate: Gate, quarantine: Quarantine, on_stop: Callable[[], None]
+) -> type[LoopPool]:
     """Return the pool class of one worker, for ``app.Worker(pool=...)``.
 
     Args:
-        gate: counts messages, and says how many more may be taken.
-        on_stop: called when no more messages are taken.
+        claimer: has the claims of the messages that come.
+        gate: counts jobs.
+        quarantine: notes suspects.
+        on_stop: called when nothing is claimed any more.
     """
-    members = {"submit": staticmethod(submit), "gate": gate, "bulk_queue": bulk_queue}
-    return type("LoopPool", (LoopPool,), members | {"stopping": staticmethod(on_stop)})
+    members = {"claimer": claimer, "gate": gate, "quarantine": quarantine}
+    functions = {"submit": staticmethod(submit), "stopping": staticmethod(on_stop)}
+    return type("LoopPool", (LoopPool,), members | functions)
 
 
 def _celery_result(callback: Callable[..., Any], outcome: Result, runtime_s: float) -> tuple[int, Any, float]:

@@ -6,12 +6,14 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
 import structlog
 
+from broker.attempts import Claim
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
 from broker.db.errors import StoreError
@@ -25,6 +27,7 @@ from storage import open_storage
 from workers.admission.gate import Gate
 from workers.admission.policy import LaneController
 from workers.attempts.attempt import Outcome
+from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
 from workers.attempts.spans import tracer_for
@@ -42,6 +45,7 @@ from workers.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
+_SUSPECT_WINDOW_S = 5.0
 _MIN_STALL_S = 5.0
 """A loop that hangs for less may go on. Beyond that, and twice the lease, it has lost its jobs, and the process ends."""
 
@@ -55,6 +59,7 @@ class EngineHost:
     Attributes:
         ending: how the process ends.
         gate: admission to the engine; from :meth:`start` on.
+        quarantine: admission of suspects.
         info: the constant part of the worker's record; from :meth:`start` on.
     """
 
@@ -77,11 +82,14 @@ class EngineHost:
             close=self._close,
         )
         self.gpus = GpuWatch()
+        self.quarantine = Quarantine(_SUSPECT_WINDOW_S)
         self.info: dict[str, Any] = {}
         self._tracer = Tracer()
         self._lease: Lease | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
+        self._returns: set[asyncio.Task[None]] = set()
+        self._undelivered: Callable[[], frozenset[str]] = frozenset
         self._closing = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
@@ -100,14 +108,22 @@ class EngineHost:
         stall_s = max(_MIN_STALL_S, 2 * self.settings.lease_ttl_s)
         Watchdog(self._loop, stall_s, self.ending.die).start()
 
-    def submit(self, job_id: str, bulk: bool, done: Callable[[Outcome | BaseException], None]) -> None:  # noqa: FBT001
-        """Run a job.
+    def watch(self, undelivered: Callable[[], frozenset[str]]) -> None:
+        """Set what returns the jobs whose claims are on their way to :meth:`submit`. It is called on the loop."""
+        self._undelivered = undelivered
+
+    def submit(self, claim: Claim, asked_ns: int, done: Callable[[Outcome | BaseException], None]) -> None:
+        """Run a claimed job.
 
         Args:
-            bulk: how the gate has counted its message.
+            asked_ns: when the claim was sent, Unix nanoseconds.
             done: called on the loop with its outcome, or with the error that broke the runner.
         """
-        self._loop.post(self._spawn, job_id, bulk, done)
+        self._loop.post(self._spawn, claim, asked_ns, done)
+
+    def give_back(self, job_ids: Sequence[str]) -> None:
+        """Return jobs to the queue that were claimed, and that nothing will run here."""
+        self._loop.post(self._give_back, job_ids)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, wherever it is. Returns its state, or why that is not known."""
@@ -118,14 +134,27 @@ class EngineHost:
 
     # ---- on the loop -------------------------------------------------------------------------------------------
 
-    def _spawn(self, job_id: str, bulk: bool, done: Callable[[Outcome | BaseException], None]) -> None:  # noqa: FBT001
+    def _spawn(self, claim: Claim, asked_ns: int, done: Callable[[Outcome | BaseException], None]) -> None:
         def settle(task: asyncio.Task[Outcome]) -> None:
             self._jobs.discard(task)
             done(Outcome(None, "abandoned") if task.cancelled() else task.exception() or task.result())
 
-        task = asyncio.get_running_loop().create_task(self._runner.run(job_id, bulk=bulk))
+        task = asyncio.get_running_loop().create_task(self._runner.run(claim, asked_ns))
         self._jobs.add(task)
         task.add_done_callback(settle)
+
+    def _give_back(self, job_ids: Sequence[str]) -> None:
+        async def disown() -> None:
+            with suppress(StoreError):  # the heartbeat finds them, too
+                await self._store.disown(self.worker, job_ids)
+
+        task = asyncio.get_running_loop().create_task(disown())
+        self._returns.add(task)
+        task.add_done_callback(self._returns.discard)
+
+    def _known(self) -> frozenset[str]:
+        """Return the jobs that this worker knows as its own."""
+        return self._undelivered() | self._runner.ids()
 
     async def _start(self, info: Callable[[], dict[str, Any]]) -> None:
         s = self.settings
@@ -152,7 +181,7 @@ class EngineHost:
             store,
             self.worker,
             pool=s.pool,
-            gate=gate,
+            quarantine=self.quarantine,
             metrics=self._metrics,
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
@@ -172,6 +201,7 @@ class EngineHost:
             ending=self.ending,
             metrics=self._metrics,
             state=self._state,
+            known=self._known,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -225,15 +255,16 @@ class EngineHost:
         self._closing = True
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
-        await _cancel([*self._jobs, *self._services])
-        closing = self._end_lease(), self.engine.stop(), asyncio.to_thread(self._tracer.close)
+        abandoned = self._runner.ids() if self._lease is not None else frozenset()
+        await _cancel([*self._jobs, *self._returns, *self._services])
+        closing = self._end_lease(abandoned), self.engine.stop(), asyncio.to_thread(self._tracer.close)
         for error in await asyncio.gather(*closing, return_exceptions=True):
             if error is not None:
                 raise error
 
-    async def _end_lease(self) -> None:
+    async def _end_lease(self, abandoned: frozenset[str]) -> None:
         if self._lease is not None:
-            await self._lease.end()
+            await self._lease.end(abandoned)
             await self._store.aclose()
 
 

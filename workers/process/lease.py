@@ -6,12 +6,13 @@ It is prolonged from the engine's loop on purpose: a loop that hangs must lose i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
+from broker.db.calls.workers import Beat
 from broker.db.client import connect
 from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
 from broker.db.urls import without_password
@@ -40,6 +41,7 @@ class Lease:
         runner: runs the jobs; stops those that the store ends.
         ending: begun when the lease is lost, and by a drain.
         state: returns the worker's record as of now.
+        known: returns the jobs that it knows as its own.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class Lease:
         ending: Ending,
         metrics: WorkerMetrics,
         state: Callable[[], Mapping[str, Any]],
+        known: Callable[[], frozenset[str]],
     ) -> None:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
-        self._state = state
+        self._state, self._known = state, known
+        self._unknown: frozenset[str] = frozenset()
         self._drains = False
         self._beat_now = asyncio.Event()
         self._counts = CountServer(store.client, store.keys, engine.count)
@@ -96,27 +100,58 @@ class Lease:
             self._beat_now.clear()
             failpoints.hit("worker.before_beat")
             try:
-                orders = await self._store.heartbeat(self._worker, info=self._state())
+                beat = await self._beat()
             except StoreUnavailableError as error:
                 log.warning("heartbeat_failed", error=str(error))
                 self._metrics.beats_failed.inc()
                 continue
-            if orders is None:
+            if beat.lost:
                 log.error("lease_lost", worker=self._worker)
                 self._runner.stop_all(StopReason.FENCED)
                 self._ending.die("the lease was lost: this worker's jobs have been given to others")
                 return
             self._metrics.beats.inc()
-            for subject, word in orders.items():
+            for subject, word in beat.orders:
                 self._obey(subject, word)
+            await self._return_strays(beat.jobs or ())
+
+    async def _beat(self) -> Beat:
+        run, bulk_run = self._runner.accounts.runs.read()
+        return await self._store.heartbeat(
+            self._worker, info=self._state(), running=len(self._known()), run=run, bulk_run=bulk_run
+        )
+
+    async def _return_strays(self, jobs: Collection[str]) -> None:
+        """Give back jobs that Redis counts as this worker's, and that it did not know at two heartbeats in a row.
+
+        The answer to their claim was lost, and no later call could have it again.
+        """
+        unknown = frozenset(jobs) - self._known()
+        strays, self._unknown = unknown & self._unknown, unknown
+        if strays:
+            await self._disown(strays)
+
+    async def _disown(self, jobs: Collection[str]) -> None:
+        log.warning("claims_given_back", jobs=sorted(jobs))
+        try:
+            await self._store.disown(self._worker, sorted(jobs))
+        except StoreUnavailableError as error:  # the next heartbeats find them again
+            log.warning("heartbeat_failed", error=str(error))
 
     def beat_now(self) -> None:
         """Send a heartbeat soon, as the worker's state has changed."""
         self._beat_now.set()
 
-    async def end(self) -> None:
-        """Give up the lease. Jobs that this worker still has are taken over in the next round of a reaper."""
+    async def end(self, abandoned: frozenset[str]) -> None:
+        """Give up the lease. What was claimed and never begun here is given back.
+
+        Args:
+            abandoned: jobs whose attempts could not be ended. They are taken over in the next round of a reaper.
+        """
         try:
+            beat = await self._store.heartbeat(self._worker, running=0)
+            if strays := frozenset(beat.jobs or ()) - abandoned:
+                await self._disown(strays)
             await self._store.bury(self._worker)
         except StoreError as error:
             log.warning("bury_failed", error=str(error))

@@ -222,6 +222,7 @@ def test_a_bad_number_or_choice_is_quoted(monkeypatch, name, value, shown):
         ("PENSTOCK_API_KEYS", '{"a": ""}'),
         ("PENSTOCK_API_KEYS", '{"a": "k", "b": "k"}'),
         ("PENSTOCK_TENANTS", '{"a": {"weight": 0}}'),
+        ("PENSTOCK_TENANTS", '{"a": {"weight": 0.0001}}'),
         ("PENSTOCK_TENANTS", '{"a": {"wieght": 2}}'),
     ],
 )

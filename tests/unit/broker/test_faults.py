@@ -27,7 +27,7 @@ PASS = [
     "NOAUTH Authentication required.",
     "WRONGPASS invalid username-password pair or user is disabled.",
     "ERR max number of clients reached",
-    "NOENVELOPE no process has published the Celery envelope",
+    "ERR Function not found",
 ]
 
 STAY = [
@@ -50,14 +50,14 @@ def told(reply: str) -> Exception:
 @pytest.mark.parametrize("reply", PASS)
 def test_what_passes_is_away(reply: str) -> None:
     assert not is_fault(told(reply))
-    assert isinstance(Faults().translate(told(reply), "job/claim"), StoreUnavailableError)
+    assert isinstance(Faults().translate(told(reply), "claim"), StoreUnavailableError)
 
 
 @pytest.mark.parametrize("reply", STAY)
 def test_what_stays_is_a_fault(reply: str) -> None:
-    ours = Faults().translate(told(reply), "job/claim")
+    ours = Faults().translate(told(reply), "claim")
     assert isinstance(ours, StoreFaultError)
-    assert ours.command == "job/claim"
+    assert ours.command == "claim"
     assert reply.split(" ", 1)[1][:30] in str(ours)
 
 
@@ -93,5 +93,5 @@ def test_every_fault_is_counted_and_nothing_else() -> None:
     seen: list[None] = []
     faults = Faults(lambda: seen.append(None))
     for reply in (*PASS, *STAY):
-        faults.translate(told(reply), "job/claim")
+        faults.translate(told(reply), "claim")
     assert len(seen) == len(STAY)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.ids import is_job_id, make_job_id
+from jobs.ids import cell_of, is_job_id, made_ms, make_job_id
 from jobs.lanes import SUBMITTABLE, Lane
 from jobs.model import Timings, Usage
 from jobs.stream_chunks import Frames, Head, Text, decode, encode, merge
@@ -80,3 +80,18 @@ def test_neighbours_merge_only_with_their_like() -> None:
 def test_other_kinds_are_no_chunks() -> None:
     with pytest.raises(ValueError, match="kind 'e'"):
         decode("e{}")
+
+
+def test_a_jobs_id_may_name_its_cell() -> None:
+    plain, in_a_cell = (
+        make_job_id(1_796_000_000_000, bytes(10)),
+        make_job_id(1_796_000_000_000, bytes(10), "eu1"),
+    )
+    assert in_a_cell.startswith("job_eu1_")
+    assert is_job_id(plain)
+    assert is_job_id(in_a_cell)
+    assert (cell_of(plain), cell_of(in_a_cell)) == ("", "eu1")
+    assert made_ms(in_a_cell) == 1_796_000_000_000
+    for text in ("job_EU_" + plain[4:], "job_eu1-" + plain[4:], "job__" + plain[4:], "batch_" + plain[4:]):
+        with pytest.raises(ValueError, match="no job's id"):
+            cell_of(text)

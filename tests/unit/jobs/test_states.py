@@ -1,4 +1,4 @@
-"""The transition table, and the diagram that the documentation draws from it. The scripts that execute it: test_scripts."""
+"""The transition table, and the diagram that the documentation draws from it. What executes it: test_library."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ def test_a_process_that_knows_no_names_takes_the_first_few() -> None:
 
 def test_takeovers_are_what_the_reaper_took_from_lost_workers(registry: CollectorRegistry) -> None:
     metrics = WorkerMetrics(registry)
-    metrics.reaper.count(Reaped(requeued=2, failed=1, repushed=4, expired=0, retired=7, due=0, aged=0))
+    metrics.reaper.count(Reaped(requeued=2, failed=1, expired=4, retired=7, due=0, aged=0))
     assert value(registry, "penstock_takeovers_total") == 3
-    assert value(registry, "penstock_reaped_total", action="repushed") == 4
+    assert value(registry, "penstock_reaped_total", action="expired") == 4
 
 
 def test_pools_without_a_worker_say_0_and_comings_and_goings_are_counted(registry: CollectorRegistry) -> None:

@@ -92,14 +92,12 @@ def pool(**fields: Any) -> dict[str, Any]:
         "slots": 8,
         "max_active": None,
         "queued": 1234,
-        "starts_per_s": 12.5,
-        "bulk_starts_per_s": None,
         "mean_run_s": 1.25,
+        "mean_bulk_run_s": None,
         "lanes": [
             {
                 "lane": lane,
                 "queued": 1234 * (lane == "low"),
-                "dispatched": 8 * (lane == "low"),
                 "oldest_s": age,
             }
             for lane, age in zip(lanes, (None, None, None, 75.0, None), strict=True)

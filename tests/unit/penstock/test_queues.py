@@ -113,7 +113,18 @@ def test_ls_shows_lanes_and_tenants(pools, server):
     assert [one["pool"] for one in lines(done)] == ["default", "other"]
     pools[1]["paused"] = True
     shown = run(server, "queue", "ls", "--text").stdout
-    for words in ("oldest", "starts/s", "low", "1234", "1m", "12", "other (paused)", "alice", "1200", "bob"):
+    for words in (
+        "oldest",
+        "mean run",
+        "low",
+        "1234",
+        "1m",
+        "1.2s",
+        "other (paused)",
+        "alice",
+        "1200",
+        "bob",
+    ):
         assert words in shown, words
     pools[0]["tenants"] = [{"tenant": "default", "queued": 1, "active": 0}]
     assert "tenant " not in run(server, "queue", "ls", "--text").stdout

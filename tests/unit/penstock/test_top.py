@@ -116,7 +116,7 @@ def test_once_for_scripts(server) -> None:
     server.jobs = [job(state="running")]
     (seen,) = lines(run(server, "top", "--once"))
     assert (seen["running"], seen["capacity"], seen["queued"], seen["tokens_per_s"]) == (2, 8, 1234, 1234.5)
-    assert seen["pools"][0]["lanes"][3] == {"lane": "low", "queued": 1234, "dispatched": 8, "oldest_s": 75.0}
+    assert seen["pools"][0]["lanes"][3] == {"lane": "low", "queued": 1234, "oldest_s": 75.0}
     assert seen["workers"][0]["gpus"][0]["utilization"] == 0.97
     assert [one["id"] for one in seen["oldest_running"]] == [ID]
     (asked,) = server.asked("/v1/jobs")

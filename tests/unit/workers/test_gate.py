@@ -1,4 +1,4 @@
-"""Admission to the engine: rows wait in the gate, and messages are counted there."""
+"""Admission to the engine: rows wait in the gate, and jobs are counted there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from broker.attempts import Claim
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import EngineStats
 from jobs.lanes import Lane
-from tests.support import eventually
+from tests.support import eventually, new_id
 from workers.admission.gate import Gate
 from workers.admission.policy import LaneController
 
@@ -29,16 +31,27 @@ def make_gate(slots: int, reserve: float = 0.0) -> Gate:
     return Gate(Calm(), LaneController(slots, reserve))  # type: ignore[arg-type]
 
 
-def take(gate: Gate, count: int, *, bulk: bool) -> None:
-    for _ in range(count):
-        gate.take_message(bulk=bulk)
-        gate.count_claim()
+def claim(lane: Lane = Lane.NORMAL, endpoint: str = "/v1/completions", **facts: int) -> Claim:
+    return Claim(new_id(), 1, endpoint, False, lane, "m", b"", **facts)  # type: ignore[arg-type]
+
+
+def take(gate: Gate, count: int, lane: Lane = Lane.NORMAL) -> list[Claim]:
+    claims = [claim(lane) for _ in range(count)]
+    for one in claims:
+        gate.take(one)
+    return claims
+
+
+def take_chunk(gate: Gate, lane: Lane = Lane.BULK) -> Claim:
+    chunk = claim(lane, CHUNK_ENDPOINT)
+    gate.take(chunk)
+    return chunk
 
 
 @pytest.mark.asyncio
 async def test_rows_come_in_first_come_first_served_as_there_is_room() -> None:
     gate = make_gate(10)
-    take(gate, 8, bulk=True)  # bulk jobs that are no chunks
+    jobs = take(gate, 8, Lane.BULK)  # no chunks
     order: list[int] = []
 
     async def acquire(n: int) -> None:
@@ -49,8 +62,8 @@ async def test_rows_come_in_first_come_first_served_as_there_is_room() -> None:
     await eventually(lambda: order == [0, 1])
     gate.release()
     await eventually(lambda: order == [0, 1, 2])
-    gate.settle_message(bulk=True)
-    gate.settle_message(bulk=True)  # more room without a row's end
+    gate.settle(jobs[0])
+    gate.settle(jobs[1])  # more room without a row's end
     await eventually(lambda: order == [0, 1, 2, 3, 4])
     assert gate.running_rows == 4
     gate.release()
@@ -65,7 +78,7 @@ async def test_the_higher_lanes_rows_come_in_first() -> None:
     order: list[str] = []
 
     async def chunk(name: str, lane: Lane, rows: int) -> None:
-        with gate.open_chunk(lane, rows, bulk=lane is Lane.BULK) as slots:
+        with gate.open_chunk(claim(lane, CHUNK_ENDPOINT), rows) as slots:
             for _ in range(rows):
                 await slots.acquire()
                 order.append(name)
@@ -114,51 +127,63 @@ async def test_rows_wait_ahead_in_the_engine_only_where_its_slots_are_the_limit(
 @pytest.mark.asyncio
 async def test_rows_count_and_chunks_do_not() -> None:
     gate = make_gate(16, 0.25)
-    assert gate.free_messages() == 12
-    take(gate, 3, bulk=True)  # three bulk messages, of which two are chunks
-    with gate.open_chunk(Lane.BULK, 11, bulk=True) as one, gate.open_chunk(Lane.BULK, 5, bulk=True) as other:
+    assert gate.free_bulk() == 12
+    take(gate, 1, Lane.BULK)
+    first, second = take_chunk(gate), take_chunk(gate)
+    with gate.open_chunk(first, 11) as one, gate.open_chunk(second, 5) as other:
         other.stalled = True  # its rows do not ask for places
         for _ in range(11):
             await one.acquire()
         assert (gate.running_rows, gate.rows_left()) == (11, 0)
-        assert gate.free_messages() == 0  # 11 rows and a job
+        assert gate.free_bulk() == 0  # 11 rows and a job
         one.release(finished=True)
-        assert gate.free_messages() == 1
+        assert gate.free_bulk() == 1
         other.stalled = False
         assert gate.rows_left() == 5
-        assert gate.free_messages() == 0  # the chunks here have rows that wait
+        assert gate.free_bulk() == 0  # the chunks here have rows that wait
         other.skip(5)
-        assert gate.free_messages() == 1
-        gate.take_message(bulk=True)
-        gate.settle_message(bulk=True)
-        assert gate.free_messages() == 0  # a message that was taken may be a chunk
-        gate.count_claim()
-        assert gate.free_messages() == 1
+        assert gate.free_bulk() == 1
     assert gate.chunks() == (0, 0)
-    assert gate.messages == 3
+    assert gate.jobs == 3
 
 
 @pytest.mark.asyncio
-async def test_a_chunk_is_taken_off_the_count_that_has_its_message() -> None:
-    """A chunk of the lane bulk that came from a worker's own queue."""
+async def test_a_chunk_that_is_not_open_yet_takes_all_of_the_room() -> None:
+    """It may bring rows for every slot. Whatever becomes of it, the room comes back."""
     gate = make_gate(16)
-    take(gate, 1, bulk=False)
-    take(gate, 1, bulk=True)
-    with gate.open_chunk(Lane.BULK, 5, bulk=False) as chunk:
+    for lane in (Lane.BULK, Lane.HIGH):
+        chunk = take_chunk(gate, lane)
+        assert gate.free_bulk() == 0
+        with gate.open_chunk(chunk, 5):
+            assert gate.free_bulk() == 11
+        gate.settle(chunk)
+        assert gate.free_bulk() == 16
+        stopped = take_chunk(gate, lane)
+        gate.settle(stopped)  # before it was opened
+        assert gate.free_bulk() == 16
+
+
+@pytest.mark.asyncio
+async def test_a_chunk_is_taken_off_the_count_of_its_lane() -> None:
+    gate = make_gate(16)
+    chunk = take_chunk(gate, Lane.HIGH)
+    take(gate, 1, Lane.BULK)
+    with gate.open_chunk(chunk, 5) as slots:
         for _ in range(5):
-            await chunk.acquire()
-        assert gate.free_messages() == 1
+            await slots.acquire()
+        assert gate.chunks() == (0, 1)
+        assert gate.free_bulk() == 10  # 5 rows and a job
         for _ in range(9):
             await gate.acquire()
-        assert gate.free_messages() == 1  # 14 rows and a job
+        assert gate.free_bulk() == 1
         await gate.acquire()
-        assert gate.free_messages() == 0
+        assert gate.free_bulk() == 0
 
 
 @pytest.mark.asyncio
 async def test_a_row_that_did_not_end_is_left_again() -> None:
     gate = make_gate(16)
-    with gate.open_chunk(Lane.LOW, 2, bulk=False) as slots:
+    with gate.open_chunk(claim(Lane.LOW, CHUNK_ENDPOINT), 2) as slots:
         assert gate.chunks() == (0, 1)
         await slots.acquire()
         await slots.acquire()
@@ -169,20 +194,20 @@ async def test_a_row_that_did_not_end_is_left_again() -> None:
 
 def test_rows_make_way_for_more_than_what_is_reserved() -> None:
     gate = make_gate(16, 0.25)
-    take(gate, 3, bulk=False)
-    assert gate.free_messages() == 12
-    take(gate, 1, bulk=False)
-    assert gate.free_messages() == 11  # a place is left for the next interactive job
-    take(gate, 12, bulk=False)
-    assert gate.free_messages() == 0
+    take(gate, 3)
+    assert gate.free_bulk() == 12
+    take(gate, 1)
+    assert gate.free_bulk() == 11  # a place is left for the next interactive job
+    take(gate, 12)
+    assert gate.free_bulk() == 0
 
 
 def test_the_consumer_asks_less_often_while_many_rows_wait() -> None:
     gate = make_gate(16)
     short = gate.recheck_s()
-    with gate.open_chunk(Lane.BULK, 16, bulk=True):
+    with gate.open_chunk(claim(Lane.BULK, CHUNK_ENDPOINT), 16):
         assert gate.recheck_s() == short
-    with gate.open_chunk(Lane.BULK, 17, bulk=True):
+    with gate.open_chunk(claim(Lane.BULK, CHUNK_ENDPOINT), 17):
         assert gate.recheck_s() > short
 
 
@@ -200,9 +225,11 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     gate = make_gate(16)
     over = threading.Event()
 
+    low, bulk = claim(Lane.LOW, CHUNK_ENDPOINT), claim(Lane.BULK, CHUNK_ENDPOINT)
+
     def work() -> None:
         while not over.is_set():
-            with gate.open_chunk(Lane.LOW, 5, bulk=False), gate.open_chunk(Lane.BULK, 1, bulk=True):
+            with gate.open_chunk(low, 5), gate.open_chunk(bulk, 1):
                 pass
 
     thread = threading.Thread(target=work)
@@ -210,30 +237,11 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     try:
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
-            bulk, others = gate.chunks()
-            assert 0 <= bulk <= 1
-            assert 0 <= others <= 1
+            counts = gate.chunks()
+            assert max(counts) <= 1
+            assert min(counts) >= 0
             assert 0 <= gate.rows_left() <= 6
-            assert gate.free_messages() >= 0
+            assert gate.free_bulk() >= 0
     finally:
         over.set()
         thread.join()
-
-
-@pytest.mark.asyncio
-async def test_a_parked_job_takes_no_slot_and_gets_the_next_one() -> None:
-    gate = make_gate(4)
-    told: list[int] = []
-    gate.on_parked = lambda: told.append(gate.parked)
-    take(gate, 3, bulk=True)
-    assert gate.free_messages() == 1
-    with gate.park(bulk=True):
-        assert (gate.messages, gate.parked, told) == (3, 1, [1])
-        assert gate.free_messages() == 2
-        take(gate, 2, bulk=False)
-    assert (gate.messages, gate.parked) == (5, 0)
-    waiting = asyncio.create_task(gate.slot())
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    gate.settle_message(bulk=False)
-    await waiting

@@ -5,9 +5,13 @@ from __future__ import annotations
 from prometheus_client.core import GaugeMetricFamily
 
 from api.operations.workers import GpuObject
+from broker.registry import Runs
+from jobs.endpoints import CHUNK_ENDPOINT
+from jobs.lanes import Lane
 from monitoring.metrics import Gpus
 from penstock.fleet_models import Gpu
-from workers.attempts.accounts import Pulse
+from tests.unit.workers.test_gate import claim
+from workers.attempts.accounts import Pulse, RunMeans
 from workers.process.gpus import _GPU_FIELDS, gpu_facts
 
 
@@ -87,3 +91,15 @@ def test_every_metric_that_is_looked_for_exists() -> None:
 
 def test_no_gpu_is_no_error() -> None:
     assert gpu_facts(()) == []
+
+
+def test_mean_runs_are_of_jobs_since_the_last_beat_and_not_of_chunks() -> None:
+    runs = RunMeans()
+    assert runs.read() == (None, None)
+    for ran_s in (1.0, 2.0, 3.0):
+        runs.ended(claim(Lane.HIGH), ran_s)
+    runs.ended(claim(Lane.BULK), 0.5)
+    for lane in (Lane.BULK, Lane.LOW):
+        runs.ended(claim(lane, CHUNK_ENDPOINT), 600.0)
+    assert runs.read() == (Runs(2000.0, 3), Runs(500.0, 1))
+    assert runs.read() == (None, None)

@@ -1,0 +1,1 @@
+"""The signatures of the functions that Redis runs for us, by room."""

@@ -1,0 +1,50 @@
+"""The functions that Redis runs for us: their arguments and answers, as both sides know them.
+
+Each class is one function of ``broker/lua``: ``BatchStep`` is ``batch_step`` there, which gets the fields by their names. A
+field that is None is left out. :mod:`broker.db.library` writes the table by which the Lua side checks the types.
+
+All times are Unix milliseconds of the server's clock, all durations milliseconds. Bodies are no fields: they follow the
+call as blobs, as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, Final, Generic, TypeVar, get_args
+
+import msgspec
+
+R_co = TypeVar("R_co", covariant=True)
+
+WRITES: Final = ()
+"""Adds data, so it is refused when memory is out. It is no flag of Redis's."""
+
+KEEPS: Final = ("allow-oom",)
+"""Runs when memory is out, too: it ends, frees or moves what is there."""
+
+READS: Final = ("no-writes",)
+"""Writes nothing, so a replica may run it."""
+
+
+class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
+    """A call of one function, which answers with the type that the class names.
+
+    Attributes:
+        flags: Redis's flags of the function.
+    """
+
+    flags: ClassVar[tuple[str, ...]] = KEEPS
+
+    @classmethod
+    def function(cls) -> str:
+        """Return the function's name in Lua."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def answer_type(cls) -> Any:
+        """Return the type of its answer."""
+        return get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]
+
+
+class Answer(msgspec.Struct):
+    """A map that a function answers with."""

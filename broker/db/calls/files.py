@@ -1,0 +1,73 @@
+"""The functions of files: see :mod:`broker.db.calls.base`."""
+
+from __future__ import annotations
+
+from broker.db.calls.base import READS, WRITES, Answer, Call
+
+
+class FileCreated(Answer):
+    """What became of a new file.
+
+    Attributes:
+        kind: ``created``, ``same`` (its key was used before) or ``conflict`` (the key belongs to another).
+        id: the file's, or that of the other.
+    """
+
+    kind: str
+    id: str
+
+
+class FileCreate(Call[FileCreated]):
+    """Record a file whose bytes are in storage, or find it by its idempotency key.
+
+    Attributes:
+        key: its object in storage.
+        idem: idempotency key, ``digest``: of the upload.
+    """
+
+    flags = WRITES
+    id: str
+    purpose: str
+    size: int
+    filename: str
+    key: str
+    digest: str
+    idem_ttl_ms: int
+    idem: str | None = None
+    expires_after_ms: int | None = None
+
+
+class FileDelete(Call[str]):
+    """Delete a file's record, and put its object into the trash, which the sweeper empties.
+
+    Answers ``deleted``, ``gone``, ``busy`` (an unfinished batch reads it), or ``kept`` (it has not expired).
+    """
+
+    id: str
+    only_if_expired: bool
+
+
+class FileOrphans(Call[list[str]]):
+    """Put objects that were announced so long ago, and have no record, into the trash. Answers with their keys."""
+
+    age_ms: int
+    most: int
+
+
+class PageOfIds(Call[list[str]]):
+    """List ids of files or batches by creation, and by id if that is equal.
+
+    Attributes:
+        room: ``files`` or ``batches``.
+        purpose: only files of this purpose.
+        after: only those that follow this id.
+        made_ms: when ``after`` was created, if it has no record.
+    """
+
+    flags = READS
+    room: str
+    most: int
+    newest_first: bool
+    made_ms: int
+    after: str | None = None
+    purpose: str | None = None

@@ -1,0 +1,257 @@
+"""The functions of jobs: see :mod:`broker.db.calls.base`."""
+
+from __future__ import annotations
+
+from broker.db.calls.base import WRITES, Answer, Call
+
+
+class Accepted(Answer):
+    """What became of a submission.
+
+    Attributes:
+        kind: ``accepted``, ``same`` (it was used before), or why it is refused: ``conflict``, ``full``, ``tenant_full``,
+            ``busy``, ``unfinished``, ``gone``, ``late``.
+        id: the job's, or that of the other job.
+        at: when the job was accepted; ``late``: the server's time.
+        count: jobs that wait there (``full``, ``tenant_full``), or run (``busy``).
+    """
+
+    kind: str
+    id: str = ""
+    at: int = 0
+    count: int = 0
+
+
+class Accept(Call[Accepted]):
+    """Create a job's record and queue it: all or nothing. Blobs: its facts (:mod:`broker.records`), its request.
+
+    Attributes:
+        tokens: of its prompt, counted or estimated.
+        most_tokens: the most that it may generate; None: it does not say.
+        rows: how many answers it generates.
+        idem: idempotency key, ``digest``: of the submission.
+        not_after: refuse it as ``late`` after this moment.
+        reject: refuse it as ``busy`` if no slot is free.
+    """
+
+    flags = WRITES
+    id: str
+    pool: str
+    lane: str
+    tenant: str
+    model: str
+    tokens: int
+    rows: int
+    queue_max: int
+    retention_ms: int
+    most_tokens: int | None = None
+    stream: bool | None = None
+    sink: str | None = None
+    batch: str | None = None
+    affinity: str | None = None
+    coalesce: str | None = None
+    idem: str | None = None
+    digest: str | None = None
+    retry_of: str | None = None
+    expires_in_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    tenant_queue_max: int | None = None
+    reject: bool | None = None
+    not_after: int | None = None
+
+
+class ClaimedJob(Answer):
+    """A job that the worker now runs. Its facts and its request are the next two blobs.
+
+    Attributes:
+        attempt: its number, from 1.
+        kills: attempts of this job under which the engine died.
+        waited_ms: time in its queue.
+        age_ms: time since its acceptance.
+        left_ms: time until its deadline; None: it has none.
+    """
+
+    id: str
+    attempt: int
+    lane: str
+    tenant: str
+    waited_ms: int
+    age_ms: int
+    kills: int = 0
+    stream: bool = False
+    left_ms: int | None = None
+
+
+class Claimed(Answer):
+    """The jobs that a worker got.
+
+    Attributes:
+        jobs: the order is that in which they were next.
+        fenced: the worker's lease has ended, so it gets nothing.
+        ask_again_ms: a job was left to another worker for so long; None: wait for the bell.
+    """
+
+    jobs: tuple[ClaimedJob, ...] = ()
+    fenced: bool = False
+    ask_again_ms: int | None = None
+
+
+class Claim(Call[Claimed]):
+    """Take the next jobs of a pool, for a worker whose lease is alive.
+
+    Attributes:
+        room: most jobs; of these, ``bulk_room``: most of the lane ``bulk``, ``suspects``: most under which an engine died.
+        version: newest version of a record that the worker can read.
+        token: drawn for this call. ``again``: the answer to the call with this token was lost, give it once more.
+    """
+
+    worker: str
+    pool: str
+    room: int
+    bulk_room: int
+    suspects: int
+    version: int
+    retention_ms: int
+    token: str
+    again: bool | None = None
+
+
+class Append(Call[list[str]]):
+    """Log and publish chunks of running jobs: the blobs, one for each entry. Answers with the ids that it refused.
+
+    Attributes:
+        entries: id, attempt and sequence number of each, one after the other: a list for each takes Lua twice the time.
+    """
+
+    flags = WRITES
+    entries: list[str | int]
+
+
+class Finish(Call[bool]):
+    """End an attempt and its job. Blobs: result and partial result (each may be empty), and the last chunks of its stream.
+
+    False: the job is not running with this attempt; nothing was written.
+
+    Attributes:
+        event: what happened, one of :class:`jobs.states.JobEvent`.
+        tokens: prompt and completion tokens that it used; None: not known.
+        completion: completion tokens of one of its answers; None: not known.
+        tail: sequence numbers of the chunks.
+    """
+
+    flags = WRITES
+    id: str
+    attempt: int
+    worker: str
+    event: str
+    model: str
+    retention_ms: int
+    tail: list[int]
+    status: int | None = None
+    usage: str | None = None
+    tokens: int | None = None
+    completion: int | None = None
+    error: str | None = None
+
+
+class Release(Call[str | None]):
+    """Give a running job back to its queue. Blob: the result (or empty), if it fails.
+
+    Answers with its state now, or None: it is not running with this attempt.
+
+    Attributes:
+        kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
+            engine died under it.
+    """
+
+    id: str
+    attempt: int
+    worker: str
+    kind: str
+    reason: str
+    max_attempts: int
+    max_kills: int
+    retention_ms: int
+    delay_ms: int
+    code: str | None = None
+    status: int | None = None
+
+
+class Disown(Call[bool]):
+    """Give back a job that counts as a worker's, and that it does not know. False: it is not running there."""
+
+    worker: str
+    id: str
+    retention_ms: int
+
+
+class Cancel(Call[str | None]):
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
+
+    Attributes:
+        if_queued: leave a running one alone.
+    """
+
+    id: str
+    retention_ms: int
+    if_queued: bool | None = None
+
+
+class Watch(Call[str | None]):
+    """Send a job's events to an api process, too. Answers with its state."""
+
+    id: str
+    sink: str
+
+
+class Move(Call[str | None]):
+    """Change the lane of a queued job, or (``top``) make it the next of its lane. Answers with its state."""
+
+    id: str
+    lane: str | None = None
+    top: bool | None = None
+
+
+class Adopt(Call[bool]):
+    """Put a job into this version's queue and indexes, as its record says (:mod:`broker.migration`)."""
+
+    id: str
+
+
+class Reaped(Answer):
+    """What a round of the reaper did; see :class:`jobs.facts.Reaped`.
+
+    Attributes:
+        ran: whether it did anything; else another process's round was just before.
+        more: work is left over, so call again at once.
+    """
+
+    ran: bool = False
+    more: bool = False
+    requeued: int = 0
+    failed: int = 0
+    expired: int = 0
+    retired: int = 0
+    due: int = 0
+    aged: int = 0
+    requeued_ids: tuple[str, ...] = ()
+    failed_ids: tuple[str, ...] = ()
+
+
+class Reap(Call[Reaped]):
+    """One round of the reaper. Any number of processes may run it.
+
+    Attributes:
+        lease_ttl_ms: of a worker that did not say.
+        interval_ms: of rounds; nothing is done if another round was less than half of it ago.
+        usual_gap_ms: between rounds on a busy machine.
+        most: steps of each kind in this call.
+        ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.
+    """
+
+    lease_ttl_ms: int
+    interval_ms: int
+    usual_gap_ms: int
+    most: int
+    retention_ms: int
+    ageing_ms: int

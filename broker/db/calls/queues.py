@@ -1,0 +1,41 @@
+"""The functions for those who look at queues and control them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.db.calls.base import READS, Call
+from jobs.outlook import Snapshot
+
+
+class Look(Call[Snapshot]):
+    """Look at a queued job, or (without ``id``) at the place that a new one would get.
+
+    Attributes:
+        most_tenants: how many waiting tenants are counted one by one; the rest is estimated by these. 0: no position.
+    """
+
+    flags = READS
+    most_tenants: int
+    id: str | None = None
+    pool: str | None = None
+    lane: str | None = None
+    tenant: str | None = None
+
+
+class Pause(Call[bool]):
+    """Pause a pool: nothing is claimed from it. Or resume it. Answers whether that changed anything."""
+
+    pool: str
+    paused: bool
+
+
+class SetLimits(Call[bool]):
+    """Replace the bounds and weights of all pools.
+
+    Attributes:
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
+            and ``weight:NAME``, and then ``by_tenant``: 1.
+    """
+
+    limits: Mapping[str, float]

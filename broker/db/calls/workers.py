@@ -1,0 +1,95 @@
+"""The functions of workers: their registration and leases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.db.calls.base import Answer, Call
+
+
+class Registered(Answer):
+    """Whether a worker may serve its models.
+
+    Attributes:
+        kind: ``ok``; ``pool``: a live worker of its pool serves something else; ``name``: a name means another model there.
+        worker: that other worker, with the end of its lease, its description, and what it serves.
+        name: the name, and the ``model`` that it means there.
+    """
+
+    kind: str
+    worker: str = ""
+    lease_end: int = 0
+    info: str = ""
+    serves: str = ""
+    name: str = ""
+    model: str = ""
+
+
+class Register(Call[Registered]):
+    """Register a worker and take out its lease.
+
+    Attributes:
+        serves: what must be equal in a pool, as text.
+        info: its description, JSON.
+        names: name or alias -> model.
+        facts: model -> its facts, JSON.
+    """
+
+    worker: str
+    ttl_ms: int
+    pool: str
+    serves: str
+    info: str
+    names: Mapping[str, str]
+    facts: Mapping[str, str]
+
+
+class Beat(Answer):
+    """The answer to a heartbeat.
+
+    Attributes:
+        lost: the lease is lost: abort everything and end.
+        orders: jobs to abort, with the reason; ``drain`` with seconds or nothing.
+        jobs: those that Redis counts as this worker's, if they are more than it says.
+    """
+
+    lost: bool = False
+    orders: tuple[tuple[str, str], ...] = ()
+    jobs: list[str] | None = None
+
+
+class Heartbeat(Call[Beat]):
+    """Prolong a worker's lease; ``first``: take it out.
+
+    Attributes:
+        info: its description, JSON; None: as before, and so are its slots.
+        slots: jobs that it takes at once now; ``bulk_slots``: of the lane ``bulk``.
+        running: jobs that it knows of.
+        run_ms: mean run of the ``runs`` jobs that ended since the last heartbeat; ``bulk_run_ms``, ``bulk_runs``: of bulk.
+    """
+
+    worker: str
+    ttl_ms: int
+    first: bool | None = None
+    info: str | None = None
+    pool: str | None = None
+    slots: int | None = None
+    bulk_slots: int | None = None
+    running: int | None = None
+    run_ms: float | None = None
+    runs: int | None = None
+    bulk_run_ms: float | None = None
+    bulk_runs: int | None = None
+
+
+class Bury(Call[bool]):
+    """End the lease of a worker that has ended."""
+
+    worker: str
+
+
+class Drain(Call[bool]):
+    """Tell a worker to drain. False: its lease is not alive."""
+
+    worker: str
+    timeout_s: float | None = None

@@ -1,0 +1,117 @@
+-- Shared by every function. Before this stand the key names K, the lanes in order (LANES), the transitions (ON.claim and so on), and the
+-- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
+local clock -- of the call under way
+local limits_read
+local moved -- how many jobs it has moved up in their lines, see close_gap
+
+local function now_ms()
+  if not clock then
+    local t = redis.call('TIME')
+    clock = t[1] * 1000 + math.floor(t[2] / 1000)
+  end
+  return clock
+end
+
+-- A number as text, for Redis: some servers (7.2) would write 200000000 as 2e+8, which is no integer to them.
+local function exactly(number) return string.format('%.17g', number) end
+
+-- What is wrong with the arguments of a call; nil: nothing.
+local function mismatch(signature, arguments)
+  for field, kind in pairs(signature.needs) do
+    if type(arguments[field]) ~= kind then return field .. ' must be a ' .. kind .. ', not a ' .. type(arguments[field]) end
+  end
+  for field, kind in pairs(signature.takes) do
+    local value = arguments[field]
+    if value ~= nil and type(value) ~= kind then return field .. ' must be a ' .. kind .. ', not a ' .. type(value) end
+  end
+end
+
+-- Make a function of the library. body gets the arguments by name, and the blobs; it returns the answer, and blobs to follow it.
+local function define(name, body)
+  local signature = SIGNATURES[name]
+  redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
+    ns, clock, limits_read, moved = argv[1], nil, nil, 0
+    local arguments = cmsgpack.unpack(argv[2])
+    local wrong = mismatch(signature, arguments)
+    if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
+    local given = {}
+    for i = 3, #argv do given[i - 2] = argv[i] end
+    local answer, blobs = body(arguments, given)
+    if not blobs then return cmsgpack.pack(answer) end
+    table.insert(blobs, 1, cmsgpack.pack(answer))
+    return blobs
+  end}
+end
+
+-- Read fields of a hash, by name. call: redis.pcall reads nothing from a key that is no hash; else that is an error.
+local function read(key, fields, call)
+  local values, named = (call or redis.call)('HMGET', key, unpack(fields)), {}
+  for i, field in ipairs(fields) do named[field] = values[i] or nil end
+  return named
+end
+
+local function write(key, fields)
+  local flat, n = {}, 0
+  for name, value in pairs(fields) do
+    flat[n + 1], flat[n + 2] = name, type(value) == 'number' and exactly(value) or value
+    n = n + 2
+  end
+  if n > 0 then redis.call('HSET', key, unpack(flat)) end
+end
+
+local function number(text) return tonumber(text or nil) end
+
+-- The last sequence numbers of an attempt: its end, and its return to the queue.
+local SEQ_END = '4294967295'
+local SEQ_BACK = '4294967294'
+
+-- Most bytes of a payload that is published: Redis disconnects a subscriber that has 32 MiB unread, and an api has one subscription for all
+-- of its clients. In place of a longer payload goes LOOK: read the log, or the record.
+local PUBLISHED = 262144
+local LOOK = 'l'
+
+-- Send one event to every api process that subscribed to this job's events.
+local function publish(sinks, id, eid, payload)
+  if not sinks or sinks == '' then return end
+  if #payload > PUBLISHED then payload = LOOK end
+  local event = cmsgpack.pack({id, eid, payload})
+  for sink in string.gmatch(sinks, '%S+') do
+    redis.call('PUBLISH', K.api_channel(sink), event)
+  end
+end
+
+-- Log (streamed jobs only) and publish a change of state that is not an end.
+local function publish_state(id, stream, sinks, eid, state, attempt, worker)
+  if not stream and not sinks then return end
+  local payload = 's' .. cjson.encode({state = state, attempt = attempt, worker = worker})
+  if stream then redis.pcall('XADD', K.log(id), eid, 'p', payload) end
+  publish(sinks, id, eid, payload)
+end
+
+-- Have the coordinators look at a batch or a task now; '': at every batch.
+local function look(id)
+  redis.call('PUBLISH', K.look_channel(), cmsgpack.pack({id}))
+end
+
+local function limit(name)
+  limits_read = limits_read or read(K.limits(), {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'ageing_ms'})
+  return number(limits_read[name])
+end
+
+-- A tenant's own limit; the tenants that have some are rare.
+local function limit_of(tenant, name)
+  return limit('by_tenant') and number(redis.call('HGET', K.limits(), name .. ':' .. tenant))
+end
+
+local function bound_of(tenant) return limit_of(tenant, 'max_active') or limit('tenant_max_active') end
+
+-- Slots under a bound that bulk never gets, so that it cannot fill the bound.
+local function kept_from_bulk(most) return math.max(1, math.ceil(most / 4)) end
+
+-- Whether a bound (most) allows one more job of this lane beside `all` running ones, `bulk` of them bulk. One bulk job may always run: under
+-- a bound of 1 an interactive job then runs beside it.
+local function fits(lane, most, all, bulk)
+  local kept = kept_from_bulk(most)
+  if lane == 'bulk' then return all < most and bulk < math.max(1, most - kept) end
+  return all < most or all - bulk < kept
+end

@@ -1,0 +1,188 @@
+-- Batches: their records, the steps of the coordinator that has the lease, and their chunks. A chunk is an entry of `open`, then of `done`.
+
+-- What was made before with the same idempotency key, if that is there still. room: 'files' or 'batches'.
+local function made_before(room, key, a)
+  local known = a.idem and redis.call('GET', K.idem(room, a.idem))
+  local id, digest = string.match(known or '', '(%S+) (%S*)')
+  if id and redis.call('EXISTS', key(id)) == 1 then return {kind = digest == a.digest and 'same' or 'conflict', id = id} end
+end
+
+local function note_idem(room, a)
+  if a.idem then redis.call('SET', K.idem(room, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
+end
+
+define('batch_create', function(a)
+  local id, batch, input, now = a.id, K.batch(a.id), a.input_file_id, now_ms()
+  if redis.call('EXISTS', batch) == 1 then return {kind = 'created', id = id} end -- the client library sent the call twice
+  local before = made_before('batches', K.batch, a)
+  if before then return before end
+  if a.retry_of then
+    local old = read(K.batch(a.retry_of), {'status', 'ended', 'retried_as'})
+    if not old.ended then return {kind = old.status and 'unfinished' or 'gone'} end
+    if old.retried_as and redis.call('EXISTS', K.batch(old.retried_as)) == 1 then return {kind = 'same', id = old.retried_as} end
+  end
+  local purpose = redis.call('HGET', K.file(input), 'purpose')
+  if purpose ~= 'batch' then return {kind = 'no_file', purpose = purpose or nil} end
+  note_idem('batches', a)
+  if a.retry_of then redis.call('HSET', K.batch(a.retry_of), 'retried_as', id) end
+  redis.call('HINCRBY', K.file(input), 'users', 1)
+  local f = a.fields
+  f.id, f.input_file_id, f.status, f.created, f.retry_of = id, input, 'validating', now, a.retry_of
+  f.window_ms, f.expires = a.window_ms, now + a.window_ms
+  write(batch, f)
+  redis.call('ZADD', K.batches(), exactly(now), id)
+  redis.call('SADD', K.batches_active(), id)
+  look(id)
+  return {kind = 'created', id = id}
+end)
+
+define('batch_cancel', function(a)
+  local batch = K.batch(a.batch)
+  local status = redis.call('HGET', batch, 'status')
+  local to = ON.batch_cancel[status]
+  if to then
+    redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
+    look(a.batch)
+  end
+  return to or status or nil
+end)
+
+define('batch_pause', function(a)
+  local batch = K.batch(a.batch)
+  local status = redis.call('HGET', batch, 'status')
+  if status == 'validating' or status == 'in_progress' then
+    if a.paused then redis.call('HSET', batch, 'paused', 1) else redis.call('HDEL', batch, 'paused') end
+    look(a.batch)
+  end
+  return status or nil
+end)
+
+define('batch_hold', function(a)
+  local batch = K.batch(a.batch)
+  local s = read(batch, {'status', 'ended'})
+  if not s.status or s.ended then return false end
+  if a.reason then redis.call('HSET', batch, 'hold', a.reason) else redis.call('HDEL', batch, 'hold') end
+  return true
+end)
+
+local function drives(a) return redis.call('GET', K.batch_lease(a.batch)) == a.token end
+
+define('batch_lease', function(a)
+  local key = K.batch_lease(a.batch)
+  if not drives(a) and redis.call('EXISTS', key) == 1 then return false end
+  if a.ttl_ms > 0 then redis.call('SET', key, a.token, 'PX', exactly(a.ttl_ms)) else redis.call('DEL', key) end
+  return true
+end)
+
+define('batch_step', function(a)
+  local id, batch, now = a.batch, K.batch(a.batch), now_ms()
+  local s = read(batch, {'status', 'input_file_id'})
+  if not s.status or not drives(a) then return false end
+  if s.status ~= a.was then return s.status == a.to end -- the client library sent the call twice
+  for field, value in pairs(a.fields) do
+    if value == '' then
+      redis.call('HDEL', batch, field)
+      a.fields[field] = nil
+    end
+  end
+  write(batch, a.fields)
+  if a.was == a.to then return true end
+  redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now))
+  if not a.ends then return true end
+  redis.call('HSET', batch, 'ended', exactly(now))
+  redis.call('HDEL', batch, 'paused', 'hold', 'closing')
+  redis.call('SREM', K.batches_active(), id)
+  redis.call('ZADD', K.batches_retire(), exactly(now + a.retention_ms), id)
+  redis.call('ZADD', K.batches_parts(), exactly(now + a.parts_retention_ms), id)
+  redis.call('PEXPIRE', batch, exactly(a.retention_ms))
+  redis.call('PEXPIRE', K.batch_done(id), exactly(a.retention_ms))
+  redis.call('DEL', K.batch_open(id))
+  if redis.call('EXISTS', K.file(s.input_file_id)) == 1 then redis.call('HINCRBY', K.file(s.input_file_id), 'users', -1) end
+  return true
+end)
+
+local function is_done(a) return redis.call('HEXISTS', K.batch_done(a.batch), a.chunk) == 1 end
+
+local function entry_of(a)
+  local raw = redis.call('HGET', K.batch_open(a.batch), a.chunk)
+  return raw and cjson.decode(raw)
+end
+
+local function keep(a, entry) redis.call('HSET', K.batch_open(a.batch), a.chunk, cjson.encode(entry)) end
+
+local function close(a, ledger)
+  redis.call('HSET', K.batch_done(a.batch), a.chunk, ledger)
+  redis.call('HDEL', K.batch_open(a.batch), a.chunk)
+end
+
+local function count_rows(a)
+  for field, by in pairs(a.new) do
+    if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, exactly(by)) end
+  end
+end
+
+local function go(a) return redis.call('HEXISTS', K.batch(a.batch), 'paused') == 1 and 'paused' or 'run' end
+
+-- The entry of a chunk that is this job's, which is running with this attempt; nil: it is not.
+local function own_entry(a)
+  local entry, s = entry_of(a), read(K.job(a.job), {'state', 'attempt'})
+  return entry and entry.job == a.job and s.state == 'running' and number(s.attempt) == a.attempt and entry or nil
+end
+
+define('chunk_open', function(a)
+  local batch = K.batch(a.batch)
+  local s = read(batch, {'status', 'next'})
+  if not drives(a) or s.status ~= 'in_progress' or is_done(a) then return false end
+  local old = entry_of(a)
+  keep(a, {ledger = old and old.ledger or '', job = a.job, gen = a.generation})
+  if not old and a.chunk >= (number(s.next) or 0) then redis.call('HSET', batch, 'next', a.chunk + 1) end
+  return true
+end)
+
+define('chunk_take', function(a)
+  if is_done(a) then return 'done' end
+  local entry, me = own_entry(a), a.job .. ' ' .. a.attempt
+  if not entry then return 'gone' end
+  if entry.taken == me then return go(a) end -- the client library sent the call twice
+  if entry.ledger ~= a.seen then return nil end
+  entry.ledger, entry.taken = a.ledger, me
+  keep(a, entry)
+  count_rows(a)
+  look(a.batch)
+  return go(a)
+end)
+
+define('chunk_commit', function(a)
+  local entry = own_entry(a)
+  if not entry then return 'gone' end
+  local others, last = string.match(' ' .. entry.ledger, '^(.*) ' .. a.writer .. ':(%d+)$')
+  if not others or tonumber(last) < a.last then
+    others = others or entry.ledger ~= '' and ' ' .. entry.ledger or ''
+    entry.ledger = string.sub(others .. ' ' .. a.writer .. ':' .. a.last, 2)
+    keep(a, entry)
+    count_rows(a)
+  end
+  redis.call('HDEL', K.batch(a.batch), 'hold')
+  return go(a)
+end)
+
+define('chunk_end', function(a)
+  if is_done(a) then return true end
+  local entry = own_entry(a)
+  if not entry then return false end
+  if a.done then
+    close(a, entry.ledger)
+  else
+    entry.job = ''
+    keep(a, entry)
+  end
+  return true
+end)
+
+define('chunk_settle', function(a)
+  if not drives(a) then return false end
+  if is_done(a) then return true end -- the client library sent the call twice
+  close(a, a.ledger)
+  count_rows(a)
+  return true
+end)

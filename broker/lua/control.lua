@@ -1,0 +1,104 @@
+-- What operators do to a queue and see of it.
+define('pause', function(a)
+  if a.paused then return redis.call('HSETNX', K.pool(a.pool), 'paused', 1) == 1 end
+  local changed = redis.call('HDEL', K.pool(a.pool), 'paused') == 1
+  ring_all(a.pool)
+  return changed
+end)
+
+-- Tenants at their bound get another chance.
+define('set_limits', function(a)
+  redis.call('DEL', K.limits())
+  for name, most in pairs(a.limits) do redis.call('HSET', K.limits(), name, most) end -- there may be thousands
+  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
+    for _, place in ipairs(redis.call('HKEYS', K.parked(pool))) do unpark(pool, string.match(place, ' (.*)$')) end
+    ring_all(pool)
+  end
+  return true
+end)
+
+-- Jobs of the lane that come before a turn, beside those of its own tenant. Of equal turns the tenant with the smaller name is first. Beyond
+-- `most` tenants the rest is estimated by these.
+local function count_before(pool, lane, tenant, turn, most)
+  local before = 0
+  local turns = redis.call('ZRANGEBYSCORE', K.turns(pool, lane), '-inf', exactly(turn), 'WITHSCORES', 'LIMIT', 0, most)
+  for i = 1, #turns, 2 do
+    local other, their = turns[i], tonumber(turns[i + 1])
+    if other == FIRST then
+      before = before + redis.call('ZCARD', K.backlog(pool, lane, FIRST))
+    elseif other ~= tenant then
+      local backlog = K.backlog(pool, lane, other)
+      local head = tonumber(redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2])
+      before = before + redis.call('ZCOUNT', backlog, '-inf', (other < tenant and '' or '(') .. exactly(head + turn - their))
+    end
+  end
+  if #turns < 2 * most then return before end
+  return math.floor(before * redis.call('ZCOUNT', K.turns(pool, lane), '-inf', exactly(turn)) / most)
+end
+
+-- How many jobs of the lane come before a queued one, or (no id) before a new one, and how many of them are its tenant's; nil: it has no turn.
+local function place_of(pool, lane, tenant, id, most)
+  local backlog, rank, begins = K.backlog(pool, lane, tenant), nil, nil
+  if id then
+    rank = redis.call('ZRANK', K.backlog(pool, lane, FIRST), id)
+    if rank then return rank, 0 end
+    rank, begins = redis.call('ZRANK', backlog, id), number(redis.call('ZSCORE', backlog, id))
+    if not rank then return nil end
+  else
+    rank, begins = redis.call('ZCARD', backlog), number(redis.call('HGET', K.tags(pool, lane), tenant)) or 0
+  end
+  local head, turn = number(redis.call('ZRANGE', backlog, 0, 0, 'WITHSCORES')[2]), nil
+  if head then
+    turn = turn_of(pool, lane, tenant) + begins - head
+  else
+    turn = math.max(begins, number(redis.call('HGET', K.pool(pool), 'v:' .. lane)) or 0)
+  end
+  return count_before(pool, lane, tenant, turn, most) + rank, rank
+end
+
+define('look', function(a)
+  local pool, lane, tenant, id = a.pool, a.lane, a.tenant, a.id
+  if id then
+    local s = read(K.job(id), {'state', 'pool', 'lane', 'tenant', 'leader'})
+    if s.state ~= 'queued' then return {rank = 0} end -- an empty table would be a list
+    pool, lane, tenant = s.pool, s.lane, s.tenant
+    if s.leader then
+      id, lane = s.leader, redis.call('HGET', K.job(s.leader), 'lane') or lane
+    end
+  end
+  local position, rank
+  if a.most_tenants > 0 then position, rank = place_of(pool, lane, tenant, id, a.most_tenants) end
+  local p = read(K.pool(pool), POOL)
+  for _, name in ipairs(LANES) do
+    if name == lane then break end
+    position = position and position + (number(p['depth:' .. name]) or 0)
+  end
+  local runs = redis.call('HMGET', K.pool(pool), 'run', 'bulk_run')
+  local slots, bulk_slots, leaving = slots_of(pool)
+  return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = number(p.active) or 0,
+    bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
+    tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
+    tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil}
+end)
+
+-- A job that ran is its worker's until the reaper finds that this one is gone.
+define('adopt', function(a)
+  local j = read(K.job(a.id), JOB)
+  if not j.state then return false end
+  if j.finished then
+    redis.call('ZADD', K.ended(j.state), j.finished, a.id)
+  elseif j.state == 'running' then
+    redis.call('SADD', K.worker_jobs(j.worker), a.id)
+    redis.call('ZADD', K.leases(), 'NX', 0, j.worker)
+    redis.call('HINCRBY', K.pool(j.pool), 'active', 1)
+    redis.call('HINCRBY', K.active(j.pool), j.tenant, 1)
+    if j.lane == 'bulk' then
+      redis.call('HINCRBY', K.pool(j.pool), 'bulk', 1)
+      redis.call('HINCRBY', K.active_bulk(j.pool), j.tenant, 1)
+    end
+  elseif not redis.call('ZSCORE', K.delayed(), a.id) then
+    enqueue(j.pool, j.lane, j.tenant, a.id, tonumber(j.cost))
+  end
+  redis.call('SADD', K.pools(), j.pool)
+  return true
+end)
