@@ -244,5 +244,7 @@ async def forget(store: JobStore, job_id: str) -> None:
     await store.client.delete(store.keys("job", job_id), store.keys("log", job_id), *counts)
     for name in ("jobs", "deadlines"):
         await store.client.zrem(store.keys(name), job_id)
-    for worker in await store.workers():
-        await store.client.srem(store.keys("worker_jobs", worker["incarnation"]), job_id)
+    async for key in store.client.scan_iter(
+        store.keys("worker_jobs", "*")
+    ):  # also of a worker that has ended over it
+        await store.client.srem(key, job_id)
