@@ -83,6 +83,11 @@ async def test_a_cancelled_job_keeps_what_there_is(store: JobStore, ready) -> No
     await ready(simulated_inter_token_s=0.02)
     job_id = await submit(store, chat(max_tokens=2000))
     await running(store, job_id)
+
+    async def on_the_engine() -> bool:  # a job runs from its claim on, which is a moment before
+        return any(worker["engine_running"] for worker in await store.workers())
+
+    await eventually(on_the_engine)
     pace = Pace()
     await store.cancel(job_id)
     job = await ended(store, job_id)
