@@ -55,7 +55,8 @@ def test_a_file_of_pools(tmp_path):
                 (f"gpu2-3@{HOST}", "chat"),
                 (f"embed@{HOST}", "embed"),
             }
-            assert [model.id for model in client.models()] == ["fast", "bge", "qwen-7b"]
+            # The api has looked at the workers before, and looks again within a second.
+            wait_until(lambda: [model.id for model in client.models()] == ["fast", "bge", "qwen-7b"])
             job = client.wait(client.submit(BODY, placement={"min_memory_gb": 100}).id)
             assert (job.model, job.pool) == ("qwen-7b", "chat")
             assert client.wait(client.submit(BODY, model="bge").id).worker.startswith(f"embed@{HOST}")
