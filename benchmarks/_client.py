@@ -25,6 +25,7 @@ class Reply:
         first_s: to the first byte of the body.
         total_s: to its end.
         chunks: body parts as they came, with the time of each.
+        sent_at: when the first byte was written, by ``time.perf_counter``.
     """
 
     status: int = 0
@@ -33,6 +34,7 @@ class Reply:
     first_s: float = 0.0
     total_s: float = 0.0
     chunks: list[tuple[float, bytes]] = field(default_factory=list)
+    sent_at: float = 0.0
 
 
 class Connection(asyncio.Protocol):
@@ -67,7 +69,7 @@ class Connection(asyncio.Protocol):
             f"{method} {path} HTTP/1.1\r\nhost: {self._host}:{self._port}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
         )
-        self._start = time.perf_counter()
+        self._start = self._reply.sent_at = time.perf_counter()
         assert self._transport is not None
         self._transport.write(head.encode() + body)
         return await self._done

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_QUIET = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+from _stack import ROOT
+
+_ENV = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONPATH": str(ROOT),
+}
 
 
 def generate_s(bodies: list[dict[str, Any]], llm: dict[str, Any], warm: Sequence[dict[str, Any]]) -> float:
@@ -44,7 +51,7 @@ def _timed(what: str, job: dict[str, Any]) -> float:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | _QUIET,
+        env=os.environ | _ENV,
     )
     if done.returncode:
         raise RuntimeError(f"{what} ended with status {done.returncode}:\n{done.stderr[-3000:]}")

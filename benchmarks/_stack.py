@@ -131,7 +131,7 @@ def penstock_up(
 
 
 def processes_of(base: tuple[str, int]) -> tuple[psutil.Process, ...]:
-    """Return the processes of a stack that :func:`penstock_up` started."""
+    """Return the processes that :func:`penstock_up` or :func:`vllm_server` started."""
     up = next(child for child in psutil.Process().children() if f"--port={base[1]}" in child.cmdline())
     return (up, *up.children(recursive=True))
 
@@ -154,6 +154,7 @@ def vllm_server(model: Path, *args: str, timeout_s: float = 180.0) -> Iterator[t
     ]
     argv += [f"--port={port}", "--uvicorn-log-level=warning", "--disable-uvicorn-access-log", *args]
     env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    env["PYTHONPATH"] = str(ROOT)  # where the paced engine's executor is
     with _process(argv, f"http://127.0.0.1:{port}/health", timeout_s, **env):
         yield "127.0.0.1", port
 

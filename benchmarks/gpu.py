@@ -1,32 +1,42 @@
-"""Penstock on one GPU, with a model of seven billion weights: interactive calls under bulk, vLLM's server, a batch.
+"""Penstock on one GPU: the pace of its engine, calls under bulk, vLLM's server, a batch; and what was predicted.
 
-What interactive_under_bulk, overhead and batch measure on a CPU with small models, once more where the engine is as fast
-as in earnest: on CUDA graphs, with 256 slots. The weights are random, so texts mean nothing and nothing is downloaded.
+What ``interactive_under_bulk``, ``overhead`` and ``batch`` measure on the paced engine, once more on a GPU, with the
+layers of an 8B Llama, CUDA graphs and 256 slots. The weights are random, so texts mean nothing and nothing is
+downloaded. Then the same on the paced engine at the pace that was fitted. The parts on the GPU take about ten
+minutes; with ``--only`` and ``--models`` they can be run one by one, and ``--predict REPORT`` adds the prediction to
+a report later, on any machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import batch
-import interactive_under_bulk
+import _batch_rows
+import _gpu_tables
+import _paced
 import overhead
 import uvloop
-from _stack import machine, penstock_up, vllm_server
-from _tables import wrap
+from _batch_sides import Sides
+from _calls import Arrivals
+from _gpu_engines import Engine, on_gpu, stand_in
+from _spells import Plan, Served, on_stack
+from _stack import ROOT, machine, penstock_up, vllm_server
 
 from workers.devices.nvml import device_of, look
-from workers.devices.tiny_models import SERVED_NAME, build_tiny_model
+from workers.engines.vllm.step_cost import parse
 
-QUICK = ("--seconds=5", "--rows=500", "--clients=64", "--rounds=1", "--latency-requests=10")
-TABLES = ("gpu-interactive-under-bulk", "gpu-overhead", "gpu-batch")
-PARTS = ("interactive", "overhead", "batch")
+QUICK = ("--stand-in=H100-8B", "--calls=30", "--bulk-s=4", "--rows=300", "--clients=32", "--rounds=1")
+STANDS_IN = True
+PARTS = ("fit", "interactive", "overhead", "batch")
+TABLES = _gpu_tables.TABLES
+tables = _gpu_tables.tables
 
 
 def unavailable() -> str | None:
@@ -34,50 +44,28 @@ def unavailable() -> str | None:
     return None if look() else "there is no NVIDIA GPU here"
 
 
-def engine_flags(args: argparse.Namespace) -> list[str]:
-    """The engine's settings, the same on every side."""
-    return [
-        f"--served-model-name={SERVED_NAME}",
-        "--dtype=bfloat16",
-        f"--max-num-seqs={args.slots}",
-        f"--max-num-batched-tokens={args.step_tokens}",
-        f"--kv-cache-memory-bytes={args.kv_gib << 30}",
-        *args.engine_arg,
-    ]
+def fit(engine: Engine) -> dict[str, Any]:
+    """Return the pace of the engine, and the errors of the fit."""
+    argv = [sys.executable, "-m", "penstock", "bench", "fit", "--json", *engine.fit]
+    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
-def options(model: Path, args: argparse.Namespace) -> list[str]:
-    """The same for ``penstock up``."""
-    ours = [f"--engine-arg={flag}" for flag in engine_flags(args)]
-    return ["--engine=vllm", f"--model={model}", f"--concurrency={args.slots}", *ours]
+def interactive(engine: Engine, args: argparse.Namespace, pace: str | None) -> dict[str, Any]:
+    """Interactive calls alone and under bulk."""
+    loads = {"15/s": Arrivals(15.0, args.calls)}
+    plan = Plan(loads, ("equal", "lognormal"), args.bulk_s)
+    cost = None if pace is None else parse(pace)
+    return uvloop.run(on_stack(Served(engine.options, engine.name, cost, args.slots), plan, {}))
 
 
-def interactive(model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Interactive calls alone, under bulk, without the lane controller, and in one FIFO queue."""
-    given = {
-        "engine": "vllm",
-        "size": args.size,
-        "name": SERVED_NAME,
-        "concurrency": args.slots,
-        "jobs": args.jobs,
-        "tokens": 128,
-        "rate": args.rate,
-        "seconds": args.seconds,
-        "words": 300,
-        "settle": 5.0,
-        "fifo_calls": 3,
-    }
-    with penstock_up(*options(model, args), timeout_s=400) as base:
-        found = uvloop.run(interactive_under_bulk.measure(base, argparse.Namespace(**given)))
-    return {"settings": given, **found}
-
-
-def beside(model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Penstock and vLLM's server on the one GPU, asked in turn."""
-    half = "--gpu-memory-utilization=0.45"  # as much must be free at the start, though the KV cache has its own size
+def beside(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
+    """Penstock and vLLM's server on the one device, asked in turn."""
+    shared = [f"--engine-arg={flag}" for flag in engine.shared]
     with (
-        penstock_up(*options(model, args), f"--engine-arg={half}", timeout_s=400) as ours,
-        vllm_server(model, *engine_flags(args), half, timeout_s=400) as theirs,
+        penstock_up(*engine.options, *shared, timeout_s=400) as ours,
+        vllm_server(engine.model, *engine.flags, *engine.shared, timeout_s=400) as theirs,
     ):
         given = argparse.Namespace(
             latency_requests=args.latency_requests,
@@ -85,37 +73,45 @@ def beside(model: Path, args: argparse.Namespace) -> dict[str, Any]:
             scale=args.scale,
             rounds=args.rounds,
         )
-        return uvloop.run(overhead.both({"penstock": ours, "vllm": theirs}, SERVED_NAME, given))
+        return uvloop.run(overhead.both({"penstock": ours, "vllm": theirs}, engine.name, given))
 
 
-def rows(model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A batch, ``LLM.generate`` and ``run_batch``, one after the other."""
-    flags = [f"--model={model}", *engine_flags(args)]
-    llm = {
-        "model": str(model),
-        "dtype": "bfloat16",
-        "max_num_seqs": args.slots,
-        "max_num_batched_tokens": args.step_tokens,
-        "kv_cache_memory_bytes": args.kv_gib << 30,
-        "enforce_eager": "--enforce-eager" in args.engine_arg,
-    }
+def rows(engine: Engine, args: argparse.Namespace) -> dict[str, Any]:
+    """A batch beside vLLM's own ``run_batch``, one after the other."""
+    flags = [f"--model={engine.model}", *engine.flags]
     with tempfile.TemporaryDirectory(prefix="bb") as folder:
-        return batch.Sides(Path(folder), args.rows, llm, flags, options(model, args)).compare(1)
+        made = _batch_rows.plain(args.rows, seed=1)
+        sides = Sides(Path(folder), made, engine.name, engine.llm, flags, engine.options)
+        return sides.compare(("run_batch", "penstock"), 1)
 
 
-def tables(report: dict[str, Any]) -> dict[str, str]:
-    """The page's tables."""
-    found = {}
-    if "interactive" in report:
-        found[TABLES[0]] = interactive_under_bulk.comparison(report["interactive"])
-    if "overhead" in report:
-        found[TABLES[1]] = overhead.comparison(report["size"], report["overhead"])
-    if "batch" in report:
-        found[TABLES[2]] = batch.comparison(
-            report["batch"], f"model `{report['size']}`, {report['slots']} slots, all of them for bulk"
-        )
-    said = f"On {report['device']}." if "device" in report else ""
-    return {name: f"{wrap(said)}\n\n{text}" for name, text in found.items()}
+def measure(engine: Engine, args: argparse.Namespace, pace: str | None, parts: list[str]) -> dict[str, Any]:
+    """Measure parts of it; ``pace``: the engine's, if it is known."""
+    found: dict[str, Any] = {}
+
+    def keep(part: str, result: dict[str, Any]) -> None:
+        found[part] = result
+        print(json.dumps({part: result}), file=sys.stderr, flush=True)
+
+    if "fit" in parts:
+        keep("fit", fit(engine))
+        pace = found["fit"]["paced"]
+    if "interactive" in parts:
+        keep("interactive", interactive(engine, args, pace))
+    if "overhead" in parts:
+        keep("overhead", beside(engine, args))
+    if "batch" in parts:
+        keep("batch", rows(engine, args))
+    return found
+
+
+def predict(report: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the paced engine measures at the pace of a report, for its parts."""
+    pace = report["measured"]["fit"]["paced"]
+    with tempfile.TemporaryDirectory(prefix="bench") as cache:
+        engine = stand_in(_paced.build(Path(cache)), pace, args.slots)
+        parts = [part for part in report["measured"] if part != "fit"]
+        return measure(engine, args, pace, parts)
 
 
 def main() -> None:
@@ -123,44 +119,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts (default: all)")
-    parser.add_argument("--size", default="8b", help="of the model (default %(default)s)")
-    parser.add_argument("--models", type=Path, help="keep the model in this folder, and find it there")
-    parser.add_argument("--slots", type=int, default=256, help="requests at once (default %(default)s)")
-    parser.add_argument(
-        "--step-tokens", type=int, default=2048, help="in one step of the engine (default %(default)s)"
-    )
-    parser.add_argument(
-        "--kv-gib", type=int, default=16, help="KV cache of each engine (default %(default)s)"
-    )
-    parser.add_argument(
-        "--engine-arg", action="append", default=[], help="one more flag of vLLM's, repeatable"
-    )
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each spell (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=4.0, help="interactive calls per second (default 4)")
-    parser.add_argument(
-        "--jobs", type=int, default=8000, help="bulk jobs queued before a spell (default 8000)"
-    )
-    parser.add_argument("--clients", type=int, nargs="+", default=[64, 256], help="(default 64 256)")
-    parser.add_argument("--scale", type=int, default=4, help="requests per client and round (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="sides in turn (default %(default)s)")
-    parser.add_argument("--latency-requests", type=int, default=30)
-    parser.add_argument("--rows", type=int, default=5000, help="of the batch (default %(default)s)")
+    add = parser.add_argument
+    add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts (default: all)")
+    add("--predict", type=Path, metavar="REPORT", help="add the prediction to a report; needs no GPU")
+    add("--no-predict", action="store_true", help="leave the prediction out")
+    add("--stand-in", metavar="PACE", help="where there is no GPU, take a paced engine for one, to try this")
+    add("--size", default="8b", help="of the model (default %(default)s)")
+    add("--models", type=Path, help="keep the model in this folder, and find it there")
+    add("--slots", type=int, default=_paced.SLOTS, help="requests at once (default %(default)s)")
+    add("--kv-gib", type=int, default=16, help="KV cache of each engine (default %(default)s)")
+    add("--engine-arg", action="append", default=[], help="one more flag of vLLM's, repeatable")
+    add("--calls", type=int, default=300, help="interactive, 15 a second (default %(default)s)")
+    add("--bulk-s", type=float, default=10.0, help="seconds of bulk alone (default %(default)s)")
+    add("--clients", type=int, nargs="+", default=[256], help="beside vLLM's server (default 256)")
+    add("--scale", type=int, default=4, help="requests per client and round (default 4)")
+    add("--rounds", type=int, default=2, help="sides in turn (default %(default)s)")
+    add("--latency-requests", type=int, default=0, help="one at a time (default %(default)s)")
+    add("--rows", type=int, default=5000, help="of the batch (default %(default)s)")
     args = parser.parse_args()
-    report: dict[str, Any] = {
-        "benchmark": "gpu",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "device": device_of(look()).name,
-        "size": args.size,
-        "slots": args.slots,
-    }
-    with tempfile.TemporaryDirectory(prefix="bench") as made:
-        model = build_tiny_model(args.models or Path(made), args.size)
-        for part, measured in zip(PARTS, (interactive, beside, rows), strict=True):
-            if part in args.only:
-                report[part] = measured(model, args)
-                print(json.dumps({part: report[part]}), file=sys.stderr, flush=True)
+    if args.predict:
+        report = json.loads(args.predict.read_text())
+    else:
+        report = {
+            "benchmark": "gpu",
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "calls": args.calls,
+        }
+        with tempfile.TemporaryDirectory(prefix="bench") as made:
+            folder = args.models or Path(made)
+            if look() or not args.stand_in:
+                report["device"], engine = device_of(look()).name, on_gpu(folder, args)
+            else:
+                report["device"] = f"a paced engine ({args.stand_in}) in a GPU's place"
+                engine = stand_in(_paced.build(folder), args.stand_in, args.slots)
+            report["measured"] = measure(engine, args, None, args.only)
+    if "fit" in report["measured"] and not args.no_predict:
+        report["predicted"] = predict(report, args)
     print(json.dumps(report, indent=2))
 
 

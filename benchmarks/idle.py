@@ -12,29 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psutil
+from _cpu import kind
 from _stack import machine, penstock_up
 from _tables import table
 
 QUICK = ("--seconds=5", "--engine=simulated")
 TABLES = ("idle",)
-
-
-def kind(process: psutil.Process) -> str:
-    """Name a process of the stack."""
-    line = " ".join(process.cmdline()) or process.name()
-    names = (
-        ("VLLM", "engine"),
-        ("spawn_main", "engine"),
-        ("resource_tracker", "engine"),
-        ("penstock api", "api"),
-        ("penstock coordinator", "coordinator"),
-        ("penstock flower", "flower"),
-        ("valkey-server", "valkey"),
-        ("celeryd", "worker"),
-        ("penstock worker", "worker"),
-        ("penstock up", "up"),
-    )
-    return next((name for mark, name in names if mark in line), "other")
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:

@@ -7,10 +7,11 @@ Every script here whose name does not begin with an underscore is a benchmark, a
 - ``TABLES``: the names of its tables;
 - ``tables(report)``: the Markdown of each table that it owns, by the table's name.
 
-One that needs what not every machine has also has ``unavailable()``, which says what is missing, or returns None.
+One that needs what not every machine has also has ``unavailable()``, which says what is missing, or returns None. With
+``STANDS_IN = True`` its quick run does without.
 
-A table stands in the page between ``<!-- figures: NAME -->`` and ``<!-- end of figures -->``. What is between them belongs
-to this script; the prose around it does not.
+A table stands in docs/benchmarks.md, or in one of the ``FURTHER`` pages, between ``<!-- figures: NAME -->`` and
+``<!-- end of figures -->``. What is between them belongs to this script; the prose around it does not.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from _stack import ROOT
 
 HERE = Path(__file__).parent
 PAGE = ROOT / "docs" / "benchmarks.md"
+FURTHER = (ROOT / "docs" / "explanation" / "bulk-without-being-felt.md",)
+"""Pages that have a table of their own."""
+
 REPORTS = ROOT / ".penstock" / "benchmarks"
 EXAMPLES = """
 examples:
@@ -82,6 +86,11 @@ def block(report: dict[str, Any], table: str) -> str:
     return f"\n{facts}\n\n{table.strip()}\n\n"
 
 
+def page_of(table: str) -> Path:
+    """Return the page with a table's place; the main page, if none has one."""
+    return next((page for page in FURTHER if f"<!-- figures: {table} -->" in page.read_text()), PAGE)
+
+
 def put(page: str, name: str, content: str) -> str:
     """Return the page with one table replaced.
 
@@ -91,7 +100,7 @@ def put(page: str, name: str, content: str) -> str:
     mark = re.compile(rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end of figures -->)", re.DOTALL)
     if len(mark.findall(page)) != 1:
         raise BenchmarkError(
-            f"{PAGE.name} must have one '<!-- figures: {name} -->' with its '<!-- end of figures -->'"
+            f"{PAGE.name} (or another page) must have one '<!-- figures: {name} -->' with its '<!-- end of figures -->'"
         )
     return mark.sub(lambda found: found[1] + content + found[2], page)
 
@@ -136,7 +145,8 @@ def left_out(name: str, args: argparse.Namespace) -> str | None:
         BenchmarkError: it was asked for by its name.
     """
     says = getattr(load(name), "unavailable", None)
-    reason = says() if says and not args.from_reports else None
+    needs_all = not args.from_reports and not (args.quick and getattr(load(name), "STANDS_IN", False))
+    reason = says() if says and needs_all else None
     if reason and args.only:
         raise BenchmarkError(f"{name} cannot run: {reason}")
     return reason
@@ -156,10 +166,12 @@ def run_all(wanted: Iterable[str], args: argparse.Namespace) -> list[str]:
             if args.quick:
                 print("".join(f"## {table}\n{text}" for table, text in tables.items()), flush=True)
             else:
-                page = PAGE.read_text()
+                pages: dict[Path, str] = {}
                 for table, text in tables.items():
-                    page = put(page, table, text)
-                PAGE.write_text(page)
+                    page = page_of(table)
+                    pages[page] = put(pages.get(page) or page.read_text(), table, text)
+                for page, content in pages.items():
+                    page.write_text(content)
         except BenchmarkError as error:
             failed.append(name)
             print(f"bench: {error}", file=sys.stderr, flush=True)

@@ -29,21 +29,39 @@ def row_id(batch_id: str, offset: int) -> str:
     return f"batch_req_{batch_id.removeprefix('batch_')}_{offset}"
 
 
-def response_line(row_id: str, custom_id: str, status: int, body: bytes, request_id: str) -> bytes:
-    """Return the output line of a row that has a response, of any status.
+class Response:
+    """A row's response, of any status. It may be the response of identical rows, too.
 
     Args:
-        row_id: unique id of this line.
-        body: the response's JSON, one value, as the engine wrote it; see :func:`jobs.answers.json_or_failure`.
-        request_id: the engine's id of the request.
+        status: its HTTP status.
+        body: its JSON, one value, as the engine wrote it; see :func:`jobs.answers.json_or_failure`.
+        engine_id: the id under which the engine ran the row; the response's own ``id`` contains it.
     """
-    head = _encode({"id": row_id, "custom_id": custom_id})[:-1]
-    response = b'"response":{"status_code":%d,"request_id":%b,"body":%b}' % (
-        status,
-        _encode(request_id),
-        body.translate(None, b"\r\n"),  # in JSON, line ends occur between values only
-    )
-    return b'%b,%b,"error":null}\n' % (head, response)
+
+    def __init__(self, status: int, body: bytes, engine_id: str) -> None:
+        body = body.translate(None, b"\r\n")  # in JSON, line ends occur between values only
+        self._status = status
+        self._before, self._id, after = body.partition(engine_id.encode())
+        if not self._id:
+            self._before, after = b"", self._before
+        self._after = b'%b},"error":null}\n' % after
+
+    def line(self, row_id: str, custom_id: str, engine_id: str) -> tuple[bytes, bytes]:
+        """Return a row's output line in two pieces, of which all its rows share the second, larger one.
+
+        Args:
+            row_id: the unique id of this line, which is its request's id too.
+            custom_id: the row's.
+            engine_id: as if the engine had run this row; the body has it in the place of the one that it was run under.
+        """
+        head = _encode({"id": row_id, "custom_id": custom_id})[:-1]
+        response = b'"response":{"status_code":%d,"request_id":%b,"body":%b%b' % (
+            self._status,
+            _encode(row_id),
+            self._before,
+            engine_id.encode() if self._id else b"",
+        )
+        return b"%b,%b" % (head, response), self._after
 
 
 def never_ran_line(row_id: str, custom_id: str, why: NeverRan) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,17 @@ class Reaped:
         )
 
 
+class EnginePriority(StrEnum):
+    """Whether an engine runs a request of a smaller priority number sooner."""
+
+    WORKS = "works"
+    IGNORED = "ignored"
+    REFUSED = "refused"
+    """The server refuses requests that have a priority, so they are sent without."""
+    UNKNOWN = "unknown"
+    """The server takes priorities, and does not say whether its scheduler follows them."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """An engine's own signals. None: it does not report the figure.
@@ -123,6 +135,8 @@ class EngineStats:
         kv_cache_usage: 0.0 to 1.0.
         preemptions: requests that lost their place in the batch for lack of KV cache, since the start.
         generated: tokens generated since the start.
+        evictions: bulk requests that made way in the batch for others, since the start; no ``preemptions``.
+        step_s: what a step costs, in seconds, by part: ``base``, each ``decode``, each ``prompt_token``; empty if unknown.
     """
 
     running: int | None = None
@@ -130,3 +144,5 @@ class EngineStats:
     kv_cache_usage: float | None = None
     preemptions: int | None = None
     generated: int | None = None
+    evictions: int = 0
+    step_s: Mapping[str, float] = field(default_factory=dict)

@@ -77,8 +77,15 @@ EVENTS = {
     "end_delayed": "The end of an attempt could not be written, as Redis is unreachable; it is retried.",
     "ending_forced": "A worker did not end in time, for example because Redis does not answer, and was ended by "
     "force. `closed`: its lease had ended and its engine had stopped.",
+    "engine_abort_late": "vLLM's engine process did not answer an abort in time. The response lacks the last tokens, which "
+    "that process held back.",
     "engine_dead": "The engine died, or could not be reached, while it ran a job.",
     "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
+    "engine_paced": "The engine is paced: it computes nothing, its tokens are made up, and its steps take the time of "
+    "these constants. Its figures are of scheduling, never of a model.",
+    "engine_priority_unknown": "The engine's server takes priorities, and does not say whether it follows them.",
+    "engine_priority_without_effect": "The engine ignores or refuses priorities, so calls wait behind the bulk that it "
+    "holds; `advice` says what to do.",
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
@@ -102,6 +109,8 @@ EVENTS = {
     "They move on when its lease ends.",
     "kv_cache_sized": "On a CPU: the size of vLLM's KV cache, and the free memory and weights that it comes from.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
+    "lane_report_failed": "The engine's scheduler did not say what it has evicted, and what a step costs.",
+    "lane_scheduler_unavailable": "vLLM's own scheduler is used: calls and bulk share its steps. `reason` says why.",
     "lease_lost": "The worker's lease expired and its jobs were given to others. It ends with status 1.",
     "lease_not_prolonged": "The lease of a batch could not be prolonged, as Redis is unreachable.",
     "libraries_dropped": "Versions of the library of functions that no live process uses were deleted from Redis.",
@@ -132,6 +141,8 @@ EVENTS = {
     "redis_unavailable": "Redis cannot be reached.",
     "registration_waits": "Another worker, not heard of yet, serves other models in this pool, or uses a name of "
     "this worker's. If it is alive, this worker ends; otherwise this worker waits until that lease ends.",
+    "render_order_unavailable": "This vLLM's renderer is not known, so calls wait for the templates and tokens of bulk that "
+    "came before them.",
     "request_failed": "A request was answered with a status of 500 or above; logged at most once a second for one "
     "kind.",
     "request_refused": "A request was answered with a status of 400 to 499. 429 is logged at level info, at most "

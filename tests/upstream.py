@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.loopback import LoopbackServer
+from workers.engines.openai.priority import PROBE_ID
 
 Answer = tuple[int, str, bytes]
 """Status, content type and body."""
@@ -21,21 +22,26 @@ class Upstream(LoopbackServer):
 
     Attributes:
         models: called for ``GET /v1/models``; a test may replace it.
+        others: the same for other paths, with their queries.
+        probe: the same for the requests by which an engine learns at its start what the server does with priorities.
     """
 
     def __init__(self, answer: Callable[[dict[str, Any]], Answer], model: str = "upstream") -> None:
         card = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.models: Callable[[], Answer] = lambda: (200, "application/json", card)
+        self.others: dict[str, Callable[[], Answer]] = {}
+        self.probe: Callable[[dict[str, Any]], Answer] = lambda _: (200, "application/json", b"{}")
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._send(*server.models())
+                self._send(*server.others.get(self.path, server.models)())
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                reply = server.probe if self.headers["x-request-id"] == PROBE_ID else answer
                 known = self.path.startswith("/v1/")
-                self._send(*(answer(body) if known else (404, "application/json", b"{}")))
+                self._send(*(reply(body) if known else (404, "application/json", b"{}")))
 
             def _send(self, status: int, kind: str, body: bytes) -> None:
                 self.send_response(status)

@@ -60,7 +60,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
     settings = worker_settings(overrides)
     configure_logging(settings.log_level, as_json=settings.log_json, service="worker")
     quiet_celery()
-    settings, device = _take_devices(settings)
+    settings, device = take_devices(settings)
     set_up(REGISTRY, "worker")
     metrics = WorkerMetrics(REGISTRY, list(FailureCode), lanes=list(Lane), limit_reasons=list(LimitReason))
     faults = Faults(metrics.store_faults.inc)
@@ -123,7 +123,7 @@ def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> Cele
     )
 
 
-def _take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
+def take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
     """Take the GPUs of this process, and hide the others from the engine.
 
     Returns:
@@ -147,7 +147,7 @@ def _take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
 
 def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:
     """Serve /metrics in a thread, and return its address. Called after the engine's start: vLLM forks on CPU."""
-    EngineGauges(REGISTRY, host.engine.stats)
+    EngineGauges(REGISTRY, host.engine.stats, host.engine.priority)
     gpus = Gpus(
         REGISTRY, None if settings.gpus is None else [int(index) for index in settings.gpus.split(",")]
     )

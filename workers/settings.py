@@ -6,11 +6,12 @@ import socket
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from broker.settings import MetricsSettings, Seconds
 from broker.sources import CommaList, ShellWords, check_sendable
 from jobs.endpoints import BATCH_ENDPOINTS, JOB_ENDPOINTS
+from workers.engines.vllm.step_cost import label, parse
 
 
 class WorkerSettings(MetricsSettings):
@@ -29,6 +30,23 @@ class WorkerSettings(MetricsSettings):
         (),
         description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`.",
     )
+    paced: str | None = Field(
+        None,
+        description="Compute nothing: vLLM's scheduler runs, each step takes the time of a cost model, and tokens are made "
+        "up. `H100-8B`, `H100-1B`, or milliseconds of a step, of each decoding sequence and of each prompt token, as "
+        "`6.0,0.016,0.02`.",
+    )
+
+    @field_validator("paced")
+    @classmethod
+    def _pace(cls, pace: str | None, info: ValidationInfo) -> str | None:
+        if pace is None:
+            return None
+        if (engine := info.data.get("engine", "vllm")) != "vllm":
+            raise ValueError(f"it paces vLLM, and the engine is {engine}: leave one of the two out")
+        parse(pace)
+        return pace
+
     openai_base_url: str = Field(
         "http://127.0.0.1:8000/v1", description="The server behind the openai engine, with its /v1."
     )
@@ -83,7 +101,7 @@ class WorkerSettings(MetricsSettings):
         min_length=1,
         max_length=128,
         description="Name of the device behind the engine, for placement, if no NVIDIA driver names it "
-        "(engines openai and simulated).",
+        "(engines openai, simulated and paced).",
     )
     device_memory_gb: float | None = Field(
         None, gt=0, description="Its memory in 10^9 bytes; the sum, if there are several devices."
@@ -118,6 +136,32 @@ class WorkerSettings(MetricsSettings):
     bulk_reserve: float = Field(
         0.25, ge=0.0, lt=1.0, description="Share of `concurrency` that the lane `bulk` never gets."
     )
+    lane_scheduler: bool = Field(
+        default=True,
+        description="Engine vllm: put calls before bulk inside the engine too, with a scheduler of Penstock's own. False: "
+        "vLLM's own scheduler.",
+    )
+    interactive_slo_ms: float | None = Field(
+        None,
+        gt=0,
+        description="Engine vllm: aim for a call's milliseconds in the engine until its first token. Bulk runs in smaller "
+        "batches while calls are likely, no smaller than the aim needs. Default: bulk fills its places.",
+    )
+    just_in_time: bool = Field(
+        default=True,
+        description="Engine vllm with asynchronous scheduling: while calls are likely, make each step up only shortly "
+        "before the one before it ends, so that a call waits for one step less.",
+    )
+    batch_prefix_order: bool = Field(
+        default=True,
+        description="Run rows of a batch in the order of their prompts, so that a common prefix is found in the engine's "
+        "cache. Without it: in the order of the input.",
+    )
+    batch_answer_identical_once: bool = Field(
+        default=True,
+        description="Run identical, deterministic rows of a batch once, and answer each of them with the result (rows of a "
+        "chunk, 1,024 at a time).",
+    )
     drain_timeout_s: Seconds = Field(
         30.0,
         description="Time for running jobs in a drain, for example after SIGTERM; then they are given back.",
@@ -131,6 +175,11 @@ class WorkerSettings(MetricsSettings):
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
+
+    @property
+    def paced_name(self) -> str | None:
+        """What a paced engine and its device are called; None: the engine is not paced."""
+        return None if self.paced is None else label(self.paced)
 
     @property
     def node_name(self) -> str:

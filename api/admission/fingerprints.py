@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from api.http.errors import invalid
-from jobs.endpoints import EMBEDDINGS
+from jobs.determinism import is_deterministic
 
 MIN_PREFIX = 256
 """Least characters of a shared prefix: a shorter one is computed faster than routed to a certain worker."""
@@ -45,8 +45,7 @@ def coalescing_digest(endpoint: str, request: Mapping[str, Any], *, stream: bool
     """
     if stream:
         raise invalid("a streamed job cannot be coalesced; leave out stream or coalesce", "coalesce")
-    fixed = request.get("temperature") == 0 or request.get("seed") is not None
-    if not fixed and endpoint != EMBEDDINGS:
+    if not is_deterministic(endpoint, request.get("temperature"), request.get("seed")):
         message = "only a deterministic request can be coalesced; set temperature to 0, or set a seed"
         raise invalid(message, "coalesce")
     return _digest(endpoint, _canonical(request))

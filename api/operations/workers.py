@@ -59,6 +59,9 @@ class WorkerObject(BaseModel):
     engine_running: int | None = Field(description="Requests in the engine's batch.")
     engine_waiting: int | None = Field(description="Requests the engine holds and has not scheduled.")
     kv_cache_usage: float | None = Field(description="0.0 to 1.0.")
+    engine_priority: Literal["works", "ignored", "refused", "unknown"] | None = Field(
+        description="Whether the engine runs calls before bulk that waits in it; null from a worker of an earlier version."
+    )
     tokens_per_s: float | None = Field(
         description="Tokens generated per second between the last two heartbeats. An engine that does not count them "
         "reports those of the runs that ended."

@@ -65,7 +65,6 @@ def make_celery(
         task_serializer="json",
         accept_content=["json"],
         worker_send_task_events=task_events,
-        worker_disable_prefetch=True,
         worker_prefetch_multiplier=0,
         worker_disable_rate_limits=True,
         worker_soft_shutdown_timeout=0,

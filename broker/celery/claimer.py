@@ -10,6 +10,7 @@ back.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from broker.db.calls.jobs import Claim as Call
 from broker.db.calls.jobs import Claimed
 from broker.db.keys import Keys
 from broker.db.library import answer_to, library
+from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION
 
 log = structlog.get_logger(__name__)
@@ -32,6 +34,13 @@ Command: TypeAlias = tuple[str | bytes | int | float, ...]
 
 MOST: Final = 32
 """Most jobs of one claim."""
+
+MOST_BULK: Final = 8
+"""Of these, most of the lane ``bulk``. A call that comes meanwhile waits until Redis has answered and Celery has taken them
+all: for 32 jobs 0.6 ms and some 4 ms, for 8 a third of that. Redis spends 3 us more on each."""
+
+_BITES_APART_S = 0.005
+"""Claims for less bulk than that come no closer: a few jobs at once cost less than one by one."""
 
 _ASK_ANYWAY_S = 1.0
 _PAUSE_S = 1.0
@@ -93,7 +102,7 @@ class Claimer:
         self._call: Call | None = None  # whose answer has not come
         self._waiting = False  # for a bell, by the last command
         self._satisfied: Room | None = None  # with what there is, for this room; None: there may be more
-        self._ask_at = self._pause_until = 0.0
+        self._ask_at = self._pause_until = self._bulk_at = 0.0
         self._empty_left, self._empty_at = _EMPTY_PER_S, monotonic()
         self._claims: dict[str, Claim] = {}
         self.asked_ns = 0
@@ -113,6 +122,8 @@ class Claimer:
     def command(self) -> Command | None:
         """Return the command to send now; None: there is no room. Its reply goes to :meth:`receive`, if it comes."""
         room, now = self._room(), monotonic()
+        if 0 < room.bulk < MOST_BULK and now < self._bulk_at:
+            room = dataclasses.replace(room, bulk=0, recheck_s=min(room.recheck_s, self._bulk_at - now))
         if self._waiting:  # the connection broke, and whoever rings believes that this worker woke up
             self._waiting, self._satisfied = False, None
         if self._call is not None:
@@ -128,7 +139,7 @@ class Claimer:
                 worker=self._worker,
                 pool=self._pool,
                 room=min(room.jobs, MOST),
-                bulk_room=min(room.bulk, MOST),
+                bulk_room=min(room.bulk, MOST_BULK),
                 suspects=room.suspects,
                 version=SCHEMA_VERSION,
                 retention_ms=self._retention_ms,
@@ -166,14 +177,18 @@ class Claimer:
 
     def _consider(self, answer: Claimed, call: Call) -> None:
         """Decide when to ask again."""
-        now = monotonic()
+        now, bulk = monotonic(), sum(job.lane == Lane.BULK for job in answer.jobs)
         self._ask_at = now + _ASK_ANYWAY_S
+        if bulk:
+            self._bulk_at = now + _BITES_APART_S
         if answer.ask_again_ms is not None:
             self._ask_at = min(self._ask_at, now + answer.ask_again_ms / 1000)
         if answer.fenced:
             self._pause_until = now + _PAUSE_S
         elif len(answer.jobs) >= call.room or call.again:
             self._satisfied = None
+        elif self._satisfied is not None and bulk >= max(1, call.bulk_room):
+            self._satisfied = dataclasses.replace(self._satisfied, bulk=0)  # there may be more of it
         elif not answer.jobs:
             self._empty_left = min(_EMPTY_PER_S, self._empty_left + (now - self._empty_at) * _EMPTY_PER_S) - 1
             self._empty_at = now

@@ -8,7 +8,7 @@ from typing import ClassVar
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from jobs.facts import EngineStats
+from jobs.facts import EnginePriority, EngineStats
 from monitoring.metrics.common import Asked, Family
 
 
@@ -16,7 +16,7 @@ class EngineGauges(Asked):
     """The engine's figures; one that it does not report has no series.
 
     Args:
-        ask: returns the engine's state; called in the scrape's thread.
+        ask: returns the engine's state; called in the scrape's thread, as is ``priority``.
     """
 
     RUNNING = Family("penstock_engine_requests_running", "Requests in the engine's current batch.")
@@ -29,18 +29,61 @@ class EngineGauges(Asked):
         "Requests that the engine took out of its batch again for want of KV cache.",
         counter=True,
     )
-    FAMILIES: ClassVar[tuple[Family, ...]] = (RUNNING, WAITING, KV_CACHE, PREEMPTIONS)
+    EVICTIONS = Family(
+        "penstock_engine_evictions",
+        "Bulk requests that made way in the engine's batch for others.",
+        counter=True,
+    )
+    PRIORITY = Family(
+        "penstock_engine_priority",
+        "Whether the engine runs calls before bulk that waits in it: 1 for the state that holds, 0 for the others.",
+        ("state",),
+    )
+    GENERATED = Family(
+        "penstock_engine_generated_tokens", "Tokens that the engine has made, step by step.", counter=True
+    )
+    STEP = Family(
+        "penstock_engine_step_seconds",
+        "What a step of the engine costs: itself (base), each decode, each prompt_token; fitted while it runs.",
+        ("part",),
+    )
+    FAMILIES: ClassVar[tuple[Family, ...]] = (
+        RUNNING,
+        WAITING,
+        KV_CACHE,
+        PREEMPTIONS,
+        EVICTIONS,
+        GENERATED,
+        PRIORITY,
+        STEP,
+    )
 
-    def __init__(self, registry: CollectorRegistry, ask: Callable[[], EngineStats]) -> None:
-        self._ask = ask
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        ask: Callable[[], EngineStats],
+        priority: Callable[[], EnginePriority],
+    ) -> None:
+        self._ask, self._priority = ask, priority
         registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Read the engine."""
         state = self._ask()
-        said = (state.running, state.waiting, state.kv_cache_usage, state.preemptions)
-        for family, value in zip(self.FAMILIES, said, strict=True):
+        said = (
+            *(state.running, state.waiting, state.kv_cache_usage),
+            *(state.preemptions, state.evictions, state.generated),
+        )
+        for family, value in zip(self.FAMILIES[:-2], said, strict=True):
             metric = family.metric()
             if value is not None:
                 metric.add_metric([], value)
             yield metric
+        priority, holds = self.PRIORITY.metric(), self._priority()
+        for each in EnginePriority:
+            priority.add_metric([each.value], float(each is holds))
+        yield priority
+        step = self.STEP.metric()
+        for part, seconds in state.step_s.items():
+            step.add_metric([part], seconds)
+        yield step

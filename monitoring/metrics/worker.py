@@ -116,6 +116,10 @@ class WorkerMetrics:
         self.batch_rows = counter(
             "penstock_batch_rows_total", "Rows of batches written to disk, by outcome.", ["outcome"]
         )
+        self.batch_rows_shared = counter(
+            "penstock_batch_rows_shared_total",
+            "Of these, rows that did not run: the run of an identical row answered them.",
+        )
 
     def _make_times(self, registry: CollectorRegistry) -> None:
         histogram = partial(Histogram, registry=registry)
@@ -157,9 +161,13 @@ class WorkerMetrics:
         self.capacity = gauge("penstock_capacity_jobs", "Jobs that this worker may run at once.")
         self.rows_running = gauge("penstock_batch_rows_running", "Rows of batches on this worker's engine.")
         self.bulk_limit = gauge("penstock_bulk_limit", "Bulk jobs that the lane controller allows at once.")
+        self.bulk_pace = gauge(
+            "penstock_bulk_pace", "Bulk jobs and rows a second that this worker lets onto its engine at most."
+        )
         self.bulk_limits = counter(
             "penstock_bulk_limit_adjustments_total",
-            "Adjustments of the lane controller, by reason; `open` raises the limit, every other reason halves it.",
+            "Adjustments of the lane controller, by reason: `open` raises the limit; `kv_cache` and `preempted` halve it,"
+            " and do so again once bulk has come down to it.",
             ["reason"],
         )
         self.beats = counter("penstock_heartbeats_total", "Leases prolonged.")

@@ -17,6 +17,9 @@ _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for trying the plumbing."
 _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
+_PACED_HELP = (
+    "Compute nothing; steps take the time of a cost model: H100-8B, H100-1B, or three numbers in ms."
+)
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
@@ -45,6 +48,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
+@click.option("--paced", metavar="PACE", help=_PACED_HELP)
 @click.option("--workers", type=int, metavar="N", help=_WORKERS_HELP)
 @click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
 @click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)
@@ -111,6 +115,7 @@ def coordinator(**options: Any) -> None:
 @click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME | check]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
+@click.option("--paced", metavar="PACE", help=_PACED_HELP)
 @click.option("--served-model-name", metavar="NAME", help="The name clients use.  [default: the model's]")
 @click.option("--name", metavar="NAME", help="The worker's name before @host.  [default: its device]")
 @click.option(
@@ -200,4 +205,33 @@ def flower(*, redis_url: str | None, namespace: str | None, **options: Any) -> N
     )
 
 
-COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower]
+@click.group("bench")
+def bench() -> None:
+    """Measure an engine on this machine."""
+
+
+@bench.command("fit")
+@click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
+@click.option("--paced", metavar="PACE", help="Fit a paced engine, to see how well a pace is found again.")
+@click.option("--gpus", metavar="LIST", help="GPU indices, as 0,1.  [default: the first, or the CPU]")
+@click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)
+@click.option("--concurrency", type=int, metavar="N", help="The largest batch.  [default: the engine's]")
+@click.option("--kv-cache-gib", type=float, metavar="GIB", help=_KV_CACHE_HELP)
+@click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
+@click.option("--data-dir", metavar="DIR", help="Where the tiny model is kept.  [default: .penstock]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the pace, its errors, the measured steps.")
+def bench_fit(*, as_json: bool, **options: Any) -> None:
+    """Measure the steps of a real engine, and print the pace (--paced) that fits them.
+
+    \b
+    Examples:
+      penstock bench fit --model Qwen/Qwen2.5-7B-Instruct --gpus 0
+      penstock bench fit --json > pace.json
+
+    The engine runs alone in this process, without a queue: batches that decode, prompts of several lengths, and both
+    together. With the tiny model on two CPU cores it takes half a minute. Nothing else should use the device.
+    """  # noqa: D301  # \b is click's mark
+    _start("bench fit", "penstock.server.bench:run_fit", _given(**options), as_json=as_json)
+
+
+COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower, bench]

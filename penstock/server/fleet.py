@@ -23,6 +23,7 @@ from workers.settings import WorkerSettings
 OPTIONS = {
     "engine": "--engine",
     "model": "--model",
+    "paced": "--paced",
     "served_model_name": "--served-model-name",
     "aliases": "--alias",
     "tensor_parallel": "--tensor-parallel",

@@ -14,6 +14,7 @@ from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
 from workers.devices.pools import served_name
+from workers.settings import WorkerSettings
 
 _LINE_EVERY_S = 5.0  # while waiting, where there is no terminal for a spinner
 
@@ -21,7 +22,12 @@ _RANDOM_MODEL = (
     "The model is a tiny one with random weights, for trying the plumbing: it answers quickly, in nonsense.\n"
     "Name a real one: --model Qwen/Qwen2.5-0.5B-Instruct (from the hub), or --model with a local path."
 )
+_PACED = "The engine is paced: it computes nothing and makes up its tokens. Its step times are those of a cost model."
 _SIMULATED = "The engine is simulated: it makes up its answers. It is for load and fault tests."
+
+
+_ABOUT = {"random": _RANDOM_MODEL, "paced": _PACED, "simulated": _SIMULATED}
+"""What is said of an engine that is not what it may seem."""
 
 
 class Screen:
@@ -47,11 +53,10 @@ class Screen:
         for pool, parts in groupby(plan.parts, key=lambda part: part.settings.pool):
             self.line(f"  worker  {_workers(pool, list(parts))}")
         self.line(f"  logs    {plan.logs}/")
-        engines = {(part.settings.engine, part.settings.model is None) for part in plan.parts}
-        if ("vllm", True) in engines:
-            self.line(_RANDOM_MODEL)
-        if any(engine == "simulated" for engine, _ in engines):
-            self.line(_SIMULATED)
+        kinds = {_kind(part.settings) for part in plan.parts}
+        for kind, text in _ABOUT.items():
+            if kind in kinds:
+                self.line(text)
 
     @contextmanager
     def waiting(self) -> Iterator[Callable[[str], None]]:
@@ -87,12 +92,19 @@ class Screen:
             self.line(f"stopping: running jobs get up to {drain_timeout_s:g} s; Ctrl-C again to hurry")
 
 
+def _kind(settings: WorkerSettings) -> str:
+    if settings.paced is not None:
+        return "paced"
+    return "random" if settings.engine == "vllm" and settings.model is None else settings.engine
+
+
 def _workers(pool: str, parts: Sequence[Part]) -> str:
     """Say what a pool's workers are: ``2 x engine vllm, model x, on GPU 0 | GPU 1``."""
     settings = parts[0].settings
     times = f"{len(parts)} x " if len(parts) > 1 else ""
     model = served_name(settings)
-    what = f"engine {settings.engine}" + ("" if model in {None, "simulated"} else f", model {model}")
+    engine = settings.engine if settings.paced is None else f"{settings.engine}, paced"
+    what = f"engine {engine}" + ("" if model in {None, "simulated"} else f", model {model}")
     where = ""
     if settings.engine == "vllm":
         where = ", on " + " | ".join(dict.fromkeys(part.place for part in parts))

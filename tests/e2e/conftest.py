@@ -12,6 +12,8 @@ from tests.e2e.engines import (  # noqa: F401 - fixtures
     engine,
     openai_engine,
     openai_process_engine,
+    paced_engine,
+    paced_settings,
     simulated_engine,
     tiny_model_path,
     vllm_engine,

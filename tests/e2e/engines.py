@@ -19,8 +19,13 @@ from workers.devices.tiny_models import build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.factory import make_engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
+from workers.engines.vllm.step_cost import StepCost
 
 QUICK_ENV = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+PACE = StepCost(base_s=0.004, per_decode_s=0.0001, per_prompt_token_s=0.00001)
+PACED_BLOCKS, PACED_STEP_TOKENS = 700, 2048
+"""The paced engine's steps, its blocks of 16 tokens, and the most tokens of a step."""
+
 QUICK_FLAGS = ("--distributed-executor-backend=uni",)
 """With these vLLM runs the model in its engine process, as it does on one GPU. By default it starts one more process on a
 CPU, which imports torch and vLLM again: 20 s of CPU time for a start instead of 13 s."""
@@ -96,9 +101,40 @@ async def simulated_engine() -> AsyncIterator[Engine]:
     await engine.stop()
 
 
+@pytest.fixture(scope="session")
+def paced_settings(tiny_model_path: Path) -> VllmSettings:
+    """A pace of a few milliseconds, and a KV cache of some 11,000 tokens."""
+    model = build_tiny_model(tiny_model_path.parent, "paced")
+    return VllmSettings(
+        model=str(model),
+        served_model_name=("paced",),
+        enforce_eager=True,
+        max_model_len=8192,
+        max_num_seqs=16,
+        tool_call_parser="hermes",
+        paced=PACE,
+        extra_args=(
+            f"--num-gpu-blocks-override={PACED_BLOCKS}",
+            f"--max-num-batched-tokens={PACED_STEP_TOKENS}",
+        ),
+    )
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def paced_engine(paced_settings: VllmSettings) -> AsyncIterator[Engine]:
+    """A running paced engine."""
+    engine = make_engine(paced_settings)
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
 @pytest.fixture(
     scope="session",
-    params=["simulated", "vllm", "openai", pytest.param("openai_process", marks=pytest.mark.full)],
+    params=[
+        *("simulated", "vllm", "openai"),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("openai_process", "paced")),
+    ],
 )
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""

@@ -18,7 +18,7 @@ from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle
 from coordinator.settings import CoordinatorSettings
 from jobs.batch_keys import chunk_folder, part_key
-from jobs.batch_lines import NeverRan, response_line
+from jobs.batch_lines import NeverRan, Response
 from jobs.batch_model import Counts, File
 from jobs.batch_rows import custom_id_of
 from jobs.batches import BatchStatus, new_writer
@@ -81,7 +81,8 @@ class Chunk:
     async def write(self, claim: Claim, part: int, ids: str, kind: str = "ok") -> None:
         key = part_key(self.id, 0, self.writers[claim], part, kind)
         status, body = (200, BODY) if kind == "ok" else (400, b'{"error": {}}')
-        await self.storage.put(key, b"".join(response_line(i, i, status, body, i) for i in ids.split()))
+        lines = (piece for i in ids.split() for piece in Response(status, body, i).line(i, i, i))
+        await self.storage.put(key, b"".join(lines))
 
     async def commit(self, claim: Claim, part: int, rows: int, failed: int = 0) -> Go:
         new = Counts(completed=rows, failed=failed, input_tokens=2 * rows, output_tokens=3 * rows)

@@ -74,8 +74,26 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "vllm": tuple(f"workers/engines/vllm/{name}.py" for name in ("boot", "cpu_memory", "media", "tap")),
-    "torch": ("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
+    "vllm": tuple(
+        f"workers/engines/vllm/{name}.py"
+        for name in (
+            *("aborts", "boot", "core_hooks", "cpu_memory", "held_outputs", "lane_scheduler", "lanes"),
+            *(
+                "media",
+                "paced",
+                "paced_tokens",
+                "priority_probe",
+                "quick_slots",
+                "rendering",
+                "tap",
+                "timed_scheduler",
+            ),
+        )
+    ),
+    "torch": (
+        *("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
+        "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
+    ),
     "opentelemetry": ("monitoring/otlp.py",),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ from contextlib import contextmanager
 from broker.attempts import Claim
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
+from workers.admission.pace import Pace
 from workers.admission.policy import LaneController, Signals
 from workers.engines.base import Engine
 
 _RECHECK_S = 0.05
 _NO_ROOM_S = 0.02
 _NO_ROOM_LONG_S = 0.1
+_LEAST_RECHECK_S = 0.005
 
 
 class ChunkSlots:
@@ -40,38 +43,44 @@ class ChunkSlots:
         """Leave out rows that an earlier attempt has finished."""
         self.left -= rows
 
-    async def acquire(self) -> None:
-        """Wait for a place for the next row; :meth:`release` gives it back."""
-        await self._gate.acquire(self.lane.engine_priority)
-        self.left -= 1
+    async def acquire(self, rows: int = 1) -> None:
+        """Wait for a place for the next run, which answers ``rows`` rows; :meth:`release` gives it back."""
+        await self._gate.acquire(self.lane)
+        self.left -= rows
 
-    def release(self, *, finished: bool) -> None:
-        """Give a place back. A row that is not ``finished`` is left for another attempt."""
-        self._gate.release()
-        if not finished:
-            self.left += 1
+    def release(self, unfinished: int = 0) -> None:
+        """Give a place back. ``unfinished`` rows of its run are left for another one."""
+        self._gate.release(self.lane)
+        self.left += unfinished
 
 
 class Gate:
-    """Counts the work of this worker, and admits bulk work as the lane controller allows.
+    """Counts the work of this worker, and admits bulk work as the lane controller and the pace allow.
 
     Jobs are counted on the consumer's thread; chunks and rows on the engine's loop. Each number has one writer, and a set
-    changes in one step, so both threads may read all of them without a lock.
+    changes in one step, so both threads may read all of them without a lock. Decisions have a lock: they change their state.
 
     Args:
         engine: started; its own signals count.
+        lanes, pace: decide for this gate alone.
     """
 
-    def __init__(self, engine: Engine, lanes: LaneController) -> None:
-        self._engine, self._lanes = engine, lanes
+    def __init__(self, engine: Engine, lanes: LaneController, pace: Pace) -> None:
+        self._engine, self._lanes, self._pace = engine, lanes, pace
+        self._deciding = threading.Lock()
+        self._paced_s: float | None = (
+            None  # until the pace lets the next bulk job in; None: it is not what stops it
+        )
         self._bulk = self._others = 0  # jobs that were claimed and not settled
         self._coming: set[str] = set()  # of these, chunks that are not open yet
         self._chunks: set[ChunkSlots] = set()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._row_wait_s = _RECHECK_S
         self._next: asyncio.Handle | None = None
         self.running_rows = 0
+        self._promoted = 0  # of these, rows of lanes above bulk
 
     # ---- jobs, on the consumer's thread ------------------------------------------------------------------------
 
@@ -84,11 +93,15 @@ class Gate:
         """Count a job that is claimed."""
         if claim.endpoint == CHUNK_ENDPOINT:
             self._coming.add(claim.id)
+        elif claim.lane is Lane.BULK:
+            self._enter()
         self._count(claim.lane, 1)
 
     def settle(self, claim: Claim) -> None:
         """Count a job that has ended here."""
         self._coming.discard(claim.id)
+        if claim.lane is Lane.BULK and claim.endpoint != CHUNK_ENDPOINT:
+            self._leave()
         self._count(claim.lane, -1)
 
     def _count(self, lane: Lane, by: int) -> None:
@@ -97,17 +110,30 @@ class Gate:
         else:
             self._others += by
 
+    def free(self) -> int:
+        """Return how many more jobs may be claimed. Bulk takes none of it from others where the engine holds bulk."""
+        return self._lanes.capacity - (self._others if self._lanes.ahead else self.jobs)
+
     def free_bulk(self) -> int:
         """Return how many more bulk jobs may be claimed: none while rows of chunks are here, or about to be, and wait."""
+        self._paced_s = None
         if self._coming:
             return 0
-        return max(0, self._free(self.running_rows) - self.rows_left())
+        left = self.rows_left()
+        with self._deciding:
+            free = max(0, self._room(self.running_rows) - left)
+            room = self._pace.room(free, time.monotonic())
+            if room < 1 <= free:
+                self._paced_s = self._pace.wait_s()
+        return room
 
     def recheck_s(self) -> float:
-        """Return after how many seconds to ask again when :meth:`free_bulk` is 0.
+        """Return after how many seconds to ask again when :meth:`free_bulk` was 0.
 
         Rows that wait for more than every slot once over keep the engine busy for longer than the short pause.
         """
+        if self._paced_s is not None:
+            return min(_NO_ROOM_S, max(_LEAST_RECHECK_S, self._paced_s))
         return _NO_ROOM_LONG_S if self.rows_left() > self._lanes.capacity else _NO_ROOM_S
 
     # ---- chunks and rows, on the engine's loop -----------------------------------------------------------------
@@ -132,30 +158,37 @@ class Gate:
         """Return how many rows of the chunks here wait for the engine; those of stalled chunks do not. From any thread."""
         return sum(slots.left for slots in list(self._chunks) if not slots.stalled)
 
-    async def acquire(self, priority: int = 0) -> None:
+    async def acquire(self, lane: Lane = Lane.BULK) -> None:
         """Wait for a row's place on the engine; :meth:`release` gives it back.
 
         Args:
-            priority: smaller goes first, as for the engine; among equals, the first to come.
+            lane: the higher goes first; among equals, the first to come.
         """
-        if not self._waiting and self._free_rows() > 0:
-            self.running_rows += 1
+        if not self._waiting and self._free_rows(lane.engine_priority) > 0:
+            self._take_place(lane.engine_priority)
             return
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (priority, next(self._arrivals), place))
+        heapq.heappush(self._waiting, (lane.engine_priority, next(self._arrivals), place))
         self._arm()
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
-                self.release()  # it was given in the same moment
+                self.release(lane)  # it was given in the same moment
             raise
 
-    def release(self) -> None:
+    def release(self, lane: Lane = Lane.BULK) -> None:
         """Give a row's place back."""
         self.running_rows -= 1
+        self._promoted -= lane is not Lane.BULK
+        self._leave()
         if self._next is None:
             self._admit()
+
+    def _take_place(self, priority: int) -> None:
+        self.running_rows += 1
+        self._promoted += priority < Lane.BULK.engine_priority
+        self._enter()
 
     def _admit(self) -> None:
         """Give the free places. Before one goes to a lower lane, the rows just admitted may ask for their successors.
@@ -169,18 +202,19 @@ class Gate:
                 if given is not None and priority > given:
                     self._next = asyncio.get_running_loop().call_soon(self._admit)
                     break
-                if self._free_rows() <= 0:
+                if self._free_rows(priority) <= 0:
                     break
                 place.set_result(None)
-                self.running_rows += 1
+                self._take_place(priority)
                 given = priority
             heapq.heappop(self._waiting)
         self._arm()
 
     def _arm(self) -> None:
-        """Check again soon: interactive jobs that end make room without a row's end."""
+        """Check again soon: interactive jobs that end make room without a row's end, and so does the pace."""
         if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_RECHECK_S, self._recheck)
+            wait_s = min(_RECHECK_S, self._row_wait_s)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._recheck)
 
     def _recheck(self) -> None:
         self._timer = None
@@ -189,19 +223,40 @@ class Gate:
         else:
             self._arm()
 
-    # ---- the lane controller's signals ----------------------------------------------------------------------------
+    # ---- decisions ------------------------------------------------------------------------------------------------
 
-    def _free_rows(self) -> int:
+    def _enter(self) -> None:
+        with self._deciding:
+            self._pace.enter(time.monotonic())
+
+    def _leave(self) -> None:
+        with self._deciding:
+            self._pace.leave(time.monotonic())
+
+    def _free_rows(self, priority: int) -> int:
+        """Return how many rows may go onto the engine now, if the first of them has this priority.
+
+        The engine makes bulk alone wait. So rows of higher lanes do not count on the places of those that wait inside it.
+        """
         overcommit = self._lanes.capacity >= self._engine.capacity()
-        return self._free(self.running_rows, overcommit=overcommit)
+        with self._deciding:
+            free = self._room(self.running_rows, overcommit=overcommit)
+            if self._lanes.ahead and priority < Lane.BULK.engine_priority:
+                free = min(free, self._lanes.slots(self._beside()) - self._promoted)
+            room = self._pace.room(max(0, free), time.monotonic())
+            self._row_wait_s = self._pace.wait_s() if room < 1 <= free else _RECHECK_S
+        return room
 
-    def _free(self, rows: int, *, overcommit: bool = False) -> int:
-        """Return how many more bulk jobs or rows may go onto the engine beside ``rows``."""
-        bulk_chunks, other_chunks = self.chunks()
-        others = max(0, self._others - other_chunks)
+    def _beside(self) -> int:
+        """Return the jobs that bulk leaves slots for."""
+        others = max(0, self._others - self.chunks()[1])
         if others and others >= self._lanes.reserved:
             others += self._lanes.headroom  # so that the next interactive job, too, finds a place
+        return others
+
+    def _room(self, rows: int, *, overcommit: bool = False) -> int:
+        """Return how many more bulk jobs or rows the lane controller lets onto the engine beside ``rows``."""
+        bulk = max(0, self._bulk - self.chunks()[0]) + rows
         stats = self._engine.stats()
-        bulk = max(0, self._bulk - bulk_chunks) + rows
-        signals = Signals(bulk, others, stats.waiting, stats.kv_cache_usage, stats.preemptions)
+        signals = Signals(bulk, self._beside(), stats.kv_cache_usage, stats.preemptions)
         return self._lanes.free(signals, time.monotonic(), overcommit=overcommit)

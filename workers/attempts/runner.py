@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -226,6 +227,7 @@ class Runner:
                 claim.lane.engine_priority,
                 claim.attempt,
                 {} if span.context is None else span.context.headers(),
+                partial(span.event, "handed_over") if span.recording else None,
             )
             attempt.on_engine = True
             try:

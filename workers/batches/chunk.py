@@ -27,6 +27,7 @@ from storage.parts import Recovered, recover, usage_of
 from workers.admission.gate import ChunkSlots, Gate
 from workers.batches.commits import ChunkGoneError, Committer, FinishedRow
 from workers.batches.feed import Feeder
+from workers.batches.plan import Planner
 from workers.batches.row import ChunkAttempt, RowRunner
 from workers.engines.base import Final
 
@@ -48,6 +49,7 @@ class ChunkRunner:
         storage: opened when first used.
         gate: admits rows to the engine.
         one_by_one: rows that run alone at first, after the engine died under a chunk.
+        planner: orders the rows, and finds identical ones.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class ChunkRunner:
         metrics: WorkerMetrics,
         gate: Gate,
         one_by_one: int,
+        planner: Planner,
     ) -> None:
         self._rows, self._storage, self._chunks = rows, storage, chunks
         self._metrics, self._gate, self._one_by_one = metrics, gate, one_by_one
+        self._planner = planner
         self._feeders: dict[str, Feeder] = {}
 
     def abort(self, job_id: str) -> None:
@@ -75,7 +79,7 @@ class ChunkRunner:
             place: its place in a trace, to which the rows' own traces link.
 
         Returns:
-            With the usage of the rows that this attempt committed.
+            With the usage of the rows that this attempt ran and committed.
 
         Raises:
             EngineDeadError: the engine died under it. Finished rows are committed.
@@ -100,6 +104,7 @@ class ChunkRunner:
             feeder = self._feeders[claim.id] = Feeder(
                 chunk,
                 self._rows,
+                self._planner,
                 committer,
                 slots,
                 self._storage(),
@@ -160,10 +165,11 @@ class ChunkRunner:
         await self._end(chunk.spec, chunk.claim, done=feeder.complete)
 
     def _count(self, claim: Claim, rows: list[FinishedRow]) -> None:
-        """Count rows that were committed, and their tokens, which are the tenant's."""
+        """Count rows that were committed, and the tokens of those that ran, which are the tenant's."""
         failed = sum(row.kind == "err" for row in rows)
         self._metrics.batch_rows.labels("completed").inc(len(rows) - failed)
         self._metrics.batch_rows.labels("failed").inc(failed)
+        self._metrics.batch_rows_shared.inc(sum(row.shared for row in rows))
         of_them = _Used()
         of_them.add(rows)
         self._metrics.count_tokens(claim.lane, claim.tenant, of_them.prompt, of_them.completion)
@@ -188,14 +194,14 @@ class ChunkRunner:
 
 @dataclass(slots=True)
 class _Used:
-    """The tokens of rows."""
+    """The tokens of rows that ran; those of rows that share a run do not count again."""
 
     prompt: int = 0
     completion: int = 0
 
     def add(self, rows: list[FinishedRow]) -> None:
-        self.prompt += sum(row.usage.input_tokens for row in rows)
-        self.completion += sum(row.usage.output_tokens for row in rows)
+        self.prompt += sum(row.usage.input_tokens for row in rows if not row.shared)
+        self.completion += sum(row.usage.output_tokens for row in rows if not row.shared)
 
     @property
     def usage(self) -> Usage:
@@ -204,7 +210,7 @@ class _Used:
 
 async def _save(committer: Committer, within_s: float) -> None:
     """Commit finished rows if that is quickly done, so that the chunk's next attempt need not run them again."""
-    saving = asyncio.create_task(committer.flush())
+    saving = asyncio.create_task(committer.flush_all())
     with suppress(TimeoutError, ChunkGoneError):
         async with asyncio.timeout(within_s):
             await asyncio.shield(saving)

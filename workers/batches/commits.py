@@ -20,6 +20,7 @@ from storage.parts import add
 log = structlog.get_logger(__name__)
 
 GROUP_ROWS = 64
+GROUP_MOST_ROWS = 512
 GROUP_S = 0.5
 _RETRY_S = 1.0
 _RETRY_MAX_S = 10.0
@@ -31,15 +32,23 @@ class ChunkGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FinishedRow:
-    """An output line, its kind (``ok`` or ``err``) and its tokens."""
+    """An output line.
 
-    line: bytes
+    Attributes:
+        line: its pieces, of which lines of identical rows share one.
+        kind: ``ok`` or ``err``.
+        usage: the tokens that its response states.
+        shared: the run of an identical row answered it.
+    """
+
+    line: tuple[bytes, bytes]
     kind: str
     usage: Counts
+    shared: bool = False
 
 
 class Committer:
-    """Commits one chunk's rows, in groups of 64 or after half a second; one group at a time.
+    """Commits one chunk's rows, in groups of 64 to 512 or after half a second; one group at a time.
 
     Args:
         writer: the number under which this attempt's parts are kept.
@@ -72,10 +81,11 @@ class Committer:
         """Rows that are finished and not committed."""
         return len(self._finished) + len(self._writing)
 
-    def append(self, row: FinishedRow) -> None:
-        """Add a finished row."""
-        self._finished.append(row)
-        if len(self._finished) >= GROUP_ROWS or len(self._finished) == 1:
+    def append(self, rows: list[FinishedRow]) -> None:
+        """Add finished rows."""
+        first = not self._finished
+        self._finished += rows
+        if first or len(self._finished) >= GROUP_ROWS:
             self._changed.set()
 
     async def below(self, most: int) -> None:
@@ -113,7 +123,8 @@ class Committer:
     async def flush(self) -> None:
         """Commit the finished rows now. A group that was interrupted comes first."""
         if not self._writing:
-            self._writing, self._finished, self._stored = self._finished, [], False
+            self._writing, self._stored = self._finished[:GROUP_MOST_ROWS], False
+            del self._finished[:GROUP_MOST_ROWS]
         if not self._stored:
             await self._store()
             self._stored = True
@@ -128,6 +139,11 @@ class Committer:
         self._committed.set()
         self._on_commit(group)
 
+    async def flush_all(self) -> None:
+        """Commit all finished rows now."""
+        while self.uncommitted:
+            await self.flush()
+
     def _parts(self) -> list[tuple[str, bytes]]:
         """Return the group as parts, (kind, lines): each is one object with a number of its own.
 
@@ -135,7 +151,8 @@ class Committer:
         a writer that has lost the chunk, into a ledger whose rows were run again.
         """
         lines = {
-            kind: b"".join(row.line for row in self._writing if row.kind == kind) for kind in ("err", "ok")
+            kind: b"".join(piece for row in self._writing if row.kind == kind for piece in row.line)
+            for kind in ("err", "ok")
         }
         return [(kind, data) for kind, data in lines.items() if data]
 

@@ -1,15 +1,18 @@
-"""Feeding one chunk: its lines are read from storage, and its missing rows go onto the engine as the gate admits them."""
+"""Feeding one chunk: its lines are read from storage, window by window, and its missing rows go onto the engine as the gate
+admits them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import structlog
 
 from jobs.answers import failure_body
-from jobs.batch_lines import response_line, row_id
-from jobs.batch_rows import Row, read_row
+from jobs.batch_lines import Response, row_id
+from jobs.batch_rows import read_row
 from jobs.failures import FailureCode
 from monitoring import failpoints
 from storage import Storage, StorageError
@@ -17,7 +20,8 @@ from storage.base import read_lines
 from storage.parts import usage_of
 from workers.admission.gate import ChunkSlots
 from workers.batches.commits import Committer, FinishedRow
-from workers.batches.row import ChunkAttempt, RowRunner
+from workers.batches.plan import WINDOW_BYTES, WINDOW_ROWS, Planner, Run, Window
+from workers.batches.row import ChunkAttempt, RowEnd, RowRunner
 from workers.engines.base import Final, being_cancelled
 
 log = structlog.get_logger(__name__)
@@ -25,20 +29,25 @@ log = structlog.get_logger(__name__)
 UNCOMMITTED = 512
 """Rows of one chunk that may be finished and not committed; beyond them it waits for storage."""
 
+_PAUSE_BYTES = 64 * 1024
+"""Bytes of rows after which the engine's other requests get a turn: reading that much takes half a millisecond."""
+
 
 class Feeder:
     """Runs the rows of one chunk.
 
     Args:
+        planner: orders the rows of each window, and finds those that one run answers.
         slots: the chunk's places on the engine.
         on_storage_error: awaited when storage fails; reading is tried again after it.
-        one_by_one: so many rows at first, each of which runs alone.
+        one_by_one: so many runs at first, each of which has the engine alone.
     """
 
     def __init__(
         self,
         chunk: ChunkAttempt,
         rows: RowRunner,
+        planner: Planner,
         committer: Committer,
         slots: ChunkSlots,
         storage: Storage,
@@ -47,7 +56,9 @@ class Feeder:
     ) -> None:
         self._chunk, self._rows, self._committer, self._slots = chunk, rows, committer, slots
         self._storage, self._on_storage_error, self._one_by_one = storage, on_storage_error, one_by_one
-        self.tasks: set[asyncio.Task[bool]] = set()
+        self._planner = planner
+        self._again: list[Run] = []
+        self.tasks: set[asyncio.Task[int]] = set()
         self.stopped = False
         """Whether the chunk was ended early."""
         self._lost: BaseException | None = None
@@ -70,34 +81,64 @@ class Feeder:
             BaseException: a row came to no end. The chunk's job must fail, or the chunk is submitted again for ever.
         """
         number = 0
-        async for row, at in self._missing(done):
-            if self._committer.uncommitted >= UNCOMMITTED:
-                self._slots.stalled = True
-                await self._committer.below(UNCOMMITTED)
-                self._slots.stalled = False
-            await self._slots.acquire()
-            if self.stopped or self._committer.paused or self._chunk.engine_error is not None:
-                self._slots.release(finished=False)
+        async for run in self._runs(done):
+            if not await self._start(run):
                 break
             number += 1
-            task = asyncio.create_task(self._run_row(row, at))
-            self.tasks.add(task)
-            task.add_done_callback(self._row_ended)
             if number <= self._one_by_one:
-                await asyncio.wait({task})
-        while self.tasks:
-            await asyncio.wait(set(self.tasks))
+                await asyncio.wait(set(self.tasks))
+        while self.tasks or self._again:
+            again, self._again = self._again, []
+            for run in again:
+                if not await self._start(run):
+                    break
+            if self.tasks:
+                await asyncio.wait(set(self.tasks))
         if self._lost is not None:
             raise self._lost
 
-    async def _missing(self, done: frozenset[str]) -> AsyncIterator[tuple[Row, int]]:
-        """Yield each row to run with its offset in the input."""
+    async def _start(self, run: Run) -> bool:
+        """Start a run as soon as there is a place. False: the chunk ends early, so nothing starts any more."""
+        if self._committer.uncommitted >= UNCOMMITTED:
+            self._slots.stalled = True
+            await self._committer.below(UNCOMMITTED)
+            self._slots.stalled = False
+        await self._slots.acquire(run.rows)
+        if self.stopped or self._committer.paused or self._chunk.engine_error is not None:
+            self._slots.release(run.rows)
+            return False
+        task = asyncio.create_task(self._run(run))
+        self.tasks.add(task)
+        task.add_done_callback(partial(self._run_ended, run.rows))
+        return True
+
+    async def _runs(self, done: frozenset[str]) -> AsyncIterator[Run]:
+        """Yield what is to run, window by window."""
+        async for window in self._windows(done):
+            for run in window.runs():
+                yield run
+
+    async def _windows(self, done: frozenset[str]) -> AsyncIterator[Window]:
+        """Yield the rows to run of each window."""
+        endpoint = self._chunk.spec.endpoint
+        window = self._planner.window(endpoint)
+        rows = size = paused_at = 0
         async for offset, lines in self._lines():
             at = offset
             for line in lines:
-                if line and not line.isspace() and (row := read_row(line)).custom_id not in done:
-                    yield row, at
+                if line and not line.isspace():
+                    rows += 1
+                    size += len(line)
+                    if (row := read_row(line)).custom_id not in done:
+                        window.add(row, at)
+                    if rows >= WINDOW_ROWS or size >= WINDOW_BYTES:
+                        yield window
+                        window, rows, size, paused_at = self._planner.window(endpoint), 0, 0, 0
+                    elif size - paused_at >= _PAUSE_BYTES:
+                        paused_at = size
+                        await asyncio.sleep(0)
                 at += len(line) + 1
+        yield window
 
     async def _lines(self) -> AsyncIterator[tuple[int, list[bytes]]]:
         """Read the chunk's lines. After a failure of storage, reading continues where it failed."""
@@ -112,40 +153,52 @@ class Feeder:
             except StorageError as error:
                 await self._on_storage_error(error)
 
-    async def _run_row(self, row: Row, at: int) -> bool:
-        """Run one row, and hand its line to the committer. Returns whether it came to an end."""
-        ident = row_id(self._chunk.spec.batch, at)
+    async def _run(self, run: Run) -> int:
+        """Run a row, and hand the lines of all that its end answers to the committer. Returns how many rows have ended."""
+        ident = self._row_id(run.at)
         try:
-            final = await self._rows.run(self._chunk, row, ident)
-            if final is None:
-                return False
+            end = await self._rows.run(self._chunk, run.row, ident)
+            if end is None:
+                return 0
             failpoints.hit("bulk.after_row")
-            finished = _finished(ident, row, final)
         except asyncio.CancelledError as error:
             if being_cancelled():
                 raise
-            finished = self._failed_here(ident, row, error)
+            end = self._failed_here(ident, error)
         except Exception as error:  # noqa: BLE001 - run again, it would fail again
-            finished = self._failed_here(ident, row, error)
-        self._committer.append(finished)
-        return True
+            end = self._failed_here(ident, error)
+        if not end.of_request:
+            self._again += run.apart()
+            run = Run(run.row, run.at)
+        self._committer.append(self._finished(run, end.final))
+        return run.rows
 
-    def _failed_here(self, ident: str, row: Row, error: BaseException) -> FinishedRow:
+    def _finished(self, run: Run, final: Final) -> list[FinishedRow]:
+        """Return the lines of a run's rows."""
+        engine_id = self._chunk.engine_id
+        response = Response(final.status, final.body, engine_id(self._row_id(run.at)))
+        kind, usage = "ok" if final.status < 400 else "err", usage_of(final.body)
+        finished = []
+        for custom_id, at in ((run.row.custom_id, run.at), *run.twins):
+            ident = self._row_id(at)
+            line = response.line(ident, custom_id, engine_id(ident))
+            finished.append(FinishedRow(line, kind, usage, shared=at != run.at))
+        return finished
+
+    def _row_id(self, at: int) -> str:
+        return row_id(self._chunk.spec.batch, at)
+
+    def _failed_here(self, ident: str, error: BaseException) -> RowEnd:
         log.error("row_failed_here", batch=self._chunk.spec.batch, row=ident, exc_info=error)
         message = f"Penstock failed while it ran this request: {type(error).__name__}"
-        return _finished(ident, row, Final(*failure_body(FailureCode.INTERNAL, message), None))
+        return RowEnd(Final(*failure_body(FailureCode.INTERNAL, message), None), of_request=False)
 
-    def _row_ended(self, task: asyncio.Task[bool]) -> None:
-        """Free the row's place, whatever its end."""
+    def _run_ended(self, rows: int, task: asyncio.Task[int]) -> None:
+        """Free the place of a run of ``rows`` rows, whatever its end."""
         self.tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("row_lost", batch=self._chunk.spec.batch, chunk=self._chunk.spec.chunk, exc_info=error)
             self._lost = error
-        ended = not task.cancelled() and error is None and task.result()
-        self._slots.release(finished=bool(ended))
-
-
-def _finished(ident: str, row: Row, final: Final) -> FinishedRow:
-    line = response_line(ident, row.custom_id, final.status, final.body, ident)
-    return FinishedRow(line, "ok" if final.status < 400 else "err", usage_of(final.body))
+        ended = 0 if task.cancelled() or error is not None else task.result()
+        self._slots.release(rows - ended)

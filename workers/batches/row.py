@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 ROW_ATTEMPTS = 3
 """Tries of a row whose engine fails in a way that another try may overcome."""
 
+_OF_REQUEST = frozenset({400, 404, 413, 422})
+"""Statuses by which an engine refuses the request itself."""
+
 
 @dataclass(slots=True)
 class ChunkAttempt:
@@ -42,6 +45,23 @@ class ChunkAttempt:
     engine_error: EngineDeadError | None = None
     on_engine: int = 0
 
+    def engine_id(self, ident: str) -> str:
+        """Return the id under which the engine runs a row in this attempt. ``ident``: the row's own."""
+        return f"{ident}-{self.writer}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowEnd:
+    """How a row ended.
+
+    Attributes:
+        of_request: the request alone is the cause, so a run of an identical one would end likewise. False: another run may
+            end otherwise, for example because the engine could not be reached.
+    """
+
+    final: Final
+    of_request: bool
+
 
 class RowRunner:
     """Runs rows.
@@ -56,7 +76,7 @@ class RowRunner:
         self._engine, self._retry = engine, retry
         self._max_result_bytes, self._tracer = max_result_bytes, tracer
 
-    async def run(self, chunk: ChunkAttempt, row: Row, ident: str) -> Final | None:
+    async def run(self, chunk: ChunkAttempt, row: Row, ident: str) -> RowEnd | None:
         """Run a row to its end.
 
         Args:
@@ -69,7 +89,7 @@ class RowRunner:
         for number in range(1, ROW_ATTEMPTS + 1):
             span = self._begin_span(chunk, ident)
             request = EngineRequest(
-                f"{ident}-{chunk.writer}",
+                chunk.engine_id(ident),
                 chunk.spec.endpoint,
                 row.body,
                 stream=False,
@@ -94,10 +114,12 @@ class RowRunner:
                 span.end()
             if len(final.body) > self._max_result_bytes:
                 message = f"the response has {len(final.body)} bytes, more than max_result_bytes"
-                return Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None)
+                return RowEnd(
+                    Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None), of_request=True
+                )
             retryable = final.status >= 400 and FAILURES[code_for_status(final.status)].retryable
             if not retryable or number == ROW_ATTEMPTS:
-                return final
+                return RowEnd(final, final.status < 400 or final.status in _OF_REQUEST)
             await asyncio.sleep(self._retry.delay_s(number, random.random()))
         raise AssertionError("the loop returns")
 
@@ -124,12 +146,12 @@ class RowRunner:
             return True
         return False
 
-    def _verdict(self, chunk: ChunkAttempt, error: EngineDeadError) -> Final | None:
+    def _verdict(self, chunk: ChunkAttempt, error: EngineDeadError) -> RowEnd | None:
         """Judge a row that was on the engine when it died: the cause, if it ran alone and the engine had died before."""
         alone = chunk.claim.kills and chunk.on_engine == 1
         if alone and death_counts(self._engine, reached=error.reached):
             message = "the engine died while it ran this request alone, after it had died under its chunk"
-            return Final(*failure_body(FailureCode.POISONED, message), None)
+            return RowEnd(Final(*failure_body(FailureCode.POISONED, message), None), of_request=True)
         return None
 
 

@@ -13,7 +13,7 @@ from celery.signals import worker_ready
 from celery.worker import state as worker_state
 
 from broker.celery.app import TASK_NAME
-from broker.celery.claimer import Claimer
+from broker.celery.claimer import Claimer, Room
 from broker.celery.envelope import learn_envelope
 from broker.celery.transport import CLAIMER
 from broker.db.keys import Keys
@@ -71,14 +71,14 @@ class CeleryWorker:
         on_ready: Callable[[], None],
         on_stop: Callable[[], None],
     ) -> None:
-        self._on_ready = on_ready
+        self._on_ready, self._gate, self._quarantine = on_ready, gate, quarantine
         self.claimer = Claimer(
             worker,
             keys=Keys(settings.namespace),
             pool=settings.pool,
             message=learn_envelope(app).message,
             retention_ms=int(settings.retention_s * 1000),
-            room=lambda: room_for(capacity, gate, quarantine),
+            room=self._room,
             give_back=give_back,
         )
         app.conf.broker_transport_options[CLAIMER] = self.claimer
@@ -102,6 +102,10 @@ class CeleryWorker:
         sys.setswitchinterval(0.0005)
         worker_ready.connect(self._ready, weak=False)
         self._worker.start()
+
+    def _room(self) -> Room:
+        self._worker.pool.settle()  # what has ended makes room
+        return room_for(self._gate, self._quarantine)
 
     def _ready(self, **_: Any) -> None:
         self._on_ready()

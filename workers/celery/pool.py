@@ -1,8 +1,8 @@
 """A Celery pool without threads: jobs are coroutines on the engine's loop.
 
 Celery's threads pool would keep one sleeping thread per job on the engine, and hand each job between three threads that
-share one interpreter lock. Here the consumer's thread hands the claim to the loop, and takes outcomes back in batches
-through a pipe that Celery's own event loop watches. That one thread alone touches Celery's objects (ADR 0004, with figures).
+share one interpreter lock. Here the consumer's thread hands the claim to the loop, and takes outcomes back in batches, when
+the pipe rings that Celery's own event loop watches. That one thread alone touches Celery's objects (ADR 0004, with figures).
 """
 
 from __future__ import annotations
@@ -22,19 +22,33 @@ from celery.exceptions import Ignore
 
 from broker.attempts import Claim
 from broker.celery.claimer import Claimer, Room
+from jobs.lanes import Lane
 from jobs.states import JobState
 from monitoring import failpoints
 from workers.admission.gate import Gate
 from workers.attempts.attempt import Outcome
 from workers.attempts.quarantine import Quarantine
+from workers.celery.bell import Bell
 
 log = structlog.get_logger(__name__)
 
 Result: TypeAlias = Outcome | BaseException
 Submit: TypeAlias = Callable[[Claim, int, Callable[[Result], None]], None]
-"""Runs a claimed job, given when the claim was sent. It calls back, on any thread, with the job's outcome or with the error
-that broke the runner.
+"""Runs a claimed job, given when the claim was sent. It calls back, on the engine's loop, with the job's outcome or with the
+error that broke the runner.
 """
+
+_APART_S = 0.003
+"""Rings come no closer while there is room for jobs."""
+
+_APART_WHEN_FULL_S = 0.001
+"""The same when a job that waits can only be claimed once an outcome is settled."""
+
+_LATER_S = 0.025
+"""Bulk does not ring at once: this thread asks for bulk more often than that, and settles before it asks."""
+
+_MOST = 16
+"""Outcomes that are settled in one turn of Celery's loop. A bell that rang for a call is not heard meanwhile."""
 
 
 class JobFailedError(Exception):
@@ -57,13 +71,14 @@ class LoopPool(BasePool):  # type: ignore[misc]
     def on_start(self) -> None:
         """Open the way back from the loop."""
         self._done: deque[tuple[Callable[..., Any], float, Claim, Result]] = deque()
+        self._bell = Bell(self._ring)
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._read_end, False)
         os.set_blocking(self._write_end, False)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have Celery's loop take outcomes as they come."""
-        loop.add_reader(self._read_end, self._settle)
+        loop.add_reader(self._read_end, self._rung)
 
     def on_apply(
         self,
@@ -86,9 +101,16 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
         def done(result: Result) -> None:
             self._done.append((callback, started, claim, result))
-            self.wake()
+            if self.gate.free() <= 0:
+                self._bell.ring(_APART_WHEN_FULL_S)
+            else:
+                self._bell.ring(_APART_S, _LATER_S if claim.lane is Lane.BULK else 0.0)
 
         self.submit(claim, self.claimer.asked_ns, done)
+
+    def _ring(self) -> None:
+        if self._done:  # otherwise it was settled meanwhile
+            self.wake()
 
     def wake(self) -> None:
         """Have Celery's loop turn now, so that it notices a change. Callable from any thread."""
@@ -97,24 +119,29 @@ class LoopPool(BasePool):  # type: ignore[misc]
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes it already
             os.write(self._write_end, b"\0")
 
-    def _settle(self) -> None:
-        """Tell Celery of everything that ended since the last call."""
+    def _rung(self) -> None:
         try:
             os.read(self._read_end, 65536)
         except BlockingIOError:
             return
-        while self._done:
+        self.settle()
+
+    def settle(self) -> None:
+        """Tell Celery of what has ended. On Celery's thread, whenever it is awake."""
+        for _ in range(min(_MOST, len(self._done))):
             callback, started, claim, result = self._done.popleft()
             failpoints.hit("worker.before_ack")
             self.gate.settle(claim)
             callback(_celery_result(callback, result, time.monotonic() - started))
+        if self._done:
+            self.wake()
 
     def on_stop(self) -> None:
         """Wait for running jobs, bounded by the process's end. Celery's loop no longer turns, so the pipe is read here."""
         self.stopping()
         while self.gate.jobs:
             if select.select([self._read_end], [], [], 1.0)[0]:
-                self._settle()
+                self._rung()
         write_end, self._write_end = self._write_end, -1  # a signal may come at any moment, and wakes
         os.close(self._read_end)
         os.close(write_end)
@@ -124,13 +151,9 @@ class LoopPool(BasePool):  # type: ignore[misc]
         return info | {"running": self.gate.jobs}
 
 
-def room_for(capacity: int, gate: Gate, quarantine: Quarantine) -> Room:
-    """Return what a worker may claim now. On the thread that claims.
-
-    Args:
-        capacity: jobs that it runs at once.
-    """
-    free = capacity - gate.jobs
+def room_for(gate: Gate, quarantine: Quarantine) -> Room:
+    """Return what a worker may claim now. On the thread that claims."""
+    free = gate.free()
     return Room(free, min(free, gate.free_bulk()), quarantine.room, gate.recheck_s())
 
 

@@ -34,6 +34,10 @@ def gpus_for(settings: WorkerSettings) -> tuple[Gpu, ...]:
     Raises:
         DeviceStartError: the driver fails, or ``CUDA_VISIBLE_DEVICES`` cannot be read.
     """
+    if settings.paced is not None:
+        if settings.gpus is not None:
+            raise DeviceStartError("a paced engine uses no GPU: leave out gpus (--gpus)")
+        return ()
     if settings.engine == "vllm":
         return () if vllm_runs_on_cpu() else visible(look(), os.environ.get(VISIBLE))
     if settings.gpus is None or settings.gpus == "all":
@@ -53,6 +57,11 @@ def groups_for(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[Group]:
         DeviceStartError: they are missing, or too small for the model.
     """
     size, copies = group_size(settings)
+    if settings.paced is not None and size > 1:
+        raise DeviceStartError(
+            "a paced engine is one device: leave out tensor, pipeline and data parallelism, and choose a pace (paced) "
+            "of the whole group"
+        )
     groups = cut(settings.gpus, size, gpus, settings.workers)
     if settings.engine == "vllm" and settings.model is not None and groups[0]:
         share = flag(settings.engine_args, "--gpu-memory-utilization")
@@ -83,6 +92,8 @@ def device_for(settings: WorkerSettings, group: Group) -> Device:
     if settings.device is not None or settings.device_memory_gb is not None:
         memory = None if settings.device_memory_gb is None else int(settings.device_memory_gb * GB)
         return Device(settings.device, memory, len(group) or 1)
+    if settings.paced is not None:
+        return Device(settings.paced_name)
     if settings.engine == "openai":
         return Device()  # behind a server that does not name it
     return device_of(group if settings.engine == "vllm" else ())

@@ -130,6 +130,8 @@ def served_name(settings: WorkerSettings) -> str | None:
         return settings.model
     if settings.engine == "simulated":
         return settings.served_model_name or settings.model or "simulated"
+    if settings.paced is not None:
+        return settings.served_model_name or settings.paced_name
     return (settings.served_model_name or settings.model) if settings.model else "tiny-random"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from jobs.facts import EngineStats
+from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
 from monitoring.tracing import Span
@@ -46,9 +46,10 @@ class EngineRequest:
         endpoint: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings`` or, never streamed, ``/v1/responses``.
         body: the client's raw JSON body. Its own ``stream`` field is overruled by ``stream``.
         stream: chunks are wanted.
-        priority: smaller runs sooner.
+        priority: smaller runs sooner. It replaces a ``priority`` of the body.
         attempt: which run of this job it is, from 1.
         trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty if there is none.
+        handed_over: called once what the engine does before scheduling (templates, tokens) is done, if it can tell.
     """
 
     id: str
@@ -58,6 +59,7 @@ class EngineRequest:
     priority: int = 0
     attempt: int = 1
     trace: Mapping[str, str] = field(default_factory=dict)
+    handed_over: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,16 @@ class Engine(Protocol):
 
     def capacity(self) -> int:
         """Return how many requests it runs at once without holding some back."""
+
+    def holds_bulk(self) -> bool:
+        """Return whether it queues bulk itself. Valid after :meth:`start`.
+
+        If so, requests of the lane ``bulk`` beyond their share of its slots wait inside it, and one that runs makes way for
+        any other request that finds no slot. Otherwise it runs whatever has a slot.
+        """
+
+    def priority(self) -> EnginePriority:
+        """Return whether :attr:`EngineRequest.priority` takes effect, as far as it is known by now."""
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """Run one request to its end.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from monitoring.otlp import traces_url
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
+from workers.engines.vllm.step_cost import parse
 from workers.settings import WorkerSettings
 
 
@@ -54,11 +55,23 @@ def engine_for(settings: WorkerSettings) -> Engine:
             )
         )
     traces = traces_url(settings.otlp_endpoint)
-    return make_engine(replace(_vllm(settings), log_json=settings.log_json, otlp_traces_url=traces))
+    return make_engine(
+        replace(
+            _vllm(settings),
+            lane_scheduler=settings.lane_scheduler,
+            bulk_reserve=settings.bulk_reserve,
+            interactive_slo_ms=settings.interactive_slo_ms,
+            just_in_time=settings.just_in_time,
+            log_json=settings.log_json,
+            otlp_traces_url=traces,
+        )
+    )
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
-    kv_cache = None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * (1 << 30))
+    if settings.paced is not None:
+        return _paced(settings, settings.paced)
+    kv_cache = _kv_cache_bytes(settings)
     if settings.model is None:
         from workers.devices.tiny_models import build_tiny_model  # it imports torch
 
@@ -77,3 +90,34 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         tensor_parallel_size=settings.tensor_parallel,
         extra_args=settings.engine_args,
     )
+
+
+def _paced(settings: WorkerSettings, pace: str) -> VllmSettings:
+    model, max_model_len = settings.model, None
+    if model is None:
+        from workers.devices.tiny_models import build_tiny_model  # it imports torch
+
+        model = str(build_tiny_model(settings.data_dir.resolve() / "models", "paced"))
+        max_model_len = _PACED_CONTEXT
+    return VllmSettings(
+        model=model,
+        served_model_name=(settings.served_model_name or str(settings.paced_name),),
+        enforce_eager=True,  # there is nothing to compile
+        max_model_len=max_model_len,
+        max_num_seqs=settings.concurrency or _PACED_SEQUENCES,
+        kv_cache_memory_bytes=_kv_cache_bytes(settings),
+        private_media=settings.private_media,
+        tensor_parallel_size=settings.tensor_parallel,
+        tool_call_parser="hermes" if settings.model is None else None,
+        paced=parse(pace),
+        extra_args=settings.engine_args,
+    )
+
+
+def _kv_cache_bytes(settings: WorkerSettings) -> int | None:
+    return None if settings.kv_cache_gib is None else int(settings.kv_cache_gib * (1 << 30))
+
+
+_PACED_SEQUENCES = 256
+_PACED_CONTEXT = 8192
+"""Tokens. The model without weights can do more: ``--max-model-len`` in ``engine_args``."""

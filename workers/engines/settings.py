@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.endpoints import JOB_ENDPOINTS
+from workers.engines.vllm.pacing import flags
+from workers.engines.vllm.step_cost import StepCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +31,13 @@ class VllmSettings:
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
         private_media: fetch media by URL from private networks too, if ``--allowed-media-domains`` has the host.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
+        lane_scheduler: put calls before bulk inside the engine too; see :mod:`workers.engines.vllm.lane_scheduler`.
+        bulk_reserve: share of the engine's sequences that bulk never gets, 0.0 to 1.0 (exclusive).
+        interactive_slo_ms: aim for a call's milliseconds in the engine until its first token, at the cost of bulk's rate.
+        just_in_time: make a step up only shortly before the one before it ends.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
+        paced: compute nothing, and let each step take the time that this says; see :mod:`workers.engines.vllm.paced`.
         extra_args: any other ``vllm serve`` flags, verbatim.
     """
 
@@ -49,9 +56,14 @@ class VllmSettings:
     cpu_memory_share: float = 1.0
     private_media: bool = False
     compact_streams: bool = True
+    lane_scheduler: bool = True
+    bulk_reserve: float = 0.25
+    interactive_slo_ms: float | None = None
+    just_in_time: bool = True
     log_level: str = "WARNING"
     log_json: bool = False
     otlp_traces_url: str | None = None
+    paced: StepCost | None = None
     extra_args: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
@@ -65,6 +77,8 @@ class VllmSettings:
             args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
+        if self.paced is not None:
+            args += flags(self.paced)
         for flag in (
             *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization"),
             *("tensor_parallel_size", "dtype", "runner", "convert"),

@@ -25,6 +25,7 @@ from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import open_storage
 from workers.admission.gate import Gate
+from workers.admission.pace import Pace
 from workers.admission.policy import LaneController
 from workers.attempts.attempt import Outcome
 from workers.attempts.quarantine import Quarantine
@@ -32,8 +33,10 @@ from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
 from workers.attempts.spans import tracer_for
 from workers.batches.chunk import ChunkRunner
+from workers.batches.plan import Planner
 from workers.batches.row import RowRunner
 from workers.engines.base import Engine
+from workers.engines.priority import report_priority
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
@@ -160,21 +163,34 @@ class EngineHost:
         s = self.settings
         await self.engine.start()
         log.info("engine_ready", engine=self.engine.name)
+        report_priority(self.engine.name, self.engine.priority())
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         self._store = store = JobStore(connect(s.redis_url), s, self._metrics.store_faults.inc)
         capacity = s.concurrency or self.engine.capacity()
         lanes = LaneController(
-            capacity, s.bulk_reserve, on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc()
+            capacity,
+            s.bulk_reserve,
+            # An engine with more slots would run what should wait in it.
+            holds_bulk=self.engine.holds_bulk() and capacity >= self.engine.capacity(),
+            on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc(),
         )
-        self.gate = gate = Gate(self.engine, lanes)
+        pace = Pace(lanes.ceiling + lanes.ahead, lanes.ahead)
+        self.gate = gate = Gate(self.engine, lanes, pace)
         self._metrics.capacity.set(capacity)
         self._metrics.bulk_limit.set_function(lambda: lanes.limit)
+        self._metrics.bulk_pace.set_function(lambda: pace.rate)
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
         rows = RowRunner(
             self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
         )
         chunks = ChunkRunner(
-            rows, cache(partial(open_storage, s)), ChunkStore(store), self._metrics, gate, one_by_one=capacity
+            rows,
+            cache(partial(open_storage, s)),
+            ChunkStore(store),
+            self._metrics,
+            gate,
+            one_by_one=capacity,
+            planner=Planner(s.batch_prefix_order, s.batch_answer_identical_once),
         )
         self._runner = Runner(
             self.engine,
@@ -238,6 +254,7 @@ class EngineHost:
             "engine_running": stats.running,
             "engine_waiting": stats.waiting,
             "kv_cache_usage": stats.kv_cache_usage,
+            "engine_priority": self.engine.priority().value,
             "gpus": self.gpus.facts,
             **self._runner.accounts.pulse.read(stats.generated),
         }

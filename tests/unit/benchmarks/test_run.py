@@ -15,7 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "benchmarks"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.py") if not p.stem.startswith("_") and p.stem != "run")
-PAGE = (ROOT / "docs" / "benchmarks.md").read_text()
+PAGES = ("benchmarks.md", "explanation/bulk-without-being-felt.md")
+PAGE = "".join((ROOT / "docs" / page).read_text() for page in PAGES)
 
 FACTS = {"date": "2026-11-24", "machine": "2 cores, some processor"}
 SCRIPT = '''
@@ -47,9 +48,11 @@ def own(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         "before\n<!-- figures: one -->\nold\n<!-- end of figures -->\nafter\n"
         "<!-- figures: two -->\nkept\n<!-- end of figures -->\n"
     )
+    (tmp_path / "further.md").write_text("<!-- figures: other -->\nold\n<!-- end of figures -->\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(run, "HERE", tmp_path)
     monkeypatch.setattr(run, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(run, "FURTHER", (tmp_path / "further.md",))
     monkeypatch.setattr(run, "REPORTS", tmp_path / "reports")
     yield run
     sys.modules.pop("measured", None)
@@ -84,6 +87,14 @@ def test_a_run_replaces_its_tables_and_nothing_else(own: ModuleType) -> None:
     assert page.endswith("after\n<!-- figures: two -->\nkept\n<!-- end of figures -->\n")
     assert own.run_all(["measured"], options(from_reports=True)) == []
     assert own.PAGE.read_text() == page
+
+
+def test_a_table_is_put_into_the_page_that_has_its_place(own: ModuleType) -> None:
+    script = (own.HERE / "measured.py").read_text()
+    (own.HERE / "measured.py").write_text(script.replace('{"one": f"| way', '{"one": "", "other": f"| way'))
+    assert own.run_all(["measured"], options()) == []
+    assert "| way | [] |" in own.FURTHER[0].read_text()
+    assert "| way |" not in own.PAGE.read_text()
 
 
 def test_quick_prints_and_leaves_the_page(own: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

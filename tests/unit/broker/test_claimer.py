@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from broker.celery import claimer as module
-from broker.celery.claimer import Claimer, Room
+from broker.celery.claimer import MOST_BULK, Claimer, Room
 from broker.db.calls.jobs import Claim as Call
 from broker.db.calls.jobs import Claimed, ClaimedJob
 from broker.db.keys import Keys
@@ -55,10 +55,10 @@ class Scene:
         assert command[0] == "BLPOP", command
         return list(command[1:-1]), float(command[-1])
 
-    def answers(self, count: int = 0, facts: bytes = FACTS, **more: Any) -> list[str]:
+    def answers(self, count: int = 0, facts: bytes = FACTS, lane: Lane = Lane.LOW, **more: Any) -> list[str]:
         """Answer a claim with so many jobs, and return those that it read."""
         jobs = tuple(
-            ClaimedJob(id=new_id(), attempt=1, lane=Lane.LOW, tenant="t", waited_ms=0, age_ms=0)
+            ClaimedJob(id=new_id(), attempt=1, lane=lane, tenant="t", waited_ms=0, age_ms=0)
             for _ in range(count)
         )
         head = msgspec.msgpack.encode(Claimed(jobs=jobs, **more))
@@ -76,6 +76,36 @@ def test_it_asks_for_what_it_has_room_for_and_at_once_again_if_it_got_all_of_it(
     assert (call.worker, call.pool, call.room, call.bulk_room, call.suspects) == ("w", "p", 32, 2, 0)
     assert len(scene.answers(32)) == 32
     assert scene.asks().token != call.token
+
+
+def test_bulk_is_claimed_in_small_bites_and_asked_for_while_there_is_room(scene: Scene) -> None:
+    """A call waits for the answer to a claim of bulk, and until Celery has taken it."""
+    scene.room = Room(200, 100, 1, 0.02)
+    call = scene.asks()
+    assert (call.room, call.bulk_room) == (32, MOST_BULK)
+    scene.answers(MOST_BULK, lane=Lane.BULK)
+    assert scene.asks().bulk_room == MOST_BULK  # at once: there may be more
+    scene.answers(MOST_BULK, lane=Lane.BULK)
+    scene.room = Room(200, 0, 1, 0.005)
+    assert scene.waits() == (
+        [OWN, BELL],
+        0.005,
+    )  # there is no other work: only room for bulk, or a bell, is a reason
+    scene.claimer.receive(None)
+    scene.room = Room(200, 1, 1, 0.02)
+    bells, wait_s = scene.waits()  # small bites are not too small
+    assert bells == [OWN, BELL]
+    assert wait_s == pytest.approx(0.005)
+    scene.claimer.receive(None)
+    scene.now += 0.005
+    assert scene.asks().bulk_room == 1
+
+
+def test_less_bulk_than_there_was_room_for_is_all_that_there_is(scene: Scene) -> None:
+    scene.room = Room(200, 100, 1, 0.02)
+    scene.asks()
+    scene.answers(MOST_BULK - 1, lane=Lane.BULK)
+    assert scene.waits() == ([OWN, BELL, BULK], 1.0)
 
 
 def test_without_room_it_asks_nothing(scene: Scene) -> None:
@@ -150,7 +180,10 @@ def test_without_a_lease_it_stops_asking_for_a_while(scene: Scene) -> None:
     scene.asks()
 
 
-def test_bells_that_ring_for_nothing_are_heard_so_often(scene: Scene) -> None:
+@pytest.mark.parametrize("bulk", [0, 4])
+def test_bells_that_ring_for_nothing_are_heard_so_often(scene: Scene, bulk: int) -> None:
+    scene.room = Room(4, bulk, 1, 0.02)
+
     def claims(seconds: float) -> int:
         count, until = 0, scene.now + seconds
         while scene.now < until:

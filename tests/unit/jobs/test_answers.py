@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jobs.answers import failure_body, json_or_failure
-from jobs.batch_lines import response_line
+from jobs.batch_lines import Response
 from jobs.failures import FailureCode
 
 
@@ -37,7 +37,7 @@ def test_failures_here_have_openai_s_shape(code: FailureCode) -> None:
 def test_an_answer_that_is_not_json_becomes_an_error(answer: bytes, status: int, told: int) -> None:
     failed, body = json_or_failure(status, answer)
     assert failed == told
-    parsed = json.loads(response_line("r", "a", failed, body, "q"))
+    parsed = json.loads(b"".join(Response(failed, body, "q").line("r", "a", "q")))
     error = parsed["response"]["body"]["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert f"status {status}" in error["message"]
@@ -47,6 +47,6 @@ def test_an_answer_that_is_not_json_becomes_an_error(answer: bytes, status: int,
 @pytest.mark.parametrize("answer", [b"{}", b' {"a":\r\n [1]}\n', b"null", b'"text"', '{"ä": 1}'.encode()])
 def test_an_answer_that_is_json_stays_as_it_is(answer: bytes) -> None:
     assert json_or_failure(200, answer) == (200, answer)
-    line = response_line("r", "a", 200, answer, "q")
+    line = b"".join(Response(200, answer, "q").line("r", "a", "q"))
     assert len(line.splitlines()) == 1
     assert json.loads(line)["response"]["body"] == json.loads(answer)

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobs.facts import EngineStats, QueueFacts, Reaped, WorkerFacts
+from jobs.facts import EnginePriority, EngineStats, QueueFacts, Reaped, WorkerFacts
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (
@@ -147,9 +147,18 @@ def test_ends_without_a_worker_are_counted_on_from_0_where_redis_came_back_empty
 
 
 def test_what_an_engine_does_not_say_has_no_series(registry: CollectorRegistry) -> None:
-    EngineGauges(registry, lambda: EngineStats(running=4))
+    EngineGauges(registry, lambda: EngineStats(running=4), lambda: EnginePriority.IGNORED)
     assert value(registry, "penstock_engine_requests_running") == 4
     assert value(registry, "penstock_engine_kv_cache_usage_ratio") is None
+
+
+@pytest.mark.parametrize("now", EnginePriority)
+def test_the_state_of_an_engines_priorities_is_the_one_series_at_1(
+    registry: CollectorRegistry, now: EnginePriority
+) -> None:
+    EngineGauges(registry, EngineStats, lambda: now)
+    states = {one: value(registry, "penstock_engine_priority", state=one.value) for one in EnginePriority}
+    assert states == {one: float(one is now) for one in EnginePriority}
 
 
 def test_the_disk_of_a_folder_that_is_yet_to_be_made(registry: CollectorRegistry, tmp_path: Path) -> None:

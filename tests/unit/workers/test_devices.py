@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
+from pydantic import ValidationError
 
 from jobs.placement import Device
+from workers.devices.layout import device_for, gpus_for, groups_for
 from workers.devices.nvml import DeviceStartError, Gpu, check_room, cut, device_of, indices, look, visible
+from workers.settings import WorkerSettings
 
 L4 = [Gpu(n, "NVIDIA L4", 24_152_899_584, f"GPU-{n}{n}{n}{n}-aaaa") for n in range(4)]
 
@@ -104,3 +109,24 @@ def test_this_machine_is_looked_at():
     found = look()
     assert len({gpu.index for gpu in found}) == len(found)
     assert all(gpu.name and gpu.memory_bytes for gpu in found)
+
+
+def test_a_paced_engine_uses_no_gpu_and_is_named_as_what_it_is() -> None:
+    settings = WorkerSettings(paced="h100-8b")
+    assert gpus_for(settings) == ()
+    assert device_for(settings, ()) == Device("paced-H100-8B")
+    with pytest.raises(DeviceStartError, match="uses no GPU"):
+        gpus_for(WorkerSettings(paced="H100-8B", gpus="0"))
+
+
+@pytest.mark.parametrize("engine", ["simulated", "openai"])
+def test_only_vllm_is_paced(engine: Literal["simulated", "openai"]) -> None:
+    with pytest.raises(ValidationError, match=f"it paces vLLM, and the engine is {engine}"):
+        WorkerSettings(engine=engine, paced="H100-8B")
+
+
+@pytest.mark.parametrize("more", [{"tensor_parallel": 2}, {"engine_args": ("--pipeline-parallel-size=2",)}])
+def test_a_paced_engine_is_one_device(more: dict[str, Any]) -> None:
+    with pytest.raises(DeviceStartError, match="a paced engine is one device"):
+        groups_for(WorkerSettings(paced="H100-8B", **more), ())
+    assert groups_for(WorkerSettings(paced="H100-8B", workers=2), ()) == [(), ()]

@@ -16,7 +16,11 @@ from jobs.facts import EngineStats
 from jobs.lanes import Lane
 from tests.support import eventually, new_id
 from workers.admission.gate import Gate
+from workers.admission.pace import BURST, Pace
 from workers.admission.policy import LaneController
+
+UNPACED = 10_000
+"""A pace for so many slots lets 200 in at once."""
 
 
 class Calm:
@@ -27,8 +31,9 @@ class Calm:
         return 32
 
 
-def make_gate(slots: int, reserve: float = 0.0) -> Gate:
-    return Gate(Calm(), LaneController(slots, reserve))  # type: ignore[arg-type]
+def make_gate(slots: int, reserve: float = 0.0, *, holds_bulk: bool = False) -> Gate:
+    lanes = LaneController(slots, reserve, holds_bulk=holds_bulk)
+    return Gate(Calm(), lanes, Pace(UNPACED))  # type: ignore[arg-type]
 
 
 def claim(lane: Lane = Lane.NORMAL, endpoint: str = "/v1/completions", **facts: int) -> Claim:
@@ -136,7 +141,7 @@ async def test_rows_count_and_chunks_do_not() -> None:
             await one.acquire()
         assert (gate.running_rows, gate.rows_left()) == (11, 0)
         assert gate.free_bulk() == 0  # 11 rows and a job
-        one.release(finished=True)
+        one.release()
         assert gate.free_bulk() == 1
         other.stalled = False
         assert gate.rows_left() == 5
@@ -187,8 +192,8 @@ async def test_a_row_that_did_not_end_is_left_again() -> None:
         assert gate.chunks() == (0, 1)
         await slots.acquire()
         await slots.acquire()
-        slots.release(finished=False)
-        slots.release(finished=True)
+        slots.release(1)
+        slots.release()
         assert (slots.left, gate.running_rows) == (1, 0)
 
 
@@ -245,3 +250,52 @@ def test_chunks_come_and_go_while_another_thread_counts_them() -> None:
     finally:
         over.set()
         thread.join()
+
+
+def test_bulk_that_waits_inside_the_engine_takes_no_room_from_calls() -> None:
+    gate = make_gate(32, 0.25, holds_bulk=True)
+    assert gate.free_bulk() == 24 + 4
+    take(gate, 28, Lane.BULK)
+    assert (gate.free(), gate.free_bulk()) == (32, 0)
+    take(gate, 8)
+    assert (gate.free(), gate.free_bulk()) == (24, 0)
+    plain = make_gate(32, 0.25)
+    take(plain, 24, Lane.BULK)
+    assert (plain.free(), plain.free_bulk()) == (8, 0)
+
+
+@pytest.mark.asyncio
+async def test_rows_of_higher_lanes_do_not_wait_inside_the_engine() -> None:
+    """There they would be no bulk that makes way for a call."""
+    gate = make_gate(32, 0.25, holds_bulk=True)
+    for _ in range(24):
+        async with asyncio.timeout(1):
+            await gate.acquire(Lane.HIGH)
+    refused = asyncio.create_task(gate.acquire(Lane.HIGH))
+    await asyncio.sleep(0)
+    assert not refused.done()
+    refused.cancel()
+    await asyncio.gather(refused, return_exceptions=True)
+    for _ in range(4):  # bulk may
+        async with asyncio.timeout(1):
+            await gate.acquire(Lane.BULK)
+    assert gate.free_bulk() == 0
+    gate.release(Lane.HIGH)
+    async with asyncio.timeout(1):
+        await gate.acquire(Lane.HIGH)
+    assert gate.running_rows == 28
+
+
+@pytest.mark.asyncio
+async def test_rows_and_jobs_come_in_at_one_pace() -> None:
+    lanes = LaneController(320, 0.25)
+    gate = Gate(Calm(), lanes, Pace(240))  # type: ignore[arg-type]
+    assert gate.free_bulk() == BURST
+    while room := gate.free_bulk():
+        take(gate, room, Lane.BULK)
+    assert gate.jobs < 100
+    assert 0 < gate.recheck_s() < 0.02
+    for _ in range(20):  # each waits for the pace, not for another row's end
+        async with asyncio.timeout(1):
+            await gate.acquire()
+    assert gate.running_rows == 20

@@ -56,19 +56,39 @@ def test_congestion_halves_and_rest_gives_back_step_by_step(signals: Signals, re
     assert controller.limit == 192
 
 
-def test_requests_that_go_on_waiting_in_the_engine_are_congestion_and_new_ones_are_not() -> None:
+def test_a_cut_takes_effect_before_the_next() -> None:
+    """Jobs that run do not end at once: while they do, the signal says nothing new."""
     controller = LaneController(256, 0.25)
-    for step, waiting in enumerate([1, 4, 0, 2, 3]):
-        controller.free(Signals(160, 5, waiting=waiting), step)
-        assert (controller.limit, controller.reason) == (192, LimitReason.OPEN)
-    controller.free(Signals(160, 5, waiting=1), 5)
-    assert (controller.limit, controller.reason) == (80, LimitReason.WAITING)
+    full = [Signals(bulk, 0, kv_cache_usage=0.99) for bulk in (192, 180, 150, 97, 96, 60, 48)]
+    limits = []
+    for step, signals in enumerate(full):
+        controller.free(signals, step / 10)
+        limits.append(controller.limit)
+    assert limits == [96, 96, 96, 96, 48, 48, 24]
 
 
-def test_bulk_that_waits_in_the_engine_alone_is_no_congestion() -> None:
-    controller = LaneController(256, 0.25)
-    controller.free(Signals(192, 0, waiting=60), 0.0)
-    assert controller.reason is LimitReason.OPEN
+def test_a_full_engine_beside_calls_is_no_congestion() -> None:
+    """Its own queue of bulk once took the limit from 192 to 1 in 1.2 s."""
+    controller = LaneController(256, 0.25, holds_bulk=True)
+    for step in range(20):
+        controller.free(Signals(192 + 32, 5, kv_cache_usage=0.5, preemptions=0), step / 10)
+    assert (controller.limit, controller.reason) == (192, LimitReason.OPEN)
+
+
+@pytest.mark.parametrize(("capacity", "ahead"), [(256, 32), (8, 2), (1, 2)])
+def test_bulk_waits_inside_an_engine_that_holds_it(capacity: int, ahead: int) -> None:
+    controller = LaneController(capacity, 0.25, holds_bulk=True)
+    most = controller.ceiling + ahead
+    assert controller.free(Signals(0, 0), 0.0) == most
+    assert controller.free(Signals(most, 0), 0.0) == 0
+
+
+def test_bulk_does_not_wait_inside_the_engine_for_memory() -> None:
+    controller = LaneController(256, 0.25, holds_bulk=True)
+    assert controller.free(Signals(192 + 32, 0, kv_cache_usage=0.99), 0.0) == 0
+    assert controller.limit == 96
+    assert controller.free(Signals(96, 0, kv_cache_usage=0.9), 0.05) == 0
+    assert controller.free(Signals(90, 0, kv_cache_usage=0.9), 0.05) == 6
 
 
 @given(
@@ -79,7 +99,6 @@ def test_bulk_that_waits_in_the_engine_alone_is_no_congestion() -> None:
             Signals,
             bulk=st.integers(0, 300),
             others=st.integers(0, 300),
-            waiting=st.none() | st.integers(0, 5),
             kv_cache_usage=st.none() | st.floats(0, 1),
             preemptions=st.none() | st.integers(0, 5),
         ),

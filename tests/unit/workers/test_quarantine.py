@@ -58,12 +58,12 @@ async def test_an_attempt_that_is_over_frees_no_later_one_of_its_job() -> None:
 
 async def test_a_worker_asks_for_what_it_has_room_for() -> None:
     gate, quarantine = make_gate(8, 0.25), Quarantine(60.0)
-    room = room_for(8, gate, quarantine)
+    room = room_for(gate, quarantine)
     assert (room.jobs, room.bulk, room.suspects) == (8, 6, 1)
     take(gate, 7)
     suspect = claim(Lane.BULK, kills=1)
     quarantine.enter(suspect)
-    room = room_for(8, gate, quarantine)
+    room = room_for(gate, quarantine)
     assert (room.jobs, room.bulk, room.suspects) == (1, 0, 0)
-    assert room_for(8, make_gate(8, 0.25), quarantine).more_than(room)
-    assert not room.more_than(room_for(8, make_gate(8, 0.25), quarantine))
+    assert room_for(make_gate(8, 0.25), quarantine).more_than(room)
+    assert not room.more_than(room_for(make_gate(8, 0.25), quarantine))

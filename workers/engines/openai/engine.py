@@ -12,11 +12,13 @@ import aiohttp
 import msgspec
 
 from jobs.endpoints import CHAT, STREAMING
-from jobs.facts import EngineStats
+from jobs.facts import EnginePriority, EngineStats
 from jobs.floats import read_float
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
+from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_priority, learn_field
+from workers.engines.priority import report_priority, with_priority
 from workers.engines.settings import OpenAISettings
 
 _GONE = frozenset({502, 503, 504})
@@ -35,8 +37,8 @@ _encode = msgspec.json.Encoder().encode
 class OpenAIEngine:
     """The engine ``openai``; see :class:`workers.engines.base.Engine`.
 
-    The server learns the job's id as ``X-Request-Id`` and its priority as ``X-Vllm-Priority``; servers that do not
-    know these headers give their own response ids and no order.
+    The server learns the job's id as ``X-Request-Id``; one that does not know this header gives its own response ids. It
+    learns the job's priority as ``X-Vllm-Priority`` and as ``priority`` in the body, the latter unless it refuses it.
     """
 
     name = "openai"
@@ -48,6 +50,7 @@ class OpenAIEngine:
         self._base = base.removesuffix("/v1")
         self._http: aiohttp.ClientSession | None = None
         self._models: tuple[ModelInfo, ...] = ()
+        self._priority = PriorityField()
         self._running = 0
         self._heard_s = 0.0
         self._streams: dict[str, Any] = {}
@@ -67,6 +70,7 @@ class OpenAIEngine:
         )
         try:
             self._models = await self._ask_models()
+            self._priority = await learn_field(self._ask, self._models[0].name, settings.endpoints)
         except BaseException as error:  # a cancelled start, too, leaves nothing open
             await self.stop()
             if not isinstance(error, _NO_SERVER):
@@ -99,6 +103,13 @@ class OpenAIEngine:
         self._heard_s = time.monotonic()
         return response.status, body
 
+    async def _ask(self, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+        if body is None:
+            return await self._get(path, self._settings.start_timeout_s)
+        headers = {"X-Request-Id": PROBE_ID}
+        async with self._client().post(self._base + path, data=_encode(body), headers=headers) as response:
+            return response.status, await response.read()
+
     def _client(self) -> aiohttp.ClientSession:
         if self._http is None:
             raise EngineDeadError("the engine is stopped")
@@ -112,34 +123,68 @@ class OpenAIEngine:
         """See the Protocol."""
         return self._settings.capacity
 
+    def holds_bulk(self) -> bool:
+        """See the Protocol."""
+        return False  # its server may know nothing of lanes
+
+    def priority(self) -> EnginePriority:
+        """See the Protocol."""
+        return self._priority.state
+
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
-        client = self._client()
-        body, hide_usage = _prepare(request)
-        headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
+        priority = self._priority.value(request.priority)
         self._running += 1
         try:
             with self._reaching():
-                # Leaving the block early closes the connection, by which the server knows to abort.
-                async with client.post(self._base + request.endpoint, data=body, headers=headers) as response:
-                    self._heard_s = time.monotonic()
-                    if response.status in _GONE:
-                        msg = f"{self._settings.base_url} answers with status {response.status}"
-                        raise EngineDeadError(msg)
-                    streamed = response.content_type == "text/event-stream"
-                    if not streamed:
-                        return whole(response.status, await response.read())
-                    chat = request.endpoint == CHAT
-                    self._streams[request.id] = response
-
-                    def stopped() -> bool:
-                        return request.id not in self._streams
-
-                    parts = self._parts(response, stopped)
-                    return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
+                final = await self._send(request, emit, priority)
+                if final is None:
+                    final = await self._send(request, emit, None)
+                    assert final is not None  # noqa: S101 - it refuses no field that it was not given
+                    if final.status < 400:  # so it was the field, and no word of the client's
+                        self._refused()
+                return final
         finally:
             self._running -= 1
             self._streams.pop(request.id, None)
+
+    def _refused(self) -> None:
+        """Leave the field out from now on: the server was changed since the start, or the start did not find it out."""
+        if self._priority.state is not EnginePriority.REFUSED:
+            self._priority = PriorityField(EnginePriority.REFUSED)
+            report_priority(self.name, self._priority.state)
+
+    async def _send(self, request: EngineRequest, emit: Emit, priority: int | None) -> Final | None:
+        """Send the request.
+
+        Args:
+            priority: for the body; None leaves it out.
+
+        Returns:
+            The end of the run. None: the server seems to refuse the priority, and nothing was emitted.
+        """
+        raw, hide_usage = _prepare(request)
+        body = with_priority(raw, priority)
+        headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
+        # Leaving the block early closes the connection, by which the server knows to abort.
+        async with self._client().post(self._base + request.endpoint, data=body, headers=headers) as response:
+            self._heard_s = time.monotonic()
+            status = response.status
+            streamed = response.content_type == "text/event-stream"
+            if not streamed or status in _GONE:
+                answer = await response.read()
+                if priority is not None and blames_priority(status, answer):
+                    return None
+                if status in _GONE:
+                    raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
+                return whole(status, answer)
+            self._streams[request.id] = response
+
+            def stopped() -> bool:
+                return request.id not in self._streams
+
+            parts, chat = self._parts(response, stopped), request.endpoint == CHAT
+            return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
-from jobs.facts import EngineStats
+from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Text
 from monitoring import failpoints
@@ -85,6 +85,14 @@ class SimulatedEngine:
     def capacity(self) -> int:
         """See the Protocol."""
         return self._settings.capacity
+
+    def holds_bulk(self) -> bool:
+        """See the Protocol."""
+        return False  # its slots are for whoever comes
+
+    def priority(self) -> EnginePriority:
+        """See the Protocol."""
+        return EnginePriority.WORKS
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import cpu_memory, media, wire
+from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire
 from workers.engines.vllm.leash import Leash
+from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
 
@@ -62,15 +63,26 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     cpu_memory.size(config, engine_args, settings)
+    if settings.paced is not None:
+        set_pace(config, engine_args, penstock_config(config), settings.paced)
+    lanes.use(config, penstock_config(config), settings)
+    rendering.set_defaults(config)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
             config,
             stat_loggers=[steps.logger(StatLoggerBase)],
             disable_log_stats=engine_args.disable_log_stats,
         )
+    rendering.by_priority(llm.renderer)
     # vLLM looks up environment variables for every token otherwise (5 us each); its engine process does the same.
     envs.enable_envs_cache()
     return llm, args, close_media
+
+
+def penstock_config(config: Any) -> dict[str, Any]:
+    """Return our part of ``additional_config``, by which settings reach the engine's process. A change of it counts."""
+    ours: dict[str, Any] = config.additional_config.setdefault("penstock", {})
+    return ours
 
 
 def slots(config: Any) -> int:

@@ -87,6 +87,7 @@ def _is_ours(engine_args: Any, settings: VllmSettings) -> bool:
 
     return (
         current_platform.is_cpu()
+        and settings.paced is None
         and engine_args.kv_cache_memory_bytes is None
         and engine_args.gpu_memory_utilization == type(engine_args).gpu_memory_utilization
         and flag(settings.extra_args, "--gpu-memory-utilization") is None

@@ -10,24 +10,30 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
-from jobs.facts import EngineStats
+from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
+from workers.engines.priority import with_priority
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import wire
+from workers.engines.vllm import aborts, lanes, wire
 from workers.engines.vllm.boot import load, make_app, slots
 from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
+from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
+from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
+from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
@@ -56,9 +62,13 @@ class VllmEngine:
         self._taps: dict[str, Tap] = {}
         self._models: tuple[ModelInfo, ...] = ()
         self._steps = Steps()
+        self._report = LaneReport()
+        self._way = Way()
         key = os.environ.get("VLLM_API_KEY")  # the app asks for it all the same
         self._auth: Headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
         self._traced = False
+        self._holds = self._lanes_on = False
+        self._priority = EnginePriority.UNKNOWN
 
     async def start(self) -> None:
         """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
@@ -75,6 +85,10 @@ class VllmEngine:
                 load, settings, self._leash, self._taps, self._steps
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
+            self._holds = holds_outputs(self._llm.vllm_config)
+            self._lanes_on = lanes.used(self._llm.vllm_config)
+            if self._lanes_on:
+                self._report.start(self._llm)
             tasks = await self._llm.get_supported_tasks()
             self._app = await make_app(self._llm, args, tasks)
             for path in ENDPOINTS:
@@ -100,11 +114,13 @@ class VllmEngine:
                 endpoints = (*endpoints, RESPONSES)
         if "embed" in tasks:
             endpoints = (*endpoints, EMBEDDINGS)
+        self._priority = await seen_priority(self._llm, self.run, endpoints)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
         config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
         limit, output = context_length(config), config.max_model_len
+        claims = {} if self._settings.paced is None else {"penstock": {"paced": self._settings.paced.card()}}
         self._models = tuple(
-            ModelInfo(card["id"], card, endpoints, limit, token_bytes, output)
+            ModelInfo(card["id"], card | claims, endpoints, limit, token_bytes, output)
             for card in _decode(body)["data"]
         )
 
@@ -130,6 +146,14 @@ class VllmEngine:
         """See the Protocol."""
         return slots(self._llm.vllm_config)
 
+    def holds_bulk(self) -> bool:
+        """See the Protocol."""
+        return self._lanes_on
+
+    def priority(self) -> EnginePriority:
+        """See the Protocol."""
+        return self._priority
+
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
         llm = self._llm
@@ -139,7 +163,12 @@ class VllmEngine:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancels = task.cancelling()
         try:
-            final = await self._run(request, emit)
+            async with self._way.taken(request.priority):
+                if llm.errored:  # it died while this request waited
+                    raise EngineDeadError(_DEAD, reached=False)
+                final = await self._run(request, emit)
+        except EngineDeadError:
+            raise
         except Exception as error:
             if llm.errored:
                 raise EngineDeadError(_DEAD) from error
@@ -154,7 +183,7 @@ class VllmEngine:
     async def _run(self, request: EngineRequest, emit: Emit) -> Final:
         headers = [
             (b"x-request-id", request.id.encode()),  # wins over the body's request_id
-            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's priority
+            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's, in endpoints that read it
             *self._auth,
         ]
         if self._traced:  # otherwise vLLM complains of them
@@ -162,7 +191,9 @@ class VllmEngine:
         path, raw = request.endpoint, request.body
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
-            return whole(*await call_app(self._app, "POST", path, raw, headers))
+            sent = with_priority(raw, request.priority)
+            return whole(*await call_app(self._app, "POST", path, sent, headers))
+        body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
         stream = request.stream and path in _ENGINE_IDS
@@ -176,7 +207,7 @@ class VllmEngine:
         try:
             response, raw_request = await endpoint.call(body, headers)
         except InvalidBodyError:
-            refused = raw if as_sent else _encode(body)  # the refusal may quote it
+            refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
             return whole(*await call_app(self._app, "POST", path, refused, headers))
         finally:
             if tap_id is not None:
@@ -202,7 +233,7 @@ class VllmEngine:
         response_id = ENDPOINTS[request.endpoint].response_id
         if shapes is None or engine_id in self._taps:
             return None
-        self._taps[engine_id] = Tap(shapes, response_id.format(request.id), emit)
+        self._taps[engine_id] = Tap(shapes, response_id.format(request.id), emit, request.handed_over)
         return engine_id
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
@@ -218,21 +249,22 @@ class VllmEngine:
 
     async def abort(self, request_id: str) -> None:
         """See the Protocol. vLLM ends an aborted request with the output that it has."""
-        if self._llm is None:
+        llm = self._llm
+        if llm is None or llm.errored:
             return
         forms = {form.format(request_id) for form in _ENGINE_IDS.values()}
         # A completion with several prompts is several requests: cmpl-<id>-0, cmpl-<id>-1, ...
         several = _ENGINE_IDS[COMPLETIONS].format(request_id).removesuffix("0")
-        held = list(self._llm.output_processor.external_req_ids)
-        ours = [one for one in held if one in forms or one.startswith(several)]
-        if ours:
-            await self._llm.abort(ours)
+        known = list(llm.output_processor.external_req_ids)
+        ours = [one for one in known if one in forms or one.startswith(several)]
+        await aborts.abort(llm, ours, held=self._holds)
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
         if self._llm is None:
             return EngineStats(0, 0, 0.0)
-        return self._steps.stats(self._llm.output_processor.get_num_unfinished_requests())
+        stats = self._steps.stats(self._llm.output_processor.get_num_unfinished_requests())
+        return replace(stats, evictions=self._report.evictions, step_s=self._report.step_s)
 
     def progress(self) -> float | None:
         """See the Protocol. On a CPU one step may take minutes, so there the seconds of its computing count, too."""
@@ -249,6 +281,7 @@ class VllmEngine:
 
     async def stop(self) -> None:
         """See the Protocol."""
+        self._report.stop()
         llm, self._llm = self._llm, None
         close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
@@ -256,10 +289,17 @@ class VllmEngine:
             if (reader := getattr(llm, "output_handler", None)) is not None:
                 reader.cancel()  # or it reports the end of the engine process as a failure
             await asyncio.to_thread(llm.shutdown, _STOP_S)
+            llm.shutdown = (
+                _nothing  # it is called again when the client is collected, perhaps after its module
+            )
         if close_media is not None:
             await close_media()
         if leash is not None:
             await asyncio.to_thread(leash.release)
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""
 
 
 _DEAD = "vLLM's engine process is dead"

@@ -38,7 +38,8 @@ class Steps:
         running = min(held, sum(step.num_running_reqs for step in steps))
         waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
         usage = max(step.kv_cache_usage for step in steps) if held else 0.0
-        return EngineStats(running, waiting, usage, *self._sums.values())
+        preemptions, generated = self._sums.values()
+        return EngineStats(running, waiting, usage, preemptions, generated)
 
     def logger(self, base: Any) -> Any:
         """Return a stat logger class for vLLM that writes here. ``base``: vLLM's ``StatLoggerBase``."""

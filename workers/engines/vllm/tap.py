@@ -10,6 +10,7 @@ from typing import Any
 from jobs.stream_chunks import Text
 from workers.engines.base import Emit
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
+from workers.engines.vllm.rendering import arrived
 
 
 class Tap:
@@ -19,10 +20,23 @@ class Tap:
     text at once. The response is built by vLLM from the one output that is let through.
     """
 
-    __slots__ = ("_emit", "_held", "_id", "_put", "_shapes", "_started", "_tokens", "_values", "used")
+    __slots__ = (
+        "_emit",
+        "_handed_over",
+        "_held",
+        "_id",
+        "_put",
+        "_shapes",
+        "_started",
+        "_tokens",
+        "_values",
+        "used",
+    )
 
-    def __init__(self, shapes: Shapes, response_id: str, emit: Emit) -> None:
-        self._shapes, self._id, self._emit = shapes, response_id, emit
+    def __init__(
+        self, shapes: Shapes, response_id: str, emit: Emit, handed_over: Callable[[], None] | None = None
+    ) -> None:
+        self._shapes, self._id, self._emit, self._handed_over = shapes, response_id, emit, handed_over
         self._held: list[str] = []
         self._tokens: list[int] = []
         self._started = False
@@ -36,6 +50,8 @@ class Tap:
         self._values = {"id": encode_str(self._id).decode(), "created": str(int(time.time())), "model": model}
         self._put = collector.put
         self.used = True
+        if self._handed_over is not None:
+            self._handed_over()
         early = collector.get_nowait()
         collector.put = self.on_output
         if early is not None:
@@ -90,6 +106,7 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
             except asyncio.CancelledError:
                 await self.abort(request_id)
                 raise
+            arrived()
             if tap is not None:
                 lora = kwargs.get("lora_request")
                 tap.attach(collector, None if lora is None else lora.lora_name)

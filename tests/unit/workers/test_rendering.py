@@ -1,0 +1,182 @@
+"""The way of a request to the engine core."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support import eventually
+from workers.engines.base import EngineDeadError, EngineRequest
+from workers.engines.settings import VllmSettings
+from workers.engines.vllm.engine import VllmEngine
+from workers.engines.vllm.lane_policy import BULK
+from workers.engines.vllm.rendering import BULK_AT_ONCE, PriorityExecutor, Way, arrived, by_priority
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_call_is_rendered_before_bulk_that_waits() -> None:
+    order: list[str] = []
+    executor, way = PriorityExecutor(1), Way()
+    loop, busy, go = asyncio.get_running_loop(), threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        busy.set()
+        go.wait(10)
+
+    async def render(name: str, priority: int) -> None:
+        async with way.taken(priority):
+            arrived()  # the bound is another test's
+            await loop.run_in_executor(executor, order.append, name)
+
+    first = loop.run_in_executor(executor, occupy)
+    await asyncio.to_thread(busy.wait, 10)
+    tasks = [asyncio.create_task(render(f"bulk{n}", BULK)) for n in range(50)]
+    await eventually(lambda: len(executor._work) == 50)
+    tasks += [asyncio.create_task(render(name, at)) for name, at in (("low", 30), ("call", 0), ("call2", 0))]
+    await eventually(lambda: len(executor._work) == 53)
+    go.set()
+    await asyncio.gather(first, *tasks)
+    assert order == ["call", "call2", "low", *(f"bulk{n}" for n in range(50))]
+    executor.shutdown()
+
+
+async def test_work_that_was_cancelled_is_not_done_and_errors_reach_who_waits() -> None:
+    done: list[int] = []
+    executor = PriorityExecutor(1)
+    go = threading.Event()
+    blocked = executor.submit(go.wait, 10)
+    dropped, failing = executor.submit(done.append, 1), executor.submit(int, "x")
+    assert dropped.cancel()
+    go.set()
+    with pytest.raises(ValueError, match="invalid literal"):
+        await asyncio.wrap_future(failing)
+    assert (blocked.result(), done) == (True, [])
+    executor.shutdown(wait=True, cancel_futures=True)
+    with pytest.raises(RuntimeError):
+        executor.submit(int)
+
+
+async def test_refused_work_takes_nobodys_turn() -> None:
+    executor, go = PriorityExecutor(1), threading.Event()
+    blocked = executor.submit(go.wait, 10)
+    async with Way().taken(30):
+        accepted = executor.submit(str, "accepted")
+    executor.shutdown(wait=False)
+    with pytest.raises(RuntimeError):
+        executor.submit(str, "refused")  # of a call, so it would be the first
+    go.set()
+    assert (blocked.result(10), accepted.result(10)) == (True, "accepted")
+
+
+async def test_two_bulk_requests_are_on_their_way_and_calls_do_not_wait() -> None:
+    way, inside, go = Way(), [], asyncio.Event()
+
+    async def run(name: str, priority: int) -> None:
+        async with way.taken(priority):
+            inside.append(name)
+            await go.wait()
+
+    tasks = [asyncio.create_task(run(f"bulk{n}", BULK)) for n in range(5)]
+    await eventually(lambda: len(inside) == BULK_AT_ONCE)
+    tasks.append(asyncio.create_task(run("call", 0)))
+    await eventually(lambda: "call" in inside)
+    assert inside == ["bulk0", "bulk1", "call"]
+    go.set()
+    await asyncio.gather(*tasks)
+    assert len(inside) == 6
+
+
+async def test_a_request_that_is_with_the_engine_makes_room() -> None:
+    way, go = Way(), asyncio.Event()
+    inside = 0
+
+    async def run() -> None:
+        nonlocal inside
+        async with way.taken(BULK):
+            inside += 1
+            await asyncio.create_task(hand_over())  # from a task below, as vLLM does
+            await go.wait()
+
+    async def hand_over() -> None:
+        arrived()
+        arrived()  # a request of several prompts
+
+    tasks = [asyncio.create_task(run()) for _ in range(10)]
+    await eventually(lambda: inside == 10)
+    go.set()
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("where", ["waiting", "inside", "handed over"])
+async def test_a_cancelled_request_leaves_no_place_taken(where: str) -> None:
+    way, go = Way(), asyncio.Event()
+
+    async def run(*, hand: bool = False) -> None:
+        async with way.taken(BULK):
+            if hand:
+                arrived()
+            await go.wait()
+
+    held = [asyncio.create_task(run()) for _ in range(BULK_AT_ONCE if where == "waiting" else 0)]
+    await asyncio.sleep(0)
+    victim = asyncio.create_task(run(hand=where == "handed over"))
+    await asyncio.sleep(0)
+    victim.cancel()
+    await asyncio.gather(victim, return_exceptions=True)
+    assert victim.cancelled()
+    go.set()
+    await asyncio.gather(*held)
+    assert way._free._value == BULK_AT_ONCE
+
+
+async def test_outside_of_a_request_nothing_happens() -> None:
+    arrived()
+
+
+async def test_a_job_that_waits_is_not_the_cause_of_the_engines_death() -> None:
+    engine: Any = VllmEngine(VllmSettings(model="any"))
+    engine._llm = llm = SimpleNamespace(errored=False)
+    async with engine._way.taken(BULK), engine._way.taken(BULK):
+        request = EngineRequest("waits", "/v1/completions", b"{}", priority=BULK)
+        waits = asyncio.create_task(engine.run(request, lambda chunk: None))
+        await eventually(lambda: engine._way._free._waiters)
+        llm.errored = True
+    with pytest.raises(EngineDeadError) as died:
+        await waits
+    assert not died.value.reached
+
+
+async def test_the_order_is_kept_when_vllm_gives_up_a_stuck_thread() -> None:
+    class Swappable:
+        """What vLLM's renderer has."""
+
+        _max_workers = 1
+
+        def __init__(self) -> None:
+            self._inner: Executor = ThreadPoolExecutor(1)
+
+        def replace_inner(self) -> None:
+            self._inner = ThreadPoolExecutor(1)
+
+    swappable, go = Swappable(), threading.Event()
+    assert by_priority(SimpleNamespace(_executor=swappable))
+    first = swappable._inner
+    stuck = first.submit(go.wait, 10)
+    swappable.replace_inner()
+    assert isinstance(swappable._inner, PriorityExecutor)
+    assert swappable._inner is not first
+    assert swappable._inner.submit(str, "goes on").result(10) == "goes on"
+    go.set()
+    assert stuck.result(10)
+    swappable._inner.shutdown()
+
+
+async def test_an_unknown_renderer_is_left_alone() -> None:
+    assert not by_priority(SimpleNamespace())
+    assert not by_priority(SimpleNamespace(_executor=ThreadPoolExecutor(1)))
