@@ -113,6 +113,23 @@ async def test_a_request_that_is_with_the_engine_makes_room() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_bulk_that_fetches_images_for_long_does_not_hold_up_the_rest() -> None:
+    way, inside, go = Way(), [], asyncio.Event()
+
+    async def run(name: str) -> None:
+        async with way.taken(BULK):
+            inside.append(name)
+            await go.wait()
+
+    tasks = [asyncio.create_task(run(f"slow{n}")) for n in range(BULK_AT_ONCE)]
+    await eventually(lambda: len(inside) == BULK_AT_ONCE)
+    tasks.append(asyncio.create_task(run("next")))
+    await eventually(lambda: "next" in inside)
+    go.set()
+    await asyncio.gather(*tasks)
+    assert way._free._value == BULK_AT_ONCE  # given back once each
+
+
 @pytest.mark.parametrize("where", ["waiting", "inside", "handed over"])
 async def test_a_cancelled_request_leaves_no_place_taken(where: str) -> None:
     way, go = Way(), asyncio.Event()

@@ -27,6 +27,9 @@ log = structlog.get_logger(__name__)
 BULK_AT_ONCE = 2
 """Bulk requests between their claim and the engine core."""
 
+PLACE_S = 0.5
+"""How long one may take its place. A request that fetches an image does not render meanwhile: it must not hold up others."""
+
 _MANY_CORES = 4
 _SLICE = "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE"
 
@@ -35,17 +38,19 @@ _place: ContextVar[Place | None] = ContextVar("place", default=None)
 
 
 class Place:
-    """A bulk request's place on the way to the engine core."""
+    """A bulk request's place on the way to the engine core, for :data:`PLACE_S` at most."""
 
-    __slots__ = ("_free", "_taken")
+    __slots__ = ("_free", "_taken", "_timer")
 
     def __init__(self, free: asyncio.Semaphore) -> None:
         self._free, self._taken = free, True
+        self._timer = asyncio.get_running_loop().call_later(PLACE_S, self.leave)
 
     def leave(self) -> None:
         """Give it back; again: nothing happens."""
         if self._taken:
             self._taken = False
+            self._timer.cancel()
             self._free.release()
 
 
