@@ -66,13 +66,16 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     """Calls alone and beside each kind of bulk."""
     rows = []
     for load, alone in found["alone"].items():
-        rows.append([load, "none", three(alone["ttft_ms"]), "-", "-", gaps(alone), "-", "-", "-"])
+        spell = f"{load}, {alone['calls']:,}"
+        rows.append([spell, "none", three(alone["ttft_ms"]), "-", "-", gaps(alone), "-", "-", "-"])
         for kind, measured in found["bulk"].items():
-            row = measured["beside"][load]
+            row = measured["beside"].get(load)
+            if row is None:  # this kind was left out at this rate
+                continue
             p50, p99, kept, net = ratios(row)
             rows.append(
                 [
-                    load,
+                    spell,
                     kind,
                     three(row["ttft_ms"]),
                     p50,
@@ -84,7 +87,7 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
                 ]
             )
     said = (
-        f"Paced engine `{given['pace']}`, {given['slots']} slots, {given['calls']:,} calls a spell, prompts of "
+        f"Paced engine `{given['pace']}`, {given['slots']} slots; calls with prompts of "
         f"{given['words']} words, {given['tokens']} tokens each. Bulk: "
         + "; ".join(f"`{name}`, {KINDS[name].says}" for name in found["bulk"])
         + ". Bulk alone: "
@@ -92,7 +95,7 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
         + f". Bars: ratios at most {BARS['p50']} (p50) and {BARS['p99']} (p99), bulk net {BARS['bulk_net']}; met in bold."
     )
     head = [
-        "calls",
+        "calls a second, in all",
         "bulk",
         "TTFT p50 / p95 / p99, ms",
         "ratio p50",
@@ -135,7 +138,8 @@ def stage_table(found: dict[str, Any]) -> str:
     """Each stage of the time to first token, alone and beside bulk."""
     rows = []
     for load, alone in found["alone"].items():
-        spells = {"none": alone} | {kind: one["beside"][load] for kind, one in found["bulk"].items()}
+        beside = {kind: one["beside"].get(load) for kind, one in found["bulk"].items()}
+        spells = {"none": alone} | {kind: row for kind, row in beside.items() if row is not None}
         for kind, row in spells.items():
             stages = row["stages_ms"]
             rows.append([load, kind, *(three(stages[name]) if name in stages else None for name in STAGES)])
