@@ -295,14 +295,14 @@ def test_an_aim_for_calls_makes_the_batch_of_bulk_smaller_and_loses_nothing(
         core.add(0 if n % 2 else BULK, 20, 3 + n % 5)
         core.step(2)
     core.until(lambda: len(core.ended) == 60)
-    bulk = [core.add(BULK, 20, 40) for _ in range(12)]
+    bulk = [core.add(BULK, 20, 120) for _ in range(12)]
     core.add(0, 20, 2)
-    core.step(10)
+    core.until(lambda: core.running("bulk") == 12)
+    core.step(6)
     steps = core.core.model_executor.step_log()
-    assert core.running("bulk") == 12
     assert max(step.decodes for step in steps[-5:]) < 10
     core.until(lambda: len(core.ended) == 73)
-    assert [len(core.texts[name]) for name in bulk] == [40] * 12
+    assert [len(core.texts[name]) for name in bulk] == [120] * 12
     spread = [core.ended.index(name) for name in bulk]
     assert sorted(spread) == list(range(61, 73))  # all took their turns
 
