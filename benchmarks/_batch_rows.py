@@ -51,7 +51,7 @@ def repeated(count: int, seed: int) -> list[tuple[str, int]]:
 
 
 def body(model: str, prompt: str, tokens: int) -> dict[str, Any]:
-    """Return a greedy request of exactly so many tokens."""
+    """Return a greedy request that generates exactly ``tokens`` tokens."""
     messages = [{"role": "user", "content": prompt}]
     fixed = {"model": model, "messages": messages, "max_tokens": tokens}
     return fixed | {"temperature": 0, "ignore_eos": True}

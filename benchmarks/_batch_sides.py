@@ -15,7 +15,7 @@ from _offline import generate_s, run_batch_s
 from _stack import penstock_up
 
 PLAIN = {"PENSTOCK_BATCH_PREFIX_ORDER": "false", "PENSTOCK_BATCH_ANSWER_IDENTICAL_ONCE": "false"}
-"""Rows run as they stand in the file, each by itself."""
+"""Rows run in the order of the file, each by itself."""
 
 
 class Sides:
@@ -46,7 +46,7 @@ class Sides:
         _batch_rows.write(self._warm, model, _batch_rows.plain(16, seed=2))
 
     def compare(self, names: Sequence[str], rounds: int) -> dict[str, Any]:
-        """Time sides so many times, in the other order every other time; the last is what the others are compared with.
+        """Time the sides in rounds, in the other order every other round; the last is what the others are compared with.
 
         Returns:
             For each side its rows per second by round, and their median.

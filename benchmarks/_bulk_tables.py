@@ -113,7 +113,7 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
 
 
 def short_table(found: dict[str, Any], given: dict[str, Any]) -> str:
-    """The page that is to be forwarded: what a caller notices, and what bulk keeps, at the highest rate of calls."""
+    """The table of the explanation page: what a caller notices, and what bulk keeps, at the highest rate of calls."""
     load, alone = list(found["alone"].items())[-1]
     rows = [["none", f"{alone['ttft_ms']['p50']:.0f} ms", f"{alone['ttft_ms']['p99']:.0f} ms", "-", "-"]]
     for kind, measured in found["bulk"].items():

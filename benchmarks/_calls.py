@@ -31,7 +31,7 @@ class Arrivals:
         calls: how many.
         words: of each prompt.
         tokens: of each answer.
-        burst_s: None is a steady rate. Otherwise the rate holds for so many seconds, then ``idle_rate`` for ``idle_s``.
+        burst_s: None is a steady rate. Otherwise the rate holds for this many seconds, then ``idle_rate`` for ``idle_s``.
     """
 
     rate: float

@@ -54,13 +54,13 @@ def loads(args: argparse.Namespace, calls: int, rates: Sequence[float]) -> dict[
 
 
 def stack_of(args: argparse.Namespace) -> Served:
-    """Return what is started."""
+    """Return the flags of the stack, and its pace."""
     flags = options(args.pace, args.slots) + [f"--engine-arg={flag}" for flag in args.engine_arg]
     return Served(flags, served(args.pace), parse(args.pace), args.slots)
 
 
 def measure(args: argparse.Namespace, plan: Plan, env: dict[str, str], fifo_calls: int = 0) -> dict[str, Any]:
-    """Measure so many times as asked, each on a stack of its own; returns the medians."""
+    """Repeat the measurement ``args.repeat`` times, each on a stack of its own; return the medians."""
     stack = stack_of(args)
     found: dict[str, Any] = median(
         [uvloop.run(on_stack(stack, plan, env, fifo_calls)) for _ in range(args.repeat)]
@@ -159,7 +159,7 @@ def main() -> None:
     add("--timeline-s", type=float, default=0.0, help="seconds of each phase of the picture; 0: none")
     add("--plot", type=Path, default=PICTURE, help="where the picture goes (default %(default)s)")
     add("--fifo-calls", type=int, default=3, help="calls in one queue behind bulk (default %(default)s)")
-    add("--repeat", type=int, default=1, help="medians of so many runs (default %(default)s)")
+    add("--repeat", type=int, default=1, help="runs, of which the medians are shown (default %(default)s)")
     add("--seed", type=int, default=7)
     print(json.dumps(report(parser.parse_args()), indent=2))
 

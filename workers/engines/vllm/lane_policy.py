@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from jobs.lanes import Lane
 from workers.engines.vllm.step_model import StepModel
 
-BULK = 40
-"""From this engine priority on a request is bulk: that of the lane ``bulk`` (``jobs/lanes.py``)."""
+BULK = Lane.BULK.engine_priority
+"""From this engine priority on a request is bulk."""
 
 KV_FULL = 0.95
 """KV-cache use from which on no more bulk is admitted."""
