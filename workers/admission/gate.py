@@ -237,8 +237,9 @@ class Gate:
         """Return how many rows may go onto the engine now, if the first of them has this priority.
 
         The engine makes bulk alone wait. So rows of higher lanes do not count on the places of those that wait inside it.
+        A server that is not this worker's own never gets more than its capacity: it may refuse, or bill, what is beyond.
         """
-        overcommit = self._lanes.capacity >= self._engine.capacity()
+        overcommit = self._engine.in_process and self._lanes.capacity >= self._engine.capacity()
         with self._deciding:
             free = self._room(self.running_rows, overcommit=overcommit)
             if self._lanes.ahead and priority < Lane.BULK.engine_priority:

@@ -24,11 +24,14 @@ UNPACED = 10_000
 
 
 class Calm:
+    def __init__(self, capacity: int = 32, *, in_process: bool = True) -> None:
+        self._capacity, self.in_process = capacity, in_process
+
     def stats(self) -> EngineStats:
         return EngineStats(0, 0, 0.0)
 
     def capacity(self) -> int:
-        return 32
+        return self._capacity
 
 
 def make_gate(slots: int, reserve: float = 0.0, *, holds_bulk: bool = False) -> Gate:
@@ -74,6 +77,23 @@ async def test_rows_come_in_first_come_first_served_as_there_is_room() -> None:
     gate.release()
     await asyncio.gather(*tasks)
     assert gate.running_rows == 3
+
+
+@pytest.mark.parametrize(("in_process", "most"), [(True, 17), (False, 16)])
+@pytest.mark.asyncio
+async def test_a_server_of_others_gets_no_row_beyond_its_capacity(in_process: bool, most: int) -> None:
+    """An engine of this worker's own gets a few, so that no step runs with an empty slot."""
+    engine = Calm(16, in_process=in_process)
+    gate = Gate(engine, LaneController(16, 0.0), Pace(UNPACED))  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(gate.acquire()) for _ in range(40)]
+    await eventually(lambda: gate.running_rows == most)
+    for _ in range(10):
+        gate.release()
+        await asyncio.sleep(0)
+        assert gate.running_rows <= most
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 @pytest.mark.asyncio
