@@ -17,7 +17,8 @@ from broker.db.keys import Keys
 
 JOBS: Final = (
     "schema job log jobs jobs_of ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
-    " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity bell bulk_bell own_bell"
+    " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
+    " bell bulk_bell own_bell"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders"
 FILES: Final = (
