@@ -57,7 +57,7 @@ def ratios(row: dict[str, Any]) -> list[str]:
     return [
         against_bar(ratio["p50"], BARS["p50"]),
         against_bar(ratio["p99"], BARS["p99"]),
-        f"{row['bulk_kept']:.2f}",
+        f"{row['bulk_kept']:.2f}" if "bulk_kept" in row else "-",
         against_bar(row["bulk_net"], BARS["bulk_net"], least=True) if "bulk_net" in row else "-",
     ]
 
@@ -151,11 +151,14 @@ def stage_table(found: dict[str, Any]) -> str:
 
 
 def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
-    """What each of the means is worth."""
+    """What each of the means is worth. Bulk is compared with bulk alone on the stack with all of them."""
+    full = {kind: one["tokens_per_s"] for kind, one in found["all"]["bulk"].items()}
     rows = []
     for name, measured in found.items():
         for kind, one in measured["bulk"].items():
             for load, row in one["beside"].items():
+                kept = row["others_per_s"] / full[kind]
+                row |= {"bulk_kept": kept, "bulk_net": kept / (1 - row["device_share"])}
                 rows.append(
                     [
                         name,
@@ -168,7 +171,9 @@ def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     load = next(iter(found["all"]["alone"]))
     said = (
         f"Without each of the means in turn: {load}, {given['ablate_calls']:,} calls a spell, each on a stack of its own. "
-        "Ratios are against the calls alone on the same stack."
+        "Ratios are against the calls alone on the same stack, and bulk against bulk alone with all of the means: "
+        + ", ".join(f"{kind} {rate:,.0f} tokens/s" for kind, rate in full.items())
+        + "."
     )
     head = [
         "with",

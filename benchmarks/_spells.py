@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         loads: the calls, by the name of the load.
         kinds: names of :data:`_bulk_load.KINDS`.
-        bulk_s: seconds over which bulk alone is measured.
+        bulk_s: seconds over which bulk alone is measured; 0: it is not.
         settle_s: from the first bulk job to the measurement.
         seed: of everything random.
     """
@@ -45,7 +45,12 @@ class Plan:
     def seconds(self) -> float:
         """Return about how long it takes, the stack being up."""
         once = sum(one.seconds() + 3 for one in self.loads.values())
-        return 6 + once + len(self.kinds) * (self.bulk_s + 2 * self.settle_s + once + 20)
+        return (
+            6
+            + once
+            + len(self.kinds)
+            * (self.settle_s + once + 10 + bool(self.bulk_s) * (self.bulk_s + self.settle_s + 10))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class Spells:
         """Run a plan's spells; returns ``{"alone": {load: row}, "bulk": {kind: {...}}}``."""
         say(f"about {plan.seconds():.0f} s on this stack")
         # Before any call: for a minute after one the lane scheduler keeps the steps of bulk short for the next.
-        rates = {kind: await self._bulk_alone(kind, plan) for kind in plan.kinds}
+        rates = {kind: await self._bulk_alone(kind, plan) for kind in plan.kinds if plan.bulk_s}
         await self._caller.make(Arrivals(10.0, WARM_CALLS, tokens=16), seed=1)
         alone = {}
         for name, arrivals in plan.loads.items():
@@ -107,7 +112,7 @@ class Spells:
             alone[name] = await self._calls(name, arrivals, plan.seed)
         return {
             "alone": alone,
-            "bulk": {kind: await self._with_bulk(kind, plan, alone, rates[kind]) for kind in plan.kinds},
+            "bulk": {kind: await self._with_bulk(kind, plan, alone, rates.get(kind)) for kind in plan.kinds},
         }
 
     async def _calls(self, name: str, arrivals: Arrivals, seed: int) -> dict[str, Any]:
@@ -136,13 +141,16 @@ class Spells:
         say(f"bulk {kind} alone: {rate:.0f} tokens/s")
         return rate
 
-    async def _with_bulk(self, kind: str, plan: Plan, alone: dict[str, Any], rate: float) -> dict[str, Any]:
+    async def _with_bulk(
+        self, kind: str, plan: Plan, alone: dict[str, Any], rate: float | None
+    ) -> dict[str, Any]:
         found = {}
         async with bulk(self._base, self._model, KINDS[kind], plan.seed, plan.settle_s) as feeder:
             for name, arrivals in plan.loads.items():
                 row = await self._calls(f"{name} beside {kind}", arrivals, plan.seed)
                 found[name] = row | against(row, alone[name], rate)
-        return {"tokens_per_s": round(rate, 1), "beside": found, "queued_least": feeder.least}
+        spell = {"beside": found, "queued_least": feeder.least}
+        return spell if rate is None else spell | {"tokens_per_s": round(rate, 1)}
 
     async def fifo(self, slots: int, calls: int) -> dict[str, Any]:
         """What one queue would do: jobs of one lane and tenant, a short one behind four times as many as fill the slots."""
@@ -158,18 +166,21 @@ class Spells:
         return {"calls": calls, "ttft_ms": {"p50": round(percentile(waits, 0.5)), "most": round(max(waits))}}
 
 
-def against(row: dict[str, Any], alone: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Compare calls beside bulk with calls alone, and bulk beside calls with bulk alone (``rate``, tokens per second).
+def against(row: dict[str, Any], alone: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    """Compare calls beside bulk with calls alone, and bulk beside calls with bulk alone.
 
     ``bulk_net`` is ``beside / (alone x (1 - device_share))``: what bulk keeps of what the calls' own tokens leave to it.
+
+    Args:
+        rate: tokens per second of bulk alone; None: not measured.
     """
-    kept = row["others_per_s"] / rate
-    found = {
-        "ratio": {q: round(row["ttft_ms"][q] / alone["ttft_ms"][q], 3) for q in ("p50", "p95", "p99")},
-        "bulk_kept": round(kept, 3),
-    }
-    if "device_share" in row:
-        found["bulk_net"] = round(kept / (1 - row["device_share"]), 3)
+    ratio = {q: round(row["ttft_ms"][q] / alone["ttft_ms"][q], 3) for q in ("p50", "p95", "p99")}
+    found: dict[str, Any] = {"ratio": ratio}
+    if rate is not None:
+        kept = row["others_per_s"] / rate
+        found["bulk_kept"] = round(kept, 3)
+        if "device_share" in row:
+            found["bulk_net"] = round(kept / (1 - row["device_share"]), 3)
     return found
 
 

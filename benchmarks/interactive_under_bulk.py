@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 
 def ablations(args: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
-    """Measure without each of the means in turn, and with an SLO."""
+    """Measure without each of the means in turn, and with an SLO. Bulk alone is measured once, with all of them."""
     variants = {f"without {name}": env | without([*args.without, name]) for name in args.ablate}
     variants |= {f"SLO {ms:g} ms": env | {"PENSTOCK_INTERACTIVE_SLO_MS": str(ms)} for ms in args.slo_table}
     plan = Plan(
@@ -105,7 +105,7 @@ def ablations(args: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
     found = {"all": measure(args, plan, env)}
     for name, changed in variants.items():
         say(name)
-        found[name] = measure(args, plan, changed)
+        found[name] = measure(args, replace(plan, bulk_s=0.0), changed)
     return found
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of bulk (default: all)")
     add("--words", type=int, default=300, help="of a call's prompt (default %(default)s)")
     add("--tokens", type=int, default=24, help="of a call's answer (default %(default)s)")
-    add("--bulk-s", type=float, default=30.0, help="seconds of bulk alone (default %(default)s)")
+    add("--bulk-s", type=float, default=30.0, help="of bulk alone; 0: not (default %(default)s)")
     add(
         "--without",
         action="append",
