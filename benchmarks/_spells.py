@@ -18,6 +18,7 @@ from _paced import device_share
 from _stack import penstock_up
 from _stages import SENT_WITHIN_S, Collector, by_stage
 
+from workers.engines.vllm.lane_policy import RECENT_S
 from workers.engines.vllm.step_cost import StepCost
 
 WARM_CALLS = 30
@@ -32,25 +33,28 @@ class Plan:
         loads: the calls, by the name of the load.
         kinds: names of :data:`_bulk_load.KINDS`.
         bulk_s: seconds over which bulk alone is measured; 0: it is not.
-        settle_s: from the first bulk job to the measurement.
+        settle_s: at least so long from the first bulk job to the measurement. Jobs that start together end together, and it
+            takes a while until they come evenly.
         seed: of everything random.
     """
 
     loads: dict[str, Arrivals]
     kinds: Sequence[str]
     bulk_s: float = 30.0
-    settle_s: float = 6.0
+    settle_s: float = 20.0
     seed: int = 7
+
+    def settled_s(self) -> float:
+        """Return the seconds from the first bulk job to the measurement.
+
+        Bulk is alone when no call is likely any more: until then the lane scheduler keeps its steps short.
+        """
+        return max(self.settle_s, RECENT_S + 1) if self.bulk_s else self.settle_s
 
     def seconds(self) -> float:
         """Return about how long it takes, the stack being up."""
         once = sum(one.seconds() + 3 for one in self.loads.values())
-        return (
-            6
-            + once
-            + len(self.kinds)
-            * (self.settle_s + once + 10 + bool(self.bulk_s) * (self.bulk_s + self.settle_s + 10))
-        )
+        return 6 + once + len(self.kinds) * (self.settled_s() + self.bulk_s + once + 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +107,6 @@ class Spells:
     async def run(self, plan: Plan) -> dict[str, Any]:
         """Run a plan's spells; returns ``{"alone": {load: row}, "bulk": {kind: {...}}}``."""
         say(f"about {plan.seconds():.0f} s on this stack")
-        # Before any call: for a minute after one the lane scheduler keeps the steps of bulk short for the next.
-        rates = {kind: await self._bulk_alone(kind, plan) for kind in plan.kinds if plan.bulk_s}
         await self._caller.make(Arrivals(10.0, WARM_CALLS, tokens=16), seed=1)
         alone = {}
         for name, arrivals in plan.loads.items():
@@ -112,7 +114,7 @@ class Spells:
             alone[name] = await self._calls(name, arrivals, plan.seed)
         return {
             "alone": alone,
-            "bulk": {kind: await self._with_bulk(kind, plan, alone, rates.get(kind)) for kind in plan.kinds},
+            "bulk": {kind: await self._with_bulk(kind, plan, alone) for kind in plan.kinds},
         }
 
     async def _calls(self, name: str, arrivals: Arrivals, seed: int) -> dict[str, Any]:
@@ -131,26 +133,25 @@ class Spells:
         say(f"{name}: {row}")
         return row
 
-    async def _bulk_alone(self, kind: str, plan: Plan) -> float:
-        """Return tokens per second of bulk alone; its jobs are not those beside calls, whose prompts would be cached."""
-        loop = asyncio.get_running_loop()
-        async with bulk(self._base, self._model, KINDS[kind], plan.seed + 1000, plan.settle_s):
-            tokens, began = await generated(self._base), loop.time()
-            await asyncio.sleep(plan.bulk_s)
-            rate = (await generated(self._base) - tokens) / (loop.time() - began)
-        say(f"bulk {kind} alone: {rate:.0f} tokens/s")
-        return rate
-
-    async def _with_bulk(
-        self, kind: str, plan: Plan, alone: dict[str, Any], rate: float | None
-    ) -> dict[str, Any]:
-        found = {}
-        async with bulk(self._base, self._model, KINDS[kind], plan.seed, plan.settle_s) as feeder:
+    async def _with_bulk(self, kind: str, plan: Plan, alone: dict[str, Any]) -> dict[str, Any]:
+        spell: dict[str, Any] = {"beside": {}}
+        rate = None
+        async with bulk(self._base, self._model, KINDS[kind], plan.seed, plan.settled_s()) as feeder:
+            if plan.bulk_s:
+                rate = await self._bulk_alone(plan.bulk_s)
+                spell["tokens_per_s"] = round(rate, 1)
+                say(f"bulk {kind} alone: {rate:.0f} tokens/s")
             for name, arrivals in plan.loads.items():
                 row = await self._calls(f"{name} beside {kind}", arrivals, plan.seed)
-                found[name] = row | against(row, alone[name], rate)
-        spell = {"beside": found, "queued_least": feeder.least}
-        return spell if rate is None else spell | {"tokens_per_s": round(rate, 1)}
+                spell["beside"][name] = row | against(row, alone[name], rate)
+        return spell | {"queued_least": feeder.least}
+
+    async def _bulk_alone(self, seconds: float) -> float:
+        """Return tokens per second."""
+        loop = asyncio.get_running_loop()
+        tokens, began = await generated(self._base), loop.time()
+        await asyncio.sleep(seconds)
+        return (await generated(self._base) - tokens) / (loop.time() - began)
 
     async def fifo(self, slots: int, calls: int) -> dict[str, Any]:
         """What one queue would do: jobs of one lane and tenant, a short one behind four times as many as fill the slots."""
