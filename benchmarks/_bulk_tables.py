@@ -90,9 +90,8 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
         f"Paced engine `{given['pace']}`, {given['slots']} slots; calls with prompts of "
         f"{given['words']} words, {given['tokens']} tokens each. Bulk: "
         + "; ".join(f"`{name}`, {KINDS[name].says}" for name in found["bulk"])
-        + ". Bulk alone: "
-        + ", ".join(f"{kind} {one['tokens_per_s']:,.0f} tokens/s" for kind, one in found["bulk"].items())
-        + f". Bars: ratios at most {BARS['p50']} (p50) and {BARS['p99']} (p99), bulk net {BARS['bulk_net']}; met in bold."
+        + f".{alone_rates(found['bulk'])}"
+        + f" Bars: ratios at most {BARS['p50']} (p50) and {BARS['p99']} (p99), bulk net {BARS['bulk_net']}; met in bold."
     )
     head = [
         "calls a second, in all",
@@ -112,6 +111,13 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     return text
 
 
+def alone_rates(found: dict[str, Any]) -> str:
+    """A sentence with the rates of bulk alone, as far as they were measured."""
+    known = {kind: one["tokens_per_s"] for kind, one in found.items() if "tokens_per_s" in one}
+    said = ", ".join(f"{kind} {rate:,.0f} tokens/s" for kind, rate in known.items())
+    return f" Bulk alone: {said}." if said else ""
+
+
 def short_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     """The table of the explanation page: what a caller notices, and what bulk keeps, at the highest rate of calls."""
     load, alone = list(found["alone"].items())[-1]
@@ -119,7 +125,8 @@ def short_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     for kind, measured in found["bulk"].items():
         row = measured["beside"][load]
         first = [f"{row['ttft_ms'][q]:.0f} ms ({row['ratio'][q]:.2f}x)" for q in ("p50", "p99")]
-        share = f"{row.get('bulk_net', row['bulk_kept']):.0%}"
+        kept = row.get("bulk_net", row.get("bulk_kept"))
+        share = "-" if kept is None else f"{kept:.0%}"
         rows.append([KINDS[kind].says, *first, f"{row['others_per_s']:,.0f} tokens/s", share])
     said = (
         f"{given['calls']:,} calls in each row, {load} at random; pace `{given['pace']}`. What bulk keeps is net of "
@@ -171,9 +178,8 @@ def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     load = next(iter(found["all"]["alone"]))
     said = (
         f"Without each of the means in turn: {load}, {given['ablate_calls']:,} calls a spell, each on a stack of its own. "
-        "Ratios are against the calls alone on the same stack, and bulk against bulk alone with all of the means: "
-        + ", ".join(f"{kind} {rate:,.0f} tokens/s" for kind, rate in full.items())
-        + "."
+        "Ratios are against the calls alone on the same stack, and bulk's with bulk alone and all of the means."
+        + alone_rates(found["all"]["bulk"])
     )
     head = [
         "with",
