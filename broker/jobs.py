@@ -155,7 +155,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most_tokens=spec.max_tokens,
             rows=spec.answers,
             queue_max=s.queue_max,
-            tenant_queue_max=s.tenant(spec.tenant).queue_max,
+            tenant_queue_max=s.tenant_queue_max,
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,

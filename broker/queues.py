@@ -126,7 +126,7 @@ class QueueControl(JobLookups):
         return []
 
     async def set_limits(self, *, only_if_missing: bool = False) -> bool:
-        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.
+        """Store ``max_active``, ``tenant_max_active``, ``ageing_s`` and ``turns`` from the settings, for all processes.
 
         Args:
             only_if_missing: keep those that are stored, by whichever process.
@@ -134,7 +134,7 @@ class QueueControl(JobLookups):
         Returns:
             Whether they were stored now.
         """
-        if only_if_missing and await self.execute(self.client.exists(self.keys("limits"))):
+        if only_if_missing and await self.execute(self.client.hexists(self.keys("limits"), "ageing_ms")):
             return False
         s = self._settings
         limits: dict[str, float | None] = {
@@ -142,11 +142,7 @@ class QueueControl(JobLookups):
             "tenant_max_active": s.tenant_max_active,
             "ageing_ms": int(s.ageing_s * 1000),
             "turns_in_jobs": 1 if s.turns == "jobs" else None,
-            "by_tenant": 1 if s.tenants else None,
         }
-        for name, tenant in s.tenants.items():
-            limits[f"max_active:{name}"] = tenant.max_active
-            limits[f"weight:{name}"] = tenant.weight
         given = {name: float(value) for name, value in limits.items() if value is not None}
         await self.functions.call(SetLimits(limits=given))
         return True

@@ -110,9 +110,10 @@ define('accept', function(a, blobs)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.
   if depth >= a.queue_max and not rejects and depth - free_slots(pool, lane) >= a.queue_max then return {kind = 'full', count = depth} end
-  if a.tenant_queue_max then
+  local queue_max = limit_of(tenant, 'queue_max') or a.tenant_queue_max
+  if queue_max then
     local waiting = tenant_waits(pool, tenant)
-    if waiting >= a.tenant_queue_max then return {kind = 'tenant_full', count = waiting} end
+    if waiting >= queue_max then return {kind = 'tenant_full', count = waiting} end
   end
   if rejects then
     local busy, active = is_busy(pool, lane, tenant)

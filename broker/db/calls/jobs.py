@@ -31,6 +31,7 @@ class Accept(Call[Accepted]):
         rows: how many answers it generates.
         idem: idempotency key, ``digest``: of the submission.
         not_after: refuse it as ``late`` after this moment.
+        tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
     """
 
