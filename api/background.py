@@ -57,7 +57,7 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     refresh_s, reap_s = settings.catalogue_refresh_s, settings.reap_interval_s
     loops = [
         _Loop("limits", lambda: _keep_limits(services, limited), RETRY_S),
-        _Loop("access", services.access_version.run, READ_EVERY_S),
+        _Loop("tenants", services.access_version.run, READ_EVERY_S),
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
         _Loop("reaper", lambda: _reap(services), reap_s),
     ]

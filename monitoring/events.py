@@ -171,6 +171,8 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
+    "tenant_reset": "An administrator gave a tenant (`of`) the defaults again.",
+    "tenant_set": "An administrator set a tenant's (`of`) share, bounds, rights or quotas.",
     "tenant_settings_ignored": "The setting `tenants` differs from what is stored of these tenants, which were taken "
     "over before; change them with `penstock tenants set`.",
     "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
