@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,14 +13,12 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
-from click.testing import CliRunner, Result
 
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.tenants import TenantStore
 from jobs.ids import FILE_PREFIX, make_id
 from jobs.model import Usage
-from penstock.cli.main import cli
 from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually
@@ -217,34 +217,33 @@ async def test_a_call_that_hangs_up_gives_its_reservation_back(
     await eventually(given_back)
 
 
-def tenants_command(api: ApiServer, *words: str) -> Result:
-    return CliRunner().invoke(cli, ["tenants", *words, "--url", api.url])
+def tenants_command(api: ApiServer, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "penstock", "tenants", *words, "--url", api.url]
+    return subprocess.run(command, check=False, text=True, capture_output=True)
 
 
 async def test_the_command_sets_shows_lists_and_resets(http: httpx.AsyncClient, api: ApiServer) -> None:
     words = "--weight 3 --requests-per-minute 600 --lanes low,bulk --retention 7d --models m,n"
-    made = await asyncio.to_thread(tenants_command, api, "set", "acme", *words.split(" "), "--json")
-    assert made.exit_code == 0, made.output
-    told = json.loads(made.output)
+    made = await asyncio.to_thread(tenants_command, api, "set", "acme", *words.split(), "--json")
+    assert made.returncode == 0, made.stderr
+    told = json.loads(made.stdout)
     assert (told["weight"], told["requests_per_minute"], told["retention_s"]) == (3, 600, 604_800)
     assert (told["lanes"], told["models"]) == (["low", "bulk"], ["m", "n"])
     changes = ("--requests-per-minute", "none", "--lanes", "all", "--tokens-per-day", "5000")
-    assert (await asyncio.to_thread(tenants_command, api, "set", "acme", *changes)).exit_code == 0
+    assert (await asyncio.to_thread(tenants_command, api, "set", "acme", *changes)).returncode == 0
     shown = await asyncio.to_thread(tenants_command, api, "show", "acme", "--text")
-    assert "5,000  (used 0)" in shown.output
+    assert "5,000  (used 0)" in shown.stdout
     listed = await asyncio.to_thread(tenants_command, api, "list", "--json")
-    one = json.loads(listed.output)
+    one = json.loads(listed.stdout)
     assert (one["id"], one["requests_per_minute"], one["lanes"], one["weight"]) == ("acme", None, None, 3)
-    assert "acme" in (await asyncio.to_thread(tenants_command, api, "list", "--text")).output
-    assert (await asyncio.to_thread(tenants_command, api, "reset", "acme")).exit_code == 0
+    assert "acme" in (await asyncio.to_thread(tenants_command, api, "list", "--text")).stdout
+    assert (await asyncio.to_thread(tenants_command, api, "reset", "acme")).returncode == 0
     assert (await http.get("/v1/admin/tenants")).json()["data"] == []
 
 
-@pytest.mark.parametrize(
-    "words", [(), ("--weight", "0"), ("--lanes", "fast"), ("--models", ","), ("--tokens-per-day", "-1")]
-)
+@pytest.mark.parametrize("words", [(), ("--lanes", "fast"), ("--models", ","), ("--tokens-per-day", "-1")])
 async def test_a_wrong_command_changes_nothing(
     http: httpx.AsyncClient, api: ApiServer, words: tuple[str, ...]
 ) -> None:
-    assert (await asyncio.to_thread(tenants_command, api, "set", "acme", *words)).exit_code == 2
+    assert (await asyncio.to_thread(tenants_command, api, "set", "acme", *words)).returncode == 2
     assert (await http.get("/v1/admin/tenants")).json()["data"] == []
