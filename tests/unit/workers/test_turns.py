@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -22,7 +23,7 @@ async def test_an_idle_loop_works_at_once() -> None:
 async def test_each_piece_has_a_turn_of_its_own() -> None:
     turns, done, seen = Turns(), [], []
     for n in range(5):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     while len(done) < 5:
         seen.append(len(done))
         await asyncio.sleep(0)
@@ -36,7 +37,7 @@ async def test_no_piece_is_done_while_a_call_is_on_its_way(monkeypatch: pytest.M
     turns.call_comes()
     turns.call_comes()
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     turns.call_is_gone()
     for _ in range(20):
         await asyncio.sleep(0)
@@ -49,7 +50,7 @@ async def test_calls_without_end_hold_bulk_back_for_a_bounded_time() -> None:
     turns, done = Turns(), []
     turns.call_comes()
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     assert done == []
     await eventually(lambda: done == [0, 1, 2])
 
@@ -58,7 +59,7 @@ async def test_a_call_that_comes_meanwhile_goes_first(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "HOLD_S", 60.0)
     turns, done = Turns(), []
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     await asyncio.sleep(0)
     turns.call_comes()
     before = len(done)
