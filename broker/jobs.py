@@ -29,6 +29,7 @@ from broker.listing import JobListings
 from broker.queues import QueueControl
 from broker.records import Facts, encode_facts
 from broker.registry import Registry
+from broker.sealing import REQUEST, Sealer
 from broker.settings import BrokerSettings
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
@@ -85,6 +86,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Attributes:
         retention_ms: how long finished jobs and idempotency keys are kept.
+        sealer: encrypts bodies, if the settings have keys.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.faults = Faults(on_fault)
         self.functions = Functions(client, self.keys, self.faults)
+        self.sealer = Sealer(settings.keyring)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
@@ -124,15 +127,18 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
-        answer = await self._accept(spec, digest)
+        blobs = encode_facts(Facts.of(spec)), await self.sealer.seal(spec.id, REQUEST, spec.body)
+        for stored in self.sealer.digests(digest):
+            answer = await self._accept(spec, stored, blobs)
+            if answer.kind != "conflict":
+                break
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
         return Accepted(answer.id, answer.at, answer.kind == "same")
 
-    async def _accept(self, spec: JobSpec, digest: str) -> calls.Accepted:
+    async def _accept(self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes]) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
         call = self._call_for(spec, digest)
-        blobs = encode_facts(Facts.of(spec)), spec.body
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
