@@ -9,7 +9,8 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
-from api.access.authenticate import OPEN, Authenticate
+from api.access.authenticate import Authenticate
+from api.access.scopes import KEYLESS_PATHS, require_scopes
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
@@ -85,8 +86,11 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         for module in modules:
             module.register(router, services)
         app.router.routes += router.routes
+    require_scopes(app.router.routes)
     describe(
-        app, [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest], keyless=OPEN
+        app,
+        [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest],
+        keyless=KEYLESS_PATHS,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)

@@ -11,7 +11,6 @@ import time
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from api.abandon import Abandoned
-from api.access.authenticate import DEFAULT
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
@@ -25,6 +24,7 @@ from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
@@ -49,7 +49,7 @@ class Services:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         set_up(self.registry, "api")
-        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
+        self.tenants = TenantNames({DEFAULT_TENANT, *settings.api_keys, *settings.tenants})
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )

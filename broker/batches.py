@@ -17,7 +17,7 @@ from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
 _TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
-_TOLD = ("endpoint", "input_key", "window", "priority", "tenant", "trace")
+_TOLD = ("endpoint", "input_key", "window", "priority", "trace")
 _LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
 
 
@@ -77,12 +77,13 @@ class BatchStore(StorePart):
         fields["output_after"] = spec.output_after_ms
         call = BatchCreate(
             id=spec.id,
+            tenant=spec.tenant,
             input_file_id=spec.input_file_id,
             window_ms=spec.window_ms,
             fields={name: value for name, value in fields.items() if value is not None},
             digest=spec.digest,
             idem_ttl_ms=self._store.retention_ms,
-            idem=None if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
+            idem=spec.idempotency_key,
             retry_of=spec.retry_of,
         )
         created = await self._call(call)

@@ -95,4 +95,5 @@ async def _failed_rows(context: Context, batch: Batch, file_id: str) -> File:
     except BaseException:
         await writer.abort()
         raise
-    return File(file_id, length, f"{batch.id}_retry.jsonl", "batch", file_key(file_id), 0)
+    name = f"{batch.id}_retry.jsonl"
+    return File(file_id, length, name, "batch", file_key(file_id), 0, tenant=batch.tenant)

@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.access.authenticate import tenant_of
+from api.access.identity import tenant_of
 from api.batches.create import create_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch

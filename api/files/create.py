@@ -6,7 +6,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.access.authenticate import tenant_of
+from api.access.identity import tenant_of
 from api.files.schema import PURPOSES
 from api.files.upload import Upload, read_upload
 from api.files.view import file_view
@@ -40,8 +40,6 @@ class CreateFile:
         """
         services = self._services
         key = idempotency_key(scope)
-        if key is not None:
-            key = f"{tenant_of(scope)}:{key}"
         file_id = services.new_id(FILE_PREFIX)
         object_key = file_key(file_id)
         upload, writer = await read_upload(
@@ -54,7 +52,15 @@ class CreateFile:
         except BaseException:
             await writer.abort()
             raise
-        file = File(file_id, upload.size, upload.filename or "", purpose, object_key, 0)
+        file = File(
+            file_id,
+            upload.size,
+            upload.filename or "",
+            purpose,
+            object_key,
+            0,
+            tenant=tenant_of(scope),
+        )
         digest = f"{upload.digest}:{purpose}:{expires_ms}"
         try:
             made, replayed = await services.files.create(

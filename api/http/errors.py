@@ -36,7 +36,7 @@ _OWN_CODES = {
         *("no_such_device", "unknown_parameter"),
     ),
     401: ("invalid_api_key",),
-    403: ("host_not_allowed", "origin_not_allowed"),
+    403: ("host_not_allowed", "insufficient_scope", "origin_not_allowed"),
     404: (
         "batch_not_found",
         "file_not_found",

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.access.authenticate import tenant_of
+from api.access.identity import tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import Header, reply

@@ -88,7 +88,7 @@ define('accept', function(a, blobs)
   local created = redis.call('HGET', K.job(id), 'created')
   if created then return {kind = 'accepted', id = id, at = tonumber(created)} end -- the client library sent the call twice
   if a.idem then
-    local known = redis.call('GET', K.idem(tenant, a.idem))
+    local known = redis.call('GET', K.idem('jobs', tenant, a.idem))
     local old, digest = string.match(known or '', '(%S+) (%S+)')
     local since = old and redis.call('HGET', K.job(old), 'created')
     if since and digest ~= a.digest then return {kind = 'conflict', id = old} end
@@ -135,7 +135,7 @@ define('accept', function(a, blobs)
   if a.queue_timeout_ms and leads ~= 'running' then fields.qexp = now + a.queue_timeout_ms end
   local deadline = math.min(fields.exp or math.huge, fields.qexp or math.huge)
   if deadline < math.huge then redis.call('ZADD', K.deadlines(), exactly(deadline), id) end
-  if a.idem then redis.call('SET', K.idem(tenant, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
+  if a.idem then redis.call('SET', K.idem('jobs', tenant, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
   redis.call('ZADD', K.jobs(), exactly(now), id)
   if leader then
     redis.call('SADD', K.followers(leader), id)

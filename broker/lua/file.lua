@@ -6,7 +6,7 @@ define('file_create', function(a)
   if before then return before end
   note_idem('files', a)
   local expires = a.expires_after_ms and now + a.expires_after_ms
-  write(file, {id = id, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires})
+  write(file, {id = id, tenant = a.tenant, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires})
   if expires then redis.call('ZADD', K.files_expiry(), exactly(expires), id) end
   redis.call('ZADD', K.files(), exactly(now), id)
   redis.call('ZADD', K.files_by_purpose(a.purpose), exactly(now), id)

@@ -36,6 +36,7 @@ class BatchCreate(Call[BatchCreated]):
 
     flags = WRITES
     id: str
+    tenant: str
     input_file_id: str
     window_ms: int
     fields: Mapping[str, str | int]

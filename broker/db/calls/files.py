@@ -27,6 +27,7 @@ class FileCreate(Call[FileCreated]):
 
     flags = WRITES
     id: str
+    tenant: str
     purpose: str
     size: int
     filename: str
