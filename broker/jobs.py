@@ -30,6 +30,7 @@ from broker.listing import JobListings
 from broker.queues import QueueControl
 from broker.records import Facts, encode_facts
 from broker.registry import Registry
+from broker.sealing import REQUEST, Sealer
 from broker.settings import BrokerSettings
 from jobs.access import Actor, encoded
 from jobs.endpoints import CHUNK_ENDPOINT
@@ -90,6 +91,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Attributes:
         retention_ms: how long finished jobs and idempotency keys are kept.
+        sealer: encrypts bodies, if the settings have keys.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.faults = Faults(on_fault)
         self.functions = Functions(client, self.keys, self.faults)
+        self.sealer = Sealer(settings.keyring)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
@@ -133,15 +136,20 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
-        answer = await self._accept(spec, digest, by)
+        blobs = encode_facts(Facts.of(spec)), await self.sealer.seal(spec.id, REQUEST, spec.body)
+        for stored in self.sealer.digests(digest):
+            answer = await self._accept(spec, stored, blobs, by)
+            if answer.kind != "conflict":
+                break
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
         return Accepted(answer.id, answer.at, answer.kind == "same", _rates(answer))
 
-    async def _accept(self, spec: JobSpec, digest: str, by: Actor | None) -> calls.Accepted:
+    async def _accept(
+        self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes], by: Actor | None
+    ) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
         call = msgspec.structs.replace(self._call_for(spec, digest), by=encoded(by))
-        blobs = encode_facts(Facts.of(spec)), spec.body
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
