@@ -9,7 +9,10 @@ from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
-from api.access.authenticate import OPEN, Authenticate
+from api.access.authenticate import Authenticate
+from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.admin import tenants as admin_tenants
+from api.admin.tenant_schema import TenantFields
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
@@ -47,6 +50,7 @@ TAGS = [
         "name": "batches",
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
+    {"name": "admin", "description": "Tenants: their shares, bounds, rights and quotas."},
     {"name": "operations", "description": "Queues, workers, health and metrics."},
 ]
 
@@ -55,6 +59,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "admin": (admin_tenants,),
     "operations": (workers, queues, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -85,8 +90,11 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         for module in modules:
             module.register(router, services)
         app.router.routes += router.routes
+    require_scopes(app.router.routes)
     describe(
-        app, [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest], keyless=OPEN
+        app,
+        [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, TenantFields, workers.DrainRequest],
+        keyless=KEYLESS_PATHS,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)

@@ -11,7 +11,8 @@ import time
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from api.abandon import Abandoned
-from api.access.authenticate import DEFAULT
+from api.access.known_tenants import KnownTenants
+from api.access.version import AccessVersion
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
@@ -25,6 +26,8 @@ from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from broker.tenants import TenantStore
+from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
@@ -49,7 +52,7 @@ class Services:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         set_up(self.registry, "api")
-        self.tenants = TenantNames({DEFAULT, *settings.api_keys, *settings.tenants})
+        self.tenants = TenantNames({DEFAULT_TENANT, *settings.api_keys, *settings.tenants})
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )
@@ -76,6 +79,9 @@ class Services:
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)
         self.coordinators = Coordinators(self.store)
+        self.tenant_store = TenantStore(self.store)
+        self.known_tenants = KnownTenants(self.tenant_store)
+        self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))

@@ -136,7 +136,8 @@ def penstock_up(
         data = data_dir or Path(folder)
         argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", *args]
         argv += [f"--flower-port={free_port()}"] if flower else ["--no-flower"]
-        env |= {"PYTHONPATH": str(code)}  # of every process; -m looks into the folder that this one runs in
+        # Of every process; -m looks into the folder that this one runs in.
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), env.get("PYTHONPATH")]))
         with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, code, **env):
             yield "127.0.0.1", port
 

@@ -11,13 +11,14 @@ from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
+from jobs.access import Actor, encoded
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
 _TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
-_TOLD = ("endpoint", "input_key", "window", "priority", "tenant", "trace")
+_TOLD = ("endpoint", "input_key", "window", "priority", "trace")
 _LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
 
 
@@ -59,8 +60,11 @@ class OpenChunk:
 class BatchStore(StorePart):
     """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them."""
 
-    async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
+    async def create(self, spec: BatchSpec, *, by: Actor | None = None) -> tuple[Batch, bool]:
         """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
+
+        Args:
+            by: who asked for a retry, for the audit stream, if the batch may be another's.
 
         Returns:
             The batch, and whether it is an earlier one.
@@ -77,13 +81,15 @@ class BatchStore(StorePart):
         fields["output_after"] = spec.output_after_ms
         call = BatchCreate(
             id=spec.id,
+            tenant=spec.tenant,
             input_file_id=spec.input_file_id,
             window_ms=spec.window_ms,
             fields={name: value for name, value in fields.items() if value is not None},
             digest=spec.digest,
             idem_ttl_ms=self._store.retention_ms,
-            idem=None if spec.idempotency_key is None else f"{spec.tenant}:{spec.idempotency_key}",
+            idem=spec.idempotency_key,
             retry_of=spec.retry_of,
+            by=encoded(by),
         )
         created = await self._call(call)
         if created.kind == "no_file":
@@ -112,14 +118,14 @@ class BatchStore(StorePart):
         rows = await self._execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
-    async def cancel(self, batch_id: str) -> BatchStatus | None:
+    async def cancel(self, batch_id: str, *, by: Actor | None = None) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchCancel(batch_id))
+        reply = await self._call(BatchCancel(batch_id, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
-    async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
+    async def pause(self, batch_id: str, *, paused: bool, by: Actor | None = None) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchPause(batch_id, paused))
+        reply = await self._call(BatchPause(batch_id, paused, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:

@@ -8,10 +8,11 @@ from enum import StrEnum
 from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore, StorePart
+from jobs.access import DEFAULT_TENANT, Actor, encoded
 from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
-_FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires")
+_FIELDS = ("id", "bytes", "filename", "purpose", "key", "created", "expires", "tenant")
 
 
 class FileRole(StrEnum):
@@ -52,6 +53,7 @@ class FileStore(StorePart):
         """
         call = FileCreate(
             id=file.id,
+            tenant=file.tenant,
             purpose=file.purpose,
             size=file.size,
             filename=file.filename,
@@ -95,13 +97,13 @@ class FileStore(StorePart):
             found[role] = file
         return found
 
-    async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
+    async def delete(self, file_id: str, *, only_if_expired: bool = False, by: Actor | None = None) -> bool:
         """Delete a file's record and mark its object for deletion. False: there is no such file, or it has not expired.
 
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call(FileDelete(file_id, only_if_expired))
+        reply = await self._call(FileDelete(file_id, only_if_expired, encoded(by)))
         if reply == "busy":
             raise FileInUseError(file_id)
         return reply == "deleted"
@@ -168,9 +170,16 @@ async def page_of_ids(
 
 
 def _file(values: Sequence[str | None]) -> File | None:
-    ident, size, filename, purpose, key, created, expires = values
+    ident, size, filename, purpose, key, created, expires, tenant = values
     if ident is None or purpose is None or key is None or filename is None:
         return None
     return File(
-        ident, int(size or 0), filename, purpose, key, int(created or 0), int(expires) if expires else None
+        ident,
+        int(size or 0),
+        filename,
+        purpose,
+        key,
+        int(created or 0),
+        int(expires) if expires else None,
+        tenant or DEFAULT_TENANT,
     )

@@ -85,7 +85,15 @@ async def write_files(context: Context, batch: Batch) -> dict[str, str | None]:
     fields: dict[str, str | None] = {}
     for kind, ident in ids.items():
         field, name, _ = wanted[kind]
-        file = File(ident, sizes[kind], f"{batch.id}_{name}", "batch_output", file_key(ident), 0)
+        file = File(
+            ident,
+            sizes[kind],
+            f"{batch.id}_{name}",
+            "batch_output",
+            file_key(ident),
+            0,
+            tenant=batch.tenant,
+        )
         await context.files.create(file, expires_after_ms=batch.output_after_ms)
         fields[field] = ident
     return fields

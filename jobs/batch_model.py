@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from jobs.access import DEFAULT_TENANT
 from jobs.batch_rows import RowError
 from jobs.batches import BatchStatus
 from jobs.lanes import Lane
@@ -21,6 +22,7 @@ class File:
         key: its object in storage.
         created_ms: when its upload was complete.
         expires_ms: when it is deleted; None: never.
+        tenant: whose it is.
     """
 
     id: str
@@ -30,6 +32,7 @@ class File:
     key: str
     created_ms: int
     expires_ms: int | None = None
+    tenant: str = DEFAULT_TENANT
 
 
 @dataclass(frozen=True, slots=True)

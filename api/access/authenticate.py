@@ -9,21 +9,12 @@ from prometheus_client import Counter
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.access.identity import put_identity
+from api.access.scopes import KEYLESS_PATHS
 from api.http.asgi import header
 from api.http.errors import ApiError
-
-DEFAULT = "default"
-"""The tenant of every caller if no keys are set."""
-
-OPEN = frozenset({"/v1/metrics/targets"})
-"""Paths without a key: Prometheus reads this list, which is as public as the metrics behind it."""
-
-_SCOPE = "penstock.tenant"
-
-
-def tenant_of(scope: Scope) -> str:
-    """Return the tenant of a request."""
-    return str(scope.get(_SCOPE, DEFAULT))
+from jobs.access import Identity
+from jobs.access import Scope as Right
 
 
 class Authenticate:
@@ -38,14 +29,19 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, or answer 401."""
         path = scope.get("path", "")
-        if self._tenants and scope["type"] == "http" and path.startswith("/v1/") and path not in OPEN:
+        if (
+            self._tenants
+            and scope["type"] == "http"
+            and path.startswith("/v1/")
+            and path not in KEYLESS_PATHS
+        ):
             tenant = self._tenants.get(_digest(_bearer(scope)))
             if tenant is None:
                 refusal = _refusal(scope)
                 self._count.labels(refusal.code).inc()
                 await refusal.response()(scope, receive, send)
                 return
-            scope[_SCOPE] = tenant
+            put_identity(scope, Identity(tenant, frozenset(Right)))
         await self._app(scope, receive, send)
 
 

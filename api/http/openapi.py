@@ -32,6 +32,7 @@ class ErrorBody(BaseModel):
 _ERRORS = {
     400: "The request is wrong",
     401: "The API key is missing or wrong",
+    403: "Not allowed",
     404: "It does not exist",
     408: "The body came too slowly",
     409: "Its state does not allow this",
@@ -84,7 +85,8 @@ def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Container[str]) -> None:
     """Complete the generated document: the models of :func:`body_docs`, and the answers that are the same everywhere.
 
-    A wrong parameter is answered 400, not FastAPI's 422. Every path of ``/v1`` but the ``keyless`` ones may answer 401.
+    A wrong parameter is answered 400, not FastAPI's 422. Every path of ``/v1`` but the ``keyless`` ones may
+    answer 401 and 403.
     """
     generate = app.openapi
 
@@ -103,7 +105,7 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Contai
 
 def _complete(responses: dict[str, Any], *, key: bool) -> None:
     """Add an operation's common answers. ``key``: it needs an API key, if any are set."""
-    statuses = [401] if key else []
+    statuses = [401, 403] if key else []
     if responses.pop("422", None):
         statuses.append(400)
     for status in statuses:

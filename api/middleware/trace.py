@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access.authenticate import tenant_of
+from api.access.identity import tenant_of
 from api.http.asgi import header
 from api.middleware.metrics import CLIENT_GONE, UNMATCHED
 from monitoring.trace_context import TraceContext

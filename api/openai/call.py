@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from api.access.authenticate import tenant_of
+from api.access.identity import tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
 from api.http.body import parse_object
 from api.http.errors import SERVER, ApiError
+from api.http.rates import with_rates
 from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
 from api.openai.sync import Last, answer_whole, queue_timeout
@@ -81,7 +82,8 @@ class OpenAICall:
             try:
                 async with until_hangup(receive):
                     failpoints.hit("api.before_accept")
-                    await accept(services, spec, span)
+                    accepted = await accept(services, spec, span)
+                    send = with_rates(send, accepted.rates)
                     failpoints.hit("api.after_accept")
                     body.release()
                     spec = replace(spec, body=b"")

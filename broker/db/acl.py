@@ -16,12 +16,19 @@ from typing import Final
 from broker.db.keys import Keys
 
 JOBS: Final = (
-    "schema job log jobs ended dead deadlines delayed coalesce followers idem limits uncounted reaper libraries"
-    " pools pool backlog turns tags parked attached active active_bulk slots means affinity bell bulk_bell own_bell"
+    "schema job log jobs jobs_of ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
+    " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
+    " bell bulk_bell own_bell"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders"
-FILES: Final = "file files files_by_purpose files_expiry files_announced files_trash file_was"
-BATCHES: Final = "batch batch_open batch_done batch_lease batches batches_active batches_parts batches_retire"
+FILES: Final = (
+    "file files files_of files_of_purpose files_by_purpose files_expiry files_announced files_trash file_was"
+)
+BATCHES: Final = (
+    "batch batch_open batch_done batch_lease batches batches_of batches_active batches_parts batches_retire"
+)
+ACCESS: Final = "access key api_keys keys_of tenants tenant"
+LEDGERS: Final = "quota usage audit"
 CHANNELS: Final = "api_channel ctl_channel look_channel"
 
 QUEUES: Final = "queue"
@@ -37,9 +44,9 @@ SCRIPTS: Final = "evalsha script|exists script|load"
 """For kombu, which keeps the bindings of its queues with scripts."""
 
 DATA: Final = (
-    "del unlink exists get set mget pexpire pttl"
+    "del unlink exists get set mget pexpire pexpireat pttl"
     " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hset hsetnx hstrlen"
-    " lpush ltrim sadd scard smembers srandmember srem xadd xrange"
+    " lpush ltrim sadd scard smembers srandmember srem xadd xlen xrange xrevrange xtrim"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscore"
 )
 KOMBU: Final = "del exists llen sadd srem smembers lpush rpop brpop blmpop zadd zrangebyscore zrem"
@@ -84,7 +91,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "api": Role(
         "the api processes",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval info",
-        writes=f"{JOBS} {FILES} {BATCHES} tasks task worker_jobs worker_orders",
+        writes=f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} tasks task worker_jobs worker_orders",
         reads="leases worker models coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
@@ -94,8 +101,8 @@ ROLES: Final[Mapping[str, Role]] = {
     "worker": Role(
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
-        writes=f"{JOBS} {WORKERS} {BATCHES} models",
-        reads=f"file files {QUEUES}",
+        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} models",
+        reads=f"file files tenants tenant {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
         prepares=True,
@@ -103,8 +110,8 @@ ROLES: Final[Mapping[str, Role]] = {
     "coordinator": Role(
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
-        writes=f"{JOBS} {FILES} {BATCHES} tasks task coordinators worker_orders",
-        reads="leases worker worker_jobs models",
+        writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} tasks task coordinators worker_orders",
+        reads="tenants tenant leases worker worker_jobs models",
         channels=CHANNELS,
         prepares=True,
     ),

@@ -15,8 +15,10 @@ key                               type     holds                                
 ``ns:delayed``                    zset     queued jobs that wait for their next attempt, by its time     (until then)
 ``ns:coalesce:<tenant>:<sum>``    string   the unfinished job that runs this request             (until it ends)
 ``ns:followers:<id>``             set      jobs that end with this one                           (until it ends)
-``ns:idem:<tenant>:<key>``        string   ``<job id> <digest of the submission>``          (TTL ``retention_s``)
-``ns:limits``                     hash     bounds and weights, see ``SetLimits`` in ``calls.py``        (for good)
+``ns:jobs:of:<tenant>``           zset     the same of one tenant, without chunks of batches                (same)
+``ns:dead:of:<tenant>``           zset     of these, dead ones, by their end                                (same)
+``ns:idem:<room>:<tenant>:<key>`` string   ``<id> <digest>`` of a job, file or batch         (TTL ``retention_s``)
+``ns:limits``                     hash     bounds of all tenants; ``by_tenant``: some have records     (for good)
 ``ns:uncounted``                  hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
 ``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
 ``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
@@ -43,6 +45,8 @@ key                               type     holds                                
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
 ``ns:files``                      zset     every file's id, by creation time                             (same)
 ``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
+``ns:files:of:<tenant>``          zset     those of one tenant                                              (same)
+``ns:files:of:<tenant>:<purpose>``  zset   of these, those of one purpose                                   (same)
 ``ns:files:expiry``               zset     files that expire, by when                                    (same)
 ``ns:files:announced``            zset     ``<id> <key>`` of files whose object is written, by when  (an hour)
 ``ns:files:trash``                set      keys of objects in storage to delete            (until they are gone)
@@ -52,12 +56,22 @@ key                               type     holds                                
 ``ns:batch:<id>:done``            hash     finished chunks: number -> ledger of committed parts     (as the record)
 ``ns:batch:<id>:lease``           string   the coordinator that drives it                          (TTL, seconds)
 ``ns:batches``                    zset     every batch's id, by creation time                 (as the records)
+``ns:batches:of:<tenant>``        zset     those of one tenant                               (as the records)
 ``ns:batches:active``             set      batches that have not ended                         (until their end)
 ``ns:batches:retire``             zset     ended batches, by when their index entries go   (until they are gone)
 ``ns:batches:parts``              zset     ended batches, by when their parts in storage go (until they are gone)
 ``ns:coordinators``               zset     what each coordinator says of itself, JSON, by its lease's end  (TTL)
 ``ns:tasks``                      zset     tasks that are not done, by when a coordinator may take them (until their end)
 ``ns:task:<kind>:<batch>``        hash     a task of the coordinators, and its answer (TTL a day; a minute from its end)
+``ns:access``                     hash     ``version`` of keys and tenants; what was taken over from settings (for good)
+``ns:key:<id>``                   hash     an API key: digests of its secrets, tenant, scopes; see ``access.lua`` (for good)
+``ns:keys``                       zset     every key's id, by creation time                         (for good)
+``ns:keys:of:<tenant>``           zset     those of one tenant                                      (for good)
+``ns:tenants``                    set      tenants with a record                                    (for good)
+``ns:tenant:<tenant>``            hash     its weight, bounds, quotas and rights, see ``tenant.lua``  (for good)
+``ns:quota:<tenant>``             hash     what it used of its quotas, see ``quota.lua``            (for good)
+``ns:usage:<yyyymmdd>``           hash     ``<tenant> <key> <model>`` -> counters of a day          (TTL 400 days)
+``ns:audit``                      stream   administrative acts                                      (by age)
 ``_kombu.binding.<queue>``        set      Celery's own                                               (for good)
 ================================  =======  ===================================================================
 
@@ -83,7 +97,9 @@ _TEMPLATES = {
     "delayed": "{ns}:delayed",
     "coalesce": "{ns}:coalesce:@1:@2",
     "followers": "{ns}:followers:@1",
-    "idem": "{ns}:idem:@1:@2",
+    "jobs_of": "{ns}:jobs:of:@1",
+    "dead_of": "{ns}:dead:of:@1",
+    "idem": "{ns}:idem:@1:@2:@3",
     "limits": "{ns}:limits",
     "uncounted": "{ns}:uncounted",
     "reaper": "{ns}:reaper",
@@ -111,6 +127,8 @@ _TEMPLATES = {
     "file": "{ns}:file:@1",
     "files": "{ns}:files",
     "files_by_purpose": "{ns}:files:purpose:@1",
+    "files_of": "{ns}:files:of:@1",
+    "files_of_purpose": "{ns}:files:of:@1:@2",
     "files_expiry": "{ns}:files:expiry",
     "files_announced": "{ns}:files:announced",
     "files_trash": "{ns}:files:trash",
@@ -120,12 +138,22 @@ _TEMPLATES = {
     "batch_done": "{ns}:batch:@1:done",
     "batch_lease": "{ns}:batch:@1:lease",
     "batches": "{ns}:batches",
+    "batches_of": "{ns}:batches:of:@1",
     "batches_active": "{ns}:batches:active",
     "batches_parts": "{ns}:batches:parts",
     "batches_retire": "{ns}:batches:retire",
     "coordinators": "{ns}:coordinators",
     "tasks": "{ns}:tasks",
     "task": "{ns}:task:@1:@2",
+    "access": "{ns}:access",
+    "key": "{ns}:key:@1",
+    "api_keys": "{ns}:keys",
+    "keys_of": "{ns}:keys:of:@1",
+    "tenants": "{ns}:tenants",
+    "tenant": "{ns}:tenant:@1",
+    "quota": "{ns}:quota:@1",
+    "usage": "{ns}:usage:@1",
+    "audit": "{ns}:audit",
     "look_channel": "{ns}:look",
     "api_channel": "{ns}:api:@1",
     "ctl_channel": "{ns}:ctl:@1",

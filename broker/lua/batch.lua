@@ -2,13 +2,13 @@
 
 -- What was made before with the same idempotency key, if that is there still. room: 'files' or 'batches'.
 local function made_before(room, key, a)
-  local known = a.idem and redis.call('GET', K.idem(room, a.idem))
+  local known = a.idem and redis.call('GET', K.idem(room, a.tenant, a.idem))
   local id, digest = string.match(known or '', '(%S+) (%S*)')
   if id and redis.call('EXISTS', key(id)) == 1 then return {kind = digest == a.digest and 'same' or 'conflict', id = id} end
 end
 
 local function note_idem(room, a)
-  if a.idem then redis.call('SET', K.idem(room, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
+  if a.idem then redis.call('SET', K.idem(room, a.tenant, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
 end
 
 define('batch_create', function(a)
@@ -28,11 +28,12 @@ define('batch_create', function(a)
   redis.call('HINCRBY', K.file(input), 'users', 1)
   local f = a.fields
   f.id, f.input_file_id, f.status, f.created, f.retry_of = id, input, 'validating', now, a.retry_of
-  f.window_ms, f.expires = a.window_ms, now + a.window_ms
+  f.tenant, f.window_ms, f.expires = a.tenant, a.window_ms, now + a.window_ms
   write(batch, f)
   redis.call('ZADD', K.batches(), exactly(now), id)
   redis.call('SADD', K.batches_active(), id)
   look(id)
+  if a.retry_of then audit_of_another(a, a.tenant, 'batch.retry', 'batch ' .. a.retry_of, {retried_as = id}) end
   return {kind = 'created', id = id}
 end)
 
@@ -43,6 +44,7 @@ define('batch_cancel', function(a)
   if to then
     redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
     look(a.batch)
+    audit_of_another(a, redis.call('HGET', batch, 'tenant'), 'batch.cancel', 'batch ' .. a.batch)
   end
   return to or status or nil
 end)
@@ -51,8 +53,9 @@ define('batch_pause', function(a)
   local batch = K.batch(a.batch)
   local status = redis.call('HGET', batch, 'status')
   if status == 'validating' or status == 'in_progress' then
-    if a.paused then redis.call('HSET', batch, 'paused', 1) else redis.call('HDEL', batch, 'paused') end
+    local changed = set_paused(batch, a.paused)
     look(a.batch)
+    if changed then audit_of_another(a, redis.call('HGET', batch, 'tenant'), a.paused and 'batch.pause' or 'batch.resume', 'batch ' .. a.batch) end
   end
   return status or nil
 end)

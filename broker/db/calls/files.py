@@ -27,6 +27,7 @@ class FileCreate(Call[FileCreated]):
 
     flags = WRITES
     id: str
+    tenant: str
     purpose: str
     size: int
     filename: str
@@ -45,6 +46,7 @@ class FileDelete(Call[str]):
 
     id: str
     only_if_expired: bool
+    by: str | None = None
 
 
 class FileOrphans(Call[list[str]]):
