@@ -28,6 +28,7 @@ _CLIENT = {
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.workers", "models", "List the models that are served now."),
+    "keys": ("penstock.cli.keys", "keys", "API keys: make, list, rotate and revoke them."),
     "health": ("penstock.cli.workers", "health", "Say whether the server can run jobs now."),
 }
 """Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""

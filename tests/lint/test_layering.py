@@ -45,8 +45,9 @@ ROOMS = {
         "jobs": FACE,
         "files": FACE,
         "batches": FACE,
+        "admin": FACE,
         "operations": FACE,
-        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations"},
+        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "admin", "operations"},
     },
     "broker": {
         "db": set(),
