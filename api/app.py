@@ -12,7 +12,9 @@ from prometheus_client import Counter
 from api.access.authenticate import Authenticate
 from api.access.scopes import KEYLESS_PATHS, require_scopes
 from api.admin import keys as admin_keys
+from api.admin import tenants as admin_tenants
 from api.admin.key_schema import KeyRequest, RotateRequest
+from api.admin.tenant_schema import TenantFields
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
@@ -50,7 +52,7 @@ TAGS = [
         "name": "batches",
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
-    {"name": "admin", "description": "API keys."},
+    {"name": "admin", "description": "API keys; tenants: their shares, bounds, rights and quotas."},
     {"name": "operations", "description": "Queues, workers, health and metrics."},
 ]
 
@@ -59,7 +61,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
-    "admin": (admin_keys,),
+    "admin": (admin_keys, admin_tenants),
     "operations": (workers, queues, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -100,7 +102,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         [
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
-            *(KeyRequest, RotateRequest),
+            *(KeyRequest, RotateRequest, TenantFields),
             workers.DrainRequest,
         ],
         keyless=KEYLESS_PATHS,

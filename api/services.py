@@ -14,7 +14,9 @@ from api.abandon import Abandoned
 from api.access.doors import Doors
 from api.access.given import GivenKeys
 from api.access.known_keys import KnownKeys
+from api.access.known_tenants import KnownTenants
 from api.access.throttle import Throttle
+from api.access.version import AccessVersion
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
@@ -29,6 +31,7 @@ from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from broker.tenants import TenantStore
 from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
@@ -87,6 +90,9 @@ class Services:
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)
+        self.tenant_store = TenantStore(self.store)
+        self.known_tenants = KnownTenants(self.tenant_store)
+        self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))

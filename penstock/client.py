@@ -22,6 +22,7 @@ from penstock.resources.files import Files
 from penstock.resources.jobs import Jobs
 from penstock.resources.keys import Keys
 from penstock.resources.pools import Pools
+from penstock.resources.tenants import Tenants
 from penstock.resources.workers import Workers
 
 
@@ -41,6 +42,7 @@ class _Client(Part[Driver]):
         self.batches = Batches(driver)
         self.files = Files(driver)
         self.keys = Keys(driver)
+        self.tenants = Tenants(driver)
 
     @property
     def base_url(self) -> str:

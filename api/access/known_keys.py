@@ -14,15 +14,13 @@ from typing import Final, TypeAlias
 import structlog
 
 from api.access.given import GivenKeys
+from api.access.version import READ_EVERY_S
 from broker.access import USED_GAP_MS, AccessStore, models_of, scopes_of
 from broker.db.calls.access import KeyFound
 from broker.db.errors import StoreUnavailableError
 from jobs.access import ApiKey, Identity
 
 log = structlog.get_logger(__name__)
-
-READ_EVERY_S: Final = 0.5
-"""Pause between two looks at the version of all keys."""
 
 FRESH_S: Final = 2.0
 """How long a process may rely on what it knows after Redis last confirmed it."""

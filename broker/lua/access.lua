@@ -22,27 +22,30 @@ define('key_create', function(a)
   if digest then return digest == a.digest end -- the client library sent the call twice
   make_key(a.id, a)
   access_changed()
+  audit(a, 'key.create', 'key ' .. a.id, {tenant = a.tenant, scopes = a.scopes})
   return true
 end)
 
 define('key_rotate', function(a)
   local key, now = K.key(a.id), now_ms()
-  local k = read(key, {'digest', 'state', 'expires'})
+  local k = read(key, {'digest', 'state', 'expires', 'tenant'})
   if not k.state then return 'gone' end
   if k.digest == a.digest then return 'rotated' end -- the client library sent the call twice
   if k.state ~= 'active' or (k.expires and tonumber(k.expires) <= now) then return 'inactive' end
   redis.call('HDEL', key, 'digest2', 'until2')
   write(key, {digest = a.digest, digest2 = a.overlap_ms > 0 and k.digest or nil, until2 = a.overlap_ms > 0 and now + a.overlap_ms or nil})
   access_changed()
+  audit(a, 'key.rotate', 'key ' .. a.id, {tenant = k.tenant, overlap_ms = a.overlap_ms})
   return 'rotated'
 end)
 
 define('key_revoke', function(a)
-  local state = redis.call('HGET', K.key(a.id), 'state')
-  if state ~= 'active' then return state ~= false end
+  local k = read(K.key(a.id), {'state', 'tenant'})
+  if k.state ~= 'active' then return k.state ~= nil end
   redis.call('HSET', K.key(a.id), 'state', 'revoked')
   redis.call('HDEL', K.key(a.id), 'digest2', 'until2')
   access_changed()
+  audit(a, 'key.revoke', 'key ' .. a.id, {tenant = k.tenant})
   return true
 end)
 
