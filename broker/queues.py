@@ -154,6 +154,8 @@ class QueueControl(JobLookups):
             "ageing_ms": int(s.ageing_s * 1000),
             "turns_in_jobs": 1 if s.turns == "jobs" else None,
             "by_tenant": 1 if s.tenants else None,
+            "usage_rows_max": s.usage_rows_max,
+            "usage_ms": s.usage_retention_days * 86_400_000,
         }
         for name, tenant in s.tenants.items():
             limits[f"max_active:{name}"] = tenant.max_active

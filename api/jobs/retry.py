@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Scope
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, identity_of
 from api.admission.accept import accept
 from api.http.asgi import json_response
 from api.http.bodies import SMALL_BYTES
@@ -71,7 +71,7 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     if spec is None:
         raise job_not_found(job_id)
     earlier = TraceContext.decode(spec.trace)
-    spec = replace(spec, idempotency_key=key, trace=None)
+    spec = replace(spec, idempotency_key=key, trace=None, key=identity_of(scope).key)
     try:
         accepted = await accept(services, spec, request_span(scope), [earlier], actor_of(scope))
     except LookupError:

@@ -46,7 +46,8 @@ class SetLimits(Call[bool]):
 
     Attributes:
         limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
-            and ``weight:NAME``, and then ``by_tenant``: 1.
+            and ``weight:NAME``, and then ``by_tenant``: 1; ``usage_rows_max``,
+            ``usage_ms``: how long a day of usage is kept.
     """
 
     limits: Mapping[str, float]
