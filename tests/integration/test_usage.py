@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from importlib import resources
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ async def tallies(store: JobStore) -> dict[tuple[str, str, str], Tally]:
     return sums
 
 
-async def running(store: JobStore, **changes: object) -> Claim:
+async def running(store: JobStore, **changes: Any) -> Claim:
     await store.accept(spec(**changes))
     claim = await take(store)
     assert claim is not None
@@ -138,7 +139,7 @@ async def test_old_days_are_folded_in_steps_and_lose_only_their_keys(store: JobS
     last = await today(store)
     old = {age: last - timedelta(days=age) for age in (62, 63, 100, 400)}
     for age, day in old.items():
-        counts = {f"t{n % 7} k{n} m {n % 3}": f"{n} 1 2 3 4 {age} 0" for n in range(1_500)}
+        counts: dict[Any, Any] = {f"t{n % 7} k{n} m {n % 3}": f"{n} 1 2 3 4 {age} 0" for n in range(1_500)}
         await store.client.hset(store.keys("usage", f"{day:%Y%m%d}"), mapping=counts)
         await store.client.pexpire(store.keys("usage", f"{day:%Y%m%d}"), 3_600_000)
     usage = UsageStore(store)
