@@ -47,6 +47,7 @@ _KEPT = (
     "tenant",
     "model",
     "sink",
+    "owner",
     "retry_of",
     "affinity",
     "coalesce",
@@ -79,6 +80,9 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached, and
     :class:`~broker.db.errors.StoreFaultError` if a function or a command of ours is wrong.
+
+    ``owner`` is the tenant that asks: another's job, or a chunk of a batch, does not exist for it. None: an admin asks, or a
+    process of ours.
 
     Args:
         on_fault: called for each fault.
@@ -161,6 +165,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             idem=spec.idempotency_key,
+            idem_tenant=spec.idempotency_tenant,
             digest=digest or None,
         )
 
@@ -193,14 +198,16 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
-    async def cancel(self, job_id: str) -> JobState | None:
+    async def cancel(self, job_id: str, *, owner: str | None = None) -> JobState | None:
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        state = await self.functions.call(calls.Cancel(id=job_id, retention_ms=self.retention_ms))
+        state = await self.functions.call(
+            calls.Cancel(id=job_id, retention_ms=self.retention_ms, owner=owner)
+        )
         return None if state is None else JobState(state)
 
-    async def watch(self, job_id: str, sink: str) -> JobState | None:
-        """Publish the job's events to the api process ``sink`` from now on. Return its state; None: no such job."""
-        state = await self.functions.call(calls.Watch(id=job_id, sink=sink))
+    async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
+        """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""
+        state = await self.functions.call(calls.Watch(id=job_id, sink=sink, owner=owner))
         return None if state is None else JobState(state)
 
     # ---- all processes -----------------------------------------------------------------------------------------

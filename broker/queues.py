@@ -73,13 +73,16 @@ class QueueControl(JobLookups):
     _settings: BrokerSettings
     retention_ms: int
 
-    async def move(self, job_id: str, lane: Lane | None = None, *, top: bool = False) -> JobState | None:
+    async def move(
+        self, job_id: str, lane: Lane | None = None, *, top: bool = False, owner: str | None = None
+    ) -> JobState | None:
         """Change a queued job's lane; with ``top`` make it the next of its lane.
 
         Returns:
-            The job's state; a job that is not queued is not moved. None: there is no such job.
+            The job's state; a job that is not queued is not moved. None: there is no such job of ``owner``.
         """
-        state = await self.functions.call(Move(id=job_id, lane=lane and lane.value, top=top or None))
+        call = Move(id=job_id, lane=lane and lane.value, top=top or None, owner=owner)
+        state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
     async def pause(self, pool: str, *, paused: bool) -> bool:

@@ -130,6 +130,12 @@ class BrokerSettings(BaseSettings):
         description="Weights and bounds by tenant, for example `[tenants.alice]` with `weight = 3` in `penstock.toml`.",
     )
 
+    shared_prefix_cache: bool = Field(
+        default=False,
+        description="Let tenants share the engines' prefix caches. Common prompts are then computed once, but by its time "
+        "to the first token a tenant can find out what another asked. False: each tenant has its own `cache_salt`.",
+    )
+
     def tenant(self, name: str) -> TenantSettings:
         """Return a tenant's weight and bounds; those of all tenants if it has none of its own."""
         own = self.tenants.get(name, TenantSettings())

@@ -65,8 +65,16 @@ class Identity:
         return self.admin or scope in self.scopes
 
 
+NOBODY: Final = Identity("", frozenset())
+"""A caller without a key, where keys are required."""
+
 KEYLESS: Final = Identity(DEFAULT_TENANT, frozenset(Scope))
 """Everybody, where no keys are required."""
+
+
+def owns(owner: str | None, tenant: str | None) -> bool:
+    """Whether a caller may reach an object of ``tenant`` (None: it has none). ``owner``: see :attr:`Identity.owner`."""
+    return owner is None or owner == tenant
 
 
 @dataclass(frozen=True, slots=True)

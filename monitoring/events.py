@@ -18,6 +18,7 @@ EVENTS = {
     "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
+    "batch_cancel_asked": "A caller asked to cancel a batch.",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
     "retried.",
     "batch_hold_not_noted": "The reason why a batch is on hold could not be written into its record, as Redis is "
@@ -87,6 +88,8 @@ EVENTS = {
     "engine_priority_without_effect": "The engine ignores or refuses priorities, so calls wait behind the bulk that it "
     "holds; `advice` says what to do.",
     "engine_ready": "The engine has loaded its model.",
+    "engine_salt_refused": "The server behind the engine refuses `cache_salt`: requests are sent without one, so tenants "
+    "share its prefix cache.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
@@ -169,6 +172,7 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
+    "tenants_indexed": "The lists of each tenant's jobs, files and batches were made, for the first time on this Redis.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

@@ -13,7 +13,7 @@ from api.access.identity import put_identity
 from api.access.scopes import KEYLESS_PATHS
 from api.http.asgi import header
 from api.http.errors import ApiError
-from jobs.access import Identity
+from jobs.access import NOBODY, Identity
 from jobs.access import Scope as Right
 
 
@@ -29,19 +29,17 @@ class Authenticate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, or answer 401."""
         path = scope.get("path", "")
-        if (
-            self._tenants
-            and scope["type"] == "http"
-            and path.startswith("/v1/")
-            and path not in KEYLESS_PATHS
-        ):
+        if self._tenants and scope["type"] == "http":
             tenant = self._tenants.get(_digest(_bearer(scope)))
-            if tenant is None:
+            if tenant is not None:
+                put_identity(scope, Identity(tenant, frozenset(Right) - {Right.ADMIN}))
+            elif path.startswith("/v1/") and path not in KEYLESS_PATHS:
                 refusal = _refusal(scope)
                 self._count.labels(refusal.code).inc()
                 await refusal.response()(scope, receive, send)
                 return
-            put_identity(scope, Identity(tenant, frozenset(Right)))
+            else:
+                put_identity(scope, NOBODY)
         await self._app(scope, receive, send)
 
 

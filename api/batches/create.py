@@ -30,13 +30,23 @@ _PAIRS, _KEY, _VALUE = 16, 64, 512
 
 
 async def create_batch(
-    services: Services, body: dict[str, Any], key: str | None, tenant: str, trace: str | None
+    services: Services,
+    body: dict[str, Any],
+    key: str | None,
+    *,
+    tenant: str,
+    owner: str | None,
+    trace: str | None,
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
+    Args:
+        tenant: whose batch it is.
+        owner: the tenant whose file it may be of; None: an admin asks, so any tenant's.
+
     Raises:
         ApiError: 400, naming the parameter.
-        NoInputFileError: there is no such file, or it has another purpose.
+        NoInputFileError: there is no such file for ``owner``, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
     unknown = min(body.keys() - _KNOWN, default=None)
@@ -53,7 +63,9 @@ async def create_batch(
         raise _wrong(str(error), "completion_window") from None
     if not is_file_id(file_id):
         raise NoInputFileError(file_id[:64], None)
-    file = await services.files.get(file_id)  # None: a batch of this key may be there all the same
+    file = await services.files.get(
+        file_id, owner=owner
+    )  # None: a batch of this key may be there all the same
     spec = BatchSpec(
         id=services.new_id(BATCH_PREFIX),
         input_file_id=file_id,
@@ -63,6 +75,7 @@ async def create_batch(
         window_ms=window_ms,
         priority=_priority(body),
         tenant=tenant,
+        owner=owner,
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),
         idempotency_key=key,

@@ -61,6 +61,10 @@ end
 
 local function number(text) return tonumber(text or nil) end
 
+-- Whether the caller may reach an object of this tenant. a.owner: the tenant that asks; nil: an admin, or a process of ours. Records without
+-- a tenant are older than tenants. Another's object is answered as one that does not exist.
+local function owns(a, tenant) return not a.owner or a.owner == (tenant or 'default') end
+
 -- The last sequence numbers of an attempt: its end, and its return to the queue.
 local SEQ_END = '4294967295'
 local SEQ_BACK = '4294967294'

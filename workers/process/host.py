@@ -181,7 +181,11 @@ class EngineHost:
         self._metrics.bulk_pace.set_function(lambda: pace.rate)
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
         rows = RowRunner(
-            self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
+            self.engine,
+            RetryPolicy(s.retry_base_s, s.retry_max_s),
+            s.max_result_bytes,
+            self._tracer,
+            share_prefixes=s.shared_prefix_cache,
         )
         chunks = ChunkRunner(
             rows,
@@ -201,6 +205,7 @@ class EngineHost:
             metrics=self._metrics,
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
+            share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
             die=self.ending.die,
