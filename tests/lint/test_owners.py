@@ -1,4 +1,4 @@
-"""Whatever a client may name is reached with its owner: in the functions of Redis, and in each read and change by the api."""
+"""Whatever a client may name is reached with its owner: in the functions of Redis, and in every use by the api."""
 
 from __future__ import annotations
 
