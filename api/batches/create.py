@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from api.admission.rights import check_lane
 from api.http.errors import ApiError, invalid
 from api.http.expiry import expires_after_s
 from api.services import Services
@@ -45,7 +46,7 @@ async def create_batch(
         owner: the tenant whose file it may be of; None: an admin asks, so any tenant's.
 
     Raises:
-        ApiError: 400, naming the parameter.
+        ApiError: 400, naming the parameter; 403, the tenant may not use the lane.
         NoInputFileError: there is no such file for ``owner``, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
@@ -63,9 +64,10 @@ async def create_batch(
         raise _wrong(str(error), "completion_window") from None
     if not is_file_id(file_id):
         raise NoInputFileError(file_id[:64], None)
-    file = await services.files.get(
-        file_id, owner=owner
-    )  # None: a batch of this key may be there all the same
+    priority = _priority(body)
+    await check_lane(services, tenant, priority)
+    # None: a batch of this key may be there all the same.
+    file = await services.files.get(file_id, owner=owner)
     spec = BatchSpec(
         id=services.new_id(BATCH_PREFIX),
         input_file_id=file_id,
@@ -73,7 +75,7 @@ async def create_batch(
         endpoint=endpoint,
         window=window,
         window_ms=window_ms,
-        priority=_priority(body),
+        priority=priority,
         tenant=tenant,
         owner=owner,
         metadata=_metadata(body),

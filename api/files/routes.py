@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.access.identity import owner_of
+from api.access.identity import actor_of, owner_of
 from api.files.content import FileContent
 from api.files.create import CreateFile
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
@@ -83,7 +83,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def delete_file(file_id: str, request: Request) -> Response:
         """Refused while a batch that has not ended reads the file."""
-        owner = owner_of(request.scope)
-        if not is_file_id(file_id) or not await services.files.delete(file_id, owner=owner):
+        owner, by = owner_of(request.scope), actor_of(request.scope)
+        if not is_file_id(file_id) or not await services.files.delete(file_id, owner=owner, by=by):
             raise file_not_found(file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})

@@ -7,7 +7,8 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 
-from api.access.identity import owner_of
+from api.access.identity import actor_of, identity_of, owner_of
+from api.admission.rights import check_lane
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.errors import ApiError, invalid
@@ -70,7 +71,8 @@ def register(router: APIRouter, services: Services) -> None:
     async def cancel_job(job_id: str, request: Request) -> Response:
         """A queued job ends at once, a running one within a second. A finished one does not change."""
         owner = owner_of(request.scope)
-        state = await services.store.cancel(checked_id(job_id), owner=owner)
+        by = actor_of(request.scope)
+        state = await services.store.cancel(checked_id(job_id), owner=owner, by=by)
         if state is None:
             raise job_not_found(job_id)
         log.info("cancel_asked", job_id=job_id, state=state.value, tenant=asked_by(request.scope))
@@ -161,7 +163,10 @@ def _register_change(router: APIRouter, services: Services) -> None:
         current = await services.store.get(checked_id(job_id), owner=owner)
         if current is not None and current.lane is Lane.REALTIME:
             raise invalid(f"{job_id} belongs to a synchronous call, which cannot be moved", "job_id")
-        state = await services.store.move(job_id, lane, top=change.top, owner=owner)
+        if current is not None and lane is not None and not identity_of(request.scope).admin:
+            await check_lane(services, current.tenant, lane)
+        by = actor_of(request.scope)
+        state = await services.store.move(job_id, lane, top=change.top, owner=owner, by=by)
         if state is None:
             raise job_not_found(job_id)
         if state is not JobState.QUEUED:

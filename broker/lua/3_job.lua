@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -63,6 +63,7 @@ local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or
 -- result. Else each runs in its own turn; those that wait for this one no longer do. spent: tokens that a running job used; nil: none.
 local function end_job(id, j, to, retention, f, result, spent)
   end_one(id, j, to, retention, f, result)
+  if j.reserved then settle_quota(j, spent or to == 'succeeded' and tonumber(j.reserved) or 0) end
   if j.state == 'running' and j.cost then charge(j.pool, j.lane, j.tenant, (spent or 0) - tonumber(j.cost)) end
   if not j.coalesce then return end
   local key = K.coalesce(j.tenant, j.coalesce)
@@ -138,10 +139,14 @@ local function stop_job(id, event, retention)
 end
 
 define('cancel', function(a)
-  local s = read(K.job(a.id), {'state', 'tenant', 'batch'})
-  if not owns_job(a, s) then return nil end
-  if a.if_queued and s.state ~= 'queued' then return s.state end
-  return stop_job(a.id, ON.cancel, a.retention_ms)
+  local before = a.by or a.owner
+  before = before and read(K.job(a.id), {'state', 'tenant', 'batch', 'cancel'})
+  if before and not owns_job(a, before) then return nil end
+  local state = stop_job(a.id, ON.cancel, a.retention_ms)
+  if before and ON.cancel[before.state] and not before.cancel then
+    audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
+  end
+  return state
 end)
 
 define('watch', function(a)
@@ -175,5 +180,6 @@ define('move', function(a)
     count_attached(j.pool, lane, j.tenant, 1)
   end
   redis.call('HSET', K.job(a.id), 'lane', lane, 'back', exactly(now_ms()))
+  audit_of_another(a, j.tenant, 'job.move', 'job ' .. a.id, {from = j.lane, to = lane, top = a.top})
   return 'queued'
 end)

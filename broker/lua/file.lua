@@ -34,6 +34,7 @@ define('file_delete', function(a)
     redis.call('ZREM', index, id)
   end
   redis.call('DEL', K.file(id))
+  audit_of_another(a, f.tenant, 'file.delete', 'file ' .. id)
   return 'deleted'
 end)
 

@@ -46,6 +46,7 @@ class BatchCreate(Call[BatchCreated]):
     idem: str | None = None
     retry_of: str | None = None
     owner: str | None = None
+    by: str | None = None
 
 
 class BatchCancel(Call[str | None]):
@@ -56,6 +57,7 @@ class BatchCancel(Call[str | None]):
 
     batch: str
     owner: str | None = None
+    by: str | None = None
 
 
 class BatchPause(Call[str | None]):
@@ -67,6 +69,7 @@ class BatchPause(Call[str | None]):
     batch: str
     paused: bool
     owner: str | None = None
+    by: str | None = None
 
 
 class BatchHold(Call[bool]):
