@@ -66,11 +66,11 @@ class Identity:
         return self.admin or scope in self.scopes
 
 
-NOBODY: Final = Identity("", frozenset())
-"""A caller without a key, where keys are required."""
-
 KEYLESS: Final = Identity(DEFAULT_TENANT, frozenset(Scope))
 """Everybody, where no keys are required."""
+
+NOBODY: Final = Identity("", frozenset())
+"""A caller without a key, where keys are required: of the paths that need none."""
 
 
 def owns(owner: str | None, tenant: str | None) -> bool:
