@@ -38,6 +38,9 @@ OURS = {
 }
 """Calls that need neither: why."""
 
+ADMINS = {"broker.db.calls.access"}
+"""Modules of calls about API keys: their routes need the scope admin, see ``api/access/scopes.py``."""
+
 STORES: dict[str, Any] = {
     "store": JobStore,
     "files": FileStore,
@@ -78,7 +81,9 @@ class Use(NamedTuple):
 
 
 def calls() -> list[type[Call[Any]]]:
-    return [call for call in functions() if NAMES & {*call.__struct_fields__}]
+    return [
+        call for call in functions() if NAMES & {*call.__struct_fields__} and call.__module__ not in ADMINS
+    ]
 
 
 def uses() -> Iterator[Use]:
