@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def server(base: BrokerSettings, files_url: str) -> ApiServer:
     )
 
 
-async def bearer(store: JobStore, tenant: str, scopes: Iterable[Scope] = TENANT_SCOPES) -> dict[str, str]:
+async def bearer(store: JobStore, tenant: str, scopes: Collection[Scope] = TENANT_SCOPES) -> dict[str, str]:
     """Make a key; return the header that it goes into."""
     key = ApiKey.new()
     await AccessStore(store).create(key, PEPPER.encode(), tenant=tenant, scopes=scopes, name="a test's")
