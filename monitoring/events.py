@@ -104,6 +104,9 @@ EVENTS = {
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
     "hub_waits_for_redis": "The api serves requests, but cannot follow jobs yet, as Redis is unreachable.",
+    "issuer_keys": "An api has new public keys of the OIDC issuer.",
+    "issuer_unavailable": "The OIDC issuer's public keys could not be fetched; those at hand are used for "
+    "`oidc_max_stale_s`.",
     "job_accepted": "A job is queued, and on disk.",
     "job_claimed": "A worker started an attempt.",
     "job_crashed": "The code that runs jobs failed because of a bug in Penstock; the line has the traceback.",

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import tenant_of
+from api.access.identity import identity_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import header, until_hangup
@@ -62,6 +62,7 @@ class OpenAICall:
             lane=Lane.REALTIME,
             live=True,
             coalesce=_wants_coalescing(scope),
+            models=identity_of(scope).models,
             tenant=tenant_of(scope),
             expires_in_ms=self._life_ms,
             queue_timeout_ms=self._queue_ms,
