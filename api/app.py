@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
 from api.admin.key_schema import KeyRequest, RotateRequest
@@ -33,7 +34,7 @@ from api.middleware.metrics import UNMATCHED, RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
-from api.operations import docs, health, home, queues, targets, workers
+from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
 from jobs.endpoints import STREAMING
@@ -52,8 +53,11 @@ TAGS = [
         "name": "batches",
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
-    {"name": "admin", "description": "API keys; tenants: their shares, bounds, rights and quotas."},
-    {"name": "operations", "description": "Queues, workers, health and metrics."},
+    {
+        "name": "admin",
+        "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
+    },
+    {"name": "operations", "description": "Queues, workers, usage, health and metrics."},
 ]
 
 # The OpenAI routes come first: the router tries one after the other.
@@ -61,8 +65,8 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
-    "admin": (admin_keys, admin_tenants),
-    "operations": (workers, queues, targets, health, home, docs),
+    "admin": (admin_keys, admin_tenants, admin_audit),
+    "operations": (workers, queues, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 

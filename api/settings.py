@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from api.http.addresses import is_loopback, is_safe_url
 from broker.settings import BrokerSettings, Seconds, TenantName
-from broker.sources import PAIRS, CommaList, check_sendable, named
+from broker.sources import JSON_TABLE, PAIRS, CommaList, check_sendable, named
 
 _PEPPER_BYTES = 16
 
 
 class NoPepperStartError(Exception):
     """The api requires keys, but there is no pepper for them. The message says what to do."""
+
+
+class Price(BaseModel):
+    """What a model costs: per million tokens, and per hour of device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: float = Field(0.0, ge=0, description="A million prompt tokens.")
+    cached: float | None = Field(
+        None, ge=0, description="A million prompt tokens that a cache held; default: as `prompt`."
+    )
+    completion: float = Field(0.0, ge=0, description="A million completion tokens.")
+    gpu_hour: float = Field(0.0, ge=0, description="An hour of device.")
 
 
 class ApiSettings(BrokerSettings):
@@ -128,6 +141,12 @@ class ApiSettings(BrokerSettings):
         default=False,
         description="Require an API key for every call of `/v1`. An api that other machines reach, or that has `api_keys` "
         "or an `oidc_issuer`, requires them anyway; see `without_keys`.",
+    )
+    prices: Annotated[dict[str, Price], JSON_TABLE] = Field(
+        {},
+        description="Prices by model, for the costs in `GET /v1/usage`, in the currency of your choice: for example"
+        ' `[prices."Qwen/Qwen2.5-7B-Instruct"]` with `prompt = 0.1`, `cached = 0.05`, `completion = 0.4` (a million tokens)'
+        " and `gpu_hour = 2.5` in `penstock.toml`. Default: no costs.",
     )
     without_keys: bool = Field(
         default=False,

@@ -68,6 +68,8 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("PUT", "/v1/admin/tenants/{name}"): _ADMIN,
     ("PATCH", "/v1/admin/tenants/{name}"): _ADMIN,
     ("DELETE", "/v1/admin/tenants/{name}"): _ADMIN,
+    ("GET", "/v1/usage"): _READ,
+    ("GET", "/v1/admin/audit"): _ADMIN,
     ("GET", "/v1/queues"): _READ,
     ("POST", "/v1/queues/{pool}/{action}"): _ADMIN,
     ("DELETE", "/v1/queues/{pool}/{lane}"): _ADMIN,

@@ -88,7 +88,7 @@ class Jobs:
         job, stored = await self._look(job_id, wait_s, receive)
         await _show(job, stored, job_id, send, 200, headers)
 
-    async def _spec(self, body: Body, key: str | None, sink: str | None, caller: Identity) -> JobSpec:
+    async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
         return await admit(
             self._services,
@@ -101,8 +101,9 @@ class Jobs:
             placement=None if request.placement is None else request.placement.placement(),
             affinity_key=request.affinity_key,
             coalesce=request.coalesce,
-            models=caller.models,
-            tenant=caller.tenant,
+            tenant=identity.tenant,
+            key=identity.key,
+            models=identity.models,
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),

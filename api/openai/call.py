@@ -64,6 +64,7 @@ class OpenAICall:
             coalesce=_wants_coalescing(scope),
             models=identity_of(scope).models,
             tenant=tenant_of(scope),
+            key=identity_of(scope).key,
             expires_in_ms=self._life_ms,
             queue_timeout_ms=self._queue_ms,
             sink=services.process,
