@@ -135,7 +135,7 @@ class ApiSettings(BrokerSettings):
     api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys of an earlier version, by the name of their tenant. Redis takes them over once, with every "
-        "scope but `admin`; later changes of this setting have no effect.",
+        "scope but `admin`; later changes of this setting have no effect. Use `penstock keys create`.",
     )
     require_keys: bool = Field(
         default=False,

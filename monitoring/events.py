@@ -12,12 +12,12 @@ EVENTS = {
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
-    "make keys in Redis, and remove the setting.",
+    "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
-    "there.",
+    "with `penstock keys revoke`.",
     "api_keys_taken_over": "Redis has taken over the keys of the setting `api_keys`, with every scope but `admin`, and they "
     "stay valid until they are revoked. Set `require_keys`, remove the setting, and make an operator's key with "
-    "the scope `admin`.",
+    "`penstock keys create --scopes admin`.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
