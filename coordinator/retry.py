@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from broker.batches import BatchSpec
+from broker.db.errors import OverQuotaError
 from broker.files import FileRole
 from coordinator.context import Context
 from jobs.batch_keys import file_key
@@ -47,6 +48,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
 
     Raises:
         FileGoneError: the input or the error file was deleted or has expired.
+        OverQuotaError: the tenant has as many open batches as it may.
         StorageError: storage fails.
     """
     if batch.retried_as is not None and await context.batches.get(batch.retried_as) is not None:
@@ -58,7 +60,11 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     failpoints.hit("coordinator.before_child")
     kept: dict[str, Any] = {name: getattr(batch, name) for name in _KEPT}
     spec = BatchSpec(args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], **kept)
-    child, _ = await context.batches.create(spec)
+    try:
+        child, _ = await context.batches.create(spec)
+    except OverQuotaError:
+        await context.files.delete(file.id)
+        raise
     if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)
     return {"id": child.id}

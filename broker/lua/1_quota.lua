@@ -97,7 +97,19 @@ local function use_for_rows(tenant, tokens)
   write(K.quota(tenant), f)
 end
 
+-- Count what a tenant has in all: 'bytes' of its files, 'batches' that have not ended. most: by the tenant's quota of that name it may have
+-- no more. Returns the refusal; nil: it is counted.
+local function count_held(tenant, what, by, most)
+  local limit_to = most and limit_of(tenant, most)
+  if limit_to and (number(redis.call('HGET', K.quota(tenant), what)) or 0) + by > limit_to then
+    return {kind = 'over_quota', id = '', most = limit_to}
+  end
+  redis.call('HINCRBY', K.quota(tenant), what, exactly(by))
+end
+
 -- Why a tenant's batches wait; nil: they may run.
+local WAITS = {quota = true, tenant_suspended = true}
+
 local function batch_waits_for(tenant)
   local t = tenant_record(tenant)
   if t.state == 'suspended' then return 'tenant_suspended' end

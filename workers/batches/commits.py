@@ -185,9 +185,11 @@ class Committer:
             Counts(completed=int(row.kind == "ok"), failed=int(row.kind == "err")) for row in self._writing
         ]
         new = add([*rows, *(row.usage for row in self._writing)])
+        ran = [row.usage for row in self._writing if not row.shared]
+        used = sum(usage.input_tokens + usage.output_tokens for usage in ran)
         while True:
             try:
-                return await self._chunks.commit(self._spec, self._claim, self._writer, last, new)
+                return await self._chunks.commit(self._spec, self._claim, self._writer, last, new, used)
             except StoreUnavailableError as error:
                 log.warning("commit_delayed", batch=self._spec.batch, error=str(error))
                 await asyncio.sleep(_RETRY_S)
