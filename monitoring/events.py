@@ -91,6 +91,8 @@ EVENTS = {
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
+    "event_unreadable": "An event of a job is encrypted and cannot be read: this process lacks the key, or the event was "
+    "changed. Its reader gets the error.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
@@ -149,6 +151,8 @@ EVENTS = {
     "kind.",
     "request_refused": "A request was answered with a status of 400 to 499. 429 is logged at level info, at most "
     "once a second; all others at level debug.",
+    "request_unreadable": "A worker cannot decrypt a job's request: it lacks the key (the job is tried again, maybe "
+    "elsewhere), or the request was changed (the job fails).",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
     "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "

@@ -32,6 +32,7 @@ define('file_delete', function(a)
   for _, index in ipairs({K.files(), K.files_by_purpose(f.purpose), K.files_expiry()}) do redis.call('ZREM', index, id) end
   redis.call('DEL', K.file(id))
   if f.counted then count_held(f.tenant, 'bytes', -f.bytes) end
+  audit_of_another(a, f.tenant, 'file.delete', 'file ' .. id)
   return 'deleted'
 end)
 

@@ -28,7 +28,10 @@ end
 
 define('tenant_set', function(a)
   local changed = set_tenant(a.tenant, a.fields)
-  if changed then tenants_changed(a.tenant) end
+  if changed then
+    tenants_changed(a.tenant)
+    audit(a, 'tenant.set', 'tenant ' .. a.tenant, a.fields)
+  end
   return changed
 end)
 
@@ -36,7 +39,10 @@ define('tenant_reset', function(a)
   local known = redis.call('SREM', K.tenants(), a.tenant) == 1
   redis.call('DEL', K.tenant(a.tenant))
   if redis.call('EXISTS', K.tenants()) == 0 then redis.call('HDEL', K.limits(), 'by_tenant') end
-  if known then tenants_changed(a.tenant) end
+  if known then
+    tenants_changed(a.tenant)
+    audit(a, 'tenant.reset', 'tenant ' .. a.tenant)
+  end
   return known
 end)
 

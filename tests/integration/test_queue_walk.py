@@ -130,7 +130,7 @@ class Walk:
         assert len(answer.jobs) <= call.room
         assert sum(job.lane == Lane.BULK for job in answer.jobs) <= call.bulk_room
         assert sum(job.kills > 0 for job in answer.jobs) <= call.suspects
-        self.claims += [(claim, worker) for claim in claims_of(answer, blobs)]
+        self.claims += [(claim, worker) for claim in claims_of(answer, blobs, self.store.sealer)]
 
     async def finish(self) -> None:
         for claim, worker in self.drawn():

@@ -11,6 +11,7 @@ from broker.db.errors import QueueFullError
 from broker.jobs import JobStore
 from broker.settings import TenantSettings
 from broker.tenants import TenantStore
+from jobs.access import Actor
 from jobs.lanes import Lane
 from jobs.tenants import Tenant, TenantState
 from tests.integration.test_fair_queue import alive, spec, take
@@ -55,6 +56,19 @@ async def test_a_record_comes_back_as_it_was_put(tenants: TenantStore, store: Jo
     assert await version(store) == 2
     assert not await tenants.reset("acme")
     assert await store.client.hget(store.keys("limits"), "by_tenant") is None
+
+
+async def test_changes_are_in_the_audit_stream(tenants: TenantStore, store: JobStore) -> None:
+    by = Actor("key", "boss", "10.0.0.1")
+    for _ in range(2):  # the second changes nothing
+        await tenants.change("acme", {"weight": 2}, by)
+    for _ in range(2):
+        await tenants.reset("acme", by)
+    acts = await store.client.xrange(store.keys("audit"))
+    assert [(act["what"], act["on"], Actor.decode(act["by"])) for _, act in acts] == [
+        ("tenant.set", "tenant acme", by),
+        ("tenant.reset", "tenant acme", by),
+    ]
 
 
 async def test_a_change_leaves_the_other_fields(tenants: TenantStore) -> None:
