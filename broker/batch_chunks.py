@@ -63,14 +63,26 @@ class ChunkStore(StorePart):
         return None if reply is None else Go(reply)
 
     async def commit(
-        self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts, used: int
+        self,
+        spec: ChunkSpec,
+        claim: Claim,
+        writer: int,
+        last: int,
+        new: Counts,
+        used: Counts | None = None,
+        device_us: int | None = None,
     ) -> Go:
-        """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part.
+        """Count the rows of a writer's parts in storage since the last commit.
 
         Args:
-            used: tokens of the rows that ran: identical ones share a run.
+            last: the latest part.
+            new: the rows and their tokens.
+            used: the same, without the tokens of rows that shared a run; None: none did.
+            device_us: microseconds of device that they took; None: not known.
         """
-        call = ChunkCommit(*_owner(spec, claim), writer=writer, last=last, new=new, used=used)
+        call = ChunkCommit(
+            *_owner(spec, claim), writer=writer, last=last, new=new, used=used, device_us=device_us
+        )
         return Go(await self._call(call))
 
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from broker.db.calls.tenants import TenantImport, TenantReset, TenantSet
 from broker.jobs import StorePart
 from broker.settings import TenantSettings
-from jobs.access import Actor
+from jobs.access import Actor, encoded
 from jobs.lanes import Lane
 from jobs.tenants import QuotaUse, Tenant, TenantState
 
@@ -62,7 +62,7 @@ class TenantStore(StorePart):
         fields = {_STORED.get(field, field): _text(value) for field, value in changes.items()}
         if fields.get("state") == "":
             fields["state"] = TenantState.ACTIVE.value
-        return await self._call(TenantSet(name, fields, by and by.encode()))
+        return await self._call(TenantSet(name, fields, encoded(by)))
 
     async def put(self, tenant: Tenant, by: Actor | None = None) -> bool:
         """Replace a tenant's record. Returns whether that changed anything."""
@@ -70,7 +70,7 @@ class TenantStore(StorePart):
 
     async def reset(self, name: str, by: Actor | None = None) -> bool:
         """Delete a tenant's record: it has the defaults again. Returns whether there was one."""
-        return await self._call(TenantReset(name, by and by.encode()))
+        return await self._call(TenantReset(name, encoded(by)))
 
     async def used(self, name: str) -> QuotaUse:
         """Read what a tenant has used of its quotas."""

@@ -60,9 +60,12 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     await context.files.create(file, expires_after_ms=args["keep_ms"])
     failpoints.hit("coordinator.before_child")
     kept: dict[str, Any] = {name: getattr(batch, name) for name in _KEPT}
-    spec = BatchSpec(args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], **kept)
+    by = Actor.decode(args["by"])
+    spec = BatchSpec(
+        args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], key=by.key, **kept
+    )
     try:
-        child, _ = await context.batches.create(spec, by=Actor.decode(args["by"]))
+        child, _ = await context.batches.create(spec, by=by)
     except OverQuotaError:
         await context.files.delete(file.id)
         raise

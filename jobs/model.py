@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Placement
@@ -35,6 +36,8 @@ class JobSpec:
         timeout_ms: run time of one attempt, after which it fails with ``timeout``; None: no limit.
         retry_of: the finished job that this one retries.
         idempotency_key: a client's key for this submission; None: every submission is a new job.
+        idempotency_tenant: whose key that is; None: the job's tenant's.
+        owner: the tenant that submits it, whose jobs alone it may name; None: an admin, or a process of ours.
         sink: id of the api process that wants this job's events; None: no process does.
         affinity: names the prefix that it shares with other jobs, which one worker should run; None: no prefix.
         coalesce: digest of a deterministic request, which an identical one under way may answer; None: never.
@@ -43,6 +46,7 @@ class JobSpec:
         prompt_tokens: of its prompt; None: to be estimated from the length of the body.
         max_tokens: the most that each answer may have; None: it does not say.
         answers: how many answers it generates: choices, or rows of a chunk.
+        key: id of the API key that its use is counted to; None: no key was required.
     """
 
     id: str
@@ -60,6 +64,8 @@ class JobSpec:
     timeout_ms: int | None = None
     retry_of: str | None = None
     idempotency_key: str | None = None
+    idempotency_tenant: str | None = None
+    owner: str | None = None
     sink: str | None = None
     affinity: str | None = None
     coalesce: str | None = None
@@ -68,15 +74,17 @@ class JobSpec:
     prompt_tokens: int | None = None
     max_tokens: int | None = None
     answers: int = 1
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Exact token counts, as the engine reported them."""
+    """Exact token counts, as the engine reported them. ``cached_tokens``: those of the prompt that a cache held."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +225,11 @@ class Job:
     cancel_requested: bool = False
     trace: str | None = None
     history: tuple[Attempt, ...] = ()
+
+    def is_of(self, owner: str | None) -> bool:
+        """Whether a caller may reach this job; chunks are their batch's, and no tenant's.
+
+        Args:
+            owner: the tenant that asks; None: an admin, or a process of ours.
+        """
+        return owner is None or (owner == self.tenant and self.endpoint != CHUNK_ENDPOINT)

@@ -87,7 +87,7 @@ class Chunk:
 
     async def commit(self, claim: Claim, part: int, rows: int, failed: int = 0) -> Go:
         new = Counts(completed=rows, failed=failed, input_tokens=2 * rows, output_tokens=3 * rows)
-        return await self.chunks.commit(self.spec, claim, self.writers[claim], part, new, 5 * rows)
+        return await self.chunks.commit(self.spec, claim, self.writers[claim], part, new)
 
     async def counts(self) -> Counts:
         batch = await self.batches.get(self.id)
