@@ -35,10 +35,6 @@ class TenantStore(StorePart):
         """Read a tenant; one without a record has the defaults."""
         return _tenant(name, await self._execute(self._client.hgetall(self._keys("tenant", name))))
 
-    async def known(self, name: str) -> bool:
-        """Whether a tenant has a record."""
-        return bool(await self._execute(self._client.exists(self._keys("tenant", name))))
-
     async def names(self) -> list[str]:
         """Return the names of all tenants with a record, in their order."""
         return sorted(await self._execute(self._client.smembers(self._keys("tenants"))))

@@ -42,9 +42,9 @@ async def test_a_job_whose_worker_is_killed_settles_once(
     await ready("w2", **QUICK)
     job = await job_ended(store, job_id)
     assert isinstance(job.phase, Succeeded)
-    assert job.usage is not None
+    assert job.phase.usage is not None
     assert [attempt.reason for attempt in job.history] == [FailureCode.WORKER_LOST]
-    assert (await tenants.used("default")).tokens_today == job.usage.total_tokens
+    assert (await tenants.used("default")).tokens_today == job.phase.usage.total_tokens
 
 
 async def test_rows_of_a_batch_whose_worker_is_killed_count_once(
