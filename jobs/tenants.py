@@ -58,7 +58,7 @@ class QuotaUse:
     """What a tenant has used of its quotas.
 
     Attributes:
-        tokens_today: counted while it has a quota of requests or tokens.
+        tokens_today: counted while it has a quota of tokens a day.
         stored_bytes: of its files.
         open_batches: its batches that have not ended.
     """
