@@ -45,7 +45,7 @@ def register(router: APIRouter, services: Services) -> None:
         name="create_batch",
         summary="Create a batch",
         description="Answered with status `validating`; its rows are checked and run after that.",
-        responses=answers(BatchObject, 400, 403, 409, 413, 503),
+        responses=answers(BatchObject, 400, 403, 409, 413, 429, 503),
         openapi_extra={"requestBody": CREATE_BODY, "parameters": [key_parameter("batch")]},
     )
 
