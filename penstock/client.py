@@ -20,6 +20,7 @@ from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
 from penstock.resources.jobs import Jobs
+from penstock.resources.keys import Keys
 from penstock.resources.ledgers import Audit, Usage
 from penstock.resources.pools import Pools
 from penstock.resources.tenants import Tenants
@@ -41,6 +42,7 @@ class _Client(Part[Driver]):
         self.dead = Dead(driver)
         self.batches = Batches(driver)
         self.files = Files(driver)
+        self.keys = Keys(driver)
         self.tenants = Tenants(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)

@@ -31,6 +31,7 @@ _CLIENT = {
     "audit": ("penstock.cli.ledgers", "audit", "List administrative acts."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.workers", "models", "List the models that are served now."),
+    "keys": ("penstock.cli.keys", "keys", "API keys: make, list, rotate and revoke them."),
     "health": ("penstock.cli.workers", "health", "Say whether the server can run jobs now."),
 }
 """Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""
