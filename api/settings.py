@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from broker.settings import BrokerSettings, Seconds, TenantName
 from broker.sources import PAIRS, CommaList, check_sendable, named
@@ -25,7 +26,37 @@ def is_loopback(host: str) -> bool:
         return False  # a name, or every address
 
 
-class ApiSettings(BrokerSettings):
+class TlsSettings(BrokerSettings):
+    """TLS of the api."""
+
+    tls_cert_file: Path | None = Field(
+        None,
+        description="PEM file with the api's certificate and its chain; then it serves https, from TLS 1.2 on. Changed files"
+        " are read within seconds. Default: plain http.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file with its private key, without a password. Default: in `tls_cert_file`."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities whose certificates clients must show (mutual TLS), for `/health` and"
+        " `/metrics` too. Default: clients need none.",
+    )
+
+    @field_validator("tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _needs_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert_file") is None:
+            raise ValueError("there is no tls_cert_file; name the certificate too")
+        return path
+
+    @property
+    def scheme(self) -> str:
+        """What an address of the api begins with."""
+        return "http" if self.tls_cert_file is None else "https"
+
+
+class ApiSettings(TlsSettings):
     """Where the api listens, and the bounds it puts on requests."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")

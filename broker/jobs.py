@@ -53,6 +53,7 @@ _KEPT = (
     "coalesce",
     "expires_in_ms",
     "queue_timeout_ms",
+    "keep_ms",
 )
 """The fields of a submission that the function gets as they are."""
 
@@ -165,6 +166,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
+            once=spec.once or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             idem=spec.idempotency_key,
             digest=digest or None,
@@ -203,6 +205,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
         state = await self.functions.call(calls.Cancel(id=job_id, retention_ms=self.retention_ms))
         return None if state is None else JobState(state)
+
+    async def drop_bodies(self, job_id: str, tenant: str) -> bool:
+        """Drop the bodies of an ended job whose result its owner has fetched, if it is kept for that alone.
+
+        Args:
+            tenant: who has fetched it. Nobody but the job's owner changes anything.
+
+        Returns:
+            Whether they are dropped.
+        """
+        return await self.functions.call(calls.DropBodies(id=job_id, tenant=tenant))
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on. Return its state; None: no such job."""

@@ -43,6 +43,7 @@ async def admit(
     placement: Placement | None = None,
     affinity_key: str | None = None,
     coalesce: bool = False,
+    store: bool = True,
     **terms: Unpack[Terms],
 ) -> JobSpec:
     """Check a request, choose its pool and make its job.
@@ -59,6 +60,7 @@ async def admit(
         placement: requirements on the device.
         affinity_key: the client's own name for the prefix that this request shares with others.
         coalesce: an identical job under way may answer this one too.
+        store: keep its result; false, or OpenAI's own ``store: false`` in the body: until it was fetched, or for a while.
         terms: further fields of the job.
 
     Returns:
@@ -79,6 +81,7 @@ async def admit(
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
     )
+    unstored = not store or request.get("store") is False
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -93,6 +96,8 @@ async def admit(
         prompt_tokens=given_tokens(request) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
+        keep_ms=int(services.settings.unstored_s * 1000) if unstored else None,
+        once=unstored,
         **terms,
     )
 

@@ -51,7 +51,7 @@ _OWN_CODES = {
         *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "nothing_to_retry"),
     ),
-    410: ("cursor_expired", "file_gone", "storage_object_missing"),
+    410: ("cursor_expired", "file_gone", "result_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),
     414: ("url_too_long",),
     416: ("range_not_satisfiable",),

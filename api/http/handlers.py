@@ -28,6 +28,7 @@ from api.http.errors import (
 )
 from broker.db.errors import (
     BatchUnfinishedError,
+    BodyGoneError,
     BusyError,
     FileGoneError,
     FileInUseError,
@@ -137,6 +138,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         BusyError: _busy,
         InfeasibleError: _infeasible,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
+        BodyGoneError: lambda error: ApiError(410, str(error), "result_gone"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
         BatchUnfinishedError: lambda error: ApiError(409, str(error), "batch_not_finished"),
         FileGoneError: lambda error: ApiError(410, str(error), "file_gone", param="batch_id"),

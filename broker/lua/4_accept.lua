@@ -119,12 +119,13 @@ define('accept', function(a, blobs)
     if busy then return {kind = 'busy', count = active} end
   end
   local leader, leads
-  if a.coalesce then leader, leads = leader_of(pool, lane, tenant, a.coalesce) end
+  local coalesce = not a.keep_ms and a.coalesce -- followers would lose the result that they share
+  if coalesce then leader, leads = leader_of(pool, lane, tenant, coalesce) end
 
   local cost = cost_of(pool, tenant, a.model, a.tokens, a.most_tokens, a.rows)
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
-    stream = a.stream and 1, batch = a.batch, affinity = a.affinity, leader = leader}
+    stream = a.stream and 1, batch = a.batch, affinity = a.affinity, leader = leader, keep = a.keep_ms, once = a.once and 1}
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
   if a.retry_of then
@@ -139,9 +140,9 @@ define('accept', function(a, blobs)
   redis.call('ZADD', K.jobs(), exactly(now), id)
   if leader then
     redis.call('SADD', K.followers(leader), id)
-  elseif a.coalesce then
-    fields.coalesce = a.coalesce
-    redis.call('SET', K.coalesce(tenant, a.coalesce), id)
+  elseif coalesce then
+    fields.coalesce = coalesce
+    redis.call('SET', K.coalesce(tenant, coalesce), id)
   end
   write(job, fields)
   if not p[1] then redis.call('SADD', K.pools(), pool) end

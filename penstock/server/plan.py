@@ -67,6 +67,7 @@ class Plan:
         flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
         if self.settings.without_keys:
             flags += ("--without-keys",)
+        flags += tls_flags(self.settings)
         env = dict(self._redirect)
         if self.flower_port is not None:
             env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
@@ -102,6 +103,13 @@ class Plan:
     @property
     def _redirect(self) -> Mapping[str, str]:
         return {"PENSTOCK_REDIS_URL": self.redis_url, "PENSTOCK_DATA_DIR": str(self.settings.data_dir)}
+
+
+def tls_flags(settings: UpSettings) -> tuple[str, ...]:
+    """Return the options that give the api its files of TLS."""
+    names = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+    given = ((f"--{name.replace('_', '-')}", getattr(settings, name)) for name in names)
+    return tuple(word for option, path in given if path is not None for word in (option, str(path)))
 
 
 def worker_child(

@@ -149,7 +149,7 @@ async def test_a_changed_or_swapped_body_is_an_error_and_no_garbage(broker_setti
         field = store.keys("job", one.id), "result"
         mine = (await store.client.hget(*field)).encode()
         theirs = await store.client.hget(store.keys("job", other.id), "result")
-        for wrong in (mine[:-8] + b"AAAAAAA=", mine[:40], b"\x01", theirs):
+        for wrong in (mine[:-8] + b"AAAAAAA=", mine[:40], b"\x01psk", theirs):
             await store.client.hset(*field, wrong)
             with pytest.raises(DamagedError):
                 await store.result(one.id)

@@ -30,6 +30,8 @@ class Accept(Call[Accepted]):
         most_tokens: the most that it may generate; None: it does not say.
         rows: how many answers it generates.
         idem: idempotency key, ``digest``: of the submission.
+        keep_ms: how long its record is kept after its end; None: ``retention_ms``. Such a job shares no run.
+        once: drop its bodies when its owner has its result.
         not_after: refuse it as ``late`` after this moment.
         reject: refuse it as ``busy`` if no slot is free.
     """
@@ -56,6 +58,8 @@ class Accept(Call[Accepted]):
     expires_in_ms: int | None = None
     queue_timeout_ms: int | None = None
     tenant_queue_max: int | None = None
+    keep_ms: int | None = None
+    once: bool | None = None
     reject: bool | None = None
     not_after: int | None = None
 
@@ -195,6 +199,17 @@ class Cancel(Call[str | None]):
     id: str
     retention_ms: int
     if_queued: bool | None = None
+
+
+class DropBodies(Call[bool]):
+    """Drop request, result and log of an ended job that is kept for one fetch. False: it is not such a job, or not theirs.
+
+    Attributes:
+        tenant: who has fetched its result.
+    """
+
+    id: str
+    tenant: str
 
 
 class Watch(Call[str | None]):
