@@ -150,24 +150,24 @@ async def test_clients_must_show_a_certificate_and_the_authority_may_change(
     given = {"tls_cert_file": authority.sign_whole("server"), "tls_client_ca_file": trusted}
     mine, theirs = clients.sign_whole("mine"), others.sign_whole("theirs")
 
-    async def may(cert: Path | None) -> bool:
+    async def may(server: ApiServer, cert: Path | None) -> bool:
         context = ssl.create_default_context(cafile=authority.file)
         if cert is not None:
             context.load_cert_chain(cert)
-        async with api.client(verify=context) as http:
+        async with server.client(verify=context) as http:
             try:
                 return (await http.get("/health/live")).status_code == 200
             except httpx.TransportError:
                 return False
 
-    with ApiServer(broker_settings, **given) as api:
-        assert [await may(cert) for cert in (None, mine, theirs)] == [False, True, False]
+    with ApiServer(broker_settings, **given) as server:
+        assert [await may(server, cert) for cert in (None, mine, theirs)] == [False, True, False]
         shutil.copy(others.file, trusted)
-        await eventually(lambda: may(theirs))
-        assert [await may(cert) for cert in (None, mine)] == [False, False]
+        await eventually(lambda: may(server, theirs))
+        assert [await may(server, cert) for cert in (None, mine)] == [False, False]
         monkeypatch.setenv("PENSTOCK_CA_FILE", str(authority.file))
         monkeypatch.setenv("PENSTOCK_CLIENT_CERT_FILE", str(theirs))
-        with Penstock(api.url) as ours:
+        with Penstock(server.url) as ours:
             await asyncio.to_thread(ours.health)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -87,7 +88,7 @@ async def test_every_process_works_under_its_user(server: AclServer, tmp_path: P
             assert http.post("/v1/chat/completions", json=CHAT).json()["choices"]
             streamed = http.post("/v1/chat/completions", json=CHAT | {"stream": True})
             assert streamed.text.endswith("data: [DONE]\n\n")
-            upload = {"file": ("in.jsonl", jsonl(row(n) for n in range(3))), "purpose": (None, "batch")}
+            upload: Any = {"file": ("in.jsonl", jsonl(row(n) for n in range(3))), "purpose": (None, "batch")}
             file_id = http.post("/v1/files", files=upload).json()["id"]
             asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
             batch = http.post("/v1/batches", json=asked).json()["id"]
