@@ -18,6 +18,7 @@ from broker.db.errors import (
     BusyError,
     IdempotencyConflictError,
     InfeasibleError,
+    OverQuotaError,
     QueueFullError,
     StoreUnavailableError,
     UnfinishedError,
@@ -31,12 +32,14 @@ from broker.records import Facts, encode_facts
 from broker.registry import Registry
 from broker.sealing import REQUEST, Sealer
 from broker.settings import BrokerSettings
+from jobs.access import Actor, encoded
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import JobSpec
 from jobs.outlook import start_after, start_ms
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
+from jobs.tenants import Rate, Rates
 
 _REAP_STEP = 100
 BYTES_PER_TOKEN = 4
@@ -69,11 +72,13 @@ class Accepted:
         id: the job's id, or that of the earlier job if this is a replay.
         created_ms: when it was accepted.
         replayed: the idempotency key was used before, or the job to retry had been retried.
+        rates: what is left of the tenant's minute; None: it has no quota.
     """
 
     id: str
     created_ms: int
     replayed: bool
+    rates: Rates | None = None
 
 
 class JobStore(JobListings, QueueControl, Registry, Attempts):
@@ -106,10 +111,13 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     # ---- the api -----------------------------------------------------------------------------------------------
 
-    async def accept(self, spec: JobSpec) -> Accepted:
+    async def accept(self, spec: JobSpec, *, by: Actor | None = None) -> Accepted:
         """Create the job and queue it, or find it by its idempotency key or as the retry of ``spec.retry_of``.
 
-        Nothing is written if it raises one of these:
+        Nothing is written if it raises one of these.
+
+        Args:
+            by: who asked for a retry, for the audit stream, if the job may be another's.
 
         Raises:
             BusyError: reject mode, and no slot is free.
@@ -117,6 +125,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             UnfinishedError: the job to retry has not ended.
             LookupError: there is no job to retry.
             QueueFullError: the lane is full, or the tenant has reached its own bound.
+            OverQuotaError: the tenant has used up a quota.
             IdempotencyConflictError: the key belongs to another submission.
         """
         digest = ""
@@ -130,16 +139,18 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             await self._check_deadlines(spec)
         blobs = encode_facts(Facts.of(spec)), await self.sealer.seal(spec.id, REQUEST, spec.body)
         for stored in self.sealer.digests(digest):
-            answer = await self._accept(spec, stored, blobs)
+            answer = await self._accept(spec, stored, blobs, by)
             if answer.kind != "conflict":
                 break
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
-        return Accepted(answer.id, answer.at, answer.kind == "same")
+        return Accepted(answer.id, answer.at, answer.kind == "same", _rates(answer))
 
-    async def _accept(self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes]) -> calls.Accepted:
+    async def _accept(
+        self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes], by: Actor | None
+    ) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
-        call = self._call_for(spec, digest)
+        call = msgspec.structs.replace(self._call_for(spec, digest), by=encoded(by))
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
@@ -162,7 +173,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most_tokens=spec.max_tokens,
             rows=spec.answers,
             queue_max=s.queue_max,
-            tenant_queue_max=s.tenant(spec.tenant).queue_max,
+            tenant_queue_max=s.tenant_queue_max,
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
@@ -195,15 +206,22 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
                 return UnfinishedError(answer.id)
             case "gone":
                 return LookupError(answer.id)
+            case "over_quota":
+                return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
         retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
-    async def cancel(self, job_id: str) -> JobState | None:
-        """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        state = await self.functions.call(calls.Cancel(id=job_id, retention_ms=self.retention_ms))
+    async def cancel(self, job_id: str, *, by: Actor | None = None) -> JobState | None:
+        """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, by=encoded(by))
+        state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
     async def drop_bodies(self, job_id: str, tenant: str) -> bool:
@@ -238,6 +256,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most=_REAP_STEP,
             retention_ms=self.retention_ms,
             ageing_ms=int(s.ageing_s * 1000),
+            audit_retention_ms=s.audit_retention_days * 86_400_000,
+            audit_most=s.audit_max_entries,
         )
         answer = await self.functions.call(call)
         done = _reaped(answer)
@@ -271,6 +291,13 @@ def tokens_of(spec: JobSpec) -> int:
 def _reaped(answer: calls.Reaped) -> Reaped:
     counts = (getattr(answer, name) for name in ("requeued", "failed", "expired", "retired", "due", "aged"))
     return Reaped(*counts, requeued_ids=tuple(answer.requeued_ids), failed_ids=tuple(answer.failed_ids))
+
+
+def _rates(answer: calls.Accepted) -> Rates | None:
+    requests, tokens = answer.requests, answer.tokens
+    if requests is None and tokens is None:
+        return None
+    return Rates(requests and Rate(*requests), tokens and Rate(*tokens))
 
 
 def _now_ms() -> int:

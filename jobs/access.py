@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import string
 import zlib
@@ -82,6 +83,22 @@ class Actor:
     key: str | None
     tenant: str
     address: str = ""
+
+    def encode(self) -> str:
+        """Return it as the field ``by`` of a call: JSON without what is not known."""
+        known = {"key": self.key, "tenant": self.tenant, "address": self.address}
+        return json.dumps({name: value for name, value in known.items() if value})
+
+    @classmethod
+    def decode(cls, text: str) -> Actor:
+        """Read what :meth:`encode` wrote."""
+        known = json.loads(text)
+        return cls(known.get("key"), known.get("tenant", DEFAULT_TENANT), known.get("address", ""))
+
+
+def encoded(by: Actor | None) -> str | None:
+    """Return an actor as the field ``by`` of a call; None: nobody asked, so nothing is noted."""
+    return None if by is None else by.encode()
 
 
 _LETTERS: Final = string.digits + string.ascii_letters

@@ -9,6 +9,8 @@ EVENTS = {
     "abandoned_job_not_cancelled": "The job of a caller who disconnected could not be cancelled: Redis stayed "
     "unreachable.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
+    "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
+    "unreachable.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -175,6 +177,11 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
+    "tenant_reset": "An administrator gave a tenant (`of`) the defaults again.",
+    "tenant_set": "An administrator set a tenant's (`of`) share, bounds, rights or quotas.",
+    "tenant_settings_ignored": "The setting `tenants` differs from what is stored of these tenants, which were taken "
+    "over before; change them with `penstock tenants set`.",
+    "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
     "tls_files_read": "The api read its changed certificate; new connections get it.",
     "tls_files_refused": "The api's changed certificate cannot be used; it serves the one that it had.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.fingerprints import affinity_of, coalescing_digest
+from api.admission.rights import check_lane
 from api.admission.routing import route
 from api.admission.schema import check_body
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
+from jobs.access import DEFAULT_TENANT
 from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
+from jobs.tenants import Tenant
 
 
 class Terms(TypedDict, total=False):
@@ -67,21 +70,25 @@ async def admit(
         The job with a new id, not yet accepted.
 
     Raises:
-        ApiError: 400, a field is wrong or the model cannot do this; 404, the model is unknown; 503, no worker is live.
+        ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model is
+            unknown, or not the tenant's; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     run = services.bodies.run
+    tenant = terms.get("tenant", DEFAULT_TENANT)
+    owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services, name, endpoint, request, body, live=live, placement=placement
+        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant
     )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     affinity = await run(len(body), affinity_of, request, affinity_key)
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
     )
-    unstored = not store or request.get("store") is False
+    unstored_ms = int(services.settings.unstored_s * 1000)
+    keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -96,10 +103,17 @@ async def admit(
         prompt_tokens=given_tokens(request) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
-        keep_ms=int(services.settings.unstored_s * 1000) if unstored else None,
-        once=unstored,
+        keep_ms=keep_ms,
+        once=once,
         **terms,
     )
+
+
+def _kept(owner: Tenant, unstored_ms: int, *, store: bool) -> tuple[int | None, bool]:
+    """Return how long a job's record is kept after its end (None: as the settings say), and whether for one fetch only."""
+    if not store or owner.retention_ms == 0:
+        return unstored_ms, True
+    return owner.retention_ms, False
 
 
 def model_name(asked: object, default: str | None) -> str:

@@ -26,6 +26,7 @@ from api.http.errors import (
     retry_after,
     validation_error,
 )
+from api.http.rates import over_quota
 from broker.db.errors import (
     BatchUnfinishedError,
     BodyGoneError,
@@ -37,6 +38,7 @@ from broker.db.errors import (
     NewerRecordError,
     NoCoordinatorError,
     NoInputFileError,
+    OverQuotaError,
     QueueFullError,
     StoreFaultError,
     StoreUnavailableError,
@@ -136,6 +138,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         NewerRecordError: lambda error: ApiError(500, str(error), "internal_error", type_=SERVER),
         QueueFullError: _full,
         BusyError: _busy,
+        OverQuotaError: over_quota,
         InfeasibleError: _infeasible,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
         BodyGoneError: lambda error: ApiError(410, str(error), "result_gone"),

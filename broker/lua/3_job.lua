@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'keep'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'keep'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -53,6 +53,7 @@ local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or
 -- result. Else each runs in its own turn; those that wait for this one no longer do. spent: tokens that a running job used; nil: none.
 local function end_job(id, j, to, retention, f, result, spent)
   end_one(id, j, to, retention, f, result)
+  if j.reserved then settle_quota(j, spent or to == 'succeeded' and tonumber(j.reserved) or 0) end
   if j.state == 'running' and j.cost then charge(j.pool, j.lane, j.tenant, (spent or 0) - tonumber(j.cost)) end
   if not j.coalesce then return end
   local key = K.coalesce(j.tenant, j.coalesce)
@@ -128,9 +129,12 @@ local function stop_job(id, event, retention)
 end
 
 define('cancel', function(a)
-  local state = a.if_queued and redis.call('HGET', K.job(a.id), 'state')
-  if a.if_queued and state ~= 'queued' then return state or nil end
-  return stop_job(a.id, ON.cancel, a.retention_ms)
+  local before = a.by and read(K.job(a.id), {'state', 'tenant', 'cancel'})
+  local state = stop_job(a.id, ON.cancel, a.retention_ms)
+  if before and ON.cancel[before.state] and not before.cancel then
+    audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
+  end
+  return state
 end)
 
 -- The owner of a job that is kept for one fetch has its result. Without its request it cannot be retried.
@@ -140,6 +144,7 @@ define('drop_bodies', function(a)
   redis.call('HDEL', K.job(a.id), 'req', 'result', 'partial')
   redis.call('UNLINK', K.log(a.id))
   redis.call('ZREM', K.dead(), a.id)
+  redis.call('ZREM', K.dead_of(j.tenant), a.id)
   return true
 end)
 
@@ -172,5 +177,6 @@ define('move', function(a)
     count_attached(j.pool, lane, j.tenant, 1)
   end
   redis.call('HSET', K.job(a.id), 'lane', lane, 'back', exactly(now_ms()))
+  audit_of_another(a, j.tenant, 'job.move', 'job ' .. a.id, {from = j.lane, to = lane, top = a.top})
   return 'queued'
 end)

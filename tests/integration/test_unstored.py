@@ -179,3 +179,26 @@ async def test_it_shares_no_run(store: JobStore) -> None:
     for one in (leader, kept, brief):
         await store.accept(one)
         assert (await store.get(one.id)).coalesced_with is None
+
+
+async def test_a_tenant_s_retention_holds_for_each_of_its_jobs(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    tenant = "/v1/admin/tenants/default"
+    try:
+        await http.patch(tenant, json={"retention_s": 0})
+        job_id = await submitted(http)
+        assert (await puppet.store.get(job_id)).once
+        await puppet.succeed(await puppet.take(), b'{"x":1}')
+        assert (await http.get(f"/v1/jobs/{job_id}/result")).content == b'{"x":1}'
+        await dropped(puppet.store, job_id)
+        asked = asyncio.create_task(http.post(CHAT, json=BODY))
+        claim = await puppet.take()
+        await puppet.succeed(claim, b'{"x":1}')
+        assert (await asked).status_code == 200
+        await dropped(puppet.store, claim.id)
+        await http.patch(tenant, json={"retention_s": 7200})
+        kept = await puppet.store.get(await submitted(http))
+        assert (kept.keep_ms, kept.once) == (7_200_000, False)
+    finally:
+        await http.delete(tenant)

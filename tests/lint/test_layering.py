@@ -46,7 +46,8 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
-        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations"},
+        "admin": FACE,
+        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),

@@ -10,16 +10,26 @@ class Accepted(Answer):
 
     Attributes:
         kind: ``accepted``, ``same`` (it was used before), or why it is refused: ``conflict``, ``full``, ``tenant_full``,
-            ``busy``, ``unfinished``, ``gone``, ``late``.
+            ``busy``, ``unfinished``, ``gone``, ``late``, ``over_quota``.
         id: the job's, or that of the other job.
-        at: when the job was accepted; ``late``: the server's time.
+        at: when the job was accepted; ``late``, ``over_quota``: the server's time.
         count: jobs that wait there (``full``, ``tenant_full``), or run (``busy``).
+        requests: the limit of the tenant's minute, what is left of it, and milliseconds until all of it is left; None: it
+            has no such quota. ``tokens``: the same.
+        over: the quota that refuses it: ``requests`` or ``tokens`` of a minute, or ``day``. ``most``: its limit, ``asked``:
+            the tokens that the job would reserve, ``wait``: milliseconds until it fits; None: it never does, or not today.
     """
 
     kind: str
     id: str = ""
     at: int = 0
     count: int = 0
+    requests: tuple[int, int, int] | None = None
+    tokens: tuple[int, int, int] | None = None
+    over: str = ""
+    most: int = 0
+    asked: int = 0
+    wait: int | None = None
 
 
 class Accept(Call[Accepted]):
@@ -33,6 +43,7 @@ class Accept(Call[Accepted]):
         keep_ms: how long its record is kept after its end; None: ``retention_ms``. Such a job shares no run.
         once: drop its bodies when its owner has its result.
         not_after: refuse it as ``late`` after this moment.
+        tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
     """
 
@@ -62,6 +73,7 @@ class Accept(Call[Accepted]):
     once: bool | None = None
     reject: bool | None = None
     not_after: int | None = None
+    by: str | None = None
 
 
 class ClaimedJob(Answer):
@@ -190,15 +202,11 @@ class Disown(Call[bool]):
 
 
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
-
-    Attributes:
-        if_queued: leave a running one alone.
-    """
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
 
     id: str
     retention_ms: int
-    if_queued: bool | None = None
+    by: str | None = None
 
 
 class DropBodies(Call[bool]):
@@ -225,6 +233,7 @@ class Move(Call[str | None]):
     id: str
     lane: str | None = None
     top: bool | None = None
+    by: str | None = None
 
 
 class Adopt(Call[bool]):
@@ -262,6 +271,7 @@ class Reap(Call[Reaped]):
         usual_gap_ms: between rounds on a busy machine.
         most: steps of each kind in this call.
         ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.
+        audit_retention_ms: how long an entry of the audit stream is kept, unless there are more than ``audit_most``.
     """
 
     lease_ttl_ms: int
@@ -270,3 +280,5 @@ class Reap(Call[Reaped]):
     most: int
     retention_ms: int
     ageing_ms: int
+    audit_retention_ms: int
+    audit_most: int

@@ -28,14 +28,24 @@ class Pause(Call[bool]):
 
     pool: str
     paused: bool
+    by: str | None = None
+
+
+class Purge(Call[int]):
+    """Cancel those of these jobs that wait in a lane. Answers how many of them are cancelled now."""
+
+    pool: str
+    lane: str
+    ids: list[str]
+    retention_ms: int
+    by: str | None = None
 
 
 class SetLimits(Call[bool]):
-    """Replace the bounds and weights of all pools.
+    """Replace the bounds of all pools. Those of single tenants are in their records.
 
     Attributes:
-        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
-            and ``weight:NAME``, and then ``by_tenant``: 1.
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1.
     """
 
     limits: Mapping[str, float]

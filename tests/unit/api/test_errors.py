@@ -26,6 +26,7 @@ from broker.db.errors import (
     NewerRecordError,
     NoCoordinatorError,
     NoInputFileError,
+    OverQuotaError,
     QueueFullError,
     StoreError,
     StoreFaultError,
@@ -45,6 +46,11 @@ EXPECTED = [
     (StoreUnavailableError("x"), 503, "redis_unavailable", "server_error"),
     (StoreFaultError("job/claim", "x"), 500, "internal_error", "server_error"),
     (NewerRecordError("x"), 500, "internal_error", "server_error"),
+    (OverQuotaError("requests", 60, 1, 1000), 429, "rate_limit_exceeded", "requests"),
+    (OverQuotaError("tokens", 60, 61), 429, "rate_limit_exceeded", "tokens"),
+    (OverQuotaError("day", 60, 61), 429, "insufficient_quota", "insufficient_quota"),
+    (OverQuotaError("storage", 60, 61), 429, "insufficient_quota", "insufficient_quota"),
+    (OverQuotaError("batches", 1, 1), 429, "insufficient_quota", "insufficient_quota"),
     (SealingError("x"), 500, "decryption_failed", "server_error"),
     (QueueFullError(5), 429, "queue_full", "rate_limit_error"),
     (QueueFullError(5, 10**9, "a tenant"), 429, "queue_full", "rate_limit_error"),
@@ -81,7 +87,9 @@ def test_the_table(error: Exception, status: int, code: str, type_: str) -> None
     body = json.loads(ours.body())["error"]
     assert set(body) == {"message", "type", "param", "code"}
     assert body["message"]
-    if status in {429, 503}:
+    if ours.headers.get("x-should-retry") == "false":
+        assert "retry-after" not in ours.headers
+    elif status in {429, 503}:
         assert 1 <= int(ours.headers["retry-after"]) <= 120
 
 
