@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from api.access.known_keys import KnownKeys
 from api.access.version import READ_EVERY_S
 from api.readiness import OK
 from api.services import Services
@@ -16,6 +17,7 @@ from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailable
 from broker.migration import prepare
 from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
+from broker.tenant_indexes import index_tenants
 
 log = structlog.get_logger(__name__)
 
@@ -61,12 +63,17 @@ async def run_background(services: Services) -> AsyncIterator[None]:
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
         _Loop("reaper", lambda: _reap(services), reap_s),
     ]
+    firsts = [observed, limited]
+    if services.doors is not None:
+        keys = services.doors.keys
+        loops.append(_Loop("keys", lambda: _follow_keys(services, keys), READ_EVERY_S))
+        firsts.append(keys.read)
     services.readiness.add("schema", lambda: OK if services.prepared.is_set() else "not checked yet")
     services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
     services.readiness.add("tasks", lambda: _state_of(loops))
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
-            await asyncio.gather(asyncio.shield(hub), observed.wait(), limited.wait())
+            await asyncio.gather(asyncio.shield(hub), *(first.wait() for first in firsts))
     try:
         yield
     finally:
@@ -137,8 +144,16 @@ async def _reap(services: Services) -> None:
     await reap_forever(services.store, services.settings.reap_interval_s, services.metrics.reaper.count)
 
 
+async def _follow_keys(services: Services, keys: KnownKeys) -> None:
+    await services.prepared.wait()
+    await keys.watch()
+
+
 async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
-    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there."""
+    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there.
+
+    After that the indexes by tenant are built, if this is the first process that has any.
+    """
     while True:
         try:
             await _take_over(services)
@@ -146,6 +161,7 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
                 await _take_tenants_over(services)
                 log.info("limits_stored")
             limited.set()
+            await index_tenants(services.store)
         except StoreUnavailableError as error:
             log.debug("limits_not_stored", error=str(error))
         await asyncio.sleep(RETRY_S)

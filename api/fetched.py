@@ -17,6 +17,6 @@ async def drop_fetched(services: Services, job_id: str, tenant: str) -> None:
         tenant: who got the result. Nothing happens if the job is another's.
     """
     try:
-        await services.store.drop_bodies(job_id, tenant)
+        await services.store.drop_bodies(job_id, owner=tenant)
     except StoreError as error:
         log.warning("bodies_not_dropped", job_id=job_id, error=str(error))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Placement
@@ -35,6 +36,8 @@ class JobSpec:
         timeout_ms: run time of one attempt, after which it fails with ``timeout``; None: no limit.
         retry_of: the finished job that this one retries.
         idempotency_key: a client's key for this submission; None: every submission is a new job.
+        idempotency_tenant: whose key that is; None: the job's tenant's.
+        owner: the tenant that submits it, whose jobs alone it may name; None: an admin, or a process of ours.
         sink: id of the api process that wants this job's events; None: no process does.
         affinity: names the prefix that it shares with other jobs, which one worker should run; None: no prefix.
         coalesce: digest of a deterministic request, which an identical one under way may answer; None: never.
@@ -45,6 +48,7 @@ class JobSpec:
         answers: how many answers it generates: choices, or rows of a chunk.
         keep_ms: how long its record is kept after its end; None: as the settings say. Such a job shares no run.
         once: its request, result and log are dropped as soon as its owner has fetched the result.
+        key: id of the API key that its use is counted to; None: no key was required.
     """
 
     id: str
@@ -62,6 +66,8 @@ class JobSpec:
     timeout_ms: int | None = None
     retry_of: str | None = None
     idempotency_key: str | None = None
+    idempotency_tenant: str | None = None
+    owner: str | None = None
     sink: str | None = None
     affinity: str | None = None
     coalesce: str | None = None
@@ -72,15 +78,17 @@ class JobSpec:
     answers: int = 1
     keep_ms: int | None = None
     once: bool = False
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Exact token counts, as the engine reported them."""
+    """Exact token counts, as the engine reported them. ``cached_tokens``: those of the prompt that a cache held."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,3 +231,11 @@ class Job:
     keep_ms: int | None = None
     once: bool = False
     history: tuple[Attempt, ...] = ()
+
+    def is_of(self, owner: str | None) -> bool:
+        """Whether a caller may reach this job; chunks are their batch's, and no tenant's.
+
+        Args:
+            owner: the tenant that asks; None: an admin, or a process of ours.
+        """
+        return owner is None or (owner == self.tenant and self.endpoint != CHUNK_ENDPOINT)

@@ -11,6 +11,13 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
+    "make keys in Redis, and remove the setting.",
+    "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
+    "there.",
+    "api_keys_taken_over": "Redis has taken over the keys of the setting `api_keys`, with every scope but `admin`, and they "
+    "stay valid until they are revoked. Set `require_keys`, remove the setting, and make an operator's key with "
+    "the scope `admin`.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -20,6 +27,7 @@ EVENTS = {
     "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
+    "batch_cancel_asked": "A caller asked to cancel a batch.",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
     "retried.",
     "batch_hold_not_noted": "The reason why a batch is on hold could not be written into its record, as Redis is "
@@ -91,6 +99,8 @@ EVENTS = {
     "engine_priority_without_effect": "The engine ignores or refuses priorities, so calls wait behind the bulk that it "
     "holds; `advice` says what to do.",
     "engine_ready": "The engine has loaded its model.",
+    "engine_salt_refused": "The server behind the engine refuses `cache_salt`: requests are sent without one, so tenants "
+    "share its prefix cache.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "event_unreadable": "An event of a job is encrypted and cannot be read: this process lacks the key, or the event was "
@@ -113,6 +123,11 @@ EVENTS = {
     "job_retried": "A caller retried a finished job, as a new job.",
     "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
     "They move on when its lease ends.",
+    "key_created": "An administrator made an API key, `of` a tenant.",
+    "key_revoked": "An administrator revoked an API key.",
+    "key_rotated": "An administrator gave an API key a new secret; the one before is right for `overlap_s`.",
+    "keys_not_read": "An api could not see whether keys have changed, as Redis is unreachable; after two seconds it answers "
+    "503.",
     "kv_cache_sized": "On a CPU: the size of vLLM's KV cache, and the free memory and weights that it comes from.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lane_report_failed": "The engine's scheduler did not say what it has evicted, and what a step costs.",
@@ -181,6 +196,7 @@ EVENTS = {
     "tenant_set": "An administrator set a tenant's (`of`) share, bounds, rights or quotas.",
     "tenant_settings_ignored": "The setting `tenants` differs from what is stored of these tenants, which were taken "
     "over before; change them with `penstock tenants set`.",
+    "tenants_indexed": "The lists of each tenant's jobs, files and batches were made, for the first time on this Redis.",
     "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
     "tls_files_read": "The api read its changed certificate; new connections get it.",
     "tls_files_refused": "The api's changed certificate cannot be used; it serves the one that it had.",

@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'keep'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -9,22 +9,33 @@ end
 
 local function code_of(f) return f.error and cjson.decode(f.error).code or '' end
 
+-- As `owns`, of a job: the fields tenant and batch of its record. Chunks are their batch's, and no tenant's.
+local function owns_job(a, j) return not a.owner or not j.batch and owns(a, j.tenant) end
+
+-- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
+-- leaves entries in the indexes by tenant, which lists pass over.
+local OUTLIVES_MS = 604800000
+
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, j, to, retention, f, result)
   local job, now, keep = K.job(id), now_ms(), number(j.keep) or retention
   f.state, f.finished = to, now
   write(job, f)
-  redis.call('PEXPIRE', job, exactly(keep))
+  redis.call('PEXPIRE', job, exactly(keep + OUTLIVES_MS))
   redis.call('ZADD', K.ended(to), exactly(now + keep - retention), id) -- the reaper trims by this score
   if j.exp or j.qexp then redis.call('ZREM', K.deadlines(), id) end
-  if to == 'failed' or to == 'expired' then redis.call('ZADD', K.dead(), exactly(now), id) end
+  if to == 'failed' or to == 'expired' then
+    redis.call('ZADD', K.dead(), exactly(now), id)
+    if not j.batch then redis.call('ZADD', K.dead_of(j.tenant), exactly(now), id) end
+  end
   if j.state == 'running' then
     release_place(j.pool, j.lane, j.tenant)
   else
     count_end(j, to, code_of(f))
   end
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
+  count_job(id, j, to, f)
   if j.batch then look(j.batch) end
   local sinks = j.sinks
   if j.waiter and not (sinks and string.find(' ' .. sinks .. ' ', ' ' .. j.waiter .. ' ', 1, true)) then
@@ -129,7 +140,9 @@ local function stop_job(id, event, retention)
 end
 
 define('cancel', function(a)
-  local before = a.by and read(K.job(a.id), {'state', 'tenant', 'cancel'})
+  local before = a.by or a.owner
+  before = before and read(K.job(a.id), {'state', 'tenant', 'batch', 'cancel'})
+  if before and not owns_job(a, before) then return nil end
   local state = stop_job(a.id, ON.cancel, a.retention_ms)
   if before and ON.cancel[before.state] and not before.cancel then
     audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
@@ -139,8 +152,8 @@ end)
 
 -- The owner of a job that is kept for one fetch has its result. Without its request it cannot be retried.
 define('drop_bodies', function(a)
-  local j = read(K.job(a.id), {'tenant', 'once', 'finished'})
-  if not j.once or not j.finished or j.tenant ~= a.tenant then return false end
+  local j = read(K.job(a.id), {'tenant', 'batch', 'once', 'finished'})
+  if not j.once or not j.finished or not owns_job(a, j) then return false end
   redis.call('HDEL', K.job(a.id), 'req', 'result', 'partial')
   redis.call('UNLINK', K.log(a.id))
   redis.call('ZREM', K.dead(), a.id)
@@ -149,7 +162,8 @@ define('drop_bodies', function(a)
 end)
 
 define('watch', function(a)
-  local s = read(K.job(a.id), {'state', 'sinks'})
+  local s = read(K.job(a.id), {'state', 'sinks', 'tenant', 'batch'})
+  if not owns_job(a, s) then return nil end
   if s.state == 'queued' or s.state == 'running' then
     local sinks = s.sinks or ''
     if not string.find(' ' .. sinks .. ' ', ' ' .. a.sink .. ' ', 1, true) then
@@ -161,6 +175,7 @@ end)
 
 define('move', function(a)
   local j = read(K.job(a.id), JOB)
+  if not owns_job(a, j) then return nil end
   local lane = a.lane or j.lane
   if j.state ~= 'queued' or lane == j.lane and not a.top then return j.state end
   local delayed = redis.call('ZSCORE', K.delayed(), a.id) -- its next attempt will be in the new lane

@@ -27,10 +27,11 @@ _PACED_HELP = (
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
-_KEYLESS_HELP = "Allow a --host that other machines reach although there are no API keys."
 _TLS_CERT_HELP = "PEM file with a certificate: the api serves https.  [default: plain http]"
 _TLS_KEY_HELP = "PEM file with its private key.  [default: in the certificate's file]"
 _TLS_CA_HELP = "PEM file with authorities whose certificates clients must show.  [default: they need none]"
+_KEYED_HELP = "Require API keys on this machine too. A --host that others reach requires them anyway."
+_KEYLESS_HELP = "Require no API keys on a --host that other machines reach."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
 
 
@@ -57,6 +58,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.command("up")
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
+@click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @_tls_options
 @click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
@@ -84,6 +86,7 @@ def up(*, verbose: bool, **options: Any) -> None:
       penstock up
       penstock up --model Qwen/Qwen2.5-7B-Instruct --gpus all --tensor-parallel 2
       penstock up --tls-cert-file server.pem --tls-key-file server.key
+      penstock up --host 0.0.0.0           # for others too: with API keys, the first of which it prints
 
     Several models: one table [pools.NAME] for each in penstock.toml, see docs/operate/several-models.md.
     """  # noqa: D301  # \b is click's mark
@@ -93,6 +96,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.command("api")
 @click.option("--host", metavar="HOST", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
+@click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @_tls_options
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")

@@ -39,12 +39,14 @@ class Accept(Call[Accepted]):
         tokens: of its prompt, counted or estimated.
         most_tokens: the most that it may generate; None: it does not say.
         rows: how many answers it generates.
-        idem: idempotency key, ``digest``: of the submission.
+        idem: idempotency key, ``digest``: of the submission, ``idem_tenant``: whose key it is; None: the job's tenant's.
+        owner: the tenant that asks; None: an admin, or a process of ours.
         keep_ms: how long its record is kept after its end; None: ``retention_ms``. Such a job shares no run.
         once: drop its bodies when its owner has its result.
         not_after: refuse it as ``late`` after this moment.
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
+        key: id of the API key that its use is counted to.
     """
 
     flags = WRITES
@@ -65,6 +67,8 @@ class Accept(Call[Accepted]):
     coalesce: str | None = None
     idem: str | None = None
     digest: str | None = None
+    idem_tenant: str | None = None
+    owner: str | None = None
     retry_of: str | None = None
     expires_in_ms: int | None = None
     queue_timeout_ms: int | None = None
@@ -74,6 +78,7 @@ class Accept(Call[Accepted]):
     reject: bool | None = None
     not_after: int | None = None
     by: str | None = None
+    key: str | None = None
 
 
 class ClaimedJob(Answer):
@@ -153,6 +158,7 @@ class Finish(Call[bool]):
         tokens: prompt and completion tokens that it used; None: not known.
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
+        device_us: microseconds of device that the attempt took; None: not known.
     """
 
     flags = WRITES
@@ -168,6 +174,7 @@ class Finish(Call[bool]):
     tokens: int | None = None
     completion: int | None = None
     error: str | None = None
+    device_us: int | None = None
 
 
 class Release(Call[str | None]):
@@ -178,6 +185,7 @@ class Release(Call[str | None]):
     Attributes:
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
+        device_us: see :class:`Finish`.
     """
 
     id: str
@@ -191,6 +199,7 @@ class Release(Call[str | None]):
     delay_ms: int
     code: str | None = None
     status: int | None = None
+    device_us: int | None = None
 
 
 class Disown(Call[bool]):
@@ -202,10 +211,15 @@ class Disown(Call[bool]):
 
 
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
+
+    Attributes:
+        owner: the tenant that asks: None is answered for another's. None: an admin, or a process of ours.
+    """
 
     id: str
     retention_ms: int
+    owner: str | None = None
     by: str | None = None
 
 
@@ -213,26 +227,31 @@ class DropBodies(Call[bool]):
     """Drop request, result and log of an ended job that is kept for one fetch. False: it is not such a job, or not theirs.
 
     Attributes:
-        tenant: who has fetched its result.
+        owner: the tenant that has fetched its result; never None, as an administrator's look is no fetch.
     """
 
     id: str
-    tenant: str
+    owner: str
 
 
 class Watch(Call[str | None]):
-    """Send a job's events to an api process, too. Answers with its state."""
+    """Send a job's events to an api process, too. Answers with its state. ``owner``: as of :class:`Cancel`."""
 
     id: str
     sink: str
+    owner: str | None = None
 
 
 class Move(Call[str | None]):
-    """Change the lane of a queued job, or (``top``) make it the next of its lane. Answers with its state."""
+    """Change the lane of a queued job, or (``top``) make it the next of its lane. Answers with its state.
+
+    ``owner``: as of :class:`Cancel`.
+    """
 
     id: str
     lane: str | None = None
     top: bool | None = None
+    owner: str | None = None
     by: str | None = None
 
 
