@@ -57,7 +57,7 @@ def ratios(row: dict[str, Any]) -> list[str]:
     return [
         against_bar(ratio["p50"], BARS["p50"]),
         against_bar(ratio["p99"], BARS["p99"]),
-        f"{row['bulk_kept']:.2f}",
+        f"{row['bulk_kept']:.2f}" if "bulk_kept" in row else "-",
         against_bar(row["bulk_net"], BARS["bulk_net"], least=True) if "bulk_net" in row else "-",
     ]
 
@@ -90,9 +90,8 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
         f"Paced engine `{given['pace']}`, {given['slots']} slots; calls with prompts of "
         f"{given['words']} words, {given['tokens']} tokens each. Bulk: "
         + "; ".join(f"`{name}`, {KINDS[name].says}" for name in found["bulk"])
-        + ". Bulk alone: "
-        + ", ".join(f"{kind} {one['tokens_per_s']:,.0f} tokens/s" for kind, one in found["bulk"].items())
-        + f". Bars: ratios at most {BARS['p50']} (p50) and {BARS['p99']} (p99), bulk net {BARS['bulk_net']}; met in bold."
+        + f".{alone_rates(found['bulk'])}"
+        + f" Bars: ratios at most {BARS['p50']} (p50) and {BARS['p99']} (p99), bulk net {BARS['bulk_net']}; met in bold."
     )
     head = [
         "calls a second, in all",
@@ -112,6 +111,13 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     return text
 
 
+def alone_rates(found: dict[str, Any]) -> str:
+    """A sentence with the rates of bulk alone, as far as they were measured."""
+    known = {kind: one["tokens_per_s"] for kind, one in found.items() if "tokens_per_s" in one}
+    said = ", ".join(f"{kind} {rate:,.0f} tokens/s" for kind, rate in known.items())
+    return f" Bulk alone: {said}." if said else ""
+
+
 def short_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     """The table of the explanation page: what a caller notices, and what bulk keeps, at the highest rate of calls."""
     load, alone = list(found["alone"].items())[-1]
@@ -119,7 +125,8 @@ def short_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     for kind, measured in found["bulk"].items():
         row = measured["beside"][load]
         first = [f"{row['ttft_ms'][q]:.0f} ms ({row['ratio'][q]:.2f}x)" for q in ("p50", "p99")]
-        share = f"{row.get('bulk_net', row['bulk_kept']):.0%}"
+        kept = row.get("bulk_net", row.get("bulk_kept"))
+        share = "-" if kept is None else f"{kept:.0%}"
         rows.append([KINDS[kind].says, *first, f"{row['others_per_s']:,.0f} tokens/s", share])
     said = (
         f"{given['calls']:,} calls in each row, {load} at random; pace `{given['pace']}`. What bulk keeps is net of "
@@ -151,11 +158,14 @@ def stage_table(found: dict[str, Any]) -> str:
 
 
 def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
-    """What each of the means is worth."""
+    """What each of the means is worth. Bulk is compared with bulk alone on the stack with all of them."""
+    full = {kind: one["tokens_per_s"] for kind, one in found["all"]["bulk"].items()}
     rows = []
     for name, measured in found.items():
         for kind, one in measured["bulk"].items():
             for load, row in one["beside"].items():
+                kept = row["others_per_s"] / full[kind]
+                row |= {"bulk_kept": kept, "bulk_net": kept / (1 - row["device_share"])}
                 rows.append(
                     [
                         name,
@@ -168,7 +178,8 @@ def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     load = next(iter(found["all"]["alone"]))
     said = (
         f"Without each of the means in turn: {load}, {given['ablate_calls']:,} calls a spell, each on a stack of its own. "
-        "Ratios are against the calls alone on the same stack."
+        "Ratios are against the calls alone on the same stack, and bulk's with bulk alone and all of the means."
+        + alone_rates(found["all"]["bulk"])
     )
     head = [
         "with",

@@ -18,6 +18,7 @@ from _paced import device_share
 from _stack import penstock_up
 from _stages import SENT_WITHIN_S, Collector, by_stage
 
+from workers.engines.vllm.lane_policy import RECENT_S
 from workers.engines.vllm.step_cost import StepCost
 
 WARM_CALLS = 30
@@ -31,21 +32,29 @@ class Plan:
     Attributes:
         loads: the calls, by the name of the load.
         kinds: names of :data:`_bulk_load.KINDS`.
-        bulk_s: seconds over which bulk alone is measured.
-        settle_s: from the first bulk job to the measurement.
+        bulk_s: seconds over which bulk alone is measured; 0: it is not.
+        settle_s: at least so long from the first bulk job to the measurement. Jobs that start together end together, and it
+            takes a while until they come evenly.
         seed: of everything random.
     """
 
     loads: dict[str, Arrivals]
     kinds: Sequence[str]
     bulk_s: float = 30.0
-    settle_s: float = 6.0
+    settle_s: float = 20.0
     seed: int = 7
+
+    def settled_s(self) -> float:
+        """Return the seconds from the first bulk job to the measurement.
+
+        Bulk is alone when no call is likely any more: until then the lane scheduler keeps its steps short.
+        """
+        return max(self.settle_s, RECENT_S + 1) if self.bulk_s else self.settle_s
 
     def seconds(self) -> float:
         """Return about how long it takes, the stack being up."""
         once = sum(one.seconds() + 3 for one in self.loads.values())
-        return 6 + once + len(self.kinds) * (self.bulk_s + self.settle_s + once + 12)
+        return 6 + once + len(self.kinds) * (self.settled_s() + self.bulk_s + once + 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +134,24 @@ class Spells:
         return row
 
     async def _with_bulk(self, kind: str, plan: Plan, alone: dict[str, Any]) -> dict[str, Any]:
-        loop, found = asyncio.get_running_loop(), {}
-        async with bulk(self._base, self._model, KINDS[kind], plan.seed, plan.settle_s) as feeder:
-            tokens, began = await generated(self._base), loop.time()
-            await asyncio.sleep(plan.bulk_s)
-            rate = (await generated(self._base) - tokens) / (loop.time() - began)
-            say(f"bulk {kind} alone: {rate:.0f} tokens/s")
+        spell: dict[str, Any] = {"beside": {}}
+        rate = None
+        async with bulk(self._base, self._model, KINDS[kind], plan.seed, plan.settled_s()) as feeder:
+            if plan.bulk_s:
+                rate = await self._bulk_alone(plan.bulk_s)
+                spell["tokens_per_s"] = round(rate, 1)
+                say(f"bulk {kind} alone: {rate:.0f} tokens/s")
             for name, arrivals in plan.loads.items():
                 row = await self._calls(f"{name} beside {kind}", arrivals, plan.seed)
-                found[name] = row | against(row, alone[name], rate)
-        return {"tokens_per_s": round(rate, 1), "beside": found, "queued_least": feeder.least}
+                spell["beside"][name] = row | against(row, alone[name], rate)
+        return spell | {"queued_least": feeder.least}
+
+    async def _bulk_alone(self, seconds: float) -> float:
+        """Return tokens per second."""
+        loop = asyncio.get_running_loop()
+        tokens, began = await generated(self._base), loop.time()
+        await asyncio.sleep(seconds)
+        return (await generated(self._base) - tokens) / (loop.time() - began)
 
     async def fifo(self, slots: int, calls: int) -> dict[str, Any]:
         """What one queue would do: jobs of one lane and tenant, a short one behind four times as many as fill the slots."""
@@ -150,18 +167,21 @@ class Spells:
         return {"calls": calls, "ttft_ms": {"p50": round(percentile(waits, 0.5)), "most": round(max(waits))}}
 
 
-def against(row: dict[str, Any], alone: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Compare calls beside bulk with calls alone, and bulk beside calls with bulk alone (``rate``, tokens per second).
+def against(row: dict[str, Any], alone: dict[str, Any], rate: float | None) -> dict[str, Any]:
+    """Compare calls beside bulk with calls alone, and bulk beside calls with bulk alone.
 
     ``bulk_net`` is ``beside / (alone x (1 - device_share))``: what bulk keeps of what the calls' own tokens leave to it.
+
+    Args:
+        rate: tokens per second of bulk alone; None: not measured.
     """
-    kept = row["others_per_s"] / rate
-    found = {
-        "ratio": {q: round(row["ttft_ms"][q] / alone["ttft_ms"][q], 3) for q in ("p50", "p95", "p99")},
-        "bulk_kept": round(kept, 3),
-    }
-    if "device_share" in row:
-        found["bulk_net"] = round(kept / (1 - row["device_share"]), 3)
+    ratio = {q: round(row["ttft_ms"][q] / alone["ttft_ms"][q], 3) for q in ("p50", "p95", "p99")}
+    found: dict[str, Any] = {"ratio": ratio}
+    if rate is not None:
+        kept = row["others_per_s"] / rate
+        found["bulk_kept"] = round(kept, 3)
+        if "device_share" in row:
+            found["bulk_net"] = round(kept / (1 - row["device_share"]), 3)
     return found
 
 

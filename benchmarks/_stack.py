@@ -21,6 +21,8 @@ from pathlib import Path
 
 import psutil
 
+from penstock.server.guardian import die_with_parent
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -81,12 +83,21 @@ def wait_port(port: int, started: Running, timeout_s: float) -> None:
 
 @contextmanager
 def running(argv: list[str], cwd: Path = ROOT, **env: str) -> Iterator[Running]:
-    """Run a process in a session of its own; it is stopped at the end of the block."""
+    """Run a process in a session of its own; it is stopped at the end of the block, and if this process is killed.
+
+    Call it from the main thread: Linux takes the end of the thread that started a process for the end of its parent.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                argv, cwd=cwd, stdout=out, stderr=out, env=os.environ | env, start_new_session=True
+                argv,
+                cwd=cwd,
+                stdout=out,
+                stderr=out,
+                env=os.environ | env,
+                start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - nothing but a system call happens there
             )
         try:
             yield Running(process, log)
@@ -125,7 +136,8 @@ def penstock_up(
         data = data_dir or Path(folder)
         argv = [sys.executable, "-m", "penstock", "up", f"--port={port}", f"--data-dir={data}", *args]
         argv += [f"--flower-port={free_port()}"] if flower else ["--no-flower"]
-        env |= {"PYTHONPATH": str(code)}  # of every process; -m looks into the folder that this one runs in
+        # Of every process; -m looks into the folder that this one runs in.
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(code), env.get("PYTHONPATH")]))
         with _process(argv, f"http://127.0.0.1:{port}/health/ready", timeout_s, code, **env):
             yield "127.0.0.1", port
 

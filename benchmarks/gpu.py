@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from _gpu_engines import Engine, on_gpu, stand_in
 from _spells import Plan, Served, on_stack
 from _stack import ROOT, machine, penstock_up, vllm_server
 
+from penstock.server.guardian import die_with_parent
 from workers.devices.nvml import device_of, look
 from workers.engines.vllm.step_cost import parse
 
@@ -47,7 +49,8 @@ def unavailable() -> str | None:
 def fit(engine: Engine) -> dict[str, Any]:
     """Return the pace of the engine, and the errors of the fit."""
     argv = [sys.executable, "-m", "penstock", "bench", "fit", "--json", *engine.fit]
-    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    end = die_with_parent(signal.SIGTERM)
+    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, check=True, preexec_fn=end)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

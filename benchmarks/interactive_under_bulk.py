@@ -16,7 +16,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,10 @@ QUICK = ("--calls=30", "--rates=15", "--kinds=lognormal", "--bulk-s=4", "--ablat
 TABLES = _bulk_tables.TABLES
 tables = _bulk_tables.tables
 
-MEANS: dict[str, dict[str, str]] = {
-    "lane_scheduler": {"PENSTOCK_LANE_SCHEDULER": "false"},
-    "just_in_time": {"PENSTOCK_JUST_IN_TIME": "false"},
-}
-"""Each of the means, and the environment without it."""
+SETTINGS = {"lane_scheduler": "PENSTOCK_LANE_SCHEDULER", "just_in_time": "PENSTOCK_JUST_IN_TIME"}
+PATCHED = ("held_outputs", "render_order", "bulk_pace")
+MEANS = (*SETTINGS, *PATCHED)
+"""What can be taken away: by a setting, or by a change to the running processes (``_without``)."""
 
 PICTURE = ROOT / "docs" / "images" / "bulk-without-being-felt.png"
 
@@ -78,19 +77,27 @@ def median(reports: list[Any]) -> Any:
     return first
 
 
+def without(names: Sequence[str]) -> dict[str, str]:
+    """Return the environment without some of the means."""
+    env = {SETTINGS[name]: "false" for name in names if name in SETTINGS}
+    patched = [name for name in names if name in PATCHED]
+    if patched:
+        shim = Path(__file__).parent / "_without"
+        env |= {"BENCHMARK_WITHOUT": ",".join(patched), "PYTHONPATH": str(shim)}
+    return env
+
+
 def environment(args: argparse.Namespace) -> dict[str, str]:
     """Return the settings that the options ask for."""
-    env = dict(pair.split("=", 1) for pair in args.env)
-    for name in args.without:
-        env |= MEANS[name]
+    env = dict(pair.split("=", 1) for pair in args.env) | without(args.without)
     if args.slo_ms is not None:
         env["PENSTOCK_INTERACTIVE_SLO_MS"] = str(args.slo_ms)
     return env
 
 
 def ablations(args: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
-    """Measure without each of the means in turn, and with an SLO."""
-    variants = {f"without {name}": env | without for name, without in MEANS.items()}
+    """Measure without each of the means in turn, and with an SLO. Bulk alone is measured once, with all of them."""
+    variants = {f"without {name}": env | without([*args.without, name]) for name in args.ablate}
     variants |= {f"SLO {ms:g} ms": env | {"PENSTOCK_INTERACTIVE_SLO_MS": str(ms)} for ms in args.slo_table}
     plan = Plan(
         loads(args, args.ablate_calls, args.rates[-1:]), args.ablate_kinds, args.bulk_s, seed=args.seed
@@ -98,7 +105,7 @@ def ablations(args: argparse.Namespace, env: dict[str, str]) -> dict[str, Any]:
     found = {"all": measure(args, plan, env)}
     for name, changed in variants.items():
         say(name)
-        found[name] = measure(args, plan, changed)
+        found[name] = measure(args, replace(plan, bulk_s=0.0), changed)
     return found
 
 
@@ -141,11 +148,11 @@ def main() -> None:
     add("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="of bulk (default: all)")
     add("--words", type=int, default=300, help="of a call's prompt (default %(default)s)")
     add("--tokens", type=int, default=24, help="of a call's answer (default %(default)s)")
-    add("--bulk-s", type=float, default=30.0, help="seconds of bulk alone (default %(default)s)")
+    add("--bulk-s", type=float, default=30.0, help="of bulk alone; 0: not (default %(default)s)")
     add(
         "--without",
         action="append",
-        choices=list(MEANS),
+        choices=MEANS,
         default=[],
         help="turn one of the means off, repeatable",
     )
@@ -153,6 +160,7 @@ def main() -> None:
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="one more setting, repeatable")
     add("--engine-arg", action="append", default=[], help="one more flag of vLLM's, repeatable")
     add("--ablate-calls", type=int, default=400, help="calls without each of the means; 0: not (default 400)")
+    add("--ablate", nargs="*", choices=MEANS, default=list(MEANS), help="which of them (default: all)")
     add("--ablate-kinds", nargs="+", choices=list(KINDS), default=["equal", "lognormal"])
     add("--slo-table", type=float, nargs="*", default=[], metavar="MS", help="SLOs beside the means")
     add("--llm-d-calls", type=int, default=0, help="calls of llm-d's scenario; 0: not (default %(default)s)")

@@ -21,6 +21,7 @@ import contextlib
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ from typing import Any, Protocol, cast
 
 import _tables
 from _stack import ROOT
+
+from penstock.server.guardian import die_with_parent
 
 HERE = Path(__file__).parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -112,7 +115,14 @@ def run(name: str, arguments: Sequence[str]) -> dict[str, Any]:
         BenchmarkError: it failed, or printed no report.
     """
     argv = [sys.executable, str(HERE / f"{name}.py"), *arguments]
-    done = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        preexec_fn=die_with_parent(signal.SIGTERM),
+    )
     if done.returncode:
         raise BenchmarkError(f"{name} ended with status {done.returncode}")
     try:

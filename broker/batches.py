@@ -11,6 +11,7 @@ from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
+from jobs.access import Actor
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
@@ -59,8 +60,11 @@ class OpenChunk:
 class BatchStore(StorePart):
     """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them."""
 
-    async def create(self, spec: BatchSpec) -> tuple[Batch, bool]:
+    async def create(self, spec: BatchSpec, *, by: Actor | None = None) -> tuple[Batch, bool]:
         """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
+
+        Args:
+            by: who asked for a retry, for the audit stream, if the batch may be another's.
 
         Returns:
             The batch, and whether it is an earlier one.
@@ -85,6 +89,7 @@ class BatchStore(StorePart):
             idem_ttl_ms=self._store.retention_ms,
             idem=spec.idempotency_key,
             retry_of=spec.retry_of,
+            by=by and by.encode(),
         )
         created = await self._call(call)
         if created.kind == "no_file":
@@ -113,14 +118,14 @@ class BatchStore(StorePart):
         rows = await self._execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
-    async def cancel(self, batch_id: str) -> BatchStatus | None:
+    async def cancel(self, batch_id: str, *, by: Actor | None = None) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchCancel(batch_id))
+        reply = await self._call(BatchCancel(batch_id, by and by.encode()))
         return None if reply is None else BatchStatus(reply)
 
-    async def pause(self, batch_id: str, *, paused: bool) -> BatchStatus | None:
+    async def pause(self, batch_id: str, *, paused: bool, by: Actor | None = None) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchPause(batch_id, paused))
+        reply = await self._call(BatchPause(batch_id, paused, by and by.encode()))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore, StorePart
-from jobs.access import DEFAULT_TENANT
+from jobs.access import DEFAULT_TENANT, Actor
 from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
@@ -97,13 +97,13 @@ class FileStore(StorePart):
             found[role] = file
         return found
 
-    async def delete(self, file_id: str, *, only_if_expired: bool = False) -> bool:
+    async def delete(self, file_id: str, *, only_if_expired: bool = False, by: Actor | None = None) -> bool:
         """Delete a file's record and mark its object for deletion. False: there is no such file, or it has not expired.
 
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call(FileDelete(file_id, only_if_expired))
+        reply = await self._call(FileDelete(file_id, only_if_expired, by and by.encode()))
         if reply == "busy":
             raise FileInUseError(file_id)
         return reply == "deleted"

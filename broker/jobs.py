@@ -30,6 +30,7 @@ from broker.queues import QueueControl
 from broker.records import Facts, encode_facts
 from broker.registry import Registry
 from broker.settings import BrokerSettings
+from jobs.access import Actor
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import JobSpec
@@ -102,10 +103,13 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     # ---- the api -----------------------------------------------------------------------------------------------
 
-    async def accept(self, spec: JobSpec) -> Accepted:
+    async def accept(self, spec: JobSpec, *, by: Actor | None = None) -> Accepted:
         """Create the job and queue it, or find it by its idempotency key or as the retry of ``spec.retry_of``.
 
-        Nothing is written if it raises one of these:
+        Nothing is written if it raises one of these.
+
+        Args:
+            by: who asked for a retry, for the audit stream, if the job may be another's.
 
         Raises:
             BusyError: reject mode, and no slot is free.
@@ -124,14 +128,14 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
-        answer = await self._accept(spec, digest)
+        answer = await self._accept(spec, digest, by)
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
         return Accepted(answer.id, answer.at, answer.kind == "same")
 
-    async def _accept(self, spec: JobSpec, digest: str) -> calls.Accepted:
+    async def _accept(self, spec: JobSpec, digest: str, by: Actor | None) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
-        call = self._call_for(spec, digest)
+        call = msgspec.structs.replace(self._call_for(spec, digest), by=by and by.encode())
         blobs = encode_facts(Facts.of(spec)), spec.body
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
@@ -193,9 +197,14 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
-    async def cancel(self, job_id: str) -> JobState | None:
-        """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job."""
-        state = await self.functions.call(calls.Cancel(id=job_id, retention_ms=self.retention_ms))
+    async def cancel(self, job_id: str, *, by: Actor | None = None) -> JobState | None:
+        """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, by=by and by.encode())
+        state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
     async def watch(self, job_id: str, sink: str) -> JobState | None:
@@ -219,6 +228,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most=_REAP_STEP,
             retention_ms=self.retention_ms,
             ageing_ms=int(s.ageing_s * 1000),
+            audit_retention_ms=s.audit_retention_days * 86_400_000,
+            audit_most=s.audit_max_entries,
         )
         answer = await self.functions.call(call)
         done = _reaped(answer)

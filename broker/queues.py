@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from broker.db.calls.jobs import Cancel, Move
-from broker.db.calls.queues import Pause, SetLimits
+import msgspec
+
+from broker.db.calls.jobs import Move
+from broker.db.calls.queues import Pause, Purge, SetLimits
 from broker.lookups import JobLookups
 from broker.settings import BrokerSettings
+from jobs.access import Actor
 from jobs.ids import made_ms
 from jobs.lanes import Lane
 from jobs.outlook import start_ms
 from jobs.states import JobState
 
-_PURGE_STEP = 500
+_PURGE_STEP = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +75,38 @@ class QueueControl(JobLookups):
     _settings: BrokerSettings
     retention_ms: int
 
-    async def move(self, job_id: str, lane: Lane | None = None, *, top: bool = False) -> JobState | None:
+    async def move(
+        self, job_id: str, lane: Lane | None = None, *, top: bool = False, by: Actor | None = None
+    ) -> JobState | None:
         """Change a queued job's lane; with ``top`` make it the next of its lane.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
 
         Returns:
             The job's state; a job that is not queued is not moved. None: there is no such job.
         """
-        state = await self.functions.call(Move(id=job_id, lane=lane and lane.value, top=top or None))
+        call = Move(id=job_id, lane=lane and lane.value, top=top or None, by=by and by.encode())
+        state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
-    async def pause(self, pool: str, *, paused: bool) -> bool:
+    async def pause(self, pool: str, *, paused: bool, by: Actor | None = None) -> bool:
         """Pause or resume a pool: no job of it is claimed; running jobs continue. Return whether that changed anything."""
-        return await self.functions.call(Pause(pool=pool, paused=paused))
+        return await self.functions.call(Pause(pool=pool, paused=paused, by=by and by.encode()))
 
-    async def purge(self, pool: str, lane: Lane) -> int:
+    async def purge(self, pool: str, lane: Lane, *, by: Actor | None = None) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
+        call = Purge(
+            pool=pool, lane=lane.value, ids=[], retention_ms=self.retention_ms, by=by and by.encode()
+        )
         for waiting in (self._last_queued, self._delayed):
             while ids := await waiting(pool, lane):
-                calls = (Cancel(id=job_id, retention_ms=self.retention_ms, if_queued=True) for job_id in ids)
-                states = await asyncio.gather(*(self.functions.call(call) for call in calls))
-                purged += states.count(JobState.CANCELLED)
-                if JobState.CANCELLED not in states:
+                cancelled = await self.functions.call(msgspec.structs.replace(call, ids=ids))
+                if not cancelled:
                     break
+                purged += cancelled
+                call = msgspec.structs.replace(call, by=None)  # it is in the audit stream
         return purged
 
     async def _last_queued(self, pool: str, lane: Lane) -> list[str]:

@@ -15,6 +15,7 @@ from broker.db.errors import RegistrationRefusedError
 from broker.db.functions import drop_libraries
 from broker.db.library import library
 from broker.lookups import JobLookups
+from jobs.access import Actor
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
@@ -137,9 +138,10 @@ class Registry(JobLookups):
         """End the lease of a worker that has ended. The next round of the reaper takes over the jobs that it left."""
         await self.functions.call(calls.Bury(worker=worker))
 
-    async def drain(self, worker: str, timeout_s: float | None = None) -> bool:
+    async def drain(self, worker: str, timeout_s: float | None = None, *, by: Actor | None = None) -> bool:
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        return await self.functions.call(calls.Drain(worker=worker, timeout_s=timeout_s))
+        call = calls.Drain(worker=worker, timeout_s=timeout_s, by=by and by.encode())
+        return await self.functions.call(call)
 
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""

@@ -139,6 +139,15 @@ class BrokerSettings(BaseSettings):
             max_active=self.tenant_max_active if own.max_active is None else own.max_active,
         )
 
+    audit_retention_days: int = Field(
+        400, ge=1, le=36_500, description="How long entries of the audit stream are kept."
+    )
+    audit_max_entries: int = Field(
+        100_000,
+        ge=100,
+        le=10_000_000,
+        description="Most entries of the audit stream, about 250 bytes each in Redis; the oldest leave first.",
+    )
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A job whose response is larger fails with `result_too_large`."
     )

@@ -12,6 +12,7 @@ import structlog
 from broker.batches import BatchSpec
 from broker.files import FileRole
 from coordinator.context import Context
+from jobs.access import Actor
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch, File
 from monitoring import failpoints
@@ -40,7 +41,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     Args:
         batch: an ended batch with an error file.
         args: ``file_id`` and ``batch_id`` for the new objects, ``keep_ms``: how long the new input is kept, ``trace``: the
-            caller's place in a trace.
+            caller's place in a trace, ``by``: who that is, for the audit stream.
 
     Returns:
         ``id``: the new batch's.
@@ -58,7 +59,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     failpoints.hit("coordinator.before_child")
     kept: dict[str, Any] = {name: getattr(batch, name) for name in _KEPT}
     spec = BatchSpec(args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], **kept)
-    child, _ = await context.batches.create(spec)
+    child, _ = await context.batches.create(spec, by=Actor.decode(args["by"]))
     if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)
     return {"id": child.id}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import secrets
 import string
 import zlib
@@ -82,6 +83,17 @@ class Actor:
     key: str | None
     tenant: str
     address: str = ""
+
+    def encode(self) -> str:
+        """Return it as the field ``by`` of a call: JSON without what is not known."""
+        known = {"key": self.key, "tenant": self.tenant, "address": self.address}
+        return json.dumps({name: value for name, value in known.items() if value})
+
+    @classmethod
+    def decode(cls, text: str) -> Actor:
+        """Read what :meth:`encode` wrote."""
+        known = json.loads(text)
+        return cls(known.get("key"), known.get("tenant", DEFAULT_TENANT), known.get("address", ""))
 
 
 _LETTERS: Final = string.digits + string.ascii_letters

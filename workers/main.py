@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from typing import Any
 
@@ -30,6 +29,7 @@ from workers.devices.layout import device_for, gpus_for, groups_for
 from workers.devices.nvml import DeviceStartError, indices
 from workers.devices.pools import worker_settings
 from workers.engines.factory import engine_for
+from workers.process.garbage import collect_seldom
 from workers.process.host import EngineHost
 from workers.process.signals import drain_on_signals, ignore_signals
 from workers.settings import WorkerSettings
@@ -88,8 +88,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         worker = _celery_worker(app, settings, host)
         host.watch(worker.claimer.ids)
         host.ending.on_begin(worker.stop)
-        gc.collect()
-        gc.freeze()
+        collect_seldom()
         worker.run()
         host.ending.stopped_claiming()
     finally:

@@ -10,6 +10,7 @@ import structlog
 from api.services import Services
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import Accepted
+from jobs.access import Actor
 from jobs.endpoints import task_of
 from jobs.model import JobSpec
 from monitoring.trace_context import TraceContext
@@ -19,9 +20,18 @@ log = structlog.get_logger(__name__)
 
 
 async def accept(
-    services: Services, spec: JobSpec, span: Span, links: Iterable[TraceContext | None] = ()
+    services: Services,
+    spec: JobSpec,
+    span: Span,
+    links: Iterable[TraceContext | None] = (),
+    by: Actor | None = None,
 ) -> Accepted:
-    """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors. ``links``: related traces."""
+    """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors.
+
+    Args:
+        links: related traces.
+        by: who asked, if it is a retry.
+    """
     if not services.prepared.is_set():
         raise StoreUnavailableError("accept: the version of the data in Redis is not known yet")
     step = _begin(services, spec, span, links)
@@ -31,7 +41,7 @@ async def accept(
     else:
         structlog.contextvars.bind_contextvars(job_id=spec.id)
     try:
-        accepted = await services.store.accept(spec)
+        accepted = await services.store.accept(spec, by=by)
     except Exception as error:
         step.error(type(error).__name__)
         raise

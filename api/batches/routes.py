@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import tenant_of
+from api.access.identity import actor_of, tenant_of
 from api.batches.create import create_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
@@ -78,10 +78,10 @@ def register(router: APIRouter, services: Services) -> None:
         summary="Cancel a batch",
         responses=answers(BatchObject, 404, 409, 503),
     )
-    async def cancel_batch(batch_id: str) -> Response:
+    async def cancel_batch(batch_id: str, request: Request) -> Response:
         """`cancelling` at once. When its rows have stopped: `cancelled`, with the finished rows in its files."""
         batch = await found_batch(services, batch_id)
-        status = await services.batches.cancel(batch.id)
+        status = await services.batches.cancel(batch.id, by=actor_of(request.scope))
         if status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
             message = f"Cannot cancel a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
@@ -102,7 +102,7 @@ def register(router: APIRouter, services: Services) -> None:
 
 async def _set_paused(services: Services, batch_id: str, request: Request, *, paused: bool) -> Response:
     batch = await found_batch(services, batch_id)
-    status = await services.batches.pause(batch.id, paused=paused)
+    status = await services.batches.pause(batch.id, paused=paused, by=actor_of(request.scope))
     if status not in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}:
         word = "pause" if paused else "resume"
         message = f"Cannot {word} a batch with status '{batch.status if status is None else status}'."

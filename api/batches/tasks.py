@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
+from api.access.identity import actor_of
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
@@ -66,6 +67,7 @@ def register(router: APIRouter, services: Services) -> None:
             "batch_id": services.new_id(BATCH_PREFIX),
             "keep_ms": int(services.settings.file_retention_s * 1000),
             "trace": place_of(request.scope),
+            "by": actor_of(request.scope).encode(),
         }
         made = await _performed(services, request, TaskKind.RETRY, batch, args)
         if made["id"] == args["batch_id"]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from api.access.identity import actor_of
 from api.files.content import FileContent
 from api.files.create import CreateFile
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
@@ -75,8 +76,9 @@ def register(router: APIRouter, services: Services) -> None:
     @router.delete(
         "/v1/files/{file_id}", summary="Delete a file", responses=answers(FileDeleted, 404, 409, 503)
     )
-    async def delete_file(file_id: str) -> Response:
+    async def delete_file(file_id: str, request: Request) -> Response:
         """Refused while a batch that has not ended reads the file."""
-        if not is_file_id(file_id) or not await services.files.delete(file_id):
+        by = actor_of(request.scope)
+        if not is_file_id(file_id) or not await services.files.delete(file_id, by=by):
             raise file_not_found(file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})

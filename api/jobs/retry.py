@@ -10,6 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Scope
 
+from api.access.identity import actor_of
 from api.admission.accept import accept
 from api.http.asgi import json_response
 from api.http.bodies import SMALL_BYTES
@@ -72,7 +73,7 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     earlier = TraceContext.decode(spec.trace)
     spec = replace(spec, idempotency_key=key, trace=None)
     try:
-        accepted = await accept(services, spec, request_span(scope), [earlier])
+        accepted = await accept(services, spec, request_span(scope), [earlier], actor_of(scope))
     except LookupError:
         raise job_not_found(job_id) from None
     if not accepted.replayed:

@@ -7,6 +7,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 
+from api.access.identity import actor_of
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.errors import ApiError, invalid
@@ -66,7 +67,7 @@ def register(router: APIRouter, services: Services) -> None:
     @router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job", responses=answers(JobObject, 404, 503))
     async def cancel_job(job_id: str, request: Request) -> Response:
         """A queued job ends at once, a running one within a second. A finished one does not change."""
-        state = await services.store.cancel(checked_id(job_id))
+        state = await services.store.cancel(checked_id(job_id), by=actor_of(request.scope))
         if state is None:
             raise job_not_found(job_id)
         log.info("cancel_asked", job_id=job_id, state=state.value, tenant=asked_by(request.scope))
@@ -157,7 +158,7 @@ def _register_change(router: APIRouter, services: Services) -> None:
         current = await services.store.get(checked_id(job_id))
         if current is not None and current.lane is Lane.REALTIME:
             raise invalid(f"{job_id} belongs to a synchronous call, which cannot be moved", "job_id")
-        state = await services.store.move(job_id, lane, top=change.top)
+        state = await services.store.move(job_id, lane, top=change.top, by=actor_of(request.scope))
         if state is None:
             raise job_not_found(job_id)
         if state is not JobState.QUEUED:

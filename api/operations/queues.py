@@ -8,6 +8,7 @@ import structlog
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
+from api.access.identity import actor_of
 from api.http.asgi import json_response
 from api.http.errors import ApiError
 from api.http.openapi import answers
@@ -134,7 +135,7 @@ def register(router: APIRouter, services: Services) -> None:
         pool: str, action: Annotated[Literal["pause", "resume"], Path()], request: Request
     ) -> Response:
         """A paused pool accepts jobs and starts none; running jobs continue. Repeating the call changes nothing."""
-        changed = await store.pause(await known(pool), paused=action == "pause")
+        changed = await store.pause(await known(pool), paused=action == "pause", by=actor_of(request.scope))
         log.info(
             "pool_paused" if action == "pause" else "pool_resumed",
             pool=pool,
@@ -149,6 +150,6 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def purge_lane(pool: str, lane: LaneName, request: Request) -> Response:
         """Cancels every job that waits in the lane. Running jobs continue."""
-        cancelled = await store.purge(await known(pool), Lane(lane))
+        cancelled = await store.purge(await known(pool), Lane(lane), by=actor_of(request.scope))
         log.info("lane_purged", pool=pool, lane=lane, cancelled=cancelled, tenant=asked_by(request.scope))
         return json_response({"object": "purged", "pool": pool, "lane": lane, "cancelled": cancelled})

@@ -9,6 +9,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.access.identity import actor_of
 from api.http.asgi import json_response
 from api.http.body import control_body
 from api.http.errors import ApiError
@@ -142,7 +143,8 @@ def register(router: APIRouter, services: Services) -> None:
         """
         timeout_s = None if request is None else request.timeout_s
         named = [one for one in await store.workers() if name in {one.get("name"), one["incarnation"]}]
-        drained = [one for one in named if await store.drain(one["incarnation"], timeout_s)]
+        by = actor_of(asked.scope)
+        drained = [one for one in named if await store.drain(one["incarnation"], timeout_s, by=by)]
         if not drained:
             message = f"no live worker is named {name!r}; GET /v1/workers lists the live workers"
             raise ApiError(404, message, "worker_not_found", param="name")

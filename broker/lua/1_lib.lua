@@ -59,7 +59,28 @@ local function write(key, fields)
   if n > 0 then redis.call('HSET', key, unpack(flat)) end
 end
 
+-- Pause or resume what a hash is the record of. Returns whether that changed it.
+local function set_paused(key, paused)
+  if paused then return redis.call('HSETNX', key, 'paused', 1) == 1 end
+  return redis.call('HDEL', key, 'paused') == 1
+end
+
 local function number(text) return tonumber(text or nil) end
+
+-- Note an administrative act in the audit stream, if a person asked for it: a.by, JSON of jobs.access.Actor. It is called after the act
+-- changed something. what: '<kind>.<verb>', on: its object, '<kind> <id>', details: a table, with `tenant` if the object has one; or nil.
+local function audit(a, what, on, details)
+  if not a.by then return end
+  redis.call('XADD', K.audit(), '*', 'what', what, 'by', a.by, 'on', on, 'details', details and cjson.encode(details) or '{}')
+end
+
+-- The same for an act on what belongs to a tenant, unless that is the tenant of whom asked. details gets the tenant.
+local function audit_of_another(a, tenant, what, on, details)
+  if not a.by or cjson.decode(a.by).tenant == tenant then return end
+  details = details or {}
+  details.tenant = tenant
+  audit(a, what, on, details)
+end
 
 -- The last sequence numbers of an attempt: its end, and its return to the queue.
 local SEQ_END = '4294967295'

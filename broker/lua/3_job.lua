@@ -128,9 +128,12 @@ local function stop_job(id, event, retention)
 end
 
 define('cancel', function(a)
-  local state = a.if_queued and redis.call('HGET', K.job(a.id), 'state')
-  if a.if_queued and state ~= 'queued' then return state or nil end
-  return stop_job(a.id, ON.cancel, a.retention_ms)
+  local before = a.by and read(K.job(a.id), {'state', 'tenant', 'cancel'})
+  local state = stop_job(a.id, ON.cancel, a.retention_ms)
+  if before and ON.cancel[before.state] and not before.cancel then
+    audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
+  end
+  return state
 end)
 
 define('watch', function(a)
@@ -162,5 +165,6 @@ define('move', function(a)
     count_attached(j.pool, lane, j.tenant, 1)
   end
   redis.call('HSET', K.job(a.id), 'lane', lane, 'back', exactly(now_ms()))
+  audit_of_another(a, j.tenant, 'job.move', 'job ' .. a.id, {from = j.lane, to = lane, top = a.top})
   return 'queued'
 end)

@@ -130,6 +130,7 @@ define('accept', function(a, blobs)
   if a.retry_of then
     redis.call('HSET', K.job(a.retry_of), 'retried_as', id)
     redis.call('ZREM', K.dead(), a.retry_of)
+    audit_of_another(a, tenant, 'job.retry', 'job ' .. a.retry_of, {retried_as = id})
   end
   if a.expires_in_ms then fields.exp = now + a.expires_in_ms end
   if a.queue_timeout_ms and leads ~= 'running' then fields.qexp = now + a.queue_timeout_ms end

@@ -33,6 +33,7 @@ define('batch_create', function(a)
   redis.call('ZADD', K.batches(), exactly(now), id)
   redis.call('SADD', K.batches_active(), id)
   look(id)
+  if a.retry_of then audit_of_another(a, a.tenant, 'batch.retry', 'batch ' .. a.retry_of, {retried_as = id}) end
   return {kind = 'created', id = id}
 end)
 
@@ -43,6 +44,7 @@ define('batch_cancel', function(a)
   if to then
     redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
     look(a.batch)
+    audit_of_another(a, redis.call('HGET', batch, 'tenant'), 'batch.cancel', 'batch ' .. a.batch)
   end
   return to or status or nil
 end)
@@ -51,8 +53,9 @@ define('batch_pause', function(a)
   local batch = K.batch(a.batch)
   local status = redis.call('HGET', batch, 'status')
   if status == 'validating' or status == 'in_progress' then
-    if a.paused then redis.call('HSET', batch, 'paused', 1) else redis.call('HDEL', batch, 'paused') end
+    local changed = set_paused(batch, a.paused)
     look(a.batch)
+    if changed then audit_of_another(a, redis.call('HGET', batch, 'tenant'), a.paused and 'batch.pause' or 'batch.resume', 'batch ' .. a.batch) end
   end
   return status or nil
 end)

@@ -1,9 +1,24 @@
 -- What operators do to a queue and see of it.
 define('pause', function(a)
-  if a.paused then return redis.call('HSETNX', K.pool(a.pool), 'paused', 1) == 1 end
-  local changed = redis.call('HDEL', K.pool(a.pool), 'paused') == 1
-  ring_all(a.pool)
+  local changed = set_paused(K.pool(a.pool), a.paused)
+  if changed then audit(a, a.paused and 'pool.pause' or 'pool.resume', 'pool ' .. a.pool) end
+  if not a.paused then ring_all(a.pool) end
   return changed
+end)
+
+-- One step of a purge. Only the first that cancels a job has `by`, so that a purge is one entry of the audit stream.
+define('purge', function(a)
+  local cancelled, waiting = 0, redis.call('HGET', K.pool(a.pool), 'depth:' .. a.lane)
+  local changed = false
+  for _, id in ipairs(a.ids) do
+    local j = read(K.job(id), {'state', 'pool', 'lane'})
+    if j.state == 'queued' and j.pool == a.pool and j.lane == a.lane then
+      j.state, changed = stop_job(id, ON.cancel, a.retention_ms), true
+    end
+    if j.state == 'cancelled' then cancelled = cancelled + 1 end -- at once, or before the client library sent the call twice
+  end
+  if changed then audit(a, 'lane.purge', 'lane ' .. a.pool .. ' ' .. a.lane, {waiting = number(waiting)}) end
+  return cancelled
 end)
 
 -- Tenants at their bound get another chance.

@@ -17,7 +17,7 @@ end)
 
 define('file_delete', function(a)
   local id = a.id
-  local f = read(K.file(id), {'key', 'purpose', 'users', 'expires'})
+  local f = read(K.file(id), {'key', 'purpose', 'users', 'expires', 'tenant'})
   if not f.key then
     redis.call('ZREM', K.files_expiry(), id)
     return 'gone'
@@ -28,6 +28,7 @@ define('file_delete', function(a)
   redis.call('SET', K.file_was(id), redis.call('ZSCORE', K.files(), id) or 0, 'PX', 3600000)
   for _, index in ipairs({K.files(), K.files_by_purpose(f.purpose), K.files_expiry()}) do redis.call('ZREM', index, id) end
   redis.call('DEL', K.file(id))
+  audit_of_another(a, f.tenant, 'file.delete', 'file ' .. id)
   return 'deleted'
 end)
 

@@ -114,6 +114,11 @@ local function age(pool, lane, ageing, a, done)
   end
 end
 
+local function trim_audit(a)
+  redis.call('XTRIM', K.audit(), 'MINID', '=', exactly(now_ms() - a.audit_retention_ms))
+  redis.call('XTRIM', K.audit(), 'MAXLEN', '=', exactly(a.audit_most))
+end
+
 define('reap', function(a)
   local now = now_ms()
   local tick = number(redis.call('HGET', K.reaper(), 'tick')) or now
@@ -141,6 +146,7 @@ define('reap', function(a)
   end
   done.more = done.more or #due == a.most or #late == a.most
   retire(a, done)
+  trim_audit(a)
   local ageing = limit('ageing_ms') or a.ageing_ms
   for _, pool in ipairs(ageing > 0 and redis.call('SMEMBERS', K.pools()) or {}) do
     for lane in pairs(ABOVE) do age(pool, lane, ageing, a, done) end

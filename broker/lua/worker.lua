@@ -80,7 +80,10 @@ end)
 define('drain', function(a)
   local lease = redis.call('ZSCORE', K.leases(), a.worker)
   if not lease or tonumber(lease) < now_ms() then return false end
-  redis.call('HSET', K.worker_orders(a.worker), 'drain', a.timeout_s or '')
-  redis.call('PUBLISH', K.ctl_channel(a.worker), cmsgpack.pack({'drain', tostring(a.timeout_s or '')}))
+  local timeout = tostring(a.timeout_s or '')
+  local changed = redis.call('HGET', K.worker_orders(a.worker), 'drain') ~= timeout
+  redis.call('HSET', K.worker_orders(a.worker), 'drain', timeout)
+  if changed then audit(a, 'worker.drain', 'worker ' .. a.worker, {timeout_s = a.timeout_s}) end
+  redis.call('PUBLISH', K.ctl_channel(a.worker), cmsgpack.pack({'drain', timeout}))
   return true
 end)

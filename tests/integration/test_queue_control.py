@@ -8,7 +8,7 @@ import pytest
 
 from broker.celery.app import make_celery
 from broker.celery.envelope import learn_envelope
-from broker.db.calls.jobs import Cancel
+from broker.db.calls.queues import Purge
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -146,8 +146,8 @@ async def test_a_purge_leaves_running_jobs_and_takes_those_that_waited_for_them(
     assert await store.purge("default", Lane.NORMAL) == 2
     states = [(await store.get(job_id)).state for job_id in (running.id, leader.id, follower.id)]
     assert states == [JobState.RUNNING, JobState.CANCELLED, JobState.CANCELLED]
-    call = Cancel(id=running.id, retention_ms=1000, if_queued=True)
-    assert await store.functions.call(call) == "running"
+    call = Purge(pool="default", lane="normal", ids=[running.id], retention_ms=1000)
+    assert await store.functions.call(call) == 0
     assert not (await store.get(running.id)).cancel_requested
 
 

@@ -3,6 +3,9 @@
 Each class is one function of ``broker/lua``: ``BatchStep`` is ``batch_step`` there, which gets the fields by their names. A
 field that is None is left out. :mod:`broker.db.library` writes the table by which the Lua side checks the types.
 
+``by`` says who asked for an administrative act, as :meth:`jobs.access.Actor.encode` writes it; the function notes the act in
+the audit stream. None: a process of ours asked.
+
 All times are Unix milliseconds of the server's clock, all durations milliseconds. Bodies are no fields: they follow the
 call as blobs, as they are.
 """

@@ -44,12 +44,14 @@ class BatchCreate(Call[BatchCreated]):
     idem_ttl_ms: int
     idem: str | None = None
     retry_of: str | None = None
+    by: str | None = None
 
 
 class BatchCancel(Call[str | None]):
     """Cancel a batch: it ends when its running rows have been stopped. Answers with its status; None: there is none."""
 
     batch: str
+    by: str | None = None
 
 
 class BatchPause(Call[str | None]):
@@ -57,6 +59,7 @@ class BatchPause(Call[str | None]):
 
     batch: str
     paused: bool
+    by: str | None = None
 
 
 class BatchHold(Call[bool]):

@@ -46,6 +46,7 @@ class FileDelete(Call[str]):
 
     id: str
     only_if_expired: bool
+    by: str | None = None
 
 
 class FileOrphans(Call[list[str]]):

@@ -58,6 +58,7 @@ class Accept(Call[Accepted]):
     tenant_queue_max: int | None = None
     reject: bool | None = None
     not_after: int | None = None
+    by: str | None = None
 
 
 class ClaimedJob(Answer):
@@ -186,15 +187,11 @@ class Disown(Call[bool]):
 
 
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
-
-    Attributes:
-        if_queued: leave a running one alone.
-    """
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
 
     id: str
     retention_ms: int
-    if_queued: bool | None = None
+    by: str | None = None
 
 
 class Watch(Call[str | None]):
@@ -210,6 +207,7 @@ class Move(Call[str | None]):
     id: str
     lane: str | None = None
     top: bool | None = None
+    by: str | None = None
 
 
 class Adopt(Call[bool]):
@@ -247,6 +245,7 @@ class Reap(Call[Reaped]):
         usual_gap_ms: between rounds on a busy machine.
         most: steps of each kind in this call.
         ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.
+        audit_retention_ms: how long an entry of the audit stream is kept, unless there are more than ``audit_most``.
     """
 
     lease_ttl_ms: int
@@ -255,3 +254,5 @@ class Reap(Call[Reaped]):
     most: int
     retention_ms: int
     ageing_ms: int
+    audit_retention_ms: int
+    audit_most: int

@@ -28,6 +28,17 @@ class Pause(Call[bool]):
 
     pool: str
     paused: bool
+    by: str | None = None
+
+
+class Purge(Call[int]):
+    """Cancel those of these jobs that wait in a lane. Answers how many of them are cancelled now."""
+
+    pool: str
+    lane: str
+    ids: list[str]
+    retention_ms: int
+    by: str | None = None
 
 
 class SetLimits(Call[bool]):

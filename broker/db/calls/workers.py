@@ -93,3 +93,4 @@ class Drain(Call[bool]):
 
     worker: str
     timeout_s: float | None = None
+    by: str | None = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +90,24 @@ def test_repeats_become_medians() -> None:
     bench = importlib.import_module("interactive_under_bulk")
     runs = [{"a": {"p50": value}, "name": "x"} for value in (3.0, 1.0, 2.0)]
     assert bench.median(runs) == {"a": {"p50": 2.0}, "name": "x"}
+
+
+def test_means_without_a_setting_are_taken_out_of_a_process() -> None:
+    bench = importlib.import_module("interactive_under_bulk")
+    env = bench.without(bench.MEANS)
+    assert (env["PENSTOCK_LANE_SCHEDULER"], env["PENSTOCK_JUST_IN_TIME"]) == ("false", "false")
+    asked = (
+        "from workers.admission.pace import Pace\n"
+        "from workers.engines.vllm.held_outputs import is_read_at_the_end\n"
+        "from workers.engines.vllm.rendering import BULK_AT_ONCE, by_priority\n"
+        "print(Pace(8).room(100, 0.0), is_read_at_the_end(None), BULK_AT_ONCE > 1000, by_priority(None))"
+    )
+    path = os.pathsep.join([str(bench.ROOT), env["PYTHONPATH"]])
+    done = subprocess.run(
+        [sys.executable, "-c", asked],
+        env=os.environ | env | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["100", "False", "True", "False"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,8 @@ from workers.engines.vllm.step_model import StepModel
 SETTINGS = LaneSettings(places=192)
 MOST = 8192
 QUIET = Load(decodes=192, bulk_decodes=192, call_tokens=0, bulk_tokens=10_000, likely=True)
-BESIDE = replace(QUIET, call_tokens=400)
+FILLING = replace(QUIET, decodes=100, bulk_decodes=100)
+BESIDE = replace(FILLING, call_tokens=400)
 
 
 @pytest.fixture
@@ -33,8 +35,55 @@ def test_without_calls_bulk_has_the_whole_step(model: StepModel) -> None:
 
 
 def test_while_calls_are_likely_a_step_stays_short(model: StepModel) -> None:
-    room = BulkRoom(model, SETTINGS).tokens(QUIET, MOST)
-    assert model.step_s(192, room) == pytest.approx(5 * model.step_s(192, 0), rel=0.01)
+    room = BulkRoom(model, SETTINGS).tokens(FILLING, MOST)
+    assert model.step_s(100, room) == pytest.approx(5 * model.step_s(192, 0), rel=0.01)
+
+
+def steps(room: BulkRoom, needs: Iterable[int]) -> list[int]:
+    """Run steps before each of which so many prompt tokens of bulk come; return how many went into each."""
+    waiting, went = 0, []
+    for need in needs:
+        waiting += need
+        went.append(min(waiting, room.tokens(QUIET, MOST)))
+        room.used(went[-1])
+        waiting -= went[-1]
+    return went
+
+
+def test_bulk_prompts_that_come_at_once_are_spread_evenly_over_the_steps(model: StepModel) -> None:
+    """They do not make one long step, in which a call would wait."""
+    went = steps(BulkRoom(model, SETTINGS), [1600, 0, 0, 0] * 200)[-200:]
+    assert sum(went) == pytest.approx(200 * 400, rel=0.05)
+    assert max(went) < 1000
+
+
+def test_the_even_room_follows_a_growing_need(model: StepModel) -> None:
+    room = BulkRoom(model, SETTINGS)
+    steps(room, [200] * 300)
+    assert sum(steps(room, [800] * 400)[-50:]) >= 50 * 800
+
+
+def test_little_need_does_not_cut_short_prompts_up(model: StepModel) -> None:
+    room = BulkRoom(model, SETTINGS)
+    steps(room, [0] * 300)
+    assert model.per_prompt_token_s * room.tokens(QUIET, MOST) == pytest.approx(
+        0.25 * model.step_s(192, 0), rel=0.02
+    )
+
+
+def test_an_engine_that_bulk_does_not_fill_is_filled_at_once(model: StepModel) -> None:
+    room = BulkRoom(model, SETTINGS)
+    steps(room, [0] * 300)
+    assert room.tokens(FILLING, MOST) > 10 * room.tokens(QUIET, MOST)
+
+
+def test_the_steps_beside_calls_do_not_count_as_the_need(model: StepModel) -> None:
+    room = BulkRoom(model, SETTINGS)
+    steps(room, [400] * 300)
+    before = room.tokens(QUIET, MOST)
+    room.tokens(BESIDE, MOST)
+    room.used(10)
+    assert room.tokens(QUIET, MOST) == before
 
 
 def test_beside_a_call_bulk_reads_little(model: StepModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,15 @@ from workers.engines.base import EngineDeadError, EngineRequest
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm.engine import VllmEngine
 from workers.engines.vllm.lane_policy import BULK
-from workers.engines.vllm.rendering import BULK_AT_ONCE, PriorityExecutor, Way, arrived, by_priority
+from workers.engines.vllm.rendering import (
+    BULK_AT_ONCE,
+    SHORT_BYTES,
+    PriorityExecutor,
+    Way,
+    arrived,
+    by_priority,
+    end_in_turn,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -72,6 +81,86 @@ async def test_refused_work_takes_nobodys_turn() -> None:
         executor.submit(str, "refused")  # of a call, so it would be the first
     go.set()
     assert (blocked.result(10), accepted.result(10)) == (True, "accepted")
+
+
+async def rendered_in(executor: PriorityExecutor, priority: int, body: bytes) -> str:
+    """Return the name of the thread that renders a request."""
+    async with Way().taken(priority, body):
+        rendered = asyncio.get_running_loop().run_in_executor(
+            executor, lambda: threading.current_thread().name
+        )
+        return await rendered
+
+
+async def test_a_short_call_waits_for_no_thread() -> None:
+    executor, go = PriorityExecutor(1), threading.Event()
+    stuck, here = executor.submit(go.wait, 30), threading.current_thread().name
+    assert await rendered_in(executor, 0, b"x" * SHORT_BYTES) == here
+    go.set()
+    assert stuck.result(10)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("priority", "body"),
+    [
+        (BULK, b"{}"),
+        (0, b"x" * (SHORT_BYTES + 1)),
+        (0, b'{"chat_template": "{% for _ in range(99999999) %}{% endfor %}"}'),
+        (0, b'{"chat_template_kwargs": {"times": 99999999}}'),
+    ],
+)
+async def test_what_may_take_long_goes_to_a_thread(priority: int, body: bytes) -> None:
+    executor = PriorityExecutor(1)
+    assert (await rendered_in(executor, priority, body)).startswith("render")
+    executor.shutdown()
+
+
+async def test_calls_go_to_a_thread_if_the_tokenizer_is_slow() -> None:
+    executor = PriorityExecutor(1)
+    async with Way().taken(0, b"{}"):
+        executor.submit(time.sleep, 0.05).result()
+    assert (await rendered_in(executor, 0, b"{}")).startswith("render")
+    for _ in range(1000):  # and are tried again later
+        if not (await rendered_in(executor, 0, b"{}")).startswith("render"):
+            break
+    else:
+        pytest.fail("never at once again")
+    executor.shutdown()
+
+
+async def test_an_error_of_a_short_call_reaches_who_waits() -> None:
+    executor = PriorityExecutor(1)
+    async with Way().taken(0, b"{}"):
+        with pytest.raises(ValueError, match="invalid literal"):
+            await asyncio.get_running_loop().run_in_executor(executor, int, "x")
+    executor.shutdown()
+
+
+class Collector:
+    """As vLLM's."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+
+    def put(self, output: Any) -> None:
+        self.got.append(output)
+
+
+async def test_the_ends_of_bulk_wait_for_calls_on_their_way_and_those_of_calls_do_not() -> None:
+    way, bulk, call = Way(), Collector(), Collector()
+    async with way.taken(BULK):
+        arrived()
+        end_in_turn(bulk)
+    part, end = SimpleNamespace(finished=False), SimpleNamespace(finished=True)
+    async with way.taken(0):
+        end_in_turn(call)
+        for output in (part, end):
+            bulk.put(output)
+            call.put(output)
+        assert (bulk.got, call.got) == ([part], [part, end])
+        arrived()
+        await eventually(lambda: bulk.got == [part, end])
 
 
 async def test_two_bulk_requests_are_on_their_way_and_calls_do_not_wait() -> None:

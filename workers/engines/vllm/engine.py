@@ -67,6 +67,7 @@ class VllmEngine:
         key = os.environ.get("VLLM_API_KEY")  # the app asks for it all the same
         self._auth: Headers = [(b"authorization", b"Bearer " + key.encode())] if key else []
         self._traced = False
+        self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
         self._priority = EnginePriority.UNKNOWN
 
@@ -163,7 +164,7 @@ class VllmEngine:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         cancels = task.cancelling()
         try:
-            async with self._way.taken(request.priority):
+            async with self._way.taken(request.priority, request.body):
                 if llm.errored:  # it died while this request waited
                     raise EngineDeadError(_DEAD, reached=False)
                 final = await self._run(request, emit)
@@ -267,12 +268,14 @@ class VllmEngine:
         return replace(stats, evictions=self._report.evictions, step_s=self._report.step_s)
 
     def progress(self) -> float | None:
-        """See the Protocol. On a CPU one step may take minutes, so there the seconds of its computing count, too."""
+        """See the Protocol. On a CPU one step may take minutes, so the seconds of computing count while no step ends."""
         llm = self._llm
         if llm is None or not llm.log_stats or not llm.output_processor.get_num_unfinished_requests():
             return None
-        on_cpu = self._leash is not None and llm.vllm_config.device_config.device_type == "cpu"
-        return self._steps.count + (self._leash.cpu_s() if on_cpu and self._leash is not None else 0)
+        stepped, self._seen_steps = self._steps.count != self._seen_steps, self._steps.count
+        if not stepped and self._leash is not None and llm.vllm_config.device_config.device_type == "cpu":
+            self._computed_s = self._leash.cpu_s()  # it reads all of /proc: some milliseconds of the loop
+        return self._seen_steps + self._computed_s
 
     async def check(self) -> None:
         """See the Protocol."""

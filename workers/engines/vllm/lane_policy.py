@@ -27,6 +27,17 @@ _FULL_STEPS = 5.0
 """While calls are likely, a step takes at most this many times a step of decodes alone. Reading long prompts in smaller
 pieces costs bulk more than a twentieth of its rate, since every step reads the weights anew."""
 
+_FILLED = 0.75
+"""From this share of bulk's places on that decode, its prompts are read evenly; an emptier engine is filled at once."""
+
+_EVEN_STEPS = 32.0
+_EVEN_MORE = 1.25
+"""Evenly: a step takes this many times the prompt tokens that steps took lately, on average. So it follows a growing need
+within a second or two."""
+
+_EVEN_LEAST = 0.25
+"""However little that is, this share of a step of decodes."""
+
 _SMALL_SHARE = 0.05
 """Beside a call, bulk's prompts take this share of a step of decodes."""
 
@@ -71,6 +82,9 @@ class Load:
 class BulkRoom:
     """How many prompt tokens of bulk go into a step.
 
+    A call is more likely to come during a long step than during a short one, and then waits longer. So bulk's prompts are
+    spread evenly over the steps: as many tokens go into each as come in the time of one, with a little to spare.
+
     Beside a call few do, and what they lack is owed. As long as much is owed, bulk gets its full share beside calls too:
     so it is held back for a bounded time.
 
@@ -84,7 +98,13 @@ class BulkRoom:
     def __init__(self, model: StepModel, settings: LaneSettings) -> None:
         self._model, self._settings = model, settings
         self._owed = 0
+        self._even = 0.0
         self.holds = False
+
+    def used(self, tokens: int) -> None:
+        """Take in how many prompt tokens of bulk the step holds for which :meth:`tokens` was asked last."""
+        if not self.holds:
+            self._even += (tokens - self._even) / _EVEN_STEPS
 
     def tokens(self, load: Load, most: int) -> int:
         """Return the room in this step, at most ``most`` and at least 1."""
@@ -111,13 +131,19 @@ class BulkRoom:
         if self._settings.slo_s is not None:
             target = min(target, self._settings.slo_s / 2)
         left = target - self._model.step_s(load.decodes, load.call_tokens)
-        return max(_SMALL_TOKENS, int(left / cost))
+        room = max(_SMALL_TOKENS, int(left / cost))
+        if load.bulk_decodes < _FILLED * self._settings.places:
+            return room
+        return min(room, max(self._share(_EVEN_LEAST), int(_EVEN_MORE * self._even)))
 
     def _small(self) -> int:
         cost = self._model.per_prompt_token_s
-        if not self._model.ready or cost <= 0:
-            return _SMALL_TOKENS
-        return max(_SMALL_TOKENS, int(_SMALL_SHARE * self._model.step_s(self._settings.places, 0) / cost))
+        return self._share(_SMALL_SHARE) if self._model.ready and cost > 0 else _SMALL_TOKENS
+
+    def _share(self, share: float) -> int:
+        """Return the prompt tokens that take this share of a step of decodes."""
+        seconds = share * self._model.step_s(self._settings.places, 0)
+        return max(_SMALL_TOKENS, int(seconds / self._model.per_prompt_token_s))
 
 
 def bulk_decodes(model: StepModel, settings: LaneSettings, load: Load, call_prompt: float) -> int:

@@ -258,10 +258,11 @@ class LaneMixin:
         """Remember what the step holds, for the fit."""
         if not output.total_num_scheduled_tokens:
             return
-        tokens = output.num_scheduled_tokens
+        tokens, requests = output.num_scheduled_tokens, self.requests
         prompt = sum(tokens[new.req_id] for new in output.scheduled_new_reqs)
-        reading = [n for n in tokens.values() if n > 1 + self.num_spec_tokens]
-        prompt = max(prompt, sum(reading))
+        reading = {name: count for name, count in tokens.items() if count > 1 + self.num_spec_tokens}
+        prompt = max(prompt, sum(reading.values()))
+        self._room.used(sum(count for name, count in reading.items() if requests[name].priority >= BULK))
         self._under_way.append((self.clock(), len(tokens) - len(reading), prompt))
 
 

@@ -1,8 +1,9 @@
 """The way of a request from its claim to the engine core: calls first, and of bulk two at a time.
 
 vLLM renders chat templates and makes tokens in one thread, first come first served, so a call would wait behind all bulk
-that came just before it. Here the thread takes the smallest priority first, and only :data:`BULK_AT_ONCE` bulk requests are
-on their way.
+that came just before it. Here the thread takes the smallest priority first, only :data:`BULK_AT_ONCE` bulk requests are on
+their way, and bulk has no more than its turns on the event loop (:mod:`.turns`). A short call does not go to the thread at
+all: it would wait four times, for the thread and for the loop, for a millisecond of work.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import heapq
 import itertools
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import structlog
 
 from workers.engines.vllm.lane_policy import BULK
+from workers.engines.vllm.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -30,20 +34,33 @@ BULK_AT_ONCE = 2
 PLACE_S = 0.5
 """How long one may take its place. A request that fetches an image does not render meanwhile: it must not hold up others."""
 
+SHORT_BYTES = 4096
+"""A call whose body is no longer renders on the event loop, in about a millisecond."""
+
+AT_ONCE_S = 0.002
+"""Unless such work takes longer than this on average: some tokenizers are slow."""
+
+_NEW = 0.2
+_FORGET = 0.98
 _MANY_CORES = 4
 _SLICE = "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE"
 
 _priority: ContextVar[int] = ContextVar("priority", default=0)
 _place: ContextVar[Place | None] = ContextVar("place", default=None)
+_at_once: ContextVar[bool] = ContextVar("at_once", default=False)
 
 
 class Place:
-    """A bulk request's place on the way to the engine core, for :data:`PLACE_S` at most."""
+    """A request's place on the way to the engine core, for :data:`PLACE_S` at most.
 
-    __slots__ = ("_free", "_taken", "_timer")
+    Attributes:
+        turns: for the rest of a bulk request's work on the loop; None: a call's.
+    """
 
-    def __init__(self, free: asyncio.Semaphore) -> None:
-        self._free, self._taken = free, True
+    __slots__ = ("_give_back", "_taken", "_timer", "turns")
+
+    def __init__(self, give_back: Callable[[], None], turns: Turns | None = None) -> None:
+        self._give_back, self._taken, self.turns = give_back, True, turns
         self._timer = asyncio.get_running_loop().call_later(PLACE_S, self.leave)
 
     def leave(self) -> None:
@@ -51,7 +68,7 @@ class Place:
         if self._taken:
             self._taken = False
             self._timer.cancel()
-            self._free.release()
+            self._give_back()
 
 
 class Way:
@@ -59,19 +76,28 @@ class Way:
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(BULK_AT_ONCE)
+        self._turns = Turns()
 
     @asynccontextmanager
-    async def taken(self, priority: int) -> AsyncIterator[None]:
-        """Run a request of this engine priority inside the block. Bulk waits for a place first, calls never do.
+    async def taken(self, priority: int, body: bytes | None = None) -> AsyncIterator[None]:
+        """Run a request of this engine priority inside the block. Bulk waits for a place and a turn first, calls never do.
 
         The place is given back by :func:`arrived`, at the latest at the end of the block.
+
+        Args:
+            body: the request's. That of a short call renders on the event loop.
         """
-        lane = _priority.set(priority)
+        call = priority < BULK
+        lane, at_once = _priority.set(priority), _at_once.set(call and body is not None and is_short(body))
         place = None
         try:
-            if priority >= BULK:
+            if call:
+                self._turns.call_comes()
+                place = Place(self._turns.call_is_gone)
+            else:
                 await self._free.acquire()
-                place = Place(self._free)
+                place = Place(self._free.release, self._turns)
+                await self._turns.wait()
             before = _place.set(place)
             try:
                 yield
@@ -80,7 +106,13 @@ class Way:
         finally:
             if place is not None:
                 place.leave()
+            _at_once.reset(at_once)
             _priority.reset(lane)
+
+
+def is_short(body: bytes) -> bool:
+    """Whether a request renders within a millisecond or two. A template of its own may take any time."""
+    return len(body) <= SHORT_BYTES and b"chat_template" not in body
 
 
 def arrived() -> None:
@@ -90,42 +122,61 @@ def arrived() -> None:
         place.leave()
 
 
+def end_in_turn(collector: Any) -> None:
+    """Have the last output of a bulk request, the current task's, reach its ``RequestOutputCollector`` in a turn."""
+    place = _place.get()
+    if place is None or place.turns is None:
+        return
+    put, after = collector.put, place.turns.after
+
+    def put_in_turn(output: Any) -> None:
+        if getattr(output, "finished", True):  # an exception, too: in the order of the outputs
+            after(partial(put, output))
+        else:
+            put(output)
+
+    collector.put = put_in_turn
+
+
 class PriorityExecutor(Executor):
     """Threads that take the work of the smallest priority first, and of equal ones the first to come.
 
-    The priority is that of :meth:`Way.taken` where the work is submitted; 0 elsewhere.
+    The priority is that of :meth:`Way.taken` where the work is submitted; 0 elsewhere. The work of short calls is done at
+    once, in the thread that submits it.
     """
 
     def __init__(self, workers: int) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="render")
         self._work: list[tuple[int, int, Future[Any], Callable[[], Any]]] = []
         self._arrivals, self._lock = itertools.count(), threading.Lock()
+        self._at_once_s = 0.0  # how long such work takes, on average
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run ``fn`` in a thread.
+        """Run ``fn`` in a thread, or at once.
 
         Raises:
             RuntimeError: it was shut down.
         """
         future: Future[Any] = Future()
+        if _at_once.get():
+            if self._at_once_s < AT_ONCE_S:
+                begun = time.monotonic()
+                _run(future, partial(fn, *args, **kwargs))
+                self._at_once_s += _NEW * (time.monotonic() - begun - self._at_once_s)
+                return future
+            self._at_once_s *= _FORGET
         with self._lock:
             self._threads.submit(self._run_first)  # first: work that is refused here must not be in the queue
             heapq.heappush(
-                self._work, (_priority.get(), next(self._arrivals), future, lambda: fn(*args, **kwargs))
+                self._work,
+                (_priority.get(), next(self._arrivals), future, lambda: fn(*args, **kwargs)),
             )
         return future
 
     def _run_first(self) -> None:
         with self._lock:
             _, _, future, work = heapq.heappop(self._work)
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        _run(future, work)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the base class's
         """Take no more work; see the base class."""
@@ -134,6 +185,17 @@ class PriorityExecutor(Executor):
                 for _, _, future, _ in self._work:
                     future.cancel()
         self._threads.shutdown(wait=wait)
+
+
+def _run(future: Future[Any], work: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 def by_priority(renderer: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from jobs.stream_chunks import Text
 from workers.engines.base import Emit
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
-from workers.engines.vllm.rendering import arrived
+from workers.engines.vllm.rendering import arrived, end_in_turn
 
 
 class Tap:
@@ -107,7 +107,9 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
                 await self.abort(request_id)
                 raise
             arrived()
-            if tap is not None:
+            if tap is None:
+                end_in_turn(collector)
+            else:
                 lora = kwargs.get("lora_request")
                 tap.attach(collector, None if lora is None else lora.lora_name)
             return collector
