@@ -11,6 +11,8 @@ from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.admin import tenants as admin_tenants
+from api.admin.tenant_schema import TenantFields
 from api.admission.schema import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
@@ -49,6 +51,7 @@ TAGS = [
         "name": "batches",
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
+    {"name": "admin", "description": "Tenants: their shares, bounds, rights and quotas."},
     {"name": "operations", "description": "Queues, workers, health and metrics."},
 ]
 
@@ -57,6 +60,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "admin": (admin_tenants,),
     "operations": (workers, queues, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -90,7 +94,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     require_scopes(app.router.routes)
     describe(
         app,
-        [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, workers.DrainRequest],
+        [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, TenantFields, workers.DrainRequest],
         keyless=KEYLESS_PATHS,
     )
     errors = services.metrics.errors

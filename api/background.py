@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from api.access.version import READ_EVERY_S
 from api.readiness import OK
 from api.services import Services
 from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailableError
@@ -56,6 +57,7 @@ async def run_background(services: Services) -> AsyncIterator[None]:
     refresh_s, reap_s = settings.catalogue_refresh_s, settings.reap_interval_s
     loops = [
         _Loop("limits", lambda: _keep_limits(services, limited), RETRY_S),
+        _Loop("tenants", services.access_version.run, READ_EVERY_S),
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
         _Loop("reaper", lambda: _reap(services), reap_s),
     ]
@@ -141,11 +143,21 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
         try:
             await _take_over(services)
             if await services.store.set_limits(only_if_missing=limited.is_set()):
+                await _take_tenants_over(services)
                 log.info("limits_stored")
             limited.set()
         except StoreUnavailableError as error:
             log.debug("limits_not_stored", error=str(error))
         await asyncio.sleep(RETRY_S)
+
+
+async def _take_tenants_over(services: Services) -> None:
+    """Make records of the tenants in the settings, each once for all: from then on they are changed while it runs."""
+    taken, differing = await services.tenant_store.take_over(services.settings.tenants)
+    if taken:
+        log.info("tenants_taken_over", tenants=taken)
+    if differing:
+        log.warning("tenant_settings_ignored", tenants=differing)
 
 
 async def _observe(services: Services, observed: asyncio.Event) -> None:

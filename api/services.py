@@ -11,6 +11,8 @@ import time
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from api.abandon import Abandoned
+from api.access.known_tenants import KnownTenants
+from api.access.version import AccessVersion
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
@@ -24,6 +26,7 @@ from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from broker.tenants import TenantStore
 from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
@@ -76,6 +79,9 @@ class Services:
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)
         self.coordinators = Coordinators(self.store)
+        self.tenant_store = TenantStore(self.store)
+        self.known_tenants = KnownTenants(self.tenant_store)
+        self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None
         self.shared = SharedState(self.registry, self.tenants)
         DataDisk(self.registry, local_folders(settings))

@@ -52,6 +52,7 @@ class Now(_scripts_side.Side):
             pool="default",
             message=lambda *_: {},
             retention_ms=self.store.retention_ms,
+            sealer=self.store.sealer,
             room=lambda: Room(jobs=_CAPACITY, bulk=_CAPACITY, suspects=1, recheck_s=1.0),
             give_back=lambda _: None,
         )

@@ -10,11 +10,13 @@ from broker.db.calls import jobs as calls
 from broker.db.calls.jobs import Claimed
 from broker.db.functions import Functions
 from broker.records import decode_facts, encode_error, encode_usage
+from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.retry import MAX_KILLS, RetryPolicy
+from jobs.sealing import SealingError
 from jobs.states import JobEvent, JobState
 
 _END_EVENTS = {
@@ -40,6 +42,7 @@ class Claim:
         left_ms: time until its deadline, at the claim; None: no deadline.
         max_attempts: lost attempts after which it fails.
         answers: how many answers it generates.
+        unreadable: why its body could not be decrypted, and is empty; None: it could.
     """
 
     id: str
@@ -58,6 +61,7 @@ class Claim:
     tenant: str = "default"
     max_attempts: int = 3
     answers: int = 1
+    unreadable: JobError | None = None
 
     def completion_of(self, usage: Usage | None) -> int | None:
         """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
@@ -66,11 +70,16 @@ class Claim:
         return usage.completion_tokens // max(1, self.answers)
 
 
-def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
+def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[Claim]:
     """Return the claims of an answer: each job is followed by two blobs, its facts and its request."""
     claims = []
-    for job, facts, body in zip(answer.jobs, blobs[::2], blobs[1::2], strict=True):
+    for job, facts, stored in zip(answer.jobs, blobs[::2], blobs[1::2], strict=True):
         told = decode_facts(facts)
+        unreadable = None
+        try:
+            body = sealer.open_now(job.id, REQUEST, stored)
+        except SealingError as error:
+            body, unreadable = b"", JobError(error.code, str(error))
         claims.append(
             Claim(
                 job.id,
@@ -89,6 +98,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes]) -> list[Claim]:
                 job.tenant,
                 told.max_attempts,
                 told.answers,
+                unreadable,
             )
         )
     return claims
@@ -98,6 +108,7 @@ class Attempts:
     """A job's transitions that workers carry out. Part of :class:`broker.jobs.JobStore`."""
 
     functions: Functions
+    sealer: Sealer
     _retry: RetryPolicy
     retention_ms: int
 
@@ -130,14 +141,13 @@ class Attempts:
             retention_ms=self.retention_ms,
             token=secrets.token_hex(8),
         )
-        return claims_of(*await self.functions.submit(call))
+        return claims_of(*await self.functions.submit(call), self.sealer)
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
         """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Return the ids of refused jobs."""
         heads = [field for entry in entries for field in entry[:3]]
-        refused = await self.functions.call(
-            calls.Append(entries=heads), *(entry[3].encode() for entry in entries)
-        )
+        blobs = (self.sealer.seal_chunk(*entry) for entry in entries)
+        refused = await self.functions.call(calls.Append(entries=heads), *blobs)
         return frozenset(refused)
 
     async def finish(
@@ -180,7 +190,11 @@ class Attempts:
             completion=claim.completion_of(usage),
             error=encode_error(error),
         )
-        return await self.functions.call(call, result, partial, *(payload.encode() for _, payload in tail))
+        sealer = self.sealer
+        result = await sealer.seal(claim.id, RESULT, result)
+        partial = await sealer.seal(claim.id, PARTIAL, partial)
+        chunks = (sealer.seal_chunk(claim.id, claim.attempt, seq, payload) for seq, payload in tail)
+        return await self.functions.call(call, result, partial, *chunks)
 
     async def release(self, claim: Claim, worker: str, reason: str) -> JobState | None:
         """Return a job to the head of its queue; the attempt does not count. ``reason`` goes into its history.
@@ -244,5 +258,5 @@ class Attempts:
             code=code,
             status=status,
         )
-        state = await self.functions.call(call, result)
+        state = await self.functions.call(call, await self.sealer.seal(claim.id, RESULT, result))
         return None if state is None else JobState(state)

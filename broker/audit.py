@@ -98,10 +98,12 @@ class AuditStream(StorePart):
         return found, after
 
     async def _read(self, low: str, high: str, *, newest_first: bool) -> list[tuple[str, dict[str, str]]]:
-        key = self._keys("audit")
-        if newest_first:
-            return await self._execute(self._client.xrevrange(key, high, low, _STEP))
-        return await self._execute(self._client.xrange(key, low, high, _STEP))
+        key, stream = self._keys("audit"), self._client
+        command = (
+            stream.xrevrange(key, high, low, _STEP) if newest_first else stream.xrange(key, low, high, _STEP)
+        )
+        entries: list[tuple[str, dict[str, str]]] = await self._execute(command)
+        return entries
 
 
 def _act(entry: tuple[str, Mapping[str, str]]) -> Act:

@@ -11,7 +11,7 @@ from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
-from jobs.access import Actor
+from jobs.access import Actor, encoded
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
@@ -89,7 +89,7 @@ class BatchStore(StorePart):
             idem_ttl_ms=self._store.retention_ms,
             idem=spec.idempotency_key,
             retry_of=spec.retry_of,
-            by=by and by.encode(),
+            by=encoded(by),
         )
         created = await self._call(call)
         if created.kind == "no_file":
@@ -120,12 +120,12 @@ class BatchStore(StorePart):
 
     async def cancel(self, batch_id: str, *, by: Actor | None = None) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchCancel(batch_id, by and by.encode()))
+        reply = await self._call(BatchCancel(batch_id, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
     async def pause(self, batch_id: str, *, paused: bool, by: Actor | None = None) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchPause(batch_id, paused, by and by.encode()))
+        reply = await self._call(BatchPause(batch_id, paused, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore, StorePart
-from jobs.access import DEFAULT_TENANT, Actor
+from jobs.access import DEFAULT_TENANT, Actor, encoded
 from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
@@ -103,7 +103,7 @@ class FileStore(StorePart):
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call(FileDelete(file_id, only_if_expired, by and by.encode()))
+        reply = await self._call(FileDelete(file_id, only_if_expired, encoded(by)))
         if reply == "busy":
             raise FileInUseError(file_id)
         return reply == "deleted"

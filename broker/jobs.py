@@ -18,6 +18,7 @@ from broker.db.errors import (
     BusyError,
     IdempotencyConflictError,
     InfeasibleError,
+    OverQuotaError,
     QueueFullError,
     StoreUnavailableError,
     UnfinishedError,
@@ -29,14 +30,16 @@ from broker.listing import JobListings
 from broker.queues import QueueControl
 from broker.records import Facts, encode_facts
 from broker.registry import Registry
+from broker.sealing import REQUEST, Sealer
 from broker.settings import BrokerSettings
-from jobs.access import Actor
+from jobs.access import Actor, encoded
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import JobSpec
 from jobs.outlook import start_after, start_ms
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
+from jobs.tenants import Rate, Rates
 
 _REAP_STEP = 100
 BYTES_PER_TOKEN = 4
@@ -68,11 +71,13 @@ class Accepted:
         id: the job's id, or that of the earlier job if this is a replay.
         created_ms: when it was accepted.
         replayed: the idempotency key was used before, or the job to retry had been retried.
+        rates: what is left of the tenant's minute; None: it has no quota.
     """
 
     id: str
     created_ms: int
     replayed: bool
+    rates: Rates | None = None
 
 
 class JobStore(JobListings, QueueControl, Registry, Attempts):
@@ -86,6 +91,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Attributes:
         retention_ms: how long finished jobs and idempotency keys are kept.
+        sealer: encrypts bodies, if the settings have keys.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self._retry = RetryPolicy(settings.retry_base_s, settings.retry_max_s)
         self.faults = Faults(on_fault)
         self.functions = Functions(client, self.keys, self.faults)
+        self.sealer = Sealer(settings.keyring)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
@@ -117,6 +124,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             UnfinishedError: the job to retry has not ended.
             LookupError: there is no job to retry.
             QueueFullError: the lane is full, or the tenant has reached its own bound.
+            OverQuotaError: the tenant has used up a quota.
             IdempotencyConflictError: the key belongs to another submission.
         """
         digest = ""
@@ -128,15 +136,20 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
-        answer = await self._accept(spec, digest, by)
+        blobs = encode_facts(Facts.of(spec)), await self.sealer.seal(spec.id, REQUEST, spec.body)
+        for stored in self.sealer.digests(digest):
+            answer = await self._accept(spec, stored, blobs, by)
+            if answer.kind != "conflict":
+                break
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
-        return Accepted(answer.id, answer.at, answer.kind == "same")
+        return Accepted(answer.id, answer.at, answer.kind == "same", _rates(answer))
 
-    async def _accept(self, spec: JobSpec, digest: str, by: Actor | None) -> calls.Accepted:
+    async def _accept(
+        self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes], by: Actor | None
+    ) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
-        call = msgspec.structs.replace(self._call_for(spec, digest), by=by and by.encode())
-        blobs = encode_facts(Facts.of(spec)), spec.body
+        call = msgspec.structs.replace(self._call_for(spec, digest), by=encoded(by))
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
@@ -159,7 +172,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most_tokens=spec.max_tokens,
             rows=spec.answers,
             queue_max=s.queue_max,
-            tenant_queue_max=s.tenant(spec.tenant).queue_max,
+            tenant_queue_max=s.tenant_queue_max,
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
@@ -191,6 +204,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
                 return UnfinishedError(answer.id)
             case "gone":
                 return LookupError(answer.id)
+            case "over_quota":
+                return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))
@@ -203,7 +218,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         Args:
             by: who asked, for the audit stream, if the job may be another's.
         """
-        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, by=by and by.encode())
+        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, by=encoded(by))
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
@@ -263,6 +278,13 @@ def tokens_of(spec: JobSpec) -> int:
 def _reaped(answer: calls.Reaped) -> Reaped:
     counts = (getattr(answer, name) for name in ("requeued", "failed", "expired", "retired", "due", "aged"))
     return Reaped(*counts, requeued_ids=tuple(answer.requeued_ids), failed_ids=tuple(answer.failed_ids))
+
+
+def _rates(answer: calls.Accepted) -> Rates | None:
+    requests, tokens = answer.requests, answer.tokens
+    if requests is None and tokens is None:
+        return None
+    return Rates(requests and Rate(*requests), tokens and Rate(*tokens))
 
 
 def _now_ms() -> int:

@@ -19,6 +19,7 @@ from broker.db.faults import Faults
 from broker.db.functions import Functions
 from broker.db.keys import Keys
 from broker.records import FIELDS, decode_facts, to_job
+from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
@@ -47,7 +48,8 @@ class StoredResult:
 
 
 class JobLookups:
-    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached.
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached, and those that read a
+    body raise :class:`jobs.sealing.SealingError` if it is encrypted and cannot be read.
 
     Attributes:
         faults: where errors of Redis are translated and counted.
@@ -57,6 +59,7 @@ class JobLookups:
     faults: Faults
     keys: Keys
     functions: Functions
+    sealer: Sealer
 
     async def get(self, job_id: str, *, position: bool = True) -> Job | None:
         """Read a job; a queued one with its ``position``, if that is wanted: it takes a function more."""
@@ -91,20 +94,28 @@ class JobLookups:
             return None, None
         if position:
             job = await self._placed(job)
-        return job, await self._whole(fields["status"], body, partial, fields["result_of"])
+        return job, await self._whole(job_id, fields["status"], body, partial, fields["result_of"])
 
     async def result(self, job_id: str) -> StoredResult:
         """Read a job's stored response; of a job that shares the end of an identical one, that one's."""
         fields = ("status", "result", "partial", "result_of")
         status, body, partial, shared = await self.execute(self._bytes_of(job_id, *fields))
-        return await self._whole(status, body, partial, None if shared is None else shared.decode())
+        return await self._whole(job_id, status, body, partial, None if shared is None else shared.decode())
 
     async def _whole(
-        self, status: str | bytes | None, body: bytes | None, partial: bytes | None, shared: str | None
+        self,
+        job_id: str,
+        status: str | bytes | None,
+        body: bytes | None,
+        partial: bytes | None,
+        shared: str | None,
     ) -> StoredResult:
         """Return a stored response. ``shared``: the id of the job that has its body."""
         if shared is not None:
+            job_id = shared
             body, partial = await self.execute(self._bytes_of(shared, "result", "partial"))
+        body = await self.sealer.open(job_id, RESULT, body)
+        partial = await self.sealer.open(job_id, PARTIAL, partial)
         return StoredResult(None if status is None else int(status), body, partial)
 
     def _bytes_of(self, job_id: str, *fields: str) -> Awaitable[list[bytes | None]]:
@@ -133,6 +144,7 @@ class JobLookups:
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
+        body = await self.sealer.open(job_id, REQUEST, body)
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         facts = decode_facts(fields[FIELDS.index("facts")] or "")
         told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
@@ -145,12 +157,12 @@ class JobLookups:
             count: most entries; None: all.
         """
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+", count))
-        return [(eid, fields["p"]) for eid, fields in rows]
+        return [(eid, self.sealer.open_event(job_id, eid, fields["p"])) for eid, fields in rows]
 
     async def log_entry(self, job_id: str, eid: str) -> str | None:
         """Read the payload of one entry of a streamed job's log; None: there is no such entry."""
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), eid, eid))
-        return rows[0][1]["p"] if rows else None
+        return self.sealer.open_event(job_id, eid, rows[0][1]["p"]) if rows else None
 
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
         """Count waiting jobs per pool and lane."""

@@ -12,7 +12,7 @@ from broker.db.calls.jobs import Move
 from broker.db.calls.queues import Pause, Purge, SetLimits
 from broker.lookups import JobLookups
 from broker.settings import BrokerSettings
-from jobs.access import Actor
+from jobs.access import Actor, encoded
 from jobs.ids import made_ms
 from jobs.lanes import Lane
 from jobs.outlook import start_ms
@@ -86,20 +86,18 @@ class QueueControl(JobLookups):
         Returns:
             The job's state; a job that is not queued is not moved. None: there is no such job.
         """
-        call = Move(id=job_id, lane=lane and lane.value, top=top or None, by=by and by.encode())
+        call = Move(id=job_id, lane=lane and lane.value, top=top or None, by=encoded(by))
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
     async def pause(self, pool: str, *, paused: bool, by: Actor | None = None) -> bool:
         """Pause or resume a pool: no job of it is claimed; running jobs continue. Return whether that changed anything."""
-        return await self.functions.call(Pause(pool=pool, paused=paused, by=by and by.encode()))
+        return await self.functions.call(Pause(pool=pool, paused=paused, by=encoded(by)))
 
     async def purge(self, pool: str, lane: Lane, *, by: Actor | None = None) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""
         purged = 0
-        call = Purge(
-            pool=pool, lane=lane.value, ids=[], retention_ms=self.retention_ms, by=by and by.encode()
-        )
+        call = Purge(pool=pool, lane=lane.value, ids=[], retention_ms=self.retention_ms, by=encoded(by))
         for waiting in (self._last_queued, self._delayed):
             while ids := await waiting(pool, lane):
                 cancelled = await self.functions.call(msgspec.structs.replace(call, ids=ids))
@@ -137,7 +135,7 @@ class QueueControl(JobLookups):
         return []
 
     async def set_limits(self, *, only_if_missing: bool = False) -> bool:
-        """Store ``max_active``, ``ageing_s`` and the tenants' bounds and weights from the settings, for all processes.
+        """Store ``max_active``, ``tenant_max_active``, ``ageing_s`` and ``turns`` from the settings, for all processes.
 
         Args:
             only_if_missing: keep those that are stored, by whichever process.
@@ -145,7 +143,7 @@ class QueueControl(JobLookups):
         Returns:
             Whether they were stored now.
         """
-        if only_if_missing and await self.execute(self.client.exists(self.keys("limits"))):
+        if only_if_missing and await self.execute(self.client.hexists(self.keys("limits"), "ageing_ms")):
             return False
         s = self._settings
         limits: dict[str, float | None] = {
@@ -153,11 +151,7 @@ class QueueControl(JobLookups):
             "tenant_max_active": s.tenant_max_active,
             "ageing_ms": int(s.ageing_s * 1000),
             "turns_in_jobs": 1 if s.turns == "jobs" else None,
-            "by_tenant": 1 if s.tenants else None,
         }
-        for name, tenant in s.tenants.items():
-            limits[f"max_active:{name}"] = tenant.max_active
-            limits[f"weight:{name}"] = tenant.weight
         given = {name: float(value) for name, value in limits.items() if value is not None}
         await self.functions.call(SetLimits(limits=given))
         return True

@@ -15,7 +15,7 @@ from broker.db.errors import RegistrationRefusedError
 from broker.db.functions import drop_libraries
 from broker.db.library import library
 from broker.lookups import JobLookups
-from jobs.access import Actor
+from jobs.access import Actor, encoded
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
@@ -140,7 +140,7 @@ class Registry(JobLookups):
 
     async def drain(self, worker: str, timeout_s: float | None = None, *, by: Actor | None = None) -> bool:
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
-        call = calls.Drain(worker=worker, timeout_s=timeout_s, by=by and by.encode())
+        call = calls.Drain(worker=worker, timeout_s=timeout_s, by=encoded(by))
         return await self.functions.call(call)
 
     async def models(self) -> list[dict[str, Any]]:

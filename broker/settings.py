@@ -21,6 +21,7 @@ from pydantic_settings import (
 from broker.db.urls import check_url, with_password
 from broker.secret_files import SecretFiles
 from broker.sources import JSON_TABLE, PREFIX, Environment, OneName, named, settings_file
+from jobs.sealing import Keyring
 
 Seconds = Annotated[float, Field(gt=0)]
 TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -120,24 +121,22 @@ class BrokerSettings(BaseSettings):
         600.0, ge=0, description="Jobs that waited this long in `low` or `normal` move up one lane; 0: never."
     )
     tenant_queue_max: int | None = Field(
-        None, ge=1, description="Jobs of one tenant that may wait in a pool; further ones are answered 429."
+        None,
+        ge=1,
+        description="Jobs of one tenant that may wait in a pool, unless the tenant has a bound of its own; further ones are"
+        " answered 429.",
     )
     tenant_max_active: int | None = Field(
-        None, ge=1, description="Jobs of one tenant on a pool's engines at once; further ones wait."
+        None,
+        ge=1,
+        description="Jobs of one tenant on a pool's engines at once, unless the tenant has a bound of its own; further ones"
+        " wait.",
     )
     tenants: Annotated[dict[TenantName, TenantSettings], JSON_TABLE] = Field(
         {},
-        description="Weights and bounds by tenant, for example `[tenants.alice]` with `weight = 3` in `penstock.toml`.",
+        description="Weights and bounds with which tenants begin, for example `[tenants.alice]` with `weight = 3` in"
+        " `penstock.toml`. Each tenant is taken over once; change it later with `penstock tenants set`.",
     )
-
-    def tenant(self, name: str) -> TenantSettings:
-        """Return a tenant's weight and bounds; those of all tenants if it has none of its own."""
-        own = self.tenants.get(name, TenantSettings())
-        return TenantSettings(
-            weight=own.weight,
-            queue_max=self.tenant_queue_max if own.queue_max is None else own.queue_max,
-            max_active=self.tenant_max_active if own.max_active is None else own.max_active,
-        )
 
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="How long entries of the audit stream are kept."
@@ -148,6 +147,28 @@ class BrokerSettings(BaseSettings):
         le=10_000_000,
         description="Most entries of the audit stream, about 250 bytes each in Redis; the oldest leave first.",
     )
+
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="Keys that encrypt requests, results and files at rest: lines of `id:base64 of 32 bytes`, as"
+        " `penstock encryption new-key` prints them; best in a file. The first encrypts, all decrypt. Every process needs"
+        " the same. Default: no encryption.",
+    )
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _readable_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None:
+            Keyring.parse(keys.get_secret_value())
+        return keys
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys of encryption at rest; None: there is no encryption."""
+        return (
+            None if self.encryption_keys is None else Keyring.parse(self.encryption_keys.get_secret_value())
+        )
+
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A job whose response is larger fails with `result_too_large`."
     )

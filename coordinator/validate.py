@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from broker.catalogue import Catalogue
+from broker.tenants import TenantStore
 from coordinator.context import ChangedError, Context
 from coordinator.digests import Digests, same_id, tag_of
 from jobs.batch_keys import plan_key
@@ -134,7 +135,8 @@ class _Reading:
         await catalogue.refresh()
         pools, real = catalogue.ranked(model), catalogue.real_name(model)
         message, code = "", RowErrorCode.INVALID_REQUEST
-        if not pools:
+        allowed = (await TenantStore(self._context.store).get(self._batch.tenant)).models
+        if not pools or not (allowed is None or real in map(catalogue.real_name, allowed)):
             message = f"the model {model[:100]!r} does not exist; GET /v1/models lists what there is"
             code = RowErrorCode.MODEL_NOT_FOUND
         elif real != model:  # the engine gets the rows unchanged

@@ -25,5 +25,6 @@ put flower_basic_auth "admin:$(password)"
 put grafana_password "$(password)"
 # Optional, and empty at first. In api_keys: NAME=KEY,NAME=KEY
 put api_keys ""
+put encryption_keys ""
 put openai_api_key ""
 put hf_token ""

@@ -96,6 +96,11 @@ class Actor:
         return cls(known.get("key"), known.get("tenant", DEFAULT_TENANT), known.get("address", ""))
 
 
+def encoded(by: Actor | None) -> str | None:
+    """Return an actor as the field ``by`` of a call; None: nobody asked, so nothing is noted."""
+    return None if by is None else by.encode()
+
+
 _LETTERS: Final = string.digits + string.ascii_letters
 _PREFIX: Final = "psk"
 _ID, _SECRET, _CHECK = 12, 32, 6

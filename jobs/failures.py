@@ -19,6 +19,8 @@ class FailureCode(StrEnum):
     ENGINE_UNAVAILABLE = "engine_unavailable"
     POISONED = "poisoned"
     RESULT_TOO_LARGE = "result_too_large"
+    ENCRYPTION_KEY_UNKNOWN = "encryption_key_unknown"
+    DECRYPTION_FAILED = "decryption_failed"
     INTERNAL = "internal_error"
 
 
@@ -69,6 +71,15 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.RESULT_TOO_LARGE: FailureInfo(
         500, "server_error", "The response is larger than the job store keeps."
+    ),
+    FailureCode.ENCRYPTION_KEY_UNKNOWN: FailureInfo(
+        503,
+        "server_error",
+        "The data is encrypted with a key that is not in `encryption_keys` of the process that reads it.",
+        retryable=True,
+    ),
+    FailureCode.DECRYPTION_FAILED: FailureInfo(
+        500, "server_error", "Encrypted data was changed since it was written, or belongs elsewhere."
     ),
     FailureCode.INTERNAL: FailureInfo(
         500, "server_error", "Penstock itself failed; the worker's log has the traceback."

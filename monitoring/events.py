@@ -9,6 +9,8 @@ EVENTS = {
     "abandoned_job_not_cancelled": "The job of a caller who disconnected could not be cancelled: Redis stayed "
     "unreachable.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
+    "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
+    "unreachable.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -89,6 +91,8 @@ EVENTS = {
     "engine_ready": "The engine has loaded its model.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
+    "event_unreadable": "An event of a job is encrypted and cannot be read: this process lacks the key, or the event was "
+    "changed. Its reader gets the error.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
@@ -147,6 +151,8 @@ EVENTS = {
     "kind.",
     "request_refused": "A request was answered with a status of 400 to 499. 429 is logged at level info, at most "
     "once a second; all others at level debug.",
+    "request_unreadable": "A worker cannot decrypt a job's request: it lacks the key (the job is tried again, maybe "
+    "elsewhere), or the request was changed (the job fails).",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
     "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "
@@ -169,6 +175,11 @@ EVENTS = {
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "
     "traceback. It starts again.",
+    "tenant_reset": "An administrator gave a tenant (`of`) the defaults again.",
+    "tenant_set": "An administrator set a tenant's (`of`) share, bounds, rights or quotas.",
+    "tenant_settings_ignored": "The setting `tenants` differs from what is stored of these tenants, which were taken "
+    "over before; change them with `penstock tenants set`.",
+    "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

@@ -21,6 +21,7 @@ from penstock.resources.dead import Dead
 from penstock.resources.files import Files
 from penstock.resources.jobs import Jobs
 from penstock.resources.pools import Pools
+from penstock.resources.tenants import Tenants
 from penstock.resources.workers import Workers
 
 
@@ -39,6 +40,7 @@ class _Client(Part[Driver]):
         self.dead = Dead(driver)
         self.batches = Batches(driver)
         self.files = Files(driver)
+        self.tenants = Tenants(driver)
 
     @property
     def base_url(self) -> str:

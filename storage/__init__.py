@@ -7,6 +7,7 @@ from storage.base import (
     StorageError,
     StorageFullError,
     StorageUnavailableError,
+    UnreadableObjectError,
     Writer,
 )
 from storage.choose import local_folders, open_storage
@@ -18,6 +19,7 @@ __all__ = [
     "StorageError",
     "StorageFullError",
     "StorageUnavailableError",
+    "UnreadableObjectError",
     "Writer",
     "local_folders",
     "open_storage",

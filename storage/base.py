@@ -11,6 +11,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from jobs.sealing import SealingError
+
 BLOCK = 1024 * 1024
 """Bytes of a piece; objects are read and written in pieces."""
 
@@ -37,6 +39,19 @@ class MissingObjectError(StorageError):
     """There is no object of this key."""
 
     reason = "storage_object_missing"
+
+
+class UnreadableObjectError(StorageError):
+    """An object is encrypted, and cannot be decrypted: its key is missing here, or it was changed.
+
+    Attributes:
+        code: which of both.
+    """
+
+    def __init__(self, error: SealingError) -> None:
+        super().__init__(str(error))
+        self.code = error.code
+        self.reason = error.code.value
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -72,8 +87,9 @@ class Writer(Protocol):
 class Storage(Protocol):
     """Objects under keys such as ``files/file-1``. Usable from any event loop.
 
-    Every method raises :class:`StorageFullError` or :class:`StorageUnavailableError` if storage fails, and
-    :class:`MissingObjectError` if the object does not exist.
+    Every method raises :class:`StorageFullError` or :class:`StorageUnavailableError` if storage fails,
+    :class:`MissingObjectError` if the object does not exist, and :class:`UnreadableObjectError` if it is encrypted and
+    cannot be decrypted.
     """
 
     async def writer(self, key: str) -> Writer:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from jobs.sealing import Keyring
 from storage.base import Storage
 from storage.local import LocalStorage
 from storage.remote import RemoteStorage, s3_store
+from storage.sealed import SealedStorage
 
 
 class StorageSettings(Protocol):
@@ -33,13 +35,23 @@ class StorageSettings(Protocol):
     def files_timeout_s(self) -> float:
         """Longest wait for one answer, in seconds."""
 
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys that encrypt objects; None: they are written in clear."""
+
 
 def open_storage(settings: StorageSettings) -> Storage:
-    """Open the storage that the settings name; of a directory, this creates the directory.
+    """Open the storage that the settings name, with encryption if they have keys.
+
+    Of a directory, this creates the directory.
 
     Raises:
         StorageUnavailableError: the directory cannot be created.
     """
+    return SealedStorage(_open(settings), settings.keyring)
+
+
+def _open(settings: StorageSettings) -> Storage:
     url = settings.files_url
     if url is not None and url.startswith("s3://"):
         bucket, _, prefix = url.removeprefix("s3://").partition("/")

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.fingerprints import affinity_of, coalescing_digest
+from api.admission.rights import check_lane
 from api.admission.routing import route
 from api.admission.schema import check_body
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
+from jobs.access import DEFAULT_TENANT
 from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
@@ -65,14 +67,17 @@ async def admit(
         The job with a new id, not yet accepted.
 
     Raises:
-        ApiError: 400, a field is wrong or the model cannot do this; 404, the model is unknown; 503, no worker is live.
+        ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model is
+            unknown, or not the tenant's; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     run = services.bodies.run
+    tenant = terms.get("tenant", DEFAULT_TENANT)
+    await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services, name, endpoint, request, body, live=live, placement=placement
+        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant
     )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     affinity = await run(len(body), affinity_of, request, affinity_key)
@@ -87,8 +92,8 @@ async def admit(
         pool=served.pool,
         lane=lane,
         stream=stream,
-        affinity=affinity,
-        coalesce=coalesced,
+        affinity=services.store.sealer.blind(affinity),
+        coalesce=services.store.sealer.blind(coalesced),
         placement=placement,
         prompt_tokens=given_tokens(request) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),

@@ -12,6 +12,7 @@ from api.http.body import parse_raw
 from api.http.errors import ApiError, invalid, no_worker
 from api.services import Services
 from broker.catalogue import Model
+from jobs.access import DEFAULT_TENANT
 from jobs.placement import Device, Placement
 
 
@@ -24,6 +25,7 @@ async def route(
     *,
     live: bool = False,
     placement: Placement | None = None,
+    tenant: str = DEFAULT_TENANT,
 ) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
@@ -41,6 +43,7 @@ async def route(
     catalogue = services.catalogue
     if await catalogue.find(name, live=live, placement=placement) is None:
         raise _not_served(services, name, placement)
+    await check_model(services, tenant, name)
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
@@ -58,6 +61,21 @@ async def route(
         return model, named, counted
     assert refused is not None  # noqa: S101 - there was a model, and it was refused
     raise refused
+
+
+async def check_model(services: Services, tenant: str, name: str) -> None:
+    """Refuse a model that the tenant may not use, as one that does not exist.
+
+    Raises:
+        ApiError: 404 ``model_not_found``.
+        StoreUnavailableError: the tenant is not known yet, and Redis is away.
+    """
+    models = (await services.known_tenants.get(tenant)).models
+    if models is None:
+        return
+    real_name = services.catalogue.real_name
+    if real_name(name) not in map(real_name, models):
+        raise model_not_found(name, services.settings.default_model)
 
 
 def check_endpoint(model: Model, endpoint: str) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from api.admission.rights import check_lane
 from api.http.errors import ApiError, invalid
 from api.http.expiry import expires_after_s
 from api.services import Services
@@ -35,7 +36,7 @@ async def create_batch(
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
     Raises:
-        ApiError: 400, naming the parameter.
+        ApiError: 400, naming the parameter; 403, the tenant may not use the lane.
         NoInputFileError: there is no such file, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
@@ -53,6 +54,8 @@ async def create_batch(
         raise _wrong(str(error), "completion_window") from None
     if not is_file_id(file_id):
         raise NoInputFileError(file_id[:64], None)
+    priority = _priority(body)
+    await check_lane(services, tenant, priority)
     file = await services.files.get(file_id)  # None: a batch of this key may be there all the same
     spec = BatchSpec(
         id=services.new_id(BATCH_PREFIX),
@@ -61,7 +64,7 @@ async def create_batch(
         endpoint=endpoint,
         window=window,
         window_ms=window_ms,
-        priority=_priority(body),
+        priority=priority,
         tenant=tenant,
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),

@@ -110,8 +110,8 @@ class BatchObject(BaseModel):
     progress: BatchProgress
     paused: bool
     pause_reason: str | None = Field(
-        description="`paused_by_client`, `storage_full`, `storage_unavailable`, `storage_object_missing` or "
-        "`internal_error`."
+        description="`paused_by_client`, `storage_full`, `storage_unavailable`, `storage_object_missing`, "
+        "`encryption_key_unknown`, `decryption_failed` or `internal_error`."
     )
     retry_of: str | None
     retried_as: str | None

@@ -7,6 +7,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import tenant_of
+from api.admission.rights import check_active
 from api.files.schema import PURPOSES
 from api.files.upload import Upload, read_upload
 from api.files.view import file_view
@@ -34,12 +35,13 @@ class CreateFile:
         """Store and record an upload.
 
         Raises:
-            ApiError: 400 or 413, the form is wrong.
+            ApiError: 400 or 413, the form is wrong; 403, the tenant is suspended.
             IdempotencyConflictError: the key belongs to another upload.
             StorageError: storage failed.
         """
         services = self._services
         key = idempotency_key(scope)
+        await check_active(services, tenant_of(scope))
         file_id = services.new_id(FILE_PREFIX)
         object_key = file_key(file_id)
         upload, writer = await read_upload(

@@ -36,7 +36,10 @@ _OWN_CODES = {
         *("no_such_device", "unknown_parameter"),
     ),
     401: ("invalid_api_key",),
-    403: ("host_not_allowed", "insufficient_scope", "origin_not_allowed"),
+    403: (
+        *("host_not_allowed", "insufficient_scope", "lane_not_allowed", "origin_not_allowed"),
+        "tenant_suspended",
+    ),
     404: (
         "batch_not_found",
         "file_not_found",
@@ -55,7 +58,7 @@ _OWN_CODES = {
     413: ("body_too_large", "file_too_large"),
     414: ("url_too_long",),
     416: ("range_not_satisfiable",),
-    429: ("gpu_busy", "queue_full"),
+    429: ("gpu_busy", "insufficient_quota", "queue_full", "rate_limit_exceeded"),
     431: ("headers_too_large",),
     503: (
         "body_memory_full",
@@ -80,6 +83,7 @@ ERROR_CODES = (READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURE
 
 _FINAL_CODES = {
     "body_timeout",
+    "insufficient_quota",
     *_OWN_CODES[409],
     *_OWN_CODES[504],
     *_OWN_CODES[507],

@@ -27,6 +27,7 @@ from api.http.errors import (
     retry_after,
     validation_error,
 )
+from api.http.rates import over_quota
 from broker.db.errors import (
     BatchUnfinishedError,
     BusyError,
@@ -37,12 +38,15 @@ from broker.db.errors import (
     NewerRecordError,
     NoCoordinatorError,
     NoInputFileError,
+    OverQuotaError,
     QueueFullError,
     StoreFaultError,
     StoreUnavailableError,
     UnfinishedError,
 )
-from storage import MissingObjectError, StorageError, StorageFullError
+from jobs.failures import FAILURES
+from jobs.sealing import SealingError
+from storage import MissingObjectError, StorageError, StorageFullError, UnreadableObjectError
 
 log = structlog.get_logger(__name__)
 
@@ -73,10 +77,24 @@ def internal(error: Exception) -> ApiError:  # noqa: ARG001 - the cause is logge
     return ApiError(500, message, "internal_error", type_=SERVER)
 
 
+def sealing(error: SealingError | UnreadableObjectError) -> ApiError:
+    """Make the answer for encrypted data that cannot be read."""
+    info = FAILURES[error.code]
+    wait_s = RETRY_WORKER_S if info.retryable else None  # the operator may be adding the key now
+    return ApiError(info.http_status, str(error), error.code, type_=info.error_type, retry_after_s=wait_s)
+
+
+def broken_off(error: StoreFaultError | SealingError) -> ApiError:
+    """Make the error that ends a stream after some of it was sent."""
+    return sealing(error) if isinstance(error, SealingError) else internal(error)
+
+
 def _storage(error: StorageError) -> ApiError:
     if isinstance(error, StorageFullError):
         message = "the file storage is full; delete files or ask the operator for more space"
         return ApiError(507, message, error.reason, type_=SERVER)
+    if isinstance(error, UnreadableObjectError):
+        return sealing(error)
     if isinstance(error, MissingObjectError):
         message = "an object that this request needs is no longer in the file storage"
         return ApiError(410, message, error.reason)
@@ -116,9 +134,11 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         RequestValidationError: lambda error: validation_error(error.errors(), skip=1),
         StoreUnavailableError: unavailable,
         StoreFaultError: internal,
+        SealingError: sealing,
         NewerRecordError: lambda error: ApiError(500, str(error), "internal_error", type_=SERVER),
         QueueFullError: _full,
         BusyError: _busy,
+        OverQuotaError: over_quota,
         InfeasibleError: _infeasible,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),

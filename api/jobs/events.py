@@ -19,6 +19,7 @@ from api.services import Services
 from broker.db.errors import StoreError
 from broker.events.hub import SEQ_END
 from broker.events.inbox import EventId, Inbox
+from jobs.sealing import SealingError
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
@@ -72,7 +73,7 @@ class JobEvents:
                     if data:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (LookupError, StoreError) as error:
+        except (LookupError, SealingError, StoreError) as error:
             # The response has begun, so no error can be sent. An early end makes the reader reconnect and resume.
             log.warning("event_stream_cut", job_id=job_id, error=str(error))
         return b""

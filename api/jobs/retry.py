@@ -12,6 +12,8 @@ from starlette.types import Scope
 
 from api.access.identity import actor_of
 from api.admission.accept import accept
+from api.admission.rights import check_lane
+from api.admission.routing import check_model
 from api.http.asgi import json_response
 from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
@@ -20,6 +22,7 @@ from api.http.handlers import foreign_errors
 from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers, body_docs
 from api.http.pages import After, Limit, decode_cursor
+from api.http.rates import rate_headers
 from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
@@ -28,6 +31,7 @@ from broker.db.errors import (
     BusyError,
     InfeasibleError,
     NewerRecordError,
+    OverQuotaError,
     QueueFullError,
     StoreFaultError,
     UnfinishedError,
@@ -42,6 +46,7 @@ _REFUSALS = (
     ApiError,
     UnfinishedError,
     QueueFullError,
+    OverQuotaError,
     BusyError,
     InfeasibleError,
     NewerRecordError,
@@ -56,7 +61,8 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
     """Accept a job's request once more, or find its earlier repetition.
 
     Raises:
-        ApiError: 404, the job does not exist.
+        ApiError: 404, the job does not exist, or its model is not its tenant's; 403, the tenant may not use its lane.
+        OverQuotaError: the tenant has used up a quota.
         UnfinishedError: it has not ended.
         QueueFullError: the lane is full.
         StoreUnavailableError: Redis is away.
@@ -70,6 +76,8 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     spec = await services.store.respec(job_id, services.new_job_id())
     if spec is None:
         raise job_not_found(job_id)
+    await check_lane(services, spec.tenant, spec.lane)
+    await check_model(services, spec.tenant, spec.model)
     earlier = TraceContext.decode(spec.trace)
     spec = replace(spec, idempotency_key=key, trace=None)
     try:
@@ -126,7 +134,9 @@ def register(router: APIRouter, services: Services) -> None:
         """Make a new job with the same request and limits. A second call gives the same new job."""
         accepted = await _repeat(services, job_id, asked.scope, idempotency_key(asked.scope))
         job = await found_job(services, accepted.id)
-        return json_response(job_view(job), 202, {"location": f"/v1/jobs/{accepted.id}"})
+        return json_response(
+            job_view(job), 202, {"location": f"/v1/jobs/{accepted.id}", **rate_headers(accepted.rates)}
+        )
 
     @router.get("/v1/dead", summary="List dead jobs", responses=answers(JobList, 400, 503))
     async def list_dead(

@@ -7,7 +7,8 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, identity_of
+from api.admission.rights import check_lane
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.errors import ApiError, invalid
@@ -158,6 +159,8 @@ def _register_change(router: APIRouter, services: Services) -> None:
         current = await services.store.get(checked_id(job_id))
         if current is not None and current.lane is Lane.REALTIME:
             raise invalid(f"{job_id} belongs to a synchronous call, which cannot be moved", "job_id")
+        if current is not None and lane is not None and not identity_of(request.scope).admin:
+            await check_lane(services, current.tenant, lane)
         state = await services.store.move(job_id, lane, top=change.top, by=actor_of(request.scope))
         if state is None:
             raise job_not_found(job_id)

@@ -18,6 +18,7 @@ from api.http.bodies import Body
 from api.http.body import parse_raw, parse_value, validate
 from api.http.errors import infeasible_message, invalid
 from api.http.idempotency import idempotency_key
+from api.http.rates import raw_rate_headers
 from api.http.waiting import asked_wait, wait_for_end
 from api.jobs.schema import JobRequest
 from api.jobs.view import checked_id, job_not_found, job_view
@@ -73,6 +74,7 @@ class Jobs:
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
         if applied:
             headers.append((b"preference-applied", applied.encode()))
+        headers += raw_rate_headers(accepted.rates)
         await _show(job, stored, accepted.id, send, 202, headers, warnings)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:

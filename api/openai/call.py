@@ -17,6 +17,7 @@ from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
 from api.http.body import parse_object
 from api.http.errors import SERVER, ApiError
+from api.http.rates import with_rates
 from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
 from api.openai.sync import Last, answer_whole, queue_timeout
@@ -81,7 +82,8 @@ class OpenAICall:
             try:
                 async with until_hangup(receive):
                     failpoints.hit("api.before_accept")
-                    await accept(services, spec, span)
+                    accepted = await accept(services, spec, span)
+                    send = with_rates(send, accepted.rates)
                     failpoints.hit("api.after_accept")
                     body.release()
                     spec = replace(spec, body=b"")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from api.admission.routing import model_not_found
+from api.access.identity import tenant_of
+from api.admission.routing import check_model, model_not_found
 from api.http.asgi import json_response
 from api.http.openapi import error_docs
 from api.services import Services
@@ -17,21 +18,28 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
     @router.get("/v1/models", summary="List models")
-    async def list_models() -> Response:
+    async def list_models(request: Request) -> Response:
         """The models of live workers, the default first, and their aliases, with `root` naming the model.
 
-        If no worker is alive: every model that was ever served here.
+        If no worker is alive: every model that was ever served here. A tenant sees those that it may use.
         """
         await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
-        cards = [_card(name, model) for name, model in services.catalogue.listed()]
+        models = (await services.known_tenants.get(tenant_of(request.scope))).models
+        allowed = None if models is None else set(map(services.catalogue.real_name, models))
+        cards = [
+            _card(name, model)
+            for name, model in services.catalogue.listed()
+            if allowed is None or model.name in allowed
+        ]
         return json_response({"object": "list", "data": cards})
 
     @router.get("/v1/models/{name:path}", summary="Get a model", responses=error_docs(404))
-    async def get_model(name: str) -> Response:
+    async def get_model(name: str, request: Request) -> Response:
         """One model, by its name or an alias. A name may contain slashes."""
         model = await services.catalogue.find(name)
         if model is None:
             raise model_not_found(name)
+        await check_model(services, tenant_of(request.scope), name)
         return json_response(_card(name, model))
 
 

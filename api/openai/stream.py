@@ -8,7 +8,7 @@ from functools import partial
 
 from starlette.types import Send
 
-from api.http.handlers import internal
+from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.frames import OpenAIStream
@@ -17,6 +17,7 @@ from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
 from jobs.model import JobSpec
+from jobs.sealing import SealingError
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
 
@@ -33,6 +34,7 @@ async def answer_stream(
 
     Raises:
         LookupError: the job's record is gone.
+        SealingError: an event is encrypted and cannot be read; nothing was sent yet.
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
@@ -55,10 +57,10 @@ async def answer_stream(
                     break
                 if data:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-        except StoreFaultError as error:
+        except (StoreFaultError, SealingError) as error:
             if not sent:
                 raise
-            data = stream.fail(internal(error))
+            data = stream.fail(broken_off(error))
         finally:
             step.end()
     if stream.ending is not None:

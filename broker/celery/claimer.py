@@ -25,6 +25,7 @@ from broker.db.calls.jobs import Claim as Call
 from broker.db.calls.jobs import Claimed
 from broker.db.keys import Keys
 from broker.db.library import answer_to, library
+from broker.sealing import Sealer
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION
 
@@ -78,6 +79,7 @@ class Claimer:
     Args:
         worker: the incarnation.
         message: makes a job's Celery message from its id and its queue.
+        sealer: opens the jobs' requests.
         room: says what it may take.
         give_back: gets the jobs of claims that Celery did not deliver.
 
@@ -93,12 +95,13 @@ class Claimer:
         pool: str,
         message: Callable[[str, str], dict[str, Any]],
         retention_ms: int,
+        sealer: Sealer,
         room: Callable[[], Room],
         give_back: Callable[[Sequence[str]], None],
     ) -> None:
         self._worker, self._keys, self._pool = worker, keys, pool
         self._message, self._retention_ms = message, retention_ms
-        self._room, self._give_back = room, give_back
+        self._sealer, self._room, self._give_back = sealer, room, give_back
         self._call: Call | None = None  # whose answer has not come
         self._waiting = False  # for a bell, by the last command
         self._satisfied: Room | None = None  # with what there is, for this room; None: there may be more
@@ -198,7 +201,7 @@ class Claimer:
     def _read(self, answer: Claimed, blobs: list[bytes]) -> Iterator[Claim]:
         for place, job in enumerate(answer.jobs):
             try:
-                yield from claims_of(Claimed(jobs=(job,)), blobs[2 * place : 2 * place + 2])
+                yield from claims_of(Claimed(jobs=(job,)), blobs[2 * place : 2 * place + 2], self._sealer)
             except Exception:  # its record would end every worker in turn
                 log.exception("claim_unreadable", job_id=job.id)
 

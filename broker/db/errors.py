@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jobs.tenants import Rates
+
 
 class BrokerError(Exception):
     """Base of the broker's errors."""
@@ -44,6 +46,28 @@ class QueueFullError(BrokerError):
         self.depth = depth
         self.retry_ms = retry_ms
         self.tenant = tenant
+
+
+class OverQuotaError(BrokerError):
+    """The tenant has used up a quota.
+
+    Args:
+        over: the quota: ``requests`` or ``tokens`` (of a minute), ``day`` (tokens), ``storage`` (bytes) or ``batches``.
+        most: its limit.
+        asked: what the refused call would use of it.
+        wait_ms: milliseconds until it would fit; None: it never does, or not before something else ends.
+        rates: what is left of the tenant's minute.
+    """
+
+    def __init__(
+        self, over: str, most: int, asked: int, wait_ms: int | None = None, rates: Rates | None = None
+    ) -> None:
+        super().__init__(f"the tenant's quota ({over}, {most}) does not allow {asked} more")
+        self.over = over
+        self.most = most
+        self.asked = asked
+        self.wait_ms = wait_ms
+        self.rates = rates
 
 
 class BusyError(BrokerError):

@@ -22,6 +22,7 @@ from broker.events.subscriber import Subscriber
 from broker.jobs import JobStore
 from broker.records import Ending, decode_ending, ending_of, ending_payload
 from jobs.model import Running, Succeeded
+from jobs.sealing import SealingError
 
 T = TypeVar("T")
 
@@ -95,11 +96,19 @@ class EventHub:
 
     def _deliver(self, message: list[str]) -> None:
         for i in range(0, len(message), 3):
-            for inbox in self._inboxes.get(message[i], ()):
-                if message[i + 2] == LOOK:
+            inboxes = self._inboxes.get(message[i])
+            if not inboxes:
+                continue
+            try:
+                payload = self._store.sealer.open_event(*message[i : i + 3])
+            except SealingError as error:
+                log.warning("event_unreadable", job_id=message[i], error=str(error))
+                payload = LOOK  # who reads the log or the record meets the error
+            for inbox in inboxes:
+                if payload == LOOK:
                     inbox.lose()
                 else:
-                    inbox.add(message[i + 1], message[i + 2])
+                    inbox.add(message[i + 1], payload)
 
     def _lose_all(self) -> None:
         for inboxes in self._inboxes.values():
@@ -124,6 +133,7 @@ class EventHub:
 
         Raises:
             LookupError: its record is gone.
+            SealingError: its result is encrypted and cannot be read.
         """
         while True:
             events = await self._next(inbox)
@@ -167,6 +177,7 @@ class EventHub:
 
         Raises:
             LookupError: there is no such job.
+            SealingError: an event is encrypted and cannot be read.
             StoreUnavailableError: Redis is away at the start.
         """
         cursor = parse_cursor(after)

@@ -1,7 +1,7 @@
 -- Shared by every function. Before this stand the key names K, the lanes in order (LANES), the transitions (ON.claim and so on), and the
 -- functions' FLAGS and SIGNATURES (broker/db/library.py). All times are the server's.
 local clock -- of the call under way
-local limits_read
+local limits_read, tenants_read
 local moved -- how many jobs it has moved up in their lines, see close_gap
 
 local function now_ms()
@@ -30,7 +30,7 @@ end
 local function define(name, body)
   local signature = SIGNATURES[name]
   redis.register_function{function_name = name .. SUFFIX, flags = FLAGS[name], callback = function(_, argv)
-    ns, clock, limits_read, moved = argv[1], nil, nil, 0
+    ns, clock, limits_read, tenants_read, moved = argv[1], nil, nil, nil, 0
     local arguments = cmsgpack.unpack(argv[2])
     local wrong = mismatch(signature, arguments)
     if wrong then return redis.error_reply('ERR bad call of ' .. name .. ': ' .. wrong) end
@@ -119,10 +119,19 @@ local function limit(name)
   return number(limits_read[name])
 end
 
--- A tenant's own limit; the tenants that have some are rare.
-local function limit_of(tenant, name)
-  return limit('by_tenant') and number(redis.call('HGET', K.limits(), name .. ':' .. tenant))
+-- What an operator has set for a tenant, by name, as text; see lua/tenant.lua. by_tenant: some tenant has a record.
+local TENANT = {'weight', 'queue_max', 'max_active', 'rpm', 'tpm', 'tpd', 'storage_max', 'batches_max', 'state'}
+local NO_RECORD = {}
+
+local function tenant_record(tenant)
+  if not limit('by_tenant') then return NO_RECORD end
+  tenants_read = tenants_read or {}
+  local known = tenants_read[tenant] or read(K.tenant(tenant), TENANT)
+  tenants_read[tenant] = known
+  return known
 end
+
+local function limit_of(tenant, name) return number(tenant_record(tenant)[name]) end
 
 local function bound_of(tenant) return limit_of(tenant, 'max_active') or limit('tenant_max_active') end
 

@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -53,6 +53,7 @@ local function unpaid(j) return (j.attempt or j.paid) and 0 or number(j.cost) or
 -- result. Else each runs in its own turn; those that wait for this one no longer do. spent: tokens that a running job used; nil: none.
 local function end_job(id, j, to, retention, f, result, spent)
   end_one(id, j, to, retention, f, result)
+  if j.reserved then settle_quota(j, spent or to == 'succeeded' and tonumber(j.reserved) or 0) end
   if j.state == 'running' and j.cost then charge(j.pool, j.lane, j.tenant, (spent or 0) - tonumber(j.cost)) end
   if not j.coalesce then return end
   local key = K.coalesce(j.tenant, j.coalesce)

@@ -4,13 +4,13 @@ local UNKNOWN_TOKENS = 128
 -- What an estimate may be at most, so that turns stay exact whatever is asked for.
 local MOST_TOKENS = 1e9
 
--- What a job will likely cost, in tokens; nil: turns are in jobs.
-local function cost_of(pool, tenant, model, tokens, most_tokens, rows)
-  if limit('turns_in_jobs') then return nil end
+-- Completion tokens of an answer, by experience.
+local function mean_of(pool, tenant, model)
   local means = redis.call('HMGET', K.means(pool), tenant .. ' ' .. model, ' ' .. model)
-  local mean = number(means[1]) or number(means[2]) or UNKNOWN_TOKENS
-  return math.min(MOST_TOKENS, math.max(1, math.floor(tokens + rows * math.min(mean, most_tokens or mean))))
+  return number(means[1]) or number(means[2]) or UNKNOWN_TOKENS
 end
+
+local function whole_tokens(count) return math.min(MOST_TOKENS, math.max(1, math.floor(count))) end
 
 -- Note how many completion tokens an answer had.
 local function note_tokens(pool, tenant, model, completion)
@@ -86,13 +86,13 @@ end
 define('accept', function(a, blobs)
   local id, pool, lane, tenant, now = a.id, a.pool, a.lane, a.tenant, now_ms()
   local created = redis.call('HGET', K.job(id), 'created')
-  if created then return {kind = 'accepted', id = id, at = tonumber(created)} end -- the client library sent the call twice
+  if created then return with_rates(tenant, {kind = 'accepted', id = id, at = tonumber(created)}) end -- the client library sent the call twice
   if a.idem then
     local known = redis.call('GET', K.idem('jobs', tenant, a.idem))
     local old, digest = string.match(known or '', '(%S+) (%S+)')
     local since = old and redis.call('HGET', K.job(old), 'created')
     if since and digest ~= a.digest then return {kind = 'conflict', id = old} end
-    if since then return {kind = 'same', id = old, at = tonumber(since)} end
+    if since then return with_rates(tenant, {kind = 'same', id = old, at = tonumber(since)}) end
   end
   -- After a stall the server meets submissions that were sent long ago, and whose clients were told that they failed.
   if a.not_after and now > a.not_after then return {kind = 'late', at = now} end
@@ -110,9 +110,10 @@ define('accept', function(a, blobs)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.
   if depth >= a.queue_max and not rejects and depth - free_slots(pool, lane) >= a.queue_max then return {kind = 'full', count = depth} end
-  if a.tenant_queue_max then
+  local queue_max = limit_of(tenant, 'queue_max') or a.tenant_queue_max
+  if queue_max then
     local waiting = tenant_waits(pool, tenant)
-    if waiting >= a.tenant_queue_max then return {kind = 'tenant_full', count = waiting} end
+    if waiting >= queue_max then return {kind = 'tenant_full', count = waiting} end
   end
   if rejects then
     local busy, active = is_busy(pool, lane, tenant)
@@ -121,10 +122,21 @@ define('accept', function(a, blobs)
   local leader, leads
   if a.coalesce then leader, leads = leader_of(pool, lane, tenant, a.coalesce) end
 
-  local cost = cost_of(pool, tenant, a.model, a.tokens, a.most_tokens, a.rows)
+  -- A quota reserves what the job may use; its turn costs what it will likely use. Chunks are not requests: their rows count as they run.
+  local limited = not a.batch and has_quota(tenant_record(tenant))
+  local in_tokens = not limit('turns_in_jobs')
+  local mean = (in_tokens or limited) and mean_of(pool, tenant, a.model)
+  local cost = in_tokens and whole_tokens(a.tokens + a.rows * math.min(mean, a.most_tokens or mean)) or nil
+  local reserved
+  if limited then
+    reserved = leader and 0 or whole_tokens(a.tokens + a.rows * (a.most_tokens or mean)) -- who follows a job uses nothing
+    local take, refusal = ask_quota(tenant, reserved)
+    if refusal then return refusal end
+    take_quota(tenant, take)
+  end
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
-    stream = a.stream and 1, batch = a.batch, affinity = a.affinity, leader = leader}
+    stream = a.stream and 1, batch = a.batch, affinity = a.affinity, leader = leader, reserved = reserved}
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
   if a.retry_of then
@@ -152,5 +164,6 @@ define('accept', function(a, blobs)
     enqueue(pool, lane, tenant, id, cost or 1, a.affinity)
   end
   publish_state(id, a.stream, nil, '0-1', 'queued', 0)
-  return {kind = 'accepted', id = id, at = now}
+  local answer = {kind = 'accepted', id = id, at = now}
+  return limited and with_rates(tenant, answer) or answer
 end)

@@ -24,7 +24,8 @@ end)
 -- Tenants at their bound get another chance.
 define('set_limits', function(a)
   redis.call('DEL', K.limits())
-  for name, most in pairs(a.limits) do redis.call('HSET', K.limits(), name, most) end -- there may be thousands
+  write(K.limits(), a.limits)
+  if redis.call('EXISTS', K.tenants()) == 1 then redis.call('HSET', K.limits(), 'by_tenant', 1) end
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     for _, place in ipairs(redis.call('HKEYS', K.parked(pool))) do unpark(pool, string.match(place, ' (.*)$')) end
     ring_all(pool)

@@ -24,7 +24,7 @@ from penstock.errors import (
 MAX_WAIT_S = 300
 """The longest wait that the server grants in one request."""
 
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)

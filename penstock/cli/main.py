@@ -26,6 +26,7 @@ _CLIENT = {
     "batch": ("penstock.cli.batch", "batch", "Bulk runs: files of prompts to files of answers."),
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
+    "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.workers", "models", "List the models that are served now."),
     "health": ("penstock.cli.workers", "health", "Say whether the server can run jobs now."),

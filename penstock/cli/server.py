@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from penstock._version import __version__
+from penstock.cli.encryption import encryption
 from penstock.cli.workers import drain
 
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
@@ -234,4 +235,4 @@ def bench_fit(*, as_json: bool, **options: Any) -> None:
     _start("bench fit", "penstock.server.bench:run_fit", _given(**options), as_json=as_json)
 
 
-COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower, bench]
+COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower, bench, encryption]

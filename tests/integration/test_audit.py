@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from broker.audit import Act, AuditStream, Filter
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.asyncio
 ADMIN = Actor("k3y", "ops", "10.0.0.9")
 
 
-async def acts(store: JobStore, **wanted: object) -> list[Act]:
+async def acts(store: JobStore, **wanted: Any) -> list[Act]:
     """Return the entries, the oldest first."""
     found, cursor = await AuditStream(store).page(Filter(**wanted), limit=1000, newest_first=False)
     assert cursor is None
@@ -125,7 +127,7 @@ async def test_entries_are_kept_for_their_time_and_up_to_their_number(
     now = await store.now_ms()
     ages = [30 * day + 5_000, 30 * day - 60_000, *range(150, 0, -1)]
     for age in ages:
-        entry = {"what": "pool.pause", "by": ADMIN.encode(), "on": "pool p", "details": "{}"}
+        entry: dict[Any, Any] = {"what": "pool.pause", "by": ADMIN.encode(), "on": "pool p", "details": "{}"}
         await store.client.xadd(store.keys("audit"), entry, id=f"{now - age}-1")
     keeping = broker_settings.model_copy(update={"audit_retention_days": 30})
     keeper = JobStore(connect(broker_settings.redis_url), keeping)
@@ -141,7 +143,7 @@ async def test_pages_follow_each_other_and_filters_choose(store: JobStore) -> No
     now = await store.now_ms()
     for i in range(1_300):
         who = Actor(None, "ops" if i % 2 else "alice")
-        entry = {
+        entry: dict[Any, Any] = {
             "what": f"pool.{'pause' if i % 3 else 'resume'}",
             "by": who.encode(),
             "on": f"pool {i}",

@@ -17,6 +17,7 @@ from broker.celery.claimer import Claimer, Room
 from broker.celery.envelope import learn_envelope
 from broker.celery.transport import CLAIMER
 from broker.jobs import JobStore
+from broker.sealing import Sealer
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
 from jobs.model import Succeeded
@@ -276,6 +277,7 @@ async def test_a_server_that_lost_the_functions_gets_them_again(
                 pool="default",
                 message=learn_envelope(app).message,
                 retention_ms=1000,
+                sealer=Sealer(None),
                 room=lambda: Room(1, 1, 1, 1.0),
                 give_back=lambda _: None,
             )

@@ -14,10 +14,12 @@ import pytest
 from broker.attempts import Claim
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings, TenantSettings
+from broker.tenants import TenantStore
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import JobError, JobSpec, Queued, Usage
 from jobs.states import JobState
+from jobs.tenants import Tenant
 from tests.support import new_id
 
 pytestmark = pytest.mark.asyncio
@@ -32,9 +34,23 @@ def spec(tenant: str = "a", **changes) -> JobSpec:
 
 async def limited(store: JobStore, settings: BrokerSettings, **changes) -> JobStore:
     """Return a store with these settings, whose limits hold for all."""
+    tenants: dict[str, TenantSettings] = changes.pop("tenants", {})
     bounded = JobStore(store.client, settings.model_copy(update=changes))
     await bounded.set_limits()
+    await set_tenants(bounded, tenants)
     return bounded
+
+
+async def set_tenants(store: JobStore, tenants: dict[str, TenantSettings]) -> None:
+    """Have these tenants, and no other, have records."""
+    records = TenantStore(store)
+    for name in await records.names():
+        if name not in tenants:
+            await records.reset(name)
+    for name, tenant in tenants.items():
+        await records.put(
+            Tenant(name, weight=tenant.weight, queue_max=tenant.queue_max, max_active=tenant.max_active)
+        )
 
 
 async def alive(store: JobStore, capacity: int = 1000, worker: str = W, **info: Any) -> None:

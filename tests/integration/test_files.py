@@ -26,6 +26,7 @@ from jobs.ids import FILE_PREFIX, make_id
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.coordinators import CoordinatorThread
+from tests.encryption import key_line
 from tests.redisproxy import RedisProxy
 from tests.s3server import S3Server
 from tests.support import eventually
@@ -41,11 +42,13 @@ def s3() -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", pytest.param("encrypted", marks=pytest.mark.full), "s3"])
 def api(request, broker_settings: BrokerSettings, tmp_path: Path) -> Iterator[ApiServer]:
     given: dict[str, object] = {"files_url": str(tmp_path / "files")}
     if request.param == "s3":
         given = request.getfixturevalue("s3").settings(uuid.uuid4().hex[:8])
+    if request.param == "encrypted":
+        given["encryption_keys"] = key_line()
     with (
         CoordinatorThread(broker_settings, **given),  # it deletes what has expired
         ApiServer(broker_settings, max_body_bytes=4096, file_max_bytes=LIMIT, **given) as server,

@@ -19,6 +19,7 @@ from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, JobSpec, Usage
 from jobs.states import JobState
+from tests.integration.test_fair_queue import limited
 from tests.invariants import check_queues
 from tests.lifetimes import FOR_GOOD, name_of
 from tests.support import eventually, new_id
@@ -129,7 +130,7 @@ class Walk:
         assert len(answer.jobs) <= call.room
         assert sum(job.lane == Lane.BULK for job in answer.jobs) <= call.bulk_room
         assert sum(job.kills > 0 for job in answer.jobs) <= call.suspects
-        self.claims += [(claim, worker) for claim in claims_of(answer, blobs)]
+        self.claims += [(claim, worker) for claim in claims_of(answer, blobs, self.store.sealer)]
 
     async def finish(self) -> None:
         for claim, worker in self.drawn():
@@ -193,8 +194,7 @@ class Walk:
     async def limits(self) -> None:
         """An api with other limits, and other turns, starts."""
         changes = self.rng.choice(LIMITS)
-        self.store = JobStore(self.store.client, self.settings.model_copy(update=changes))
-        await self.store.set_limits()
+        self.store = await limited(self.store, self.settings, **changes)
 
     async def over(self) -> bool:
         """Run whatever there is; whether nothing is left."""

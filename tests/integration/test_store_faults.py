@@ -22,6 +22,7 @@ from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.db.faults import Faults
 from broker.events.hub import parse_cursor
 from broker.jobs import JobStore
+from broker.sealing import Sealer
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
 from jobs.states import JobState
@@ -146,6 +147,7 @@ async def test_a_claim_that_redis_refuses_is_counted(
                 pool="default",
                 message=learn_envelope(app).message,
                 retention_ms=1000,
+                sealer=Sealer(None),
                 room=lambda: Room(1, 1, 1, 1.0),
                 give_back=lambda _: None,
             )

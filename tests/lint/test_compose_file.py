@@ -126,8 +126,10 @@ def test_the_scripts_make_and_read_every_secret(tmp_path: Path) -> None:
     assert {one["file"] for one in FILE["secrets"].values()} == {
         f"${{SECRETS_DIR:-./secrets}}/{name}" for name in made
     }
-    assert {name for name, text in made.items() if not text} == {"api_keys", "openai_api_key", "hf_token"}
-    assert len({text for text in made.values() if text}) == len(made) - 3
+    assert {name for name, text in made.items() if not text} == {
+        *("api_keys", "encryption_keys", "openai_api_key", "hf_token")
+    }
+    assert len({text for text in made.values() if text}) == len(made) - 4
     assert tmp_path.stat().st_mode & 0o777 == 0o700
     subprocess.run(["sh", "deploy/make-secrets.sh", str(tmp_path)], cwd=ROOT, check=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == made

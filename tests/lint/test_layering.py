@@ -46,7 +46,8 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
-        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations"},
+        "admin": FACE,
+        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),
@@ -74,6 +75,7 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
+    "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (

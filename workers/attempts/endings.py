@@ -83,6 +83,13 @@ class Endings:
         error = JobError(code, message[:2000])
         return await self._finish(attempt, JobState.FAILED, final=final, error=error, partial=partial)
 
+    async def unreadable(self, attempt: Attempt, error: JobError) -> Outcome:
+        """End an attempt at a job whose request could not be decrypted. Another worker may have the key."""
+        log.warning("request_unreadable", code=error.code, error=error.message)
+        if FAILURES[error.code].retryable:
+            return await self.retry(attempt, error)
+        return await self.fail(attempt, error.code, error.message)
+
     async def stopped(self, attempt: Attempt, reason: StopReason, final: Final | None = None) -> Outcome:
         """End an attempt that was stopped. ``final``: the engine's answer, if it gave one."""
         rule = STOP_RULES[reason]

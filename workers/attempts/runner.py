@@ -178,6 +178,13 @@ class Runner:
         claim, endings = attempt.claim, self._endings
         if reason := attempt.stopped():
             return await endings.stopped(attempt, reason)
+        if claim.unreadable is not None:
+            return await endings.unreadable(attempt, claim.unreadable)
+        return await self._carry_through(attempt)
+
+    async def _carry_through(self, attempt: Attempt) -> Outcome:
+        """As :meth:`_carry_out`, of an attempt that has not been stopped and whose request is there."""
+        claim, endings = attempt.claim, self._endings
         attempt.task = asyncio.get_running_loop().create_task(self._execute(attempt))
         try:
             final = await attempt.task

@@ -17,6 +17,7 @@ from broker.celery.claimer import Claimer, Room
 from broker.celery.envelope import learn_envelope
 from broker.celery.transport import CLAIMER
 from broker.db.keys import Keys
+from broker.sealing import Sealer
 from monitoring.sampling import Gate as EventGate
 from workers.admission.gate import Gate
 from workers.attempts.quarantine import Quarantine
@@ -78,6 +79,7 @@ class CeleryWorker:
             pool=settings.pool,
             message=learn_envelope(app).message,
             retention_ms=int(settings.retention_s * 1000),
+            sealer=Sealer(settings.keyring),
             room=self._room,
             give_back=give_back,
         )

@@ -10,16 +10,26 @@ class Accepted(Answer):
 
     Attributes:
         kind: ``accepted``, ``same`` (it was used before), or why it is refused: ``conflict``, ``full``, ``tenant_full``,
-            ``busy``, ``unfinished``, ``gone``, ``late``.
+            ``busy``, ``unfinished``, ``gone``, ``late``, ``over_quota``.
         id: the job's, or that of the other job.
-        at: when the job was accepted; ``late``: the server's time.
+        at: when the job was accepted; ``late``, ``over_quota``: the server's time.
         count: jobs that wait there (``full``, ``tenant_full``), or run (``busy``).
+        requests: the limit of the tenant's minute, what is left of it, and milliseconds until all of it is left; None: it
+            has no such quota. ``tokens``: the same.
+        over: the quota that refuses it: ``requests`` or ``tokens`` of a minute, or ``day``. ``most``: its limit, ``asked``:
+            the tokens that the job would reserve, ``wait``: milliseconds until it fits; None: it never does, or not today.
     """
 
     kind: str
     id: str = ""
     at: int = 0
     count: int = 0
+    requests: tuple[int, int, int] | None = None
+    tokens: tuple[int, int, int] | None = None
+    over: str = ""
+    most: int = 0
+    asked: int = 0
+    wait: int | None = None
 
 
 class Accept(Call[Accepted]):
@@ -31,6 +41,7 @@ class Accept(Call[Accepted]):
         rows: how many answers it generates.
         idem: idempotency key, ``digest``: of the submission.
         not_after: refuse it as ``late`` after this moment.
+        tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
     """
 

@@ -42,11 +42,10 @@ class Purge(Call[int]):
 
 
 class SetLimits(Call[bool]):
-    """Replace the bounds and weights of all pools.
+    """Replace the bounds of all pools. Those of single tenants are in their records.
 
     Attributes:
-        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; of a tenant ``max_active:NAME``
-            and ``weight:NAME``, and then ``by_tenant``: 1.
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1.
     """
 
     limits: Mapping[str, float]

@@ -25,6 +25,7 @@ from broker.db.errors import (
     NewerRecordError,
     NoCoordinatorError,
     NoInputFileError,
+    OverQuotaError,
     QueueFullError,
     StoreError,
     StoreFaultError,
@@ -34,6 +35,7 @@ from broker.db.errors import (
 from broker.records import Ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Timings
+from jobs.sealing import DamagedError, SealingError, UnknownKeyError
 from jobs.states import TERMINAL, JobState
 from storage import MissingObjectError, StorageError, StorageFullError, StorageUnavailableError
 
@@ -43,6 +45,12 @@ EXPECTED = [
     (StoreUnavailableError("x"), 503, "redis_unavailable", "server_error"),
     (StoreFaultError("job/claim", "x"), 500, "internal_error", "server_error"),
     (NewerRecordError("x"), 500, "internal_error", "server_error"),
+    (OverQuotaError("requests", 60, 1, 1000), 429, "rate_limit_exceeded", "requests"),
+    (OverQuotaError("tokens", 60, 61), 429, "rate_limit_exceeded", "tokens"),
+    (OverQuotaError("day", 60, 61), 429, "insufficient_quota", "insufficient_quota"),
+    (OverQuotaError("storage", 60, 61), 429, "insufficient_quota", "insufficient_quota"),
+    (OverQuotaError("batches", 1, 1), 429, "insufficient_quota", "insufficient_quota"),
+    (SealingError("x"), 500, "decryption_failed", "server_error"),
     (QueueFullError(5), 429, "queue_full", "rate_limit_error"),
     (QueueFullError(5, 10**9, "a tenant"), 429, "queue_full", "rate_limit_error"),
     (BusyError(5, 2500), 429, "gpu_busy", "rate_limit_error"),
@@ -77,7 +85,9 @@ def test_the_table(error: Exception, status: int, code: str, type_: str) -> None
     body = json.loads(ours.body())["error"]
     assert set(body) == {"message", "type", "param", "code"}
     assert body["message"]
-    if status in {429, 503}:
+    if ours.headers.get("x-should-retry") == "false":
+        assert "retry-after" not in ours.headers
+    elif status in {429, 503}:
         assert 1 <= int(ours.headers["retry-after"]) <= 120
 
 
@@ -89,6 +99,15 @@ def test_storage() -> None:
     assert (away.status, away.code) == (503, "storage_unavailable")
 
 
+def test_encrypted_data_that_cannot_be_read() -> None:
+    missing = TABLE[SealingError](UnknownKeyError("k1"))
+    assert (missing.status, missing.code, missing.type) == (503, "encryption_key_unknown", "server_error")
+    assert "'k1'" in missing.message
+    damaged = TABLE[SealingError](DamagedError("the result of job_1"))
+    assert (damaged.status, damaged.code) == (500, "decryption_failed")
+    assert damaged.headers == {"x-should-retry": "false"}
+
+
 def test_no_error_lacks_a_row() -> None:
     ours = {kind for _, kind in inspect.getmembers(broker_errors, inspect.isclass)}
     ours = {kind for kind in ours if issubclass(kind, BrokerError)}
@@ -97,6 +116,7 @@ def test_no_error_lacks_a_row() -> None:
         ApiError,
         HTTPException,
         RequestValidationError,
+        SealingError,
         StorageError,
     } == set(TABLE)
     assert {type(row[0]) for row in EXPECTED} == set(TABLE)

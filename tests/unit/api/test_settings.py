@@ -71,8 +71,11 @@ def test_by_toml(elsewhere):
         "bob": "sk-bob",
     }
     assert "sk-alice" not in repr(s)
-    views = [s.tenant(name) for name in ("alice", "bob", "another")]
-    assert [(t.weight, t.queue_max, t.max_active) for t in views] == [(3, 5, None), (1, 9, 2), (1, 5, None)]
+    assert {name: (t.weight, t.queue_max, t.max_active) for name, t in s.tenants.items()} == {
+        "alice": (3, None, None),
+        "bob": (1, 9, 2),
+    }
+    assert s.tenant_queue_max == 5
 
 
 def test_the_environment_goes_before_the_file(elsewhere, monkeypatch):
@@ -98,7 +101,7 @@ def test_keys_and_tenants_by_environment(monkeypatch):
     monkeypatch.setenv("PENSTOCK_API_KEYS", '{"alice": "sk-a"}')
     monkeypatch.setenv("PENSTOCK_TENANTS", '{"alice": {"weight": 2.5}}')
     s = ApiSettings()
-    assert (s.api_keys["alice"].get_secret_value(), s.tenant("alice").weight) == ("sk-a", 2.5)
+    assert (s.api_keys["alice"].get_secret_value(), s.tenants["alice"].weight) == ("sk-a", 2.5)
 
 
 def keys():

@@ -13,6 +13,7 @@ from broker.db.calls.jobs import Claim as Call
 from broker.db.calls.jobs import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
+from broker.sealing import Sealer
 from jobs.lanes import Lane
 from tests.support import new_id
 
@@ -34,6 +35,7 @@ class Scene:
             pool="p",
             message=lambda job_id, queue: {"id": job_id, "queue": queue},
             retention_ms=1000,
+            sealer=Sealer(None),
             room=lambda: self.room,
             give_back=self.returned.extend,
         )

@@ -15,6 +15,7 @@ from broker.celery.claimer import Claimer, Room
 from broker.db.calls.jobs import Claimed, ClaimedJob
 from broker.db.keys import Keys
 from broker.records import Facts
+from broker.sealing import Sealer
 from jobs.lanes import Lane
 from jobs.states import JobState
 from tests.support import eventually, new_id
@@ -65,6 +66,7 @@ class Scene:
             pool="p",
             message=lambda job_id, queue: {},
             retention_ms=1000,
+            sealer=Sealer(None),
             room=lambda: Room(1000, 1000, 1, 0.02),
             give_back=lambda ids: None,
         )

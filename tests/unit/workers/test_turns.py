@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -20,9 +21,11 @@ async def test_an_idle_loop_works_at_once() -> None:
 
 
 async def test_each_piece_has_a_turn_of_its_own() -> None:
-    turns, done, seen = Turns(), [], []
+    turns = Turns()
+    done: list[int] = []
+    seen: list[int] = []
     for n in range(5):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     while len(done) < 5:
         seen.append(len(done))
         await asyncio.sleep(0)
@@ -32,11 +35,12 @@ async def test_each_piece_has_a_turn_of_its_own() -> None:
 
 async def test_no_piece_is_done_while_a_call_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HOLD_S", 60.0)
-    turns, done = Turns(), []
+    turns = Turns()
+    done: list[int] = []
     turns.call_comes()
     turns.call_comes()
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     turns.call_is_gone()
     for _ in range(20):
         await asyncio.sleep(0)
@@ -46,19 +50,21 @@ async def test_no_piece_is_done_while_a_call_is_on_its_way(monkeypatch: pytest.M
 
 
 async def test_calls_without_end_hold_bulk_back_for_a_bounded_time() -> None:
-    turns, done = Turns(), []
+    turns = Turns()
+    done: list[int] = []
     turns.call_comes()
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     assert done == []
     await eventually(lambda: done == [0, 1, 2])
 
 
 async def test_a_call_that_comes_meanwhile_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HOLD_S", 60.0)
-    turns, done = Turns(), []
+    turns = Turns()
+    done: list[int] = []
     for n in range(3):
-        turns.after(lambda n=n: done.append(n))
+        turns.after(partial(done.append, n))
     await asyncio.sleep(0)
     turns.call_comes()
     before = len(done)
@@ -70,7 +76,8 @@ async def test_a_call_that_comes_meanwhile_goes_first(monkeypatch: pytest.Monkey
 
 
 async def test_who_waits_no_more_does_not_hold_up_the_next() -> None:
-    turns, done = Turns(), []
+    turns = Turns()
+    done: list[int] = []
     turns.call_comes()
     gone = asyncio.create_task(turns.wait())
     await asyncio.sleep(0)
@@ -81,7 +88,9 @@ async def test_who_waits_no_more_does_not_hold_up_the_next() -> None:
 
 
 async def test_work_that_fails_does_not_stop_the_rest() -> None:
-    turns, done, errors = Turns(), [], []
+    turns = Turns()
+    done: list[int] = []
+    errors: list[BaseException] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
     turns.call_comes()
     turns.after(lambda: 1 / 0)

@@ -1,0 +1,1 @@
+"""What administrators do: keys, tenants, and the record of it."""

@@ -1,0 +1,33 @@
+"""The functions of tenants as data: see :mod:`broker.db.calls.base`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from broker.db.calls.base import WRITES, Call
+
+
+class TenantSet(Call[bool]):
+    """Write fields of a tenant's record, or make it. Answers whether that changed anything.
+
+    Attributes:
+        fields: as texts; '' removes a field.
+    """
+
+    flags = WRITES
+    tenant: str
+    fields: Mapping[str, str]
+
+
+class TenantReset(Call[bool]):
+    """Delete a tenant's record: it has the defaults again. Answers whether there was one."""
+
+    tenant: str
+
+
+class TenantImport(Call[bool]):
+    """Make a tenant's record as the settings have it, unless that was ever done, or it has one. Answers whether it did."""
+
+    flags = WRITES
+    tenant: str
+    fields: Mapping[str, str]

@@ -1,0 +1,106 @@
+-- A tenant's quotas. Those of a minute are kept by the generic cell rate algorithm (ITU-T I.371, annex A, as a virtual schedule): a unit takes
+-- 60 s / limit, and the theoretical arrival time of the next one may lie a minute ahead, so that a whole minute's worth may come at once.
+-- The day's is a counter. ns:quota:<t> holds r and t: theoretical arrival times of requests and tokens; used: tokens of the day `day` (UTC);
+-- bytes: of its files; batches: that have not ended.
+local MINUTE, DAY = 60000, 86400000
+
+local function day_of(at) return math.floor(at / DAY) end
+
+-- One unit in milliseconds.
+local function interval_of(per_minute) return MINUTE / per_minute end
+
+-- What a quota says: {limit, what is left of it, milliseconds until all of it is left}.
+local function rate_of(per_minute, arrival)
+  if not per_minute then return nil end
+  local ahead = math.max(0, (arrival or 0) - now_ms())
+  return {per_minute, math.max(0, math.floor((MINUTE - ahead) / interval_of(per_minute) + 0.001)), math.ceil(ahead)}
+end
+
+-- The theoretical arrival time after `amount` more units, and by how many milliseconds that is too early. (Half a unit is for rounding.)
+local function arrive(per_minute, arrival, amount)
+  local interval = interval_of(per_minute)
+  local after = math.max(arrival or 0, now_ms()) + amount * interval
+  return after, after - now_ms() - MINUTE > interval / 2 and math.ceil(after - now_ms() - MINUTE) or 0
+end
+
+local function has_quota(t) return t.rpm or t.tpm or t.tpd end
+
+local function quota_use(tenant)
+  local q = read(K.quota(tenant), {'r', 't', 'day', 'used'})
+  return {r = number(q.r), t = number(q.t), used = number(q.day) == day_of(now_ms()) and number(q.used) or 0}
+end
+
+-- Whether the quotas of a tenant allow one request of so many tokens. Returns what to write if it is accepted, and why it is refused (nil: it
+-- is not): `over`, the quota; `wait`, milliseconds after which it fits, nil: never, or not today; `most`, the limit.
+local function ask_quota(tenant, tokens)
+  local t = tenant_record(tenant)
+  if not has_quota(t) then return nil end
+  local rpm, tpm, tpd = number(t.rpm), number(t.tpm), number(t.tpd)
+  local q, take, refusal = quota_use(tenant), {}, nil
+  if tpd and q.used + tokens > tpd then refusal = {over = 'day', most = tpd} end
+  take.day, take.used = day_of(now_ms()), q.used + tokens
+  if rpm then
+    local early
+    take.r, early = arrive(rpm, q.r, 1)
+    if early > 0 and not refusal then refusal = {over = 'requests', wait = early, most = rpm} end
+  end
+  if tpm then
+    local early
+    take.t, early = arrive(tpm, q.t, tokens)
+    if early > 0 and not refusal then refusal = {over = 'tokens', wait = tokens <= tpm and early or nil, most = tpm} end
+  end
+  if not refusal then return take end
+  refusal.kind, refusal.asked, refusal.at = 'over_quota', tokens, now_ms()
+  refusal.requests, refusal.tokens = rate_of(rpm, q.r), rate_of(tpm, q.t)
+  return nil, refusal
+end
+
+-- Write what ask_quota returned.
+local function take_quota(tenant, take) write(K.quota(tenant), take) end
+
+-- Add to an answer what is left of the minute.
+local function with_rates(tenant, answer)
+  local t = tenant_record(tenant)
+  if t.rpm or t.tpm then
+    local q = quota_use(tenant)
+    answer.requests, answer.tokens = rate_of(number(t.rpm), q.r), rate_of(number(t.tpm), q.t)
+  end
+  return answer
+end
+
+-- A job that reserved tokens at its acceptance has ended and used so many. The rest goes back: to the day whole; to the minute less the time
+-- since the acceptance, as the minute may have refilled by as much meanwhile.
+local function settle_quota(j, used)
+  local more, now = used - tonumber(j.reserved), now_ms()
+  if more == 0 then return end
+  local tpm = limit_of(j.tenant, 'tpm')
+  local q, f = read(K.quota(j.tenant), {'t', 'day', 'used'}), {}
+  if tpm then
+    local by = more * interval_of(tpm)
+    if more < 0 then by = math.min(0, by + math.max(0, now - tonumber(j.created))) end
+    f.t = more < 0 and (number(q.t) or 0) + by or math.max(number(q.t) or 0, now) + by
+  end
+  if number(q.day) == day_of(tonumber(j.created)) then f.used = math.max(0, (number(q.used) or 0) + more) end
+  write(K.quota(j.tenant), f)
+end
+
+-- Rows of a batch have run. Of a minute they leave a quarter to the tenant's calls, as bulk does of a bound.
+local function use_for_rows(tenant, tokens)
+  local t = tenant_record(tenant)
+  if tokens <= 0 or not (t.tpm or t.tpd) then return end
+  local q, now = quota_use(tenant), now_ms()
+  local f = {day = day_of(now), used = q.used + tokens}
+  if t.tpm then
+    local before, after = math.max(q.t or 0, now), arrive(number(t.tpm), q.t, tokens)
+    f.t = math.max(before, math.min(after, now + MINUTE * 3 / 4))
+  end
+  write(K.quota(tenant), f)
+end
+
+-- Why a tenant's batches wait; nil: they may run.
+local function batch_waits_for(tenant)
+  local t = tenant_record(tenant)
+  if t.state == 'suspended' then return 'tenant_suspended' end
+  local tpd = number(t.tpd)
+  return tpd and quota_use(tenant).used >= tpd and 'quota' or nil
+end
