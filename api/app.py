@@ -11,7 +11,10 @@ from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.admin import audit as admin_audit
+from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
+from api.admin.key_schema import KeyRequest, RotateRequest
 from api.admin.tenant_schema import TenantFields
 from api.admission.schema import SCHEMAS
 from api.background import run_background
@@ -32,7 +35,7 @@ from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
-from api.operations import docs, health, home, queues, targets, workers
+from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
 from jobs.endpoints import STREAMING
@@ -51,8 +54,11 @@ TAGS = [
         "name": "batches",
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
-    {"name": "admin", "description": "Tenants: their shares, bounds, rights and quotas."},
-    {"name": "operations", "description": "Queues, workers, health and metrics."},
+    {
+        "name": "admin",
+        "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
+    },
+    {"name": "operations", "description": "Queues, workers, usage, health and metrics."},
 ]
 
 # The OpenAI routes come first: the router tries one after the other.
@@ -60,14 +66,18 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
-    "admin": (admin_tenants,),
-    "operations": (workers, queues, targets, health, home, docs),
+    "admin": (admin_keys, admin_tenants, admin_audit),
+    "operations": (workers, queues, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 
 
 def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
-    """Build the application. It connects to nothing before its lifespan starts."""
+    """Build the application. It connects to nothing before its lifespan starts.
+
+    Raises:
+        NoPepperStartError: keys are required, and there is no pepper for them.
+    """
     services = Services(settings)
 
     @asynccontextmanager
@@ -94,14 +104,20 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     require_scopes(app.router.routes)
     describe(
         app,
-        [*SCHEMAS.values(), JobRequest, JobChange, DeadRetryRequest, TenantFields, workers.DrainRequest],
+        [
+            *SCHEMAS.values(),
+            *(JobRequest, JobChange, DeadRetryRequest),
+            *(KeyRequest, RotateRequest, TenantFields),
+            workers.DrainRequest,
+        ],
         keyless=KEYLESS_PATHS,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)
     # Each middleware wraps those before it.
     app.add_middleware(Guard, count=errors)
-    app.add_middleware(Authenticate, keys=settings.api_keys, count=errors)
+    if services.doors is not None:
+        app.add_middleware(Authenticate, doors=services.doors, count=errors)
     _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
@@ -124,7 +140,7 @@ def _limit_pages(app: FastAPI, settings: ApiSettings, count: Counter) -> None:
             expose_headers=["*"],
         )
     # A foreign page has no key, so with keys the checks have nothing to add.
-    default = {ANY} if settings.api_keys else set()
+    default = {ANY} if settings.keys_required else set()
     app.add_middleware(
         Hosts,
         hosts=settings.allowed_hosts or default,

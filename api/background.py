@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import structlog
 
+from api.access.known_keys import KnownKeys
 from api.access.version import READ_EVERY_S
 from api.readiness import OK
 from api.services import Services
@@ -61,12 +62,17 @@ async def run_background(services: Services) -> AsyncIterator[None]:
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
         _Loop("reaper", lambda: _reap(services), reap_s),
     ]
+    firsts = [observed, limited]
+    if services.doors is not None:
+        keys = services.doors.keys
+        loops.append(_Loop("keys", lambda: _follow_keys(services, keys), READ_EVERY_S))
+        firsts.append(keys.read)
     services.readiness.add("schema", lambda: OK if services.prepared.is_set() else "not checked yet")
     services.readiness.add("events", lambda: OK if services.hub.deaf_s < DEAF_S else "not subscribed")
     services.readiness.add("tasks", lambda: _state_of(loops))
     with suppress(TimeoutError):
         async with asyncio.timeout(START_PATIENCE_S):
-            await asyncio.gather(asyncio.shield(hub), observed.wait(), limited.wait())
+            await asyncio.gather(asyncio.shield(hub), *(first.wait() for first in firsts))
     try:
         yield
     finally:
@@ -135,6 +141,11 @@ async def _take_over(services: Services) -> None:
 async def _reap(services: Services) -> None:
     await services.prepared.wait()
     await reap_forever(services.store, services.settings.reap_interval_s, services.metrics.reaper.count)
+
+
+async def _follow_keys(services: Services, keys: KnownKeys) -> None:
+    await services.prepared.wait()
+    await keys.watch()
 
 
 async def _keep_limits(services: Services, limited: asyncio.Event) -> None:

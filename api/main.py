@@ -51,14 +51,14 @@ def run_api(
 
     Raises:
         pydantic.ValidationError: a setting is wrong; the message names it.
-        ExposedStartError: others reach the address, and there are no API keys.
+        NoPepperStartError: keys are required, and there is no pepper for them.
         MixedFleetStartError: another version of Penstock is on this Redis.
         SystemExit: the process cannot listen on the address.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
     failpoints.arm_from_environment()
     settings = ApiSettings(**{**(overrides or {}), **given})
-    settings.check_reach()
+    settings.pepper()  # one that is missing stops the start here
     configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     _allow_files(settings.max_connections)
     log.info("api_starting", host=settings.host, port=settings.port)

@@ -11,12 +11,17 @@ import time
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from api.abandon import Abandoned
+from api.access.doors import Doors
+from api.access.given import GivenKeys
+from api.access.known_keys import KnownKeys
 from api.access.known_tenants import KnownTenants
+from api.access.throttle import Throttle
 from api.access.version import AccessVersion
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
 from api.settings import ApiSettings
+from broker.access import AccessStore
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
 from broker.coordinators import Coordinators
@@ -38,10 +43,14 @@ from storage import Storage, local_folders, open_storage
 class Services:
     """The stores, the event hub, the bodies, the catalogue, the metrics and the tracer. Making them connects to nothing.
 
+    Raises:
+        NoPepperStartError: keys are required, and there is no pepper for them.
+
     Attributes:
         process: the name of this process among all api processes.
         readiness: whether a job that is submitted now will run.
         prepared: set once the data in Redis is this version's.
+        doors: who gets in; None: everybody, no keys are required.
         large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
@@ -79,6 +88,8 @@ class Services:
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)
         self.coordinators = Coordinators(self.store)
+        self.access = AccessStore(self.store)
+        self.doors = _doors(settings, self.access)
         self.tenant_store = TenantStore(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
@@ -120,3 +131,12 @@ class Services:
         await asyncio.gather(self.abandoned.aclose(), self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)
+
+
+def _doors(settings: ApiSettings, store: AccessStore) -> Doors | None:
+    pepper = settings.pepper()
+    if pepper is None or not settings.keys_required:
+        return None
+    texts = {tenant: key.get_secret_value() for tenant, key in settings.api_keys.items()}
+    keys = KnownKeys(store, pepper, GivenKeys(store, texts, pepper))
+    return Doors(keys, Throttle(settings.failed_keys_per_minute))

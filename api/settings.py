@@ -5,14 +5,29 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from broker.settings import BrokerSettings, Seconds, TenantName
-from broker.sources import PAIRS, CommaList, check_sendable, named
+from broker.sources import JSON_TABLE, PAIRS, CommaList, check_sendable, named
+
+_PEPPER_BYTES = 16
 
 
-class ExposedStartError(Exception):
-    """The api may not listen where others reach it, because it has no keys. The message says what to do."""
+class NoPepperStartError(Exception):
+    """The api requires keys, but there is no pepper for them. The message says what to do."""
+
+
+class Price(BaseModel):
+    """What a model costs: per million tokens, and per hour of device."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: float = Field(0.0, ge=0, description="A million prompt tokens.")
+    cached: float | None = Field(
+        None, ge=0, description="A million prompt tokens that a cache held; default: as `prompt`."
+    )
+    completion: float = Field(0.0, ge=0, description="A million completion tokens.")
+    gpu_hour: float = Field(0.0, ge=0, description="An hour of device.")
 
 
 def is_loopback(host: str) -> bool:
@@ -129,23 +144,47 @@ class ApiSettings(BrokerSettings):
     )
     api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
-        description="API keys by the name of their tenant. With any, every call of `/v1` needs one of them.",
+        description="API keys of an earlier version, by the name of their tenant. Redis takes them over once, with every "
+        "scope but `admin`; later changes of this setting have no effect.",
+    )
+    require_keys: bool = Field(
+        default=False,
+        description="Require an API key for every call of `/v1`. An api that other machines reach, or that has `api_keys`, "
+        "requires them anyway; see `without_keys`.",
+    )
+    prices: Annotated[dict[str, Price], JSON_TABLE] = Field(
+        {},
+        description="Prices by model, for the costs in `GET /v1/usage`, in the currency of your choice: for example"
+        ' `[prices."Qwen/Qwen2.5-7B-Instruct"]` with `prompt = 0.1`, `cached = 0.05`, `completion = 0.4` (a million tokens)'
+        " and `gpu_hour = 2.5` in `penstock.toml`. Default: no costs.",
     )
     without_keys: bool = Field(
         default=False,
-        description="Listen on an address that other machines reach although `api_keys` is empty. Everyone who reaches it "
-        "may then run jobs and operate the queue.",
+        description="Listen on an address that other machines reach without requiring API keys. Everyone who reaches it may "
+        "then run jobs and operate the queue. It has no effect with `require_keys` or `api_keys`.",
+    )
+    key_pepper: SecretStr | None = Field(
+        None,
+        description="A secret of at least 16 bytes, the same for every api process: Redis holds API keys as digests under "
+        "it. Best in a file. If it changes, no key is right any more. `penstock up` makes one.",
+    )
+    failed_keys_per_minute: int = Field(
+        30,
+        ge=1,
+        le=1_000_000,
+        description="Calls with a wrong API key from one address in a minute, for each api process; then 429 "
+        "`too_many_attempts`. A proxy counts as one address.",
     )
     allowed_hosts: CommaList = Field(
         (),
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
         "without a dot, and names under `.localhost`, `.local`, `.internal`, `.home.arpa` and `.svc` are always accepted. "
-        "Default: no further name, or every name (`*`) if there are `api_keys`.",
+        "Default: no further name, or every name (`*`) if API keys are required.",
     )
     allowed_origins: CommaList = Field(
         (),
         description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "
-        "commas between them; `*`: every page. Default: only its own pages, or every page if there are `api_keys`.",
+        "commas between them; `*`: every page. Default: only its own pages, or every page if API keys are required.",
     )
     flower_url: str | None = Field(
         None,
@@ -175,16 +214,40 @@ class ApiSettings(BrokerSettings):
             raise ValueError("two tenants have the same key; each needs one of its own")
         return keys
 
-    def check_reach(self) -> None:
-        """Check that a keyless api listens on this machine alone.
+    @field_validator("key_pepper")
+    @classmethod
+    def _long(cls, pepper: SecretStr | None) -> SecretStr | None:
+        if pepper is not None and len(pepper.get_secret_value().encode()) < _PEPPER_BYTES:
+            raise ValueError(
+                f"it is shorter than {_PEPPER_BYTES} bytes; make one with `openssl rand -hex 32`"
+            )
+        return pepper
+
+    @property
+    def keys_required(self) -> bool:
+        """Whether every call of ``/v1`` needs an API key."""
+        return self.require_keys or bool(self.api_keys) or not (self.without_keys or is_loopback(self.host))
+
+    def pepper(self) -> bytes | None:
+        """The secret under which keys are digested; None: this api neither makes nor knows keys.
 
         Raises:
-            ExposedStartError: others reach it, and nobody allowed that.
+            NoPepperStartError: keys are required.
         """
-        if not (self.api_keys or self.without_keys or is_loopback(self.host)):
-            place = self.host or "every address"
-            raise ExposedStartError(
-                f"on {place} other machines reach the api, and it has no API keys: anyone there could run jobs and operate "
-                'the queue. Set api_keys (PENSTOCK_API_KEYS=\'{"alice": "a-secret"}\'), listen on 127.0.0.1, '
-                "or allow it with --without-keys (PENSTOCK_WITHOUT_KEYS=true)"
-            )
+        if self.key_pepper is not None:
+            return self.key_pepper.get_secret_value().encode()
+        if self.keys_required:
+            raise NoPepperStartError(self._why())
+        return None
+
+    def _why(self) -> str:
+        make = "make one with `openssl rand -hex 32`, and set it as key_pepper (PENSTOCK_KEY_PEPPER, or the secret file "
+        make += "penstock_key_pepper), the same for every api process"
+        if self.require_keys or self.api_keys:
+            return f"API keys are required, and there is no pepper for them: {make}"
+        place = self.host or "every address"
+        return (
+            f"on {place} other machines reach the api, so it requires API keys, and there is no pepper for them: {make}; "
+            "or listen on 127.0.0.1; or let everyone there run jobs and operate the queue with --without-keys "
+            "(PENSTOCK_WITHOUT_KEYS=true)"
+        )

@@ -162,6 +162,7 @@ class Attempts:
         error: JobError | None = None,
         partial: bytes = b"",
         tail: Sequence[tuple[int, str]] = (),
+        device_us: int | None = None,
     ) -> bool:
         """End a job, with the last chunks of its stream.
 
@@ -172,6 +173,7 @@ class Attempts:
             usage: token counts, also of a partial response.
             partial: the partial response of a job that did not succeed.
             tail: the stream's last chunks: (sequence number, payload).
+            device_us: microseconds of device that the attempt took; None: not known.
 
         Returns:
             False: this attempt no longer owns the job, nothing was written.
@@ -189,6 +191,7 @@ class Attempts:
             tokens=None if usage is None else usage.prompt_tokens + usage.completion_tokens,
             completion=claim.completion_of(usage),
             error=encode_error(error),
+            device_us=device_us,
         )
         sealer = self.sealer
         result = await sealer.seal(claim.id, RESULT, result)
@@ -205,7 +208,15 @@ class Attempts:
         return await self._release(claim, worker, "back", reason)
 
     async def retry_later(
-        self, claim: Claim, worker: str, error: JobError, chance: float, *, status: int, result: bytes = b""
+        self,
+        claim: Claim,
+        worker: str,
+        error: JobError,
+        chance: float,
+        *,
+        status: int,
+        result: bytes = b"",
+        device_us: int | None = None,
     ) -> JobState | None:
         """End a failed attempt that may succeed if repeated: the job is queued again after a delay.
 
@@ -215,13 +226,22 @@ class Attempts:
             chance: 0.0 to 1.0, for the delay's jitter; see :class:`jobs.retry.RetryPolicy`.
             status: HTTP status for a synchronous caller, if the job fails.
             result: the engine's error body, if the job fails.
+            device_us: microseconds of device that the attempt took, if the job fails.
 
         Returns:
             The job's state now; None: this attempt no longer owned it.
         """
         delay_ms = int(self._retry.delay_s(claim.attempt, chance) * 1000)
         return await self._release(
-            claim, worker, "retry", error.message, error.code, status=status, result=result, delay_ms=delay_ms
+            claim,
+            worker,
+            "retry",
+            error.message,
+            error.code,
+            status=status,
+            result=result,
+            delay_ms=delay_ms,
+            device_us=device_us,
         )
 
     async def release_from_dead_engine(self, claim: Claim, worker: str, message: str) -> JobState | None:
@@ -244,6 +264,7 @@ class Attempts:
         status: int | None = None,
         result: bytes = b"",
         delay_ms: int = 0,
+        device_us: int | None = None,
     ) -> JobState | None:
         call = calls.Release(
             id=claim.id,
@@ -257,6 +278,7 @@ class Attempts:
             delay_ms=delay_ms,
             code=code,
             status=status,
+            device_us=device_us,
         )
         state = await self.functions.call(call, await self.sealer.seal(claim.id, RESULT, result))
         return None if state is None else JobState(state)

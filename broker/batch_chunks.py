@@ -62,9 +62,28 @@ class ChunkStore(StorePart):
         reply = await self._call(ChunkTake(*_owner(spec, claim), ledger=ledger, seen=seen, new=new))
         return None if reply is None else Go(reply)
 
-    async def commit(self, spec: ChunkSpec, claim: Claim, writer: int, last: int, new: Counts) -> Go:
-        """Count the rows (``new``) of a writer's parts in storage since the last commit; ``last`` is the latest part."""
-        return Go(await self._call(ChunkCommit(*_owner(spec, claim), writer=writer, last=last, new=new)))
+    async def commit(
+        self,
+        spec: ChunkSpec,
+        claim: Claim,
+        writer: int,
+        last: int,
+        new: Counts,
+        used: Counts | None = None,
+        device_us: int | None = None,
+    ) -> Go:
+        """Count the rows of a writer's parts in storage since the last commit.
+
+        Args:
+            last: the latest part.
+            new: the rows and their tokens.
+            used: the same, without the tokens of rows that shared a run; None: none did.
+            device_us: microseconds of device that they took; None: not known.
+        """
+        call = ChunkCommit(
+            *_owner(spec, claim), writer=writer, last=last, new=new, used=used, device_us=device_us
+        )
+        return Go(await self._call(call))
 
     async def end(self, spec: ChunkSpec, claim: Claim, *, done: bool) -> bool:
         """End a chunk: ``done``, or a later job runs the rest. False: this attempt no longer owns it."""

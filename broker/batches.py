@@ -18,13 +18,13 @@ from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
 _TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
-_TOLD = ("endpoint", "input_key", "window", "priority", "trace")
+_TOLD = ("endpoint", "input_key", "window", "priority", "trace", "key")
 _LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """A validated ``POST /v1/batches``. See :class:`jobs.batch_model.Batch` for the fields."""
+    """A validated ``POST /v1/batches``. See :class:`jobs.batch_model.Batch` for the fields; ``key`` as of a job."""
 
     id: str
     input_file_id: str
@@ -40,6 +40,7 @@ class BatchSpec:
     idempotency_key: str | None = None
     digest: str = ""
     trace: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

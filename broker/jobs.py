@@ -56,6 +56,7 @@ _KEPT = (
     "coalesce",
     "expires_in_ms",
     "queue_timeout_ms",
+    "key",
 )
 """The fields of a submission that the function gets as they are."""
 

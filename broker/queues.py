@@ -151,6 +151,8 @@ class QueueControl(JobLookups):
             "tenant_max_active": s.tenant_max_active,
             "ageing_ms": int(s.ageing_s * 1000),
             "turns_in_jobs": 1 if s.turns == "jobs" else None,
+            "usage_rows_max": s.usage_rows_max,
+            "usage_ms": s.usage_retention_days * 86_400_000,
         }
         given = {name: float(value) for name, value in limits.items() if value is not None}
         await self.functions.call(SetLimits(limits=given))

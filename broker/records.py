@@ -95,7 +95,8 @@ def encode_usage(usage: Usage | None) -> str | None:
     """Write token counts as one field."""
     if usage is None:
         return None
-    return f'{{"p":{usage.prompt_tokens},"c":{usage.completion_tokens},"t":{usage.total_tokens}}}'
+    cached = f',"h":{usage.cached_tokens}' if usage.cached_tokens else ""
+    return f'{{"p":{usage.prompt_tokens},"c":{usage.completion_tokens},"t":{usage.total_tokens}{cached}}}'
 
 
 def decode_usage(text: str | None) -> Usage | None:
@@ -103,7 +104,7 @@ def decode_usage(text: str | None) -> Usage | None:
     if not text:
         return None
     u = json.loads(text)
-    return Usage(u["p"], u["c"], u["t"])
+    return Usage(u["p"], u["c"], u["t"], u.get("h", 0))
 
 
 def encode_error(error: JobError | None) -> str | None:

@@ -147,6 +147,19 @@ class BrokerSettings(BaseSettings):
         le=10_000_000,
         description="Most entries of the audit stream, about 250 bytes each in Redis; the oldest leave first.",
     )
+    usage_retention_days: int = Field(
+        400,
+        ge=63,
+        le=36_500,
+        description="How long the usage of a day is kept; after 62 days without its keys.",
+    )
+    usage_rows_max: int = Field(
+        100_000,
+        ge=0,
+        le=10_000_000,
+        description="Most rows of usage a day, one for each tenant, key and model, about 110 bytes each in Redis; further"
+        " ones are counted under the key `other`. 0: no usage is counted.",
+    )
 
     encryption_keys: SecretStr | None = Field(
         None,

@@ -8,6 +8,7 @@ from broker.batch_steps import BatchSteps
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from broker.usage import UsageStore
 from coordinator.settings import CoordinatorSettings
 from monitoring.metrics import AcceptedJobs
 from storage import Storage, open_storage
@@ -31,6 +32,7 @@ class Context:
     batches: BatchSteps
     files: FileStore
     tasks: TaskStore
+    usage: UsageStore
     token: str
     metrics: AcceptedJobs
     _storage: Storage | None = None
@@ -46,7 +48,8 @@ class Context:
     ) -> Context:
         """Make one over a job store; ``storage``: one that is open already."""
         batches = BatchSteps(store, settings.batch_retention_s, settings.batch_parts_retention_s)
-        return cls(settings, store, batches, FileStore(store), TaskStore(store), token, metrics, storage)
+        stores = FileStore(store), TaskStore(store), UsageStore(store)
+        return cls(settings, store, batches, *stores, token, metrics, storage)
 
     @property
     def storage(self) -> Storage:

@@ -58,8 +58,11 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     await context.files.create(file, expires_after_ms=args["keep_ms"])
     failpoints.hit("coordinator.before_child")
     kept: dict[str, Any] = {name: getattr(batch, name) for name in _KEPT}
-    spec = BatchSpec(args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], **kept)
-    child, _ = await context.batches.create(spec, by=Actor.decode(args["by"]))
+    by = Actor.decode(args["by"])
+    spec = BatchSpec(
+        args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], key=by.key, **kept
+    )
+    child, _ = await context.batches.create(spec, by=by)
     if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)
     return {"id": child.id}

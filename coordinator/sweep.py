@@ -1,4 +1,4 @@
-"""Deletes expired files, objects without a file, and the parts and records of old batches."""
+"""Deletes expired files, objects without a file, and the parts and records of old batches; folds old usage."""
 
 from __future__ import annotations
 
@@ -32,3 +32,4 @@ async def sweep(context: Context) -> None:
         await context.storage.delete([info.key for info in found])
         await context.batches.parts_gone(batch_id)
     await context.batches.retire()
+    await context.usage.fold(context.settings.usage_retention_days)

@@ -69,6 +69,9 @@ class Identity:
 KEYLESS: Final = Identity(DEFAULT_TENANT, frozenset(Scope))
 """Everybody, where no keys are required."""
 
+NOBODY: Final = Identity("", frozenset())
+"""A caller without a key, where keys are required: of the paths that need none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -128,7 +131,7 @@ class ApiKey:
 
     def digest(self, pepper: bytes) -> str:
         """Return what is stored of it: HMAC-SHA256 under the pepper, in hexadecimal."""
-        return hmac.new(pepper, self.secret.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(pepper, self.secret.encode(), "sha256").hex()
 
     @classmethod
     def new(cls, ident: str | None = None) -> ApiKey:
@@ -144,6 +147,11 @@ class ApiKey:
             return None
         told = hmac.compare_digest(parts[3], _check(text[: -_CHECK - 1]))
         return cls(parts[1], parts[2]) if told and text.replace("_", "").isalnum() else None
+
+
+def given_key(text: str) -> ApiKey:
+    """Return a key of any form, as an operator has chosen it: its id is drawn from its text, which is all secret."""
+    return ApiKey(hashlib.sha256(text.encode()).hexdigest()[:_ID], text)
 
 
 def is_key_id(text: str) -> bool:

@@ -43,6 +43,7 @@ class JobSpec:
         prompt_tokens: of its prompt; None: to be estimated from the length of the body.
         max_tokens: the most that each answer may have; None: it does not say.
         answers: how many answers it generates: choices, or rows of a chunk.
+        key: id of the API key that its use is counted to; None: no key was required.
     """
 
     id: str
@@ -68,15 +69,17 @@ class JobSpec:
     prompt_tokens: int | None = None
     max_tokens: int | None = None
     answers: int = 1
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Exact token counts, as the engine reported them."""
+    """Exact token counts, as the engine reported them. ``cached_tokens``: those of the prompt that a cache held."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,13 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
+    "make keys in Redis, and remove the setting.",
+    "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
+    "there.",
+    "api_keys_taken_over": "Redis has taken over the keys of the setting `api_keys`, with every scope but `admin`, and they "
+    "stay valid until they are revoked. Set `require_keys`, remove the setting, and make an operator's key with "
+    "the scope `admin`.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -111,6 +118,11 @@ EVENTS = {
     "job_retried": "A caller retried a finished job, as a new job.",
     "jobs_abandoned": "A worker that ends could not give these jobs back in time, as Redis is unreachable or slow. "
     "They move on when its lease ends.",
+    "key_created": "An administrator made an API key, `of` a tenant.",
+    "key_revoked": "An administrator revoked an API key.",
+    "key_rotated": "An administrator gave an API key a new secret; the one before is right for `overlap_s`.",
+    "keys_not_read": "An api could not see whether keys have changed, as Redis is unreachable; after two seconds it answers "
+    "503.",
     "kv_cache_sized": "On a CPU: the size of vLLM's KV cache, and the free memory and weights that it comes from.",
     "lane_purged": "A caller cancelled the jobs that waited in a lane.",
     "lane_report_failed": "The engine's scheduler did not say what it has evicted, and what a step costs.",

@@ -8,7 +8,7 @@
             print(text, end="")
 
 ``client.submit``, ``wait`` and ``stream`` are shortcuts. Everything else is grouped by what it is about: ``client.jobs``,
-``pools``, ``workers``, ``dead``, ``batches`` and ``files``. :class:`AsyncPenstock` has the same calls as
+``pools``, ``workers``, ``dead``, ``batches``, ``files`` and ``keys``. :class:`AsyncPenstock` has the same calls as
 :class:`Penstock`, to be awaited. All errors are :class:`PenstockError`.
 """
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ finds the names
     from penstock.client import AsyncPenstock, Penstock
     from penstock.errors import *
     from penstock.fleet_models import *
+    from penstock.key_models import *
     from penstock.models import *
 
 __all__ = ["AsyncPenstock", "Penstock", "__version__"]
@@ -35,9 +36,9 @@ __all__ += ["RateLimitedError", "ServerError", "StreamRestartedError", "Unavaila
 __all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "Model", "Page", "Placement"]
 __all__ += ["Restarted", "Retry", "RetryOutcome", "RetryReport", "Timings", "Usage"]
 __all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
-__all__ += ["Gpu", "Lane", "Pool", "Tenant", "Worker"]
+__all__ += ["ApiKey", "Gpu", "Lane", "Pool", "Tenant", "Worker"]
 
-_HOMES = ("errors", "models", "batch_models", "fleet_models", "client")
+_HOMES = ("errors", "models", "batch_models", "fleet_models", "key_models", "client")
 """Where the names come from. The lightest comes first: errors need no pydantic, and only the client needs httpx."""
 
 

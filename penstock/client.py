@@ -20,6 +20,8 @@ from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
 from penstock.resources.jobs import Jobs
+from penstock.resources.keys import Keys
+from penstock.resources.ledgers import Audit, Usage
 from penstock.resources.pools import Pools
 from penstock.resources.tenants import Tenants
 from penstock.resources.workers import Workers
@@ -40,7 +42,10 @@ class _Client(Part[Driver]):
         self.dead = Dead(driver)
         self.batches = Batches(driver)
         self.files = Files(driver)
+        self.keys = Keys(driver)
         self.tenants = Tenants(driver)
+        self.usage = Usage(driver)
+        self.audit = Audit(driver)
 
     @property
     def base_url(self) -> str:

@@ -1,65 +1,52 @@
-"""The tenant behind an API key. Plain ASGI, before everything but metrics and traces."""
+"""Who calls: noted with each request before its route sees it. Plain ASGI, before everything but metrics and traces."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-
 from prometheus_client import Counter
-from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.access.doors import Doors, no_key
 from api.access.identity import put_identity
 from api.access.scopes import KEYLESS_PATHS
 from api.http.asgi import header
 from api.http.errors import ApiError
-from jobs.access import Identity
-from jobs.access import Scope as Right
+from jobs.access import NOBODY, Identity
 
 
 class Authenticate:
-    """Requires a tenant's key for every call of ``/v1``. Without keys it lets every call through."""
+    """Requires credentials for every call of ``/v1``. A path that needs none is told who calls if the caller says so.
 
-    def __init__(self, app: ASGIApp, keys: Mapping[str, SecretStr], count: Counter) -> None:
-        self._app = app
-        self._count = count
-        # Looked up by digest, so that its time does not reveal how much of a guess was right.
-        self._tenants = {_digest(key.get_secret_value().encode()): name for name, key in keys.items()}
+    Args:
+        doors: who gets in.
+        count: answered errors by code.
+    """
+
+    def __init__(self, app: ASGIApp, doors: Doors, count: Counter) -> None:
+        self._app, self._doors, self._count = app, doors, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, or answer 401."""
-        path = scope.get("path", "")
-        if (
-            self._tenants
-            and scope["type"] == "http"
-            and path.startswith("/v1/")
-            and path not in KEYLESS_PATHS
-        ):
-            tenant = self._tenants.get(_digest(_bearer(scope)))
-            if tenant is None:
-                refusal = _refusal(scope)
-                self._count.labels(refusal.code).inc()
-                await refusal.response()(scope, receive, send)
-                return
-            put_identity(scope, Identity(tenant, frozenset(Right)))
+        """Run the application, or answer 401, 429 or 503."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            try:
+                identity = await self._identity(scope)
+            except ApiError as refusal:
+                if path.startswith("/v1/") and path not in KEYLESS_PATHS:
+                    self._count.labels(refusal.code).inc()
+                    await refusal.response()(scope, receive, send)
+                    return
+                identity = NOBODY
+            put_identity(scope, identity)
         await self._app(scope, receive, send)
 
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
-def _bearer(scope: Scope) -> bytes:
-    scheme, _, key = (header(scope, b"authorization") or b"").partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else b""
-
-
-def _refusal(scope: Scope) -> ApiError:
-    given = header(scope, b"authorization") is not None
-    message = (
-        "Incorrect API key provided; check the header Authorization: Bearer YOUR_KEY"
-        if given
-        else "You didn't provide an API key; send it as a bearer token: Authorization: Bearer YOUR_KEY"
-    )
-    headers = {"www-authenticate": "Bearer"}
-    return ApiError(401, message, "invalid_api_key", headers=headers)
+    async def _identity(self, scope: Scope) -> Identity:
+        given = header(scope, b"authorization")
+        if given is None:
+            raise no_key()
+        scheme, _, token = given.decode("latin-1").partition(" ")
+        token = token.strip() if scheme.lower() == "bearer" else ""
+        known = self._doors.recall(token)
+        if known is not None:
+            return known
+        client = scope.get("client")
+        return await self._doors.identify(token, client[0] if client else "")

@@ -30,6 +30,7 @@ class Terms(TypedDict, total=False):
     timeout_ms: int | None
     idempotency_key: str | None
     sink: str | None
+    key: str | None
 
 
 async def admit(

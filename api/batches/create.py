@@ -12,6 +12,7 @@ from api.http.expiry import expires_after_s
 from api.services import Services
 from broker.batches import BatchSpec
 from broker.db.errors import NoInputFileError
+from jobs.access import Identity
 from jobs.batch_keys import file_key
 from jobs.batch_model import Batch
 from jobs.batches import window_s
@@ -31,7 +32,7 @@ _PAIRS, _KEY, _VALUE = 16, 64, 512
 
 
 async def create_batch(
-    services: Services, body: dict[str, Any], key: str | None, tenant: str, trace: str | None
+    services: Services, body: dict[str, Any], key: str | None, identity: Identity, trace: str | None
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
@@ -55,7 +56,7 @@ async def create_batch(
     if not is_file_id(file_id):
         raise NoInputFileError(file_id[:64], None)
     priority = _priority(body)
-    await check_lane(services, tenant, priority)
+    await check_lane(services, identity.tenant, priority)
     file = await services.files.get(file_id)  # None: a batch of this key may be there all the same
     spec = BatchSpec(
         id=services.new_id(BATCH_PREFIX),
@@ -65,7 +66,8 @@ async def create_batch(
         window=window,
         window_ms=window_ms,
         priority=priority,
-        tenant=tenant,
+        tenant=identity.tenant,
+        key=identity.key,
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),
         idempotency_key=key,

@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import actor_of, tenant_of
+from api.access.identity import actor_of, identity_of
 from api.batches.create import create_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
@@ -33,7 +33,7 @@ def register(router: APIRouter, services: Services) -> None:
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
         key = idempotency_key(scope)
         body = parse_object(await read_control_body(scope, receive))
-        batch, _ = await create_batch(services, body, key, tenant_of(scope), place_of(scope))
+        batch, _ = await create_batch(services, body, key, identity_of(scope), place_of(scope))
         await reply(send, 200, msgspec.json.encode(batch_view(batch)))
 
     add_raw_route(

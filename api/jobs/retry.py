@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Scope
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, identity_of
 from api.admission.accept import accept
 from api.admission.rights import check_lane
 from api.admission.routing import check_model
@@ -79,7 +79,7 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     await check_lane(services, spec.tenant, spec.lane)
     await check_model(services, spec.tenant, spec.model)
     earlier = TraceContext.decode(spec.trace)
-    spec = replace(spec, idempotency_key=key, trace=None)
+    spec = replace(spec, idempotency_key=key, trace=None, key=identity_of(scope).key)
     try:
         accepted = await accept(services, spec, request_span(scope), [earlier], actor_of(scope))
     except LookupError:

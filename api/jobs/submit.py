@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import tenant_of
+from api.access.identity import identity_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import Header, reply
@@ -27,6 +27,7 @@ from api.services import Services
 from broker.db.errors import StoreError
 from broker.jobs import Accepted
 from broker.lookups import StoredResult
+from jobs.access import Identity
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.outlook import Snapshot, start_ms
@@ -53,7 +54,7 @@ class Jobs:
         span = request_span(scope)
         sink = services.process if wait_s else None
         with await services.bodies.read(scope, receive) as body:
-            spec = await self._spec(body, key, sink, tenant_of(scope))
+            spec = await self._spec(body, key, sink, identity_of(scope))
             with services.hub.inbox(spec.id) as inbox:
                 accepted = await self._accept(spec, span)
                 body.release()  # the wait may be long
@@ -87,7 +88,7 @@ class Jobs:
         job, stored = await self._look(job_id, wait_s, receive)
         await _show(job, stored, job_id, send, 200, headers)
 
-    async def _spec(self, body: Body, key: str | None, sink: str | None, tenant: str) -> JobSpec:
+    async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
         return await admit(
             self._services,
@@ -100,7 +101,8 @@ class Jobs:
             placement=None if request.placement is None else request.placement.placement(),
             affinity_key=request.affinity_key,
             coalesce=request.coalesce,
-            tenant=tenant,
+            tenant=identity.tenant,
+            key=identity.key,
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import tenant_of
+from api.access.identity import identity_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import header, until_hangup
@@ -63,6 +63,7 @@ class OpenAICall:
             live=True,
             coalesce=_wants_coalescing(scope),
             tenant=tenant_of(scope),
+            key=identity_of(scope).key,
             expires_in_ms=self._life_ms,
             queue_timeout_ms=self._queue_ms,
             sink=services.process,

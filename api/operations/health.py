@@ -22,7 +22,7 @@ def _example(**more: Any) -> dict[int | str, dict[str, Any]]:
 
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
-    keyed = bool(services.settings.api_keys)
+    keyed = services.settings.keys_required
 
     @router.get(
         "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])

@@ -32,7 +32,7 @@ _LINKS = {
 def register(router: APIRouter, services: Services) -> None:
     """Add the route."""
     flower = services.settings.flower_url
-    keyed = bool(services.settings.api_keys)
+    keyed = services.settings.keys_required
 
     @router.get("/", include_in_schema=False)
     async def home(request: Request) -> Response:

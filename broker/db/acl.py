@@ -45,7 +45,7 @@ SCRIPTS: Final = "evalsha script|exists script|load"
 
 DATA: Final = (
     "del unlink exists get set mget pexpire pexpireat pttl"
-    " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hset hsetnx hstrlen"
+    " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hscan hset hsetnx hstrlen"
     " lpush ltrim sadd scard smembers srandmember srem xadd xlen xrange xrevrange xtrim"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscore"
 )

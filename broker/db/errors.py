@@ -147,6 +147,13 @@ class BatchUnfinishedError(BrokerError):
         self.batch_id = batch_id
 
 
+class KeyInactiveError(BrokerError):
+    """The API key was revoked, or has expired."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"the key {key_id} was revoked or has expired; make another")
+
+
 class FileGoneError(BrokerError):
     """A file that the call needs was deleted or has expired."""
 

@@ -115,7 +115,8 @@ local function look(id)
 end
 
 local function limit(name)
-  limits_read = limits_read or read(K.limits(), {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'ageing_ms'})
+  limits_read = limits_read or read(K.limits(), {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'ageing_ms',
+    'usage_rows_max', 'usage_ms'})
   return number(limits_read[name])
 end
 

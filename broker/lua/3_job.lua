@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -25,6 +25,7 @@ local function end_one(id, j, to, retention, f, result)
     count_end(j, to, code_of(f))
   end
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
+  count_job(id, j, to, f)
   if j.batch then look(j.batch) end
   local sinks = j.sinks
   if j.waiter and not (sinks and string.find(' ' .. sinks .. ' ', ' ' .. j.waiter .. ' ', 1, true)) then

@@ -51,6 +51,7 @@ define('finish', function(a, blobs)
     if not j.first then f.first = now end
   end
   leave_worker(id, a.worker, j.cancel)
+  j.model, j.device_us = a.model, a.device_us
   if j.cost and a.completion and a.event == 'succeed' then note_tokens(j.pool, j.tenant, a.model, a.completion) end
   end_job(id, j, ON[a.event].running, a.retention_ms, f, f.result, a.tokens or a.event == 'succeed' and tonumber(j.cost))
   return true
@@ -65,6 +66,7 @@ define('release', function(a, blobs)
   if j.state ~= 'running' or tonumber(j.attempt) ~= a.attempt then return nil end
   leave_worker(id, a.worker, j.cancel)
   redis.call('HSET', job, 'released_by', me)
+  j.device_us = a.device_us
   if j.cancel then
     end_job(id, j, j.cancel, a.retention_ms, {ended_by = me})
     return j.cancel

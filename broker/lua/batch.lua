@@ -122,6 +122,7 @@ local function count_rows(a)
   for field, by in pairs(a.new) do
     if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, exactly(by)) end
   end
+  count_usage_of_rows(K.batch(a.batch), a.used or a.new, a.device_us)
 end
 
 local function go(a) return redis.call('HEXISTS', K.batch(a.batch), 'paused') == 1 and 'paused' or 'run' end

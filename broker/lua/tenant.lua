@@ -3,7 +3,7 @@
 -- version in ns:access has the api processes read it again.
 
 local function tenants_changed(tenant)
-  redis.call('HINCRBY', K.access(), 'version', 1)
+  access_changed()
   tenants_read = nil
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     unpark(pool, tenant) -- its bound may be higher now

@@ -23,7 +23,7 @@ from penstock.cli._exits import (
     retrying,
     worse,
 )
-from penstock.cli._local import running_here
+from penstock.cli._local import key_here, running_here
 from penstock.cli._table import printable
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=BaseModel)
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_KEY_HELP = "Sent as a bearer token.  [env: PENSTOCK_API_KEY; default: that of `penstock up` of this folder]"
 
 MODEL_ENV = "PENSTOCK_CLIENT_MODEL"
 """The environment variable with the model to use if none is named. ``PENSTOCK_MODEL`` is the server's: what it loads."""
@@ -82,8 +84,17 @@ class Console(Globals):
         from penstock.errors import ArgumentError
 
         try:
-            address = url or self.named_url or running_here()
-            return Penstock(address, api_key=self.api_key, on_retry=on_retry)
+            here = running_here()
+            address = url or self.named_url or here
+            key = self.api_key
+            if (
+                key is None
+                and address == here
+                and here is not None
+                and not os.environ.get("PENSTOCK_API_KEY")
+            ):
+                key = key_here()  # it goes to no other server
+            return Penstock(address, api_key=key, on_retry=on_retry)
         except ArgumentError as exc:
             raise click.UsageError(str(exc)) from exc
 
@@ -107,7 +118,7 @@ class Console(Globals):
 
 def common_options(function: F) -> F:
     """Give the program or a command the options that say which server, and as whom."""
-    key = option("--api-key", metavar="KEY", help="Sent as a bearer token.  [env: PENSTOCK_API_KEY]")
+    key = option("--api-key", metavar="KEY", help=_KEY_HELP)
     where = "The server's address.  [env: PENSTOCK_URL; default: `penstock up` of this folder, or port 8080]"
     return option("--url", metavar="URL", help=where)(key(function))
 

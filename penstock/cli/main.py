@@ -27,8 +27,11 @@ _CLIENT = {
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
+    "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),
+    "audit": ("penstock.cli.ledgers", "audit", "List administrative acts."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.workers", "models", "List the models that are served now."),
+    "keys": ("penstock.cli.keys", "keys", "API keys: make, list, rotate and revoke them."),
     "health": ("penstock.cli.workers", "health", "Say whether the server can run jobs now."),
 }
 """Name: module, attribute and help line, so that ``penstock --help`` imports none of them."""

@@ -24,7 +24,8 @@ _PACED_HELP = (
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
-_KEYLESS_HELP = "Allow a --host that other machines reach although there are no API keys."
+_KEYED_HELP = "Require API keys on this machine too. A --host that others reach requires them anyway."
+_KEYLESS_HELP = "Require no API keys on a --host that other machines reach."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
 
 
@@ -44,6 +45,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.command("up")
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
+@click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
@@ -69,6 +71,7 @@ def up(*, verbose: bool, **options: Any) -> None:
     Examples:
       penstock up
       penstock up --model Qwen/Qwen2.5-7B-Instruct --gpus all --tensor-parallel 2
+      penstock up --host 0.0.0.0           # for others too: with API keys, the first of which it prints
 
     Several models: one table [pools.NAME] for each in penstock.toml, see docs/operate/several-models.md.
     """  # noqa: D301  # \b is click's mark
@@ -78,6 +81,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.command("api")
 @click.option("--host", metavar="HOST", help="Where it listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
+@click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import penstock
@@ -35,6 +35,7 @@ class Plan:
         flower_port: Flower's; None without Flower.
         parts: the workers.
         api_grace_s: how long the api waits for open calls at its end; None: not given.
+        pepper: for the api, if that cannot find it by itself.
     """
 
     settings: UpSettings
@@ -44,6 +45,7 @@ class Plan:
     flower_port: int | None
     parts: Sequence[Part]
     api_grace_s: float | None = None
+    pepper: str | None = field(default=None, repr=False)
 
     @property
     def logs(self) -> Path:
@@ -67,7 +69,11 @@ class Plan:
         flags: tuple[str, ...] = ("--host", self.settings.host, "--port", str(self.port))
         if self.settings.without_keys:
             flags += ("--without-keys",)
+        if self.settings.require_keys:
+            flags += ("--require-keys",)
         env = dict(self._redirect)
+        if self.pepper is not None:
+            env["PENSTOCK_KEY_PEPPER"] = self.pepper
         if self.flower_port is not None:
             env["PENSTOCK_FLOWER_URL"] = http_address("127.0.0.1", self.flower_port)
         grace_s = _API_GRACE_S if self.api_grace_s is None else self.api_grace_s

@@ -10,6 +10,7 @@ from itertools import groupby
 from rich.console import Console
 
 from broker.db.urls import without_password
+from penstock.server.first_key import FirstKey
 from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
@@ -85,6 +86,18 @@ class Screen:
         self._was_ready = True
         self.line(f"penstock is ready on {address}")
         self.line("Ctrl-C stops it.")
+
+    def admin_key(self, key: FirstKey) -> None:
+        """Say which key an administrator has: a new one is printed this once."""
+        place = f"`penstock` in this folder takes it by itself; elsewhere: export PENSTOCK_API_KEY=$(cat {key.path})"
+        if key.wrong:
+            self.line(f"API keys are required. The key in {key.path} is not valid any more: {key.wrong}.")
+        elif key.new:
+            self.line(
+                f"API keys are required. An administrator's key, kept in {key.path}: {key.text}\n{place}"
+            )
+        else:
+            self.line(f"API keys are required. An administrator's key is in {key.path}: {place}")
 
     def stopping(self, drain_timeout_s: float) -> None:
         """Say that the stop has begun."""

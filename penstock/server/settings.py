@@ -22,6 +22,7 @@ class UpSettings(WorkerSettings):
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
     port: int = Field(8080, ge=0, le=65535, description="The api's port; 0: a free one.")
+    require_keys: bool = Field(default=False, description="Require an API key for every call of `/v1`.")
     without_keys: bool = Field(
         default=False, description="Let the api listen on an address that others reach without API keys."
     )
@@ -60,7 +61,7 @@ VARIABLES = {
     ),
     "PENSTOCK_API_KEY": (
         "the SDK, the client commands",
-        "sent as a bearer token; needed if `api_keys` are set",
+        "sent as a bearer token; needed if the server requires API keys",
     ),
     "PENSTOCK_CLIENT_MODEL": (
         "`penstock submit`, `penstock batch`",

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 from api.settings import ApiSettings
@@ -16,6 +17,7 @@ from broker.db.errors import StoreError
 from coordinator.settings import CoordinatorSettings
 from penstock.server.address import announced
 from penstock.server.errors import UpStartError
+from penstock.server.first_key import FirstKey, Secrets, first_key
 from penstock.server.fleet import Part, parts_of_machine
 from penstock.server.leases import end_lease, end_leases_of_the_dead, until_alive, until_coordinated
 from penstock.server.logs import LogLimits, follow
@@ -44,20 +46,21 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         DeviceStartError: devices are not there, or too small.
         UpStartError: a port is taken, or a process did not come up. Nothing is left running.
         EmbeddedStartError: the embedded server cannot start.
-        ExposedStartError: others reach the api's address, and there are no API keys.
+        KeyFileStartError: a file of keys cannot be read or written.
     """
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
-    api = ApiSettings(host=settings.host, without_keys=settings.without_keys)
-    api.check_reach()
+    api = ApiSettings(
+        host=settings.host, without_keys=settings.without_keys, require_keys=settings.require_keys
+    )
     parts = parts_of_machine(settings, overrides, api.default_model)
     grace_s = api.shutdown_grace_s if "shutdown_grace_s" in api.model_fields_set else None
-    asyncio.run(_up(settings, parts, grace_s, verbose=verbose))
+    asyncio.run(_up(settings, parts, grace_s, Secrets.of(api, settings.data_dir), verbose=verbose))
 
 
 async def _up(
-    settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None, *, verbose: bool
+    settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None, keys: Secrets, *, verbose: bool
 ) -> None:
     screen = Screen()
     supervisor = Supervisor(screen.line, LogLimits(settings.log_max_bytes, settings.log_backups))
@@ -65,7 +68,7 @@ async def _up(
     embedded: EmbeddedServer | None = None
     try:
         async with AsyncExitStack() as stack:
-            plan = _plan(settings, parts, api_grace_s)
+            plan = replace(_plan(settings, parts, api_grace_s), pepper=keys.kept)
             embedded = plan.embedded
             stack.enter_context(
                 announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
@@ -76,8 +79,10 @@ async def _up(
                     path = plan.logs / ("valkey.log" if name == "redis" else f"{name}.log")
                     task = asyncio.create_task(follow(path, name, screen.line))
                     stack.callback(task.cancel)
-            await _start(supervisor, plan, screen)
+            first = await _start(supervisor, plan, screen, keys)
             screen.ready(http_address(settings.host, plan.port))
+            if first is not None:
+                screen.admin_key(first)
             await supervisor.supervise()
     except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
@@ -109,7 +114,8 @@ def _plan(settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None
     return Plan(settings, redis_url, embedded, port, flower_port, parts, api_grace_s)
 
 
-async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
+async def _start(supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secrets) -> FirstKey | None:
+    """Start the processes. Return the administrator's key, if keys are required."""
     server = plan.redis()
     if server is not None and plan.embedded is not None:
         await supervisor.start(server)
@@ -118,6 +124,9 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         await supervisor.during_start(end_leases_of_the_dead(plan.redis_url, plan.settings))
     else:
         await supervisor.during_start(asyncio.to_thread(ping, plan.redis_url))
+    first: FirstKey | None = None
+    if keys.pepper is not None:
+        first = await first_key(plan.redis_url, plan.settings, keys.pepper)
 
     async def ended(pid: int) -> None:
         await end_lease(plan.redis_url, plan.settings, pid)
@@ -143,6 +152,7 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen) -> None:
         finally:
             leased.cancel()
         await supervisor.during_start(_until_ready(plan, waiting))
+    return first
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:

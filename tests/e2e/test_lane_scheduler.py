@@ -207,6 +207,25 @@ def test_bulk_prompts_are_read_in_pieces_while_calls_are_likely(start: Callable[
     assert max(pieces) < 2000  # some 50: 5 steps of 0.5 ms, at 0.05 ms a token; more on a busy machine
 
 
+def test_a_bulk_prompt_beside_bulk_that_decodes_is_spread_over_the_steps(start: Callable[..., Core]) -> None:
+    core = start(slots=8, step_tokens=8192, pace=StepCost(0.004, 0.0, 0.00002))
+    for n in range(40):  # the fit needs some steps to learn from
+        core.add(0, 20 + 50 * (n % 5), 4)
+        core.step(3)
+    core.until(lambda: len(core.ended) == 40)
+    for _ in range(5):
+        core.add(BULK, 20, 300)
+    core.until(lambda: core.running("bulk") == 5)
+    core.step(20)
+    before = len(core.prompt_tokens())
+    last = core.add(BULK, 4000, 2)
+    core.until(lambda: last in core.ended)
+    pieces = [tokens for tokens in core.prompt_tokens()[before:] if tokens]
+    assert sum(pieces) == 4000
+    assert max(pieces) < 400  # some 50: a quarter of a step of 4 ms; a step of 20 ms would hold 800
+    assert core.scheduler._room._even > 0.5 * pieces[0]
+
+
 def test_without_calls_bulk_has_whole_steps(start: Callable[..., Core]) -> None:
     core = start(slots=8, step_tokens=8192)
     for _ in range(4):

@@ -19,13 +19,18 @@ CHAT = "/v1/chat/completions"
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
-def start(engine: Any, name: str, priority: int) -> asyncio.Task[Final]:
-    body = {"model": "paced", "messages": [{"role": "user", "content": f"Hello, {name}."}], "max_tokens": 4}
+def start(engine: Any, name: str, priority: int, words: int = 1) -> asyncio.Task[Final]:
+    text = " ".join([f"Hello, {name}."] * words)
+    body = {"model": "paced", "messages": [{"role": "user", "content": text}], "max_tokens": 4}
     request = EngineRequest(name, CHAT, json.dumps(body).encode(), priority=priority)
     return asyncio.create_task(engine.run(request, lambda chunk: None))
 
 
-async def test_a_call_passes_a_burst_of_bulk(paced_engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("words", [1, 1000])
+async def test_a_call_passes_a_burst_of_bulk(
+    paced_engine: Any, monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    """A short one does not even wait for the renderer's thread."""
     llm, way, added = paced_engine._llm, paced_engine._way, []
     renderer, add, go = llm.renderer._executor, llm.add_request, threading.Event()
 
@@ -40,8 +45,8 @@ async def test_a_call_passes_a_burst_of_bulk(paced_engine: Any, monkeypatch: pyt
         bulk = [start(paced_engine, f"bulk-{n}", BULK) for n in range(8)]
         queued = renderer._inner._work
         await eventually(lambda: len(queued) == BULK_AT_ONCE)
-        call = start(paced_engine, "call", 0)
-        await eventually(lambda: len(queued) == BULK_AT_ONCE + 1)
+        call = start(paced_engine, "call", 0, words)
+        await eventually(lambda: "call" in added if words == 1 else len(queued) == BULK_AT_ONCE + 1)
         bulk[1].cancel()  # has a place
         bulk[4].cancel()  # waits for one
         await asyncio.wait([bulk[1], bulk[4]])

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
 BODY: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+PEPPER = "a pepper of the tests"
 KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
 COMPLETION = json.dumps(
     {
@@ -42,7 +43,9 @@ COMPLETION = json.dumps(
 
 @pytest.fixture
 def guarded(broker_settings: BrokerSettings) -> Iterator[ApiServer]:
-    with ApiServer(broker_settings, api_keys=KEYS, tenants={"bob": {"queue_max": 1}}) as server:
+    with ApiServer(
+        broker_settings, api_keys=KEYS, key_pepper=PEPPER, tenants={"bob": {"queue_max": 1}}
+    ) as server:
         yield server
 
 

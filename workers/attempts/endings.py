@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -48,16 +49,24 @@ class Endings:
         engine: runs the attempts.
         worker: this worker's incarnation.
         max_result_bytes: a larger response fails its job.
+        device_share: devices of this worker for each of its slots.
     """
 
     def __init__(
-        self, engine: Engine, store: JobStore, worker: str, metrics: WorkerMetrics, max_result_bytes: int
+        self,
+        engine: Engine,
+        store: JobStore,
+        worker: str,
+        metrics: WorkerMetrics,
+        max_result_bytes: int,
+        device_share: float,
     ) -> None:
         self._engine = engine
         self._store = store
         self._worker = worker
         self._metrics = metrics
         self._max_result_bytes = max_result_bytes
+        self._device_share = device_share
 
     async def complete(self, attempt: Attempt, final: Final) -> Outcome:
         """End an attempt by the engine's answer."""
@@ -119,7 +128,13 @@ class Endings:
             return await self._give_back(
                 attempt,
                 lambda: self._store.retry_later(
-                    attempt.claim, self._worker, error, chance, status=status, result=result
+                    attempt.claim,
+                    self._worker,
+                    error,
+                    chance,
+                    status=status,
+                    result=result,
+                    device_us=self._device_us(attempt),
                 ),
             )
         except StoreFaultError:
@@ -183,6 +198,11 @@ class Endings:
         finally:
             step.end()
 
+    def _device_us(self, attempt: Attempt) -> int:
+        """Return the microseconds of device that an attempt took until now: its share of the worker's devices."""
+        ran_s = time.monotonic() - attempt.began_s if attempt.on_engine else 0.0
+        return round(ran_s * self._device_share * 1e6)
+
     async def _failure_code(self, attempt: Attempt) -> str:
         """Read with which code the store failed a job, for the log and the metrics."""
         try:
@@ -206,6 +226,7 @@ class Endings:
         tail = attempt.buffer.take()
         failpoints.hit("worker.before_finish")
         usage = next((one.usage for one in (final, partial) if one is not None and one.usage), None)
+        device_us = self._device_us(attempt)
 
         async def write() -> bool:
             return await self._store.finish(
@@ -218,6 +239,7 @@ class Endings:
                 error=error,
                 partial=partial.body if partial else b"",
                 tail=tail,
+                device_us=device_us,
             )
 
         try:

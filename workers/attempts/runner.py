@@ -45,6 +45,7 @@ class Runner:
         pool: the pool whose lanes it drains.
         quarantine: lets one suspect in at a time.
         max_result_bytes: a larger response fails its job.
+        device_share: devices of this worker for each of its slots.
         run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
         die: ends the worker, since it cannot go on, with the reason.
@@ -61,6 +62,7 @@ class Runner:
         metrics: WorkerMetrics,
         tracer: Tracer,
         max_result_bytes: int,
+        device_share: float,
         run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
         die: Callable[[str], None],
@@ -69,7 +71,7 @@ class Runner:
         self._quarantine, self._metrics, self._tracer = quarantine, metrics, tracer
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._die = die
-        self._endings = Endings(engine, store, worker, metrics, max_result_bytes)
+        self._endings = Endings(engine, store, worker, metrics, max_result_bytes, device_share)
         self._flusher = Flusher(store, self._on_refused)
         self._attempts: dict[str, Attempt] = {}
         self._stuck: set[str] = set()  # jobs that could neither end nor be given back

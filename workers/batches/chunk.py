@@ -50,6 +50,7 @@ class ChunkRunner:
         gate: admits rows to the engine.
         one_by_one: rows that run alone at first, after the engine died under a chunk.
         planner: orders the rows, and finds identical ones.
+        device_share: devices of this worker for each of its slots.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class ChunkRunner:
         gate: Gate,
         one_by_one: int,
         planner: Planner,
+        device_share: float,
     ) -> None:
         self._rows, self._storage, self._chunks = rows, storage, chunks
         self._metrics, self._gate, self._one_by_one = metrics, gate, one_by_one
         self._planner = planner
+        self._device_share = device_share
         self._feeders: dict[str, Feeder] = {}
 
     def abort(self, job_id: str) -> None:
@@ -100,7 +103,9 @@ class ChunkRunner:
                 self._count(claim, rows)
 
             chunk = ChunkAttempt(claim, spec, writer, place)
-            committer = Committer(self._storage(), self._chunks, spec, claim, writer, count)
+            committer = Committer(
+                self._storage(), self._chunks, spec, claim, writer, count, self._device_share
+            )
             feeder = self._feeders[claim.id] = Feeder(
                 chunk,
                 self._rows,

@@ -38,12 +38,14 @@ class FinishedRow:
         line: its pieces, of which lines of identical rows share one.
         kind: ``ok`` or ``err``.
         usage: the tokens that its response states.
+        ran_s: seconds that it was on the engine.
         shared: the run of an identical row answered it.
     """
 
     line: tuple[bytes, bytes]
     kind: str
     usage: Counts
+    ran_s: float = 0.0
     shared: bool = False
 
 
@@ -53,6 +55,7 @@ class Committer:
     Args:
         writer: the number under which this attempt's parts are kept.
         on_commit: called with the rows of each group that is committed.
+        device_share: devices of this worker for each of its slots.
     """
 
     def __init__(
@@ -63,10 +66,12 @@ class Committer:
         claim: Claim,
         writer: int,
         on_commit: Callable[[list[FinishedRow]], None],
+        device_share: float,
     ) -> None:
         self._storage, self._chunks, self._spec, self._claim = storage, chunks, spec, claim
         self._writer = writer
         self._on_commit = on_commit
+        self._device_share = device_share
         self._finished: list[FinishedRow] = []
         self._writing: list[FinishedRow] = []
         self._stored = False
@@ -185,9 +190,13 @@ class Committer:
             Counts(completed=int(row.kind == "ok"), failed=int(row.kind == "err")) for row in self._writing
         ]
         new = add([*rows, *(row.usage for row in self._writing)])
+        used = add([*rows, *(row.usage for row in self._writing if not row.shared)])
+        device_us = round(sum(row.ran_s for row in self._writing) * self._device_share * 1e6)
         while True:
             try:
-                return await self._chunks.commit(self._spec, self._claim, self._writer, last, new)
+                return await self._chunks.commit(
+                    self._spec, self._claim, self._writer, last, new, used, device_us
+                )
             except StoreUnavailableError as error:
                 log.warning("commit_delayed", batch=self._spec.batch, error=str(error))
                 await asyncio.sleep(_RETRY_S)

@@ -170,11 +170,12 @@ class Feeder:
         if not end.of_request:
             self._again += run.apart()
             run = Run(run.row, run.at)
-        self._committer.append(self._finished(run, end.final))
+        self._committer.append(self._finished(run, end))
         return run.rows
 
-    def _finished(self, run: Run, final: Final) -> list[FinishedRow]:
+    def _finished(self, run: Run, end: RowEnd) -> list[FinishedRow]:
         """Return the lines of a run's rows."""
+        final = end.final
         engine_id = self._chunk.engine_id
         response = Response(final.status, final.body, engine_id(self._row_id(run.at)))
         kind, usage = "ok" if final.status < 400 else "err", usage_of(final.body)
@@ -182,7 +183,8 @@ class Feeder:
         for custom_id, at in ((run.row.custom_id, run.at), *run.twins):
             ident = self._row_id(at)
             line = response.line(ident, custom_id, engine_id(ident))
-            finished.append(FinishedRow(line, kind, usage, shared=at != run.at))
+            shared = at != run.at
+            finished.append(FinishedRow(line, kind, usage, 0.0 if shared else end.ran_s, shared))
         return finished
 
     def _row_id(self, at: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -57,10 +58,12 @@ class RowEnd:
     Attributes:
         of_request: the request alone is the cause, so a run of an identical one would end likewise. False: another run may
             end otherwise, for example because the engine could not be reached.
+        ran_s: seconds that its tries were on the engine.
     """
 
     final: Final
     of_request: bool
+    ran_s: float = 0.0
 
 
 class RowRunner:
@@ -86,7 +89,9 @@ class RowRunner:
         Returns:
             Its end; None: the engine died, and the row is for another attempt.
         """
+        ran_s = 0.0
         for number in range(1, ROW_ATTEMPTS + 1):
+            began_s = time.monotonic()
             span = self._begin_span(chunk, ident)
             request = EngineRequest(
                 chunk.engine_id(ident),
@@ -111,15 +116,14 @@ class RowRunner:
                 final = Final(*failure_body(FailureCode.INTERNAL, message[:500]), None)
             finally:
                 chunk.on_engine -= 1
+                ran_s += time.monotonic() - began_s
                 span.end()
             if len(final.body) > self._max_result_bytes:
                 message = f"the response has {len(final.body)} bytes, more than max_result_bytes"
-                return RowEnd(
-                    Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None), of_request=True
-                )
+                return RowEnd(Final(*failure_body(FailureCode.RESULT_TOO_LARGE, message), None), True, ran_s)
             retryable = final.status >= 400 and FAILURES[code_for_status(final.status)].retryable
             if not retryable or number == ROW_ATTEMPTS:
-                return RowEnd(final, final.status < 400 or final.status in _OF_REQUEST)
+                return RowEnd(final, final.status < 400 or final.status in _OF_REQUEST, ran_s)
             await asyncio.sleep(self._retry.delay_s(number, random.random()))
         raise AssertionError("the loop returns")
 

@@ -166,7 +166,8 @@ class Assembler:
 def usage_of(usage: dict[str, Any]) -> Usage:
     """Read an OpenAI usage object; counts it lacks are 0."""
     prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return Usage(prompt, completion, usage.get("total_tokens") or prompt + completion)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Usage(prompt, completion, usage.get("total_tokens") or prompt + completion, cached)
 
 
 def _merge_delta(held: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -13,12 +13,18 @@ from workers.engines.assemble import Assembler, BadChunkError, SseReader, Stream
 from workers.engines.base import Emit, EngineDeadError, Final
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     input_tokens: int = 0  # these two are the words of /v1/responses
     output_tokens: int = 0
     total_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
 
 
 class _Body(msgspec.Struct):
@@ -37,7 +43,8 @@ def read_usage(body: bytes) -> Usage | None:
     if usage is None:
         return None
     prompt, completion = usage.prompt_tokens or usage.input_tokens, usage.completion_tokens
-    return Usage(prompt, completion or usage.output_tokens, usage.total_tokens)
+    details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+    return Usage(prompt, completion or usage.output_tokens, usage.total_tokens, details.cached_tokens or 0)
 
 
 def whole(status: int, body: bytes) -> Final:

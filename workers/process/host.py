@@ -180,6 +180,7 @@ class EngineHost:
         self._metrics.bulk_limit.set_function(lambda: lanes.limit)
         self._metrics.bulk_pace.set_function(lambda: pace.rate)
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
+        device_share = self._device.count / capacity
         rows = RowRunner(
             self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
         )
@@ -191,6 +192,7 @@ class EngineHost:
             gate,
             one_by_one=capacity,
             planner=Planner(s.batch_prefix_order, s.batch_answer_identical_once),
+            device_share=device_share,
         )
         self._runner = Runner(
             self.engine,
@@ -201,6 +203,7 @@ class EngineHost:
             metrics=self._metrics,
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
+            device_share=device_share,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
             die=self.ending.die,

@@ -135,6 +135,8 @@ class ChunkCommit(Call[str]):
 
     Attributes:
         writer: the number under which this attempt's parts are kept, ``last``: that of the latest part.
+        used: as ``new``, without the tokens of rows that shared the run of an identical one.
+        device_us: microseconds of device that the rows took.
     """
 
     flags = WRITES
@@ -145,6 +147,8 @@ class ChunkCommit(Call[str]):
     writer: int
     last: int
     new: Counts
+    used: Counts | None = None
+    device_us: int | None = None
 
 
 class ChunkEnd(Call[bool]):

@@ -43,6 +43,7 @@ class Accept(Call[Accepted]):
         not_after: refuse it as ``late`` after this moment.
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
+        key: id of the API key that its use is counted to.
     """
 
     flags = WRITES
@@ -70,6 +71,7 @@ class Accept(Call[Accepted]):
     reject: bool | None = None
     not_after: int | None = None
     by: str | None = None
+    key: str | None = None
 
 
 class ClaimedJob(Answer):
@@ -149,6 +151,7 @@ class Finish(Call[bool]):
         tokens: prompt and completion tokens that it used; None: not known.
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
+        device_us: microseconds of device that the attempt took; None: not known.
     """
 
     flags = WRITES
@@ -164,6 +167,7 @@ class Finish(Call[bool]):
     tokens: int | None = None
     completion: int | None = None
     error: str | None = None
+    device_us: int | None = None
 
 
 class Release(Call[str | None]):
@@ -174,6 +178,7 @@ class Release(Call[str | None]):
     Attributes:
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
+        device_us: see :class:`Finish`.
     """
 
     id: str
@@ -187,6 +192,7 @@ class Release(Call[str | None]):
     delay_ms: int
     code: str | None = None
     status: int | None = None
+    device_us: int | None = None
 
 
 class Disown(Call[bool]):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from api.settings import ApiSettings, ExposedStartError
+from api.app import create_app
+from api.settings import ApiSettings, NoPepperStartError
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.settings import UpSettings
 from workers.settings import WorkerSettings
@@ -237,19 +238,42 @@ def test_a_bad_value_stops_the_start_and_is_named(monkeypatch, name, value):
     assert '"k"' not in str(refused.value)
 
 
+PEPPER = "0123456789abcdef"
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.7", "::1", "localhost"])
-def test_a_keyless_api_serves_this_machine(host):
-    ApiSettings(host=host).check_reach()
+def test_this_machine_needs_no_keys(host):
+    assert not ApiSettings(host=host).keys_required
+    assert ApiSettings(host=host).pepper() is None
+    assert ApiSettings(host=host, require_keys=True, without_keys=True, key_pepper=PEPPER).keys_required
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "gpu.example.com"])
-def test_a_keyless_api_serves_others_only_if_told(host, monkeypatch):
-    with pytest.raises(ExposedStartError, match="without-keys"):
-        ApiSettings(host=host).check_reach()
-    ApiSettings(host=host, without_keys=True).check_reach()
-    ApiSettings(host=host, api_keys={"alice": "sk-alice"}).check_reach()
+def test_other_machines_need_keys_unless_told_otherwise(host, monkeypatch):
+    assert ApiSettings(host=host).keys_required
+    with pytest.raises(NoPepperStartError, match="without-keys"):
+        ApiSettings(host=host).pepper()
+    assert ApiSettings(host=host, key_pepper=PEPPER).pepper() == PEPPER.encode()
+    assert not ApiSettings(host=host, without_keys=True).keys_required
+    assert ApiSettings(host=host, without_keys=True, api_keys={"alice": "sk-alice"}).keys_required
     monkeypatch.setenv("PENSTOCK_WITHOUT_KEYS", "true")
-    ApiSettings(host=host).check_reach()
+    assert ApiSettings(host=host).pepper() is None
+
+
+@pytest.mark.parametrize("given", [{"require_keys": True}, {"api_keys": {"alice": "sk-alice"}}])
+def test_keys_need_a_pepper(given):
+    with pytest.raises(NoPepperStartError, match="openssl rand -hex 32") as refused:
+        ApiSettings(**given).pepper()
+    assert "sk-alice" not in str(refused.value)
+    with pytest.raises(NoPepperStartError):
+        create_app(ApiSettings(**given))
+
+
+def test_a_short_pepper_is_refused_unseen(monkeypatch):
+    monkeypatch.setenv("PENSTOCK_KEY_PEPPER", "hunter2")
+    with pytest.raises(ValidationError, match="shorter than 16 bytes") as refused:
+        ApiSettings()
+    assert "hunter" not in str(refused.value)
 
 
 def test_lists_by_environment(monkeypatch, elsewhere):

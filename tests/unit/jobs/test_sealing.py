@@ -67,10 +67,10 @@ def test_after_a_rotation_both_keys_decrypt_and_the_first_encrypts() -> None:
         ("", "there is no key"),
         ("# nothing", "there is no key"),
         ("nocolon", "key 1 is not id:base64"),
-        (f"{NEW},with space:{'A' * 43}=", "key 2 is not id:base64"),
+        pytest.param(f"{NEW},with space:{'A' * 43}=", "key 2 is not id:base64", id="space"),
         ("k:SECRET!", "'k' is not base64"),
         (f"k:{base64.b64encode(b'SECRET').decode()}", "'k' has 6 bytes, not 32"),
-        (f"{NEW}\n{NEW}", "'new' is there twice"),
+        pytest.param(f"{NEW}\n{NEW}", "'new' is there twice", id="twice"),
     ],
 )
 def test_a_wrong_key_is_told_without_the_key(text: str, message: str) -> None:

@@ -18,6 +18,7 @@ from workers.engines.vllm.engine import VllmEngine
 from workers.engines.vllm.lane_policy import BULK
 from workers.engines.vllm.rendering import (
     BULK_AT_ONCE,
+    MANY_CALLS,
     SHORT_BYTES,
     PriorityExecutor,
     Way,
@@ -113,6 +114,21 @@ async def test_a_short_call_waits_for_no_thread() -> None:
 async def test_what_may_take_long_goes_to_a_thread(priority: int, body: bytes) -> None:
     executor = PriorityExecutor(1)
     assert (await rendered_in(executor, priority, body)).startswith("render")
+    executor.shutdown()
+
+
+async def test_of_many_short_calls_most_go_to_a_thread() -> None:
+    """The event loop has more to do then, and a thread works beside it."""
+    executor, way, names = PriorityExecutor(1), Way(), []
+
+    async def render() -> None:
+        async with way.taken(0, b"{}"):
+            await asyncio.sleep(0)  # until all have come
+            names.append(await loop.run_in_executor(executor, lambda: threading.current_thread().name))
+
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(render() for _ in range(20)))
+    assert sum(name.startswith("render") for name in names) == 20 - MANY_CALLS
     executor.shutdown()
 
 

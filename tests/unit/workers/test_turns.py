@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 import pytest
+import uvloop
 
 from tests.support import eventually
 from workers.engines.vllm import turns as module
@@ -47,6 +48,12 @@ async def test_no_piece_is_done_while_a_call_is_on_its_way(monkeypatch: pytest.M
     assert done == []
     turns.call_is_gone()
     await eventually(lambda: done == [0, 1, 2])
+
+
+async def test_the_same_on_the_workers_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is uvloop's, whose timers are not asyncio's."""
+    scenario = test_no_piece_is_done_while_a_call_is_on_its_way(monkeypatch)
+    await asyncio.to_thread(uvloop.run, scenario)
 
 
 async def test_calls_without_end_hold_bulk_back_for_a_bounded_time() -> None:

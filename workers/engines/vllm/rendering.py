@@ -40,6 +40,9 @@ SHORT_BYTES = 4096
 AT_ONCE_S = 0.002
 """Unless such work takes longer than this on average: some tokenizers are slow."""
 
+MANY_CALLS = 2
+"""With so many others on their way, a thread does more: tokenizers work beside the event loop."""
+
 _NEW = 0.2
 _FORGET = 0.98
 _MANY_CORES = 4
@@ -85,11 +88,11 @@ class Way:
         The place is given back by :func:`arrived`, at the latest at the end of the block.
 
         Args:
-            body: the request's. That of a short call renders on the event loop.
+            body: the request's. That of a short call renders on the event loop, if few others come.
         """
-        call = priority < BULK
-        lane, at_once = _priority.set(priority), _at_once.set(call and body is not None and is_short(body))
-        place = None
+        call, place = priority < BULK, None
+        few = call and self._turns.calls < MANY_CALLS
+        lane, at_once = _priority.set(priority), _at_once.set(few and body is not None and is_short(body))
         try:
             if call:
                 self._turns.call_comes()

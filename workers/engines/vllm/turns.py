@@ -15,30 +15,35 @@ HOLD_S = 0.005
 
 
 class Turns:
-    """For one event loop, on which all of it is called."""
+    """For one event loop, on which all of it is called.
+
+    Attributes:
+        calls: on their way.
+    """
 
     def __init__(self) -> None:
-        self._calls = 0
+        self.calls = 0
         self._work: deque[tuple[float, Callable[[], object]]] = (
             deque()
         )  # with the time until which it waits for calls
         self._next: asyncio.Handle | None = None  # None: no work has had this turn
+        self._holds = False  # for a call: the next turn is that in which it ends
 
     def call_comes(self) -> None:
         """A call sets out; :meth:`call_is_gone` follows."""
-        self._calls += 1
+        self.calls += 1
 
     def call_is_gone(self) -> None:
         """It has reached the engine core, or ended."""
-        self._calls -= 1
-        if not self._calls and isinstance(self._next, asyncio.TimerHandle):
+        self.calls -= 1
+        if not self.calls and self._holds and self._next is not None:
             self._next.cancel()
-            self._next = asyncio.get_running_loop().call_soon(self._turn)
+            self._next, self._holds = asyncio.get_running_loop().call_soon(self._turn), False
 
     def after(self, work: Callable[[], object]) -> None:
         """Call ``work`` in a turn of its own: now, if this one is free and no call is on its way. The order is kept."""
         loop = asyncio.get_running_loop()
-        if self._next is None and not self._calls:
+        if self._next is None and not self.calls:
             self._next = loop.call_soon(self._turn)
             work()
             return
@@ -58,12 +63,12 @@ class Turns:
         await mine
 
     def _turn(self) -> None:
-        self._next = None
+        self._next, self._holds = None, False
         if not self._work:
             return
         loop, until = asyncio.get_running_loop(), self._work[0][0]
-        if self._calls and loop.time() < until:
-            self._next = loop.call_at(until, self._turn)
+        if self.calls and loop.time() < until:
+            self._next, self._holds = loop.call_at(until, self._turn), True
             return
         _, work = self._work.popleft()
         self._next = loop.call_soon(self._turn)

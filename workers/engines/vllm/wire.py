@@ -105,7 +105,9 @@ def usage_beside(raw_request: Any) -> Usage | None:
     usage = getattr(metadata, "final_usage_info", None)
     if usage is None:
         return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens)
+    details = getattr(usage, "prompt_tokens_details", None)
+    cached = getattr(details, "cached_tokens", None) or 0
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, usage.total_tokens, cached)
 
 
 def as_bytes(part: Any) -> bytes:
