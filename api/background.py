@@ -17,6 +17,7 @@ from broker.db.errors import BrokerError, MixedFleetStartError, StoreUnavailable
 from broker.migration import prepare
 from broker.observe import Observer, worker_facts
 from broker.reaper import reap_forever
+from broker.tenant_indexes import index_tenants
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,10 @@ async def _follow_keys(services: Services, keys: KnownKeys) -> None:
 
 
 async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
-    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there."""
+    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there.
+
+    After that the indexes by tenant are built, if this is the first process that has any.
+    """
     while True:
         try:
             await _take_over(services)
@@ -157,6 +161,7 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
                 await _take_tenants_over(services)
                 log.info("limits_stored")
             limited.set()
+            await index_tenants(services.store)
         except StoreUnavailableError as error:
             log.debug("limits_not_stored", error=str(error))
         await asyncio.sleep(RETRY_S)

@@ -21,7 +21,7 @@ from broker.db.calls.access import (
 )
 from broker.db.errors import KeyInactiveError
 from broker.jobs import StorePart
-from jobs.access import TENANT_SCOPES, Actor, ApiKey, Scope, given_key
+from jobs.access import TENANT_SCOPES, Actor, ApiKey, Scope, encoded, given_key
 
 USED_GAP_MS = 300_000
 """The last use of a key is known to within this."""
@@ -83,7 +83,7 @@ class AccessStore(StorePart):
             name=name,
             models=None if models is None else msgspec.json.encode(sorted(models)).decode(),
             expires_in_ms=expires_in_ms,
-            by=by and by.encode(),
+            by=encoded(by),
         )
         if not await self._call(call):
             raise ValueError(f"there is a key {key.id} already")
@@ -98,7 +98,7 @@ class AccessStore(StorePart):
             LookupError: there is no such key.
             KeyInactiveError: it was revoked, or has expired.
         """
-        answer = await self._call(KeyRotate(key.id, key.digest(pepper), overlap_ms, by and by.encode()))
+        answer = await self._call(KeyRotate(key.id, key.digest(pepper), overlap_ms, encoded(by)))
         if answer == "gone":
             raise LookupError(key.id)
         if answer == "inactive":
@@ -107,7 +107,7 @@ class AccessStore(StorePart):
 
     async def revoke(self, key_id: str, by: Actor | None = None) -> bool:
         """Revoke a key, for good. False: there is no such key."""
-        return await self._call(KeyRevoke(key_id, by and by.encode()))
+        return await self._call(KeyRevoke(key_id, encoded(by)))
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """Read a key's record; None: there is none."""

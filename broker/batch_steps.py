@@ -10,6 +10,7 @@ from typing import Any
 from broker.batches import BatchStore, OpenChunk, open_chunks_of
 from broker.db.calls.batches import BatchHold, BatchLease, BatchStep, ChunkOpen, ChunkSettle
 from broker.jobs import JobStore
+from jobs.access import DEFAULT_TENANT
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError
 from jobs.batches import BatchStatus
@@ -100,7 +101,13 @@ class BatchSteps(BatchStore):
         due, now_ms = self._keys("batches_retire"), await self._store.now_ms()
         gone = await self._execute(self._client.zrangebyscore(due, 0, now_ms, 0, 100))
         if gone:
+            pipe = self._client.pipeline(transaction=False)
+            for one in gone:
+                pipe.hget(self._keys("batch", one), "tenant")
+            tenants = await self._execute(pipe.execute())
             pipe = self._client.pipeline(transaction=True)
+            for one, tenant in zip(gone, tenants, strict=True):
+                pipe.zrem(self._keys("batches_of", tenant or DEFAULT_TENANT), one)
             pipe.delete(
                 *(self._keys(key, one) for one in gone for key in ("batch", "batch_done", "batch_open"))
             )

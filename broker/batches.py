@@ -11,7 +11,7 @@ from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
-from jobs.access import Actor, encoded
+from jobs.access import Actor, encoded, owns
 from jobs.batch_model import Batch, Counts
 from jobs.batch_rows import RowError, RowErrorCode
 from jobs.batches import BatchStatus
@@ -24,7 +24,10 @@ _LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "
 
 @dataclass(frozen=True, slots=True)
 class BatchSpec:
-    """A validated ``POST /v1/batches``. See :class:`jobs.batch_model.Batch` for the fields; ``key`` as of a job."""
+    """A validated ``POST /v1/batches``. See :class:`jobs.batch_model.Batch` for the fields; ``key`` as of a job.
+
+    ``owner``: the tenant that creates it, of whose file it may be alone; None: an admin, or a process of ours.
+    """
 
     id: str
     input_file_id: str
@@ -37,6 +40,7 @@ class BatchSpec:
     metadata: Mapping[str, str] | None = None
     output_after_ms: int | None = None
     retry_of: str | None = None
+    owner: str | None = None
     idempotency_key: str | None = None
     digest: str = ""
     trace: str | None = None
@@ -59,7 +63,10 @@ class OpenChunk:
 
 
 class BatchStore(StorePart):
-    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them."""
+    """Batches' records: create and read them. :class:`broker.batch_steps.BatchSteps` drives them.
+
+    ``owner``: the tenant that asks, for which another's batch does not exist; None: an admin, or a process.
+    """
 
     async def create(self, spec: BatchSpec, *, by: Actor | None = None) -> tuple[Batch, bool]:
         """Create a batch, or find it by its idempotency key, or as the retry of ``spec.retry_of``.
@@ -90,6 +97,7 @@ class BatchStore(StorePart):
             idem_ttl_ms=self._store.retention_ms,
             idem=spec.idempotency_key,
             retry_of=spec.retry_of,
+            owner=spec.owner,
             by=encoded(by),
         )
         created = await self._call(call)
@@ -104,29 +112,36 @@ class BatchStore(StorePart):
             raise LookupError(spec.retry_of or spec.id)
         return batch, created.kind == "same"
 
-    async def get(self, batch_id: str) -> Batch | None:
+    async def get(self, batch_id: str, *, owner: str | None = None) -> Batch | None:
         """Read a batch; None: there is none."""
-        return _batch(await self._execute(self._client.hgetall(self._keys("batch", batch_id))))
+        batch = _batch(await self._execute(self._client.hgetall(self._keys("batch", batch_id))))
+        return batch if batch is not None and owns(owner, batch.tenant) else None
 
     async def page(
-        self, *, after: str | None, limit: int, newest_first: bool = True
+        self, *, after: str | None, limit: int, newest_first: bool = True, owner: str | None = None
     ) -> tuple[list[Batch], bool]:
         """List batches by their creation; return them, and whether more follow."""
-        ids, more = await page_of_ids(self._store, "batches", after, limit, newest_first=newest_first)
+        ids, more = await page_of_ids(
+            self._store, "batches", after, limit, newest_first=newest_first, owner=owner
+        )
         pipe = self._client.pipeline(transaction=False)
         for batch_id in ids:
             pipe.hgetall(self._keys("batch", batch_id))
         rows = await self._execute(pipe.execute()) if ids else []
         return [batch for fields in rows if (batch := _batch(fields))], more
 
-    async def cancel(self, batch_id: str, *, by: Actor | None = None) -> BatchStatus | None:
+    async def cancel(
+        self, batch_id: str, *, owner: str | None = None, by: Actor | None = None
+    ) -> BatchStatus | None:
         """Cancel a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchCancel(batch_id, encoded(by)))
+        reply = await self._call(BatchCancel(batch_id, owner, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
-    async def pause(self, batch_id: str, *, paused: bool, by: Actor | None = None) -> BatchStatus | None:
+    async def pause(
+        self, batch_id: str, *, paused: bool, owner: str | None = None, by: Actor | None = None
+    ) -> BatchStatus | None:
         """Pause or resume a batch. Returns its status now; None: there is no such batch."""
-        reply = await self._call(BatchPause(batch_id, paused, encoded(by)))
+        reply = await self._call(BatchPause(batch_id, paused, owner, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
     async def chunks(self, batch_id: str) -> tuple[dict[int, OpenChunk], dict[int, str]]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
 from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
 from broker.jobs import JobStore, StorePart
-from jobs.access import DEFAULT_TENANT, Actor, encoded
+from jobs.access import DEFAULT_TENANT, Actor, encoded, owns
 from jobs.batch_model import Batch, File
 from jobs.ids import made_ms
 
@@ -24,7 +24,7 @@ class FileRole(StrEnum):
 
 
 class FileStore(StorePart):
-    """Files' records."""
+    """Files' records. ``owner``: the tenant that asks: another's file does not exist for it. None: an admin or a process."""
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be stored. An object that then gets no record is deleted later."""
@@ -71,9 +71,10 @@ class FileStore(StorePart):
             raise LookupError(created.id)
         return found, created.kind == "same"
 
-    async def get(self, file_id: str) -> File | None:
+    async def get(self, file_id: str, *, owner: str | None = None) -> File | None:
         """Read a file's record; None: there is none."""
-        return _file(await self._execute(self._client.hmget(self._keys("file", file_id), _FIELDS)))
+        file = _file(await self._execute(self._client.hmget(self._keys("file", file_id), _FIELDS)))
+        return file if file is not None and owns(owner, file.tenant) else None
 
     async def of_batch(self, batch: Batch, *roles: FileRole) -> dict[FileRole, File]:
         """Return a batch's files of these roles, without those that it never had.
@@ -97,19 +98,32 @@ class FileStore(StorePart):
             found[role] = file
         return found
 
-    async def delete(self, file_id: str, *, only_if_expired: bool = False, by: Actor | None = None) -> bool:
+    async def delete(
+        self,
+        file_id: str,
+        *,
+        only_if_expired: bool = False,
+        owner: str | None = None,
+        by: Actor | None = None,
+    ) -> bool:
         """Delete a file's record and mark its object for deletion. False: there is no such file, or it has not expired.
 
         Raises:
             FileInUseError: a batch that has not ended reads it.
         """
-        reply = await self._call(FileDelete(file_id, only_if_expired, encoded(by)))
+        reply = await self._call(FileDelete(file_id, only_if_expired, owner, encoded(by)))
         if reply == "busy":
             raise FileInUseError(file_id)
         return reply == "deleted"
 
     async def page(
-        self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None = None
+        self,
+        *,
+        after: str | None,
+        limit: int,
+        newest_first: bool,
+        purpose: str | None = None,
+        owner: str | None = None,
     ) -> tuple[list[File], bool]:
         """List files by creation; return them, and whether more follow.
 
@@ -117,7 +131,7 @@ class FileStore(StorePart):
             after: a file's id; list those that follow it. It may have been deleted within the last hour.
         """
         ids, more = await page_of_ids(
-            self._store, "files", after, limit, newest_first=newest_first, purpose=purpose
+            self._store, "files", after, limit, newest_first=newest_first, purpose=purpose, owner=owner
         )
         pipe = self._client.pipeline(transaction=False)
         for file_id in ids:
@@ -155,6 +169,7 @@ async def page_of_ids(
     *,
     newest_first: bool,
     purpose: str | None = None,
+    owner: str | None = None,
 ) -> tuple[list[str], bool]:
     """Return ids of ``files`` or ``batches`` by creation, and whether more follow."""
     call = PageOfIds(
@@ -164,6 +179,7 @@ async def page_of_ids(
         made_ms=0 if after is None else made_ms(after),
         after=after,
         purpose=purpose,
+        owner=owner,
     )
     ids = await store.functions.call(call)
     return ids[:limit], len(ids) > limit

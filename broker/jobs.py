@@ -51,6 +51,7 @@ _KEPT = (
     "tenant",
     "model",
     "sink",
+    "owner",
     "retry_of",
     "affinity",
     "coalesce",
@@ -86,6 +87,9 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Every method raises :class:`~broker.db.errors.StoreUnavailableError` if Redis cannot be reached, and
     :class:`~broker.db.errors.StoreFaultError` if a function or a command of ours is wrong.
+
+    ``owner`` is the tenant that asks: another's job, or a chunk of a batch, does not exist for it. None: an admin asks, or a
+    process of ours.
 
     Args:
         on_fault: called for each fault.
@@ -179,6 +183,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             idem=spec.idempotency_key,
+            idem_tenant=spec.idempotency_tenant,
             digest=digest or None,
         )
 
@@ -213,19 +218,21 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         retry_ms = start_after(facts, math.ceil(answer.count / 8) - 1) or 0
         return QueueFullError(answer.count, retry_ms, spec.tenant if answer.kind == "tenant_full" else None)
 
-    async def cancel(self, job_id: str, *, by: Actor | None = None) -> JobState | None:
+    async def cancel(
+        self, job_id: str, *, owner: str | None = None, by: Actor | None = None
+    ) -> JobState | None:
         """Cancel a job. Return its state now (``running``: its worker has been told); None: no such job.
 
         Args:
             by: who asked, for the audit stream, if the job may be another's.
         """
-        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, by=encoded(by))
+        call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, owner=owner, by=encoded(by))
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
-    async def watch(self, job_id: str, sink: str) -> JobState | None:
-        """Publish the job's events to the api process ``sink`` from now on. Return its state; None: no such job."""
-        state = await self.functions.call(calls.Watch(id=job_id, sink=sink))
+    async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
+        """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""
+        state = await self.functions.call(calls.Watch(id=job_id, sink=sink, owner=owner))
         return None if state is None else JobState(state)
 
     # ---- all processes -----------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from broker.db.functions import Functions
 from broker.db.keys import Keys
 from broker.records import FIELDS, decode_facts, to_job
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
+from jobs.access import owns
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
@@ -33,6 +34,8 @@ _KEPT = (
 
 MOST_TENANTS = 200
 """Tenants that a position counts one by one, which takes Redis a millisecond. The rest is estimated by these."""
+
+_TENANT = FIELDS.index("tenant")
 
 _AS_BYTES = {NEVER_DECODE: True}
 """For redis-py: a body passes through as it was stored."""
@@ -51,6 +54,8 @@ class JobLookups:
     """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached, and those that read a
     body raise :class:`jobs.sealing.SealingError` if it is encrypted and cannot be read.
 
+    ``owner``: see :class:`broker.jobs.JobStore`. A job's tenant is read together with what is asked for, and never changes.
+
     Attributes:
         faults: where errors of Redis are translated and counted.
     """
@@ -61,9 +66,10 @@ class JobLookups:
     functions: Functions
     sealer: Sealer
 
-    async def get(self, job_id: str, *, position: bool = True) -> Job | None:
+    async def get(self, job_id: str, *, position: bool = True, owner: str | None = None) -> Job | None:
         """Read a job; a queued one with its ``position``, if that is wanted: it takes a function more."""
-        job = to_job(job_id, await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS))))
+        values = await self.execute(self.client.hmget(self.keys("job", job_id), list(FIELDS)))
+        job = job_for(owner, job_id, values)
         return await self._placed(job) if job is not None and position else job
 
     async def _placed(self, job: Job, most_tenants: int = MOST_TENANTS) -> Job:
@@ -83,23 +89,25 @@ class JobLookups:
         return await self.functions.call(Look(pool=pool, lane=lane.value, tenant=tenant, most_tenants=most))
 
     async def get_with_result(
-        self, job_id: str, *, position: bool = True
+        self, job_id: str, *, position: bool = True, owner: str | None = None
     ) -> tuple[Job, StoredResult] | tuple[None, None]:
         """Read a job as :meth:`get` does, with its stored response, in one command."""
         *values, body, partial = await self.execute(self._bytes_of(job_id, *FIELDS, "result", "partial"))
         texts = (None if value is None else value.decode() for value in values)
         fields = dict(zip(FIELDS, texts, strict=True))
-        job = to_job(job_id, list(fields.values()))
+        job = job_for(owner, job_id, list(fields.values()))
         if job is None:
             return None, None
         if position:
             job = await self._placed(job)
         return job, await self._whole(job_id, fields["status"], body, partial, fields["result_of"])
 
-    async def result(self, job_id: str) -> StoredResult:
-        """Read a job's stored response; of a job that shares the end of an identical one, that one's."""
-        fields = ("status", "result", "partial", "result_of")
-        status, body, partial, shared = await self.execute(self._bytes_of(job_id, *fields))
+    async def result(self, job_id: str, *, owner: str | None = None) -> StoredResult:
+        """Read a job's stored response; of a job that shares the end of an identical one, that one's. Empty: no such job."""
+        fields = ("tenant", "status", "result", "partial", "result_of")
+        tenant, status, body, partial, shared = await self.execute(self._bytes_of(job_id, *fields))
+        if not owns(owner, None if tenant is None else tenant.decode()):
+            return StoredResult(None, None)
         return await self._whole(job_id, status, body, partial, None if shared is None else shared.decode())
 
     async def _whole(
@@ -126,12 +134,16 @@ class JobLookups:
         )  # type: ignore[no-untyped-call]
         return command
 
-    async def request_bytes(self, job_id: str) -> int:
+    async def request_bytes(self, job_id: str, *, owner: str | None = None) -> int:
         """Return the size of a job's request; 0: there is no such job."""
-        return int(await self.execute(self.client.hstrlen(self.keys("job", job_id), "req")))
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hget(self.keys("job", job_id), "tenant")
+        pipe.hstrlen(self.keys("job", job_id), "req")
+        tenant, size = await self.execute(pipe.execute())
+        return int(size) if owns(owner, tenant) else 0
 
-    async def respec(self, job_id: str, new_id: str) -> JobSpec | None:
-        """Return a job's submission, to be accepted again as ``new_id``. None: there is no such job.
+    async def respec(self, job_id: str, new_id: str, *, owner: str | None = None) -> JobSpec | None:
+        """Return a job's submission, to be accepted again as ``new_id`` for ``owner``. None: there is no such job.
 
         Its time limits start anew; lane, pool, tenant and trace stay.
 
@@ -140,7 +152,7 @@ class JobLookups:
         """
         *values, body = await self.execute(self._bytes_of(job_id, *FIELDS, "req"))
         fields = [value if value is None else value.decode() for value in values]
-        job = to_job(job_id, fields)
+        job = job_for(owner, job_id, fields)
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
@@ -148,7 +160,9 @@ class JobLookups:
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         facts = decode_facts(fields[FIELDS.index("facts")] or "")
         told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
-        return JobSpec(id=new_id, body=body or b"", expires_in_ms=life, retry_of=job_id, **told, **kept)
+        return JobSpec(
+            id=new_id, body=body or b"", expires_in_ms=life, retry_of=job_id, owner=owner, **told, **kept
+        )
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
         """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload).
@@ -159,9 +173,14 @@ class JobLookups:
         rows = await self.execute(self.client.xrange(self.keys("log", job_id), f"({after}", "+", count))
         return [(eid, self.sealer.open_event(job_id, eid, fields["p"])) for eid, fields in rows]
 
-    async def log_entry(self, job_id: str, eid: str) -> str | None:
+    async def log_entry(self, job_id: str, eid: str, *, owner: str | None = None) -> str | None:
         """Read the payload of one entry of a streamed job's log; None: there is no such entry."""
-        rows = await self.execute(self.client.xrange(self.keys("log", job_id), eid, eid))
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hget(self.keys("job", job_id), "tenant")
+        pipe.xrange(self.keys("log", job_id), eid, eid)
+        tenant, rows = await self.execute(pipe.execute())
+        if not owns(owner, tenant):
+            return None
         return self.sealer.open_event(job_id, eid, rows[0][1]["p"]) if rows else None
 
     async def depths(self, pools: Sequence[str]) -> dict[tuple[str, Lane], int]:
@@ -191,6 +210,16 @@ class JobLookups:
             raise StoreUnavailableError(f"{_caller()}: interrupted") from error
         except (RedisError, OSError) as error:
             raise self.faults.translate(error, _caller()) from error
+
+
+def job_for(owner: str | None, job_id: str, values: Sequence[str | None]) -> Job | None:
+    """Build a job as :func:`broker.records.to_job` does, for ``owner``; None: it does not exist for this one."""
+    if not owns(
+        owner, values[_TENANT] or ""
+    ):  # first: nothing is said of another's record, as that it is newer
+        return None
+    job = to_job(job_id, values)
+    return job if job is not None and job.is_of(owner) else None
 
 
 def _caller() -> str:

@@ -76,7 +76,13 @@ class QueueControl(JobLookups):
     retention_ms: int
 
     async def move(
-        self, job_id: str, lane: Lane | None = None, *, top: bool = False, by: Actor | None = None
+        self,
+        job_id: str,
+        lane: Lane | None = None,
+        *,
+        top: bool = False,
+        owner: str | None = None,
+        by: Actor | None = None,
     ) -> JobState | None:
         """Change a queued job's lane; with ``top`` make it the next of its lane.
 
@@ -84,9 +90,9 @@ class QueueControl(JobLookups):
             by: who asked, for the audit stream, if the job may be another's.
 
         Returns:
-            The job's state; a job that is not queued is not moved. None: there is no such job.
+            The job's state; a job that is not queued is not moved. None: there is no such job of ``owner``.
         """
-        call = Move(id=job_id, lane=lane and lane.value, top=top or None, by=encoded(by))
+        call = Move(id=job_id, lane=lane and lane.value, top=top or None, owner=owner, by=encoded(by))
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
 

@@ -138,6 +138,12 @@ class BrokerSettings(BaseSettings):
         " `penstock.toml`. Each tenant is taken over once; change it later with `penstock tenants set`.",
     )
 
+    shared_prefix_cache: bool = Field(
+        default=False,
+        description="Let tenants share the engines' prefix caches. Common prompts are then computed once, but by its time "
+        "to the first token a tenant can find out what another asked. False: each tenant has its own `cache_salt`.",
+    )
+
     audit_retention_days: int = Field(
         400, ge=1, le=36_500, description="How long entries of the audit stream are kept."
     )

@@ -90,23 +90,35 @@ class TaskStore(StorePart):
         """Return the name under which the answer comes to :meth:`broker.events.hub.EventHub.inbox`."""
         return self._keys("task", kind.value, batch_id)
 
-    async def ask(self, kind: TaskKind, batch_id: str, args: Mapping[str, Any], sink: str) -> int:
+    async def ask(
+        self,
+        kind: TaskKind,
+        batch_id: str,
+        args: Mapping[str, Any],
+        sink: str,
+        *,
+        owner: str | None = None,
+    ) -> int:
         """Ask for a task, or join the callers that already wait for it.
 
         Args:
             args: for the coordinator; where the task is under way, those of the first caller count.
             sink: the api process to which the answer is published as an event: (run, answer).
+            owner: the tenant that asks: another's batch does not exist for it. None: an admin.
 
         Returns:
             The run to wait for.
 
         Raises:
             NoCoordinatorError: none is alive.
+            LookupError: there is no such batch for ``owner``.
         """
         told = json.dumps(dict(args))
-        run = await self._call(TaskAsk(kind, batch_id, sink, told, _WAITING_MS))
+        run = await self._call(TaskAsk(kind, batch_id, sink, told, _WAITING_MS, owner))
         if run is None:
             raise NoCoordinatorError(_NO_COORDINATOR)
+        if run == 0:
+            raise LookupError(batch_id)
         return run
 
     async def answer(self, kind: TaskKind, batch_id: str, run: int) -> Answer | None:

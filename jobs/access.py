@@ -73,6 +73,11 @@ NOBODY: Final = Identity("", frozenset())
 """A caller without a key, where keys are required: of the paths that need none."""
 
 
+def owns(owner: str | None, tenant: str | None) -> bool:
+    """Whether a caller may reach an object of ``tenant`` (None: it has none). ``owner``: see :attr:`Identity.owner`."""
+    return owner is None or owner == tenant
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who does something administrative, as the audit stream names them.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.placement import Placement
@@ -35,6 +36,8 @@ class JobSpec:
         timeout_ms: run time of one attempt, after which it fails with ``timeout``; None: no limit.
         retry_of: the finished job that this one retries.
         idempotency_key: a client's key for this submission; None: every submission is a new job.
+        idempotency_tenant: whose key that is; None: the job's tenant's.
+        owner: the tenant that submits it, whose jobs alone it may name; None: an admin, or a process of ours.
         sink: id of the api process that wants this job's events; None: no process does.
         affinity: names the prefix that it shares with other jobs, which one worker should run; None: no prefix.
         coalesce: digest of a deterministic request, which an identical one under way may answer; None: never.
@@ -61,6 +64,8 @@ class JobSpec:
     timeout_ms: int | None = None
     retry_of: str | None = None
     idempotency_key: str | None = None
+    idempotency_tenant: str | None = None
+    owner: str | None = None
     sink: str | None = None
     affinity: str | None = None
     coalesce: str | None = None
@@ -220,3 +225,11 @@ class Job:
     cancel_requested: bool = False
     trace: str | None = None
     history: tuple[Attempt, ...] = ()
+
+    def is_of(self, owner: str | None) -> bool:
+        """Whether a caller may reach this job; chunks are their batch's, and no tenant's.
+
+        Args:
+            owner: the tenant that asks; None: an admin, or a process of ours.
+        """
+        return owner is None or (owner == self.tenant and self.endpoint != CHUNK_ENDPOINT)

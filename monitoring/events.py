@@ -27,6 +27,7 @@ EVENTS = {
     "attempt_crashed": "Penstock itself failed during an attempt; the line has the traceback. The job is tried again.",
     "attempt_given_up": "An attempt ended without ending its job: `released` or retried (the job is queued again), "
     "or `fenced` (another attempt owns the job).",
+    "batch_cancel_asked": "A caller asked to cancel a batch.",
     "batch_driver_failed": "A step of a batch failed because of a bug in Penstock; the line has the traceback. It is "
     "retried.",
     "batch_hold_not_noted": "The reason why a batch is on hold could not be written into its record, as Redis is "
@@ -96,6 +97,8 @@ EVENTS = {
     "engine_priority_without_effect": "The engine ignores or refuses priorities, so calls wait behind the bulk that it "
     "holds; `advice` says what to do.",
     "engine_ready": "The engine has loaded its model.",
+    "engine_salt_refused": "The server behind the engine refuses `cache_salt`: requests are sent without one, so tenants "
+    "share its prefix cache.",
     "engine_starting": "The engine starts to load its model.",
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "event_unreadable": "An event of a job is encrypted and cannot be read: this process lacks the key, or the event was "
@@ -191,6 +194,7 @@ EVENTS = {
     "tenant_set": "An administrator set a tenant's (`of`) share, bounds, rights or quotas.",
     "tenant_settings_ignored": "The setting `tenants` differs from what is stored of these tenants, which were taken "
     "over before; change them with `penstock tenants set`.",
+    "tenants_indexed": "The lists of each tenant's jobs, files and batches were made, for the first time on this Redis.",
     "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",

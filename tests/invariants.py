@@ -8,7 +8,7 @@ from typing import Any
 from broker.db.keys import Keys
 from jobs.lanes import Lane
 
-FIELDS = ("state", "pool", "lane", "tenant", "leader", "worker")
+FIELDS = ("state", "pool", "lane", "tenant", "leader", "worker", "batch")
 COUNTS = ("active", "bulk", *(f"{name}:{lane}" for name in ("depth", "attached") for lane in Lane))
 
 
@@ -22,9 +22,25 @@ def check_queues(client: Any, keys: Keys) -> None:
     for pool in client.smembers(keys("pools")):
         _check_pool(client, keys, pool, {job: j for job, j in jobs.items() if j["pool"] == pool}, places)
     assert places == Counter(job for job, j in jobs.items() if j["state"] == "queued"), "not in one place"
+    _check_tenants(client, keys, jobs)
     running = {(j["worker"], job) for job, j in jobs.items() if j["state"] == "running"}
     workers = {*client.zrange(keys("leases"), 0, -1), *(worker for worker, _ in running)}
     assert running == {(w, job) for w in workers for job in client.smembers(keys("worker_jobs", w))}
+
+
+def _check_tenants(client: Any, keys: Keys, jobs: dict[str, Any]) -> None:
+    """Each tenant's indexes have its jobs, with the scores of the common ones, and no chunk of a batch."""
+    tenants = {job: j["tenant"] for job, j in jobs.items() if j["tenant"] and not j["batch"]}
+    for name, own in (("jobs", "jobs_of"), ("dead", "dead_of")):
+        whole = client.zrange(keys(name), 0, -1, withscores=True)
+        wanted = {(tenants[job], job, at) for job, at in whole if job in tenants}
+        prefix = keys(own, "")
+        found = {
+            (key.removeprefix(prefix), job, at)
+            for key in client.scan_iter(f"{prefix}*", 1000)
+            for job, at in client.zrange(key, 0, -1, withscores=True)
+        }
+        assert found == wanted, f"{own} are not those of {name}"
 
 
 def _check_pool(client: Any, keys: Keys, pool: str, jobs: dict[str, Any], places: Counter[str]) -> None:

@@ -95,9 +95,11 @@ def _batch_goes_on(client: Any, keys: Keys, _key: str, batch: str) -> bool:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("job", "log", "followers"), _unfinished),
     **dict.fromkeys(("deadlines", "delayed"), _all_unfinished),
-    **dict.fromkeys(("jobs", "ended", "dead"), _records("job")),
-    **dict.fromkeys(("files", "files_by_purpose", "files_expiry"), _records("file")),
-    **dict.fromkeys(("batches", "batches_active"), _records("batch")),
+    **dict.fromkeys(("jobs", "ended", "dead", "jobs_of", "dead_of"), _records("job")),
+    **dict.fromkeys(
+        ("files", "files_by_purpose", "files_of", "files_of_purpose", "files_expiry"), _records("file")
+    ),
+    **dict.fromkeys(("batches", "batches_of", "batches_active"), _records("batch")),
     **dict.fromkeys(("batch", "batch_open", "batch_done"), _batch_goes_on),
     "tasks": _records("task"),
     "coalesce": lambda client, keys, key, _: _unfinished(client, keys, key, client.get(key)),

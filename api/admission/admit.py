@@ -23,6 +23,7 @@ class Terms(TypedDict, total=False):
     """Fields that go into the :class:`jobs.model.JobSpec` unchanged."""
 
     tenant: str
+    owner: str | None
     metadata: Mapping[str, str]
     max_attempts: int
     expires_in_ms: int | None
@@ -81,7 +82,10 @@ async def admit(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant
     )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
-    affinity = await run(len(body), affinity_of, request, affinity_key)
+    shared = services.settings.shared_prefix_cache
+    affinity = await run(
+        len(body), affinity_of, request, affinity_key, None if shared else terms.get("tenant")
+    )
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
     )

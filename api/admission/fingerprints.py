@@ -18,23 +18,26 @@ _PROMPT_PREFIX = 1024
 _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
-def affinity_of(request: Mapping[str, Any], explicit: str | None = None) -> str | None:
+def affinity_of(
+    request: Mapping[str, Any], explicit: str | None = None, tenant: str | None = None
+) -> str | None:
     """Name the prefix that a request shares with others: they prefer the worker whose prefix cache holds it.
 
     Args:
         request: the OpenAI request body.
         explicit: the client's own name for the prefix; None: ``prompt_cache_key`` of the body.
+        tenant: with whose requests alone it shares a prefix; None: with those of every tenant.
 
     Returns:
         A short name; None: the request has no name, no long first system message and no long prompt.
     """
     named = explicit or request.get("prompt_cache_key")
     if isinstance(named, str) and named:
-        return _digest("named", named)
+        return _digest("named", named, tenant)
     text = _system_text(request.get("messages")) or request.get("prompt")
     if not isinstance(text, str) or len(text) < MIN_PREFIX:
         return None
-    return _digest("text", text[:_PROMPT_PREFIX] if "prompt" in request else text)
+    return _digest("text", text[:_PROMPT_PREFIX] if "prompt" in request else text, tenant)
 
 
 def coalescing_digest(endpoint: str, request: Mapping[str, Any], *, stream: bool) -> str:
@@ -64,7 +67,8 @@ def _system_text(messages: Any) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _digest(kind: str, content: str | bytes) -> str:
-    found = hashlib.blake2b(f"{kind}\0".encode(), digest_size=16)
+def _digest(kind: str, content: str | bytes, tenant: str | None = None) -> str:
+    whose = "" if tenant is None else f"{tenant}\0"
+    found = hashlib.blake2b(f"{kind}\0{whose}".encode(), digest_size=16)
     found.update(content if isinstance(content, bytes) else content.encode(errors="surrogatepass"))
     return found.hexdigest()

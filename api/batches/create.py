@@ -36,9 +36,13 @@ async def create_batch(
 ) -> tuple[Batch, bool]:
     """Create the batch that a body describes. Returns it, and whether it is an earlier one.
 
+    Args:
+        tenant: whose batch it is.
+        owner: the tenant whose file it may be of; None: an admin asks, so any tenant's.
+
     Raises:
         ApiError: 400, naming the parameter; 403, the tenant may not use the lane.
-        NoInputFileError: there is no such file, or it has another purpose.
+        NoInputFileError: there is no such file for ``owner``, or it has another purpose.
         IdempotencyConflictError: the key belongs to another batch.
     """
     unknown = min(body.keys() - _KNOWN, default=None)
@@ -57,7 +61,8 @@ async def create_batch(
         raise NoInputFileError(file_id[:64], None)
     priority = _priority(body)
     await check_lane(services, identity.tenant, priority)
-    file = await services.files.get(file_id)  # None: a batch of this key may be there all the same
+    # None: a batch of this key may be there all the same.
+    file = await services.files.get(file_id, owner=identity.owner)
     spec = BatchSpec(
         id=services.new_id(BATCH_PREFIX),
         input_file_id=file_id,
@@ -67,6 +72,7 @@ async def create_batch(
         window_ms=window_ms,
         priority=priority,
         tenant=identity.tenant,
+        owner=identity.owner,
         key=identity.key,
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),

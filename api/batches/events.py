@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from api.access.identity import owner_of
 from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.openapi import error_docs
 from api.services import Services
@@ -28,20 +29,21 @@ def register(router: APIRouter, services: Services) -> None:
         summary="Follow a batch",
         responses={200: {"content": {"text/event-stream": {}}}, **error_docs(404, 503)},
     )
-    async def events(batch_id: str) -> Response:
+    async def events(batch_id: str, request: Request) -> Response:
         """Server-Sent Events: `progress` after a change, at most once a second; the last one has its final status."""
-        batch = await found_batch(services, batch_id)
+        owner = owner_of(request.scope)
+        batch = await found_batch(services, batch_id, owner)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(_events(services, batch.id), 200, headers, "text/event-stream")
+        return StreamingResponse(_events(services, batch.id, owner), 200, headers, "text/event-stream")
 
 
-async def _events(services: Services, batch_id: str) -> AsyncIterator[bytes]:
+async def _events(services: Services, batch_id: str, owner: str | None) -> AsyncIterator[bytes]:
     """Yield events until the batch has ended."""
     told: bytes | None = None
     silent = 0
     while True:
         try:
-            batch = await services.batches.get(batch_id)
+            batch = await services.batches.get(batch_id, owner=owner)
         except StoreError:
             return  # the stream ends early; its reader reconnects and gets the rest
         if batch is None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from api.access.identity import owner_of
 from api.batches.cursor import ALL, ROLES, Position
 from api.batches.view import found_batch
 from api.http.errors import ApiError, invalid
@@ -49,11 +50,12 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def results(
         batch_id: str,
+        request: Request,
         after: Annotated[str | None, Query(description="`X-Next-Cursor` of the page before.")] = None,
         limit: Annotated[int, Query(ge=1, le=10_000, description="Rows in a page.")] = 1000,
     ) -> Response:
         """The committed rows, successful and failed. `X-Incomplete: true`: more rows are there, or will be."""
-        batch = await found_batch(services, batch_id)
+        batch = await found_batch(services, batch_id, owner_of(request.scope))
         position = Position() if after is None else Position.decode(after)
         page = await read_results(services, batch, position, limit)
         headers = {

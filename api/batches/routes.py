@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import actor_of, identity_of
+from api.access.identity import actor_of, identity_of, owner_of
 from api.batches.create import create_batch
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
@@ -54,6 +54,7 @@ def register(router: APIRouter, services: Services) -> None:
         responses=answers(BatchList, 400, 503),
     )
     async def list_batches(
+        request: Request,
         after: Annotated[str | None, Query(description="The last batch's id of the previous page.")] = None,
         limit: Limit = 20,
         order: Order = "desc",
@@ -61,7 +62,9 @@ def register(router: APIRouter, services: Services) -> None:
         """Newest first."""
         if after is not None and not is_batch_id(after):
             raise invalid(f"after must be a batch's id, not {after[:64]!r}", "after")
-        found, more = await services.batches.page(after=after, limit=limit, newest_first=order == "desc")
+        found, more = await services.batches.page(
+            after=after, limit=limit, newest_first=order == "desc", owner=owner_of(request.scope)
+        )
         return json_response(list_view([batch_view(batch) for batch in found], more=more))
 
     @router.get(
@@ -69,9 +72,9 @@ def register(router: APIRouter, services: Services) -> None:
         summary="Get a batch",
         responses=answers(BatchObject, 404, 503),
     )
-    async def get_batch(batch_id: str) -> Response:
+    async def get_batch(batch_id: str, request: Request) -> Response:
         """With its current counts, rate and usage."""
-        return json_response(batch_view(await found_batch(services, batch_id)))
+        return json_response(batch_view(await found_batch(services, batch_id, owner_of(request.scope))))
 
     @router.post(
         "/v1/batches/{batch_id}/cancel",
@@ -80,12 +83,14 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def cancel_batch(batch_id: str, request: Request) -> Response:
         """`cancelling` at once. When its rows have stopped: `cancelled`, with the finished rows in its files."""
-        batch = await found_batch(services, batch_id)
-        status = await services.batches.cancel(batch.id, by=actor_of(request.scope))
+        owner = owner_of(request.scope)
+        batch = await found_batch(services, batch_id, owner)
+        status = await services.batches.cancel(batch.id, owner=owner, by=actor_of(request.scope))
         if status not in {BatchStatus.CANCELLING, BatchStatus.CANCELLED}:
             message = f"Cannot cancel a batch with status '{batch.status if status is None else status}'."
             raise ApiError(409, message, "batch_finished", param="batch_id")
-        return json_response(batch_view(await found_batch(services, batch_id)))
+        log.info("batch_cancel_asked", batch=batch.id, tenant=asked_by(request.scope))
+        return json_response(batch_view(await found_batch(services, batch_id, owner)))
 
     responses = answers(BatchObject, 404, 409, 503)
 
@@ -101,11 +106,12 @@ def register(router: APIRouter, services: Services) -> None:
 
 
 async def _set_paused(services: Services, batch_id: str, request: Request, *, paused: bool) -> Response:
-    batch = await found_batch(services, batch_id)
-    status = await services.batches.pause(batch.id, paused=paused, by=actor_of(request.scope))
+    owner = owner_of(request.scope)
+    batch = await found_batch(services, batch_id, owner)
+    status = await services.batches.pause(batch.id, paused=paused, owner=owner, by=actor_of(request.scope))
     if status not in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}:
         word = "pause" if paused else "resume"
         message = f"Cannot {word} a batch with status '{batch.status if status is None else status}'."
         raise ApiError(409, message, "batch_finished", param="batch_id")
     log.info("batch_paused" if paused else "batch_resumed", batch=batch.id, tenant=asked_by(request.scope))
-    return json_response(batch_view(await found_batch(services, batch_id)))
+    return json_response(batch_view(await found_batch(services, batch_id, owner)))

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from fastapi import APIRouter, Request, Response
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, owner_of
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
@@ -45,7 +45,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def verify_batch(batch_id: str, request: Request) -> Response:
         """Read input, output and error file: does every row have exactly one line?"""
-        batch = await _ended_batch(services, batch_id)
+        batch = await _ended_batch(services, batch_id, owner_of(request.scope))
         return json_response(await _performed(services, request, TaskKind.VERIFY, batch, {}))
 
     @router.post(
@@ -55,11 +55,11 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def retry(batch_id: str, request: Request) -> Response:
         """A new batch of the rows in the error file. A batch is retried once: a second call finds the same new batch."""
-        batch = await _ended_batch(services, batch_id)
+        batch = await _ended_batch(services, batch_id, owner_of(request.scope))
         if batch.error_file_id is None:
             raise ApiError(409, f"{batch.id} has no failed rows", "nothing_to_retry", param="batch_id")
         if batch.retried_as is not None:
-            child = await services.batches.get(batch.retried_as)
+            child = await services.batches.get(batch.retried_as, owner=owner_of(request.scope))
             if child is not None:
                 return json_response(batch_view(child))
         args = {
@@ -72,11 +72,11 @@ def register(router: APIRouter, services: Services) -> None:
         made = await _performed(services, request, TaskKind.RETRY, batch, args)
         if made["id"] == args["batch_id"]:
             log.info("batch_retried", batch=batch.id, retried_as=made["id"], tenant=asked_by(request.scope))
-        return json_response(batch_view(await found_batch(services, made["id"])))
+        return json_response(batch_view(await found_batch(services, made["id"], owner_of(request.scope))))
 
 
-async def _ended_batch(services: Services, batch_id: str) -> Batch:
-    batch = await found_batch(services, batch_id)
+async def _ended_batch(services: Services, batch_id: str, owner: str | None) -> Batch:
+    batch = await found_batch(services, batch_id, owner)
     if not batch.status.terminal:
         raise BatchUnfinishedError(batch.id)
     return batch
@@ -94,8 +94,9 @@ async def _performed(
         StorageError: storage fails.
         ApiError: 404, the batch is gone; 500, the task failed for a fault of Penstock's.
     """
+    owner = owner_of(request.scope)
     with services.hub.inbox(services.tasks.topic(kind, batch.id)) as inbox:
-        run = await services.tasks.ask(kind, batch.id, args, services.process)
+        run = await _asked(services, kind, batch, args, owner)
         async with until_hangup(request.receive):
             while True:
                 events: list[tuple[str, str]] = []
@@ -106,8 +107,8 @@ async def _performed(
                 try:
                     told = found[0] if found else await services.tasks.answer(kind, batch.id, run)
                 except LookupError:  # its answer was kept for a minute, in which Redis could not be asked
-                    await found_batch(services, batch.id)
-                    run = await services.tasks.ask(kind, batch.id, args, services.process)
+                    await found_batch(services, batch.id, owner)
+                    run = await _asked(services, kind, batch, args, owner)
                     continue
                 if told is not None:
                     return _result(batch, told)
@@ -115,6 +116,15 @@ async def _performed(
                     raise NoCoordinatorError(
                         f"the {kind} of {batch.id} waits: no coordinator is running any more"
                     )
+
+
+async def _asked(
+    services: Services, kind: TaskKind, batch: Batch, args: Mapping[str, Any], owner: str | None
+) -> int:
+    try:
+        return await services.tasks.ask(kind, batch.id, args, services.process, owner=owner)
+    except LookupError:
+        raise batch_not_found(batch.id) from None
 
 
 def _result(batch: Batch, told: Answer) -> Mapping[str, Any]:

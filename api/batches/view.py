@@ -92,13 +92,16 @@ def batch_not_found(batch_id: str) -> ApiError:
     return ApiError(404, message, "batch_not_found", param="batch_id")
 
 
-async def found_batch(services: Services, batch_id: str) -> Batch:
+async def found_batch(services: Services, batch_id: str, owner: str | None) -> Batch:
     """Read a batch.
 
+    Args:
+        owner: the tenant that asks; None: an admin.
+
     Raises:
-        ApiError: 404, it does not exist.
+        ApiError: 404, it does not exist, or is another tenant's.
     """
-    batch = await services.batches.get(batch_id) if is_batch_id(batch_id) else None
+    batch = await services.batches.get(batch_id, owner=owner) if is_batch_id(batch_id) else None
     if batch is None:
         raise batch_not_found(batch_id)
     return batch

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
+from api.access.identity import owner_of
 from api.files.view import file_not_found, found_file
 from api.http.asgi import header, until_hangup
 from api.http.errors import ApiError
@@ -31,7 +32,7 @@ class FileContent:
             StorageError: storage failed.
         """
         file_id = scope["path_params"]["file_id"]
-        file = await found_file(self._services, file_id)
+        file = await found_file(self._services, file_id, owner_of(scope))
         start, end, partial = _range(header(scope, b"range"), file.size)
         headers = [
             (b"content-type", b"application/octet-stream"),

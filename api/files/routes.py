@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, owner_of
 from api.files.content import FileContent
 from api.files.create import CreateFile
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
@@ -53,6 +53,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/files", summary="List files", responses=answers(FileList, 400, 503))
     async def list_files(
+        request: Request,
         after: Annotated[str | None, Query(description="The last file's id of the previous page.")] = None,
         limit: Annotated[int, Query(ge=1, le=10_000, description="Most files in a page.")] = 10_000,
         order: Order = "desc",
@@ -64,21 +65,25 @@ def register(router: APIRouter, services: Services) -> None:
         if after is not None and not is_file_id(after):
             raise invalid(f"after must be a file's id, not {after[:64]!r}", "after")
         found, more = await services.files.page(
-            after=after, limit=limit, newest_first=order == "desc", purpose=purpose
+            after=after,
+            limit=limit,
+            newest_first=order == "desc",
+            purpose=purpose,
+            owner=owner_of(request.scope),
         )
         return json_response(list_view([file_view(file) for file in found], more=more))
 
     @router.get("/v1/files/{file_id}", summary="Get a file", responses=answers(FileObject, 404, 503))
-    async def get_file(file_id: str) -> Response:
+    async def get_file(file_id: str, request: Request) -> Response:
         """The file's record. `/content` has its bytes."""
-        return json_response(file_view(await found_file(services, file_id)))
+        return json_response(file_view(await found_file(services, file_id, owner_of(request.scope))))
 
     @router.delete(
         "/v1/files/{file_id}", summary="Delete a file", responses=answers(FileDeleted, 404, 409, 503)
     )
     async def delete_file(file_id: str, request: Request) -> Response:
         """Refused while a batch that has not ended reads the file."""
-        by = actor_of(request.scope)
-        if not is_file_id(file_id) or not await services.files.delete(file_id, by=by):
+        owner, by = owner_of(request.scope), actor_of(request.scope)
+        if not is_file_id(file_id) or not await services.files.delete(file_id, owner=owner, by=by):
             raise file_not_found(file_id)
         return json_response({"id": file_id, "object": "file", "deleted": True})

@@ -31,13 +31,16 @@ def file_not_found(file_id: str) -> ApiError:
     return ApiError(404, message, "file_not_found", param="id")
 
 
-async def found_file(services: Services, file_id: str) -> File:
+async def found_file(services: Services, file_id: str, owner: str | None) -> File:
     """Read a file's record.
 
+    Args:
+        owner: the tenant that asks; None: an admin.
+
     Raises:
-        ApiError: 404, it does not exist.
+        ApiError: 404, it does not exist, or is another tenant's.
     """
-    file = await services.files.get(file_id) if is_file_id(file_id) else None
+    file = await services.files.get(file_id, owner=owner) if is_file_id(file_id) else None
     if file is None:
         raise file_not_found(file_id)
     return file

@@ -11,6 +11,7 @@ import structlog
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
+from api.access.identity import owner_of
 from api.http.asgi import header, until_hangup
 from api.http.sse import HEADERS, PING
 from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
@@ -38,30 +39,36 @@ class JobEvents:
             ApiError: 404, or 400 for a cursor that is not an event id.
             ClientGoneError: the reader left.
         """
-        job_id = scope["path_params"]["job_id"]
+        job_id, owner = scope["path_params"]["job_id"], owner_of(scope)
         cursor = _cursor(scope)
         checked_id(job_id)
         await receive()  # the empty body, so that the next message is the hang-up
         frames = EventFrames(job_id, cursor)
         with self._services.hub.inbox(job_id) as inbox:
             async with until_hangup(receive):
-                job = await found_job(self._services, job_id)
+                job = await found_job(self._services, job_id, owner)
                 if job.state.terminal and (cursor.attempt, cursor.seq) >= (job.attempt, SEQ_END):
                     await send({"type": "http.response.start", "status": 204, "headers": []})
                     await send({"type": "http.response.body", "body": b""})
                     return  # the reader has the end; 204 stops a browser's EventSource from reconnecting
                 if cursor.attempt and cursor.seq:
-                    head = await self._services.store.log_entry(job_id, f"{cursor.attempt}-1")
+                    head = await self._services.store.log_entry(job_id, f"{cursor.attempt}-1", owner=owner)
                     frames.take_head(head or " ")
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-                last = await self._follow(job_id, inbox, cursor, frames, send)
+                last = await self._follow(job_id, owner, inbox, cursor, frames, send)
         await send({"type": "http.response.body", "body": last})
 
     async def _follow(
-        self, job_id: str, inbox: Inbox, cursor: Cursor, frames: EventFrames, send: Send
+        self,
+        job_id: str,
+        owner: str | None,
+        inbox: Inbox,
+        cursor: Cursor,
+        frames: EventFrames,
+        send: Send,
     ) -> bytes:
         """Send events until the end; return the last bytes to send."""
-        follow = self._services.hub.follow(job_id, inbox, after=cursor.after)
+        follow = self._services.hub.follow(job_id, inbox, after=cursor.after, owner=owner)
         try:
             async with self._pings(send) as beat, aclosing(follow) as batches:
                 async for events in batches:
@@ -69,7 +76,7 @@ class JobEvents:
                     eid, payload = events[-1]
                     data = frames.feed(events)
                     if payload[0] == "e":
-                        return data + await self._end(job_id, eid)
+                        return data + await self._end(job_id, owner, eid)
                     if data:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
@@ -78,8 +85,8 @@ class JobEvents:
             log.warning("event_stream_cut", job_id=job_id, error=str(error))
         return b""
 
-    async def _end(self, job_id: str, eid: EventId) -> bytes:
-        job = await self._services.store.get(job_id)
+    async def _end(self, job_id: str, owner: str | None, eid: EventId) -> bytes:
+        job = await self._services.store.get(job_id, owner=owner)
         if job is None:
             return b""
         return frame(eid, job.state.value, msgspec.json.encode(job_view(job)))

@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Scope
 
-from api.access.identity import actor_of, identity_of
+from api.access.identity import actor_of, identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.rights import check_lane
 from api.admission.routing import check_model
@@ -61,25 +61,32 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
     """Accept a job's request once more, or find its earlier repetition.
 
     Raises:
-        ApiError: 404, the job does not exist, or its model is not its tenant's; 403, the tenant may not use its lane.
+        ApiError: 404, the job does not exist, or is another tenant's, or its model is not its tenant's; 403, the tenant may
+            not use its lane.
         OverQuotaError: the tenant has used up a quota.
         UnfinishedError: it has not ended.
         QueueFullError: the lane is full.
         StoreUnavailableError: Redis is away.
     """
-    size = await services.store.request_bytes(checked_id(job_id))
+    size = await services.store.request_bytes(checked_id(job_id), owner=owner_of(scope))
     async with services.large_retries if size > SMALL_BYTES else nullcontext():
         return await _repeat_now(services, job_id, scope, key)
 
 
 async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | None) -> Accepted:
-    spec = await services.store.respec(job_id, services.new_job_id())
+    spec = await services.store.respec(job_id, services.new_job_id(), owner=owner_of(scope))
     if spec is None:
         raise job_not_found(job_id)
     await check_lane(services, spec.tenant, spec.lane)
     await check_model(services, spec.tenant, spec.model)
     earlier = TraceContext.decode(spec.trace)
-    spec = replace(spec, idempotency_key=key, trace=None, key=identity_of(scope).key)
+    spec = replace(
+        spec,
+        idempotency_key=key,
+        idempotency_tenant=tenant_of(scope),
+        trace=None,
+        key=identity_of(scope).key,
+    )
     try:
         accepted = await accept(services, spec, request_span(scope), [earlier], actor_of(scope))
     except LookupError:
@@ -100,14 +107,18 @@ async def _retried(services: Services, job_id: str, scope: Scope) -> dict[str, A
     return {"id": job_id, "retried_as": new, "error": error}
 
 
-async def _pick(services: Services, request: DeadRetryRequest) -> tuple[list[str], bool]:
+async def _pick(services: Services, request: DeadRetryRequest, owner: str | None) -> tuple[list[str], bool]:
     """Return the ids of the latest dead jobs that match, and whether there are more."""
     ids: list[str] = []
     cursor = None
     model = _real_name(services, request.model)
     while len(ids) < request.limit:
         page = await services.store.list_dead(
-            code=request.code, model=model, limit=request.limit - len(ids), cursor=cursor
+            code=request.code,
+            model=model,
+            limit=request.limit - len(ids),
+            cursor=cursor,
+            owner=owner,
         )
         ids += [job.id for job in page.jobs]
         cursor = page.cursor
@@ -133,13 +144,14 @@ def register(router: APIRouter, services: Services) -> None:
     async def retry_job(job_id: str, asked: Request) -> Response:
         """Make a new job with the same request and limits. A second call gives the same new job."""
         accepted = await _repeat(services, job_id, asked.scope, idempotency_key(asked.scope))
-        job = await found_job(services, accepted.id)
+        job = await found_job(services, accepted.id, owner_of(asked.scope))
         return json_response(
             job_view(job), 202, {"location": f"/v1/jobs/{accepted.id}", **rate_headers(accepted.rates)}
         )
 
     @router.get("/v1/dead", summary="List dead jobs", responses=answers(JobList, 400, 503))
     async def list_dead(
+        request: Request,
         code: Annotated[
             FailureCode | None, Query(description="Only jobs that failed with this code.")
         ] = None,
@@ -149,7 +161,11 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Jobs that failed or expired and were not repeated, the latest end first."""
         page = await services.store.list_dead(
-            code=code, model=_real_name(services, model), limit=limit, cursor=decode_cursor(after)
+            code=code,
+            model=_real_name(services, model),
+            limit=limit,
+            cursor=decode_cursor(after),
+            owner=owner_of(request.scope),
         )
         return json_response(page_view(page))
 
@@ -163,6 +179,9 @@ def register(router: APIRouter, services: Services) -> None:
         request: Annotated[DeadRetryRequest, control_body(DeadRetryRequest)], asked: Request
     ) -> Response:
         """Make a new job of each. A job is repeated once, however often this is called."""
-        ids, more = (request.ids, False) if request.ids is not None else await _pick(services, request)
+        if request.ids is not None:
+            ids, more = request.ids, False
+        else:
+            ids, more = await _pick(services, request, owner_of(asked.scope))
         data = [await _retried(services, job_id, asked.scope) for job_id in ids]
         return json_response({"object": "list", "data": data, "has_more": more})

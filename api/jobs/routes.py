@@ -7,7 +7,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 
-from api.access.identity import actor_of, identity_of
+from api.access.identity import actor_of, identity_of, owner_of
 from api.admission.rights import check_lane
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
@@ -43,6 +43,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/jobs", summary="List jobs", responses=answers(JobList, 400, 503))
     async def list_jobs(
+        request: Request,
         state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
         model: Annotated[
             str | None, Query(description="Only jobs of this model, by its name or an alias.")
@@ -62,17 +63,20 @@ def register(router: APIRouter, services: Services) -> None:
             limit=limit,
             cursor=decode_cursor(after),
             newest_first=order == "desc",
+            owner=owner_of(request.scope),
         )
         return json_response(page_view(page))
 
     @router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job", responses=answers(JobObject, 404, 503))
     async def cancel_job(job_id: str, request: Request) -> Response:
         """A queued job ends at once, a running one within a second. A finished one does not change."""
-        state = await services.store.cancel(checked_id(job_id), by=actor_of(request.scope))
+        owner = owner_of(request.scope)
+        by = actor_of(request.scope)
+        state = await services.store.cancel(checked_id(job_id), owner=owner, by=by)
         if state is None:
             raise job_not_found(job_id)
         log.info("cancel_asked", job_id=job_id, state=state.value, tenant=asked_by(request.scope))
-        job = await found_job(services, job_id)
+        job = await found_job(services, job_id, owner)
         _note_cancel(services.tracer, request_span(request.scope), job)
         return json_response(job_view(job))
 
@@ -81,10 +85,10 @@ def register(router: APIRouter, services: Services) -> None:
         summary="Get a job's result",
         responses={200: {"description": "The raw OpenAI response."}, **error_docs(404, 409, 503, 504)},
     )
-    async def get_result(job_id: str) -> Response:
+    async def get_result(job_id: str, request: Request) -> Response:
         """The raw OpenAI response; of a failed job, its OpenAI error with its status."""
         try:
-            ending = await services.hub.ended(checked_id(job_id))
+            ending = await services.hub.ended(checked_id(job_id), owner=owner_of(request.scope))
         except LookupError:
             raise job_not_found(job_id) from None
         if ending is None:
@@ -155,13 +159,14 @@ def _register_change(router: APIRouter, services: Services) -> None:
         job_id: str, change: Annotated[JobChange, control_body(JobChange)], request: Request
     ) -> Response:
         """Only a queued job can be moved."""
-        lane = None if change.priority is None else Lane(change.priority)
-        current = await services.store.get(checked_id(job_id))
+        lane, owner = None if change.priority is None else Lane(change.priority), owner_of(request.scope)
+        current = await services.store.get(checked_id(job_id), owner=owner)
         if current is not None and current.lane is Lane.REALTIME:
             raise invalid(f"{job_id} belongs to a synchronous call, which cannot be moved", "job_id")
         if current is not None and lane is not None and not identity_of(request.scope).admin:
             await check_lane(services, current.tenant, lane)
-        state = await services.store.move(job_id, lane, top=change.top, by=actor_of(request.scope))
+        by = actor_of(request.scope)
+        state = await services.store.move(job_id, lane, top=change.top, owner=owner, by=by)
         if state is None:
             raise job_not_found(job_id)
         if state is not JobState.QUEUED:
@@ -169,7 +174,7 @@ def _register_change(router: APIRouter, services: Services) -> None:
         log.info(
             "job_moved", job_id=job_id, lane=change.priority, top=change.top, tenant=asked_by(request.scope)
         )
-        return json_response(job_view(await found_job(services, job_id)))
+        return json_response(job_view(await found_job(services, job_id, owner)))
 
 
 def _note_cancel(tracer: Tracer, span: Span, job: Job) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import identity_of
+from api.access.identity import identity_of, owner_of
 from api.admission.accept import accept
 from api.admission.admit import admit
 from api.http.asgi import Header, reply
@@ -54,7 +54,8 @@ class Jobs:
         span = request_span(scope)
         sink = services.process if wait_s else None
         with await services.bodies.read(scope, receive) as body:
-            spec = await self._spec(body, key, sink, identity_of(scope))
+            identity = identity_of(scope)
+            spec = await self._spec(body, key, sink, identity)
             with services.hub.inbox(spec.id) as inbox:
                 accepted = await self._accept(spec, span)
                 body.release()  # the wait may be long
@@ -62,14 +63,14 @@ class Jobs:
                 job: Job | None
                 stored: StoredResult | None = None
                 if accepted.replayed:
-                    job, stored = await self._look(accepted.id, wait_s, receive)
+                    job, stored = await self._look(accepted.id, identity.owner, wait_s, receive)
                 else:
                     limited = spec.expires_in_ms is not None or spec.queue_timeout_ms is not None
                     place = await self._place(spec.id) if limited or not wait_s else Snapshot()
                     warnings = deadline_warnings(spec, place)
                     if wait_s:
                         await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
-                        job, stored = await services.store.get_with_result(spec.id)
+                        job, stored = await services.store.get_with_result(spec.id, owner=identity.owner)
                     else:
                         job = _fresh(spec, accepted, place, span.context)
         headers = [(b"location", f"/v1/jobs/{accepted.id}".encode())]
@@ -85,7 +86,7 @@ class Jobs:
         headers = [(b"preference-applied", applied.encode())] if applied else []
         if wait_s:
             await receive()  # the empty body, so that the next message is the hang-up
-        job, stored = await self._look(job_id, wait_s, receive)
+        job, stored = await self._look(job_id, owner_of(scope), wait_s, receive)
         await _show(job, stored, job_id, send, 200, headers)
 
     async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
@@ -102,6 +103,7 @@ class Jobs:
             affinity_key=request.affinity_key,
             coalesce=request.coalesce,
             tenant=identity.tenant,
+            owner=identity.owner,
             key=identity.key,
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
@@ -133,16 +135,16 @@ class Jobs:
             return Snapshot()
 
     async def _look(
-        self, job_id: str, wait_s: float, receive: Receive
+        self, job_id: str, owner: str | None, wait_s: float, receive: Receive
     ) -> tuple[Job, StoredResult] | tuple[None, None]:
         """Read a job and its result, at its end or after ``wait_s`` seconds."""
         services = self._services
         if wait_s:
             with services.hub.inbox(job_id) as inbox:
-                state = await services.store.watch(job_id, services.process)
+                state = await services.store.watch(job_id, services.process, owner=owner)
                 if state is not None and not state.terminal:
                     await wait_for_end(services.hub, job_id, inbox, wait_s, receive)
-        return await services.store.get_with_result(job_id)
+        return await services.store.get_with_result(job_id, owner=owner)
 
 
 async def _show(

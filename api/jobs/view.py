@@ -116,13 +116,16 @@ def checked_id(job_id: str) -> str:
     return job_id
 
 
-async def found_job(services: Services, job_id: str) -> Job:
+async def found_job(services: Services, job_id: str, owner: str | None) -> Job:
     """Read a job.
 
+    Args:
+        owner: the tenant that asks; None: an admin.
+
     Raises:
-        ApiError: 404, it does not exist.
+        ApiError: 404, it does not exist, or is another tenant's.
     """
-    job = await services.store.get(checked_id(job_id))
+    job = await services.store.get(checked_id(job_id), owner=owner)
     if job is None:
         raise job_not_found(job_id)
     return job

@@ -42,7 +42,7 @@ async def answer_stream(
     sent = False
     data = b""
     step = NO_SPAN
-    async with aclosing(services.hub.follow(job_id, inbox, live=True)) as batches:
+    async with aclosing(services.hub.follow(job_id, inbox, live=True, owner=spec.tenant)) as batches:
         try:
             async for events in batches:
                 failpoints.hit("api.mid_stream")

@@ -45,7 +45,7 @@ async def answer_end(services: Services, spec: JobSpec, ending: Ending, send: Se
     if ending.state is not JobState.SUCCEEDED:
         services.metrics.errors.labels(ended_without_result(spec.id, ending).code).inc()
     if not ending.result and ending.state in {JobState.SUCCEEDED, JobState.FAILED}:
-        stored = await services.store.result(spec.id)
+        stored = await services.store.result(spec.id, owner=spec.tenant)
         ending = replace(ending, status=ending.status or stored.status, result=stored.body or b"")
     return partial(reply, send, *answer(spec.id, ending))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from api.access.identity import identity_of
 from api.http.asgi import json_response
 from api.readiness import CHECKS
 from api.services import Services
+from jobs.access import Scope
+from monitoring.metrics import WithoutTenants
 
 _FAILED: dict[int | str, dict[str, Any]] = {503: {"description": "A check failed; the body names it."}}
 
@@ -23,6 +26,7 @@ def _example(**more: Any) -> dict[int | str, dict[str, Any]]:
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     keyed = services.settings.keys_required
+    without_tenants = WithoutTenants(services.registry)
 
     @router.get(
         "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])
@@ -47,9 +51,13 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(_view(report.checks, report.missing), report.status)
 
     @router.get("/metrics", summary="Prometheus metrics")
-    async def metrics() -> Response:
-        """The api's metrics in Prometheus's text format. Each worker serves its own."""
-        return Response(generate_latest(services.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """The api's metrics in Prometheus's text format. Each worker serves its own.
+
+        With API keys, series of tenants are shown only to a key with the scope `metrics`.
+        """
+        seen = services.registry if identity_of(request.scope).may(Scope.METRICS) else without_tenants
+        return Response(generate_latest(seen), media_type=CONTENT_TYPE_LATEST)
 
 
 def _view(checks: dict[str, str], missing: list[str], **more: Any) -> dict[str, Any]:

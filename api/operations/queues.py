@@ -8,13 +8,14 @@ import structlog
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from api.access.identity import actor_of
+from api.access.identity import actor_of, identity_of
 from api.http.asgi import json_response
 from api.http.errors import ApiError
 from api.http.openapi import answers
 from api.middleware.trace import asked_by
 from api.services import Services
 from broker.queues import PoolView
+from jobs.access import Identity, Scope
 from jobs.lanes import Lane
 
 log = structlog.get_logger(__name__)
@@ -74,8 +75,9 @@ class Purged(BaseModel):
     cancelled: int
 
 
-def pool_view(view: PoolView) -> dict[str, Any]:
-    """Return the pool object."""
+def pool_view(view: PoolView, identity: Identity) -> dict[str, Any]:
+    """Return the pool object, as a caller may see it: tenants other than its own are for the scope ``metrics``."""
+    sees_all = identity.may(Scope.METRICS)
 
     def seconds(ms: int | None) -> float | None:
         return None if ms is None else ms / 1000
@@ -101,6 +103,7 @@ def pool_view(view: PoolView) -> dict[str, Any]:
         "tenants": [
             {"tenant": tenant.tenant, "queued": tenant.queued, "active": tenant.active}
             for tenant in view.tenants
+            if sees_all or tenant.tenant == identity.tenant
         ],
     }
 
@@ -121,10 +124,14 @@ def register(router: APIRouter, services: Services) -> None:
         return pool
 
     @router.get("/v1/queues", summary="List queues", responses=answers(PoolList, 503))
-    async def list_queues() -> Response:
-        """Every pool with its lanes, its mean run times, and the tenants that have jobs in it."""
+    async def list_queues(request: Request) -> Response:
+        """Every pool with its lanes, its mean run times, and the tenants that have jobs in it.
+
+        Without the scope `metrics`, of the tenants only the caller's own is listed.
+        """
         views = await store.queues(await pools())
-        return json_response({"object": "list", "data": [pool_view(view) for view in views]})
+        identity = identity_of(request.scope)
+        return json_response({"object": "list", "data": [pool_view(view, identity) for view in views]})
 
     @router.post(
         "/v1/queues/{pool}/{action}",
@@ -143,7 +150,7 @@ def register(router: APIRouter, services: Services) -> None:
             tenant=asked_by(request.scope),
         )
         (view,) = await store.queues([pool])
-        return json_response(pool_view(view))
+        return json_response(pool_view(view, identity_of(request.scope)))
 
     @router.delete(
         "/v1/queues/{pool}/{lane}", summary="Purge a lane", responses=answers(Purged, 400, 404, 503)

@@ -47,7 +47,7 @@ DATA: Final = (
     "del unlink exists get set mget pexpire pexpireat pttl"
     " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hscan hset hsetnx hstrlen"
     " lpush ltrim sadd scard smembers srandmember srem xadd xlen xrange xrevrange xtrim"
-    " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscore"
+    " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscan zscore"
 )
 KOMBU: Final = "del exists llen sadd srem smembers lpush rpop brpop blmpop zadd zrangebyscore zrem"
 """For Celery alone: bindings of queues, remote control and its answers."""

@@ -99,10 +99,11 @@ class InfeasibleError(BrokerError):
 
 
 class IdempotencyConflictError(BrokerError):
-    """The idempotency key was used before, for another submission."""
+    """The idempotency key was used before, for another submission. ``job_id``: what that made; empty: it is another's."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"the idempotency key was used for another request, which created {job_id}")
+        created = f", which created {job_id}" if job_id else ""
+        super().__init__(f"the idempotency key was used for another request{created}")
         self.job_id = job_id
 
 

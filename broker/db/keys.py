@@ -6,8 +6,8 @@ Schema (``ns`` is the namespace, ``penstock`` by default; ``P`` a pool). Times a
 key                               type     holds                                                    (lifetime)
 ================================  =======  ===================================================================
 ``ns:schema``                     string   version of all this                                      (for good)
-``ns:job:<id>``                   hash     the job's record   (TTL ``retention_s`` from its end; none before it)
-``ns:log:<id>``                   stream   a streamed job's chunks, entry id ``<attempt>-<seq>``   (as the record)
+``ns:job:<id>``                   hash     the job's record   (TTL ``retention_s`` and a week, from its end)
+``ns:log:<id>``                   stream   a streamed job's chunks, entry id ``<attempt>-<seq>``   (TTL ``retention_s``)
 ``ns:jobs``                       zset     every job by creation time      (entries leave with their records)
 ``ns:ended:<state>``              zset     ended jobs by the time of their end                          (same)
 ``ns:dead``                       zset     jobs that failed or expired and were not retried, by their end   (same)
@@ -15,8 +15,8 @@ key                               type     holds                                
 ``ns:delayed``                    zset     queued jobs that wait for their next attempt, by its time     (until then)
 ``ns:coalesce:<tenant>:<sum>``    string   the unfinished job that runs this request             (until it ends)
 ``ns:followers:<id>``             set      jobs that end with this one                           (until it ends)
-``ns:jobs:of:<tenant>``           zset     the same of one tenant, without chunks of batches                (same)
-``ns:dead:of:<tenant>``           zset     of these, dead ones, by their end                                (same)
+``ns:jobs:of:<tenant>``           zset     jobs of one tenant by creation, no chunks of batches  (as ``ns:jobs``)
+``ns:dead:of:<tenant>``           zset     of these, dead ones, by their end                     (as ``ns:dead``)
 ``ns:idem:<room>:<tenant>:<key>`` string   ``<id> <digest>`` of a job, file or batch         (TTL ``retention_s``)
 ``ns:limits``                     hash     bounds of all tenants; ``by_tenant``: some have records     (for good)
 ``ns:uncounted``                  hash     jobs ended without a worker: ``<pool> <lane> <state> <code>`` -> count (for good)
@@ -50,8 +50,8 @@ key                               type     holds                                
 ``ns:files:expiry``               zset     files that expire, by when                                    (same)
 ``ns:files:announced``            zset     ``<id> <key>`` of files whose object is written, by when  (an hour)
 ``ns:files:trash``                set      keys of objects in storage to delete            (until they are gone)
-``ns:files:was:<id>``             string   when a deleted file was created, for the pages after it       (TTL an hour)
-``ns:batch:<id>``                 hash     a batch's record   (TTL ``batch_retention_s`` from its end; none before it)
+``ns:files:was:<id>``             string   when a deleted file was created; also as ``<tenant>:<id>``     (TTL an hour)
+``ns:batch:<id>``                 hash     a batch's record   (TTL ``batch_retention_s`` and a week, from its end)
 ``ns:batch:<id>:open``            hash     chunks submitted and not done: number -> JSON            (until its end)
 ``ns:batch:<id>:done``            hash     finished chunks: number -> ledger of committed parts     (as the record)
 ``ns:batch:<id>:lease``           string   the coordinator that drives it                          (TTL, seconds)
@@ -74,6 +74,9 @@ key                               type     holds                                
 ``ns:audit``                      stream   administrative acts                                      (by age)
 ``_kombu.binding.<queue>``        set      Celery's own                                               (for good)
 ================================  =======  ===================================================================
+
+When a retention is over, the reaper deletes the job, and a coordinator the batch. They need the record to know its tenant,
+which is why it has a week more.
 
 Channels: ``ns:api:<process>`` carries job events and token counts to an api process, ``ns:ctl:<worker>`` orders and count
 requests to a worker, ``ns:look`` the ids of batches that the coordinators should look at (empty: all).

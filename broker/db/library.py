@@ -23,6 +23,7 @@ import jobs.batches
 import jobs.states
 from broker.db.calls.base import Call
 from broker.db.keys import lua_keys
+from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 
 R = TypeVar("R")
@@ -87,7 +88,7 @@ def functions() -> Iterator[type[Call[Any]]]:
 
 
 def _head() -> Iterator[str]:
-    """Yield what the Lua files use: key names, the order of the lanes, fields of a pool, transitions, signatures.
+    """Yield what the Lua files use: key names, lanes, the endpoint of chunks, fields of a pool, transitions, signatures.
 
     ``ON.claim`` is a table from a job's state to the state that the event ``claim`` leads to, and so for every event; a pair
     that is missing is illegal. ``ON.batch_cancel`` is the same for a batch.
@@ -95,6 +96,7 @@ def _head() -> Iterator[str]:
     yield lua_keys()
     lanes = ", ".join(f"'{lane}'" for lane in Lane)
     yield f"local LANES = {{{lanes}}}"
+    yield f"local CHUNK_ENDPOINT = '{CHUNK_ENDPOINT}'"
     pool = ", ".join(f"'depth:{lane}', 'v:{lane}'" for lane in Lane)
     yield f"local POOL = {{'paused', 'active', 'bulk', {pool}}}"
     leads: dict[str, list[str]] = {}

@@ -149,13 +149,13 @@ class EventHub:
         """Wait for events; an empty list: it is time to look. Many wait at once, so they do not look at once."""
         return await inbox.take(self._look_s * random.uniform(0.7, 1.0))
 
-    async def ended(self, job_id: str) -> Ending | None:
+    async def ended(self, job_id: str, *, owner: str | None = None) -> Ending | None:
         """Read from the record how a job ended; None: it has not ended.
 
         Raises:
-            LookupError: there is no such job.
+            LookupError: there is no such job of ``owner``.
         """
-        job, stored = await self._store.get_with_result(job_id, position=False)
+        job, stored = await self._store.get_with_result(job_id, position=False, owner=owner)
         if job is None or stored is None:
             raise LookupError(job_id)
         if not job.state.terminal:
@@ -163,7 +163,13 @@ class EventHub:
         return ending_of(job, stored.status, stored.body or b"")
 
     async def follow(
-        self, job_id: str, inbox: Inbox, *, after: EventId = START, live: bool = False
+        self,
+        job_id: str,
+        inbox: Inbox,
+        *,
+        after: EventId = START,
+        live: bool = False,
+        owner: str | None = None,
     ) -> AsyncGenerator[list[tuple[EventId, str]], None]:
         """Yield a job's events after a cursor, in order and each once, in groups; the last one is the end event.
 
@@ -174,14 +180,15 @@ class EventHub:
             inbox: registered for it before this call.
             after: the last seen event.
             live: the job was accepted with this process as its sink, so there is nothing to replay.
+            owner: the tenant for whom it is; see :class:`broker.jobs.JobStore`.
 
         Raises:
-            LookupError: there is no such job.
+            LookupError: there is no such job of ``owner``.
             SealingError: an event is encrypted and cannot be read.
             StoreUnavailableError: Redis is away at the start.
         """
         cursor = parse_cursor(after)
-        if not live and await self._store.watch(job_id, self.process) is None:
+        if not live and await self._store.watch(job_id, self.process, owner=owner) is None:
             raise LookupError(job_id)
         from_log = not live
         while True:

@@ -67,6 +67,10 @@ end
 
 local function number(text) return tonumber(text or nil) end
 
+-- Whether the caller may reach an object of this tenant. a.owner: the tenant that asks; nil: an admin, or a process of ours. Records without
+-- a tenant are older than tenants. Another's object is answered as one that does not exist.
+local function owns(a, tenant) return not a.owner or a.owner == (tenant or 'default') end
+
 -- Note an administrative act in the audit stream, if a person asked for it: a.by, JSON of jobs.access.Actor. It is called after the act
 -- changed something. what: '<kind>.<verb>', on: its object, '<kind> <id>', details: a table, with `tenant` if the object has one; or nil.
 local function audit(a, what, on, details)

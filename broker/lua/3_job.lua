@@ -9,16 +9,26 @@ end
 
 local function code_of(f) return f.error and cjson.decode(f.error).code or '' end
 
+-- As `owns`, of a job: the fields tenant and batch of its record. Chunks are their batch's, and no tenant's.
+local function owns_job(a, j) return not a.owner or not j.batch and owns(a, j.tenant) end
+
+-- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
+-- leaves entries in the indexes by tenant, which lists pass over.
+local OUTLIVES_MS = 604800000
+
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, j, to, retention, f, result)
   local job, now = K.job(id), now_ms()
   f.state, f.finished = to, now
   write(job, f)
-  redis.call('PEXPIRE', job, exactly(retention))
+  redis.call('PEXPIRE', job, exactly(retention + OUTLIVES_MS))
   redis.call('ZADD', K.ended(to), exactly(now), id)
   if j.exp or j.qexp then redis.call('ZREM', K.deadlines(), id) end
-  if to == 'failed' or to == 'expired' then redis.call('ZADD', K.dead(), exactly(now), id) end
+  if to == 'failed' or to == 'expired' then
+    redis.call('ZADD', K.dead(), exactly(now), id)
+    if not j.batch then redis.call('ZADD', K.dead_of(j.tenant), exactly(now), id) end
+  end
   if j.state == 'running' then
     release_place(j.pool, j.lane, j.tenant)
   else
@@ -130,7 +140,9 @@ local function stop_job(id, event, retention)
 end
 
 define('cancel', function(a)
-  local before = a.by and read(K.job(a.id), {'state', 'tenant', 'cancel'})
+  local before = a.by or a.owner
+  before = before and read(K.job(a.id), {'state', 'tenant', 'batch', 'cancel'})
+  if before and not owns_job(a, before) then return nil end
   local state = stop_job(a.id, ON.cancel, a.retention_ms)
   if before and ON.cancel[before.state] and not before.cancel then
     audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
@@ -139,7 +151,8 @@ define('cancel', function(a)
 end)
 
 define('watch', function(a)
-  local s = read(K.job(a.id), {'state', 'sinks'})
+  local s = read(K.job(a.id), {'state', 'sinks', 'tenant', 'batch'})
+  if not owns_job(a, s) then return nil end
   if s.state == 'queued' or s.state == 'running' then
     local sinks = s.sinks or ''
     if not string.find(' ' .. sinks .. ' ', ' ' .. a.sink .. ' ', 1, true) then
@@ -151,6 +164,7 @@ end)
 
 define('move', function(a)
   local j = read(K.job(a.id), JOB)
+  if not owns_job(a, j) then return nil end
   local lane = a.lane or j.lane
   if j.state ~= 'queued' or lane == j.lane and not a.top then return j.state end
   local delayed = redis.call('ZSCORE', K.delayed(), a.id) -- its next attempt will be in the new lane

@@ -85,21 +85,24 @@ end
 
 define('accept', function(a, blobs)
   local id, pool, lane, tenant, now = a.id, a.pool, a.lane, a.tenant, now_ms()
+  local room = a.idem_tenant or tenant -- of idempotency keys
   local created = redis.call('HGET', K.job(id), 'created')
   if created then return with_rates(tenant, {kind = 'accepted', id = id, at = tonumber(created)}) end -- the client library sent the call twice
   if a.idem then
-    local known = redis.call('GET', K.idem('jobs', tenant, a.idem))
+    local known = redis.call('GET', K.idem('jobs', room, a.idem))
     local old, digest = string.match(known or '', '(%S+) (%S+)')
-    local since = old and redis.call('HGET', K.job(old), 'created')
-    if since and digest ~= a.digest then return {kind = 'conflict', id = old} end
-    if since then return with_rates(tenant, {kind = 'same', id = old, at = tonumber(since)}) end
+    local o = old and read(K.job(old), {'created', 'tenant', 'batch'}) or {}
+    local mine = owns_job(a, o) -- else an admin of this tenant used the key to retry another's job
+    if o.created and (digest ~= a.digest or not mine) then return {kind = 'conflict', id = mine and old or nil} end
+    if o.created then return with_rates(tenant, {kind = 'same', id = old, at = tonumber(o.created)}) end
   end
   -- After a stall the server meets submissions that were sent long ago, and whose clients were told that they failed.
   if a.not_after and now > a.not_after then return {kind = 'late', at = now} end
 
   -- A job is retried once. A further retry is a retry of the job that retried it.
   if a.retry_of then
-    local old = read(K.job(a.retry_of), {'state', 'finished', 'retried_as'})
+    local old = read(K.job(a.retry_of), {'state', 'finished', 'retried_as', 'tenant', 'batch'})
+    if not owns_job(a, old) then return {kind = 'gone', id = a.retry_of} end
     if not old.finished then return {kind = old.state and 'unfinished' or 'gone', id = a.retry_of} end
     local since = old.retried_as and redis.call('HGET', K.job(old.retried_as), 'created')
     if since then return {kind = 'same', id = old.retried_as, at = tonumber(since)} end
@@ -142,14 +145,16 @@ define('accept', function(a, blobs)
   if a.retry_of then
     redis.call('HSET', K.job(a.retry_of), 'retried_as', id)
     redis.call('ZREM', K.dead(), a.retry_of)
+    redis.call('ZREM', K.dead_of(tenant), a.retry_of)
     audit_of_another(a, tenant, 'job.retry', 'job ' .. a.retry_of, {retried_as = id})
   end
   if a.expires_in_ms then fields.exp = now + a.expires_in_ms end
   if a.queue_timeout_ms and leads ~= 'running' then fields.qexp = now + a.queue_timeout_ms end
   local deadline = math.min(fields.exp or math.huge, fields.qexp or math.huge)
   if deadline < math.huge then redis.call('ZADD', K.deadlines(), exactly(deadline), id) end
-  if a.idem then redis.call('SET', K.idem('jobs', tenant, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
+  if a.idem then redis.call('SET', K.idem('jobs', room, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
   redis.call('ZADD', K.jobs(), exactly(now), id)
+  if not a.batch then redis.call('ZADD', K.jobs_of(tenant), exactly(now), id) end
   if leader then
     redis.call('SADD', K.followers(leader), id)
   elseif a.coalesce then

@@ -17,12 +17,14 @@ define('batch_create', function(a)
   local before = made_before('batches', K.batch, a)
   if before then return before end
   if a.retry_of then
-    local old = read(K.batch(a.retry_of), {'status', 'ended', 'retried_as'})
+    local old = read(K.batch(a.retry_of), {'status', 'ended', 'retried_as', 'tenant'})
+    if not owns(a, old.tenant) then return {kind = 'gone'} end
     if not old.ended then return {kind = old.status and 'unfinished' or 'gone'} end
     if old.retried_as and redis.call('EXISTS', K.batch(old.retried_as)) == 1 then return {kind = 'same', id = old.retried_as} end
   end
-  local purpose = redis.call('HGET', K.file(input), 'purpose')
-  if purpose ~= 'batch' then return {kind = 'no_file', purpose = purpose or nil} end
+  local file = read(K.file(input), {'purpose', 'tenant'})
+  local purpose = owns(a, file.tenant) and file.purpose or nil
+  if purpose ~= 'batch' then return {kind = 'no_file', purpose = purpose} end
   note_idem('batches', a)
   if a.retry_of then redis.call('HSET', K.batch(a.retry_of), 'retried_as', id) end
   redis.call('HINCRBY', K.file(input), 'users', 1)
@@ -31,33 +33,40 @@ define('batch_create', function(a)
   f.tenant, f.window_ms, f.expires = a.tenant, a.window_ms, now + a.window_ms
   write(batch, f)
   redis.call('ZADD', K.batches(), exactly(now), id)
+  redis.call('ZADD', K.batches_of(a.tenant), exactly(now), id)
   redis.call('SADD', K.batches_active(), id)
   look(id)
   if a.retry_of then audit_of_another(a, a.tenant, 'batch.retry', 'batch ' .. a.retry_of, {retried_as = id}) end
   return {kind = 'created', id = id}
 end)
 
+-- A batch's status; nil: there is none that the caller may reach.
+local function status_of(a)
+  local s = read(K.batch(a.batch), {'status', 'tenant'})
+  return owns(a, s.tenant) and s.status or nil
+end
+
 define('batch_cancel', function(a)
   local batch = K.batch(a.batch)
-  local status = redis.call('HGET', batch, 'status')
-  local to = ON.batch_cancel[status]
+  local status = status_of(a)
+  local to = status and ON.batch_cancel[status]
   if to then
     redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
     look(a.batch)
     audit_of_another(a, redis.call('HGET', batch, 'tenant'), 'batch.cancel', 'batch ' .. a.batch)
   end
-  return to or status or nil
+  return to or status
 end)
 
 define('batch_pause', function(a)
   local batch = K.batch(a.batch)
-  local status = redis.call('HGET', batch, 'status')
+  local status = status_of(a)
   if status == 'validating' or status == 'in_progress' then
     local changed = set_paused(batch, a.paused)
     look(a.batch)
     if changed then audit_of_another(a, redis.call('HGET', batch, 'tenant'), a.paused and 'batch.pause' or 'batch.resume', 'batch ' .. a.batch) end
   end
-  return status or nil
+  return status
 end)
 
 define('batch_hold', function(a)
@@ -97,7 +106,7 @@ define('batch_step', function(a)
   redis.call('SREM', K.batches_active(), id)
   redis.call('ZADD', K.batches_retire(), exactly(now + a.retention_ms), id)
   redis.call('ZADD', K.batches_parts(), exactly(now + a.parts_retention_ms), id)
-  redis.call('PEXPIRE', batch, exactly(a.retention_ms))
+  redis.call('PEXPIRE', batch, exactly(a.retention_ms + OUTLIVES_MS))
   redis.call('PEXPIRE', K.batch_done(id), exactly(a.retention_ms))
   redis.call('DEL', K.batch_open(id))
   if redis.call('EXISTS', K.file(s.input_file_id)) == 1 then redis.call('HINCRBY', K.file(s.input_file_id), 'users', -1) end

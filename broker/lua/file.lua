@@ -9,7 +9,9 @@ define('file_create', function(a)
   write(file, {id = id, tenant = a.tenant, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires})
   if expires then redis.call('ZADD', K.files_expiry(), exactly(expires), id) end
   redis.call('ZADD', K.files(), exactly(now), id)
-  redis.call('ZADD', K.files_by_purpose(a.purpose), exactly(now), id)
+  for _, index in ipairs({K.files_by_purpose(a.purpose), K.files_of(a.tenant), K.files_of_purpose(a.tenant, a.purpose)}) do
+    redis.call('ZADD', index, exactly(now), id)
+  end
   redis.call('ZREM', K.files_announced(), id .. ' ' .. a.key)
   redis.call('SREM', K.files_trash(), a.key)
   return {kind = 'created', id = id}
@@ -18,6 +20,7 @@ end)
 define('file_delete', function(a)
   local id = a.id
   local f = read(K.file(id), {'key', 'purpose', 'users', 'expires', 'tenant'})
+  if not owns(a, f.tenant) then return 'gone' end
   if not f.key then
     redis.call('ZREM', K.files_expiry(), id)
     return 'gone'
@@ -25,8 +28,11 @@ define('file_delete', function(a)
   if tonumber(f.users or 0) > 0 then return 'busy' end
   if a.only_if_expired and not (f.expires and tonumber(f.expires) <= now_ms()) then return 'kept' end
   redis.call('SADD', K.files_trash(), f.key)
-  redis.call('SET', K.file_was(id), redis.call('ZSCORE', K.files(), id) or 0, 'PX', 3600000)
-  for _, index in ipairs({K.files(), K.files_by_purpose(f.purpose), K.files_expiry()}) do redis.call('ZREM', index, id) end
+  local tenant, score = f.tenant or 'default', redis.call('ZSCORE', K.files(), id) or 0
+  for _, name in ipairs({id, tenant .. ':' .. id}) do redis.call('SET', K.file_was(name), score, 'PX', 3600000) end
+  for _, index in ipairs({K.files(), K.files_by_purpose(f.purpose), K.files_of(tenant), K.files_of_purpose(tenant, f.purpose), K.files_expiry()}) do
+    redis.call('ZREM', index, id)
+  end
   redis.call('DEL', K.file(id))
   audit_of_another(a, f.tenant, 'file.delete', 'file ' .. id)
   return 'deleted'
@@ -46,12 +52,19 @@ define('file_orphans', function(a)
 end)
 
 define('page_of_ids', function(a)
-  local all, first = K[a.room](), 0
-  local index = a.purpose and K.files_by_purpose(a.purpose) or all
+  local first, all, index, was = 0, nil, nil, a.after
+  if a.owner then
+    all = K[a.room .. '_of'](a.owner)
+    index = a.purpose and K.files_of_purpose(a.owner, a.purpose) or all
+    was = a.owner .. ':' .. (a.after or '')
+  else
+    all = K[a.room]()
+    index = a.purpose and K.files_by_purpose(a.purpose) or all
+  end
   if a.after then
     local before, there = redis.call('ZRANK', index, a.after), 1
     if not before then -- it was deleted, or has another purpose: count what was before its place
-      local score = redis.call('ZSCORE', all, a.after) or redis.call('GET', K.file_was(a.after)) or exactly(a.made_ms)
+      local score = redis.call('ZSCORE', all, a.after) or redis.call('GET', K.file_was(was)) or exactly(a.made_ms)
       before, there = redis.call('ZCOUNT', index, '-inf', '(' .. score), 0
       for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, score, score)) do
         if id < a.after then before = before + 1 end

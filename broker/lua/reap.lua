@@ -65,12 +65,22 @@ local function retire(a, done)
   for _, state in ipairs({'succeeded', 'failed', 'cancelled', 'expired'}) do
     local ids = redis.call('ZRANGEBYSCORE', K.ended(state), '-inf', exactly(now_ms() - a.retention_ms), 'LIMIT', 0, a.most)
     if ids[1] then
-      local keys = {}
+      local keys, by_tenant = {}, {}
       for _, id in ipairs(ids) do
+        local j = read(K.job(id), {'tenant', 'batch'}, redis.pcall)
+        if j.tenant and not j.batch then
+          local theirs = by_tenant[j.tenant] or {}
+          by_tenant[j.tenant] = theirs
+          theirs[#theirs + 1] = id
+        end
         keys[#keys + 1] = K.job(id)
         keys[#keys + 1] = K.log(id)
       end
       redis.call('UNLINK', unpack(keys))
+      for tenant, theirs in pairs(by_tenant) do
+        redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
+        redis.call('ZREM', K.dead_of(tenant), unpack(theirs))
+      end
       redis.call('ZREM', K.jobs(), unpack(ids))
       redis.call('ZREM', K.dead(), unpack(ids))
       redis.call('ZREM', K.ended(state), unpack(ids))

@@ -7,6 +7,7 @@ end
 define('task_ask', function(a)
   local now, task, sink = now_ms(), K.task(a.kind, a.batch), a.sink
   if redis.call('ZCOUNT', K.coordinators(), '(' .. exactly(now), '+inf') == 0 then return nil end
+  if a.owner and not owns(a, redis.call('HGET', K.batch(a.batch), 'tenant') or nil) then return 0 end
   local s = read(task, {'run', 'answer', 'sinks'})
   local run = number(s.run) or 0
   if s.run and not s.answer then

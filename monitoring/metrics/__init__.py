@@ -24,6 +24,7 @@ from monitoring.metrics.common import (
     AcceptedJobs,
     Children,
     TenantNames,
+    WithoutTenants,
     set_up,
 )
 from monitoring.metrics.disk import DataDisk
@@ -47,6 +48,7 @@ __all__ = [
     "Gpus",
     "SharedState",
     "TenantNames",
+    "WithoutTenants",
     "WorkerMetrics",
     "serve_metrics",
     "set_up",

@@ -84,6 +84,22 @@ class TenantNames:
         return tenant
 
 
+class WithoutTenants(Collector):
+    """The series of a registry, without those that name a tenant."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics that have other series, or none at all."""
+        for metric in self._registry.collect():
+            seen = [sample for sample in metric.samples if "tenant" not in sample.labels]
+            if seen or not metric.samples:
+                shown = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+                shown.samples = seen
+                yield shown
+
+
 class AcceptedJobs:
     """Jobs that this process has put into a queue: an api its clients' jobs, a coordinator the chunks of batches.
 

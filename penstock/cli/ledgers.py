@@ -6,9 +6,9 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from click import option
@@ -59,7 +59,7 @@ def usage(
 
     Whole days of UTC are counted. A key sees its own tenant; one with the scope admin sees all.
     """  # noqa: D301  # \b is click's mark
-    step = "month" if bucket == "month" else "day"
+    step: Literal["day", "month"] = "month" if bucket == "month" else "day"
     with console.client() as client:
         found = client.usage.get(group_by=by, bucket=step, start=time.time() - since, tenant=tenant)
     rows = _total(found) if bucket == "all" else [(one.start_time, it) for one in found for it in one.results]
@@ -100,11 +100,14 @@ def _line(start: int, result: UsageResult, names: tuple[str, ...]) -> dict[str, 
     return {name: day if name == "from" else getattr(result, name) for name in names}
 
 
+def _cell_of(name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda line: _cell(line[name])
+
+
 def _print_usage(lines: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     shown = [name for name in names if name != "cost" or any(line["cost"] is not None for line in lines)]
     columns: Columns[dict[str, Any]] = [
-        Column(name.replace("_", " "), lambda line, name=name: _cell(line[name]), right=name in _COUNTS)
-        for name in shown
+        Column(name.replace("_", " "), _cell_of(name), right=name in _COUNTS) for name in shown
     ]
     if lines:
         screen().print(table(columns, lines))

@@ -77,7 +77,7 @@ async def test_no_answer_has_a_digest_or_a_secret(
     key = ApiKey.parse(made["key"])
     assert key is not None
     record = await store.client.hgetall(store.keys("key", key.id))
-    hidden = [record["digest"], key.secret, admin.secret]
+    hidden = [str(record["digest"]), key.secret, admin.secret]
     texts = [(await http.get(path)).text for path in (KEYS, f"{KEYS}/{key.id}", f"{KEYS}?tenant=alice")]
     texts.append((await http.request("DELETE", f"{KEYS}/{key.id}")).text)
     assert not [secret for secret in hidden for text in texts if secret in text]

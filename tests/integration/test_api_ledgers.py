@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from broker.settings import BrokerSettings
 from jobs.model import JobSpec, Usage
+from jobs.states import JobState
 from penstock import BadRequestError, Penstock
 from tests.apiserver import ApiServer
 from tests.processes import ROOT
@@ -48,7 +49,7 @@ async def ran(puppet: Puppet, tenant: str, key: str | None, times: int) -> None:
         await puppet.store.accept(job)
         claim = await puppet.take()
         used = Usage(1000, 500, 1500, cached_tokens=400)
-        await puppet.store.finish(claim, puppet.name, "succeeded", usage=used, device_us=1_000_000)
+        await puppet.store.finish(claim, puppet.name, JobState.SUCCEEDED, usage=used, device_us=1_000_000)
 
 
 async def command(api: ApiServer, *words: str) -> str:
@@ -77,7 +78,13 @@ async def test_usage_is_grouped_priced_and_in_buckets_of_days_and_months(
     await ran(puppet, "alice", "k1", 2)
     await ran(puppet, "alice", "k2", 1)
     await ran(puppet, "bob", None, 1)
-    one = {"requests": 1, "failures": 0, "batch_rows": 0, "input_tokens": 1000, "input_cached_tokens": 400}
+    one: dict[str, Any] = {
+        "requests": 1,
+        "failures": 0,
+        "batch_rows": 0,
+        "input_tokens": 1000,
+        "input_cached_tokens": 400,
+    }
     one |= {"output_tokens": 500, "gpu_seconds": 1.0, "cost": (600 * 2 + 400 * 1 + 500 * 4) / 1e6 + 0.001}
     head = {"object": "usage.result", "tenant": None, "key": None, "model": None}
 

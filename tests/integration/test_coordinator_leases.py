@@ -37,9 +37,9 @@ class CountedSteps(BatchSteps):
 
     turns = 0
 
-    async def get(self, batch_id: str) -> Batch | None:
+    async def get(self, batch_id: str, *, owner: str | None = None) -> Batch | None:
         self.turns += 1
-        return await super().get(batch_id)
+        return await super().get(batch_id, owner=owner)
 
 
 @pytest.mark.parametrize("status", ["validating", "closing", "finalizing", "cancelling"])

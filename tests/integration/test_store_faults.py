@@ -244,8 +244,8 @@ async def forget(store: JobStore, job_id: str) -> None:
     """Remove what a spoiled job left behind; nothing else runs."""
     counts = [store.keys(name, "default") for name in ("pool", "active", "active_bulk")]
     await store.client.delete(store.keys("job", job_id), store.keys("log", job_id), *counts)
-    for name in ("jobs", "deadlines"):
-        await store.client.zrem(store.keys(name), job_id)
+    for key in (store.keys("jobs"), store.keys("jobs_of", "default"), store.keys("deadlines")):
+        await store.client.zrem(key, job_id)
     async for key in store.client.scan_iter(
         store.keys("worker_jobs", "*")
     ):  # also of a worker that has ended over it

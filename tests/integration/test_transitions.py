@@ -196,7 +196,8 @@ async def test_a_record_that_is_none_keeps_no_other_job_from_its_worker(store: J
     assert (await waiting(store, Lane.HIGH), await waiting(store, Lane.LOW)) == (0, 0)
     for job_id in (ids[1], ids[2]):
         await store.client.delete(store.keys("job", job_id))
-        await store.client.zrem(store.keys("jobs"), job_id)
+        for index in (store.keys("jobs"), store.keys("jobs_of", "default")):
+            await store.client.zrem(index, job_id)
 
 
 async def test_claim_without_a_lease_is_fenced(store: JobStore) -> None:
@@ -217,7 +218,8 @@ async def test_finish_stores_everything_and_starts_the_clock(store: JobStore) ->
     t = job.timings
     assert t.finished_ms >= t.started_ms >= t.queued_ms
     assert (await store.result(claim.id)).body == b'{"a":"\xc3\xa9"}'
-    assert 86_000 < await store.client.ttl(store.keys("job", claim.id)) <= 86_400
+    week_s = 604_800  # the reaper comes first
+    assert 86_000 < await store.client.ttl(store.keys("job", claim.id)) - week_s <= 86_400
     assert await store.client.exists(store.keys("worker_jobs", W)) == 0
 
 

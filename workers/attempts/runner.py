@@ -46,6 +46,7 @@ class Runner:
         quarantine: lets one suspect in at a time.
         max_result_bytes: a larger response fails its job.
         device_share: devices of this worker for each of its slots.
+        share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
         run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
         die: ends the worker, since it cannot go on, with the reason.
@@ -63,12 +64,14 @@ class Runner:
         tracer: Tracer,
         max_result_bytes: int,
         device_share: float,
+        share_prefixes: bool,
         run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
         die: Callable[[str], None],
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
         self._quarantine, self._metrics, self._tracer = quarantine, metrics, tracer
+        self._share_prefixes = share_prefixes
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._die = die
         self._endings = Endings(engine, store, worker, metrics, max_result_bytes, device_share)
@@ -237,6 +240,7 @@ class Runner:
                 claim.attempt,
                 {} if span.context is None else span.context.headers(),
                 partial(span.event, "handed_over") if span.recording else None,
+                None if self._share_prefixes else claim.tenant,
             )
             attempt.on_engine = True
             try:

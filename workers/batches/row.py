@@ -73,10 +73,19 @@ class RowRunner:
         engine: a started engine.
         retry: how long a row waits for its next try.
         max_result_bytes: a larger response fails its row.
+        share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
     """
 
-    def __init__(self, engine: Engine, retry: RetryPolicy, max_result_bytes: int, tracer: Tracer) -> None:
-        self._engine, self._retry = engine, retry
+    def __init__(
+        self,
+        engine: Engine,
+        retry: RetryPolicy,
+        max_result_bytes: int,
+        tracer: Tracer,
+        *,
+        share_prefixes: bool,
+    ) -> None:
+        self._engine, self._retry, self._share_prefixes = engine, retry, share_prefixes
         self._max_result_bytes, self._tracer = max_result_bytes, tracer
 
     async def run(self, chunk: ChunkAttempt, row: Row, ident: str) -> RowEnd | None:
@@ -101,6 +110,7 @@ class RowRunner:
                 priority=chunk.claim.lane.engine_priority,
                 attempt=number,
                 trace={} if span.context is None else span.context.headers(),
+                tenant=None if self._share_prefixes else chunk.claim.tenant,
             )
             chunk.on_engine += 1
             try:

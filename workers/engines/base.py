@@ -49,6 +49,7 @@ class EngineRequest:
         priority: smaller runs sooner. It replaces a ``priority`` of the body.
         attempt: which run of this job it is, from 1.
         trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty if there is none.
+        tenant: with whose requests alone it shares cached prefixes (:mod:`workers.engines.salt`); None: with all.
         handed_over: called once what the engine does before scheduling (templates, tokens) is done, if it can tell.
     """
 
@@ -60,6 +61,7 @@ class EngineRequest:
     attempt: int = 1
     trace: Mapping[str, str] = field(default_factory=dict)
     handed_over: Callable[[], None] | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,11 @@ class EngineHost:
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
         device_share = self._device.count / capacity
         rows = RowRunner(
-            self.engine, RetryPolicy(s.retry_base_s, s.retry_max_s), s.max_result_bytes, self._tracer
+            self.engine,
+            RetryPolicy(s.retry_base_s, s.retry_max_s),
+            s.max_result_bytes,
+            self._tracer,
+            share_prefixes=s.shared_prefix_cache,
         )
         chunks = ChunkRunner(
             rows,
@@ -204,6 +208,7 @@ class EngineHost:
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
             device_share=device_share,
+            share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
             die=self.ending.die,

@@ -31,6 +31,7 @@ class BatchCreate(Call[BatchCreated]):
 
     Attributes:
         idem: idempotency key, ``digest``: of the request.
+        owner: the tenant that asks: another's file or batch is not there for it. None: an admin, or a process of ours.
         fields: further fields of the record.
     """
 
@@ -44,21 +45,30 @@ class BatchCreate(Call[BatchCreated]):
     idem_ttl_ms: int
     idem: str | None = None
     retry_of: str | None = None
+    owner: str | None = None
     by: str | None = None
 
 
 class BatchCancel(Call[str | None]):
-    """Cancel a batch: it ends when its running rows have been stopped. Answers with its status; None: there is none."""
+    """Cancel a batch: it ends when its running rows have been stopped. Answers with its status; None: there is none.
+
+    ``owner``: the tenant that asks: None is answered for another's. None: an admin.
+    """
 
     batch: str
+    owner: str | None = None
     by: str | None = None
 
 
 class BatchPause(Call[str | None]):
-    """Pause a batch (its running rows end, no more begin), or resume it. Answers with its status; None: there is none."""
+    """Pause a batch (its running rows end, no more begin), or resume it. Answers with its status; None: there is none.
+
+    ``owner``: as of :class:`BatchCancel`.
+    """
 
     batch: str
     paused: bool
+    owner: str | None = None
     by: str | None = None
 
 

@@ -42,10 +42,14 @@ class FileDelete(Call[str]):
     """Delete a file's record, and put its object into the trash, which the sweeper empties.
 
     Answers ``deleted``, ``gone``, ``busy`` (an unfinished batch reads it), or ``kept`` (it has not expired).
+
+    Attributes:
+        owner: the tenant that asks: another's is ``gone``. None: an admin, or the sweeper.
     """
 
     id: str
     only_if_expired: bool
+    owner: str | None = None
     by: str | None = None
 
 
@@ -64,6 +68,7 @@ class PageOfIds(Call[list[str]]):
         purpose: only files of this purpose.
         after: only those that follow this id.
         made_ms: when ``after`` was created, if it has no record.
+        owner: only those of this tenant; None: of every tenant.
     """
 
     flags = READS
@@ -73,3 +78,4 @@ class PageOfIds(Call[list[str]]):
     made_ms: int
     after: str | None = None
     purpose: str | None = None
+    owner: str | None = None

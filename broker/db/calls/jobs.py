@@ -39,7 +39,8 @@ class Accept(Call[Accepted]):
         tokens: of its prompt, counted or estimated.
         most_tokens: the most that it may generate; None: it does not say.
         rows: how many answers it generates.
-        idem: idempotency key, ``digest``: of the submission.
+        idem: idempotency key, ``digest``: of the submission, ``idem_tenant``: whose key it is; None: the job's tenant's.
+        owner: the tenant that asks; None: an admin, or a process of ours.
         not_after: refuse it as ``late`` after this moment.
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
@@ -64,6 +65,8 @@ class Accept(Call[Accepted]):
     coalesce: str | None = None
     idem: str | None = None
     digest: str | None = None
+    idem_tenant: str | None = None
+    owner: str | None = None
     retry_of: str | None = None
     expires_in_ms: int | None = None
     queue_timeout_ms: int | None = None
@@ -204,26 +207,36 @@ class Disown(Call[bool]):
 
 
 class Cancel(Call[str | None]):
-    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state."""
+    """Cancel a job: a queued one now, a running one when its worker, which is told, has stopped it. Answers its state.
+
+    Attributes:
+        owner: the tenant that asks: None is answered for another's. None: an admin, or a process of ours.
+    """
 
     id: str
     retention_ms: int
+    owner: str | None = None
     by: str | None = None
 
 
 class Watch(Call[str | None]):
-    """Send a job's events to an api process, too. Answers with its state."""
+    """Send a job's events to an api process, too. Answers with its state. ``owner``: as of :class:`Cancel`."""
 
     id: str
     sink: str
+    owner: str | None = None
 
 
 class Move(Call[str | None]):
-    """Change the lane of a queued job, or (``top``) make it the next of its lane. Answers with its state."""
+    """Change the lane of a queued job, or (``top``) make it the next of its lane. Answers with its state.
+
+    ``owner``: as of :class:`Cancel`.
+    """
 
     id: str
     lane: str | None = None
     top: bool | None = None
+    owner: str | None = None
     by: str | None = None
 
 

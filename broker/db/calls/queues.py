@@ -50,3 +50,14 @@ class SetLimits(Call[bool]):
     """
 
     limits: Mapping[str, float]
+
+
+class IndexTenants(Call[bool]):
+    """Add objects to the indexes by tenant, unless their records are gone.
+
+    Attributes:
+        room: ``jobs``, ``files`` or ``batches``.
+    """
+
+    room: str
+    ids: list[str]

@@ -6,9 +6,12 @@ from broker.db.calls.base import WRITES, Answer, Call
 
 
 class TaskAsk(Call[int | None]):
-    """Ask for a task, or join the callers of one without an answer. Answers with its run; None: no coordinator is alive.
+    """Ask for a task, or join the callers of one without an answer.
+
+    Answers with its run; None: no coordinator is alive; 0: there is no such batch for ``owner``.
 
     Attributes:
+        owner: the tenant that asks; None: an admin.
         sink: the api process to which the answer is published.
         args: JSON.
     """
@@ -19,6 +22,7 @@ class TaskAsk(Call[int | None]):
     sink: str
     args: str
     ttl_ms: int
+    owner: str | None = None
 
 
 class TakenTask(Answer):

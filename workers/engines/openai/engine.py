@@ -6,10 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 import msgspec
+import structlog
 
 from jobs.endpoints import CHAT, STREAMING
 from jobs.facts import EnginePriority, EngineStats
@@ -19,7 +21,10 @@ from workers.engines.counting import count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_priority, learn_field
 from workers.engines.priority import report_priority, with_priority
+from workers.engines.salt import blames_salt, with_salt
 from workers.engines.settings import OpenAISettings
+
+log = structlog.get_logger(__name__)
 
 _GONE = frozenset({502, 503, 504})
 """Statuses of a proxy without a server, or of a server that still loads."""
@@ -34,11 +39,20 @@ _decode = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What we add to a body: the priority, and the salt of a tenant; None: not."""
+
+    priority: int | None
+    salt_for: str | None
+
+
 class OpenAIEngine:
     """The engine ``openai``; see :class:`workers.engines.base.Engine`.
 
     The server learns the job's id as ``X-Request-Id``; one that does not know this header gives its own response ids. It
-    learns the job's priority as ``X-Vllm-Priority`` and as ``priority`` in the body, the latter unless it refuses it.
+    learns the job's priority as ``X-Vllm-Priority`` and as ``priority`` in the body, the latter unless it refuses it. So it
+    does the tenant's ``cache_salt``.
     """
 
     name = "openai"
@@ -51,6 +65,7 @@ class OpenAIEngine:
         self._http: aiohttp.ClientSession | None = None
         self._models: tuple[ModelInfo, ...] = ()
         self._priority = PriorityField()
+        self._salted = True
         self._running = 0
         self._heard_s = 0.0
         self._streams: dict[str, Any] = {}
@@ -133,38 +148,38 @@ class OpenAIEngine:
 
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
-        priority = self._priority.value(request.priority)
+        given = Given(self._priority.value(request.priority), request.tenant if self._salted else None)
+        refused: list[Given] = []
         self._running += 1
         try:
             with self._reaching():
-                final = await self._send(request, emit, priority)
-                if final is None:
-                    final = await self._send(request, emit, None)
-                    assert final is not None  # noqa: S101 - it refuses no field that it was not given
-                    if final.status < 400:  # so it was the field, and no word of the client's
-                        self._refused()
+                while isinstance(final := await self._send(request, emit, given), Given):
+                    refused.append(given)
+                    given = final
+                if refused and final.status < 400:  # so it was the field, and no word of the client's
+                    self._leave_out(refused[0], given)
                 return final
         finally:
             self._running -= 1
             self._streams.pop(request.id, None)
 
-    def _refused(self) -> None:
-        """Leave the field out from now on: the server was changed since the start, or the start did not find it out."""
-        if self._priority.state is not EnginePriority.REFUSED:
+    def _leave_out(self, before: Given, after: Given) -> None:
+        """Leave fields out from now on: the server was changed since the start, or the start did not find it out."""
+        if before.priority != after.priority and self._priority.state is not EnginePriority.REFUSED:
             self._priority = PriorityField(EnginePriority.REFUSED)
             report_priority(self.name, self._priority.state)
+        if before.salt_for != after.salt_for and self._salted:
+            self._salted = False
+            log.warning("engine_salt_refused", engine=self.name)
 
-    async def _send(self, request: EngineRequest, emit: Emit, priority: int | None) -> Final | None:
-        """Send the request.
-
-        Args:
-            priority: for the body; None leaves it out.
+    async def _send(self, request: EngineRequest, emit: Emit, given: Given) -> Final | Given:
+        """Send the request with these fields in its body.
 
         Returns:
-            The end of the run. None: the server seems to refuse the priority, and nothing was emitted.
+            The end of the run; or the fields to send instead, as the server seems to refuse one, and nothing was emitted.
         """
         raw, hide_usage = _prepare(request)
-        body = with_priority(raw, priority)
+        body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         # Leaving the block early closes the connection, by which the server knows to abort.
         async with self._client().post(self._base + request.endpoint, data=body, headers=headers) as response:
@@ -173,8 +188,10 @@ class OpenAIEngine:
             streamed = response.content_type == "text/event-stream"
             if not streamed or status in _GONE:
                 answer = await response.read()
-                if priority is not None and blames_priority(status, answer):
-                    return None
+                if given.priority is not None and blames_priority(status, answer):
+                    return replace(given, priority=None)
+                if ours and blames_salt(status, answer):  # with a salt of its own the client gets the refusal
+                    return replace(given, salt_for=None)
                 if status in _GONE:
                     raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
                 return whole(status, answer)

@@ -22,6 +22,7 @@ from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineSta
 from workers.engines.counting import context_length, count_prompts, read_count
 from workers.engines.full_stream import relay, whole
 from workers.engines.priority import with_priority
+from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, wire
 from workers.engines.vllm.boot import load, make_app, slots
@@ -192,7 +193,7 @@ class VllmEngine:
         path, raw = request.endpoint, request.body
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
-            sent = with_priority(raw, request.priority)
+            sent, _ = with_salt(with_priority(raw, request.priority), request.tenant)
             return whole(*await call_app(self._app, "POST", path, sent, headers))
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
@@ -206,7 +207,7 @@ class VllmEngine:
             body.pop("stream", None)
             body.pop("stream_options", None)
         try:
-            response, raw_request = await endpoint.call(body, headers)
+            response, raw_request = await endpoint.call(salted(body, request.tenant), headers)
         except InvalidBodyError:
             refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
             return whole(*await call_app(self._app, "POST", path, refused, headers))

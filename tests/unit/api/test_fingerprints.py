@@ -1,0 +1,26 @@
+"""The names of shared prefixes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.admission.fingerprints import MIN_PREFIX, affinity_of
+
+LONG = "x" * MIN_PREFIX
+
+
+@pytest.mark.parametrize(
+    ("request_", "explicit"),
+    [
+        ({"prompt": LONG}, None),
+        ({"messages": [{"role": "system", "content": LONG}]}, None),
+        ({"prompt_cache_key": "k"}, None),
+        ({}, "k"),
+    ],
+)
+def test_a_prefix_is_shared_within_a_tenant(request_: dict[str, Any], explicit: str | None) -> None:
+    names = [affinity_of(request_, explicit, tenant) for tenant in ("alice", "alice", "bob", None)]
+    assert names[0] == names[1]
+    assert len({*names}) == 3
