@@ -11,6 +11,7 @@ import pytest
 from api.access.scopes import ROUTES, Needs
 from jobs.access import Scope
 from tests.security import routes
+from tests.security.identities import ALICE, BOB
 from tests.security.routes import Route
 from tests.security.world import Answer, Caller, World
 
@@ -192,6 +193,22 @@ def test_queues_and_metrics_name_no_other_tenant(world: World) -> None:
         assert world.ask(caller, "GET", path).status == 200
     assert world.alice.name in world.ask(world.caller("admin"), "GET", "/v1/queues").text
     assert world.alice.name in world.ask(world.caller("admin"), "GET", "/metrics").text
+
+
+@pytest.mark.parametrize("given", [{}, {"tenant": ALICE}], ids=["of all", "of another"])
+def test_usage_is_ones_own(world: World, given: dict[str, str]) -> None:
+    asked = {"group_by": "tenant,key,model", **given}
+    text = world.ask(world.caller("bob"), "GET", "/v1/usage", params=asked).text
+    assert BOB in text
+    text = world.ask(world.caller("admin"), "GET", "/v1/usage", params=asked).text
+    assert ALICE in text
+
+
+@every([route for route in routes.GUARDED if route.method == "GET" and route.kind in {None, "key", "tenant"}])
+def test_no_answer_shows_a_secret_or_its_digest(world: World, route: Route) -> None:
+    ids = world.alice.ids(route.kind).values() if route.kind else [None]
+    for ident in ids:
+        assert world.ask(world.caller("admin"), "GET", route.url(ident)).status == 200
 
 
 @every([route for route in routes.OF_TENANTS if route.method == "GET"])

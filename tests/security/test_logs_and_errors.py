@@ -220,7 +220,9 @@ def test_no_log_line_holds_a_secret(life: Life) -> None:
 
 def test_no_log_line_holds_what_was_asked_or_answered(life: Life) -> None:
     words = [mark for one in life.world.tenants.values() for mark in (one.prompt, one.answer, one.note)]
-    answers = [json.loads(got.text) for got in life.answers if got.headers["content-type"] == "application/json"]
+    answers = [
+        json.loads(got.text) for got in life.answers if got.headers["content-type"] == "application/json"
+    ]
     said = {one["choices"][0]["message"]["content"] for one in answers if "choices" in one}
     assert said
     assert [one for one in lines(life) if any(word in one[1] for word in [*words, *said])] == []

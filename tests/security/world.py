@@ -80,7 +80,8 @@ class World:
     def __init__(self, url: str, base: BrokerSettings, keys: Mapping[str, str | None]) -> None:
         self.url, self.base = url, base
         self._callers = {
-            name: Caller(name, key, WANTED.get(name, WANTED["bob"]).sees if key else ()) for name, key in keys.items()
+            name: Caller(name, key, WANTED.get(name, WANTED["bob"]).sees if key else ())
+            for name, key in keys.items()
         }
         self.alice, self.bob = _tenant(ALICE, keys["alice"]), _tenant(BOB, keys["bob"])
         self.tenants = {tenant.name: tenant for tenant in (self.alice, self.bob)}
