@@ -50,10 +50,16 @@ def _many(report: dict[str, Any]) -> str:
         f" memory grew by {many['api_grew_mb']} MB more than that of the other."
     )
     rows = [
-        [row["way"], f"{row['empty_ms']:.2f} ms", f"{row['full_ms']:.2f} ms", _rounds(row["ratios"])]
+        [
+            row["way"],
+            f"{row['empty_ms']:.2f} ms",
+            f"{row['full_ms']:.2f} ms",
+            _rounds(row["ratios"]),
+            f"{row['empty_us']:.0f} / {row['full_us']:.0f} µs",
+        ]
         for row in many["accept"]
     ]
-    header = ["submission with", "one key, median", "many, median", "ratio (rounds)"]
+    header = ["submissions with", "empty, median", "full, median", "ratio (rounds)", "Valkey, empty / full"]
     return f"{wrap(said)}\n\n{table(header, rows)}"
 
 

@@ -36,7 +36,7 @@ TABLES = ("tenants-cost", "tenants-many", "tenants-flood")
 
 __all__ = ["QUICK", "TABLES", "tables"]
 
-CHAT = "/v1/chat/completions"
+CHAT, SUBMIT = "/v1/chat/completions", "/v1/jobs"
 _CALL = json.loads(BODY)
 SUBMISSION = json.dumps({"input": _CALL}).encode()
 WAYS = {
@@ -95,42 +95,48 @@ async def full_against_empty(empty: Guarded, full: Guarded, args: argparse.Names
     known, sizes = await full.fill(args.tenants, args.keys)
     say(f"{args.tenants:,} tenants and {args.keys:,} keys are made")
     only = await empty.tenant("acme", **QUOTAS)
-    api = {side: _memory(stack) for side, stack in (("empty", empty), ("full", full))}
+    rss = {side: _memory(stack) for side, stack in (("empty", empty), ("full", full))}
     draw = random.Random(16)
     hot = draw.sample(known, min(1000, len(known)))
-    ways: dict[str, dict[str, list[float]]] = {}
+    seen: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for stack in (empty, full):
         await stack.ask("POST", "/v1/queues/default/pause")
-    for number in range(-1, args.accept_rounds):
+    await drive_as(empty.base, SUBMIT, SUBMISSION, [only] * len(hot), 1)
+    await drive_as(full.base, SUBMIT, SUBMISSION, hot, 1)  # from here on the api knows them
+    for number in range(args.accept_rounds):
         given = {
-            "keys that the api knows": draw.choices(hot, k=args.submissions),
-            "any key": draw.choices(known, k=args.submissions),
+            "the same key": [hot[0]] * args.submissions,
+            f"{len(hot):,} keys that the api knows": draw.choices(hot, k=args.submissions),
+            f"any of {len(known):,} keys": draw.choices(known, k=args.submissions),
         }
-        for way, some in given.items():
-            order = [(empty, [only] * len(some)), (full, some)]
-            for stack, keys in order if number % 2 else reversed(order):
-                replies = await drive_as(stack.base, "/v1/jobs", SUBMISSION, keys, 1)
-                if number >= 0:  # the first round warms up
-                    side = "full" if stack is full else "empty"
-                    found = ways.setdefault(way, {"empty": [], "full": []})[side]
-                    found.append(statistics.median(reply.total_s for reply in replies) * 1000)
-                await stack.ask("DELETE", "/v1/queues/default/normal")
-    grown = (_memory(full) - api["full"]) - (_memory(empty) - api["empty"])
+        for way, keys in given.items():
+            found = seen.setdefault(way, {"empty": [], "full": []})
+            for side in ("empty", "full") if number % 2 else ("full", "empty"):
+                stack, some = (full, keys) if side == "full" else (empty, [only] * len(keys))
+                found[side].append(await stack.accept(SUBMIT, SUBMISSION, some))
+        say(f"many: round {number + 1} of {args.accept_rounds}")
+    grown = (_memory(full) - rss["full"]) - (_memory(empty) - rss["empty"])
     return {
         "tenants": args.tenants,
         "keys": args.keys,
         "bytes_of_a_tenant": round(sizes["tenant"]),
         "bytes_of_a_key": round(sizes["key"]),
         "api_grew_mb": round(grown / 1e6, 1),
-        "accept": [
-            {
-                "way": way,
-                "empty_ms": round(statistics.median(sides["empty"]), 3),
-                "full_ms": round(statistics.median(sides["full"]), 3),
-                "ratios": [round(f / e, 3) for f, e in zip(sides["full"], sides["empty"], strict=True)],
-            }
-            for way, sides in ways.items()
-        ],
+        "accept": [{"way": way, **_accept_row(sides)} for way, sides in seen.items()],
+    }
+
+
+def _accept_row(sides: Mapping[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    def middle(side: str, place: int) -> float:
+        return round(statistics.median(one[place] for one in sides[side]), 3)
+
+    pairs = zip(sides["full"], sides["empty"], strict=True)
+    return {
+        "empty_ms": middle("empty", 0),
+        "full_ms": middle("full", 0),
+        "empty_us": middle("empty", 1),
+        "full_us": middle("full", 1),
+        "ratios": [round(full[0] / empty[0], 3) for full, empty in pairs],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -45,7 +44,7 @@ NO_REFERENCES = {
 """Fields that look as if they did."""
 
 
-def every(found: list[Route]) -> Any:
+def every(found: list[Route]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("route", found, ids=str)
 
 

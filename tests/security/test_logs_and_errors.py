@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Life:
         for one in (file, broken):
             body = BATCH | {"input_file_id": one["id"], "metadata": {"note": tenant.note}}
             batch = json.loads(self.say(who, "POST", "/v1/batches", json=body).text)["id"]
-            wait_until(lambda batch=batch: self.ended(who, batch))
+            wait_until(partial(self.ended, who, batch))
             self.say(who, "GET", f"/v1/batches/{batch}/results")
             self.say(who, "GET", f"/v1/batches/{batch}/verify")
             self.say(who, "POST", f"/v1/batches/{batch}/retry")
@@ -97,7 +98,7 @@ class Life:
     def err(self, who: str, tenant: Tenant) -> None:
         """Send what is refused, and what fails."""
         body, mark = self.chat(tenant), tenant.prompt
-        refused = [
+        refused: list[dict[str, Any]] = [
             {"content": f'{{"model": "simulated", "messages": "{mark}"'.encode()},
             {"json": body | {"messages": [{"role": mark}]}},
             {"json": body | {"max_tokens": mark}},

@@ -16,7 +16,7 @@ from redis import Redis
 from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from jobs.access import ApiKey
+from jobs.access import ApiKey, Scope
 from tests.apiserver import ApiServer
 from tests.coordinators import CoordinatorThread
 from tests.processes import WorkerProcess
@@ -36,11 +36,17 @@ POOL = "strings"
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and whose words may stand in the answer."""
+    """Who asks.
+
+    Attributes:
+        sees: the tenants whose words may stand in the answer.
+        counts_tenants: the names of all may; it has the scope ``metrics``.
+    """
 
     name: str
-    key: str | None = None
-    sees: tuple[str, ...] = ()
+    key: str | None
+    sees: tuple[str, ...]
+    counts_tenants: bool
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,7 @@ class World:
 
     def __init__(self, url: str, base: BrokerSettings, keys: Mapping[str, str | None]) -> None:
         self.url, self.base = url, base
-        self._callers = {
-            name: Caller(name, key, WANTED.get(name, WANTED["bob"]).sees if key else ())
-            for name, key in keys.items()
-        }
+        self._callers = {name: _caller(name, key) for name, key in keys.items()}
         self.alice, self.bob = _tenant(ALICE, keys["alice"]), _tenant(BOB, keys["bob"])
         self.tenants = {tenant.name: tenant for tenant in (self.alice, self.bob)}
         self.secrets = {PEPPER, *secrets_of(keys)}
@@ -129,15 +132,23 @@ class World:
     def leaks(self, caller: Caller, answer: str, sent: str) -> list[str]:
         """Return what an answer says of others, or of keys, that its request did not say."""
         words = [mark for name, one in self.tenants.items() if name not in caller.sees for mark in one.marks]
+        if caller.counts_tenants:
+            words = [word for word in words if word not in self.tenants]
         return [word for word in [*words, *self.secrets] if word in answer and word not in sent]
 
 
+def _caller(name: str, key: str | None) -> Caller:
+    wanted = WANTED.get(name, WANTED["bob"])
+    return Caller(name, key, wanted.sees if key else (), bool(key) and Scope.METRICS in wanted.scopes)
+
+
 def _tenant(name: str, key: str | None) -> Tenant:
-    words = (f"{kind}-{secrets.token_hex(6)}" for kind in ("prompt", "answer", "note"))
     assert key is not None
     parsed = ApiKey.parse(key)
     assert parsed is not None
-    return Tenant(name, key, *words, {("key", "good"): parsed.id, ("tenant", "set"): name})
+    prompt, answer, note = (f"{kind}-{secrets.token_hex(6)}" for kind in ("prompt", "answer", "note"))
+    objects = {("key", "good"): parsed.id, ("tenant", "set"): name}
+    return Tenant(name, key, prompt, answer, note, objects)
 
 
 @contextmanager
