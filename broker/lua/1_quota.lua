@@ -103,7 +103,7 @@ local function count_held(tenant, what, by, most)
   if limit_to and (number(redis.call('HGET', K.quota(tenant), what)) or 0) + by > limit_to then
     return {kind = 'over_quota', id = '', most = limit_to}
   end
-  redis.call('HINCRBY', K.quota(tenant), what, exactly(by))
+  if by ~= 0 then redis.call('HINCRBY', K.quota(tenant), what, exactly(by)) end -- an empty file's size, negated, is -0
 end
 
 -- Why a tenant's batches wait; nil: they may run.
