@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.access.identity import actor_of, owner_of
 from api.admission.rights import check_lane
+from api.batches.create import refuse_limited_key
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
@@ -56,6 +57,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def retry(batch_id: str, request: Request) -> Response:
         """A new batch of the rows in the error file. A batch is retried once: a second call finds the same new batch."""
+        refuse_limited_key(request.scope)
         batch = await _ended_batch(services, batch_id, owner_of(request.scope))
         if batch.error_file_id is None:
             raise ApiError(409, f"{batch.id} has no failed rows", "nothing_to_retry", param="batch_id")
