@@ -11,8 +11,8 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from api.access.identity import actor_of, owner_of
-from api.batches.create import refuse_limited_key
 from api.admission.rights import check_lane
+from api.batches.create import refuse_limited_key
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
