@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
@@ -30,7 +31,37 @@ class Price(BaseModel):
     gpu_hour: float = Field(0.0, ge=0, description="An hour of device.")
 
 
-class ApiSettings(BrokerSettings):
+class TlsSettings(BrokerSettings):
+    """TLS of the api."""
+
+    tls_cert_file: Path | None = Field(
+        None,
+        description="PEM file with the api's certificate and its chain; then it serves https, from TLS 1.2 on. Changed files"
+        " are read within seconds. Default: plain http.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file with its private key, without a password. Default: in `tls_cert_file`."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities whose certificates clients must show (mutual TLS), for `/health` and"
+        " `/metrics` too. Default: clients need none.",
+    )
+
+    @field_validator("tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _needs_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert_file") is None:
+            raise ValueError("there is no tls_cert_file; name the certificate too")
+        return path
+
+    @property
+    def scheme(self) -> str:
+        """What an address of the api begins with."""
+        return "http" if self.tls_cert_file is None else "https"
+
+
+class ApiSettings(TlsSettings):
     """Where the api listens, and the bounds it puts on requests."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")

@@ -57,6 +57,7 @@ _KEPT = (
     "coalesce",
     "expires_in_ms",
     "queue_timeout_ms",
+    "keep_ms",
     "key",
 )
 """The fields of a submission that the function gets as they are."""
@@ -181,6 +182,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
+            once=spec.once or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             idem=spec.idempotency_key,
             idem_tenant=spec.idempotency_tenant,
@@ -229,6 +231,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         call = calls.Cancel(id=job_id, retention_ms=self.retention_ms, owner=owner, by=encoded(by))
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
+
+    async def drop_bodies(self, job_id: str, *, owner: str) -> bool:
+        """Drop the bodies of an ended job whose result its owner has fetched, if it is kept for that alone.
+
+        Args:
+            owner: the tenant that has fetched it. Nobody but the job's owner changes anything.
+
+        Returns:
+            Whether they are dropped.
+        """
+        return await self.functions.call(calls.DropBodies(id=job_id, owner=owner))
 
     async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""

@@ -47,6 +47,8 @@ EVENTS = {
     "batch_waits_for_queue": "A batch's chunk was not submitted, as the lane is full; it is retried.",
     "batch_waits_for_redis": "A batch's next step waits for Redis.",
     "batch_waits_for_storage": "A batch's next step waits for storage, which is failing or full.",
+    "bodies_not_dropped": "The bodies of a job with `store: false` could not be dropped after the fetch of its result, as "
+    "Redis is unreachable. They are dropped when `unstored_s` is over.",
     "bury_failed": "A worker that ends could not end its lease: its jobs are taken over when the lease expires.",
     "cancel_asked": "A caller asked to cancel a job; `state` is the job's state after that.",
     "chunk_end_delayed": "The end of a batch's chunk could not be written, as Redis is unreachable; it is retried.",
@@ -199,6 +201,8 @@ EVENTS = {
     "over before; change them with `penstock tenants set`.",
     "tenants_indexed": "The lists of each tenant's jobs, files and batches were made, for the first time on this Redis.",
     "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
+    "tls_files_read": "The api read its changed certificate; new connections get it.",
+    "tls_files_refused": "The api's changed certificate cannot be used; it serves the one that it had.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

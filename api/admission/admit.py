@@ -17,6 +17,7 @@ from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
+from jobs.tenants import Tenant
 
 
 class Terms(TypedDict, total=False):
@@ -48,6 +49,7 @@ async def admit(
     affinity_key: str | None = None,
     coalesce: bool = False,
     models: Collection[str] | None = None,
+    store: bool = True,
     **terms: Unpack[Terms],
 ) -> JobSpec:
     """Check a request, choose its pool and make its job.
@@ -65,6 +67,7 @@ async def admit(
         affinity_key: the client's own name for the prefix that this request shares with others.
         coalesce: an identical job under way may answer this one too.
         models: those that the caller's key may use; None: every one of its tenant.
+        store: keep its result; false, or OpenAI's own ``store: false`` in the body: until it was fetched, or for a while.
         terms: further fields of the job.
 
     Returns:
@@ -77,7 +80,7 @@ async def admit(
     """
     run = services.bodies.run
     tenant = terms.get("tenant", DEFAULT_TENANT)
-    await check_lane(services, tenant, lane)
+    owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
@@ -91,6 +94,8 @@ async def admit(
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
     )
+    unstored_ms = int(services.settings.unstored_s * 1000)
+    keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -105,8 +110,17 @@ async def admit(
         prompt_tokens=given_tokens(request) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
+        keep_ms=keep_ms,
+        once=once,
         **terms,
     )
+
+
+def _kept(owner: Tenant, unstored_ms: int, *, store: bool) -> tuple[int | None, bool]:
+    """Return how long a job's record is kept after its end (None: as the settings say), and whether for one fetch only."""
+    if not store or owner.retention_ms == 0:
+        return unstored_ms, True
+    return owner.retention_ms, False
 
 
 def model_name(asked: object, default: str | None) -> str:

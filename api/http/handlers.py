@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.http.asgi import shown_path
 from api.http.errors import (
     INVALID,
     RATE_LIMIT,
@@ -29,6 +30,7 @@ from api.http.errors import (
 from api.http.rates import over_quota
 from broker.db.errors import (
     BatchUnfinishedError,
+    BodyGoneError,
     BusyError,
     FileGoneError,
     FileInUseError,
@@ -141,6 +143,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         OverQuotaError: over_quota,
         InfeasibleError: _infeasible,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
+        BodyGoneError: lambda error: ApiError(410, str(error), "result_gone"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
         BatchUnfinishedError: lambda error: ApiError(409, str(error), "batch_not_finished"),
         KeyInactiveError: lambda error: ApiError(409, str(error), "key_inactive"),
@@ -170,7 +173,7 @@ def _handler(
         count.labels(ours.code).inc()
         if ours.status == 405:
             ours.headers["allow"] = ", ".join(_methods(request))
-        facts = {"path": request.url.path, "status": ours.status, "code": ours.code}
+        facts = {"path": shown_path(request.scope), "status": ours.status, "code": ours.code}
         if ours.status < 500 and ours.status != 429:
             log.debug("request_refused", **facts)
         elif time.monotonic() - logged_at > LOG_GAP_S:  # the metrics count every one
