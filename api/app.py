@@ -24,13 +24,14 @@ from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
 from api.files import routes as files
 from api.http import handlers
+from api.http.asgi import UNMATCHED
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
-from api.middleware.metrics import UNMATCHED, RequestMetrics
+from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models

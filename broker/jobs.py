@@ -264,8 +264,6 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most=_REAP_STEP,
             retention_ms=self.retention_ms,
             ageing_ms=int(s.ageing_s * 1000),
-            audit_retention_ms=s.audit_retention_days * 86_400_000,
-            audit_most=s.audit_max_entries,
         )
         answer = await self.functions.call(call)
         done = _reaped(answer)

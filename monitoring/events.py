@@ -12,12 +12,12 @@ EVENTS = {
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
-    "make keys in Redis, and remove the setting.",
+    "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
-    "there.",
+    "with `penstock keys revoke`.",
     "api_keys_taken_over": "Redis has taken over the keys of the setting `api_keys`, with every scope but `admin`, and they "
     "stay valid until they are revoked. Set `require_keys`, remove the setting, and make an operator's key with "
-    "the scope `admin`.",
+    "`penstock keys create --scopes admin`.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -109,6 +109,9 @@ EVENTS = {
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
     "hub_waits_for_redis": "The api serves requests, but cannot follow jobs yet, as Redis is unreachable.",
+    "issuer_keys": "An api has new public keys of the OIDC issuer.",
+    "issuer_unavailable": "The OIDC issuer's public keys could not be fetched; those at hand are used for "
+    "`oidc_max_stale_s`.",
     "job_accepted": "A job is queued, and on disk.",
     "job_claimed": "A worker started an attempt.",
     "job_crashed": "The code that runs jobs failed because of a bug in Penstock; the line has the traceback.",

@@ -60,7 +60,8 @@ def _calls(node: ast.AST, name: str) -> Iterator[LogCall]:
 _LOGS_INTRO = """\
 Every process writes to standard error, one line per event: its name and its fields. `log_level` and `log_json`
 ([configuration](configuration.md)) set the lowest level and the form. uvicorn's, Celery's and vLLM's own records have
-the same form, with their sentence as `event`. No line contains a prompt or a completion.
+the same form, with their sentence as `event`. No line contains a prompt, a
+completion or a secret: of a path it shows the route, and the ids of jobs, files and batches.
 
 `penstock up`, and `penstock worker` with several workers, write the output of each process into a file in `logs` of
 `data_dir`. A file of `log_max_bytes` is set aside as `NAME.log.1` while its process runs, and `log_backups` of these are

@@ -55,7 +55,7 @@ of a worker then has the labels `pool`, `worker`, `engine` and `host`; every ser
 the `job` `penstock-coordinator`: see
 [watch it](../observe/watch.md#in-prometheus-and-grafana).
 
-No label contains a job id. `tenant` contains configured names only; all others are `other`. Series exist at 0 from
+No label contains a job id. `tenant` has the first 100 names; all others are `other`. Series exist at 0 from
 the start, so `rate` and `increase` see the first event; a worker learns its tenants when their jobs arrive.
 
 A histogram `x` has the series `x_bucket`, `x_sum` and `x_count`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.fingerprints import affinity_of, coalescing_digest
@@ -48,6 +48,7 @@ async def admit(
     placement: Placement | None = None,
     affinity_key: str | None = None,
     coalesce: bool = False,
+    models: Collection[str] | None = None,
     store: bool = True,
     **terms: Unpack[Terms],
 ) -> JobSpec:
@@ -65,6 +66,7 @@ async def admit(
         placement: requirements on the device.
         affinity_key: the client's own name for the prefix that this request shares with others.
         coalesce: an identical job under way may answer this one too.
+        models: those that the caller's key may use; None: every one of its tenant.
         store: keep its result; false, or OpenAI's own ``store: false`` in the body: until it was fetched, or for a while.
         terms: further fields of the job.
 
@@ -73,7 +75,7 @@ async def admit(
 
     Raises:
         ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model is
-            unknown, or not the tenant's; 503, no worker is live.
+            unknown, or not the caller's; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     run = services.bodies.run
@@ -82,7 +84,7 @@ async def admit(
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant
+        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
     )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache

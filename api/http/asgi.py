@@ -15,13 +15,36 @@ from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from jobs.ids import is_batch_id, is_file_id, is_job_id
+
 Header = tuple[bytes, bytes]
 
 JSON_TYPE: Header = (b"content-type", b"application/json")
 
 
+UNMATCHED = "unmatched"
+"""Stands for the route of requests that match none, whatever their path: labels of metrics must stay few."""
+
+
 class ClientGoneError(Exception):
     """The client closed its connection before it had its answer."""
+
+
+def template_of(scope: Scope) -> str:
+    """Return the path of a request's route, such as ``/v1/jobs/{job_id}``."""
+    return getattr(scope.get("route"), "path", UNMATCHED)
+
+
+def shown_path(scope: Scope) -> str:
+    """Return the same with the ids of jobs, files and batches filled in, for logs and traces.
+
+    The path as it was sent may hold anything: a prompt, or a key that was pasted into the wrong place.
+    """
+    path = template_of(scope)
+    for name, value in scope.get("path_params", {}).items():
+        if is_job_id(value) or is_file_id(value) or is_batch_id(value):
+            path = path.replace(f"{{{name}}}", value)
+    return path
 
 
 async def reply(

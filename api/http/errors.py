@@ -64,6 +64,7 @@ _OWN_CODES = {
     431: ("headers_too_large",),
     503: (
         "body_memory_full",
+        "issuer_unavailable",
         "no_coordinator",
         "no_worker",
         "queue_timeout",

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.http.asgi import shown_path
 from api.http.errors import (
     INVALID,
     RATE_LIMIT,
@@ -172,7 +173,7 @@ def _handler(
         count.labels(ours.code).inc()
         if ours.status == 405:
             ours.headers["allow"] = ", ".join(_methods(request))
-        facts = {"path": request.url.path, "status": ours.status, "code": ours.code}
+        facts = {"path": shown_path(request.scope), "status": ours.status, "code": ours.code}
         if ours.status < 500 and ours.status != 429:
             log.debug("request_refused", **facts)
         elif time.monotonic() - logged_at > LOG_GAP_S:  # the metrics count every one

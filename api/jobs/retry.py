@@ -82,7 +82,7 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     if spec is None:
         raise job_not_found(job_id)
     await check_lane(services, spec.tenant, spec.lane)
-    await check_model(services, spec.tenant, spec.model)
+    await check_model(services, spec.tenant, spec.model, identity_of(scope).models)
     earlier = TraceContext.decode(spec.trace)
     spec = replace(
         spec,

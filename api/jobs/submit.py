@@ -114,6 +114,7 @@ class Jobs:
             tenant=identity.tenant,
             owner=identity.owner,
             key=identity.key,
+            models=identity.models,
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),

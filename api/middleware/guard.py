@@ -6,7 +6,7 @@ import structlog
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.asgi import ClientGoneError
+from api.http.asgi import ClientGoneError, shown_path
 from api.http.errors import SERVER, ApiError
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Guard:
         except ClientGoneError:
             return  # nobody reads an answer
         except Exception:
-            log.exception("unexpected_error", path=scope["path"])
+            log.exception("unexpected_error", path=shown_path(scope))
             self._count.inc()
             if started:
                 raise  # half an answer is sent: the server must cut the connection

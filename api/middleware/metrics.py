@@ -7,10 +7,8 @@ import time
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.asgi import template_of
 from monitoring.metrics import ApiMetrics
-
-UNMATCHED = "unmatched"
-"""The label of requests that match no route, whatever their path: labels must stay few."""
 
 CLIENT_GONE = "499"
 """The label of requests whose client hung up before its answer (nginx's number)."""
@@ -45,7 +43,7 @@ class RequestMetrics:
             await self._app(scope, receive, watch)
         finally:
             active.dec()
-            self._note(getattr(scope.get("route"), "path", UNMATCHED), status, time.perf_counter() - began)
+            self._note(template_of(scope), status, time.perf_counter() - began)
 
     def _note(self, endpoint: str, status: str, seconds: float) -> None:
         counter = self._counters.get((endpoint, status))

@@ -6,8 +6,8 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access.identity import tenant_of
-from api.http.asgi import header
-from api.middleware.metrics import CLIENT_GONE, UNMATCHED
+from api.http.asgi import header, shown_path, template_of
+from api.middleware.metrics import CLIENT_GONE
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Kind, Span, Tracer
 
@@ -54,13 +54,13 @@ class Trace:
 
 
 def _describe(span: Span, scope: Scope, status: int) -> None:
-    method, route = scope["method"], getattr(scope.get("route"), "path", UNMATCHED)
+    method, route = scope["method"], template_of(scope)
     span.rename(f"{method} {route}")
     span.set(
         {
             "http.request.method": method,
             "http.route": route,
-            "url.path": scope["path"],
+            "url.path": shown_path(scope),
             "url.scheme": scope.get("scheme", "http"),
             "network.protocol.version": scope.get("http_version", "1.1"),
             "http.response.status_code": status or int(CLIENT_GONE),

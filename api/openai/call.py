@@ -63,6 +63,7 @@ class OpenAICall:
             lane=Lane.REALTIME,
             live=True,
             coalesce=_wants_coalescing(scope),
+            models=identity_of(scope).models,
             tenant=tenant_of(scope),
             key=identity_of(scope).key,
             expires_in_ms=self._life_ms,

@@ -131,12 +131,13 @@ define('accept', function(a, blobs)
   local in_tokens = not limit('turns_in_jobs')
   local mean = (in_tokens or limited) and mean_of(pool, tenant, a.model)
   local cost = in_tokens and whole_tokens(a.tokens + a.rows * math.min(mean, a.most_tokens or mean)) or nil
-  local reserved
+  local reserved, take
   if limited then
     reserved = leader and 0 or whole_tokens(a.tokens + a.rows * (a.most_tokens or mean)) -- who follows a job uses nothing
-    local take, refusal = ask_quota(tenant, reserved)
+    local refusal
+    take, refusal = ask_quota(tenant, reserved)
     if refusal then return refusal end
-    take_quota(tenant, take)
+    write(K.quota(tenant), take)
   end
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
@@ -172,5 +173,5 @@ define('accept', function(a, blobs)
   end
   publish_state(id, a.stream, nil, '0-1', 'queued', 0)
   local answer = {kind = 'accepted', id = id, at = now}
-  return limited and with_rates(tenant, answer) or answer
+  return take and with_rates(tenant, answer, take) or answer
 end)

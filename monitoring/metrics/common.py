@@ -60,16 +60,15 @@ class Children(dict[tuple[str, ...], M]):
 
 
 class TenantNames:
-    """Bounds the label ``tenant``: configured names, or the first few names; all others are ``other``.
+    """Bounds the label ``tenant``: the first names have one of their own; all others are ``other``.
 
     Args:
-        configured: the only names with a label of their own; None: the process does not know them.
-        limit: most names with a label of their own.
+        known: names with a label from the start.
+        limit: no name gets a label when there are this many.
     """
 
-    def __init__(self, configured: Iterable[str] | None = None, limit: int = 100) -> None:
-        self._open = configured is None
-        self._names = set(configured or ())
+    def __init__(self, known: Iterable[str] = (), limit: int = 100) -> None:
+        self._names = set(known)
         self._limit = limit
 
     def __iter__(self) -> Iterator[str]:
@@ -79,7 +78,7 @@ class TenantNames:
         """Return the label of a tenant."""
         if tenant in self._names:
             return tenant
-        if not self._open or len(self._names) >= self._limit:
+        if len(self._names) >= self._limit:
             return OTHER_TENANT
         self._names.add(tenant)
         return tenant

@@ -100,6 +100,8 @@ async def test_lines_have_one_form_and_the_ids_and_no_prompts(stack) -> None:
         await http.post("/v1/jobs", json={"input": CHAT, "priority": MARK}),
     ]
     assert sum(answer.status_code == 400 for answer in refusals) >= 4
+    for path in (f"/v1/jobs/{MARK}", f"/v1/{MARK}", f"/v1/jobs?after={MARK}"):
+        assert (await http.get(path)).status_code in {400, 404}
     await http.post(f"/v1/jobs/{done.json()['id']}/retry")
 
     ended = {"job_finished", "job_failed"}

@@ -290,7 +290,6 @@ class Reap(Call[Reaped]):
         usual_gap_ms: between rounds on a busy machine.
         most: steps of each kind in this call.
         ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.
-        audit_retention_ms: how long an entry of the audit stream is kept, unless there are more than ``audit_most``.
     """
 
     lease_ttl_ms: int
@@ -299,5 +298,3 @@ class Reap(Call[Reaped]):
     most: int
     retention_ms: int
     ageing_ms: int
-    audit_retention_ms: int
-    audit_most: int

@@ -48,6 +48,21 @@ def test_a_json_line_has_its_stable_fields_first(logs: None, capsys: pytest.Capt
     assert tuple(theirs) == FIRST
 
 
+def test_a_traceback_shows_no_values(logs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(prompt: str) -> None:
+        raise ValueError(len(prompt))
+
+    for as_json in (True, False):
+        configure_logging("info", as_json=as_json)
+        try:
+            work("a " + "secret")
+        except ValueError:
+            structlog.get_logger("ours").exception("run_crashed")
+        said = capsys.readouterr().err
+        assert "ValueError: 8" in said
+        assert "a secret" not in said
+
+
 def test_what_is_below_the_level_is_not_said(logs: None, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning")
     log = structlog.get_logger("ours")

@@ -65,8 +65,8 @@ def test_an_apis_series_are_there_at_0(registry: CollectorRegistry) -> None:
     assert value(registry, "api_time_to_first_token_seconds_count", endpoint="/v1/completions") == 0
 
 
-def test_tenants_that_are_not_configured_share_a_label(registry: CollectorRegistry) -> None:
-    metrics = ApiMetrics(registry, tenants=TenantNames(["research"]))
+def test_tenants_above_the_limit_share_a_label(registry: CollectorRegistry) -> None:
+    metrics = ApiMetrics(registry, tenants=TenantNames(["research"], limit=1))
     for tenant in ("research", "a", "b", "c"):
         metrics.count_accepted("normal", tenant)
     assert value(registry, "penstock_tenant_jobs_accepted_total", tenant="research") == 1
@@ -74,7 +74,7 @@ def test_tenants_that_are_not_configured_share_a_label(registry: CollectorRegist
     assert value(registry, "penstock_tenant_jobs_accepted_total", tenant="a") is None
 
 
-def test_a_process_that_knows_no_names_takes_the_first_few() -> None:
+def test_the_first_few_names_have_labels() -> None:
     names = TenantNames(limit=2)
     assert [names.label(f"t{n % 4}") for n in range(8)] == ["t0", "t1", "other", "other"] * 2
     assert list(names) == ["other", "t0", "t1"]
@@ -103,7 +103,7 @@ def test_pools_without_a_worker_say_0_and_comings_and_goings_are_counted(registr
 
 
 def test_a_pools_limit_is_the_setting_where_that_is_less(registry: CollectorRegistry) -> None:
-    seen = SharedState(registry, TenantNames(["research"]))
+    seen = SharedState(registry, TenantNames(["research"], limit=1))
     tenants = {("default", "research"): 2, ("default", "a"): 3, ("default", "b"): 4}
     seen.take_queues(QueueFacts({}, {}, {}, 0, 0, paused={"default": True}, tenants=tenants, max_active=5))
     seen.take_workers([WorkerFacts("w-1", "default", "ready", 3, 8)], ["default"])

@@ -1,0 +1,108 @@
+"""Every route of the OpenAPI document: the scope it needs, and the object that its path names.
+
+A new route fails the tests here until it is in the tables below: a path that names an object needs a row in ``OBJECTS``,
+and a request with a body needs one in ``BODIES``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from api.access.scopes import ROUTES, Needs
+from api.app import create_app
+from api.settings import ApiSettings
+from jobs.access import Scope
+
+DOCUMENT: Final[dict[str, Any]] = create_app(ApiSettings()).openapi()
+
+OBJECTS: Final = {
+    "/v1/jobs/{job_id}": "job",
+    "/v1/files/{file_id}": "file",
+    "/v1/batches/{batch_id}": "batch",
+    "/v1/models/{name}": "model",
+    "/v1/workers/{name}": "worker",
+    "/v1/queues/{pool}": "pool",
+    "/v1/admin/keys/{key_id}": "key",
+    "/v1/admin/tenants/{name}": "tenant",
+}
+"""The kind of object that a path names, by the path up to its first parameter."""
+
+MISSING: Final = {
+    "job": f"job_{7:032x}",
+    "file": f"file-{7:032x}",
+    "batch": f"batch_{7:032x}",
+    "model": "no-such-model",
+    "worker": "no-such-worker",
+    "pool": "no-such-pool",
+    "key": "7" * 12,
+    "tenant": "no-such-tenant",
+}
+"""An id of each kind that no object has."""
+
+OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low"}
+"""Parameters of paths that name no object, with a value of each."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """An operation of the document.
+
+    Attributes:
+        needs: what its row in the table of scopes says.
+        kind: of the object that its path names; None: it names none.
+    """
+
+    method: str
+    path: str
+    needs: Scope | Needs
+    kind: str | None
+    operation: Mapping[str, Any] = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+    def url(self, ident: str | None = None) -> str:
+        """Return its path for an object; None: for one that does not exist."""
+        given = dict(OTHER_PARAMETERS)
+        if self.kind is not None:
+            (first, *_) = re.findall(r"{(\w+)}", self.path)
+            given[first] = MISSING[self.kind] if ident is None else ident
+        return self.path.format(**given)
+
+    @property
+    def has_body(self) -> bool:
+        return "requestBody" in self.operation
+
+
+def _routes() -> list[Route]:
+    table = {(method, re.sub(r":path}", "}", path)): needs for (method, path), needs in ROUTES.items()}
+    found = []
+    for path, operations in DOCUMENT["paths"].items():
+        stem = re.match(r"[^{]*{\w+}", path)
+        for method, operation in operations.items():
+            kind = OBJECTS[stem[0]] if stem else None
+            found.append(Route(method.upper(), path, table[method.upper(), path], kind, operation))
+    return found
+
+
+ALL: Final = _routes()
+GUARDED: Final = [route for route in ALL if route.needs is not Needs.NOTHING]
+SCOPED: Final = [route for route in ALL if isinstance(route.needs, Scope)]
+OF_TENANTS: Final = [route for route in SCOPED if route.kind in {"job", "file", "batch"}]
+"""Those whose path names an object of a tenant."""
+
+ADMINISTERED: Final = [route for route in SCOPED if route.kind in {"key", "tenant"}]
+"""Those whose path names what belongs to a tenant, and which it cannot reach itself."""
+
+BODIES: Final[dict[str, Mapping[str, Any]]] = {
+    "PATCH /v1/jobs/{job_id}": {"json": {"priority": "low"}},
+    "POST /v1/dead/retry": {"json": {}},
+    "POST /v1/batches": {"json": {"endpoint": "/v1/chat/completions", "completion_window": "24h"}},
+    "POST /v1/admin/keys/{key_id}/rotate": {"json": {"overlap_s": 60}},
+    "PUT /v1/admin/tenants/{name}": {"json": {"weight": 5}},
+    "PATCH /v1/admin/tenants/{name}": {"json": {"weight": 5}},
+}
+"""A good body of each route with a body that names an object."""
