@@ -17,6 +17,7 @@ from api.app import create_app
 from api.connections.limits import Limits
 from api.connections.protocol import BoundedProtocol
 from api.connections.server import CUT_S, DrainingServer
+from api.connections.tls import Tls, TlsFiles
 from api.services import Services
 from api.settings import ApiSettings
 from broker.db.client import connect
@@ -53,6 +54,7 @@ def run_api(
         pydantic.ValidationError: a setting is wrong; the message names it.
         NoPepperStartError: keys are required, and there is no pepper for them.
         MixedFleetStartError: another version of Penstock is on this Redis.
+        TlsStartError: the files of TLS cannot be used.
         SystemExit: the process cannot listen on the address.
     """
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -61,7 +63,7 @@ def run_api(
     settings.pepper()  # one that is missing stops the start here
     configure_logging(settings.log_level, as_json=settings.log_json, service="api")
     _allow_files(settings.max_connections)
-    log.info("api_starting", host=settings.host, port=settings.port)
+    log.info("api_starting", host=settings.host, port=settings.port, tls=settings.tls_cert_file is not None)
     asyncio.run(_check_version(settings))
     server = make_server(settings, version)
     server.config.load()
@@ -105,8 +107,19 @@ def make_server(settings: ApiSettings, version: str = "dev") -> DrainingServer:
         services.readiness.stopping = True
 
     return DrainingServer(
-        config, grace_s=settings.shutdown_grace_s, delay_s=settings.shutdown_delay_s, stopping=stopping
+        config,
+        grace_s=settings.shutdown_grace_s,
+        delay_s=settings.shutdown_delay_s,
+        stopping=stopping,
+        tls=_tls(settings),
     )
+
+
+def _tls(settings: ApiSettings) -> Tls | None:
+    cert = settings.tls_cert_file
+    if cert is None:
+        return None
+    return Tls(TlsFiles(cert, settings.tls_key_file or cert, settings.tls_client_ca_file))
 
 
 def _protocol(settings: ApiSettings, services: Services) -> type[asyncio.Protocol]:

@@ -13,8 +13,10 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from api.abandon import Abandoned
 from api.access.doors import Doors
 from api.access.given import GivenKeys
+from api.access.issuer import Issuer
 from api.access.known_keys import KnownKeys
 from api.access.known_tenants import KnownTenants
+from api.access.oidc import TokenRules, Tokens
 from api.access.throttle import Throttle
 from api.access.version import AccessVersion
 from api.http.bodies import Bodies
@@ -128,6 +130,8 @@ class Services:
         """Stop following events, give pending work a moment and close the connections."""
         await self.hub.stop()
         self.bodies.close()
+        if self.doors is not None and self.doors.tokens is not None:
+            await self.doors.tokens.aclose()
         await asyncio.gather(self.abandoned.aclose(), self.catalogue.aclose(), return_exceptions=True)
         await self.store.aclose()
         await asyncio.to_thread(self.tracer.close)
@@ -139,4 +143,16 @@ def _doors(settings: ApiSettings, store: AccessStore) -> Doors | None:
         return None
     texts = {tenant: key.get_secret_value() for tenant, key in settings.api_keys.items()}
     keys = KnownKeys(store, pepper, GivenKeys(store, texts, pepper))
-    return Doors(keys, Throttle(settings.failed_keys_per_minute))
+    return Doors(keys, Throttle(settings.failed_keys_per_minute), _tokens(settings))
+
+
+def _tokens(settings: ApiSettings) -> Tokens | None:
+    if settings.oidc_issuer is None or settings.oidc_audience is None:
+        return None
+    rules = TokenRules(
+        settings.oidc_audience,
+        settings.oidc_tenant_claim,
+        settings.oidc_scopes_claim,
+        settings.oidc_leeway_s,
+    )
+    return Tokens(Issuer(settings.oidc_issuer, settings.oidc_max_stale_s), rules)

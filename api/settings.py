@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
+from api.http.addresses import is_loopback, is_safe_url
 from broker.settings import BrokerSettings, Seconds, TenantName
 from broker.sources import JSON_TABLE, PAIRS, CommaList, check_sendable, named
 
@@ -30,17 +31,37 @@ class Price(BaseModel):
     gpu_hour: float = Field(0.0, ge=0, description="An hour of device.")
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that listens on ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name, or every address
+class TlsSettings(BrokerSettings):
+    """TLS of the api."""
+
+    tls_cert_file: Path | None = Field(
+        None,
+        description="PEM file with the api's certificate and its chain; then it serves https, from TLS 1.2 on. Changed files"
+        " are read within seconds. Default: plain http.",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="PEM file with its private key, without a password. Default: in `tls_cert_file`."
+    )
+    tls_client_ca_file: Path | None = Field(
+        None,
+        description="PEM file with the authorities whose certificates clients must show (mutual TLS), for `/health` and"
+        " `/metrics` too. Default: clients need none.",
+    )
+
+    @field_validator("tls_key_file", "tls_client_ca_file")
+    @classmethod
+    def _needs_a_certificate(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get("tls_cert_file") is None:
+            raise ValueError("there is no tls_cert_file; name the certificate too")
+        return path
+
+    @property
+    def scheme(self) -> str:
+        """What an address of the api begins with."""
+        return "http" if self.tls_cert_file is None else "https"
 
 
-class ApiSettings(BrokerSettings):
+class ApiSettings(TlsSettings):
     """Where the api listens, and the bounds it puts on requests."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for every interface.")
@@ -145,12 +166,12 @@ class ApiSettings(BrokerSettings):
     api_keys: Annotated[dict[TenantName, SecretStr], PAIRS] = Field(
         {},
         description="API keys of an earlier version, by the name of their tenant. Redis takes them over once, with every "
-        "scope but `admin`; later changes of this setting have no effect.",
+        "scope but `admin`; later changes of this setting have no effect. Use `penstock keys create`.",
     )
     require_keys: bool = Field(
         default=False,
-        description="Require an API key for every call of `/v1`. An api that other machines reach, or that has `api_keys`, "
-        "requires them anyway; see `without_keys`.",
+        description="Require an API key for every call of `/v1`. An api that other machines reach, or that has `api_keys` "
+        "or an `oidc_issuer`, requires them anyway; see `without_keys`.",
     )
     prices: Annotated[dict[str, Price], JSON_TABLE] = Field(
         {},
@@ -161,7 +182,7 @@ class ApiSettings(BrokerSettings):
     without_keys: bool = Field(
         default=False,
         description="Listen on an address that other machines reach without requiring API keys. Everyone who reaches it may "
-        "then run jobs and operate the queue. It has no effect with `require_keys` or `api_keys`.",
+        "then run jobs and operate the queue. It has no effect with `require_keys`, `api_keys` or `oidc_issuer`.",
     )
     key_pepper: SecretStr | None = Field(
         None,
@@ -174,6 +195,34 @@ class ApiSettings(BrokerSettings):
         le=1_000_000,
         description="Calls with a wrong API key from one address in a minute, for each api process; then 429 "
         "`too_many_attempts`. A proxy counts as one address.",
+    )
+    oidc_issuer: str | None = Field(
+        None,
+        description="Address of an OIDC issuer, as its tokens name it (`iss`). Its tokens let callers in beside API keys. "
+        "https, or http on this machine.",
+    )
+    oidc_audience: str | None = Field(
+        None,
+        min_length=1,
+        validate_default=True,
+        description="Whom a token must be for (`aud`): this server's name at the issuer. Needed with `oidc_issuer`.",
+    )
+    oidc_tenant_claim: str = Field(
+        "tenant", min_length=1, description="The claim of a token that names the tenant."
+    )
+    oidc_scopes_claim: str = Field(
+        "scope",
+        min_length=1,
+        description="The claim that names the scopes: words of a text, or a list; each may begin with `penstock:`.",
+    )
+    oidc_leeway_s: float = Field(
+        30.0, ge=0, le=600, description="How far the clocks of the issuer and of the api may differ."
+    )
+    oidc_max_stale_s: float = Field(
+        3600.0,
+        ge=0,
+        le=7 * 86_400,
+        description="How long the issuer's keys are used while it cannot be reached; then 503 `issuer_unavailable`.",
     )
     allowed_hosts: CommaList = Field(
         (),
@@ -214,6 +263,22 @@ class ApiSettings(BrokerSettings):
             raise ValueError("two tenants have the same key; each needs one of its own")
         return keys
 
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _safe(cls, url: str | None) -> str | None:
+        if url is not None and not is_safe_url(url):
+            raise ValueError("write https://HOST/PATH, or http:// for an issuer on this machine")
+        return url
+
+    @field_validator("oidc_audience")
+    @classmethod
+    def _of_an_issuer(cls, audience: str | None, info: ValidationInfo) -> str | None:
+        if audience is None and info.data.get("oidc_issuer") is not None:
+            raise ValueError(
+                "with oidc_issuer it is needed: a token for another server must let nobody in here"
+            )
+        return audience
+
     @field_validator("key_pepper")
     @classmethod
     def _long(cls, pepper: SecretStr | None) -> SecretStr | None:
@@ -226,7 +291,9 @@ class ApiSettings(BrokerSettings):
     @property
     def keys_required(self) -> bool:
         """Whether every call of ``/v1`` needs an API key."""
-        return self.require_keys or bool(self.api_keys) or not (self.without_keys or is_loopback(self.host))
+        if self.require_keys or self.api_keys or self.oidc_issuer:
+            return True
+        return not (self.without_keys or is_loopback(self.host))
 
     def pepper(self) -> bytes | None:
         """The secret under which keys are digested; None: this api neither makes nor knows keys.
@@ -243,7 +310,7 @@ class ApiSettings(BrokerSettings):
     def _why(self) -> str:
         make = "make one with `openssl rand -hex 32`, and set it as key_pepper (PENSTOCK_KEY_PEPPER, or the secret file "
         make += "penstock_key_pepper), the same for every api process"
-        if self.require_keys or self.api_keys:
+        if self.require_keys or self.api_keys or self.oidc_issuer:
             return f"API keys are required, and there is no pepper for them: {make}"
         place = self.host or "every address"
         return (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
-from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError
+from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError, OverQuotaError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
 from jobs.access import Actor, encoded, owns
@@ -81,6 +81,7 @@ class BatchStore(StorePart):
             NoInputFileError: there is no such file, or it has another purpose.
             IdempotencyConflictError: the key belongs to another batch.
             BatchUnfinishedError: the batch to repeat has not ended.
+            OverQuotaError: the tenant has as many open batches as it may.
             LookupError: there is no batch to repeat.
         """
         fields: dict[str, Any] = {name: getattr(spec, name) for name in _TOLD}
@@ -101,6 +102,8 @@ class BatchStore(StorePart):
             by=encoded(by),
         )
         created = await self._call(call)
+        if created.kind == "over_quota":
+            raise OverQuotaError("batches", created.most, 1)
         if created.kind == "no_file":
             raise NoInputFileError(spec.input_file_id, created.purpose)
         if created.kind == "conflict":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from broker.db.calls.files import FileCreate, FileDelete, FileOrphans, PageOfIds
-from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError
+from broker.db.errors import FileGoneError, FileInUseError, IdempotencyConflictError, OverQuotaError
 from broker.jobs import JobStore, StorePart
 from jobs.access import DEFAULT_TENANT, Actor, encoded, owns
 from jobs.batch_model import Batch, File
@@ -42,14 +42,19 @@ class FileStore(StorePart):
         expires_after_ms: int | None,
         idempotency_key: str | None = None,
         digest: str = "",
+        bounded: bool = False,
     ) -> tuple[File, bool]:
         """Record a file whose object is in storage. The times in ``file`` are ignored.
+
+        Args:
+            bounded: it counts against its tenant's quota, and is refused beyond it; else it only counts.
 
         Returns:
             The file, and whether it is an earlier one with this key; then the new object has no owner.
 
         Raises:
             IdempotencyConflictError: the key belongs to another file.
+            OverQuotaError: its tenant would store more than it may.
         """
         call = FileCreate(
             id=file.id,
@@ -62,14 +67,22 @@ class FileStore(StorePart):
             idem_ttl_ms=self._store.retention_ms,
             idem=idempotency_key,
             expires_after_ms=expires_after_ms,
+            bounded=bounded or None,
         )
         created = await self._call(call)
+        if created.kind == "over_quota":
+            raise OverQuotaError("storage", created.most, file.size)
         if created.kind == "conflict":
             raise IdempotencyConflictError(created.id)
         found = await self.get(created.id)
         if found is None:
             raise LookupError(created.id)
         return found, created.kind == "same"
+
+    async def has_key(self, tenant: str, idempotency_key: str) -> bool:
+        """Whether a tenant made a file with this idempotency key lately."""
+        key = self._keys("idem", "files", tenant, idempotency_key)
+        return bool(await self._execute(self._client.exists(key)))
 
     async def get(self, file_id: str, *, owner: str | None = None) -> File | None:
         """Read a file's record; None: there is none."""

@@ -57,6 +57,7 @@ _KEPT = (
     "coalesce",
     "expires_in_ms",
     "queue_timeout_ms",
+    "keep_ms",
     "key",
 )
 """The fields of a submission that the function gets as they are."""
@@ -181,6 +182,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             reject=s.queue_mode == "reject" or None,
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
+            once=spec.once or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             idem=spec.idempotency_key,
             idem_tenant=spec.idempotency_tenant,
@@ -230,6 +232,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         state = await self.functions.call(call)
         return None if state is None else JobState(state)
 
+    async def drop_bodies(self, job_id: str, *, owner: str) -> bool:
+        """Drop the bodies of an ended job whose result its owner has fetched, if it is kept for that alone.
+
+        Args:
+            owner: the tenant that has fetched it. Nobody but the job's owner changes anything.
+
+        Returns:
+            Whether they are dropped.
+        """
+        return await self.functions.call(calls.DropBodies(id=job_id, owner=owner))
+
     async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""
         state = await self.functions.call(calls.Watch(id=job_id, sink=sink, owner=owner))
@@ -251,8 +264,6 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             most=_REAP_STEP,
             retention_ms=self.retention_ms,
             ageing_ms=int(s.ageing_s * 1000),
-            audit_retention_ms=s.audit_retention_days * 86_400_000,
-            audit_most=s.audit_max_entries,
         )
         answer = await self.functions.call(call)
         done = _reaped(answer)

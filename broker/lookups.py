@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from broker.db.calls.queues import Look
 from broker.db.client import is_stray_cancellation
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import BodyGoneError, StoreUnavailableError
 from broker.db.faults import Faults
 from broker.db.functions import Functions
 from broker.db.keys import Keys
@@ -28,7 +28,7 @@ from jobs.states import JobState
 
 _KEPT = (
     *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
-    *("queue_timeout_ms", "timeout_ms", "trace"),
+    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once"),
 )
 """The fields of a job that a retry of it keeps."""
 
@@ -148,6 +148,7 @@ class JobLookups:
         Its time limits start anew; lane, pool, tenant and trace stay.
 
         Raises:
+            BodyGoneError: its request was dropped with its result.
             NewerRecordError: a newer version of Penstock wrote it.
         """
         *values, body = await self.execute(self._bytes_of(job_id, *FIELDS, "req"))
@@ -160,9 +161,9 @@ class JobLookups:
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         facts = decode_facts(fields[FIELDS.index("facts")] or "")
         told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
-        return JobSpec(
-            id=new_id, body=body or b"", expires_in_ms=life, retry_of=job_id, owner=owner, **told, **kept
-        )
+        if body is None:
+            raise BodyGoneError(job_id)
+        return JobSpec(id=new_id, body=body, expires_in_ms=life, retry_of=job_id, owner=owner, **told, **kept)
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
         """Read a streamed job's log after the entry ``after`` (``0-0``: from the start): (entry id, payload).

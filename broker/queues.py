@@ -159,6 +159,8 @@ class QueueControl(JobLookups):
             "turns_in_jobs": 1 if s.turns == "jobs" else None,
             "usage_rows_max": s.usage_rows_max,
             "usage_ms": s.usage_retention_days * 86_400_000,
+            "audit_ms": s.audit_retention_days * 86_400_000,
+            "audit_most": s.audit_max_entries,
         }
         given = {name: float(value) for name, value in limits.items() if value is not None}
         await self.functions.call(SetLimits(limits=given))

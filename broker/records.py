@@ -32,7 +32,7 @@ from jobs.states import JobState
 
 _NAMES = """
 v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
-error in_queue retried_as due leader result_of
+error in_queue retried_as due leader result_of keep once
 """
 FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
@@ -79,6 +79,7 @@ class Ending:
         error: of a failed job.
         in_queue: it expired because its ``queue_timeout_s`` passed, not its deadline.
         result: the raw response or error body; empty: there is none, or it was not sent.
+        once: its bodies are dropped after a fetch; known of an end that was read from the record.
     """
 
     state: JobState
@@ -89,6 +90,7 @@ class Ending:
     error: JobError | None
     in_queue: bool = False
     result: bytes = b""
+    once: bool = False
 
 
 def encode_usage(usage: Usage | None) -> str | None:
@@ -177,6 +179,8 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         coalesced_with=f["leader"] or f["result_of"],
         cancel_requested=f["cancel"] is not None or state is JobState.CANCELLED,
         trace=facts.trace,
+        keep_ms=_int(f["keep"]),
+        once=f["once"] is not None,
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 
@@ -207,7 +211,9 @@ def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
     """Return how a finished job ended, from its record."""
     error = job.phase.error if isinstance(job.phase, Failed) else None
     in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
-    return Ending(job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result)
+    return Ending(
+        job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result, job.once
+    )
 
 
 def usage_of(job: Job) -> Usage | None:

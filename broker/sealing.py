@@ -68,11 +68,11 @@ class Sealer:
         Raises:
             SealingError: it cannot be decrypted.
         """
-        if payload[:1] == TEXT_MARK:
+        if payload.startswith(TEXT_MARK):
             return unseal(self._keyring, job_id, _place(eid), payload.encode()).decode()
         if payload[:1] == "e":
             cut = payload.find("\n") + 1
-            if cut and payload[cut : cut + 1] == TEXT_MARK:
+            if cut and payload.startswith(TEXT_MARK, cut):
                 result = unseal(self._keyring, job_id, RESULT, payload[cut:].encode())
                 return payload[:cut] + result.decode()
         return payload

@@ -59,7 +59,7 @@ class BrokerSettings(BaseSettings):
 
     redis_url: str = Field(  # behind its password, which it takes in
         "redis://127.0.0.1:6379/0",
-        description="Redis or Valkey: redis://, rediss://, unix:// or sentinel:// address.",
+        description="Redis or Valkey: redis://, rediss://, unix://, sentinel:// or rediss+sentinel:// address.",
         repr=False,  # it may hold a password
         validate_default=True,
     )
@@ -91,6 +91,11 @@ class BrokerSettings(BaseSettings):
     )
     retry_max_s: Seconds = Field(60.0, description="Longest delay between attempts.")
     retention_s: Seconds = Field(86_400.0, description="How long a finished job and its result are kept.")
+    unstored_s: Seconds = Field(
+        300.0,
+        le=86_400,
+        description="How long the result of a job with `store: false` is kept if nobody fetches it.",
+    )
     queue_max: int = Field(
         1_000_000,
         ge=1,

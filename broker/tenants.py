@@ -10,6 +10,7 @@ from typing import Any, Final
 from broker.db.calls.tenants import TenantImport, TenantReset, TenantSet
 from broker.jobs import StorePart
 from broker.settings import TenantSettings
+from jobs.access import Actor, encoded
 from jobs.lanes import Lane
 from jobs.tenants import QuotaUse, Tenant, TenantState
 
@@ -34,10 +35,6 @@ class TenantStore(StorePart):
         """Read a tenant; one without a record has the defaults."""
         return _tenant(name, await self._execute(self._client.hgetall(self._keys("tenant", name))))
 
-    async def known(self, name: str) -> bool:
-        """Whether a tenant has a record."""
-        return bool(await self._execute(self._client.exists(self._keys("tenant", name))))
-
     async def names(self) -> list[str]:
         """Return the names of all tenants with a record, in their order."""
         return sorted(await self._execute(self._client.smembers(self._keys("tenants"))))
@@ -52,20 +49,24 @@ class TenantStore(StorePart):
         found = [_tenant(name, row) for name, row in zip(names, rows, strict=False) if row]
         return found, len(names) > limit
 
-    async def change(self, name: str, changes: Mapping[str, Any]) -> bool:
-        """Set fields of :class:`jobs.tenants.Tenant`; None: the default. Returns whether that changed anything."""
+    async def change(self, name: str, changes: Mapping[str, Any], by: Actor | None = None) -> bool:
+        """Set fields of :class:`jobs.tenants.Tenant`; None: the default. Returns whether that changed anything.
+
+        Args:
+            by: who asked, for the audit stream; None: a process of ours. The same below.
+        """
         fields = {_STORED.get(field, field): _text(value) for field, value in changes.items()}
         if fields.get("state") == "":
             fields["state"] = TenantState.ACTIVE.value
-        return await self._call(TenantSet(name, fields))
+        return await self._call(TenantSet(name, fields, encoded(by)))
 
-    async def put(self, tenant: Tenant) -> bool:
+    async def put(self, tenant: Tenant, by: Actor | None = None) -> bool:
         """Replace a tenant's record. Returns whether that changed anything."""
-        return await self.change(tenant.name, {field: getattr(tenant, field) for field in _FIELDS})
+        return await self.change(tenant.name, {field: getattr(tenant, field) for field in _FIELDS}, by)
 
-    async def reset(self, name: str) -> bool:
+    async def reset(self, name: str, by: Actor | None = None) -> bool:
         """Delete a tenant's record: it has the defaults again. Returns whether there was one."""
-        return await self._call(TenantReset(name))
+        return await self._call(TenantReset(name, encoded(by)))
 
     async def used(self, name: str) -> QuotaUse:
         """Read what a tenant has used of its quotas."""

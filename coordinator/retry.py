@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from broker.batches import BatchSpec
+from broker.db.errors import OverQuotaError
 from broker.files import FileRole
 from coordinator.context import Context
 from jobs.access import Actor
@@ -48,6 +49,7 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
 
     Raises:
         FileGoneError: the input or the error file was deleted or has expired.
+        OverQuotaError: the tenant has as many open batches as it may.
         StorageError: storage fails.
     """
     if batch.retried_as is not None and await context.batches.get(batch.retried_as) is not None:
@@ -62,7 +64,11 @@ async def retry(context: Context, batch: Batch, args: Mapping[str, Any]) -> dict
     spec = BatchSpec(
         args["batch_id"], file.id, file.key, retry_of=batch.id, trace=args["trace"], key=by.key, **kept
     )
-    child, _ = await context.batches.create(spec, by=by)
+    try:
+        child, _ = await context.batches.create(spec, by=by)
+    except OverQuotaError:
+        await context.files.delete(file.id)
+        raise
     if child.input_file_id != file.id:  # another coordinator created the batch first
         await context.files.delete(file.id)
     return {"id": child.id}

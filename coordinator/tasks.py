@@ -7,7 +7,13 @@ from contextlib import suppress
 
 import structlog
 
-from broker.db.errors import FileGoneError, NoInputFileError, StoreError, StoreUnavailableError
+from broker.db.errors import (
+    FileGoneError,
+    NoInputFileError,
+    OverQuotaError,
+    StoreError,
+    StoreUnavailableError,
+)
 from broker.tasks import Answer, Task, TaskKind
 from coordinator.context import Context
 from coordinator.lease import under_lease
@@ -87,6 +93,8 @@ class Tasks:
             raise
         except (FileGoneError, NoInputFileError) as error:
             return Answer({}, "file_gone", str(error))
+        except OverQuotaError as error:
+            return Answer({}, "insufficient_quota", str(error.most))
         except StorageError as error:
             return Answer({}, error.reason, str(error))
         except Exception:

@@ -23,7 +23,9 @@ for user in admin api worker coordinator flower monitoring; do
 done
 put flower_basic_auth "admin:$(password)"
 put grafana_password "$(password)"
-# Optional, and empty at first. In api_keys: NAME=KEY,NAME=KEY
+# API keys are digested under it. If it is lost, every key is.
+put key_pepper "$(password)"
+# Optional, and empty at first. api_keys: those of an earlier version, NAME=KEY,NAME=KEY
 put api_keys ""
 put encryption_keys ""
 put openai_api_key ""

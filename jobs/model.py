@@ -46,6 +46,8 @@ class JobSpec:
         prompt_tokens: of its prompt; None: to be estimated from the length of the body.
         max_tokens: the most that each answer may have; None: it does not say.
         answers: how many answers it generates: choices, or rows of a chunk.
+        keep_ms: how long its record is kept after its end; None: as the settings say. Such a job shares no run.
+        once: its request, result and log are dropped as soon as its owner has fetched the result.
         key: id of the API key that its use is counted to; None: no key was required.
     """
 
@@ -74,6 +76,8 @@ class JobSpec:
     prompt_tokens: int | None = None
     max_tokens: int | None = None
     answers: int = 1
+    keep_ms: int | None = None
+    once: bool = False
     key: str | None = None
 
 
@@ -224,6 +228,8 @@ class Job:
     coalesced_with: str | None = None
     cancel_requested: bool = False
     trace: str | None = None
+    keep_ms: int | None = None
+    once: bool = False
     history: tuple[Attempt, ...] = ()
 
     def is_of(self, owner: str | None) -> bool:

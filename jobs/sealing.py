@@ -3,9 +3,9 @@
 Everything is AES-256-GCM under a key that is derived, with HMAC-SHA256, for one job or one object alone: so a random nonce
 of 96 bits is enough, however much one key of the settings encrypts (NIST SP 800-38D, section 8.3).
 
-A sealed body is the byte 0, the length of the key's id, that id, the nonce, and the ciphertext with its tag. The associated
+A sealed body is ``_BINARY``, the length of the key's id, that id, the nonce, and the ciphertext with its tag. The associated
 data are the job's id and the field, so that a body in the place of another one is an error. Where Redis's messages must be
-text, it is the byte 1 and all that in base64. No body written without keys begins with either: it is JSON, or a chunk.
+text, it is ``_TEXT`` and the rest in base64. No body written without keys begins so: it is JSON, or a chunk.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ NONCE_BYTES = 12
 KEY_BYTES = 32
 TAG_BYTES = 16
 
-_BINARY, _TEXT = 0, 1
-TEXT_MARK = "\x01"
-"""The first character of a sealed text."""
+_BINARY, _TEXT = b"\x00psk", b"\x01psk"
+TEXT_MARK = _TEXT.decode()
+"""How a sealed text begins."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 _FORM = "id:base64 of 32 bytes, one key a line"
@@ -138,7 +138,7 @@ def _label_key(key: bytes) -> bytes:
 
 def is_sealed(body: bytes) -> bool:
     """Whether a stored body is encrypted."""
-    return body[:1] in {b"\0", b"\1"}
+    return body.startswith((_BINARY, _TEXT))
 
 
 def seal(keyring: Keyring, job_id: str, name: str, body: bytes, nonce: bytes, *, text: bool = False) -> bytes:
@@ -153,10 +153,10 @@ def seal(keyring: Keyring, job_id: str, name: str, body: bytes, nonce: bytes, *,
         text: the result is ASCII, a third longer.
     """
     key_id = keyring.first
-    head = bytes((_BINARY, len(key_id))) + key_id.encode() + nonce
+    head = bytes((len(key_id),)) + key_id.encode() + nonce
     cipher = keyring.cipher(key_id, b"job\0" + job_id.encode())
     sealed = head + cipher.encrypt(nonce, body, _bound(job_id, name))
-    return b"\1" + base64.b64encode(sealed) if text else sealed
+    return _TEXT + base64.b64encode(sealed) if text else _BINARY + sealed
 
 
 def unseal(keyring: Keyring | None, job_id: str, name: str, sealed: bytes) -> bytes:
@@ -167,17 +167,15 @@ def unseal(keyring: Keyring | None, job_id: str, name: str, sealed: bytes) -> by
         DamagedError: it is not what :func:`seal` made for this job and field.
     """
     what = f"the {name} of {job_id}"
-    if sealed[0] == _TEXT:
-        try:
-            sealed = base64.b64decode(sealed[1:], validate=True)
-        except (binascii.Error, ValueError):
-            raise DamagedError(what) from None
-    start = 2 + sealed[1] if len(sealed) > 1 else 2
+    mark, rest = sealed[: len(_TEXT)], sealed[len(_TEXT) :]
+    try:
+        sealed = base64.b64decode(rest, validate=True) if mark == _TEXT else rest
+    except (binascii.Error, ValueError):
+        raise DamagedError(what) from None
+    start = 1 + sealed[0] if sealed else 1
     end = start + NONCE_BYTES
-    if sealed[:1] != b"\0" or len(sealed) < end + TAG_BYTES:
-        raise DamagedError(what)
-    key_id = sealed[2:start].decode("ascii", "replace")
-    if not _ID.match(key_id):
+    key_id = sealed[1:start].decode("ascii", "replace")
+    if not is_sealed(mark) or len(sealed) < end + TAG_BYTES or not _ID.match(key_id):
         raise DamagedError(what)
     if keyring is None:
         raise UnknownKeyError(key_id)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from jobs.lanes import Lane
-
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class TenantState(StrEnum):
@@ -62,7 +58,7 @@ class QuotaUse:
     """What a tenant has used of its quotas.
 
     Attributes:
-        tokens_today: counted while it has a quota of requests or tokens.
+        tokens_today: counted while it has a quota of tokens a day.
         stored_bytes: of its files.
         open_batches: its batches that have not ended.
     """
@@ -93,8 +89,3 @@ class Rates:
 
     requests: Rate | None = None
     tokens: Rate | None = None
-
-
-def is_tenant_name(text: str) -> bool:
-    """Whether a text can name a tenant."""
-    return _NAME.fullmatch(text) is not None

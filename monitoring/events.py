@@ -12,12 +12,12 @@ EVENTS = {
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
-    "make keys in Redis, and remove the setting.",
+    "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
-    "there.",
+    "with `penstock keys revoke`.",
     "api_keys_taken_over": "Redis has taken over the keys of the setting `api_keys`, with every scope but `admin`, and they "
     "stay valid until they are revoked. Set `require_keys`, remove the setting, and make an operator's key with "
-    "the scope `admin`.",
+    "`penstock keys create --scopes admin`.",
     "api_starting": "The api starts to listen.",
     "api_stopping": "The api was asked to end: `/health/ready` answers 503, and open calls have `shutdown_grace_s`.",
     "append_delayed": "Chunks of running streams could not be written, as Redis is unreachable; they are kept and "
@@ -47,6 +47,8 @@ EVENTS = {
     "batch_waits_for_queue": "A batch's chunk was not submitted, as the lane is full; it is retried.",
     "batch_waits_for_redis": "A batch's next step waits for Redis.",
     "batch_waits_for_storage": "A batch's next step waits for storage, which is failing or full.",
+    "bodies_not_dropped": "The bodies of a job with `store: false` could not be dropped after the fetch of its result, as "
+    "Redis is unreachable. They are dropped when `unstored_s` is over.",
     "bury_failed": "A worker that ends could not end its lease: its jobs are taken over when the lease expires.",
     "cancel_asked": "A caller asked to cancel a job; `state` is the job's state after that.",
     "chunk_end_delayed": "The end of a batch's chunk could not be written, as Redis is unreachable; it is retried.",
@@ -107,6 +109,9 @@ EVENTS = {
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
     "hub_waits_for_redis": "The api serves requests, but cannot follow jobs yet, as Redis is unreachable.",
+    "issuer_keys": "An api has new public keys of the OIDC issuer.",
+    "issuer_unavailable": "The OIDC issuer's public keys could not be fetched; those at hand are used for "
+    "`oidc_max_stale_s`.",
     "job_accepted": "A job is queued, and on disk.",
     "job_claimed": "A worker started an attempt.",
     "job_crashed": "The code that runs jobs failed because of a bug in Penstock; the line has the traceback.",
@@ -196,6 +201,8 @@ EVENTS = {
     "over before; change them with `penstock tenants set`.",
     "tenants_indexed": "The lists of each tenant's jobs, files and batches were made, for the first time on this Redis.",
     "tenants_taken_over": "The tenants of the settings have records in Redis now, which decide from then on.",
+    "tls_files_read": "The api read its changed certificate; new connections get it.",
+    "tls_files_refused": "The api's changed certificate cannot be used; it serves the one that it had.",
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",

@@ -93,7 +93,8 @@ class Penstock(_Client[SyncDriver]):
         max_retry_s: no try of a call begins later than this many seconds after its first failure. A server that asks
             for a longer pause gets no retry.
         on_retry: is called before each pause, with a :class:`penstock.Retry`; both clients call it directly.
-        http_client: an httpx client of your own (proxies, certificates); you close it.
+        http_client: an httpx client of your own (proxies, certificates); you close it. Ours trusts ``PENSTOCK_CA_FILE``
+            besides the usual authorities (or those of ``SSL_CERT_FILE``), and shows ``PENSTOCK_CLIENT_CERT_FILE``.
 
     Raises:
         ArgumentError: an argument is out of range, or no header can carry the key.

@@ -53,6 +53,7 @@ class JobRequest(TypedDict, total=False):
             server otherwise uses the input's ``prompt_cache_key``, or a long system message or prompt.
         coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
             request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
+        store: False: the server drops request and result as soon as you have fetched the result, or after some minutes.
     """
 
     model: str | None
@@ -67,6 +68,7 @@ class JobRequest(TypedDict, total=False):
     max_attempts: int | None
     affinity_key: str | None
     coalesce: bool
+    store: bool | None
 
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})

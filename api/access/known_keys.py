@@ -35,6 +35,7 @@ class Wrong(Enum):
 
     KEY = "unknown"
     EXPIRED = "expired"
+    CLAIMS = "names no tenant"
 
 
 Verdict: TypeAlias = Identity | Wrong

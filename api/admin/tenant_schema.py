@@ -78,9 +78,7 @@ class TenantFields(BaseModel):
 class QuotaUseObject(BaseModel):
     """What a tenant has used of its quotas."""
 
-    tokens_today: int = Field(
-        description="Since 00:00 UTC; counted while it has a quota of requests or tokens."
-    )
+    tokens_today: int = Field(description="Since 00:00 UTC; counted while it has a quota of tokens a day.")
     storage_bytes: int
     batches_open: int
 

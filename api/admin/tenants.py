@@ -7,6 +7,7 @@ from typing import Annotated
 import structlog
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from api.access.identity import actor_of
 from api.admin.tenant_schema import (
     TenantFields,
     TenantSettingsList,
@@ -62,7 +63,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def put_tenant(name: Name, body: Body, request: Request) -> Response:
         """What the body leaves out gets its default."""
-        changed = await tenants.put(body.tenant(name))
+        changed = await tenants.put(body.tenant(name), actor_of(request.scope))
         log.info("tenant_set", of=name, changed=changed, tenant=asked_by(request.scope))
         return await show(name)
 
@@ -74,7 +75,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def change_tenant(name: Name, body: Body, request: Request) -> Response:
         """What the body leaves out stays. null sets the default."""
-        changed = await tenants.change(name, body.changes())
+        changed = await tenants.change(name, body.changes(), actor_of(request.scope))
         log.info("tenant_set", of=name, changed=changed, tenant=asked_by(request.scope))
         return await show(name)
 
@@ -85,6 +86,6 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def reset_tenant(name: Name, request: Request) -> Response:
         """It has the defaults again. Its jobs, files and batches stay."""
-        changed = await tenants.reset(name)
+        changed = await tenants.reset(name, actor_of(request.scope))
         log.info("tenant_reset", of=name, changed=changed, tenant=asked_by(request.scope))
         return await show(name)

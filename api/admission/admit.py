@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.fingerprints import affinity_of, coalescing_digest
@@ -17,6 +17,7 @@ from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
+from jobs.tenants import Tenant
 
 
 class Terms(TypedDict, total=False):
@@ -47,6 +48,8 @@ async def admit(
     placement: Placement | None = None,
     affinity_key: str | None = None,
     coalesce: bool = False,
+    models: Collection[str] | None = None,
+    store: bool = True,
     **terms: Unpack[Terms],
 ) -> JobSpec:
     """Check a request, choose its pool and make its job.
@@ -63,6 +66,8 @@ async def admit(
         placement: requirements on the device.
         affinity_key: the client's own name for the prefix that this request shares with others.
         coalesce: an identical job under way may answer this one too.
+        models: those that the caller's key may use; None: every one of its tenant.
+        store: keep its result; false, or OpenAI's own ``store: false`` in the body: until it was fetched, or for a while.
         terms: further fields of the job.
 
     Returns:
@@ -70,16 +75,16 @@ async def admit(
 
     Raises:
         ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model is
-            unknown, or not the tenant's; 503, no worker is live.
+            unknown, or not the caller's; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     run = services.bodies.run
     tenant = terms.get("tenant", DEFAULT_TENANT)
-    await check_lane(services, tenant, lane)
+    owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant
+        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
     )
     stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache
@@ -89,6 +94,8 @@ async def admit(
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
     )
+    unstored_ms = int(services.settings.unstored_s * 1000)
+    keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -103,8 +110,17 @@ async def admit(
         prompt_tokens=given_tokens(request) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
+        keep_ms=keep_ms,
+        once=once,
         **terms,
     )
+
+
+def _kept(owner: Tenant, unstored_ms: int, *, store: bool) -> tuple[int | None, bool]:
+    """Return how long a job's record is kept after its end (None: as the settings say), and whether for one fetch only."""
+    if not store or owner.retention_ms == 0:
+        return unstored_ms, True
+    return owner.retention_ms, False
 
 
 def model_name(asked: object, default: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ async def route(
     live: bool = False,
     placement: Placement | None = None,
     tenant: str = DEFAULT_TENANT,
+    models: Collection[str] | None = None,
 ) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
@@ -43,7 +44,7 @@ async def route(
     catalogue = services.catalogue
     if await catalogue.find(name, live=live, placement=placement) is None:
         raise _not_served(services, name, placement)
-    await check_model(services, tenant, name)
+    await check_model(services, tenant, name, models)
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
@@ -63,19 +64,27 @@ async def route(
     raise refused
 
 
-async def check_model(services: Services, tenant: str, name: str) -> None:
-    """Refuse a model that the tenant may not use, as one that does not exist.
+async def check_model(
+    services: Services, tenant: str, name: str, models: Collection[str] | None = None
+) -> None:
+    """Refuse a model that the caller may not use, as one that does not exist. ``models``: those of its key.
 
     Raises:
         ApiError: 404 ``model_not_found``.
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
-    models = (await services.known_tenants.get(tenant)).models
-    if models is None:
-        return
-    real_name = services.catalogue.real_name
-    if real_name(name) not in map(real_name, models):
+    allowed = await allowed_models(services, tenant, models)
+    if allowed is not None and services.catalogue.real_name(name) not in allowed:
         raise model_not_found(name, services.settings.default_model)
+
+
+async def allowed_models(
+    services: Services, tenant: str, models: Collection[str] | None
+) -> frozenset[str] | None:
+    """Return the names, without aliases, of the models that both a tenant and a key may use; None: every model."""
+    rights = ((await services.known_tenants.get(tenant)).models, models)
+    named = [frozenset(map(services.catalogue.real_name, one)) for one in rights if one is not None]
+    return frozenset.intersection(*named) if named else None
 
 
 def check_endpoint(model: Model, endpoint: str) -> None:

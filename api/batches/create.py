@@ -6,6 +6,9 @@ import hashlib
 import json
 from typing import Any
 
+from starlette.types import Scope
+
+from api.access.identity import identity_of
 from api.admission.rights import check_lane
 from api.http.errors import ApiError, invalid
 from api.http.expiry import expires_after_s
@@ -29,6 +32,18 @@ _KNOWN = {
     "priority",
 }
 _PAIRS, _KEY, _VALUE = 16, 64, 512
+
+
+def refuse_limited_key(scope: Scope) -> None:
+    """Refuse a key that may use some models alone: a batch is read long after, and its rows may name any model.
+
+    Raises:
+        ApiError: 403.
+    """
+    models = identity_of(scope).models
+    if models is not None:
+        message = f"this key is for {', '.join(sorted(models))} alone, and batches need a key for every model of its tenant"
+        raise ApiError(403, message, "insufficient_scope")
 
 
 async def create_batch(

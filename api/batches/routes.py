@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import actor_of, identity_of, owner_of
-from api.batches.create import create_batch
+from api.batches.create import create_batch, refuse_limited_key
 from api.batches.schema import CREATE_BODY, BatchList, BatchObject
 from api.batches.view import batch_view, found_batch
 from api.http.asgi import add_raw_route, json_response, reply
@@ -31,6 +31,7 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
     async def create(scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_limited_key(scope)
         key = idempotency_key(scope)
         body = parse_object(await read_control_body(scope, receive))
         batch, _ = await create_batch(services, body, key, identity_of(scope), place_of(scope))
@@ -44,7 +45,7 @@ def register(router: APIRouter, services: Services) -> None:
         name="create_batch",
         summary="Create a batch",
         description="Answered with status `validating`; its rows are checked and run after that.",
-        responses=answers(BatchObject, 400, 409, 413, 503),
+        responses=answers(BatchObject, 400, 403, 409, 413, 429, 503),
         openapi_extra={"requestBody": CREATE_BODY, "parameters": [key_parameter("batch")]},
     )
 

@@ -11,6 +11,8 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from api.access.identity import actor_of, owner_of
+from api.admission.rights import check_lane
+from api.batches.create import refuse_limited_key
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
 from api.http.asgi import json_response, until_hangup
@@ -18,7 +20,7 @@ from api.http.errors import SERVER, ApiError
 from api.http.openapi import answers
 from api.middleware.trace import asked_by, place_of
 from api.services import Services
-from broker.db.errors import BatchUnfinishedError, FileGoneError, NoCoordinatorError
+from broker.db.errors import BatchUnfinishedError, FileGoneError, NoCoordinatorError, OverQuotaError
 from broker.tasks import Answer, TaskKind
 from jobs.batch_model import Batch
 from jobs.ids import BATCH_PREFIX, FILE_PREFIX
@@ -51,10 +53,11 @@ def register(router: APIRouter, services: Services) -> None:
     @router.post(
         "/v1/batches/{batch_id}/retry",
         summary="Retry a batch's failed rows",
-        responses=answers(BatchObject, 404, 409, 410, 503, 507),
+        responses=answers(BatchObject, 404, 409, 410, 429, 503, 507),
     )
     async def retry(batch_id: str, request: Request) -> Response:
         """A new batch of the rows in the error file. A batch is retried once: a second call finds the same new batch."""
+        refuse_limited_key(request.scope)
         batch = await _ended_batch(services, batch_id, owner_of(request.scope))
         if batch.error_file_id is None:
             raise ApiError(409, f"{batch.id} has no failed rows", "nothing_to_retry", param="batch_id")
@@ -62,6 +65,7 @@ def register(router: APIRouter, services: Services) -> None:
             child = await services.batches.get(batch.retried_as, owner=owner_of(request.scope))
             if child is not None:
                 return json_response(batch_view(child))
+        await check_lane(services, batch.tenant, batch.priority)
         args = {
             "file_id": services.new_id(FILE_PREFIX),
             "batch_id": services.new_id(BATCH_PREFIX),
@@ -92,6 +96,7 @@ async def _performed(
         NoCoordinatorError: none is alive, or the last one died; asked again, the task continues where there is one.
         FileGoneError: a file of the batch was deleted or has expired.
         StorageError: storage fails.
+        OverQuotaError: the tenant has as many open batches as it may.
         ApiError: 404, the batch is gone; 500, the task failed for a fault of Penstock's.
     """
     owner = owner_of(request.scope)
@@ -135,6 +140,8 @@ def _result(batch: Batch, told: Answer) -> Mapping[str, Any]:
         raise FileGoneError(told.message)
     if told.error == "batch_not_found":
         raise batch_not_found(batch.id)
+    if told.error == "insufficient_quota":
+        raise OverQuotaError("batches", int(told.message), 1)
     if told.error in _STORAGE_ERRORS:
         raise _STORAGE_ERRORS[told.error](told.message)
     raise ApiError(500, told.message, "internal_error", type_=SERVER)

@@ -51,7 +51,8 @@ class LingeringTransport:
             self.close_now()
             return
         self.lingering = True
-        self.real.write_eof()
+        if self.real.can_write_eof():  # TLS has no half-closed connections
+            self.real.write_eof()
         self.real.resume_reading()
         self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.close_now)
         self._closing()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from types import FrameType
 
@@ -10,6 +11,7 @@ import structlog
 import uvicorn
 
 from api.connections.protocol import BoundedProtocol
+from api.connections.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -17,6 +19,9 @@ CUT_S = 1
 """How long the calls that are cut off at the end have for their own clean-up."""
 
 _LOOK_S = 0.05
+
+_TLS_LOOK_TICKS = 20
+"""Between two looks at the files of TLS; uvicorn ticks every 0.1 s."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -32,15 +37,35 @@ class DrainingServer(uvicorn.Server):
         grace_s: longest wait for open calls.
         delay_s: shortest time before the port is closed.
         stopping: called once, at the beginning.
+        tls: serve TLS; None: plain HTTP.
     """
 
     def __init__(
-        self, config: uvicorn.Config, *, grace_s: float, delay_s: float, stopping: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        *,
+        grace_s: float,
+        delay_s: float,
+        stopping: Callable[[], None],
+        tls: Tls | None = None,
     ) -> None:
         super().__init__(config)
         self._grace_s = max(grace_s, delay_s)
         self._delay_s = delay_s
         self._stopping = stopping
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. uvicorn's own TLS would read the certificate once and for all."""
+        if self._tls is not None:
+            self.config.ssl = self._tls.context
+        await super().startup(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at the files of TLS now and then."""
+        if self._tls is not None and counter % _TLS_LOOK_TICKS == 0:
+            self._tls.look()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal; the second one hurries. uvicorn's own would end the process by that signal: ours ends well."""

@@ -32,7 +32,7 @@ def register(router: APIRouter, services: Services) -> None:
         name="create_file",
         summary="Upload a file",
         description="Streamed to storage; answered when it is on disk.",
-        responses=answers(FileObject, 400, 409, 413, 503, 507),
+        responses=answers(FileObject, 400, 409, 413, 429, 503, 507),
         openapi_extra={"requestBody": UPLOAD_FORM, "parameters": [key_parameter("file")]},
     )
     add_raw_route(

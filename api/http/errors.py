@@ -56,7 +56,7 @@ _OWN_CODES = {
         *("job_not_finished", "job_not_queued", "key_inactive", "no_pepper"),
         "nothing_to_retry",
     ),
-    410: ("cursor_expired", "file_gone", "storage_object_missing"),
+    410: ("cursor_expired", "file_gone", "result_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),
     414: ("url_too_long",),
     416: ("range_not_satisfiable",),
@@ -64,6 +64,7 @@ _OWN_CODES = {
     431: ("headers_too_large",),
     503: (
         "body_memory_full",
+        "issuer_unavailable",
         "no_coordinator",
         "no_worker",
         "queue_timeout",

@@ -30,6 +30,7 @@ from api.http.errors import (
 from api.http.rates import over_quota
 from broker.db.errors import (
     BatchUnfinishedError,
+    BodyGoneError,
     BusyError,
     FileGoneError,
     FileInUseError,
@@ -142,6 +143,7 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
         OverQuotaError: over_quota,
         InfeasibleError: _infeasible,
         IdempotencyConflictError: lambda error: ApiError(409, str(error), "idempotency_conflict"),
+        BodyGoneError: lambda error: ApiError(410, str(error), "result_gone"),
         UnfinishedError: lambda error: ApiError(409, str(error), "job_not_finished"),
         BatchUnfinishedError: lambda error: ApiError(409, str(error), "batch_not_finished"),
         KeyInactiveError: lambda error: ApiError(409, str(error), "key_inactive"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.http.asgi import Header
-from api.http.errors import RETRY_WORKER_S, SERVER, ApiError
+from api.http.errors import RETRY_WORKER_S, ApiError
 from broker.records import Ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Usage
@@ -45,8 +45,8 @@ def ended_without_result(job_id: str, ending: Ending) -> ApiError:
         return failure(ending.error, ending.status)
     if ending.state is JobState.FAILED:
         return failure(JobError(FailureCode.INTERNAL, "no reason was recorded"), ending.status)
-    message = f"the result of {job_id} is no longer stored"
-    return ApiError(500, message, "internal_error", type_=SERVER)
+    message = f"the result of {job_id} is no longer stored; with store: false it is kept until it was fetched"
+    return ApiError(410, message, "result_gone")
 
 
 def answer(job_id: str, ending: Ending) -> tuple[int, bytes, list[Header]]:

@@ -28,6 +28,7 @@ from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_v
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
 from broker.db.errors import (
+    BodyGoneError,
     BusyError,
     InfeasibleError,
     NewerRecordError,
@@ -38,12 +39,15 @@ from broker.db.errors import (
 )
 from broker.jobs import Accepted
 from jobs.failures import FailureCode
+from jobs.sealing import SealingError
 from monitoring.trace_context import TraceContext
 
 log = structlog.get_logger(__name__)
 
 _REFUSALS = (
     ApiError,
+    BodyGoneError,
+    SealingError,
     UnfinishedError,
     QueueFullError,
     OverQuotaError,
@@ -78,7 +82,7 @@ async def _repeat_now(services: Services, job_id: str, scope: Scope, key: str | 
     if spec is None:
         raise job_not_found(job_id)
     await check_lane(services, spec.tenant, spec.lane)
-    await check_model(services, spec.tenant, spec.model)
+    await check_model(services, spec.tenant, spec.model, identity_of(scope).models)
     earlier = TraceContext.decode(spec.trace)
     spec = replace(
         spec,
@@ -102,7 +106,8 @@ async def _retried(services: Services, job_id: str, scope: Scope) -> dict[str, A
     try:
         new = (await _repeat(services, job_id, scope)).id
     except _REFUSALS as refused:
-        answer = _ANSWERS[type(refused)](refused)
+        kind = next(kind for kind in type(refused).__mro__ if kind in _ANSWERS)
+        answer = _ANSWERS[kind](refused)
         error = {"code": answer.code, "message": answer.message}
     return {"id": job_id, "retried_as": new, "error": error}
 
@@ -138,7 +143,7 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/jobs/{job_id}/retry",
         summary="Repeat a finished job",
         status_code=202,
-        responses=answers(JobObject, 404, 409, 429, 503, status=202),
+        responses=answers(JobObject, 404, 409, 410, 429, 503, status=202),
         openapi_extra={"parameters": [key_parameter("job")]},
     )
     async def retry_job(job_id: str, asked: Request) -> Response:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
+from starlette.background import BackgroundTask
 
-from api.access.identity import actor_of, identity_of, owner_of
+from api.access.identity import actor_of, identity_of, owner_of, tenant_of
 from api.admission.rights import check_lane
+from api.fetched import drop_fetched
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.errors import ApiError, invalid
@@ -83,10 +85,13 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/jobs/{job_id}/result",
         summary="Get a job's result",
-        responses={200: {"description": "The raw OpenAI response."}, **error_docs(404, 409, 503, 504)},
+        responses={200: {"description": "The raw OpenAI response."}, **error_docs(404, 409, 410, 503, 504)},
     )
     async def get_result(job_id: str, request: Request) -> Response:
-        """The raw OpenAI response; of a failed job, its OpenAI error with its status."""
+        """The raw OpenAI response; of a failed job, its OpenAI error with its status.
+
+        With `store: false`, this fetch is the last one.
+        """
         try:
             ending = await services.hub.ended(checked_id(job_id), owner=owner_of(request.scope))
         except LookupError:
@@ -96,7 +101,8 @@ def register(router: APIRouter, services: Services) -> None:
             raise ApiError(409, message, "job_not_finished")
         status, result, headers = answer(job_id, ending)
         named = {name.decode(): value.decode() for name, value in headers}
-        return Response(result, status, named, "application/json")
+        sent = BackgroundTask(drop_fetched, services, job_id, tenant_of(request.scope))
+        return Response(result, status, named, "application/json", sent if ending.once else None)
 
 
 def _register_raw(router: APIRouter, services: Services) -> None:

@@ -120,6 +120,11 @@ class JobRequest(BaseModel):
         False,
         description="Let an identical, deterministic job of yours that is queued or running answer this one too.",
     )
+    store: bool = Field(
+        True,
+        description="False: keep request and result until you have fetched the result, and at most `unstored_s` (5 minutes)."
+        " `input.store: false` asks for the same. Such a job is not coalesced.",
+    )
 
 
 class JobChange(BaseModel):

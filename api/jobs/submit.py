@@ -10,9 +10,10 @@ import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
-from api.access.identity import identity_of, owner_of
+from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
+from api.fetched import drop_fetched
 from api.http.asgi import Header, reply
 from api.http.bodies import Body
 from api.http.body import parse_raw, parse_value, validate
@@ -78,6 +79,7 @@ class Jobs:
             headers.append((b"preference-applied", applied.encode()))
         headers += raw_rate_headers(accepted.rates)
         await _show(job, stored, accepted.id, send, 202, headers, warnings)
+        await self._forget(job, stored, scope)
 
     async def get(self, scope: Scope, receive: Receive, send: Send) -> None:
         """``GET /v1/jobs/{job_id}``."""
@@ -88,6 +90,12 @@ class Jobs:
             await receive()  # the empty body, so that the next message is the hang-up
         job, stored = await self._look(job_id, owner_of(scope), wait_s, receive)
         await _show(job, stored, job_id, send, 200, headers)
+        await self._forget(job, stored, scope)
+
+    async def _forget(self, job: Job | None, stored: StoredResult | None, scope: Scope) -> None:
+        """After the answer: drop the bodies of a job that is kept for one fetch, if its result was in the answer."""
+        if job is not None and job.once and job.state.terminal and stored is not None:
+            await drop_fetched(self._services, job.id, tenant_of(scope))
 
     async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
@@ -102,9 +110,11 @@ class Jobs:
             placement=None if request.placement is None else request.placement.placement(),
             affinity_key=request.affinity_key,
             coalesce=request.coalesce,
+            store=request.store,
             tenant=identity.tenant,
             owner=identity.owner,
             key=identity.key,
+            models=identity.models,
             metadata=request.metadata or {},
             max_attempts=request.max_attempts,
             expires_in_ms=_ms(request.expires_in_s),
@@ -223,6 +233,8 @@ def _fresh(spec: JobSpec, accepted: Accepted, place: Snapshot, trace: TraceConte
         queue_timeout_ms=spec.queue_timeout_ms,
         timeout_ms=spec.timeout_ms,
         trace=None if trace is None else trace.encode(),
+        keep_ms=spec.keep_ms,
+        once=spec.once,
     )
 
 

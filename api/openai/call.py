@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import identity_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
+from api.fetched import drop_fetched
 from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
 from api.http.body import parse_object
@@ -62,6 +63,7 @@ class OpenAICall:
             lane=Lane.REALTIME,
             live=True,
             coalesce=_wants_coalescing(scope),
+            models=identity_of(scope).models,
             tenant=tenant_of(scope),
             key=identity_of(scope).key,
             expires_in_ms=self._life_ms,
@@ -91,11 +93,11 @@ class OpenAICall:
                     if not spec.stream:
                         last = await answer_whole(services, spec, inbox, send, span)
                         over = True
-                        return last
+                        return _then_dropped(services, spec, last)
                     over, last = await answer_stream(
                         services, spec, inbox, send, span, lambda: self._note_first_token(began)
                     )
-                    return last
+                    return _then_dropped(services, spec, last)
             except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
                 over = True
                 raise queue_timeout(spec.id, error.estimate_ms) from None
@@ -113,6 +115,18 @@ class OpenAICall:
 
     def _note_first_token(self, began: float) -> None:
         self._first_token.observe(time.perf_counter() - began)
+
+
+def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:
+    """Have the bodies of a job with ``store: false`` dropped after the end of its response."""
+    if not spec.once:
+        return last
+
+    async def send() -> None:
+        await last()
+        await drop_fetched(services, spec.id, spec.tenant)
+
+    return send
 
 
 def _wants_coalescing(scope: Scope) -> bool:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.access.identity import tenant_of
-from api.admission.routing import check_model, model_not_found
+from api.access.identity import identity_of
+from api.admission.routing import allowed_models, check_model, model_not_found
 from api.http.asgi import json_response
 from api.http.openapi import error_docs
 from api.services import Services
@@ -21,11 +21,11 @@ def register(router: APIRouter, services: Services) -> None:
     async def list_models(request: Request) -> Response:
         """The models of live workers, the default first, and their aliases, with `root` naming the model.
 
-        If no worker is alive: every model that was ever served here. A tenant sees those that it may use.
+        If no worker is alive: every model that was ever served here. A caller sees those that its tenant and key may use.
         """
         await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
-        models = (await services.known_tenants.get(tenant_of(request.scope))).models
-        allowed = None if models is None else set(map(services.catalogue.real_name, models))
+        caller = identity_of(request.scope)
+        allowed = await allowed_models(services, caller.tenant, caller.models)
         cards = [
             _card(name, model)
             for name, model in services.catalogue.listed()
@@ -39,7 +39,8 @@ def register(router: APIRouter, services: Services) -> None:
         model = await services.catalogue.find(name)
         if model is None:
             raise model_not_found(name)
-        await check_model(services, tenant_of(request.scope), name)
+        caller = identity_of(request.scope)
+        await check_model(services, caller.tenant, name, caller.models)
         return json_response(_card(name, model))
 
 

@@ -8,7 +8,7 @@ from kombu import Queue
 from broker.celery import transport
 from broker.db.faults import Faults
 from broker.db.keys import Keys
-from broker.db.urls import celery_options, celery_url
+from broker.db.urls import celery_options, celery_url, tls_options
 from jobs.lanes import Lane
 
 TASK_NAME = "penstock.run"
@@ -52,6 +52,7 @@ def make_celery(
             transport.FAULTS: faults or Faults(),
             **celery_options(redis_url),
         },
+        broker_use_ssl=tls_options(redis_url) or False,  # Flower takes it from here alone
         broker_channel_error_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

@@ -24,7 +24,7 @@ from broker.attempts import Claim
 from broker.celery.claimer import Claimer
 from broker.db.faults import Faults, is_fault
 from broker.db.functions import is_missing, load_command
-from broker.db.sentinel import SyncMasterConnection, client_options
+from broker.db.sentinel import SyncMasterConnection, SyncTlsMasterConnection, client_options
 from monitoring import failpoints
 
 CLAIMER = "penstock_claimer"
@@ -142,6 +142,7 @@ class SentinelChannel(Channel):
 
     from_transport_options = (*Channel.from_transport_options, "sentinels")
     connection_class = SyncMasterConnection
+    connection_class_ssl = SyncTlsMasterConnection
     sentinels: Any = None
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002 - kombu's signature

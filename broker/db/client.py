@@ -18,7 +18,7 @@ from redis.exceptions import MasterDownError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from broker.db.errors import StoreUnavailableError
-from broker.db.sentinel import MasterConnection, SyncMasterConnection, client_options
+from broker.db.sentinel import client_options, connection_class, sync_connection_class
 from broker.db.urls import sentinels_of, without_password
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
     """Make a client; it connects when first used.
 
     Args:
-        url: ``redis://``, ``rediss://``, ``unix://`` or ``sentinel://``.
+        url: ``redis://``, ``rediss://``, ``unix://``, ``sentinel://`` or ``rediss+sentinel://``.
         retries: how often a command is sent again after a broken connection.
         timeout_s: longest wait for a reply, and for a free connection of the client.
         text: decode replies as UTF-8; otherwise they are bytes.
@@ -130,7 +130,7 @@ def connect(url: str, *, retries: int = 3, timeout_s: float = 5.0, text: bool = 
     # Callers in a burst wait for a connection; redis-py's usual pool would refuse those beyond its size.
     if sentinels := sentinels_of(url):
         pool = BlockingConnectionPool(
-            connection_class=MasterConnection, **options, **client_options(sentinels)
+            connection_class=connection_class(sentinels), **options, **client_options(sentinels)
         )
     else:
         pool = BlockingConnectionPool.from_url(url, **options)
@@ -152,7 +152,9 @@ def connect_sync(url: str, **options: Any) -> SyncRedis:
     sentinels = sentinels_of(url)
     if sentinels is None:
         return SyncRedis.from_url(url, **options)
-    return SyncRedis.from_pool(SyncPool(SyncMasterConnection, **options, **client_options(sentinels)))
+    return SyncRedis.from_pool(
+        SyncPool(sync_connection_class(sentinels), **options, **client_options(sentinels))
+    )
 
 
 def ping(url: str) -> None:

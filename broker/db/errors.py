@@ -115,6 +115,13 @@ class UnfinishedError(BrokerError):
         self.job_id = job_id
 
 
+class BodyGoneError(BrokerError):
+    """A job's request was dropped, as it was kept until its result was fetched."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"the request of {job_id} was dropped when its result was fetched (store: false)")
+
+
 class NewerRecordError(BrokerError):
     """A record was written by a newer version than this one can read."""
 

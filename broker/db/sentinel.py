@@ -10,13 +10,14 @@ from typing import Any
 
 from redis import Connection as SyncConnection
 from redis import Sentinel as SyncSentinel
-from redis.asyncio import Connection
+from redis import SSLConnection as SyncSSLConnection
+from redis.asyncio import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry as SyncRetry
 
-from broker.db.urls import Sentinels
+from broker.db.urls import Sentinels, sentinel_options
 
 _PATIENCE_S = 1.0  # with one sentinel, as there are others
 
@@ -43,7 +44,7 @@ def find_master_sync(sentinels: Sentinels) -> tuple[str, int]:
 
 def _options(sentinels: Sentinels, retry: Any) -> dict[str, Any]:
     patience = {"socket_timeout": _PATIENCE_S, "socket_connect_timeout": _PATIENCE_S, "retry": retry}
-    return patience | dict(sentinels.login)
+    return patience | sentinel_options(sentinels)
 
 
 def client_options(sentinels: Sentinels) -> dict[str, Any]:
@@ -53,28 +54,51 @@ def client_options(sentinels: Sentinels) -> dict[str, Any]:
         "db": sentinels.database,
         "username": sentinels.username,
         "password": sentinels.password,
+        **dict(sentinels.tls or ()),
     }
 
 
-class MasterConnection(Connection):
-    """A connection to the master."""
-
+class _FollowsMaster:
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
         super().__init__(**options)
         self._sentinels = sentinels
 
     async def _connect(self) -> None:
         self.host, self.port = await find_master(self._sentinels)
-        await super()._connect()  # type: ignore[no-untyped-call]
+        await super()._connect()  # type: ignore[misc]
 
 
-class SyncMasterConnection(SyncConnection):
-    """The same without asyncio."""
+class MasterConnection(_FollowsMaster, Connection):
+    """A connection to the master."""
 
+
+class TlsMasterConnection(_FollowsMaster, SSLConnection):
+    """A connection to the master, with TLS."""
+
+
+class _SyncFollowsMaster:
     def __init__(self, *, sentinels: Sentinels, **options: Any) -> None:
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+        super().__init__(**options)
         self._sentinels = sentinels
 
     def _connect(self) -> Any:
         self.host, self.port = find_master_sync(self._sentinels)
-        return super()._connect()  # type: ignore[no-untyped-call]
+        return super()._connect()  # type: ignore[misc]
+
+
+class SyncMasterConnection(_SyncFollowsMaster, SyncConnection):
+    """A connection to the master, without asyncio."""
+
+
+class SyncTlsMasterConnection(_SyncFollowsMaster, SyncSSLConnection):
+    """A connection to the master, with TLS and without asyncio."""
+
+
+def connection_class(sentinels: Sentinels) -> type[Connection]:
+    """Return the class of connections to this master."""
+    return MasterConnection if sentinels.tls is None else TlsMasterConnection
+
+
+def sync_connection_class(sentinels: Sentinels) -> type[SyncConnection]:
+    """As :func:`connection_class`, without asyncio."""
+    return SyncMasterConnection if sentinels.tls is None else SyncTlsMasterConnection

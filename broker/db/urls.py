@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
-_SENTINEL_SCHEMES = {"sentinel", "redis+sentinel"}
+_SENTINEL_TLS = "rediss+sentinel"
+_SENTINEL_SCHEMES = {"sentinel", "redis+sentinel", _SENTINEL_TLS}
 _SENTINEL_PORT = 26379
 _SENTINEL_FORM = "sentinel://[user:password@]host:26379,host:26379/master-name[/db]"
 _SENTINEL_ERROR = "a Sentinel address"
 _SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
+_TLS_OPTIONS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
 
 
 class UnknownSchemeError(ValueError):
@@ -28,6 +30,7 @@ class Sentinels:
         username: for the master.
         password: for the master.
         login: ``username`` and ``password`` for the sentinels themselves, if they need any.
+        tls: redis-py's options of TLS, for the sentinels and the master; None: without TLS.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -36,13 +39,15 @@ class Sentinels:
     username: str | None
     password: str | None
     login: tuple[tuple[str, str], ...] = ()
+    tls: tuple[tuple[str, str | bool], ...] | None = None
 
 
 def sentinels_of(url: str) -> Sentinels | None:
     """Read ``sentinel://[user:password@]host[:port],host[:port]/master-name[/db]``; None: an address of another kind.
 
-    ``redis+sentinel://`` is the same. The user and password are the master's; ``?sentinel_password=`` and
-    ``sentinel_username=`` are the sentinels' own.
+    ``redis+sentinel://`` is the same, ``rediss+sentinel://`` with TLS, whose files are ``?ssl_ca_certs=``, ``ssl_certfile=``
+    and ``ssl_keyfile=``. The user and password are the master's; ``?sentinel_password=`` and ``sentinel_username=`` are the
+    sentinels' own.
 
     Raises:
         ValueError: it is one, but cannot be read.
@@ -56,11 +61,28 @@ def sentinels_of(url: str) -> Sentinels | None:
     if not hosts or not master or not (database or "0").isdecimal():
         raise ValueError(f"{_SENTINEL_ERROR} reads {_SENTINEL_FORM}")
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    if unknown := options.keys() - _SENTINEL_OPTIONS:
+    secure = parts.scheme == _SENTINEL_TLS
+    if unknown := options.keys() - _SENTINEL_OPTIONS - (_TLS_OPTIONS if secure else set()):
         raise ValueError(f"{_SENTINEL_ERROR} takes no option {', '.join(sorted(unknown))}")
+    tls = tuple(sorted(_tls(parts.query).items())) if secure else None
     username, _, password = (unquote(part) for part in userinfo.partition(":"))
-    login = tuple((name.removeprefix("sentinel_"), value) for name, value in sorted(options.items()))
-    return Sentinels(hosts, master, int(database or 0), username or None, password or None, login)
+    own = sorted((name, value) for name, value in options.items() if name in _SENTINEL_OPTIONS)
+    login = tuple((name.removeprefix("sentinel_"), value) for name, value in own)
+    return Sentinels(hosts, master, int(database or 0), username or None, password or None, login, tls)
+
+
+def _tls(query: str) -> dict[str, str | bool]:
+    found: dict[str, str | bool] = {"ssl_cert_reqs": "required"}
+    found |= {name: values[-1] for name, values in parse_qs(query).items() if name.startswith("ssl_")}
+    if "ssl_check_hostname" in found:
+        found["ssl_check_hostname"] = str(found["ssl_check_hostname"]).lower() not in {"false", "no", "0"}
+    return found
+
+
+def tls_options(url: str) -> dict[str, str | bool] | None:
+    """Return redis-py's options of TLS that an address has, for Celery and Flower; None: the address is without TLS."""
+    parts = urlsplit(url)
+    return _tls(parts.query) if parts.scheme in {"rediss", _SENTINEL_TLS} else None
 
 
 def _host(text: str) -> tuple[str, int]:
@@ -118,7 +140,7 @@ def celery_url(url: str) -> str:
         return f"sentinel://{user}@{where}/{sentinels.database}".replace("//:@", "//")
     scheme, there, _ = url.partition("://")
     raise UnknownSchemeError(
-        "a Redis address starts with redis://, rediss://, unix:// or sentinel://"
+        "a Redis address starts with redis://, rediss://, unix://, sentinel:// or rediss+sentinel://"
         + (f", not {scheme}://" if there and scheme == parts.scheme else "")
     )
 
@@ -128,8 +150,13 @@ def celery_options(url: str) -> dict[str, Any]:
     sentinels = sentinels_of(url)
     if sentinels is None:
         return {}
-    login = dict(sentinels.login)
-    return {"sentinels": sentinels, "master_name": sentinels.master, "sentinel_kwargs": login}
+    own = sentinel_options(sentinels)
+    return {"sentinels": sentinels, "master_name": sentinels.master, "sentinel_kwargs": own}
+
+
+def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
+    """Return redis-py's options of a connection to a sentinel itself."""
+    return dict(sentinels.login) | ({} if sentinels.tls is None else {"ssl": True, **dict(sentinels.tls)})
 
 
 def with_password(url: str, password: str) -> str:

@@ -120,19 +120,23 @@ end
 
 local function limit(name)
   limits_read = limits_read or read(K.limits(), {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'ageing_ms',
-    'usage_rows_max', 'usage_ms'})
+    'usage_rows_max', 'usage_ms', 'audit_most', 'audit_ms'})
   return number(limits_read[name])
 end
 
--- What an operator has set for a tenant, by name, as text; see lua/tenant.lua. by_tenant: some tenant has a record.
-local TENANT = {'weight', 'queue_max', 'max_active', 'rpm', 'tpm', 'tpd', 'storage_max', 'batches_max', 'state'}
+-- What an operator has set for a tenant and functions read, by name, as text; see lua/tenant.lua. by_tenant: some tenant has a record. It is
+-- read in every call, so it is one field of JSON, which costs less than many fields.
 local NO_RECORD = {}
 
 local function tenant_record(tenant)
   if not limit('by_tenant') then return NO_RECORD end
   tenants_read = tenants_read or {}
-  local known = tenants_read[tenant] or read(K.tenant(tenant), TENANT)
-  tenants_read[tenant] = known
+  local known = tenants_read[tenant]
+  if not known then
+    local told = redis.call('HGET', K.tenant(tenant), 'told')
+    known = told and cjson.decode(told) or NO_RECORD
+    tenants_read[tenant] = known
+  end
   return known
 end
 

@@ -37,8 +37,10 @@ local function ask_quota(tenant, tokens)
   if not has_quota(t) then return nil end
   local rpm, tpm, tpd = number(t.rpm), number(t.tpm), number(t.tpd)
   local q, take, refusal = quota_use(tenant), {}, nil
-  if tpd and q.used + tokens > tpd then refusal = {over = 'day', most = tpd} end
-  take.day, take.used = day_of(now_ms()), q.used + tokens
+  if tpd then
+    if q.used + tokens > tpd then refusal = {over = 'day', most = tpd} end
+    take.day, take.used = day_of(now_ms()), q.used + tokens
+  end
   if rpm then
     local early
     take.r, early = arrive(rpm, q.r, 1)
@@ -55,14 +57,11 @@ local function ask_quota(tenant, tokens)
   return nil, refusal
 end
 
--- Write what ask_quota returned.
-local function take_quota(tenant, take) write(K.quota(tenant), take) end
-
--- Add to an answer what is left of the minute.
-local function with_rates(tenant, answer)
+-- Add to an answer what is left of the minute. q: what was used of it, if that is known.
+local function with_rates(tenant, answer, q)
   local t = tenant_record(tenant)
   if t.rpm or t.tpm then
-    local q = quota_use(tenant)
+    q = q or quota_use(tenant)
     answer.requests, answer.tokens = rate_of(number(t.rpm), q.r), rate_of(number(t.tpm), q.t)
   end
   return answer
@@ -88,8 +87,8 @@ end
 local function use_for_rows(tenant, tokens)
   local t = tenant_record(tenant)
   if tokens <= 0 or not (t.tpm or t.tpd) then return end
-  local q, now = quota_use(tenant), now_ms()
-  local f = {day = day_of(now), used = q.used + tokens}
+  local q, now, f = quota_use(tenant), now_ms(), {}
+  if t.tpd then f.day, f.used = day_of(now), q.used + tokens end
   if t.tpm then
     local before, after = math.max(q.t or 0, now), arrive(number(t.tpm), q.t, tokens)
     f.t = math.max(before, math.min(after, now + MINUTE * 3 / 4))
@@ -97,7 +96,19 @@ local function use_for_rows(tenant, tokens)
   write(K.quota(tenant), f)
 end
 
+-- Count what a tenant has in all: 'bytes' of its files, 'batches' that have not ended. most: by the tenant's quota of that name it may have
+-- no more. Returns the refusal; nil: it is counted.
+local function count_held(tenant, what, by, most)
+  local limit_to = most and limit_of(tenant, most)
+  if limit_to and (number(redis.call('HGET', K.quota(tenant), what)) or 0) + by > limit_to then
+    return {kind = 'over_quota', id = '', most = limit_to}
+  end
+  redis.call('HINCRBY', K.quota(tenant), what, exactly(by))
+end
+
 -- Why a tenant's batches wait; nil: they may run.
+local WAITS = {quota = true, tenant_suspended = true}
+
 local function batch_waits_for(tenant)
   local t = tenant_record(tenant)
   if t.state == 'suspended' then return 'tenant_suspended' end

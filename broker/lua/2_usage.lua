@@ -63,7 +63,8 @@ end
 local function count_job(id, j, to, f)
   if j.batch then return end
   local used = f.usage and not f.result_of and cjson.decode(f.usage) or {}
-  local model = j.model or cjson.decode(redis.call('HGET', K.job(id), 'facts')).model
+  local facts = not j.model and redis.call('HGET', K.job(id), 'facts')
+  local model = j.model or facts and cjson.decode(facts).model or OTHER
   local failed = (to == 'failed' or to == 'expired') and 1 or 0
   count_usage(j.tenant, j.key, model, {1, failed, used.p or 0, used.h or 0, used.c or 0, j.device_us or 0, 0})
 end

@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -19,11 +19,11 @@ local OUTLIVES_MS = 604800000
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, j, to, retention, f, result)
-  local job, now = K.job(id), now_ms()
+  local job, now, keep = K.job(id), now_ms(), number(j.keep) or retention
   f.state, f.finished = to, now
   write(job, f)
-  redis.call('PEXPIRE', job, exactly(retention + OUTLIVES_MS))
-  redis.call('ZADD', K.ended(to), exactly(now), id)
+  redis.call('PEXPIRE', job, exactly(keep + OUTLIVES_MS))
+  redis.call('ZADD', K.ended(to), exactly(now + keep - retention), id) -- the reaper trims by this score
   if j.exp or j.qexp then redis.call('ZREM', K.deadlines(), id) end
   if to == 'failed' or to == 'expired' then
     redis.call('ZADD', K.dead(), exactly(now), id)
@@ -49,7 +49,7 @@ local function end_one(id, j, to, retention, f, result)
   local eid = attempt .. '-' .. SEQ_END
   if j.stream then
     redis.pcall('XADD', K.log(id), eid, 'p', head)
-    redis.call('PEXPIRE', K.log(id), exactly(retention))
+    redis.call('PEXPIRE', K.log(id), exactly(keep))
   end
   publish(sinks, id, eid, result and #head + #result < PUBLISHED and head .. '\n' .. result or head)
 end
@@ -148,6 +148,17 @@ define('cancel', function(a)
     audit_of_another(a, before.tenant, 'job.cancel', 'job ' .. a.id, {state = before.state})
   end
   return state
+end)
+
+-- The owner of a job that is kept for one fetch has its result. Without its request it cannot be retried.
+define('drop_bodies', function(a)
+  local j = read(K.job(a.id), {'tenant', 'batch', 'once', 'finished'})
+  if not j.once or not j.finished or not owns_job(a, j) then return false end
+  redis.call('HDEL', K.job(a.id), 'req', 'result', 'partial')
+  redis.call('UNLINK', K.log(a.id))
+  redis.call('ZREM', K.dead(), a.id)
+  redis.call('ZREM', K.dead_of(j.tenant), a.id)
+  return true
 end)
 
 define('watch', function(a)

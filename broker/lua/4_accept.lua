@@ -123,23 +123,26 @@ define('accept', function(a, blobs)
     if busy then return {kind = 'busy', count = active} end
   end
   local leader, leads
-  if a.coalesce then leader, leads = leader_of(pool, lane, tenant, a.coalesce) end
+  local coalesce = not a.keep_ms and a.coalesce -- followers would lose the result that they share
+  if coalesce then leader, leads = leader_of(pool, lane, tenant, coalesce) end
 
   -- A quota reserves what the job may use; its turn costs what it will likely use. Chunks are not requests: their rows count as they run.
   local limited = not a.batch and has_quota(tenant_record(tenant))
   local in_tokens = not limit('turns_in_jobs')
   local mean = (in_tokens or limited) and mean_of(pool, tenant, a.model)
   local cost = in_tokens and whole_tokens(a.tokens + a.rows * math.min(mean, a.most_tokens or mean)) or nil
-  local reserved
+  local reserved, take
   if limited then
     reserved = leader and 0 or whole_tokens(a.tokens + a.rows * (a.most_tokens or mean)) -- who follows a job uses nothing
-    local take, refusal = ask_quota(tenant, reserved)
+    local refusal
+    take, refusal = ask_quota(tenant, reserved)
     if refusal then return refusal end
-    take_quota(tenant, take)
+    write(K.quota(tenant), take)
   end
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
-    stream = a.stream and 1, batch = a.batch, key = a.key, affinity = a.affinity, leader = leader, reserved = reserved}
+    stream = a.stream and 1, batch = a.batch, key = a.key, affinity = a.affinity, leader = leader, reserved = reserved,
+    keep = a.keep_ms, once = a.once and 1}
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
   if a.retry_of then
@@ -157,9 +160,9 @@ define('accept', function(a, blobs)
   if not a.batch then redis.call('ZADD', K.jobs_of(tenant), exactly(now), id) end
   if leader then
     redis.call('SADD', K.followers(leader), id)
-  elseif a.coalesce then
-    fields.coalesce = a.coalesce
-    redis.call('SET', K.coalesce(tenant, a.coalesce), id)
+  elseif coalesce then
+    fields.coalesce = coalesce
+    redis.call('SET', K.coalesce(tenant, coalesce), id)
   end
   write(job, fields)
   if not p[1] then redis.call('SADD', K.pools(), pool) end
@@ -170,5 +173,5 @@ define('accept', function(a, blobs)
   end
   publish_state(id, a.stream, nil, '0-1', 'queued', 0)
   local answer = {kind = 'accepted', id = id, at = now}
-  return limited and with_rates(tenant, answer) or answer
+  return take and with_rates(tenant, answer, take) or answer
 end)

@@ -25,12 +25,14 @@ define('batch_create', function(a)
   local file = read(K.file(input), {'purpose', 'tenant'})
   local purpose = owns(a, file.tenant) and file.purpose or nil
   if purpose ~= 'batch' then return {kind = 'no_file', purpose = purpose} end
+  local refusal = count_held(a.tenant, 'batches', 1, 'batches_max')
+  if refusal then return refusal end
   note_idem('batches', a)
   if a.retry_of then redis.call('HSET', K.batch(a.retry_of), 'retried_as', id) end
   redis.call('HINCRBY', K.file(input), 'users', 1)
   local f = a.fields
   f.id, f.input_file_id, f.status, f.created, f.retry_of = id, input, 'validating', now, a.retry_of
-  f.tenant, f.window_ms, f.expires = a.tenant, a.window_ms, now + a.window_ms
+  f.tenant, f.window_ms, f.expires, f.counted = a.tenant, a.window_ms, now + a.window_ms, 1
   write(batch, f)
   redis.call('ZADD', K.batches(), exactly(now), id)
   redis.call('ZADD', K.batches_of(a.tenant), exactly(now), id)
@@ -88,7 +90,7 @@ end)
 
 define('batch_step', function(a)
   local id, batch, now = a.batch, K.batch(a.batch), now_ms()
-  local s = read(batch, {'status', 'input_file_id'})
+  local s = read(batch, {'status', 'input_file_id', 'tenant', 'counted'})
   if not s.status or not drives(a) then return false end
   if s.status ~= a.was then return s.status == a.to end -- the client library sent the call twice
   for field, value in pairs(a.fields) do
@@ -104,6 +106,7 @@ define('batch_step', function(a)
   redis.call('HSET', batch, 'ended', exactly(now))
   redis.call('HDEL', batch, 'paused', 'hold', 'closing')
   redis.call('SREM', K.batches_active(), id)
+  if s.counted then count_held(s.tenant, 'batches', -1) end
   redis.call('ZADD', K.batches_retire(), exactly(now + a.retention_ms), id)
   redis.call('ZADD', K.batches_parts(), exactly(now + a.parts_retention_ms), id)
   redis.call('PEXPIRE', batch, exactly(a.retention_ms + OUTLIVES_MS))
@@ -131,10 +134,23 @@ local function count_rows(a)
   for field, by in pairs(a.new) do
     if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, exactly(by)) end
   end
-  count_usage_of_rows(K.batch(a.batch), a.used or a.new, a.device_us)
+  local used = a.used or a.new
+  count_usage_of_rows(K.batch(a.batch), used, a.device_us)
+  if not limit('by_tenant') then return end
+  use_for_rows(redis.call('HGET', K.batch(a.batch), 'tenant') or '', used.input_tokens + used.output_tokens)
 end
 
-local function go(a) return redis.call('HEXISTS', K.batch(a.batch), 'paused') == 1 and 'paused' or 'run' end
+-- Whether a batch must wait for its tenant: then its record says why.
+local function is_held(a, tenant)
+  local reason = batch_waits_for(tenant or '')
+  if reason then redis.call('HSET', K.batch(a.batch), 'hold', reason) end
+  return reason ~= nil
+end
+
+local function go(a)
+  local s = read(K.batch(a.batch), {'paused', 'tenant'})
+  return (s.paused or is_held(a, s.tenant)) and 'paused' or 'run'
+end
 
 -- The entry of a chunk that is this job's, which is running with this attempt; nil: it is not.
 local function own_entry(a)
@@ -144,8 +160,9 @@ end
 
 define('chunk_open', function(a)
   local batch = K.batch(a.batch)
-  local s = read(batch, {'status', 'next'})
-  if not drives(a) or s.status ~= 'in_progress' or is_done(a) then return false end
+  local s = read(batch, {'status', 'next', 'tenant', 'hold'})
+  if not drives(a) or s.status ~= 'in_progress' or is_done(a) or is_held(a, s.tenant) then return false end
+  if WAITS[s.hold] then redis.call('HDEL', batch, 'hold') end
   local old = entry_of(a)
   keep(a, {ledger = old and old.ledger or '', job = a.job, gen = a.generation})
   if not old and a.chunk >= (number(s.next) or 0) then redis.call('HSET', batch, 'next', a.chunk + 1) end

@@ -4,9 +4,12 @@ define('file_create', function(a)
   if redis.call('EXISTS', file) == 1 then return {kind = 'created', id = id} end -- the client library sent the call twice
   local before = made_before('files', K.file, a)
   if before then return before end
+  local refusal = count_held(a.tenant, 'bytes', a.size, a.bounded and 'storage_max')
+  if refusal then return refusal end
   note_idem('files', a)
   local expires = a.expires_after_ms and now + a.expires_after_ms
-  write(file, {id = id, tenant = a.tenant, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires})
+  write(file, {id = id, tenant = a.tenant, purpose = a.purpose, created = now, bytes = a.size, filename = a.filename, key = a.key, users = 0, expires = expires,
+    counted = 1})
   if expires then redis.call('ZADD', K.files_expiry(), exactly(expires), id) end
   redis.call('ZADD', K.files(), exactly(now), id)
   for _, index in ipairs({K.files_by_purpose(a.purpose), K.files_of(a.tenant), K.files_of_purpose(a.tenant, a.purpose)}) do
@@ -19,7 +22,7 @@ end)
 
 define('file_delete', function(a)
   local id = a.id
-  local f = read(K.file(id), {'key', 'purpose', 'users', 'expires', 'tenant'})
+  local f = read(K.file(id), {'key', 'purpose', 'users', 'expires', 'tenant', 'bytes', 'counted'})
   if not owns(a, f.tenant) then return 'gone' end
   if not f.key then
     redis.call('ZREM', K.files_expiry(), id)
@@ -34,6 +37,7 @@ define('file_delete', function(a)
     redis.call('ZREM', index, id)
   end
   redis.call('DEL', K.file(id))
+  if f.counted then count_held(f.tenant, 'bytes', -f.bytes) end
   audit_of_another(a, f.tenant, 'file.delete', 'file ' .. id)
   return 'deleted'
 end)

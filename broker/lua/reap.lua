@@ -124,9 +124,11 @@ local function age(pool, lane, ageing, a, done)
   end
 end
 
-local function trim_audit(a)
-  redis.call('XTRIM', K.audit(), 'MINID', '=', exactly(now_ms() - a.audit_retention_ms))
-  redis.call('XTRIM', K.audit(), 'MAXLEN', '=', exactly(a.audit_most))
+-- By the api's settings, which alone decide what is lost.
+local function trim_audit()
+  local age, most = limit('audit_ms'), limit('audit_most')
+  if age then redis.call('XTRIM', K.audit(), 'MINID', '=', exactly(now_ms() - age)) end
+  if most then redis.call('XTRIM', K.audit(), 'MAXLEN', '=', exactly(most)) end
 end
 
 define('reap', function(a)
@@ -156,7 +158,7 @@ define('reap', function(a)
   end
   done.more = done.more or #due == a.most or #late == a.most
   retire(a, done)
-  trim_audit(a)
+  trim_audit()
   local ageing = limit('ageing_ms') or a.ageing_ms
   for _, pool in ipairs(ageing > 0 and redis.call('SMEMBERS', K.pools()) or {}) do
     for lane in pairs(ABOVE) do age(pool, lane, ageing, a, done) end

@@ -1,6 +1,7 @@
 -- Tenants as data. ns:tenant:<t> holds what an operator has set: state (always), weight, queue_max, max_active, models and lanes (JSON), rpm,
--- tpm, tpd, storage_max, batches_max, retention_ms. Functions read it (tenant_record), so a change is effective with the next call; the
--- version in ns:access has the api processes read it again.
+-- tpm, tpd, storage_max, batches_max, retention_ms; and in `told` what functions read of it (tenant_record), as JSON. So a change is effective
+-- with the next call; the version in ns:access has the api processes read it again.
+local TOLD = {'weight', 'queue_max', 'max_active', 'rpm', 'tpm', 'tpd', 'storage_max', 'batches_max', 'state'}
 
 local function tenants_changed(tenant)
   access_changed()
@@ -22,13 +23,17 @@ local function set_tenant(tenant, fields)
     end
   end
   redis.call('HSETNX', key, 'state', 'active')
+  redis.call('HSET', key, 'told', cjson.encode(read(key, TOLD)))
   redis.call('HSET', K.limits(), 'by_tenant', 1)
   return changed
 end
 
 define('tenant_set', function(a)
   local changed = set_tenant(a.tenant, a.fields)
-  if changed then tenants_changed(a.tenant) end
+  if changed then
+    tenants_changed(a.tenant)
+    audit(a, 'tenant.set', 'tenant ' .. a.tenant, a.fields)
+  end
   return changed
 end)
 
@@ -36,7 +41,10 @@ define('tenant_reset', function(a)
   local known = redis.call('SREM', K.tenants(), a.tenant) == 1
   redis.call('DEL', K.tenant(a.tenant))
   if redis.call('EXISTS', K.tenants()) == 0 then redis.call('HDEL', K.limits(), 'by_tenant') end
-  if known then tenants_changed(a.tenant) end
+  if known then
+    tenants_changed(a.tenant)
+    audit(a, 'tenant.reset', 'tenant ' .. a.tenant)
+  end
   return known
 end)
 

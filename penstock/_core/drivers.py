@@ -11,7 +11,7 @@ from typing import TypeVar
 import httpx
 
 from penstock._core.flows import Deliver, Flow, Items, Read, Send, Sleep, Step
-from penstock._core.http import CLIENT_ARGS, MAX_REDIRECTS, Settings, reply_of, too_many_redirects, translate
+from penstock._core.http import MAX_REDIRECTS, Settings, client_args, reply_of, too_many_redirects, translate
 from penstock._core.replies import Reply
 from penstock._core.requests import Request
 from penstock.errors import PenstockError
@@ -26,7 +26,7 @@ class SyncDriver:
 
     def __init__(self, settings: Settings, http: httpx.Client | None) -> None:
         self.settings = settings
-        self.http = http or httpx.Client(**CLIENT_ARGS)
+        self.http = http or httpx.Client(**client_args())
         self._owns_http = http is None
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class AsyncDriver:
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient | None) -> None:
         self.settings = settings
-        self.http = http or httpx.AsyncClient(**CLIENT_ARGS)
+        self.http = http or httpx.AsyncClient(**client_args())
         self._owns_http = http is None
 
     async def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
@@ -26,9 +27,6 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 IDLE_STREAM_S = 90.0
 """A stream that sends nothing for this long, not even a ping, counts as dead and is reopened."""
 
-CLIENT_ARGS: dict[str, Any] = {"limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100)}
-"""Arguments of the httpx clients that we make: enough connections to follow many jobs at once."""
-
 FOREIGN_ERRORS: tuple[tuple[type[httpx.RequestError], type[PenstockError]], ...] = (
     (httpx.TimeoutException, APITimeoutError),
     (httpx.UnsupportedProtocol, APIResponseError),
@@ -42,6 +40,37 @@ NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """The connection was not made, so the server has not seen the request."""
 
 MAX_REDIRECTS = 5
+
+
+def client_args() -> dict[str, Any]:
+    """Return the arguments of the httpx clients that we make: enough connections to follow many jobs at once, and TLS.
+
+    Raises:
+        ArgumentError: as of :func:`_tls`.
+    """
+    limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
+    return {"limits": limits, "verify": _tls()}
+
+
+def _tls() -> ssl.SSLContext:
+    """Trust what httpx trusts (``SSL_CERT_FILE``, or else its own list), and ``PENSTOCK_CA_FILE``.
+
+    ``PENSTOCK_CLIENT_CERT_FILE`` has the client's own certificate and key, for servers that ask for one.
+
+    Raises:
+        ArgumentError: one of these files cannot be used.
+    """
+    context = httpx.create_ssl_context()
+    for variable, load in (
+        ("PENSTOCK_CA_FILE", context.load_verify_locations),
+        ("PENSTOCK_CLIENT_CERT_FILE", context.load_cert_chain),
+    ):
+        if path := os.environ.get(variable):
+            try:
+                load(path)
+            except OSError as exc:  # ssl.SSLError is one
+                raise ArgumentError(f"{variable} names {path}, which cannot be used: {exc}") from exc
+    return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +217,8 @@ def translate(exc: httpx.RequestError, url: str) -> PenstockError:
     detail = str(exc) or type(exc).__name__
     ours = next((ours for theirs, ours in FOREIGN_ERRORS if isinstance(exc, theirs)), APIConnectionError)
     what = "no answer in time from" if ours is APITimeoutError else "cannot reach"
+    if "CERTIFICATE_VERIFY_FAILED" in detail:
+        detail += "; name its authority's certificate in PENSTOCK_CA_FILE"
     error = ours(f"{what} {url}: {detail}")
     if isinstance(error, APIConnectionError):
         error.sent = not isinstance(exc, NEVER_SENT)

@@ -5,14 +5,17 @@ Only click is imported here; each command imports what it runs. ``worker drain``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from penstock._version import __version__
 from penstock.cli.encryption import encryption
 from penstock.cli.workers import drain
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = "Hub name or local path. Without it: a tiny random model, for trying the plumbing."
@@ -24,6 +27,9 @@ _PACED_HELP = (
 _WORKERS_HELP = "Worker processes.  [default: one for each group of GPUs]"
 _KV_CACHE_HELP = "Memory for the KV cache.  [default: on the CPU half of what is free, on a GPU vLLM's own]"
 _ALIAS_HELP = "A further name for the model; may be given several times."
+_TLS_CERT_HELP = "PEM file with a certificate: the api serves https.  [default: plain http]"
+_TLS_KEY_HELP = "PEM file with its private key.  [default: in the certificate's file]"
+_TLS_CA_HELP = "PEM file with authorities whose certificates clients must show.  [default: they need none]"
 _KEYED_HELP = "Require API keys on this machine too. A --host that others reach requires them anyway."
 _KEYLESS_HELP = "Require no API keys on a --host that other machines reach."
 _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may be given several times."
@@ -32,6 +38,13 @@ _ENGINE_ARG_HELP = "A flag for vLLM, as --engine-arg=--max-model-len=2048; may b
 def _given(**options: Any) -> dict[str, Any]:
     """Keep what was given on the command line; the rest is for the environment and the files."""
     return {name: value for name, value in options.items() if value not in {None, ()}}
+
+
+def _tls_options(command: F) -> F:
+    """Give a command the options of TLS."""
+    for name, text in (("client-ca", _TLS_CA_HELP), ("key", _TLS_KEY_HELP), ("cert", _TLS_CERT_HELP)):
+        command = click.option(f"--tls-{name}-file", metavar="FILE", help=text)(command)
+    return command
 
 
 def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
@@ -47,6 +60,7 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
 @click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
+@_tls_options
 @click.option("--data-dir", metavar="DIR", help="Queue, models and logs.  [default: .penstock]")
 @click.option("--redis-url", metavar="URL", help="A server of your own.  [default: an embedded Valkey]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
@@ -71,6 +85,7 @@ def up(*, verbose: bool, **options: Any) -> None:
     Examples:
       penstock up
       penstock up --model Qwen/Qwen2.5-7B-Instruct --gpus all --tensor-parallel 2
+      penstock up --tls-cert-file server.pem --tls-key-file server.key
       penstock up --host 0.0.0.0           # for others too: with API keys, the first of which it prints
 
     Several models: one table [pools.NAME] for each in penstock.toml, see docs/operate/several-models.md.
@@ -83,6 +98,7 @@ def up(*, verbose: bool, **options: Any) -> None:
 @click.option("--port", type=int, metavar="PORT", help="Its port.  [default: 8080]")
 @click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
 @click.option("--without-keys", is_flag=True, default=None, help=_KEYLESS_HELP)
+@_tls_options
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
 def api(host: str | None, port: int | None, **options: Any) -> None:

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     help="Prefer the worker that ran this key last, whose cache is warm.",
 )
 @option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
+@option("--no-store", is_flag=True, help="Have the server drop it once its result was fetched.")
 @option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
 def submit(
@@ -87,6 +88,7 @@ def submit(
     waiting: bool,
     timeout: float | None,
     metadata: tuple[tuple[str, str], ...],
+    no_store: bool,
     idempotency_key: str | None,
     **options: Any,
 ) -> None:
@@ -103,6 +105,7 @@ def submit(
       penstock submit --input request.json --wait
       penstock submit --input turn7.json --affinity-key chat-42
       penstock submit "Summarise: ..." --temperature 0 --coalesce --wait
+      penstock submit "Of no concern to others" --no-store --wait
       echo "Why is the sky blue?" | penstock submit --wait --text
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
@@ -137,6 +140,7 @@ def submit(
     with console.client() as client:
         body["model"] = fields.pop("model") or body.get("model") or default_model(client)
         fields |= {"stream": stream or None, "metadata": dict(metadata) or None}
+        fields["store"] = False if no_store else None
         fields["placement"] = placement or None  # type: ignore[typeddict-item]
         job = client.submit(body, idempotency_key=idempotency_key, **fields)
         if stream:

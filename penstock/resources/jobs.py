@@ -88,7 +88,7 @@ class Jobs(Part[Driver]):
         if error := replies.ended_error(job):
             raise error
         if job.result is None:
-            raise APIResponseError(f"{job_id} succeeded, but the server's answer has no result")
+            raise APIResponseError(f"{job_id} succeeded, but its result is not stored any more")
         return job.result
 
     @Call

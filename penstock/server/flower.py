@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.settings import is_loopback
+from api.http.addresses import is_loopback
 from broker.celery.app import make_celery
 from monitoring.logging import configure_logging
 from penstock.server.settings import FlowerSettings

@@ -71,6 +71,7 @@ class Plan:
             flags += ("--without-keys",)
         if self.settings.require_keys:
             flags += ("--require-keys",)
+        flags += tls_flags(self.settings)
         env = dict(self._redirect)
         if self.pepper is not None:
             env["PENSTOCK_KEY_PEPPER"] = self.pepper
@@ -108,6 +109,13 @@ class Plan:
     @property
     def _redirect(self) -> Mapping[str, str]:
         return {"PENSTOCK_REDIS_URL": self.redis_url, "PENSTOCK_DATA_DIR": str(self.settings.data_dir)}
+
+
+def tls_flags(settings: UpSettings) -> tuple[str, ...]:
+    """Return the options that give the api its files of TLS."""
+    names = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+    given = ((f"--{name.replace('_', '-')}", getattr(settings, name)) for name in names)
+    return tuple(word for option, path in given if path is not None for word in (option, str(path)))
 
 
 def worker_child(

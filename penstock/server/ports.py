@@ -43,9 +43,9 @@ def claim_port(host: str, port: int, what: str, option: str) -> int:
         raise UpStartError(f"{what} cannot listen on {host}:{port}: {error.strerror}") from error
 
 
-def http_address(host: str, port: int) -> str:
+def http_address(host: str, port: int, scheme: str = "http") -> str:
     """Return ``http://host:port``, with brackets around an IPv6 address."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def reachable(host: str) -> str:

@@ -45,7 +45,7 @@ class Screen:
     def table(self, plan: Plan) -> None:
         """Print what runs where."""
         asked = plan.settings
-        address = http_address(asked.host, plan.port)
+        address = http_address(asked.host, plan.port, asked.scheme)
         self.line(f"  api     {address}  (its reference: {address}/docs)")
         if plan.flower_port is not None:
             self.line(f"  flower  {http_address('127.0.0.1', plan.flower_port)}")

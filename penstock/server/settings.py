@@ -7,7 +7,7 @@ from typing import TypeAlias
 from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
 
-from api.settings import ApiSettings
+from api.settings import ApiSettings, TlsSettings
 from broker.secret_files import DIR_VARIABLE
 from broker.settings import BrokerSettings
 from broker.sources import FILE_VARIABLE
@@ -17,7 +17,7 @@ from workers.settings import WorkerSettings
 Layer: TypeAlias = type[BrokerSettings]
 
 
-class UpSettings(WorkerSettings):
+class UpSettings(WorkerSettings, TlsSettings):
     """Everything on one machine. The api and the workers read the rest of their settings themselves."""
 
     host: str = Field("127.0.0.1", description="Where the api listens.")
@@ -62,6 +62,14 @@ VARIABLES = {
     "PENSTOCK_API_KEY": (
         "the SDK, the client commands",
         "sent as a bearer token; needed if the server requires API keys",
+    ),
+    "PENSTOCK_CA_FILE": (
+        "the SDK, the client commands",
+        "PEM file with authorities to trust besides the usual ones, for a server with a certificate of your own",
+    ),
+    "PENSTOCK_CLIENT_CERT_FILE": (
+        "the SDK, the client commands",
+        "PEM file with the client's certificate and key, for a server with `tls_client_ca_file`",
     ),
     "PENSTOCK_CLIENT_MODEL": (
         "`penstock submit`, `penstock batch`",

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
@@ -71,7 +72,9 @@ async def _up(
             plan = replace(_plan(settings, parts, api_grace_s), pepper=keys.kept)
             embedded = plan.embedded
             stack.enter_context(
-                announced(settings.data_dir, http_address(reachable(settings.host), plan.port))
+                announced(
+                    settings.data_dir, http_address(reachable(settings.host), plan.port, settings.scheme)
+                )
             )
             screen.table(plan)
             if verbose:
@@ -80,7 +83,7 @@ async def _up(
                     task = asyncio.create_task(follow(path, name, screen.line))
                     stack.callback(task.cancel)
             first = await _start(supervisor, plan, screen, keys)
-            screen.ready(http_address(settings.host, plan.port))
+            screen.ready(http_address(settings.host, plan.port, settings.scheme))
             if first is not None:
                 screen.admin_key(first)
             await supervisor.supervise()
@@ -157,22 +160,38 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secre
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:
     """Wait until the api says that it can run jobs, and Flower listens."""
-    host = reachable(plan.settings.host)
     while True:
-        missing = await asyncio.to_thread(_missing, host, plan.port)
+        missing = await asyncio.to_thread(_missing, plan)
         if not missing:
             break
         waiting(missing)
         await asyncio.sleep(_PROBE_EVERY_S)
-    while plan.flower_port is not None and not await asyncio.to_thread(_listens, plan.flower_port):
+    while plan.flower_port is not None and not await asyncio.to_thread(
+        _listens, "127.0.0.1", plan.flower_port
+    ):
         waiting("flower")
         await asyncio.sleep(_PROBE_EVERY_S)
 
 
-def _missing(host: str, port: int) -> str:
-    """Ask ``/health/ready`` what is missing; the empty string when nothing is."""
+def _connection(plan: Plan) -> http.client.HTTPConnection:
+    """Return a connection to our own api. Its certificate is for its clients' names, not for this address."""
+    host = reachable(plan.settings.host)
+    if plan.settings.tls_cert_file is None:
+        return http.client.HTTPConnection(host, plan.port, timeout=_PROBE_TIMEOUT_S)
+    context = ssl._create_unverified_context()  # noqa: S323, SLF001 - see above
+    return http.client.HTTPSConnection(host, plan.port, timeout=_PROBE_TIMEOUT_S, context=context)
+
+
+def _missing(plan: Plan) -> str:
+    """Ask ``/health/ready`` what is missing; the empty string when nothing is.
+
+    An api that wants certificates of its clients answers us nothing. Then it is enough that it listens: the leases of the
+    other processes tell the rest.
+    """
+    if plan.settings.tls_client_ca_file is not None:
+        return "" if _listens(reachable(plan.settings.host), plan.port) else "api"
     try:
-        with closing(http.client.HTTPConnection(host, port, timeout=_PROBE_TIMEOUT_S)) as connection:
+        with closing(_connection(plan)) as connection:
             connection.request("GET", "/health/ready")
             answer = connection.getresponse()
             body = answer.read()
@@ -181,9 +200,9 @@ def _missing(host: str, port: int) -> str:
         return "api"  # not listening yet, or not saying what it lacks: asked again in a moment
 
 
-def _listens(port: int) -> bool:
+def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+        with socket.create_connection((host, port), timeout=1.0):
             return True
     except OSError:
         return False

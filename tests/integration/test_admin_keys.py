@@ -15,12 +15,14 @@ import pytest
 import pytest_asyncio
 
 from broker.access import AccessStore
+from broker.audit import AuditStream, Filter
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import ApiKey, Scope
 from penstock import AsyncPenstock, ConflictError, NotFoundError, Penstock, PermissionDeniedError
 from tests.apiserver import ApiServer
 from tests.processes import ROOT
+from tests.puppet import MODEL, Puppet
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -215,3 +217,41 @@ async def test_the_command_over_the_api_and_direct(
     assert "openssl rand -hex 32" in done.stderr
     done = await command(over_api, "create", "--tenant", "alice", "--scopes", "root")
     assert done.returncode == 2
+
+
+async def test_a_key_for_some_models_knows_no_other(http: httpx.AsyncClient, store: JobStore) -> None:
+    await Puppet(store).live()
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+    async def answers(models: list[str]) -> tuple[list[str], list[int]]:
+        key = (await http.post(KEYS, json={"tenant": "alice", "models": models})).json()["key"]
+        listed = (await http.get("/v1/models", headers=bearer(key))).json()["data"]
+        asked = [
+            await http.get(f"/v1/models/{MODEL}", headers=bearer(key)),
+            await http.post("/v1/jobs", json={"input": body}, headers=bearer(key)),
+            await http.post("/v1/batches", json={}, headers=bearer(key)),
+        ]
+        if asked[1].status_code == 404:
+            assert asked[1].json()["error"]["code"] == "model_not_found"
+        return [one["id"] for one in listed], [one.status_code for one in asked]
+
+    assert await answers(["other"]) == ([], [404, 404, 403])
+    listed, statuses = await answers([MODEL, "other"])
+    assert MODEL in listed
+    assert statuses == [200, 202, 403]
+
+
+async def test_every_act_is_in_the_audit_stream(
+    http: httpx.AsyncClient, store: JobStore, admin: ApiKey
+) -> None:
+    made = (await http.post(KEYS, json={"tenant": "alice"})).json()["id"]
+    await http.post(f"{KEYS}/{made}/rotate")
+    await http.request("DELETE", f"{KEYS}/{made}")
+    await http.request("DELETE", f"{KEYS}/{made}")  # it was already
+    acts, _ = await AuditStream(store).page(Filter(what="key"), limit=10, newest_first=False)
+    assert [(act.what, act.on, act.details["tenant"]) for act in acts] == [
+        ("key.create", made, "alice"),
+        ("key.rotate", made, "alice"),
+        ("key.revoke", made, "alice"),
+    ]
+    assert {(act.by.key, act.by.address) for act in acts} == {(admin.id, "127.0.0.1")}

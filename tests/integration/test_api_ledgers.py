@@ -17,7 +17,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from broker.access import AccessStore
 from broker.settings import BrokerSettings
+from jobs.access import TENANT_SCOPES, ApiKey, Scope
 from jobs.model import JobSpec, Usage
 from jobs.states import JobState
 from penstock import BadRequestError, Penstock
@@ -192,3 +194,43 @@ async def test_acts_over_http_are_listed_by_route_sdk_and_command(
     lines = (await command(priced, "audit", "--what", "pool", "--since", "1h", "--json")).splitlines()
     assert [json.loads(line)["what"] for line in lines] == ["pool.resume", "pool.pause"]
     assert "worker.drain" in await command(priced, "audit", "--text")
+
+
+async def test_a_tenant_sees_its_own_and_an_administrators_acts_bear_the_key(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    pepper = "a pepper of the tests"
+    access = AccessStore(puppet.store)
+    keys = {name: ApiKey.new() for name in ("alice", "bob", "ops")}
+    for name, key in keys.items():
+        scopes = {Scope.ADMIN} if name == "ops" else TENANT_SCOPES
+        await access.create(key, pepper.encode(), tenant=name, scopes=frozenset(scopes))
+    with ApiServer(broker_settings, require_keys=True, key_pepper=pepper) as server:
+        async with server.client() as http:
+
+            async def ask(name: str, method: str, path: str, **sent: Any) -> httpx.Response:
+                return await http.request(
+                    method, path, headers={"authorization": f"Bearer {keys[name]}"}, **sent
+                )
+
+            job = {"endpoint": "/v1/completions", "input": {"model": MODEL, "prompt": "hi"}}
+            for name in ("alice", "alice", "bob"):
+                assert (await ask(name, "POST", "/v1/jobs", json=job)).status_code == 202
+                await puppet.succeed(await puppet.take())
+            params = {"group_by": "tenant,key", "tenant": "alice"}
+            for name, count in (("alice", 2), ("bob", 1)):  # whatever they ask for
+                (result,) = results((await ask(name, "GET", "/v1/usage", params=params)).json())
+                assert (result["tenant"], result["key"]) == (name, keys[name].id)
+                assert (result["requests"], result["output_tokens"]) == (count, 2 * count)
+            everything = {"group_by": "tenant"}
+            found = results((await ask("ops", "GET", "/v1/usage", params=everything)).json())
+            assert [(one["tenant"], one["requests"]) for one in found] == [("alice", 2), ("bob", 1)]
+
+            waiting = (await ask("bob", "POST", "/v1/jobs", json=job)).json()["id"]
+            assert (await ask("alice", "POST", f"/v1/jobs/{waiting}/cancel")).status_code == 404
+            assert (await ask("ops", "POST", f"/v1/jobs/{waiting}/cancel")).status_code == 200
+            for name in ("alice", "bob"):
+                assert (await ask(name, "GET", "/v1/admin/audit")).status_code == 403
+            (act,) = (await ask("ops", "GET", "/v1/admin/audit", params={"what": "job"})).json()["data"]
+            assert (act["what"], act["on"], act["details"]["tenant"]) == ("job.cancel", waiting, "bob")
+            assert act["by"] == {"key": keys["ops"].id, "tenant": "ops", "address": "127.0.0.1"}

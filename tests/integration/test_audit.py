@@ -8,7 +8,6 @@ import pytest
 
 from broker.audit import Act, AuditStream, Filter
 from broker.batches import BatchSpec, BatchStore
-from broker.db.client import connect
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -16,7 +15,7 @@ from jobs.access import Actor
 from jobs.batch_model import File
 from jobs.lanes import Lane
 from jobs.states import JobState
-from tests.integration.test_fair_queue import W, alive, spec, take
+from tests.integration.test_fair_queue import W, alive, limited, spec, take
 from tests.support import new_id
 
 pytestmark = pytest.mark.asyncio
@@ -129,14 +128,14 @@ async def test_entries_are_kept_for_their_time_and_up_to_their_number(
     for age in ages:
         entry: dict[Any, Any] = {"what": "pool.pause", "by": ADMIN.encode(), "on": "pool p", "details": "{}"}
         await store.client.xadd(store.keys("audit"), entry, id=f"{now - age}-1")
-    keeping = broker_settings.model_copy(update={"audit_retention_days": 30})
-    keeper = JobStore(connect(broker_settings.redis_url), keeping)
-    await keeper.reap()
+    await store.reap()
+    assert len(await acts(store)) == 152  # no api has said how long
+    await limited(store, broker_settings, audit_retention_days=30)
+    await store.reap()
     assert len(await acts(store)) == 151
-    fewer = JobStore(keeper.client, keeping.model_copy(update={"audit_max_entries": 100}))
-    await fewer.reap()
+    await limited(store, broker_settings, audit_retention_days=30, audit_max_entries=100)
+    await store.reap()
     assert [act.at_ms for act in await acts(store)] == [now - age for age in range(100, 0, -1)]
-    await keeper.aclose()
 
 
 async def test_pages_follow_each_other_and_filters_choose(store: JobStore) -> None:

@@ -14,6 +14,7 @@ from broker.batch_steps import BatchSteps
 from broker.batches import BatchSpec
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.tenants import TenantStore
 from coordinator.context import ChangedError, Context
 from coordinator.outputs import settle
 from coordinator.settings import CoordinatorSettings
@@ -141,6 +142,30 @@ async def test_a_part_that_was_written_and_not_counted_is_adopted_once(chunk: Ch
     counts = await chunk.counts()
     assert (counts.completed, counts.input_tokens, counts.output_tokens) == (3, 6, 9)
     assert await chunk.committed() == 2
+
+
+async def test_tokens_of_rows_count_once_against_the_day(chunk: Chunk, store: JobStore) -> None:
+    tenants = TenantStore(store)
+    await tenants.change("default", {"tokens_per_day": 20})
+    first = await chunk.claim()
+    await chunk.take(first)
+    await chunk.write(first, 1, "a b")
+    for _ in range(2):
+        assert await chunk.commit(first, 1, 2) is Go.RUN
+    assert (await tenants.used("default")).tokens_today == 10
+    await chunk.write(first, 2, "c d")  # and it dies before it counts them
+    await chunk.lose(first)
+    second = await chunk.claim()
+    seen = await chunk.chunks.ledger(chunk.spec)
+    assert seen is not None
+    left = await recover(chunk.storage, chunk.id, 0, seen)
+    for _ in range(2):
+        go = await chunk.chunks.take(chunk.spec, second, f"{left.ledger} 9:0", seen, left.new)
+        assert go is Go.PAUSED  # the day is over
+    assert (await tenants.used("default")).tokens_today == 20
+    batch = await chunk.batches.get(chunk.id)
+    assert batch is not None
+    assert batch.hold == "quota"
 
 
 async def test_a_writer_that_lost_its_lease_writes_into_no_ledger(chunk: Chunk) -> None:

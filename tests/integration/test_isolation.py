@@ -7,8 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from broker.access import AccessStore
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.access import TENANT_SCOPES, ApiKey, Scope
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.ids import BATCH_PREFIX, FILE_PREFIX, make_id
@@ -34,8 +35,7 @@ from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
 
-KEYS = {"alice": "sk-alice", "bob": "sk-bob"}
-ALICE, BOB = ({"authorization": f"Bearer {key}"} for key in KEYS.values())
+PEPPER = "a pepper of the tests"
 INPUT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 IDS = re.compile(r"(job_|file-|batch_)[0-9a-f]{32}")
 
@@ -47,13 +47,26 @@ def files_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def guarded(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
-    with ApiServer(broker_settings, files_url=files_url, api_keys=KEYS) as server:
-        yield server
+    with server(broker_settings, files_url) as api:
+        yield api
+
+
+def server(base: BrokerSettings, files_url: str) -> ApiServer:
+    return ApiServer(
+        base, files_url=files_url, require_keys=True, key_pepper=PEPPER, tenants={"alice": {}, "bob": {}}
+    )
+
+
+async def bearer(store: JobStore, tenant: str, scopes: Collection[Scope] = TENANT_SCOPES) -> dict[str, str]:
+    """Make a key; return the header that it goes into."""
+    key = ApiKey.new()
+    await AccessStore(store).create(key, PEPPER.encode(), tenant=tenant, scopes=scopes, name="a test's")
+    return {"authorization": f"Bearer {key}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """The clients: two tenants, and an admin, who is everybody at an api without keys."""
+    """The clients: two tenants, and an administrator of a third one."""
 
     alice: httpx.AsyncClient
     bob: httpx.AsyncClient
@@ -61,17 +74,12 @@ class Callers:
 
 
 @pytest_asyncio.fixture
-async def callers(
-    guarded: ApiServer, broker_settings: BrokerSettings, files_url: str
-) -> AsyncIterator[Callers]:
-    with ApiServer(broker_settings, files_url=files_url) as keyless:
-        async with AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(server.client()) for server in (guarded, guarded, keyless)
-            ]
-            clients[0].headers.update(ALICE)
-            clients[1].headers.update(BOB)
-            yield Callers(*clients)
+async def callers(guarded: ApiServer, store: JobStore) -> AsyncIterator[Callers]:
+    async with guarded.client() as alice, guarded.client() as bob, guarded.client() as admin:
+        alice.headers.update(await bearer(store, "alice"))
+        bob.headers.update(await bearer(store, "bob"))
+        admin.headers.update(await bearer(store, "ops", [Scope.ADMIN]))
+        yield Callers(alice, bob, admin)
 
 
 async def submit(http: httpx.AsyncClient, key: str | None = None, **fields: Any) -> str:
@@ -361,59 +369,79 @@ async def test_a_batchs_files_and_its_retry_are_its_tenants(
         assert (await callers.bob.get("/v1/files")).json()["data"] == []
 
 
-async def test_metrics_show_tenants_only_to_who_may_see_them(
-    callers: Callers, guarded: ApiServer, puppet: Puppet
+async def test_other_tenants_are_shown_only_with_the_scope_metrics(
+    callers: Callers, guarded: ApiServer, store: JobStore, puppet: Puppet
 ) -> None:
     await submit(callers.alice)
+    await submit(callers.bob)
+    seer = await bearer(store, "ops", [Scope.METRICS, Scope.JOBS_READ])
+    wrong = {"authorization": "Bearer sk-other"}
     async with guarded.client() as nobody:
         shown = (await nobody.get("/metrics")).text
         assert "penstock_jobs_accepted_total{" in shown
         assert not re.search(r"tenant=|alice|bob", shown)
-        assert 'tenant="alice"' in (await nobody.get("/metrics", headers=BOB)).text
-        wrong = {"authorization": "Bearer sk-other"}
         assert "tenant=" not in (await nobody.get("/metrics", headers=wrong)).text
-    assert (
-        'penstock_tenant_jobs_accepted_total{tenant="default"}' in (await callers.admin.get("/metrics")).text
-    )
+        assert "tenant=" not in (await callers.bob.get("/metrics")).text
+        assert 'tenant="alice"' in (await nobody.get("/metrics", headers=seer)).text
+        assert 'tenant="alice"' in (await callers.admin.get("/metrics")).text
+
+        async def seen(http: httpx.AsyncClient, headers: dict[str, str] | None = None) -> set[str]:
+            (pool,) = (await http.get("/v1/queues", headers=headers)).json()["data"]
+            assert pool["queued"] == 2
+            return {tenant["tenant"] for tenant in pool["tenants"]}
+
+        assert await seen(callers.bob) == {"bob"}
+        assert await seen(callers.admin) == await seen(nobody, seer) == {"alice", "bob"}
 
 
 async def test_lists_have_what_was_made_before_there_were_indexes(
     broker_settings: BrokerSettings, files_url: str, store: JobStore, puppet: Puppet
 ) -> None:
-    with ApiServer(broker_settings, files_url=files_url, api_keys=KEYS) as server:
-        async with server.client() as http:
-            http.headers.update(ALICE)
+    alice = await bearer(store, "alice")
+    with server(broker_settings, files_url) as api:
+        async with api.client() as http:
+            http.headers.update(alice)
             failed, job_id = await dead(store, puppet, http), await submit(http)
             file_id = await upload(http)
             batch_id = (await make_batch(http, file_id)).json()["id"]
-    await store.accept(
-        JobSpec(new_id(), CHUNK_ENDPOINT, MODEL, b"{}", tenant="alice", metadata={"batch": batch_id})
-    )
+    chunk = {"batch": batch_id}
+    await store.accept(JobSpec(new_id(), CHUNK_ENDPOINT, MODEL, b"{}", tenant="alice", metadata=chunk))
     own = [store.keys(name, "alice") for name in ("jobs_of", "dead_of", "files_of", "batches_of")]
-    purpose = store.keys("files_of_purpose", "alice", "batch")
-    kept = {key: await store.client.zrange(key, 0, -1, withscores=True) for key in (*own, purpose)}
+    own.append(store.keys("files_of_purpose", "alice", "batch"))
+    kept = {key: await store.client.zrange(key, 0, -1, withscores=True) for key in own}
     assert all(kept.values())
-    await store.client.delete(*kept, store.keys("access"))
-    old_file = store.keys("file", file_id)
-    with ApiServer(broker_settings, files_url=files_url, api_keys=KEYS) as server:
-        async with server.client() as http:
-            http.headers.update(ALICE)
 
-            async def indexed() -> bool:
-                return {key: await store.client.zrange(key, 0, -1, withscores=True) for key in kept} == kept
+    async def indexed() -> bool:
+        return {key: await store.client.zrange(key, 0, -1, withscores=True) for key in own} == kept
 
+    await store.client.delete(*own)
+    await store.client.hdel(store.keys("access"), "indexes")
+    with server(broker_settings, files_url) as api:
+        async with api.client() as http:
+            http.headers.update(alice)
             await eventually(indexed)
             assert [job["id"] for job in (await http.get("/v1/jobs")).json()["data"]] == [job_id, failed]
-    # A file without a tenant is older than tenants, and so of the default one.
-    await store.client.hdel(old_file, "tenant")
-    await store.client.delete(*own[2:3], purpose, store.keys("access"))
-    with ApiServer(broker_settings, files_url=files_url) as server:
-        async with server.client() as http:
-            assert [one["id"] for one in (await http.get("/v1/files")).json()["data"]] == [file_id]
+            assert [job["id"] for job in (await http.get("/v1/dead")).json()["data"]] == [failed]
 
-            async def default_has_it() -> bool:
-                return await store.client.zrange(store.keys("files_of", "default"), 0, -1) == [file_id]
 
-            await eventually(default_has_it)
-    await store.client.zrem(own[2], file_id)
-    assert (await store.reap()).failed == 0
+async def test_a_file_without_a_tenant_is_the_default_ones(
+    broker_settings: BrokerSettings, files_url: str, store: JobStore
+) -> None:
+    """It is older than tenants."""
+    with ApiServer(broker_settings, files_url=files_url) as api:
+        async with api.client() as http:
+            file_id = await upload(http)
+    of_default = [store.keys("files_of", "default"), store.keys("files_of_purpose", "default", "batch")]
+    await store.client.hdel(store.keys("file", file_id), "tenant")
+    await store.client.delete(*of_default)
+    await store.client.hdel(store.keys("access"), "indexes")
+    default = await bearer(store, "default")
+    with server(broker_settings, files_url) as api:
+        async with api.client() as http:
+            http.headers.update(default)
+
+            async def listed() -> bool:
+                return [one["id"] for one in (await http.get("/v1/files")).json()["data"]] == [file_id]
+
+            await eventually(listed)
+            assert (await http.get(f"/v1/files/{file_id}")).status_code == 200

@@ -23,6 +23,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import TENANT_SCOPES, ApiKey, Identity, Scope, given_key
 from tests.apiserver import ApiServer
+from tests.oidcissuer import AUDIENCE, OidcIssuer
 from tests.redisproxy import RedisProxy
 from tests.support import eventually
 
@@ -205,7 +206,7 @@ async def test_an_expired_key_says_so_only_with_the_right_secret(
         return got.status_code, error["code"], error["message"].partition(";")[0]
 
     async def expired() -> bool:
-        return await message(key) == (401, "invalid_api_key", "this API key has expired")
+        return await message(key) == (401, "invalid_api_key", "this API key or token has expired")
 
     await eventually(expired)
     assert await message(wrong) == (401, "invalid_api_key", "Incorrect API key provided")
@@ -362,3 +363,32 @@ async def test_a_bounded_number_of_keys_is_remembered(access: AccessStore) -> No
     newest = ApiKey.new()
     await keys.look_up(newest)  # there is none: nothing to remember
     assert [keys.recall(key) is None for key in made] == [True, False, False]
+
+
+async def test_a_token_of_the_issuer_lets_its_tenant_in(broker_settings: BrokerSettings) -> None:
+    with OidcIssuer() as issuer:
+        issuer.add_key("k1", "RS256")
+        given: dict[str, Any] = {"oidc_issuer": issuer.url, "oidc_audience": AUDIENCE}
+        with ApiServer(broker_settings, key_pepper=PEPPER.decode(), **given) as server:
+            async with server.client() as client:
+                assert await status(client, issuer.token("k1")) == 200
+                assert await status(client, issuer.token("k1"), "/v1/files") == 403
+                assert await status(client, issuer.token("k1", aud="another")) == 401
+                assert (await client.get("/v1/jobs")).status_code == 401
+                expired = issuer.token("k1", exp=int(time.time()) - 3600)
+                got = await client.get("/v1/jobs", headers=bearer(expired))
+                assert "has expired" in got.json()["error"]["message"]
+                got = await client.get("/v1/jobs", headers=bearer(issuer.token("k1", tenant=None)))
+                assert "names no tenant" in got.json()["error"]["message"]
+
+
+async def test_an_issuer_that_is_away_is_503(broker_settings: BrokerSettings) -> None:
+    with OidcIssuer() as issuer:
+        issuer.add_key("k1", "ES256")
+        issuer.away = True
+        given: dict[str, Any] = {"oidc_issuer": issuer.url, "oidc_audience": AUDIENCE}
+        with ApiServer(broker_settings, key_pepper=PEPPER.decode(), **given) as server:
+            async with server.client() as client:
+                got = await client.get("/v1/jobs", headers=bearer(issuer.token("k1")))
+                assert (got.status_code, got.json()["error"]["code"]) == (503, "issuer_unavailable")
+                assert 1 <= int(got.headers["retry-after"]) <= 120

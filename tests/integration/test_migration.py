@@ -21,6 +21,7 @@ from broker.db.errors import MixedFleetStartError
 from broker.jobs import JobStore
 from broker.migration import prepare
 from broker.settings import BrokerSettings
+from broker.tenant_indexes import index_tenants
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION
 from jobs.states import JobState
@@ -123,6 +124,7 @@ async def test_queued_jobs_keep_their_order_and_are_run(old: JobStore) -> None:
                     label for label in await ids_in_order(old, pool, lane, tenant) if "follow" not in label
                 ]
                 assert here == labels, (pool, lane, tenant)
+    await index_tenants(old)
     with Redis(
         unix_socket_path=old.client.connection_pool.connection_kwargs["path"], decode_responses=True
     ) as client:

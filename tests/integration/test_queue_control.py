@@ -180,7 +180,7 @@ async def test_a_lost_record_keeps_none_behind_it_from_ageing(
     assert (await waiting(store, Lane.LOW), await waiting(store, Lane.HIGH)) == (1, 1)
     await alive(store)
     assert [await take(store) is not None for _ in range(2)] == [True, False]
-    for index in (store.keys("jobs"), store.keys("jobs_of", "default")):
+    for index in (store.keys("jobs"), store.keys("jobs_of", "a")):
         await store.client.zrem(index, lost.id)
 
 

@@ -145,6 +145,42 @@ def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):
     assert one.process.wait(40) == 0
 
 
+def test_with_keys_it_makes_a_pepper_and_a_key_and_finds_both_again(up, tmp_path):
+    one = up("--no-flower", "--require-keys")
+    one.until_ready()
+    folder = tmp_path / "data"
+    key = (folder / "admin.key").read_text().strip()
+    assert one.out.read_text().count(key) == 1
+    for name in ("admin.key", "pepper"):
+        assert (folder / name).stat().st_mode & 0o777 == 0o600
+    jobs, admin = f"{one.url}/v1/jobs", {"authorization": f"Bearer {key}"}
+    assert httpx.get(jobs).status_code == 401
+    assert httpx.get(jobs, headers=admin).status_code == 200
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+
+    def penstock(*args, **more):
+        argv = [sys.executable, "-P", "-m", "penstock", *args]
+        env_ = {**env, "PYTHONPATH": str(ROOT), "PENSTOCK_DATA_DIR": "data", **more}
+        return subprocess.run(argv, cwd=tmp_path, env=env_, capture_output=True, text=True, check=False)
+
+    made = penstock("keys", "create", "--tenant", "alice", "--json")  # it finds the address and the key
+    assert made.returncode == 0, made.stderr
+    alice = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
+    assert penstock("keys", "list", PENSTOCK_API_KEY="psk_wrong").returncode == 4
+    assert penstock("keys", "list", PENSTOCK_URL="http://127.0.0.1:1").returncode == 3
+    direct = penstock("keys", "list", "--direct", "--json")
+    assert len(direct.stdout.splitlines()) == 2
+    one.process.send_signal(signal.SIGINT)
+    assert one.process.wait(40) == 0
+    again = up("--no-flower", "--require-keys")
+    again.until_ready()
+    wait_until(lambda: again.printed("API keys are required"))
+    assert not again.printed(key)
+    assert (folder / "admin.key").read_text().strip() == key
+    for headers in (admin, alice):
+        assert httpx.get(f"{again.url}/v1/jobs", headers=headers).status_code == 200
+
+
 def test_killed_it_takes_everything_with_it_and_its_jobs_go_on_at_the_next_start(up):
     one = up("--no-flower", **SLOW)
     one.until_ready()

@@ -34,9 +34,18 @@ OURS = {
     "file_create": "its id is new",
     "index_tenants": "it builds the indexes by tenant",
     "purge": "a whole lane, for the scope admin",
+    "key_create": "its id is new, and it is for the scope admin",
+    "key_find": "judges a key; no client names it",
+    "key_revoke": "any key, for the scope admin",
+    "key_rotate": "any key, for the scope admin",
+    "keys_page": "any tenant's, for the scope admin",
+    "keys_used": "an api process says which keys it let in",
     "look": "counts about a job that was read or accepted just before",
 }
 """Calls that need neither: why."""
+
+ADMINS = {"broker.db.calls.access"}
+"""Modules of calls about API keys: their routes need the scope admin, see ``api/access/scopes.py``."""
 
 STORES: dict[str, Any] = {
     "store": JobStore,
@@ -61,7 +70,7 @@ KNOWN = {
 }
 """Methods that the api calls with an object's id alone: why."""
 
-OTHER_STORES = {"api/access/known_tenants.py"}
+OTHER_STORES = {"api/access/known_keys.py", "api/access/known_tenants.py"}
 """Modules that call something else so."""
 
 WITHOUT = {("api/abandon.py", "cancel"): "the job that a caller has left; the api had accepted it"}
@@ -78,7 +87,9 @@ class Use(NamedTuple):
 
 
 def calls() -> list[type[Call[Any]]]:
-    return [call for call in functions() if NAMES & {*call.__struct_fields__}]
+    return [
+        call for call in functions() if NAMES & {*call.__struct_fields__} and call.__module__ not in ADMINS
+    ]
 
 
 def uses() -> Iterator[Use]:

@@ -164,5 +164,29 @@ TENANTS = Board(
                 ),
             ),
         ),
+        Row(
+            "Usage of a day",
+            (
+                lines(
+                    "Jobs in 24 h by tenant",
+                    "short",
+                    "Jobs that workers ended in the 24 hours before. `penstock usage` has the exact counts.",
+                    (f"sum by (tenant) (increase(penstock_tenant_jobs_total{POOL}[24h])) > 0", "{{tenant}}"),
+                    stack=True,
+                    width=12,
+                ),
+                lines(
+                    "Tokens in 24 h by tenant",
+                    "short",
+                    "Prompt and completion tokens, of jobs and rows of batches, in the 24 hours before.",
+                    (
+                        f"sum by (tenant, kind) (increase(penstock_tenant_tokens_total{POOL}[24h])) > 0",
+                        "{{tenant}} {{kind}}",
+                    ),
+                    stack=True,
+                    width=12,
+                ),
+            ),
+        ),
     ),
 )

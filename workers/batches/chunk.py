@@ -91,7 +91,7 @@ class ChunkRunner:
         with self._gate.open_chunk(claim, spec.rows) as slots:
             go, left, writer = await self._take(spec, claim, slots)
             if go is Go.PAUSED:
-                await self._end(spec, claim, done=False)
+                await self._end(spec, claim, done=len(left.ids) >= spec.rows)
             if go in {Go.DONE, Go.GONE, Go.PAUSED}:
                 return _DONE
             slots.stalled = False

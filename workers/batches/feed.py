@@ -66,7 +66,7 @@ class Feeder:
     @property
     def complete(self) -> bool:
         """Whether every row of the chunk is finished."""
-        return not self.stopped and not self._committer.paused and self._slots.left == 0
+        return not self.stopped and self._slots.left == 0
 
     def stop(self) -> None:
         """Cancel the running rows, and start no other."""

@@ -16,14 +16,17 @@ class BatchCreated(Answer):
 
     Attributes:
         kind: ``created``; ``same``: its key was used before, or the batch was retried before; or why it is refused:
-            ``conflict`` (the key belongs to another), ``no_file``, ``gone`` or ``unfinished`` (the batch to retry).
+            ``conflict`` (the key belongs to another), ``no_file``, ``over_quota``, ``gone`` or ``unfinished`` (the batch to
+            retry).
         id: the batch's, or that of the other.
         purpose: of the input file; None: there is no such file.
+        most: the batches that its tenant may have open, where it has as many.
     """
 
     kind: str
     id: str = ""
     purpose: str | None = None
+    most: int = 0
 
 
 class BatchCreate(Call[BatchCreated]):
@@ -109,7 +112,8 @@ class BatchStep(Call[bool]):
 class ChunkOpen(Call[bool]):
     """Note that a chunk is about to be submitted as a job. Rows that an earlier job of it committed stay.
 
-    False: the lease is another's, the batch is not in progress, or the chunk is done.
+    False: the lease is another's, the batch is not in progress, the chunk is done, or the tenant's quota of the day is used
+    up, which the batch's record then says.
     """
 
     flags = WRITES

@@ -9,12 +9,14 @@ class FileCreated(Answer):
     """What became of a new file.
 
     Attributes:
-        kind: ``created``, ``same`` (its key was used before) or ``conflict`` (the key belongs to another).
+        kind: ``created``, ``same`` (its key was used before), ``conflict`` (the key belongs to another) or ``over_quota``.
         id: the file's, or that of the other.
+        most: the bytes that its tenant may store, where it would have more.
     """
 
     kind: str
     id: str
+    most: int = 0
 
 
 class FileCreate(Call[FileCreated]):
@@ -23,6 +25,7 @@ class FileCreate(Call[FileCreated]):
     Attributes:
         key: its object in storage.
         idem: idempotency key, ``digest``: of the upload.
+        bounded: refuse it if its tenant would store more than its quota.
     """
 
     flags = WRITES
@@ -36,6 +39,7 @@ class FileCreate(Call[FileCreated]):
     idem_ttl_ms: int
     idem: str | None = None
     expires_after_ms: int | None = None
+    bounded: bool | None = None
 
 
 class FileDelete(Call[str]):

@@ -41,6 +41,8 @@ class Accept(Call[Accepted]):
         rows: how many answers it generates.
         idem: idempotency key, ``digest``: of the submission, ``idem_tenant``: whose key it is; None: the job's tenant's.
         owner: the tenant that asks; None: an admin, or a process of ours.
+        keep_ms: how long its record is kept after its end; None: ``retention_ms``. Such a job shares no run.
+        once: drop its bodies when its owner has its result.
         not_after: refuse it as ``late`` after this moment.
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
@@ -71,6 +73,8 @@ class Accept(Call[Accepted]):
     expires_in_ms: int | None = None
     queue_timeout_ms: int | None = None
     tenant_queue_max: int | None = None
+    keep_ms: int | None = None
+    once: bool | None = None
     reject: bool | None = None
     not_after: int | None = None
     by: str | None = None
@@ -219,6 +223,17 @@ class Cancel(Call[str | None]):
     by: str | None = None
 
 
+class DropBodies(Call[bool]):
+    """Drop request, result and log of an ended job that is kept for one fetch. False: it is not such a job, or not theirs.
+
+    Attributes:
+        owner: the tenant that has fetched its result; never None, as an administrator's look is no fetch.
+    """
+
+    id: str
+    owner: str
+
+
 class Watch(Call[str | None]):
     """Send a job's events to an api process, too. Answers with its state. ``owner``: as of :class:`Cancel`."""
 
@@ -275,7 +290,6 @@ class Reap(Call[Reaped]):
         usual_gap_ms: between rounds on a busy machine.
         most: steps of each kind in this call.
         ageing_ms: until a job moves up one lane; 0: never. Used until an api has stored its own.
-        audit_retention_ms: how long an entry of the audit stream is kept, unless there are more than ``audit_most``.
     """
 
     lease_ttl_ms: int
@@ -284,5 +298,3 @@ class Reap(Call[Reaped]):
     most: int
     retention_ms: int
     ageing_ms: int
-    audit_retention_ms: int
-    audit_most: int

@@ -45,8 +45,9 @@ class SetLimits(Call[bool]):
     """Replace the bounds of all pools. Those of single tenants are in their records.
 
     Attributes:
-        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1; ``usage_rows_max``, ``usage_ms``:
-            how long a day of usage is kept.
+        limits: ``max_active``, ``tenant_max_active``, ``ageing_ms``; ``turns_in_jobs``: 1;
+            ``usage_rows_max``; ``usage_ms``: how long a day of usage is kept; ``audit_ms``, ``audit_most``: the same of the
+            audit stream, and its most entries.
     """
 
     limits: Mapping[str, float]

@@ -12,17 +12,24 @@ class TenantSet(Call[bool]):
 
     Attributes:
         fields: as texts; '' removes a field.
+        by: who asked, for the audit stream.
     """
 
     flags = WRITES
     tenant: str
     fields: Mapping[str, str]
+    by: str | None = None
 
 
 class TenantReset(Call[bool]):
-    """Delete a tenant's record: it has the defaults again. Answers whether there was one."""
+    """Delete a tenant's record: it has the defaults again. Answers whether there was one.
+
+    Attributes:
+        by: who asked, for the audit stream.
+    """
 
     tenant: str
+    by: str | None = None
 
 
 class TenantImport(Call[bool]):

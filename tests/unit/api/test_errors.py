@@ -15,6 +15,7 @@ from api.http.handlers import foreign_errors
 from broker.db import errors as broker_errors
 from broker.db.errors import (
     BatchUnfinishedError,
+    BodyGoneError,
     BrokerError,
     BusyError,
     FileGoneError,
@@ -57,6 +58,7 @@ EXPECTED = [
     (BusyError(5, 2500), 429, "gpu_busy", "rate_limit_error"),
     (InfeasibleError(5000), 400, "infeasible_deadline", "invalid_request_error"),
     (IdempotencyConflictError("job_1"), 409, "idempotency_conflict", "invalid_request_error"),
+    (BodyGoneError("job_1"), 410, "result_gone", "invalid_request_error"),
     (UnfinishedError("job_1"), 409, "job_not_finished", "invalid_request_error"),
     (BatchUnfinishedError("batch_1"), 409, "batch_not_finished", "invalid_request_error"),
     (KeyInactiveError("abc"), 409, "key_inactive", "invalid_request_error"),

@@ -269,6 +269,23 @@ def test_keys_need_a_pepper(given):
         create_app(ApiSettings(**given))
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"oidc_issuer": "https://id.example"}, "oidc_audience"),
+        ({"oidc_issuer": "http://id.example", "oidc_audience": "a"}, "oidc_issuer"),
+        ({"oidc_issuer": "id.example", "oidc_audience": "a"}, "oidc_issuer"),
+        ({"oidc_issuer": "https://[", "oidc_audience": "a"}, "oidc_issuer"),
+    ],
+)
+def test_an_issuer_is_reached_safely_and_has_an_audience(given, field):
+    with pytest.raises(ValidationError) as refused:
+        ApiSettings(**given)
+    assert {error["loc"][0] for error in refused.value.errors()} == {field}
+    good = ApiSettings(oidc_issuer="https://id.example/realm", oidc_audience="penstock")
+    assert good.keys_required
+
+
 def test_a_short_pepper_is_refused_unseen(monkeypatch):
     monkeypatch.setenv("PENSTOCK_KEY_PEPPER", "hunter2")
     with pytest.raises(ValidationError, match="shorter than 16 bytes") as refused:

@@ -20,6 +20,18 @@ from broker.db.urls import Sentinels, celery_options, celery_url, sentinels_of, 
             "sentinel://:pw@a/m?sentinel_username=su&sentinel_password=sp",
             Sentinels((("a", 26379),), "m", 0, None, "pw", (("password", "sp"), ("username", "su"))),
         ),
+        (
+            "rediss+sentinel://a/m?ssl_ca_certs=%2Fca.pem&ssl_check_hostname=false&sentinel_password=sp",
+            Sentinels(
+                (("a", 26379),),
+                "m",
+                0,
+                None,
+                None,
+                (("password", "sp"),),
+                (("ssl_ca_certs", "/ca.pem"), ("ssl_cert_reqs", "required"), ("ssl_check_hostname", False)),
+            ),
+        ),
     ],
 )
 def test_reading_a_sentinel_address(url: str, found: Sentinels | None) -> None:
@@ -35,7 +47,8 @@ def test_reading_a_sentinel_address(url: str, found: Sentinels | None) -> None:
         "sentinel://a/m/x",
         "sentinel://a:port/m",
         "sentinel://a/m?ssl=true",
-        "rediss+sentinel://a/m",
+        "rediss+sentinel://a/m?ssl_nothing=1",
+        "sentinel://a/m?ssl_ca_certs=x",
         "http://a",
         "localhost:6379",
     ],
