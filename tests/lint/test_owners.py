@@ -44,9 +44,6 @@ OURS = {
 }
 """Calls that need neither: why."""
 
-ADMINS = {"broker.db.calls.access"}
-"""Modules of calls about API keys: their routes need the scope admin, see ``api/access/scopes.py``."""
-
 STORES: dict[str, Any] = {
     "store": JobStore,
     "files": FileStore,
@@ -87,9 +84,7 @@ class Use(NamedTuple):
 
 
 def calls() -> list[type[Call[Any]]]:
-    return [
-        call for call in functions() if NAMES & {*call.__struct_fields__} and call.__module__ not in ADMINS
-    ]
+    return [call for call in functions() if NAMES & {*call.__struct_fields__}]
 
 
 def uses() -> Iterator[Use]:
