@@ -34,7 +34,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         found[TABLES[1]] = main_table(report["main"], report["settings"])
         found[TABLES[2]] = stage_table(report["main"])
     if "means" in report:
-        found[TABLES[3]] = means_table(report["means"], report["settings"])
+        found[TABLES[3]] = means_table(report["means"])
     if "llm_d" in report:
         found[TABLES[4]] = llm_d_table(report["llm_d"])
     return found
@@ -157,7 +157,7 @@ def stage_table(found: dict[str, Any]) -> str:
     return f"{wrap(said)}\n\n{table(['calls', 'bulk', *STAGES], rows)}"
 
 
-def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
+def means_table(found: dict[str, Any]) -> str:
     """What each of the means is worth. Bulk is compared with bulk alone on the stack with all of them."""
     full = {kind: one["tokens_per_s"] for kind, one in found["all"]["bulk"].items()}
     rows = []
@@ -170,6 +170,7 @@ def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
                     [
                         name,
                         kind,
+                        f"{row['calls']:,}",
                         three(measured["alone"][load]["ttft_ms"]),
                         three(row["ttft_ms"]),
                         *ratios(row),
@@ -177,13 +178,14 @@ def means_table(found: dict[str, Any], given: dict[str, Any]) -> str:
                 )
     load = next(iter(found["all"]["alone"]))
     said = (
-        f"Without each of the means in turn: {load}, {given['ablate_calls']:,} calls a spell, each on a stack of its own. "
+        f"Without each of the means in turn, {load}, each on a stack of its own. "
         "Ratios are against the calls alone on the same stack, and bulk's with bulk alone and all of the means."
         + alone_rates(found["all"]["bulk"])
     )
     head = [
         "with",
         "bulk",
+        "calls",
         "alone p50 / p95 / p99, ms",
         "beside, ms",
         "ratio p50",

@@ -37,7 +37,7 @@ TABLES = _bulk_tables.TABLES
 tables = _bulk_tables.tables
 
 SETTINGS = {"lane_scheduler": "PENSTOCK_LANE_SCHEDULER", "just_in_time": "PENSTOCK_JUST_IN_TIME"}
-PATCHED = ("held_outputs", "render_order", "bulk_pace")
+PATCHED = ("held_outputs", "render_order", "bulk_turns", "bulk_pace")
 MEANS = (*SETTINGS, *PATCHED)
 """What can be taken away: by a setting, or by a change to the running processes (``_without``)."""
 

@@ -19,6 +19,9 @@ PATCHES: dict[str, dict[str, dict[str, Any]]] = {
     "render_order": {
         "workers.engines.vllm.rendering": {"by_priority": lambda _renderer: False, "BULK_AT_ONCE": 1 << 20},
     },
+    "bulk_turns": {
+        "workers.engines.vllm.turns": {"Turns.after": lambda _self, work: work()},
+    },
     "bulk_pace": {
         "workers.admission.pace": {"Pace.room": lambda _self, free, _now_s: max(0, free)},
     },

@@ -100,6 +100,8 @@ def test_means_without_a_setting_are_taken_out_of_a_process() -> None:
         "from workers.admission.pace import Pace\n"
         "from workers.engines.vllm.held_outputs import is_read_at_the_end\n"
         "from workers.engines.vllm.rendering import BULK_AT_ONCE, by_priority\n"
+        "from workers.engines.vllm.turns import Turns\n"
+        "Turns().after(lambda: print('now'))\n"
         "print(Pace(8).room(100, 0.0), is_read_at_the_end(None), BULK_AT_ONCE > 1000, by_priority(None))"
     )
     path = os.pathsep.join([str(bench.ROOT), env["PYTHONPATH"]])
@@ -110,4 +112,4 @@ def test_means_without_a_setting_are_taken_out_of_a_process() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.split() == ["100", "False", "True", "False"]
+    assert done.stdout.split() == ["now", "100", "False", "True", "False"]
