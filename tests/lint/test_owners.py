@@ -34,6 +34,12 @@ OURS = {
     "file_create": "its id is new",
     "index_tenants": "it builds the indexes by tenant",
     "purge": "a whole lane, for the scope admin",
+    "key_create": "its id is new, and it is for the scope admin",
+    "key_find": "judges a key; no client names it",
+    "key_revoke": "any key, for the scope admin",
+    "key_rotate": "any key, for the scope admin",
+    "keys_page": "any tenant's, for the scope admin",
+    "keys_used": "an api process says which keys it let in",
     "look": "counts about a job that was read or accepted just before",
 }
 """Calls that need neither: why."""
