@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,7 @@ from jobs.access import Actor
 
 _STEP: Final = 500
 _MOST_EXAMINED: Final = 5_000
+_CURSOR: Final = re.compile(r"[1-9][0-9]{0,15}-[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,11 @@ class AuditStream(StorePart):
             ValueError: ``after`` is no cursor.
         """
         low = "-" if wanted.since_ms is None else f"{wanted.since_ms}-0"
-        high = "+" if wanted.until_ms is None else f"({wanted.until_ms}-0"
+        high = (
+            "+" if wanted.until_ms is None else str(wanted.until_ms - 1)
+        )  # the last entry of that millisecond
+        if wanted.until_ms == 0:
+            return [], None
         if after is not None:
             _check(after)
             low, high = (low, f"({after}") if newest_first else (f"({after}", high)
@@ -121,6 +127,6 @@ def _act(entry: tuple[str, Mapping[str, str]]) -> Act:
 
 
 def _check(cursor: str) -> None:
-    ms, _, number = cursor.partition("-")
-    if not (ms.isdecimal() and number.isdecimal() and len(cursor) <= 41 and cursor.isascii()):
+    """Raise ValueError unless it is the id of an entry: Redis counts no further than 64 bits, and from 0-1."""
+    if _CURSOR.fullmatch(cursor) is None:
         raise ValueError(f"not a cursor: {cursor[:64]!r}")

@@ -88,7 +88,11 @@ class Sealer:
 
         So an idempotency key stays known when the keys change, or come into use.
         """
-        return (digest,) if self._keyring is None else (*self._keyring.digests(digest.encode()), digest)
+        return (
+            (digest,)
+            if self._keyring is None or not digest
+            else (*self._keyring.digests(digest.encode()), digest)
+        )
 
 
 def _seal(keyring: Keyring, job_id: str, name: str, body: bytes) -> bytes:

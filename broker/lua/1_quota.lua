@@ -27,7 +27,7 @@ local function has_quota(t) return t.rpm or t.tpm or t.tpd end
 
 local function quota_use(tenant)
   local q = read(K.quota(tenant), {'r', 't', 'day', 'used'})
-  return {r = number(q.r), t = number(q.t), used = number(q.day) == day_of(now_ms()) and number(q.used) or 0}
+  return {r = number(q.r), t = number(q.t), used = number(q.day) == day_of(now_ms()) and math.max(0, number(q.used) or 0) or 0}
 end
 
 -- Whether the quotas of a tenant allow one request of so many tokens. Returns what to write if it is accepted, and why it is refused (nil: it
@@ -70,17 +70,17 @@ end
 -- A job that reserved tokens at its acceptance has ended and used so many. The rest goes back: to the day whole; to the minute less the time
 -- since the acceptance, as the minute may have refilled by as much meanwhile.
 local function settle_quota(j, used)
-  local more, now = used - tonumber(j.reserved), now_ms()
+  local more, created, now = used - tonumber(j.reserved), tonumber(j.created), now_ms()
+  local key, tpm = K.quota(j.tenant), limit_of(j.tenant, 'tpm')
   if more == 0 then return end
-  local tpm = limit_of(j.tenant, 'tpm')
-  local q, f = read(K.quota(j.tenant), {'t', 'day', 'used'}), {}
-  if tpm then
-    local by = more * interval_of(tpm)
-    if more < 0 then by = math.min(0, by + math.max(0, now - tonumber(j.created))) end
-    f.t = more < 0 and (number(q.t) or 0) + by or math.max(number(q.t) or 0, now) + by
+  if limit_of(j.tenant, 'tpd') and day_of(created) == day_of(now) then redis.call('HINCRBY', key, 'used', exactly(more)) end
+  if not tpm then return end
+  local by = more * interval_of(tpm)
+  if more > 0 then
+    redis.call('HSET', key, 't', exactly(math.max(number(redis.call('HGET', key, 't')) or 0, now) + by))
+  elseif by + math.max(0, now - created) < 0 then
+    redis.call('HINCRBYFLOAT', key, 't', exactly(by + math.max(0, now - created)))
   end
-  if number(q.day) == day_of(tonumber(j.created)) then f.used = math.max(0, (number(q.used) or 0) + more) end
-  write(K.quota(j.tenant), f)
 end
 
 -- Rows of a batch have run. Of a minute they leave a quarter to the tenant's calls, as bulk does of a bound.
@@ -103,7 +103,7 @@ local function count_held(tenant, what, by, most)
   if limit_to and (number(redis.call('HGET', K.quota(tenant), what)) or 0) + by > limit_to then
     return {kind = 'over_quota', id = '', most = limit_to}
   end
-  redis.call('HINCRBY', K.quota(tenant), what, exactly(by))
+  if by ~= 0 then redis.call('HINCRBY', K.quota(tenant), what, exactly(by)) end -- an empty file's size, negated, is -0
 end
 
 -- Why a tenant's batches wait; nil: they may run.

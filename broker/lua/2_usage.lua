@@ -37,15 +37,13 @@ local function usage_row(day, tenant, key, model, most)
   return row, redis.call('HGET', day, row)
 end
 
-local function add_usage(old, new)
-  if old then
-    local i = 0
-    for count in string.gmatch(old, '%d+') do
-      i = i + 1
-      new[i] = new[i] + count
-    end
-  end
-  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', unpack(new))
+local SEVEN = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+
+-- n: the counts to add. old: those that are there, as text; nil: none.
+local function add_usage(old, n)
+  local a, b, c, d, e, f, g = 0, 0, 0, 0, 0, 0, 0
+  if old then a, b, c, d, e, f, g = string.match(old, SEVEN) end
+  return string.format('%d %d %d %d %d %d %d', a + n[1], b + n[2], c + n[3], d + n[4], e + n[5], f + n[6], g + n[7])
 end
 
 -- Count use. key: nil: no key was required. counts: the numbers in the order above.
@@ -87,9 +85,8 @@ define('usage_fold', function(a)
       for i = 1, #found[2], 2 do
         local tenant, key, model = string.match(found[2][i], '^(%S+) (%S+) (.*)$')
         if tenant and key ~= FOLDED then
-          local row, counts = tenant .. ' ' .. FOLDED .. ' ' .. model, {}
-          for count in string.gmatch(found[2][i + 1], '%d+') do counts[#counts + 1] = tonumber(count) end
-          redis.call('HSET', day, row, add_usage(redis.call('HGET', day, row) or nil, counts))
+          local row = tenant .. ' ' .. FOLDED .. ' ' .. model
+          redis.call('HSET', day, row, add_usage(redis.call('HGET', day, row) or nil, {string.match(found[2][i + 1], SEVEN)}))
           redis.call('HDEL', day, found[2][i])
         end
       end

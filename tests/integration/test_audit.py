@@ -163,5 +163,8 @@ async def test_pages_follow_each_other_and_filters_choose(store: JobStore) -> No
         assert seen == (expected[::-1] if newest_first else expected)
     assert len((await stream.page(Filter(what="pool"), limit=1_300))[0]) == 1_300
     assert (await stream.page(Filter(what="po"), limit=10)) == ([], None)
-    with pytest.raises(ValueError, match="not a cursor"):
-        await stream.page(Filter(), limit=1, after="$")
+    assert await stream.page(Filter(until_ms=0), limit=10) == ([], None)
+    assert (await stream.page(Filter(until_ms=now + 1), limit=10))[0][0].on == "0"
+    for wrong in ("$", "0-0", f"{2**64}-0", f"1-{2**64}", "1", ""):
+        with pytest.raises(ValueError, match="not a cursor"):
+            await stream.page(Filter(), limit=1, after=wrong)

@@ -246,9 +246,9 @@ async def test_of_jobs_whose_retention_is_over_nothing_is_left_but_what_is_for_g
         return {name for key in found if (name := name_of(store.keys, key)[0]) not in FOR_GOOD}
 
     async def only_what_goes_by_itself() -> bool:
-        return await left() <= {"affinity", "own_bell", "bell", "bulk_bell"}
+        return await left() <= {"affinity", "own_bell", "bell", "bulk_bell", "usage"}
 
     await eventually(only_what_goes_by_itself)
     async for key in store.client.scan_iter(f"{store.keys.namespace}:*"):
-        if name_of(store.keys, key)[0] in {"affinity", "own_bell"}:
+        if name_of(store.keys, key)[0] in {"affinity", "own_bell", "usage"}:
             assert await store.client.ttl(key) != -1

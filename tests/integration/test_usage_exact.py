@@ -27,7 +27,7 @@ __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fix
 
 pytestmark = pytest.mark.asyncio
 
-WINDOWS = ("worker.before_finish=kill@20,bulk.after_part=kill@3", "worker.before_finish=kill@15")
+WINDOWS = ("worker.before_finish=kill@40,bulk.after_part=kill@3", "worker.before_finish=kill@15")
 
 
 @pytest.fixture
@@ -56,11 +56,12 @@ async def used_by_jobs(store: JobStore) -> Tally:
 async def test_sums_equal_the_jobs_own_usage_while_workers_are_killed(
     client: openai.AsyncOpenAI, store: JobStore, start_worker: Callable, work: Callable, files_url: str
 ) -> None:
-    given = {**QUICK, "concurrency": 8, "simulated_inter_token_s": 0.002, "retry_base_s": 0.05}
+    given = {**QUICK, "concurrency": 8, "simulated_inter_token_s": 0.002}
     dying = [
         start_worker(f"w{n}", files_url=files_url, failpoints=window, **given)
         for n, window in enumerate(WINDOWS)
     ]
+    await eventually(lambda: all("worker_ready" in worker.log.read_text() for worker in dying))
     batch = await create(client, [row(f"b{n}", max_tokens=-1 if n % 9 == 8 else 8) for n in range(150)])
     for n in range(60):
         await submit(store, chat(f"job {n}", max_tokens=-1 if n % 10 == 9 else 1 + n % 7))

@@ -70,14 +70,14 @@ async def test_the_asynchronous_client_does_the_same(pools, server):
         assert not (await client.pools.resume("default")).paused
         assert await client.pools.purge("default", "low") == 1234
         assert (await client.jobs.change(ID, priority="bulk", top=True)).priority == "bulk"
-        await client.submit({"model": "m"}, affinity_key="chat-42", coalesce=True)
+        await client.submit({"model": "m"}, affinity_key="chat-42", coalesce=True, store=False)
     sent = json.loads(server.seen[-1].body)
-    assert (sent["affinity_key"], sent["coalesce"]) == ("chat-42", True)
+    assert (sent["affinity_key"], sent["coalesce"], sent["store"]) == ("chat-42", True, False)
 
 
 def test_what_is_not_asked_for_is_not_sent(server, client):
     client.submit({"model": "m"})
-    assert {"affinity_key", "coalesce"}.isdisjoint(json.loads(server.seen[0].body))
+    assert {"affinity_key", "coalesce", "store"}.isdisjoint(json.loads(server.seen[0].body))
 
 
 def test_what_a_job_says_of_its_standing(server, client):
@@ -165,10 +165,20 @@ def test_priority_and_top_say_where_the_job_stands(server):
 
 
 def test_submit_list_and_get_show_what_is_new(server):
-    done = run(server, "submit", "hello", "--affinity-key", "chat-42", "--coalesce", "--temperature", "0")
+    done = run(
+        server,
+        "submit",
+        "hello",
+        "--affinity-key",
+        "chat-42",
+        "--coalesce",
+        "--temperature",
+        "0",
+        "--no-store",
+    )
     assert done.returncode == 0
     sent = json.loads(server.asked("/v1/jobs")[0].body)
-    assert (sent["affinity_key"], sent["coalesce"]) == ("chat-42", True)
+    assert (sent["affinity_key"], sent["coalesce"], sent["store"]) == ("chat-42", True, False)
     late = {"code": "infeasible_deadline", "message": "it would take about 30.0 s"}
     server.job = job(position=3, eta_s=30.0, coalesced_with="job_other", warnings=[late])
     shown = " ".join(run(server, "get", ID, "--text").stdout.split())
