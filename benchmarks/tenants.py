@@ -99,8 +99,6 @@ async def full_against_empty(empty: Guarded, full: Guarded, args: argparse.Names
     draw = random.Random(16)
     hot = draw.sample(known, min(1000, len(known)))
     seen: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for stack in (empty, full):
-        await stack.ask("POST", "/v1/queues/default/pause")
     await drive_as(empty.base, SUBMIT, SUBMISSION, [only] * len(hot), 1)
     await drive_as(full.base, SUBMIT, SUBMISSION, hot, 1)  # from here on the api knows them
     for number in range(args.accept_rounds):
