@@ -152,7 +152,7 @@ class AccessStore(StorePart):
 
     async def take_over(self, keys: Mapping[str, str], pepper: bytes) -> TakenOver:
         """Make records of the keys of the setting ``api_keys``, if that was never done. ``keys``: by tenant."""
-        given = ((given_key(text), tenant) for tenant, text in keys.items())
+        given = ((given_key(text, pepper), tenant) for tenant, text in keys.items())
         rows = [GivenKey(key.id, key.digest(pepper), tenant) for key, tenant in given]
         return await self._call(KeysTakeOver(rows, " ".join(sorted(TAKEN_OVER_SCOPES))))
 

@@ -154,9 +154,13 @@ class ApiKey:
         return cls(parts[1], parts[2]) if told and text.replace("_", "").isalnum() else None
 
 
-def given_key(text: str) -> ApiKey:
-    """Return a key of any form, as an operator has chosen it: its id is drawn from its text, which is all secret."""
-    return ApiKey(hashlib.sha256(text.encode()).hexdigest()[:_ID], text)
+def given_key(text: str, pepper: bytes) -> ApiKey:
+    """Return a key of any form, as an operator has chosen it: its id comes from its text, which is all secret.
+
+    Ids stand in logs, and a chosen text may be short: without the pepper nobody can try texts against an id.
+    """
+    named = hmac.new(pepper, b"id of " + text.encode(), hashlib.sha256)
+    return ApiKey(named.hexdigest()[:_ID], text)
 
 
 def is_key_id(text: str) -> bool:

@@ -34,7 +34,7 @@ class GivenKeys:
             return done
         answer = await self._store.take_over(self._keys, self._pepper)
         self._looked = True
-        tenants = {given_key(text).id: tenant for tenant, text in self._keys.items()}
+        tenants = {given_key(text, self._pepper).id: tenant for tenant, text in self._keys.items()}
         if answer.first:
             log.warning("api_keys_taken_over", keys=sorted(tenants))
         if answer.strange:

@@ -18,7 +18,7 @@ from api.access.version import READ_EVERY_S
 from broker.access import USED_GAP_MS, AccessStore, models_of, scopes_of
 from broker.db.calls.access import KeyFound
 from broker.db.errors import StoreUnavailableError
-from jobs.access import ApiKey, Identity
+from jobs.access import ApiKey, Identity, given_key
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +92,10 @@ class KnownKeys:
             return None
         self._keys.move_to_end(key.id)
         return self._judge(known, key, now)
+
+    def given(self, text: str) -> ApiKey:
+        """Read a key of the setting ``api_keys``, which may have any form."""
+        return given_key(text, self._pepper)
 
     def has_seen(self, key: ApiKey) -> bool:
         """Whether the key was right when this process last knew it."""

@@ -316,7 +316,7 @@ async def test_keys_of_the_setting_are_taken_over_once(
     access: AccessStore, broker_settings: BrokerSettings
 ) -> None:
     settings = {"key_pepper": PEPPER.decode(), "api_keys": {"alice": "sk-alice", "bob": "sk-bob"}}
-    alice = given_key("sk-alice")
+    alice = given_key("sk-alice", PEPPER)
     with structlog.testing.capture_logs() as lines, ApiServer(broker_settings, **settings) as server:
         async with server.client() as client:
             assert await status(client, "sk-alice") == 200
@@ -328,7 +328,7 @@ async def test_keys_of_the_setting_are_taken_over_once(
     record = await access.get(alice.id)
     assert record is not None
     assert (record.tenant, record.scopes) == ("alice", TAKEN_OVER_SCOPES)
-    await access.revoke(given_key("sk-bob").id)
+    await access.revoke(given_key("sk-bob", PEPPER).id)
     settings["api_keys"] = {"eve": "sk-eve", "bob": "sk-bob"}
     with structlog.testing.capture_logs() as lines, ApiServer(broker_settings, **settings) as server:
         async with server.client() as client:
@@ -344,7 +344,7 @@ async def test_keys_of_the_setting_are_taken_over_once(
 async def test_a_key_of_the_setting_can_be_rotated_into_one_of_ours(
     access: AccessStore, broker_settings: BrokerSettings
 ) -> None:
-    old = given_key("sk-alice")
+    old = given_key("sk-alice", PEPPER)
     new = ApiKey.new(old.id)
     with ApiServer(broker_settings, key_pepper=PEPPER.decode(), api_keys={"alice": "sk-alice"}) as server:
         await access.rotate(new, PEPPER, overlap_ms=60_000)

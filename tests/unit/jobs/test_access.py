@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.access import KEYLESS, TENANT_SCOPES, ApiKey, Identity, Scope
+from jobs.access import KEYLESS, TENANT_SCOPES, ApiKey, Identity, Scope, given_key
 
 
 def test_a_key_is_read_as_it_was_written() -> None:
@@ -43,3 +43,8 @@ def test_an_admin_may_do_everything_to_everyones() -> None:
     assert tenant.may(Scope.FILES)
     assert not tenant.may(Scope.METRICS)
     assert all(admin.may(scope) for scope in Scope)
+
+
+def test_an_id_of_a_chosen_key_is_no_check_of_guesses() -> None:
+    assert given_key("a-secret", b"one").id != given_key("a-secret", b"two").id
+    assert given_key("a-secret", b"one") == given_key("a-secret", b"one")
