@@ -30,9 +30,10 @@ def test_a_body_comes_back_as_it_was(body: bytes, text: bool) -> None:
     assert unseal(RING, "job_1", "req", sealed) == body
 
 
+@pytest.mark.parametrize("body", [b"a prompt", b"a prompt.", b"a prompt.."])
 @pytest.mark.parametrize("text", [False, True])
-def test_a_change_of_any_byte_is_an_error(text: bool) -> None:
-    sealed = seal(RING, "job_1", "req", b"a prompt", NONCE, text=text)
+def test_a_change_of_any_byte_is_an_error(text: bool, body: bytes) -> None:
+    sealed = seal(RING, "job_1", "req", body, NONCE, text=text)
     for place in range(1, len(sealed)):
         changed = bytearray(sealed)
         changed[place] ^= 1
