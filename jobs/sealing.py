@@ -174,7 +174,8 @@ def unseal(keyring: Keyring | None, job_id: str, name: str, sealed: bytes) -> by
         sealed = base64.b64decode(rest, validate=True) if mark == _TEXT else rest
     except (binascii.Error, ValueError):
         raise DamagedError(what) from None
-    if mark == _TEXT and base64.b64encode(sealed) != rest:  # the last letter may have bits that stand for nothing
+    # The last letter of base64 may have bits that stand for nothing.
+    if mark == _TEXT and base64.b64encode(sealed) != rest:
         raise DamagedError(what)
     start = 1 + sealed[0] if sealed else 1
     end = start + NONCE_BYTES
