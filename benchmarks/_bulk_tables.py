@@ -66,8 +66,19 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
     """Calls alone and beside each kind of bulk."""
     rows = []
     for load, alone in found["alone"].items():
-        spell = f"{load}, {alone['calls']:,}"
-        rows.append([spell, "none", three(alone["ttft_ms"]), "-", "-", gaps(alone), "-", "-", "-"])
+        rows.append(
+            [
+                f"{load}, {alone['calls']:,}",
+                "none",
+                three(alone["ttft_ms"]),
+                "-",
+                "-",
+                gaps(alone),
+                "-",
+                "-",
+                "-",
+            ]
+        )
         for kind, measured in found["bulk"].items():
             row = measured["beside"].get(load)
             if row is None:  # this kind was left out at this rate
@@ -75,7 +86,7 @@ def main_table(found: dict[str, Any], given: dict[str, Any]) -> str:
             p50, p99, kept, net = ratios(row)
             rows.append(
                 [
-                    spell,
+                    f"{load}, {row['calls']:,}",
                     kind,
                     three(row["ttft_ms"]),
                     p50,
