@@ -61,6 +61,9 @@ class Row:
 class UsageStore(StorePart):
     """Reads usage, and folds old days."""
 
+    _folded: tuple[date, int] | None = None
+    """The day on which, and the retention for which, nothing was left to fold: until the next day it stays so."""
+
     async def rows(self, first: date, last: date, tenant: str | None = None) -> AsyncIterator[Row]:
         """Yield the rows of days, in their order.
 
@@ -92,6 +95,8 @@ class UsageStore(StorePart):
     async def fold(self, retention_days: int, steps: int = 20) -> bool:
         """Fold days that are older than :data:`DETAILED_DAYS`, in bounded steps. Return whether something is left."""
         today = await self._today()
+        if self._folded == (today, retention_days):
+            return False
         days = [
             f"{today - timedelta(days=age):%Y%m%d}" for age in range(DETAILED_DAYS + 1, retention_days + 2)
         ]
@@ -99,6 +104,7 @@ class UsageStore(StorePart):
         for _ in range(steps):
             answer = await self._call(UsageFold(days, cursor, _FOLD_STEP))
             if answer.day is None:
+                self._folded = (today, retention_days)
                 return False
             cursor = answer.cursor
         return True

@@ -78,9 +78,16 @@ end
 
 -- One step of folding old days to tenant and model. Returns the day under way and where to go on; nil: no day is left.
 define('usage_fold', function(a)
-  for _, name in ipairs(a.days) do
-    local day = K.usage(name)
-    if redis.call('EXISTS', day) == 1 and redis.call('HEXISTS', day, FOLDED) == 0 then
+  local days = {}
+  for i, name in ipairs(a.days) do days[i] = K.usage(name) end
+  for first = 1, #days, 1000 do -- of most days there is nothing
+    if redis.call('EXISTS', unpack(days, first, math.min(first + 999, #days))) == 0 then
+      for i = first, math.min(first + 999, #days) do days[i] = false end
+    end
+  end
+  for i, name in ipairs(a.days) do
+    local day = days[i]
+    if day and redis.call('EXISTS', day) == 1 and redis.call('HEXISTS', day, FOLDED) == 0 then
       local found = redis.call('HSCAN', day, a.cursor, 'COUNT', a.most)
       for i = 1, #found[2], 2 do
         local tenant, key, model = string.match(found[2][i], '^(%S+) (%S+) (.*)$')

@@ -173,3 +173,25 @@ async def test_a_call_from_before_device_time_is_understood(store: JobStore) -> 
     )
     assert await store.functions.call(call, b"", b"")
     assert await tallies(store) == {("a", "-", "m"): Tally(requests=1)}
+
+
+async def test_to_look_for_old_days_costs_next_to_nothing(store: JobStore) -> None:
+    """Each coordinator does so every two seconds."""
+
+    async def commands() -> int:
+        return int((await store.client.info("stats"))["total_commands_processed"])
+
+    last, usage = await today(store), UsageStore(store)
+    before = await commands()
+    assert not await usage.fold(400)
+    assert await commands() - before < 10
+    for age in (63, 100):
+        day = store.keys("usage", f"{last - timedelta(days=age):%Y%m%d}")
+        await store.client.hset(day, mapping={"t k m": "1 0 0 0 0 0 0"})
+        await store.client.pexpire(day, 3_600_000)
+    usage = UsageStore(store)
+    while await usage.fold(400):
+        pass
+    before = await commands()
+    assert not await usage.fold(400)
+    assert await commands() - before < 10
