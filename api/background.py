@@ -150,9 +150,9 @@ async def _follow_keys(services: Services, keys: KnownKeys) -> None:
 
 
 async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
-    """Store this process's limits, and again if Redis comes back empty. Set ``limited`` when they are there.
+    """Store this process's limits, and again if Redis comes back empty; build the indexes by tenant, if nobody has.
 
-    After that the indexes by tenant are built, if this is the first process that has any.
+    Set ``limited`` when both are there. The start waits for it a moment, so that lists are whole from the first request on.
     """
     while True:
         try:
@@ -160,8 +160,8 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
             if await services.store.set_limits(only_if_missing=limited.is_set()):
                 await _take_tenants_over(services)
                 log.info("limits_stored")
-            limited.set()
             await index_tenants(services.store)
+            limited.set()
         except StoreUnavailableError as error:
             log.debug("limits_not_stored", error=str(error))
         await asyncio.sleep(RETRY_S)
