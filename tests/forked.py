@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ class ForkedProcess:
         if signum is signal.SIGSTOP:
             freeze(self.pid)
         else:
-            os.kill(self.pid, signum)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, signum)
 
     def terminate(self) -> None:
         """Send it SIGTERM."""
