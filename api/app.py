@@ -16,7 +16,7 @@ from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
 from api.admin.key_schema import KeyRequest, RotateRequest
 from api.admin.tenant_schema import TenantFields
-from api.admission.schema import SCHEMAS
+from api.admission.request_bodies import SCHEMAS
 from api.background import run_background
 from api.batches import events as batch_events
 from api.batches import results as batch_results

@@ -59,6 +59,8 @@ _KEPT = (
     "queue_timeout_ms",
     "keep_ms",
     "key",
+    "conversation",
+    "webhook",
 )
 """The fields of a submission that the function gets as they are."""
 

@@ -53,13 +53,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: int | None = None
     max_tokens: int | None = None
     answers: int = 1
+    shown: dict[str, Any] = {}
 
     @classmethod
     def of(cls, spec: JobSpec) -> Facts:
         """Return the facts of a submission."""
         return cls(
-            **{name: getattr(spec, name) for name in cls.__struct_fields__ if name != "metadata"},
+            **{
+                name: getattr(spec, name)
+                for name in cls.__struct_fields__
+                if name not in {"metadata", "shown"}
+            },
             metadata=dict(spec.metadata),
+            shown=dict(spec.shown),
         )
 
 
@@ -181,6 +187,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         trace=facts.trace,
         keep_ms=_int(f["keep"]),
         once=f["once"] is not None,
+        shown=facts.shown,
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 

@@ -1,24 +1,51 @@
-"""The OpenAI endpoints that jobs and batch rows call: one table for the api, the coordinator and the workers."""
+"""The endpoints that calls, jobs and batch rows use: one table for the api, the coordinator and the workers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
-JobEndpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
+JobEndpoint = Literal[
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/classify",
+    "/v1/pooling",
+    "/tokenize",
+    "/detokenize",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+]
 """The paths that a client may call, or submit a job for."""
 
-CHAT: JobEndpoint
-COMPLETIONS: JobEndpoint
-EMBEDDINGS: JobEndpoint
-JOB_ENDPOINTS: tuple[JobEndpoint, JobEndpoint, JobEndpoint] = get_args(JobEndpoint)
-CHAT, COMPLETIONS, EMBEDDINGS = JOB_ENDPOINTS
+JOB_ENDPOINTS: Final[tuple[JobEndpoint, ...]] = get_args(JobEndpoint)
 
-RESPONSES = "/v1/responses"
-"""An endpoint of batch rows only."""
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
+RESPONSES: Final = "/v1/responses"
+MESSAGES: Final = "/v1/messages"
+COUNT_TOKENS: Final = "/v1/messages/count_tokens"
+RERANK: Final = "/v1/rerank"
+SCORE: Final = "/v1/score"
+CLASSIFY: Final = "/v1/classify"
+POOLING: Final = "/v1/pooling"
+TOKENIZE: Final = "/tokenize"
+DETOKENIZE: Final = "/detokenize"
+TRANSCRIPTIONS: Final = "/v1/audio/transcriptions"
+TRANSLATIONS: Final = "/v1/audio/translations"
 
 CHUNK_ENDPOINT = "/v1/batches/chunk"
 """The endpoint of the internal job that runs a chunk of a batch. No client can submit it."""
+
+StreamForm = Literal["chunks", "events"]
+"""How an endpoint streams: ``chunks``: ``data:`` lines and ``[DONE]`` at the end, as OpenAI's completions; ``events``: each
+with the name that is its ``type``, and an end of its own, as Responses and Anthropic's Messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +54,13 @@ class Endpoint:
 
     Attributes:
         task: its operation, named as OpenTelemetry's ``gen_ai.operation.name``.
-        response_id: the form of a response's ``id``, from the job's id.
+        response_id: the form of a response's ``id``, from the job's id; empty: its responses have none.
         prompt_fields: fields of the body of which one is required. The usual one comes first.
         limit_fields: fields that limit the completion's tokens. The first one that is given counts.
-        streams: whether it can send its tokens while it generates.
+        streams: how it sends its tokens while it generates; None: it cannot.
+        engine_path: the path at vLLM's server, where that is another.
+        rows: batches may have rows for it.
+        multipart: its calls are forms with a file.
     """
 
     path: str
@@ -38,30 +68,46 @@ class Endpoint:
     response_id: str
     prompt_fields: tuple[str, ...]
     limit_fields: tuple[str, ...] = ()
-    streams: bool = False
+    streams: StreamForm | None = None
+    engine_path: str = ""
+    rows: bool = True
+    multipart: bool = False
+
+    @property
+    def served_at(self) -> str:
+        """The path at the engine's server."""
+        return self.engine_path or self.path
 
 
 _CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
 
-ENDPOINTS = {
+ENDPOINTS: Final = {
     one.path: one
     for one in (
-        Endpoint(CHAT, "chat", "chatcmpl-{}", ("messages",), _CHAT_LIMITS, streams=True),
+        Endpoint(CHAT, "chat", "chatcmpl-{}", ("messages",), _CHAT_LIMITS, "chunks"),
         Endpoint(
-            COMPLETIONS,
-            "text_completion",
-            "cmpl-{}",
-            ("prompt", "prompt_embeds"),
-            ("max_tokens",),
-            streams=True,
+            COMPLETIONS, "text_completion", "cmpl-{}", ("prompt", "prompt_embeds"), ("max_tokens",), "chunks"
         ),
         Endpoint(EMBEDDINGS, "embeddings", "embd-{}", ("input", "messages")),
-        Endpoint(RESPONSES, RESPONSES, "resp_{}", ("input",), ("max_output_tokens",)),
+        Endpoint(RESPONSES, "chat", "resp_{}", ("input",), ("max_output_tokens",), "events"),
+        Endpoint(MESSAGES, "chat", "chatcmpl-{}", ("messages",), ("max_tokens",), "events"),
+        Endpoint(COUNT_TOKENS, "count_tokens", "", ("messages",), rows=False),
+        Endpoint(RERANK, "rerank", "score-{}", ("query",), engine_path="/rerank"),
+        Endpoint(SCORE, "score", "score-{}", ("queries", "text_1", "data_1", "items"), engine_path="/score"),
+        Endpoint(CLASSIFY, "classify", "classify-{}", ("input", "messages"), engine_path="/classify"),
+        Endpoint(POOLING, "pooling", "pooling-{}", ("input", "messages", "data"), engine_path="/pooling"),
+        Endpoint(TOKENIZE, "tokenize", "", ("prompt", "messages"), rows=False),
+        Endpoint(DETOKENIZE, "detokenize", "", ("tokens",), rows=False),
+        Endpoint(TRANSCRIPTIONS, "transcription", "", ("file",), rows=False, multipart=True),
+        Endpoint(TRANSLATIONS, "translation", "", ("file",), rows=False, multipart=True),
     )
 }
 """Every endpoint that an engine serves, by its path."""
 
-BATCH_ENDPOINTS = tuple(ENDPOINTS)
+USUAL_ENDPOINTS: Final = (CHAT, COMPLETIONS, EMBEDDINGS)
+"""Those that nearly every OpenAI-compatible server has."""
+
+BATCH_ENDPOINTS = tuple(path for path, one in ENDPOINTS.items() if one.rows)
 """The endpoints that the rows of a batch may call."""
 
 STREAMING = tuple(path for path, one in ENDPOINTS.items() if one.streams)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -49,6 +49,9 @@ class JobSpec:
         keep_ms: how long its record is kept after its end; None: as the settings say. Such a job shares no run.
         once: its request, result and log are dropped as soon as its owner has fetched the result.
         key: id of the API key that its use is counted to; None: no key was required.
+        shown: members that its answer shows, in place of the engine's own: JSON-able.
+        conversation: id of the conversation that its answer continues; None: no conversation.
+        webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
     """
 
     id: str
@@ -79,6 +82,9 @@ class JobSpec:
     keep_ms: int | None = None
     once: bool = False
     key: str | None = None
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    conversation: str | None = None
+    webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +236,7 @@ class Job:
     trace: str | None = None
     keep_ms: int | None = None
     once: bool = False
+    shown: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Attempt, ...] = ()
 
     def is_of(self, owner: str | None) -> bool:

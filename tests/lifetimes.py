@@ -95,7 +95,7 @@ def _batch_goes_on(client: Any, keys: Keys, _key: str, batch: str) -> bool:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("job", "log", "followers"), _unfinished),
     **dict.fromkeys(("deadlines", "delayed"), _all_unfinished),
-    **dict.fromkeys(("jobs", "ended", "dead", "jobs_of", "dead_of"), _records("job")),
+    **dict.fromkeys(("jobs", "ended", "dead", "jobs_of", "dead_of", "chats_of"), _records("job")),
     **dict.fromkeys(
         ("files", "files_by_purpose", "files_of", "files_of_purpose", "files_expiry"), _records("file")
     ),
@@ -108,6 +108,11 @@ RULES: dict[str, Rule] = {
         lambda client, keys, _, worker: client.zscore(keys("leases"), worker) is not None,
     ),
     "audit": lambda *_: True,  # its entries leave by age
+    **dict.fromkeys(("webhooks", "webhooks_of", "webhooks_due"), _records("webhook")),
+    **dict.fromkeys(
+        ("webhook", "webhook_outbox", "webhook_tries", "webhook_dead"),
+        lambda client, keys, _, endpoint: client.exists(keys("webhook", endpoint)) == 1,
+    ),
     "slots": lambda client, keys, key, _: {*client.hkeys(key)} <= {*client.zrange(keys("leases"), 0, -1)},
     **dict.fromkeys(("bell", "bulk_bell"), lambda client, _keys, key, _: client.llen(key) <= 1),
     # These the walks and the tests of files and batches check: they last until something is done.

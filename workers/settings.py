@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from broker.settings import MetricsSettings, Seconds
 from broker.sources import CommaList, ShellWords, check_sendable
-from jobs.endpoints import BATCH_ENDPOINTS, JOB_ENDPOINTS
+from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
 from workers.engines.vllm.step_cost import label, parse
 
 
@@ -60,15 +60,15 @@ class WorkerSettings(MetricsSettings):
         return key
 
     openai_endpoints: CommaList = Field(
-        JOB_ENDPOINTS,
-        description="Its endpoints, since its API does not list them; add `/v1/responses`, for batches, if it has it.",
+        USUAL_ENDPOINTS,
+        description="Its endpoints, since its API does not list them; add others that it has, such as `/v1/responses`.",
     )
 
     @field_validator("openai_endpoints")
     @classmethod
     def _known_endpoints(cls, endpoints: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := set(endpoints) - set(BATCH_ENDPOINTS):
-            raise ValueError(f"{', '.join(sorted(unknown))}: not one of {', '.join(BATCH_ENDPOINTS)}")
+        if unknown := set(endpoints) - ENDPOINTS.keys():
+            raise ValueError(f"{', '.join(sorted(unknown))}: not one of {', '.join(ENDPOINTS)}")
         return endpoints
 
     name: str | None = Field(

@@ -14,7 +14,7 @@ from starlette.types import Scope as AsgiScope
 from api.access.identity import identity_of
 from api.http.errors import ApiError
 from jobs.access import Scope
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.endpoints import ENDPOINTS
 
 
 class Needs(Enum):
@@ -28,9 +28,7 @@ _READ, _WRITE, _BATCHES, _FILES = Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.BATCH
 _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
-    ("POST", CHAT): _WRITE,
-    ("POST", COMPLETIONS): _WRITE,
-    ("POST", EMBEDDINGS): _WRITE,
+    **{("POST", path): _WRITE for path, one in ENDPOINTS.items() if not one.multipart},
     ("GET", "/v1/models"): Needs.KEY,
     ("GET", "/v1/models/{name:path}"): Needs.KEY,
     ("GET", "/v1/jobs"): _READ,

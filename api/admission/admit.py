@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.fingerprints import affinity_of, coalescing_digest
+from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
-from api.admission.schema import check_body
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
@@ -86,7 +86,7 @@ async def admit(
     served, body, counted = await route(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
     )
-    stream = ENDPOINTS[endpoint].streams and (streams if stream is None else stream)
+    stream = ENDPOINTS[endpoint].streams is not None and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache
     affinity = await run(
         len(body), affinity_of, request, affinity_key, None if shared else terms.get("tenant")

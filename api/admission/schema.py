@@ -12,11 +12,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
-
-from api.http.errors import invalid, validation_error
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS
 
 _Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 _TokenId = Annotated[int, Field(ge=0)]
@@ -40,7 +37,8 @@ MAX_BIASES = 1024
 """Most entries of ``logit_bias``. OpenAI takes 300."""
 
 T = TypeVar("T")
-_List = Annotated[list[T], Field(fail_fast=True)]
+LooseList = Annotated[list[T], Field(fail_fast=True)]
+"""A list whose check stops at the first error."""
 
 
 def at_most(limit: int) -> BeforeValidator:
@@ -64,38 +62,40 @@ def _few_inputs(value: Any) -> Any:
     return value
 
 
-_Tokens = Annotated[_List[_TokenId], Field(min_length=1)]
+_Tokens = Annotated[LooseList[_TokenId], Field(min_length=1)]
 
 
-class _Loose(BaseModel):
+class Loose(BaseModel):
+    """A body, or a part of one, of which only some fields are checked."""
+
     model_config = ConfigDict(extra="ignore")
 
 
-class StreamOptions(_Loose):
+class StreamOptions(Loose):
     """What a stream carries besides its text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class ResponseFormat(_Loose):
+class ResponseFormat(Loose):
     """The required form of the answer."""
 
     type: str
     json_schema: dict[str, Any] | None = None
 
 
-class Message(_Loose):
+class Message(Loose):
     """One message of a conversation."""
 
     role: str
     content: (
-        str | Annotated[_List[dict[str, Any] | str], Field(max_length=MAX_PARTS)] | dict[str, Any] | None
+        str | Annotated[LooseList[dict[str, Any] | str], Field(max_length=MAX_PARTS)] | dict[str, Any] | None
     ) = None
-    tool_calls: Annotated[_List[dict[str, Any]], Field(max_length=MAX_PARTS)] | None = None
+    tool_calls: Annotated[LooseList[dict[str, Any]], Field(max_length=MAX_PARTS)] | None = None
 
 
-class Function(_Loose):
+class Function(Loose):
     """A function that the model may call."""
 
     name: str
@@ -103,14 +103,14 @@ class Function(_Loose):
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Loose):
+class Tool(Loose):
     """A tool that the model may use."""
 
     type: Literal["function"] = "function"
     function: Function
 
 
-class _Generation(_Loose):
+class _Generation(Loose):
     model: str | None = Field(None, description="A served model; see GET /v1/models.")
     stream: bool | None = Field(None, description="Answer with Server-Sent Events while it generates.")
     stream_options: StreamOptions | None = None
@@ -121,8 +121,8 @@ class _Generation(_Loose):
     min_p: float | None = None
     n: int | None = None
     seed: _Int64 | None = None
-    stop: str | Annotated[_List[str], Field(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[_List[int], Field(max_length=MAX_STOPS)] | None = None
+    stop: str | Annotated[LooseList[str], Field(max_length=MAX_STOPS)] | None = None
+    stop_token_ids: Annotated[LooseList[int], Field(max_length=MAX_STOPS)] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -139,11 +139,11 @@ class _Generation(_Loose):
 class ChatRequest(_Generation):
     """Body of ``POST /v1/chat/completions``."""
 
-    messages: Annotated[_List[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[LooseList[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    tools: Annotated[_List[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[LooseList[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
@@ -159,8 +159,8 @@ class CompletionRequest(_Generation):
     prompt: (
         str
         | _Tokens
-        | Annotated[_List[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-        | Annotated[_List[_Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[LooseList[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[LooseList[_Tokens], Field(min_length=1, max_length=MAX_PROMPTS)]
         | None
     ) = None
     logprobs: int | None = None
@@ -168,7 +168,7 @@ class CompletionRequest(_Generation):
     suffix: str | None = None
 
 
-class EmbeddingRequest(_Loose):
+class EmbeddingRequest(Loose):
     """Body of ``POST /v1/embeddings``: ``input``, or vLLM's ``messages``."""
 
     model: str | None = Field(None, description="A served model; see GET /v1/models.")
@@ -180,35 +180,3 @@ class EmbeddingRequest(_Loose):
     dimensions: int | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     user: str | None = None
-
-
-SCHEMAS: dict[str, type[BaseModel]] = {
-    CHAT: ChatRequest,
-    COMPLETIONS: CompletionRequest,
-    EMBEDDINGS: EmbeddingRequest,
-}
-"""The body of each endpoint."""
-
-CHAT_EXAMPLE = {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
-"""A chat request, for the OpenAPI document."""
-
-_validators = {endpoint: TypeAdapter(model).validator for endpoint, model in SCHEMAS.items()}
-
-
-def check_body(endpoint: str, body: dict[str, Any]) -> bool:
-    """Check the types of a request's fields.
-
-    Returns:
-        Whether it asks for a stream, as the engine reads it: ``"false"`` and ``0`` do not.
-
-    Raises:
-        ApiError: 400, naming the field.
-    """
-    try:
-        request = _validators[endpoint].validate_python(body)
-    except ValidationError as error:
-        raise validation_error(error.errors(include_url=False, include_input=False)) from None
-    fields = ENDPOINTS[endpoint].prompt_fields
-    if all(body.get(field) is None for field in fields):
-        raise invalid(f"{fields[0]}: Field required", fields[0])
-    return bool(getattr(request, "stream", None))

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api.admission.schema import CHAT_EXAMPLE, at_most
+from api.admission.request_bodies import CHAT_EXAMPLE
+from api.admission.schema import at_most
 from api.jobs.view import job_view
 from jobs.endpoints import CHAT, ENDPOINTS, JobEndpoint
 from jobs.failures import FailureCode

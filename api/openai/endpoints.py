@@ -7,12 +7,27 @@ from typing import Any, NamedTuple
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from api.admission.schema import CHAT_EXAMPLE, SCHEMAS
+from api.admission.request_bodies import CHAT_EXAMPLE, SCHEMAS
 from api.http.asgi import add_raw_route
 from api.http.openapi import body_docs, error_docs
 from api.openai.call import OpenAICall
 from api.services import Services
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, Endpoint
+from jobs.endpoints import (
+    CHAT,
+    CLASSIFY,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    EMBEDDINGS,
+    ENDPOINTS,
+    MESSAGES,
+    POOLING,
+    RERANK,
+    RESPONSES,
+    SCORE,
+    TOKENIZE,
+    Endpoint,
+)
 
 
 class OpenAIEndpoint(NamedTuple):
@@ -33,10 +48,21 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     CHAT: CHAT_EXAMPLE,
     COMPLETIONS: {"model": "tiny-random", "prompt": "Once upon a time", "max_tokens": 32},
     EMBEDDINGS: {"model": "tiny-embed", "input": ["Hello", "World"]},
+    RESPONSES: {"model": "tiny-random", "input": "Hello", "max_output_tokens": 32},
+    MESSAGES: {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32},
+    COUNT_TOKENS: {"model": "tiny-random", "messages": [{"role": "user", "content": "Hello"}]},
+    RERANK: {"model": "tiny-rerank", "query": "What is a penstock?", "documents": ["A pipe.", "A bird."]},
+    SCORE: {"model": "tiny-rerank", "text_1": "What is a penstock?", "text_2": ["A pipe.", "A bird."]},
+    CLASSIFY: {"model": "tiny-classify", "input": ["A pipe.", "A bird."]},
+    POOLING: {"model": "tiny-embed", "input": "Hello"},
+    TOKENIZE: {"model": "tiny-random", "prompt": "Hello"},
+    DETOKENIZE: {"model": "tiny-random", "tokens": [1, 2, 3]},
 }
 
 OPENAI_ENDPOINTS = tuple(
-    OpenAIEndpoint(ENDPOINTS[path], schema, _EXAMPLES[path]) for path, schema in SCHEMAS.items()
+    OpenAIEndpoint(ENDPOINTS[path], schema, _EXAMPLES[path])
+    for path, schema in SCHEMAS.items()
+    if not ENDPOINTS[path].multipart
 )
 
 

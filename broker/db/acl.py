@@ -29,6 +29,10 @@ BATCHES: Final = (
 )
 ACCESS: Final = "access key api_keys keys_of tenants tenant"
 LEDGERS: Final = "quota usage audit"
+CONVERSATIONS: Final = "conversation chats_of"
+WEBHOOKS: Final = (
+    "webhook webhooks webhooks_of webhooks_due webhook_outbox webhook_tries webhook_dead webhook_lease"
+)
 CHANNELS: Final = "api_channel ctl_channel look_channel"
 
 QUEUES: Final = "queue"
@@ -91,7 +95,10 @@ ROLES: Final[Mapping[str, Role]] = {
     "api": Role(
         "the api processes",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval info",
-        writes=f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} tasks task worker_jobs worker_orders",
+        writes=(
+            f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
+            " tasks task worker_jobs worker_orders"
+        ),
         reads="leases worker models coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
@@ -101,7 +108,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "worker": Role(
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
-        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} models",
+        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models",
         reads=f"file files tenants tenant {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
@@ -110,7 +117,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "coordinator": Role(
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
-        writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} tasks task coordinators worker_orders",
+        writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
         reads="tenants tenant leases worker worker_jobs models",
         channels=CHANNELS,
         prepares=True,

@@ -72,6 +72,16 @@ key                               type     holds                                
 ``ns:quota:<tenant>``             hash     what it used of its quotas, see ``quota.lua``            (for good)
 ``ns:usage:<yyyymmdd>``           hash     ``<tenant> <key> <model>`` -> counters of a day          (TTL 400 days)
 ``ns:audit``                      stream   administrative acts                                      (by age)
+``ns:conversation:<id>``          hash     its tenant, last response and items that follow it   (TTL ``retention_s``)
+``ns:chats:of:<tenant>``          zset     stored chat completions, by creation                     (as their jobs)
+``ns:webhook:<id>``               hash     a webhook endpoint                                 (until it is deleted)
+``ns:webhooks``                   zset     every endpoint's id, by creation                                 (same)
+``ns:webhooks:of:<tenant>``       zset     those of one tenant                                              (same)
+``ns:webhooks:due``               zset     endpoints with something to deliver, by when to try     (until delivered)
+``ns:webhook:<id>:outbox``        stream   what happened and was not delivered yet, in order               (same)
+``ns:webhook:<id>:tries``         stream   tries to deliver, the last ones                               (by count)
+``ns:webhook:<id>:dead``          stream   what could not be delivered                                   (by count)
+``ns:webhook:<id>:lease``         string   the coordinator that delivers to it                     (TTL, seconds)
 ``_kombu.binding.<queue>``        set      Celery's own                                               (for good)
 ================================  =======  ===================================================================
 
@@ -157,6 +167,16 @@ _TEMPLATES = {
     "quota": "{ns}:quota:@1",
     "usage": "{ns}:usage:@1",
     "audit": "{ns}:audit",
+    "conversation": "{ns}:conversation:@1",
+    "chats_of": "{ns}:chats:of:@1",
+    "webhook": "{ns}:webhook:@1",
+    "webhooks": "{ns}:webhooks",
+    "webhooks_of": "{ns}:webhooks:of:@1",
+    "webhooks_due": "{ns}:webhooks:due",
+    "webhook_outbox": "{ns}:webhook:@1:outbox",
+    "webhook_tries": "{ns}:webhook:@1:tries",
+    "webhook_dead": "{ns}:webhook:@1:dead",
+    "webhook_lease": "{ns}:webhook:@1:lease",
     "look_channel": "{ns}:look",
     "api_channel": "{ns}:api:@1",
     "ctl_channel": "{ns}:ctl:@1",

@@ -142,7 +142,7 @@ define('accept', function(a, blobs)
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
     stream = a.stream and 1, batch = a.batch, key = a.key, affinity = a.affinity, leader = leader, reserved = reserved,
-    keep = a.keep_ms, once = a.once and 1}
+    keep = a.keep_ms, once = a.once and 1, conversation = a.conversation, webhook = a.webhook}
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
   if a.retry_of then

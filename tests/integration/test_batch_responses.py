@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai.types.responses import Response
 
-from jobs.endpoints import JOB_ENDPOINTS
+from jobs.endpoints import USUAL_ENDPOINTS
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
@@ -143,7 +143,7 @@ async def behind(upstream: ThreadingHTTPServer, work: Callable, **settings: Any)
 async def test_another_server_that_has_it_is_asked(
     client: openai.AsyncOpenAI, work: Callable, upstream: ThreadingHTTPServer
 ) -> None:
-    await behind(upstream, work, openai_endpoints=[*JOB_ENDPOINTS, RESPONSES])
+    await behind(upstream, work, openai_endpoints=[*USUAL_ENDPOINTS, RESPONSES])
     rows = [asking(n, "theirs") for n in range(7)]
     batch = await ended(client, (await create(client, rows, endpoint=RESPONSES)).id)
     assert (batch.status, batch.request_counts.completed) == ("completed", 7)

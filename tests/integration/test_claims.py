@@ -88,7 +88,9 @@ async def test_an_answer_that_was_lost_is_asked_for_again(
         worker = await ready(redis_url=proxy.url, concurrency=4, heartbeat_s=heartbeat_s)
         proxy.lose = b"claim_"
         ids = [await submit(store, chat(f"{n}", max_tokens=3)) for n in range(6)]
-        await running(store, ids[0])  # an idle worker asks once a second: what is lost first may be an empty answer
+        await running(
+            store, ids[0]
+        )  # an idle worker asks once a second: what is lost first may be an empty answer
         await eventually(lambda: proxy.lost >= 1)
         proxy.lose = None
         for job_id in ids:
@@ -128,7 +130,9 @@ async def test_a_drain_gives_back_what_was_claimed_and_never_arrived(
         worker = await ready(redis_url=proxy.url, heartbeat_s=30.0)
         proxy.lose = b"claim_"
         job_id = await submit(store, chat(max_tokens=3), max_attempts=1)
-        await running(store, job_id)  # an idle worker asks once a second: what is lost first may be an empty answer
+        await running(
+            store, job_id
+        )  # an idle worker asks once a second: what is lost first may be an empty answer
         worker.signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait) == 0
     assert (await read(store, job_id)).state is JobState.QUEUED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.endpoints import JOB_ENDPOINTS
+from jobs.endpoints import USUAL_ENDPOINTS
 from workers.engines.vllm.pacing import flags
 from workers.engines.vllm.step_cost import StepCost
 
@@ -125,7 +125,7 @@ class OpenAISettings:
     base_url: str
     api_key: str | None = None
     models: tuple[str, ...] = ()
-    endpoints: tuple[str, ...] = JOB_ENDPOINTS
+    endpoints: tuple[str, ...] = USUAL_ENDPOINTS
     capacity: int = 256
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 600.0

@@ -47,6 +47,9 @@ class Accept(Call[Accepted]):
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
         key: id of the API key that its use is counted to.
+        conversation: its id; refused as ``no_conversation`` if it is not the tenant's, as
+            ``conversation_busy`` while another job of it runs.
+        webhook: URL that is told of its end.
     """
 
     flags = WRITES
@@ -79,6 +82,8 @@ class Accept(Call[Accepted]):
     not_after: int | None = None
     by: str | None = None
     key: str | None = None
+    conversation: str | None = None
+    webhook: str | None = None
 
 
 class ClaimedJob(Answer):

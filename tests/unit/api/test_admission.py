@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from api.admission.admit import model_name
+from api.admission.request_bodies import SCHEMAS, check_body
 from api.admission.routing import check_endpoint
-from api.admission.schema import SCHEMAS, check_body
 from api.http.body import parse_object, validate
 from api.http.errors import ApiError
 from api.http.idempotency import idempotency_key
@@ -28,7 +28,7 @@ def test_endpoints() -> None:
     with pytest.raises(ApiError, match="does not do"):
         check_endpoint(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings")
     assert set(SCHEMAS) == set(JOB_ENDPOINTS)
-    assert [one.core.path for one in OPENAI_ENDPOINTS] == list(JOB_ENDPOINTS)
+    assert {one.core.path for one in OPENAI_ENDPOINTS} <= set(JOB_ENDPOINTS)
 
 
 def test_model_names() -> None:

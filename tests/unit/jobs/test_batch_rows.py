@@ -98,7 +98,7 @@ def test_what_rows_of_responses_must_leave_out_others_may_have() -> None:
 
 @pytest.mark.parametrize("endpoint", BATCH_ENDPOINTS)
 def test_every_endpoint_has_its_prompt(endpoint: str) -> None:
-    given = {"messages": [], "prompt": "x", "input": "x"}
+    given = {"messages": [], "prompt": "x", "input": "x", "query": "x", "queries": "x"}
     text = line(url=endpoint, body={"model": "m", **given})
     assert check_line(text, 1, Rules(endpoint)) == ("a", "m")
     assert isinstance(check_line(line(url=endpoint, body={"model": "m"}), 1, Rules(endpoint)), RowError)

@@ -93,9 +93,9 @@ class VllmEngine:
                 self._report.start(self._llm)
             tasks = await self._llm.get_supported_tasks()
             self._app = await make_app(self._llm, args, tasks)
-            for path in ENDPOINTS:
+            for path, one in ENDPOINTS.items():
                 with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                    self._endpoints[path] = Endpoint(self._app, path)
+                    self._endpoints[path] = Endpoint(self._app, one.served_at)
             await self._probe(args, tasks)
         except EngineStartError:
             await self.stop()
@@ -194,7 +194,7 @@ class VllmEngine:
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
             sent, _ = with_salt(with_priority(raw, request.priority), request.tenant)
-            return whole(*await call_app(self._app, "POST", path, sent, headers))
+            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
@@ -210,7 +210,7 @@ class VllmEngine:
             response, raw_request = await endpoint.call(salted(body, request.tenant), headers)
         except InvalidBodyError:
             refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
-            return whole(*await call_app(self._app, "POST", path, refused, headers))
+            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, refused, headers))
         finally:
             if tap_id is not None:
                 del self._taps[tap_id]
