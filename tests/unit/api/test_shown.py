@@ -16,19 +16,19 @@ SHOWN = {"store": False, "background": True, "metadata": {"a": "b"}}
 ENDING = Ending(JobState.SUCCEEDED, 200, 1, Timings(0, 1, 2, 3), None, None, result=BODY)
 
 
-def test_members_are_replaced_in_their_place_or_added():
+def test_members_are_replaced_in_their_place_or_added() -> None:
     body = with_shown(BODY, SHOWN)
     assert json.loads(body) == {"id": "resp_1", "n": 1.1, **SHOWN}
     assert list(json.loads(body)) == ["id", "store", "n", "background", "metadata"]
     assert b"1.10" in body, "other members keep their bytes"
 
 
-def test_a_body_without_shown_keeps_its_bytes():
+def test_a_body_without_shown_keeps_its_bytes() -> None:
     assert with_shown(BODY, {}) is BODY
     assert answer("job_1", ENDING)[1] is BODY
 
 
-def test_an_answer_and_a_job_show_the_members():
+def test_an_answer_and_a_job_show_the_members() -> None:
     assert json.loads(answer("job_1", ENDING, SHOWN)[1])["background"] is True
     job = Job(
         "job_1", JobState.SUCCEEDED, Succeeded(None, "w"), "/v1/responses", "m", "p", Lane.NORMAL, False,
@@ -39,7 +39,7 @@ def test_an_answer_and_a_job_show_the_members():
     assert json.loads(bytes(view["partial"])) == SHOWN
 
 
-def test_an_event_shows_them_in_its_response_only():
+def test_an_event_shows_them_in_its_response_only() -> None:
     event = '{"type":"response.created","response":{"id":"resp_1","store":true},"sequence_number":0}'
     assert json.loads(event_with_shown(event, SHOWN)) == {
         "type": "response.created",
@@ -54,7 +54,7 @@ def test_an_event_shows_them_in_its_response_only():
         assert event_with_shown(other, SHOWN if other is not event else {}) is other
 
 
-def test_a_streams_closing_chunk_shows_them():
+def test_a_streams_closing_chunk_shows_them() -> None:
     stream = OpenAIStream("job_1", {"service_tier": "default"})
     end = (
         "e" + json.dumps({"state": "succeeded", "attempt": 1, "created": 0, "finished": 3}),
