@@ -134,6 +134,13 @@ class JobLookups:
         )  # type: ignore[no-untyped-call]
         return command
 
+    async def request(self, job_id: str, *, owner: str | None = None) -> bytes | None:
+        """Read a job's request, as its engine gets it; None: there is no such job, or its request was dropped."""
+        tenant, body = await self.execute(self._bytes_of(job_id, "tenant", "req"))
+        if not owns(owner, None if tenant is None else tenant.decode()):
+            return None
+        return await self.sealer.open(job_id, REQUEST, body)
+
     async def request_bytes(self, job_id: str, *, owner: str | None = None) -> int:
         """Return the size of a job's request; 0: there is no such job."""
         pipe = self.client.pipeline(transaction=False)
