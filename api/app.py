@@ -36,6 +36,7 @@ from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
+from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
 from jobs.endpoints import STREAMING
@@ -63,7 +64,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models),
+    "openai": (openai, responses, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "admin": (admin_keys, admin_tenants, admin_audit),

@@ -21,6 +21,8 @@ from broker.db.keys import Keys
 from broker.records import FIELDS, decode_facts, to_job
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.access import owns
+from jobs.endpoints import ENDPOINTS
+from jobs.ids import made_ms
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
@@ -170,6 +172,12 @@ class JobLookups:
         told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
         if body is None:
             raise BodyGoneError(job_id)
+        if "id" in job.shown:  # its answer names its job
+            own = {
+                "id": ENDPOINTS[job.endpoint].response_id.format(new_id),
+                "created_at": made_ms(new_id) // 1000,
+            }
+            kept["shown"] = {**job.shown, **own}
         return JobSpec(id=new_id, body=body, expires_in_ms=life, retry_of=job_id, owner=owner, **told, **kept)
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:

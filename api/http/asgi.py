@@ -42,7 +42,7 @@ def shown_path(scope: Scope) -> str:
     """
     path = template_of(scope)
     for name, value in scope.get("path_params", {}).items():
-        if is_job_id(value) or is_file_id(value) or is_batch_id(value):
+        if is_job_id(value.removeprefix("resp_")) or is_file_id(value) or is_batch_id(value):
             path = path.replace(f"{{{name}}}", value)
     return path
 

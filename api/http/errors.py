@@ -48,6 +48,7 @@ _OWN_CODES = {
         "key_not_found",
         "not_found",
         "pool_not_found",
+        "response_not_found",
         "worker_not_found",
     ),
     405: ("method_not_allowed",),

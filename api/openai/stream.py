@@ -11,11 +11,13 @@ from starlette.types import Send
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
+from api.openai.event_frames import ResponseStream
 from api.openai.frames import OpenAIStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
+from jobs.endpoints import RESPONSES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from monitoring import failpoints
@@ -38,7 +40,7 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = OpenAIStream(job_id, spec.shown)
+    stream = _frames_for(spec)
     sent = False
     data = b""
     step = NO_SPAN
@@ -70,6 +72,13 @@ async def answer_stream(
     if stream.error_code is not None:
         services.metrics.errors.labels(stream.error_code).inc()
     return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
+
+
+def _frames_for(spec: JobSpec) -> OpenAIStream | ResponseStream:
+    """Return what renders a job's stream, in the form of its endpoint."""
+    if spec.endpoint == RESPONSES:
+        return ResponseStream(spec.id, spec.shown)
+    return OpenAIStream(spec.id, spec.shown)
 
 
 def _begin(services: Services, span: Span) -> Span:
