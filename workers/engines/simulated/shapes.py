@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64 as b64
 import json
-import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.model import Usage
@@ -128,15 +126,3 @@ def response(
         },
     }
     return json.dumps(whole, separators=(",", ":")).encode()
-
-
-def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> bytes:
-    """Return an embeddings response; base64 holds little-endian 32-bit floats, as OpenAI's does."""
-    data = []
-    for index, vector in enumerate(vectors):
-        value: Any = vector
-        if base64:
-            value = b64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": value})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": model, "usage": usage}).encode()
