@@ -80,9 +80,11 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("POST", "/v1/workers/{name}/drain"): _ADMIN,
     ("GET", "/v1/metrics/targets"): Needs.NOTHING,
     ("GET", "/metrics"): Needs.NOTHING,  # series of tenants are for the scope `metrics`
-    ("GET", "/health"): Needs.NOTHING,
-    ("GET", "/health/live"): Needs.NOTHING,
-    ("GET", "/health/ready"): Needs.NOTHING,
+    **{
+        (method, path): Needs.NOTHING
+        for method in ("GET", "HEAD")
+        for path in ("/health", "/health/live", "/health/ready")
+    },
     ("GET", "/"): Needs.NOTHING,
     ("GET", "/docs"): Needs.NOTHING,
     ("GET", "/docs/{name}"): Needs.NOTHING,

@@ -31,7 +31,8 @@ ACCESS: Final = "access key api_keys keys_of tenants tenant"
 LEDGERS: Final = "quota usage audit"
 CONVERSATIONS: Final = "conversation chats_of"
 WEBHOOKS: Final = (
-    "webhook webhooks webhooks_of webhooks_due webhook_outbox webhook_tries webhook_dead webhook_lease"
+    "webhook webhooks webhooks_of webhooks_due webhook_counts webhook_outbox webhook_tries webhook_dead"
+    " webhook_lease"
 )
 CHANNELS: Final = "api_channel ctl_channel look_channel"
 
@@ -50,7 +51,7 @@ SCRIPTS: Final = "evalsha script|exists script|load"
 DATA: Final = (
     "del unlink exists get set mget pexpire pexpireat pttl"
     " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hscan hset hsetnx hstrlen"
-    " lpush ltrim sadd scard smembers srandmember srem xadd xlen xrange xrevrange xtrim"
+    " lpush ltrim sadd scard smembers srandmember srem xadd xdel xlen xrange xrevrange xtrim"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscan zscore"
 )
 KOMBU: Final = "del exists llen sadd srem smembers lpush rpop brpop blmpop zadd zrangebyscore zrem"
@@ -99,7 +100,7 @@ ROLES: Final[Mapping[str, Role]] = {
             f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
             " tasks task worker_jobs worker_orders"
         ),
-        reads="leases worker models coordinators",
+        reads="leases worker models served coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
         extra=(("zadd zrem", "leases"), ("del", "worker worker_orders")),
@@ -108,7 +109,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "worker": Role(
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
-        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models",
+        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models served",
         reads=f"file files tenants tenant {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
@@ -118,7 +119,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
         writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
-        reads="tenants tenant leases worker worker_jobs models",
+        reads="tenants tenant leases worker worker_jobs models served",
         channels=CHANNELS,
         prepares=True,
     ),

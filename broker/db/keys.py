@@ -42,6 +42,7 @@ key                               type     holds                                
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
+``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
 ``ns:files``                      zset     every file's id, by creation time                             (same)
 ``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
@@ -74,9 +75,10 @@ key                               type     holds                                
 ``ns:audit``                      stream   administrative acts                                      (by age)
 ``ns:conversation:<id>``          hash     its tenant, last response and items that follow it   (TTL ``retention_s``)
 ``ns:chats:of:<tenant>``          zset     stored chat completions, by creation                     (as their jobs)
-``ns:webhook:<id>``               hash     a webhook endpoint                                 (until it is deleted)
+``ns:webhook:<id>``               hash     a webhook endpoint, or the secret of a tenant's    (until it is deleted)
 ``ns:webhooks``                   zset     every endpoint's id, by creation                                 (same)
 ``ns:webhooks:of:<tenant>``       zset     those of one tenant                                              (same)
+``ns:webhooks:counts``            hash     events that were not delivered, by why                      (for good)
 ``ns:webhooks:due``               zset     endpoints with something to deliver, by when to try     (until delivered)
 ``ns:webhook:<id>:outbox``        stream   what happened and was not delivered yet, in order               (same)
 ``ns:webhook:<id>:tries``         stream   tries to deliver, the last ones                               (by count)
@@ -137,6 +139,7 @@ _TEMPLATES = {
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
     "models": "{ns}:models",
+    "served": "{ns}:served",
     "file": "{ns}:file:@1",
     "files": "{ns}:files",
     "files_by_purpose": "{ns}:files:purpose:@1",
@@ -173,6 +176,7 @@ _TEMPLATES = {
     "webhooks": "{ns}:webhooks",
     "webhooks_of": "{ns}:webhooks:of:@1",
     "webhooks_due": "{ns}:webhooks:due",
+    "webhook_counts": "{ns}:webhooks:counts",
     "webhook_outbox": "{ns}:webhook:@1:outbox",
     "webhook_tries": "{ns}:webhook:@1:tries",
     "webhook_dead": "{ns}:webhook:@1:dead",
