@@ -206,6 +206,11 @@ EVENTS = {
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",
+    "webhook_changed": "A caller changed a webhook endpoint.",
+    "webhook_created": "A caller made a webhook endpoint.",
+    "webhook_deleted": "A caller deleted a webhook endpoint, and what it had not got.",
+    "webhook_resent": "A caller asked to send an event again.",
+    "webhook_rotated": "A caller made a new secret for a webhook endpoint, or for the single jobs of a tenant.",
     "worker_ended": "The worker ends with status 1, for this reason.",
     "worker_ready": "The worker takes jobs.",
 }
