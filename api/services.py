@@ -34,6 +34,7 @@ from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
 from broker.tenants import TenantStore
+from broker.webhooks import Webhooks
 from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
@@ -89,6 +90,7 @@ class Services:
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
         self.tasks = TaskStore(self.store)
+        self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)

@@ -47,8 +47,20 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
+        "webhooks": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "responses", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE
+        | {
+            "connections",
+            "openai",
+            "responses",
+            "jobs",
+            "files",
+            "batches",
+            "operations",
+            "webhooks",
+            "admin",
+        },
     },
     "broker": {
         "db": set(),
