@@ -10,7 +10,8 @@ from standardwebhooks import Webhook
 
 from broker.webhook_outbox import Entry, Outcome, Result
 from coordinator.webhooks.guard import Answer, Guard
-from jobs.webhook_backoff import delay_s, retry_after_s
+from coordinator.webhooks.retry_after import retry_after_s
+from jobs.webhook_backoff import delay_s
 from jobs.webhooks import payload
 
 GONE = 410

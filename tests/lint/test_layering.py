@@ -69,7 +69,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
-    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
