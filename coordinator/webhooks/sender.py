@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -10,8 +11,7 @@ from standardwebhooks import Webhook
 
 from broker.webhook_outbox import Entry, Outcome, Result
 from coordinator.webhooks.guard import Answer, Guard
-from coordinator.webhooks.retry_after import retry_after_s
-from jobs.webhook_backoff import delay_s
+from jobs.webhook_backoff import delay_s, retry_after_s
 from jobs.webhooks import payload
 
 GONE = 410
@@ -51,7 +51,7 @@ def _result(answer: Answer, tries: int) -> tuple[Result, float]:
         outcome = Outcome.GONE
     else:
         asked = answer.retry_after if answer.status in SAYS_WHEN else None
-        wait = delay_s(tries, random.random(), retry_after_s(asked, datetime.now(UTC)))
+        wait = delay_s(tries, random.random(), retry_after_s(asked, time.time()))
         outcome, wait_s = (Outcome.DEAD, 0.0) if wait is None else (Outcome.FAILED, wait)
     error, text = ("", answer.body) if answer.status is not None else (answer.body, "")
     return Result(outcome, answer.status, answer.ms, error, text), wait_s

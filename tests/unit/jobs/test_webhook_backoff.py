@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.webhook_backoff import DELAYS_S, JITTER, MOST_RETRY_AFTER_S, delay_s
+from jobs.webhook_backoff import DELAYS_S, JITTER, MOST_RETRY_AFTER_S, delay_s, retry_after_s
 
+NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 CHANCES = st.floats(0.0, 1.0)
 
 
@@ -38,3 +42,29 @@ def test_a_receiver_can_ask_for_more_within_a_bound(tries: int, chance: float, a
     delay, own = delay_s(tries, chance, asked_s), delay_s(tries, chance)
     assert own is not None
     assert delay == max(own, min(asked_s, MOST_RETRY_AFTER_S))
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        ("0", 0.0),
+        ("9" * 50, float("9" * 12)),
+        ("Mon, 30 Nov 2026 12:01:30 GMT", 90.0),
+        ("Mon, 30 Nov 2026 11:00:00 GMT", 0.0),
+        ("Mon, 30 Nov 2026 12:01:30 -0000", 90.0),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_what_the_header_says(header: str | None, seconds: float | None) -> None:
+    assert retry_after_s(header, NOW.timestamp()) == seconds
+
+
+@given(st.text())
+def test_no_header_raises(header: str) -> None:
+    assert (retry_after_s(header, NOW.timestamp()) or 0.0) >= 0.0
