@@ -47,7 +47,9 @@ def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
     value = _decode_any(body)
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict) and isinstance(said := error.get("message"), str):
-        return (status, _openais(status, body, value)) if said not in _NO_SUCH_PATH else _refusal(status, said)
+        return (
+            (status, _openais(status, body, value)) if said not in _NO_SUCH_PATH else _refusal(status, said)
+        )
     return _refusal(status, _words(value) or body[:_QUOTED].decode())
 
 
