@@ -54,6 +54,7 @@ class Services:
         readiness: whether a job that is submitted now will run.
         prepared: set once the data in Redis is this version's.
         doors: who gets in; None: everybody, no keys are required.
+        user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`.
         large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
@@ -94,6 +95,7 @@ class Services:
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)
+        self.user_key = settings.pepper() or settings.namespace.encode()
         self.tenant_store = TenantStore(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)

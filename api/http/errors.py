@@ -63,7 +63,10 @@ _OWN_CODES = {
     413: ("body_too_large", "file_too_large"),
     414: ("url_too_long",),
     416: ("range_not_satisfiable",),
-    429: ("gpu_busy", "insufficient_quota", "queue_full", "rate_limit_exceeded", "too_many_attempts"),
+    429: (
+        *("gpu_busy", "insufficient_quota", "queue_full", "rate_limit_exceeded", "resource_unavailable"),
+        "too_many_attempts",
+    ),
     431: ("headers_too_large",),
     503: (
         "body_memory_full",
