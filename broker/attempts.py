@@ -22,6 +22,7 @@ from jobs.references import Reference
 from jobs.retry import MAX_KILLS, RetryPolicy
 from jobs.sealing import SealingError
 from jobs.states import JobEvent, JobState
+from jobs.webhooks import is_incomplete
 
 _END_EVENTS = {
     JobState.SUCCEEDED: JobEvent.SUCCEED,
@@ -210,6 +211,7 @@ class Attempts:
             completion=claim.completion_of(usage),
             error=encode_error(error),
             device_us=device_us,
+            incomplete=is_incomplete(claim.endpoint, result) or None,
         )
         whole = await self.large.store(claim.id, RESULT, result, writer=claim.attempt)
         part = await self.large.store(claim.id, PARTIAL, partial, writer=claim.attempt)

@@ -33,7 +33,8 @@ _OWN_CODES = {
             "invalid_value",
             "missing_required_parameter",
         ),
-        *("no_such_device", "unknown_parameter"),
+        *("no_such_device", "previous_response_not_completed", "previous_response_not_found"),
+        "unknown_parameter",
     ),
     401: ("invalid_api_key",),
     403: (

@@ -42,12 +42,13 @@ ROOMS = {
         "middleware": {"http", "access"},
         "admission": {TOP, "http"},
         "openai": FACE,
-        "jobs": FACE,
+        "responses": FACE | {"openai"},
+        "jobs": FACE | {"responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE | {"connections", "openai", "responses", "jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),
@@ -69,6 +70,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
@@ -97,6 +99,7 @@ CONFINED = {
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),
     "opentelemetry": ("monitoring/otlp.py",),
+    "standardwebhooks": ("coordinator/webhooks/", "penstock/"),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }
 """Where a library may be imported."""

@@ -167,6 +167,7 @@ class Finish(Call[bool]):
         tail: sequence numbers of the chunks.
         device_us: microseconds of device that the attempt took; None: not known.
         objects: keys of its results that are in the storage.
+        incomplete: its answer is a response that reached a limit.
     """
 
     flags = WRITES
@@ -184,6 +185,7 @@ class Finish(Call[bool]):
     error: str | None = None
     device_us: int | None = None
     objects: list[str] | None = None
+    incomplete: bool | None = None
 
 
 class Release(Call[str | None]):
