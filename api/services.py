@@ -40,7 +40,7 @@ from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
 from monitoring.otlp import make_tracer
-from storage import Storage, local_folders, open_storage
+from storage import Storage, StoredBodies, local_folders, open_storage
 
 
 class Services:
@@ -69,7 +69,12 @@ class Services:
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )
-        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
+        self.store = JobStore(
+            connect(settings.redis_url),
+            settings,
+            self.metrics.store_faults.inc,
+            StoredBodies(lambda: self.storage),
+        )
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(
             self.store,

@@ -77,7 +77,6 @@ _OWN_CODES = {
         "redis_unavailable",
         "server_stopping",
         "storage_error",
-        "storage_unavailable",
         "too_many_connections",
     ),
     504: ("expired",),

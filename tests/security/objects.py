@@ -56,7 +56,7 @@ class Maker:
             f"/v1/webhooks/{made['id']}", json={"state": "disabled"}, headers=bearer(self.tenant.key)
         )
         store = self.puppet.store
-        letter = {
+        letter: dict[Any, Any] = {
             "event": EVENT,
             "type": "job.failed",
             "object": self.tenant.note,

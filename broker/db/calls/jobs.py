@@ -50,6 +50,7 @@ class Accept(Call[Accepted]):
         conversation: its id; refused as ``no_conversation`` if it is not the tenant's, as
             ``conversation_busy`` while another job of it runs.
         webhook: URL that is told of its end.
+        objects: keys of its bodies that are in the storage.
     """
 
     flags = WRITES
@@ -84,6 +85,7 @@ class Accept(Call[Accepted]):
     key: str | None = None
     conversation: str | None = None
     webhook: str | None = None
+    objects: list[str] | None = None
 
 
 class ClaimedJob(Answer):
@@ -164,6 +166,7 @@ class Finish(Call[bool]):
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
         device_us: microseconds of device that the attempt took; None: not known.
+        objects: keys of its results that are in the storage.
         incomplete: its answer is a response that reached a limit.
     """
 
@@ -181,6 +184,7 @@ class Finish(Call[bool]):
     completion: int | None = None
     error: str | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
     incomplete: bool | None = None
 
 
@@ -192,7 +196,7 @@ class Release(Call[str | None]):
     Attributes:
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
-        device_us: see :class:`Finish`.
+        device_us, objects: see :class:`Finish`. The objects count if the job fails.
     """
 
     id: str
@@ -207,6 +211,7 @@ class Release(Call[str | None]):
     code: str | None = None
     status: int | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
 
 
 class Disown(Call[bool]):
