@@ -33,7 +33,7 @@ _OWN_CODES = {
             "invalid_value",
             "missing_required_parameter",
         ),
-        *("no_such_device", "unknown_parameter"),
+        *("no_such_device", "unknown_parameter", "conversation_full", "conversation_locked"),
     ),
     401: ("invalid_api_key",),
     403: (
@@ -42,7 +42,10 @@ _OWN_CODES = {
     ),
     404: (
         "batch_not_found",
+        "chat_completion_not_found",
+        "conversation_not_found",
         "file_not_found",
+        "item_not_found",
         "job_not_found",
         "key_not_found",
         "not_found",

@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'webhook'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'taken', 'webhook'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -11,10 +11,6 @@ local function code_of(f) return f.error and cjson.decode(f.error).code or '' en
 
 -- As `owns`, of a job: the fields tenant and batch of its record. Chunks are their batch's, and no tenant's.
 local function owns_job(a, j) return not a.owner or not j.batch and owns(a, j.tenant) end
-
--- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
--- leaves entries in the indexes by tenant, which lists pass over.
-local OUTLIVES_MS = 604800000
 
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
@@ -37,6 +33,7 @@ local function end_one(id, j, to, retention, f, result)
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
   count_job(id, j, to, f)
   if j.batch then look(j.batch) end
+  if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks
   if j.waiter and not (sinks and string.find(' ' .. sinks .. ' ', ' ' .. j.waiter .. ' ', 1, true)) then
     sinks = sinks and sinks .. ' ' .. j.waiter or j.waiter

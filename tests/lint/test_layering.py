@@ -42,12 +42,14 @@ ROOMS = {
         "middleware": {"http", "access"},
         "admission": {TOP, "http"},
         "openai": FACE,
+        "conversations": FACE,
         "jobs": FACE,
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE
+        | {"connections", "openai", "conversations", "jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),

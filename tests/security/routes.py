@@ -22,6 +22,7 @@ OBJECTS: Final = {
     "/v1/jobs/{job_id}": "job",
     "/v1/files/{file_id}": "file",
     "/v1/batches/{batch_id}": "batch",
+    "/v1/conversations/{conversation_id}": "conversation",
     "/v1/models/{name}": "model",
     "/v1/workers/{name}": "worker",
     "/v1/queues/{pool}": "pool",
@@ -34,6 +35,7 @@ MISSING: Final = {
     "job": f"job_{7:032x}",
     "file": f"file-{7:032x}",
     "batch": f"batch_{7:032x}",
+    "conversation": f"conv_{7:032x}",
     "model": "no-such-model",
     "worker": "no-such-worker",
     "pool": "no-such-pool",
@@ -42,7 +44,7 @@ MISSING: Final = {
 }
 """An id of each kind that no object has."""
 
-OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low"}
+OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low", "item_id": "kept"}
 """Parameters of paths that name no object, with a value of each."""
 
 
@@ -91,7 +93,7 @@ def _routes() -> list[Route]:
 ALL: Final = _routes()
 GUARDED: Final = [route for route in ALL if route.needs is not Needs.NOTHING]
 SCOPED: Final = [route for route in ALL if isinstance(route.needs, Scope)]
-OF_TENANTS: Final = [route for route in SCOPED if route.kind in {"job", "file", "batch"}]
+OF_TENANTS: Final = [route for route in SCOPED if route.kind in {"job", "file", "batch", "conversation"}]
 """Those whose path names an object of a tenant."""
 
 ADMINISTERED: Final = [route for route in SCOPED if route.kind in {"key", "tenant"}]
@@ -99,6 +101,8 @@ ADMINISTERED: Final = [route for route in SCOPED if route.kind in {"key", "tenan
 
 BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "PATCH /v1/jobs/{job_id}": {"json": {"priority": "low"}},
+    "POST /v1/conversations/{conversation_id}": {"json": {"metadata": {"topic": "x"}}},
+    "POST /v1/conversations/{conversation_id}/items": {"json": {"items": [{"role": "user", "content": "x"}]}},
     "POST /v1/dead/retry": {"json": {}},
     "POST /v1/batches": {"json": {"endpoint": "/v1/chat/completions", "completion_window": "24h"}},
     "POST /v1/admin/keys/{key_id}/rotate": {"json": {"overlap_s": 60}},
