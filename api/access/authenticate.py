@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.access.doors import Doors, no_key
 from api.access.identity import put_identity
-from api.access.scopes import KEYLESS_PATHS
+from api.access.scopes import needs_key
 from api.http.asgi import header
 from api.http.errors import ApiError
 from jobs.access import NOBODY, Identity
@@ -31,7 +31,7 @@ class Authenticate:
             try:
                 identity = await self._identity(scope)
             except ApiError as refusal:
-                if path.startswith("/v1/") and path not in KEYLESS_PATHS:
+                if needs_key(path):
                     self._count.labels(refusal.code).inc()
                     await refusal.response()(scope, receive, send)
                     return

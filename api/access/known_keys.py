@@ -7,6 +7,7 @@ import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
@@ -26,6 +27,7 @@ FRESH_S: Final = 2.0
 """How long a process may rely on what it knows after Redis last confirmed it."""
 
 _READ_TIMEOUT_S: Final = 1.0
+_ASKS: Final = 3
 _MOST: Final = 10_000
 _NEVER: Final = float("inf")
 
@@ -108,12 +110,7 @@ class KnownKeys:
         Raises:
             StoreUnavailableError: it does not answer.
         """
-        asked_at = self._clock()
-        try:
-            async with asyncio.timeout(FRESH_S):
-                found = await self._store.find(key.id)
-        except TimeoutError:
-            raise StoreUnavailableError("key_find: Redis answered too late") from None
+        asked_at, found = await self._find(key.id)
         self._note_version(found.version, asked_at)
         known = self._known(found, key.id, asked_at)
         if known is None:
@@ -124,6 +121,15 @@ class KnownKeys:
         if len(self._keys) > self._most:
             self._keys.popitem(last=False)
         return self._judge(known, key, asked_at)
+
+    async def _find(self, key_id: str) -> tuple[float, KeyFound]:
+        """Ask Redis for a key until an answer is fresh: one may be late because this process was held up, not Redis."""
+        for _ in range(_ASKS):
+            asked_at = self._clock()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FRESH_S):
+                    return asked_at, await self._store.find(key_id)
+        raise StoreUnavailableError("key_find: Redis answered too late")
 
     async def watch(self) -> None:
         """Follow the version for ever, and note which keys were used."""

@@ -94,6 +94,13 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
 KEYLESS_PATHS: Final = frozenset(path for (_, path), needs in ROUTES.items() if needs is Needs.NOTHING)
 """Paths that are answered without a key."""
 
+_GUARDED: Final = frozenset(path for (_, path), needs in ROUTES.items() if needs is not Needs.NOTHING)
+
+
+def needs_key(path: str) -> bool:
+    """Whether a request for this path is refused without a key, whether there is such a route or not."""
+    return path in _GUARDED or (path.startswith("/v1/") and path not in KEYLESS_PATHS)
+
 
 def require_scopes(routes: list[BaseRoute]) -> None:
     """Have every route check its caller.

@@ -13,7 +13,6 @@ import pytest
 from openai.types.responses import Response
 
 from jobs.endpoints import USUAL_ENDPOINTS
-from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 
@@ -84,14 +83,6 @@ async def test_what_only_a_server_with_a_memory_could_do_is_refused_by_line(
         (5, "invalid_request", "body.input"),
         (6, "invalid_request", "body.conversation"),
     ]
-
-
-async def test_it_is_for_rows_of_batches_alone(api: ApiServer, work: Callable) -> None:
-    await work()
-    body = {"model": "simulated", "input": "hi"}
-    async with api.client() as http:
-        assert (await http.post(RESPONSES, json=body)).status_code == 404
-        assert (await http.post("/v1/jobs", json={"endpoint": RESPONSES, "input": body})).status_code == 400
 
 
 class _Upstream(BaseHTTPRequestHandler):

@@ -18,6 +18,7 @@ from api.access import known_keys
 from api.access.given import GivenKeys
 from api.access.known_keys import KnownKeys
 from broker.access import TAKEN_OVER_SCOPES, AccessStore
+from broker.db.calls.access import KeyFound
 from broker.db.errors import KeyInactiveError
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
@@ -192,6 +193,25 @@ async def test_the_older_secret_goes_when_its_time_is_over(access: AccessStore) 
     assert isinstance(keys.recall(new), Identity)
     now += known_keys.FRESH_S
     assert keys.recall(new) is None, "Redis has not confirmed it for too long"
+
+
+async def test_a_late_answer_is_asked_for_again(access: AccessStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was held up, not Redis: a good key is not refused."""
+    monkeypatch.setattr(known_keys, "FRESH_S", 0.2)
+    find, asked = access.find, 0
+
+    async def late_once(key_id: str) -> KeyFound:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await asyncio.sleep(30)
+        return await find(key_id)
+
+    key = await create(access)
+    monkeypatch.setattr(access, "find", late_once)
+    keys = KnownKeys(access, PEPPER, GivenKeys(access, {}, PEPPER))
+    assert isinstance(await keys.look_up(key), Identity)
+    assert asked == 2
 
 
 async def test_an_expired_key_says_so_only_with_the_right_secret(
