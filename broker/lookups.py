@@ -28,7 +28,7 @@ from jobs.states import JobState
 
 _KEPT = (
     *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
-    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once"),
+    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown"),
 )
 """The fields of a job that a retry of it keeps."""
 
@@ -133,6 +133,13 @@ class JobLookups:
             "HMGET", key, *fields, **_AS_BYTES
         )  # type: ignore[no-untyped-call]
         return command
+
+    async def request(self, job_id: str, *, owner: str | None = None) -> bytes | None:
+        """Read a job's request, as its engine gets it; None: there is no such job, or its request was dropped."""
+        tenant, body = await self.execute(self._bytes_of(job_id, "tenant", "req"))
+        if not owns(owner, None if tenant is None else tenant.decode()):
+            return None
+        return await self.sealer.open(job_id, REQUEST, body)
 
     async def request_bytes(self, job_id: str, *, owner: str | None = None) -> int:
         """Return the size of a job's request; 0: there is no such job."""

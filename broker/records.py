@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -85,7 +85,7 @@ class Ending:
         error: of a failed job.
         in_queue: it expired because its ``queue_timeout_s`` passed, not its deadline.
         result: the raw response or error body; empty: there is none, or it was not sent.
-        once: its bodies are dropped after a fetch; known of an end that was read from the record.
+        once: its bodies are dropped after a fetch; known of an end that was read from the record, as is ``shown``.
     """
 
     state: JobState
@@ -97,6 +97,7 @@ class Ending:
     in_queue: bool = False
     result: bytes = b""
     once: bool = False
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
 
 def encode_usage(usage: Usage | None) -> str | None:
@@ -219,7 +220,16 @@ def ending_of(job: Job, status: int | None, result: bytes) -> Ending:
     error = job.phase.error if isinstance(job.phase, Failed) else None
     in_queue = isinstance(job.phase, Expired) and job.phase.in_queue
     return Ending(
-        job.state, status, job.attempt, job.timings, usage_of(job), error, in_queue, result, job.once
+        job.state,
+        status,
+        job.attempt,
+        job.timings,
+        usage_of(job),
+        error,
+        in_queue,
+        result,
+        job.once,
+        job.shown,
     )
 
 

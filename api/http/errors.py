@@ -33,7 +33,9 @@ _OWN_CODES = {
             "invalid_value",
             "missing_required_parameter",
         ),
-        *("no_such_device", "unknown_parameter", "conversation_full", "conversation_locked"),
+        *("conversation_full", "conversation_locked", "no_such_device"),
+        *("previous_response_not_completed", "previous_response_not_found"),
+        "unknown_parameter",
     ),
     401: ("invalid_api_key",),
     403: (

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from api.http.asgi import Header
 from api.http.errors import RETRY_WORKER_S, ApiError
+from api.http.shown import NOTHING, with_shown
 from broker.records import Ending
 from jobs.failures import FAILURES, FailureCode
 from jobs.model import JobError, Usage
@@ -49,16 +53,19 @@ def ended_without_result(job_id: str, ending: Ending) -> ApiError:
     return ApiError(410, message, "result_gone")
 
 
-def answer(job_id: str, ending: Ending) -> tuple[int, bytes, list[Header]]:
+def answer(
+    job_id: str, ending: Ending, shown: Mapping[str, Any] = NOTHING
+) -> tuple[int, bytes, list[Header]]:
     """Return status, body and further headers for a caller who waited for the end.
 
     Args:
         job_id: the job.
         ending: its end, with the result if there is one.
+        shown: see :attr:`jobs.model.JobSpec.shown`.
     """
     headers = timing_headers(job_id, ending)
     if ending.result and ending.state is JobState.SUCCEEDED:
-        return ending.status or 200, ending.result, headers
+        return ending.status or 200, with_shown(ending.result, shown), headers
     error = ended_without_result(job_id, ending)
     headers += error.raw_headers()
     if ending.result and ending.state is JobState.FAILED:  # the engine's own error body

@@ -99,7 +99,7 @@ def register(router: APIRouter, services: Services) -> None:
         if ending is None:
             message = f"{job_id} has not ended; wait for it or follow its events"
             raise ApiError(409, message, "job_not_finished")
-        status, result, headers = answer(job_id, ending)
+        status, result, headers = answer(job_id, ending, ending.shown)
         named = {name.decode(): value.decode() for name, value in headers}
         sent = BackgroundTask(drop_fetched, services, job_id, tenant_of(request.scope))
         return Response(result, status, named, "application/json", sent if ending.once else None)

@@ -10,6 +10,7 @@ import msgspec
 from api.http.errors import ApiError
 from api.http.job_end import usage_view
 from api.http.pages import cursor_view
+from api.http.shown import with_shown
 from api.services import Services
 from broker.listing import Page
 from jobs.ids import is_job_id
@@ -85,8 +86,8 @@ def job_view(
             "cancel_url": f"{path}/cancel",
             "result_url": f"{path}/result",
         },
-        "result": msgspec.Raw(result) if result else None,
-        "partial": msgspec.Raw(partial) if partial else None,
+        "result": msgspec.Raw(with_shown(result, job.shown)) if result else None,
+        "partial": msgspec.Raw(with_shown(partial, job.shown)) if partial else None,
     }
 
 

@@ -7,13 +7,14 @@ unchanged, frames are passed on unchanged, and only the closing frame of a strea
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result, usage_view
+from api.http.shown import NOTHING
 from api.http.sse import MERGE_ABOVE, Texts, merged
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
@@ -32,17 +33,18 @@ JSON string these quotes would be escaped."""
 class OpenAIStream:
     """One caller's stream.
 
-    The closing frame is held back until the job's end is known, which adds ``usage`` and ``penstock`` to it.
+    The closing frame is held back until the job's end is known, which adds ``usage``, ``penstock`` and what the job shows.
 
     Attributes:
         ending: how the job ended; None before that.
         error_code: the code of an error frame that was written. It ends the stream, whatever the job does.
     """
 
-    def __init__(self, job_id: str) -> None:
+    def __init__(self, job_id: str, shown: Mapping[str, Any] = NOTHING) -> None:
         self.ending: Ending | None = None
         self.error_code: str | None = None
         self._job_id = job_id
+        self._shown = shown
         self._texts = Texts()
         self._held: str | None = None
         self._last = ""
@@ -113,12 +115,12 @@ class OpenAIStream:
         self._held = None
 
     def _closing(self, frame: str, ending: Ending) -> str:
-        """Add ``usage``, if it is missing, and ``penstock`` to a chunk; all other members keep their bytes."""
-        members = _members.decode(frame)
+        """Add ``usage``, if it is missing, ``penstock`` and what the job shows; all other members keep their bytes."""
+        members: dict[str, Any] = _members.decode(frame)
         if bytes(members.get("usage", b"null")) == b"null":
             members["usage"] = msgspec.Raw(msgspec.json.encode(usage_view(ending.usage)))
         members["penstock"] = msgspec.Raw(msgspec.json.encode(_facts(self._job_id, ending)))
-        return msgspec.json.encode(members).decode()
+        return msgspec.json.encode(members | dict(self._shown)).decode()
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""

@@ -38,7 +38,7 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = OpenAIStream(job_id)
+    stream = OpenAIStream(job_id, spec.shown)
     sent = False
     data = b""
     step = NO_SPAN

@@ -47,7 +47,7 @@ async def answer_end(services: Services, spec: JobSpec, ending: Ending, send: Se
     if not ending.result and ending.state in {JobState.SUCCEEDED, JobState.FAILED}:
         stored = await services.store.result(spec.id, owner=spec.tenant)
         ending = replace(ending, status=ending.status or stored.status, result=stored.body or b"")
-    return partial(reply, send, *answer(spec.id, ending))
+    return partial(reply, send, *answer(spec.id, ending, spec.shown))
 
 
 async def _too_late(services: Services, spec: JobSpec, ending: Ending, send: Send) -> Last:

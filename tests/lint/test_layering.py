@@ -42,14 +42,16 @@ ROOMS = {
         "middleware": {"http", "access"},
         "admission": {TOP, "http"},
         "openai": FACE,
-        "conversations": FACE,
-        "jobs": FACE,
+        "responses": FACE | {"openai"},
+        "conversations": FACE | {"responses"},
+        "jobs": FACE | {"responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
         "admin": FACE,
         TOP: FACE
-        | {"connections", "openai", "conversations", "jobs", "files", "batches", "operations", "admin"},
+        | {"connections", "openai", "responses", "conversations"}
+        | {"jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),
