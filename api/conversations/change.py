@@ -11,13 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, owner_of
 from api.admission.rights import check_active
-from api.conversations.context import conversation_not_found, found_conversation, items_of, keep_ms
+from api.conversations.context import conversation_not_found, found_conversation, keep_ms
 from api.conversations.items import stored_item, unique
 from api.conversations.schema import ConversationRequest, ItemsRequest
 from api.conversations.view import conversation_view
 from api.http.asgi import reply
 from api.http.body import parse_object, validate
 from api.http.pages import list_view
+from api.responses.conversation import conversation_items
 from api.services import Services
 from jobs.ids import CONVERSATION_PREFIX
 
@@ -60,7 +61,7 @@ class ConversationCalls:
         conversation = await found_conversation(services, scope["path_params"]["conversation_id"], owner)
         _, items = await self._read(ItemsRequest, scope, receive)
         await check_active(services, conversation.tenant)
-        unique(items, [item["id"] for item in await items_of(conversation)])
+        unique(items, [item["id"] for item in await conversation_items(services, conversation)])
         keep = await keep_ms(services, conversation.tenant)
         if not await services.conversations.add(conversation.id, items, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation.id)

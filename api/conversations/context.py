@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from api.http.errors import ApiError
 from api.services import Services
 from broker.conversations import Conversation
@@ -38,11 +36,6 @@ async def found_conversation(services: Services, conversation_id: str, owner: st
     if found is None:
         raise conversation_not_found(conversation_id)
     return found
-
-
-async def items_of(conversation: Conversation) -> list[dict[str, Any]]:
-    """Return all items of a conversation, in their order."""
-    return [item for item in conversation.added if item["id"] not in conversation.dropped]
 
 
 async def keep_ms(services: Services, tenant: str) -> int | None:

@@ -12,7 +12,6 @@ from api.conversations.context import (
     checked_id,
     conversation_not_found,
     found_conversation,
-    items_of,
     keep_ms,
 )
 from api.conversations.items import found_item, page_of
@@ -30,6 +29,7 @@ from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.openapi import answers, body_docs, parameter
 from api.http.pages import Limit, Order, list_view
+from api.responses.conversation import conversation_items
 from api.services import Services
 
 _ONE = "/v1/conversations/{conversation_id}"
@@ -116,7 +116,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Those that were added, and those of its responses."""
         found = await found_conversation(services, conversation_id, owner_of(request.scope))
-        items = await items_of(found)
+        items = await conversation_items(services, found)
         page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
         return json_response(list_view(page, more=more))
 
@@ -124,7 +124,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
     async def get_item(conversation_id: str, item_id: str, request: Request) -> Response:
         """One that was added, or one of a response."""
         found = await found_conversation(services, conversation_id, owner_of(request.scope))
-        return json_response(found_item(await items_of(found), item_id, found.id))
+        return json_response(found_item(await conversation_items(services, found), item_id, found.id))
 
     @router.delete(
         _ITEM, summary="Delete an item of a conversation", responses=answers(ConversationObject, 404, 503)
@@ -133,7 +133,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
         """The next response does not see it. Answers with the conversation."""
         owner = owner_of(request.scope)
         found = await found_conversation(services, conversation_id, owner)
-        found_item(await items_of(found), item_id, found.id)
+        found_item(await conversation_items(services, found), item_id, found.id)
         keep = await keep_ms(services, found.tenant)
         if not await services.conversations.drop(found.id, item_id, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation_id)

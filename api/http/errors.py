@@ -33,7 +33,7 @@ _OWN_CODES = {
             "invalid_value",
             "missing_required_parameter",
         ),
-        *("conversation_full", "conversation_locked", "no_such_device"),
+        *("conversation_full", "conversation_locked", "mutually_exclusive_parameters", "no_such_device"),
         *("previous_response_not_completed", "previous_response_not_found"),
         "unknown_parameter",
     ),
