@@ -18,6 +18,7 @@ from jobs.model import SCHEMA_VERSION, JobError, Usage
 from jobs.retry import MAX_KILLS, RetryPolicy
 from jobs.sealing import SealingError
 from jobs.states import JobEvent, JobState
+from jobs.webhooks import is_incomplete
 
 _END_EVENTS = {
     JobState.SUCCEEDED: JobEvent.SUCCEED,
@@ -192,6 +193,7 @@ class Attempts:
             completion=claim.completion_of(usage),
             error=encode_error(error),
             device_us=device_us,
+            incomplete=is_incomplete(claim.endpoint, result) or None,
         )
         sealer = self.sealer
         result = await sealer.seal(claim.id, RESULT, result)

@@ -184,7 +184,7 @@ async def page_of_ids(
     purpose: str | None = None,
     owner: str | None = None,
 ) -> tuple[list[str], bool]:
-    """Return ids of ``files`` or ``batches`` by creation, and whether more follow."""
+    """Return ids of ``files``, ``batches`` or ``webhooks`` by creation, and whether more follow."""
     call = PageOfIds(
         room=room,
         most=limit + 1,

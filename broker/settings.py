@@ -20,7 +20,8 @@ from pydantic_settings import (
 
 from broker.db.urls import check_url, with_password
 from broker.secret_files import SecretFiles
-from broker.sources import JSON_TABLE, PREFIX, Environment, OneName, named, settings_file
+from broker.sources import JSON_TABLE, PREFIX, CommaList, Environment, OneName, named, settings_file
+from jobs.addresses import Allowed
 from jobs.sealing import Keyring
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -212,6 +213,27 @@ class BrokerSettings(BaseSettings):
     files_timeout_s: Seconds = Field(
         20.0, description="Longest wait for one answer of the S3 server, including retries."
     )
+    webhook_allow_private: CommaList = Field(
+        (),
+        description="Networks to which webhooks may go although they are not public, such as `10.1.0.0/16,192.168.1.7`;"
+        " `all`: every private network and this machine, but no metadata service of a cloud. Default: public addresses"
+        " alone.",
+    )
+    webhook_allow_http: bool = Field(
+        default=False, description="Let webhooks go to `http://` addresses, which anyone on the way can read."
+    )
+
+    @field_validator("webhook_allow_private")
+    @classmethod
+    def _readable_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        Allowed.parse(networks)
+        return networks
+
+    @property
+    def webhook_networks(self) -> Allowed:
+        """The networks of `webhook_allow_private`."""
+        return Allowed.parse(self.webhook_allow_private)
+
     task_events: bool = Field(
         default=True, description="Send Celery task events, which Flower shows; see `task_events_max_per_s`."
     )

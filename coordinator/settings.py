@@ -28,3 +28,8 @@ class CoordinatorSettings(MetricsSettings):
     batch_lease_s: Seconds = Field(
         10.0, description="When a coordinator dies, another takes over its batches after this time."
     )
+    webhook_timeout_s: Seconds = Field(
+        10.0,
+        le=60.0,
+        description="Longest time of one try to deliver a webhook, from the connection to the answer.",
+    )

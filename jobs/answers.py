@@ -1,23 +1,38 @@
-"""An engine's answer, as clients get it: JSON in UTF-8, whatever the engine or a proxy before it has sent."""
+"""An engine's answer, as clients get it: JSON, and errors in OpenAI's shape, whatever the engine or a proxy has sent."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from jobs.failures import FAILURES, FailureCode, code_for_status
+from jobs.floats import read_float
 
 _decode_value = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_any = msgspec.json.Decoder(float_hook=read_float).decode
 _encode = msgspec.json.Encoder().encode
 _SLACK = 32
 _NESTED = b"[" * _SLACK, b"]" * _SLACK
 _QUOTED = 500
 
+_PATH_STATUSES = (404, 405)
+_NO_SUCH_PATH = ("Not Found", "Method Not Allowed")
+"""What a web framework says by itself; an engine that misses a model names it."""
+
+_ERRORS = 10
+"""Of a list of errors, how many are told."""
+
+_SAYING = ("detail", "error", "message", "msg", "error_message", "errors")
+"""Fields in which frameworks say what is wrong."""
+
 
 def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
-    """Return an engine's answer as it is if its body is one JSON value; otherwise as an error that quotes it.
+    """Return an engine's answer as it is if clients can read it; otherwise as an OpenAI error that has its words.
 
-    A proxy may answer in HTML, and a crashed server in plain text. Such an answer keeps an error status; any other status
-    becomes 502. JSON that is nested too deeply for a reader of the whole line does not count as JSON.
+    A proxy may answer in HTML, a crashed server in plain text, and a framework as ``{"detail": ...}``. Such an answer keeps
+    an error status; any other status becomes 502. A path or method that the server does not have becomes ``unsupported``.
+    JSON that is nested too deeply for a reader of the whole line does not count as JSON.
     """
     try:
         body.decode()
@@ -25,10 +40,39 @@ def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
         _decode_value(_NESTED[0] + body + _NESTED[1])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         quoted = body[:_QUOTED].decode(errors="replace")
-        message = f"the engine answered with status {status} and a body that is not JSON: {quoted}"
-        failed = status if status >= 400 else 502
-        return failed, failure_body(code_for_status(failed), message)[1]
-    return status, body
+        return _refusal(status, quoted, " and a body that is not JSON")
+    if status < 400:
+        return status, body
+    value = _decode_any(body)
+    error = value.get("error") if isinstance(value, dict) else None
+    if isinstance(error, dict) and isinstance(said := error.get("message"), str):
+        return (status, body) if said not in _NO_SUCH_PATH else _refusal(status, said)
+    return _refusal(status, _words(value) or body[:_QUOTED].decode())
+
+
+def _refusal(status: int, words: str, how: str = "") -> tuple[int, bytes]:
+    """Return an error of the engine. ``how``: in which form it came, if that is no error at all."""
+    if status in _PATH_STATUSES:
+        told = f"the engine does not serve this endpoint: it answered with status {status}{how}: {words}"
+        return failure_body(FailureCode.UNSUPPORTED, told)
+    told = f"the engine answered with status {status}{how}: {words}" if how else words
+    failed = status if status >= 400 else 502
+    return failed, failure_body(code_for_status(failed, words), told)[1]
+
+
+def _words(value: Any, depth: int = 4) -> str:
+    """Find what a JSON value of some framework says of an error; empty: it says nothing."""
+    if isinstance(value, str):
+        return value[:_QUOTED]
+    if not depth:
+        return ""
+    if isinstance(value, list):  # FastAPI's wrong fields
+        return "; ".join(filter(None, (_words(one, depth - 1) for one in value[:_ERRORS])))
+    if not isinstance(value, dict):
+        return ""
+    said = next(filter(None, (_words(value.get(name), depth - 1) for name in _SAYING)), "")
+    place = value.get("loc")
+    return f"{'.'.join(map(str, place))}: {said}" if said and isinstance(place, list) else said
 
 
 def failure_body(code: FailureCode, message: str) -> tuple[int, bytes]:

@@ -87,13 +87,16 @@ FAILURES: dict[FailureCode, FailureInfo] = {
 }
 
 
-def code_for_status(status: int, message: str = "") -> FailureCode:
-    """Map an engine's HTTP status (and, for 400, its message) to a failure code.
+def code_for_status(status: int, message: str = "", code: object = None) -> FailureCode:
+    """Map an engine's HTTP status (and, below 500, its code and message) to a failure code.
 
     Args:
         status: an HTTP status of 400 or more.
         message: the engine's error message; only its words tell that a prompt is too long for vLLM.
+        code: of the engine's error; OpenAI's own codes are among ours.
     """
+    if status < 500 and isinstance(code, str) and code in _OF_REQUEST:
+        return FailureCode(code)
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if status >= 500:
@@ -102,6 +105,12 @@ def code_for_status(status: int, message: str = "") -> FailureCode:
     too_long = "maximum context length" in low or "maximum model length" in low or "max_model_len" in low
     return FailureCode.CONTEXT_LENGTH_EXCEEDED if too_long else FailureCode.INVALID_REQUEST
 
+
+_OF_REQUEST = {
+    FailureCode.CONTEXT_LENGTH_EXCEEDED.value,
+    FailureCode.MODEL_NOT_FOUND.value,
+    FailureCode.UNSUPPORTED.value,
+}
 
 _BY_STATUS = {
     404: FailureCode.MODEL_NOT_FOUND,

@@ -19,7 +19,7 @@ class LoopbackServer:
     def __init__(self, handler: type[BaseHTTPRequestHandler], name: str) -> None:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name=name)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name=name)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:

@@ -31,7 +31,8 @@ ACCESS: Final = "access key api_keys keys_of tenants tenant"
 LEDGERS: Final = "quota usage audit"
 CONVERSATIONS: Final = "conversation chats_of"
 WEBHOOKS: Final = (
-    "webhook webhooks webhooks_of webhooks_due webhook_outbox webhook_tries webhook_dead webhook_lease"
+    "webhook webhooks webhooks_of webhooks_due webhook_counts webhook_outbox webhook_tries webhook_dead"
+    " webhook_lease"
 )
 CHANNELS: Final = "api_channel ctl_channel look_channel"
 
@@ -50,7 +51,7 @@ SCRIPTS: Final = "evalsha script|exists script|load"
 DATA: Final = (
     "del unlink exists get set mget pexpire pexpireat pttl"
     " hdel hexists hget hgetall hincrby hincrbyfloat hkeys hlen hmget hscan hset hsetnx hstrlen"
-    " lpush ltrim sadd scard smembers srandmember srem xadd xlen xrange xrevrange xtrim"
+    " lpush ltrim sadd scard smembers srandmember srem xadd xdel xlen xrange xrevrange xtrim"
     " zadd zcard zcount zpopmin zrange zrangebyscore zrank zrem zremrangebyscore zrevrange zrevrangebyscore zscan zscore"
 )
 KOMBU: Final = "del exists llen sadd srem smembers lpush rpop brpop blmpop zadd zrangebyscore zrem"

@@ -188,6 +188,14 @@ class FileGoneError(BrokerError):
     """A file that the call needs was deleted or has expired."""
 
 
+class TooManyWebhooksError(BrokerError):
+    """The tenant has as many webhook endpoints as it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"a tenant has {most} webhook endpoints at most")
+        self.most = most
+
+
 class NoCoordinatorError(BrokerError):
     """No coordinator is alive to perform the task. Nothing was written."""
 

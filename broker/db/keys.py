@@ -74,9 +74,10 @@ key                               type     holds                                
 ``ns:audit``                      stream   administrative acts                                      (by age)
 ``ns:conversation:<id>``          hash     its tenant, last response and items that follow it   (TTL ``retention_s``)
 ``ns:chats:of:<tenant>``          zset     stored chat completions, by creation                     (as their jobs)
-``ns:webhook:<id>``               hash     a webhook endpoint                                 (until it is deleted)
+``ns:webhook:<id>``               hash     a webhook endpoint, or the secret of a tenant's    (until it is deleted)
 ``ns:webhooks``                   zset     every endpoint's id, by creation                                 (same)
 ``ns:webhooks:of:<tenant>``       zset     those of one tenant                                              (same)
+``ns:webhooks:counts``            hash     events that were not delivered, by why                      (for good)
 ``ns:webhooks:due``               zset     endpoints with something to deliver, by when to try     (until delivered)
 ``ns:webhook:<id>:outbox``        stream   what happened and was not delivered yet, in order               (same)
 ``ns:webhook:<id>:tries``         stream   tries to deliver, the last ones                               (by count)
@@ -173,6 +174,7 @@ _TEMPLATES = {
     "webhooks": "{ns}:webhooks",
     "webhooks_of": "{ns}:webhooks:of:@1",
     "webhooks_due": "{ns}:webhooks:due",
+    "webhook_counts": "{ns}:webhooks:counts",
     "webhook_outbox": "{ns}:webhook:@1:outbox",
     "webhook_tries": "{ns}:webhook:@1:tries",
     "webhook_dead": "{ns}:webhook:@1:dead",

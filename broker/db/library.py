@@ -21,9 +21,10 @@ import msgspec
 import broker.db.calls
 import jobs.batches
 import jobs.states
+import jobs.webhooks
 from broker.db.calls.base import Call
 from broker.db.keys import lua_keys
-from jobs.endpoints import CHUNK_ENDPOINT
+from jobs.endpoints import CHUNK_ENDPOINT, ENDPOINTS, RESPONSES
 from jobs.lanes import Lane
 
 R = TypeVar("R")
@@ -97,6 +98,10 @@ def _head() -> Iterator[str]:
     lanes = ", ".join(f"'{lane}'" for lane in Lane)
     yield f"local LANES = {{{lanes}}}"
     yield f"local CHUNK_ENDPOINT = '{CHUNK_ENDPOINT}'"
+    ends = ", ".join(f"{state} = '{status}'" for state, status in jobs.webhooks.RESPONSE_ENDS.items())
+    response = f"endpoint = '{RESPONSES}', id = '{ENDPOINTS[RESPONSES].response_id.format('%s')}'"
+    yield f"local RESPONSE = {{{response}, {ends}}}"
+    yield f"local OF_ONE, OF_TENANT = '{jobs.webhooks.OF_ONE_PREFIX}', '{jobs.webhooks.TENANT_PREFIX}'"
     pool = ", ".join(f"'depth:{lane}', 'v:{lane}'" for lane in Lane)
     yield f"local POOL = {{'paused', 'active', 'bulk', {pool}}}"
     leads: dict[str, list[str]] = {}

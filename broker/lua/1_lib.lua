@@ -124,7 +124,7 @@ end
 
 local function limit(name)
   limits_read = limits_read or read(K.limits(), {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'ageing_ms',
-    'usage_rows_max', 'usage_ms', 'audit_most', 'audit_ms'})
+    'usage_rows_max', 'usage_ms', 'audit_most', 'audit_ms', 'webhooks'})
   return number(limits_read[name])
 end
 

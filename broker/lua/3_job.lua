@@ -32,6 +32,7 @@ local function end_one(id, j, to, retention, f, result)
   end
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
   count_job(id, j, to, f)
+  if not j.batch and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
   if j.batch then look(j.batch) end
   if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks
@@ -74,7 +75,7 @@ local function end_job(id, j, to, retention, f, result, spent)
     local k = read(K.job(follower), JOB)
     if k.state == 'queued' and shared then
       dequeue(k.pool, k.lane, k.tenant, follower, id)
-      k.leader = nil
+      k.leader, k.incomplete = nil, j.incomplete
       end_one(follower, k, shared, retention, {status = f.status, usage = f.usage, error = f.error, result_of = id})
     elseif k.state == 'queued' then
       redis.call('HDEL', K.job(follower), 'leader')

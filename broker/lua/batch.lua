@@ -90,7 +90,7 @@ end)
 
 define('batch_step', function(a)
   local id, batch, now = a.batch, K.batch(a.batch), now_ms()
-  local s = read(batch, {'status', 'input_file_id', 'tenant', 'counted'})
+  local s = read(batch, {'status', 'input_file_id', 'tenant', 'counted', 'webhook'})
   if not s.status or not drives(a) then return false end
   if s.status ~= a.was then return s.status == a.to end -- the client library sent the call twice
   for field, value in pairs(a.fields) do
@@ -105,6 +105,7 @@ define('batch_step', function(a)
   if not a.ends then return true end
   redis.call('HSET', batch, 'ended', exactly(now))
   redis.call('HDEL', batch, 'paused', 'hold', 'closing')
+  OUTBOX.tell_of(s.tenant or 'default', id, {{'batch.' .. a.to, id}}, s.webhook)
   redis.call('SREM', K.batches_active(), id)
   if s.counted then count_held(s.tenant, 'batches', -1) end
   redis.call('ZADD', K.batches_retire(), exactly(now + a.retention_ms), id)

@@ -26,6 +26,7 @@ define('set_limits', function(a)
   redis.call('DEL', K.limits())
   write(K.limits(), a.limits)
   if redis.call('EXISTS', K.tenants()) == 1 then redis.call('HSET', K.limits(), 'by_tenant', 1) end
+  if redis.call('EXISTS', K.webhooks()) == 1 then redis.call('HSET', K.limits(), 'webhooks', 1) end
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     for _, place in ipairs(redis.call('HKEYS', K.parked(pool))) do unpark(pool, string.match(place, ' (.*)$')) end
     ring_all(pool)

@@ -73,6 +73,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
@@ -101,6 +102,7 @@ CONFINED = {
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),
     "opentelemetry": ("monitoring/otlp.py",),
+    "standardwebhooks": ("coordinator/webhooks/", "penstock/"),
     "structlog": ("api/", "broker/", "coordinator/", "monitoring/", "workers/"),
 }
 """Where a library may be imported."""

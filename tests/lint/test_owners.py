@@ -20,6 +20,7 @@ from broker.events.hub import EventHub
 from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
+from broker.webhooks import Webhooks
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,7 @@ OURS = {
     "keys_page": "any tenant's, for the scope admin",
     "keys_used": "an api process says which keys it let in",
     "look": "counts about a job that was read or accepted just before",
+    "webhook_create": "its id is new",
 }
 """Calls that need neither: why."""
 
@@ -53,13 +55,15 @@ STORES: dict[str, Any] = {
     "conversations": ConversationStore,
     "tasks": TaskStore,
     "hub": EventHub,
+    "webhooks": Webhooks,
 }
 """What the api's services are called, and what they are."""
 
-OBJECTS = {"job_id", "file_id", "batch_id", "conversation_id"}
+OBJECTS = {"job_id", "file_id", "batch_id", "conversation_id", "webhook_id"}
 
 KNOWN = {
     "announce": "its id is new",
+    "create": OURS["webhook_create"],
     "chunks": "of a batch that was read for its owner",
     "has_parts": "of a batch that was read for its owner",
     "answer": "of a task that was asked for its owner",
@@ -123,7 +127,7 @@ def test_a_call_that_names_an_object_says_for_whom(call: type[Call[Any]]) -> Non
             "give it a field owner, and check it in the function"
         )
         return
-    assert re.search(r"\bowns(_job)?\(a\b|\ba\.owner\b|\bstatus_of\(a\)", body_of(call.function()))
+    assert re.search(r"\bowns(_job)?\(a\b|\ba\.owner\b|\b(status|webhook)_of\(a\)", body_of(call.function()))
 
 
 def test_the_table_of_exceptions_has_no_row_too_many() -> None:

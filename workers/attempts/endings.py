@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -33,6 +33,7 @@ _RETRY_S = 0.5
 class _Error(msgspec.Struct):
     message: str = ""
     param: str | None = None
+    code: Any = None
 
 
 class _ErrorBody(msgspec.Struct):
@@ -79,7 +80,7 @@ class Endings:
             told = _decode_error(final.body).error
         except msgspec.DecodeError:
             told = _Error(final.body[:500].decode(errors="replace"))
-        error = JobError(code_for_status(final.status, told.message), told.message, told.param)
+        error = JobError(code_for_status(final.status, told.message, told.code), told.message, told.param)
         if FAILURES[error.code].retryable:
             return await self.retry(attempt, error, final)
         return await self._finish(attempt, JobState.FAILED, final=final, error=error)

@@ -20,8 +20,10 @@ class _Details(msgspec.Struct):
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
-    input_tokens: int = 0  # these two are the words of /v1/responses
+    input_tokens: int = 0  # these two are the words of /v1/responses, and Anthropic's
     output_tokens: int = 0
+    cache_read_input_tokens: int | None = None  # Anthropic counts these two apart from its input_tokens
+    cache_creation_input_tokens: int | None = None
     total_tokens: int = 0
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
@@ -42,9 +44,11 @@ def read_usage(body: bytes) -> Usage | None:
         return None
     if usage is None:
         return None
-    prompt, completion = usage.prompt_tokens or usage.input_tokens, usage.completion_tokens
-    details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
-    return Usage(prompt, completion or usage.output_tokens, usage.total_tokens, details.cached_tokens or 0)
+    cached = usage.cache_read_input_tokens or 0
+    prompt = usage.prompt_tokens or usage.input_tokens + cached + (usage.cache_creation_input_tokens or 0)
+    completion = usage.completion_tokens or usage.output_tokens
+    details = usage.prompt_tokens_details or usage.input_tokens_details or _Details(cached)
+    return Usage(prompt, completion, usage.total_tokens or prompt + completion, details.cached_tokens or 0)
 
 
 def whole(status: int, body: bytes) -> Final:

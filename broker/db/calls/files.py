@@ -65,10 +65,10 @@ class FileOrphans(Call[list[str]]):
 
 
 class PageOfIds(Call[list[str]]):
-    """List ids of files or batches by creation, and by id if that is equal.
+    """List ids of files, batches or webhooks by creation, and by id if that is equal.
 
     Attributes:
-        room: ``files`` or ``batches``.
+        room: ``files``, ``batches`` or ``webhooks``.
         purpose: only files of this purpose.
         after: only those that follow this id.
         made_ms: when ``after`` was created, if it has no record.

@@ -167,6 +167,7 @@ class Finish(Call[bool]):
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
         device_us: microseconds of device that the attempt took; None: not known.
+        incomplete: its answer is a response that reached a limit.
     """
 
     flags = WRITES
@@ -183,6 +184,7 @@ class Finish(Call[bool]):
     completion: int | None = None
     error: str | None = None
     device_us: int | None = None
+    incomplete: bool | None = None
 
 
 class Release(Call[str | None]):

@@ -50,3 +50,55 @@ def test_an_answer_that_is_json_stays_as_it_is(answer: bytes) -> None:
     line = b"".join(Response(200, answer, "q").line("r", "a", "q"))
     assert len(line.splitlines()) == 1
     assert json.loads(line)["response"]["body"] == json.loads(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"detail": "the pump is off"}, "the pump is off"),
+        (
+            {"detail": [{"loc": ["body", "top_n"], "msg": "not a number", "type": "int"}]},
+            "body.top_n: not a number",
+        ),
+        ({"error": "model 'm' is too large"}, "model 'm' is too large"),
+        ({"message": "slow down", "type": "x"}, "slow down"),
+        ({"error": {"code": 7}}, '{"error":{"code":7}}'),
+        ("out of order", "out of order"),
+        (None, "null"),
+    ],
+)
+@pytest.mark.parametrize("status", [400, 422, 429, 500, 503])
+def test_an_error_in_another_shape_keeps_its_words(answer: object, words: str, status: int) -> None:
+    told, body = json_or_failure(status, json.dumps(answer, separators=(",", ":")).encode())
+    error = json.loads(body)["error"]
+    assert (told, error["message"]) == (status, words)
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize(
+    "answer",
+    [b'{"detail":"Not Found"}', b"<html>404</html>", b"{}", b'{"error":{"message":"Not Found","code":404}}'],
+)
+def test_a_path_that_an_engine_does_not_have_is_unsupported(status: int, answer: bytes) -> None:
+    told, body = json_or_failure(status, answer)
+    error = json.loads(body)["error"]
+    assert (told, error["code"], error["type"]) == (400, "unsupported", "invalid_request_error")
+    assert "does not serve this endpoint" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"error": {"message": "The model `m` does not exist.", "code": 404}}',
+        b'{"type": "error", "error": {"type": "not_found_error", "message": "no model m"}}',
+    ],
+)
+def test_an_error_that_clients_can_read_stays_as_it_is(answer: bytes) -> None:
+    assert json_or_failure(404, answer) == (404, answer)
+
+
+def test_an_error_that_nests_deeply_is_told() -> None:
+    deep = b'{"detail":' * 900 + b"1" + b"}" * 900
+    status, body = json_or_failure(500, deep)
+    assert (status, json.loads(body)["error"]["code"]) == (500, "engine_error")

@@ -38,3 +38,20 @@ def test_rows_make_sense(code: FailureCode) -> None:
 )
 def test_code_for_status(status: int, message: str, code: FailureCode) -> None:
     assert code_for_status(status, message) is code
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "found"),
+    [
+        (400, "context_length_exceeded", FailureCode.CONTEXT_LENGTH_EXCEEDED),
+        (400, "unsupported", FailureCode.UNSUPPORTED),
+        (404, "model_not_found", FailureCode.MODEL_NOT_FOUND),
+        (400, "internal_error", FailureCode.INVALID_REQUEST),
+        (400, 400, FailureCode.INVALID_REQUEST),
+        (500, "unsupported", FailureCode.ENGINE_ERROR),
+    ],
+)
+def test_an_engines_own_code_counts_where_it_is_one_of_openais(
+    status: int, code: object, found: FailureCode
+) -> None:
+    assert code_for_status(status, "", code) is found

@@ -13,11 +13,12 @@ import aiohttp
 import msgspec
 import structlog
 
-from jobs.endpoints import CHAT, STREAMING
+from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.facts import EnginePriority, EngineStats
 from jobs.floats import read_float
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
+from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
 from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_priority, learn_field
 from workers.engines.priority import report_priority, with_priority
@@ -200,8 +201,10 @@ class OpenAIEngine:
             def stopped() -> bool:
                 return request.id not in self._streams
 
-            parts, chat = self._parts(response, stopped), request.endpoint == CHAT
-            return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
+            parts, path = self._parts(response, stopped), request.endpoint
+            if ENDPOINTS[path].streams == "events":
+                return await relay_events(parts, emit, path, stopped=stopped)
+            return await relay(parts, emit, chat=path == CHAT, hide_usage=hide_usage, stopped=stopped)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -275,10 +278,10 @@ class OpenAIEngine:
 def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
     """Return the body to send, and whether the usage chunk must be kept from the client.
 
-    Usage is always asked for with a stream: it must be exact, and only the server knows it.
+    Usage is always asked for with a stream of chunks: it must be exact, and only the server knows it. Events end with it.
     """
-    raw = request.body
-    stream = request.stream and request.endpoint in STREAMING
+    raw, form = request.body, ENDPOINTS[request.endpoint].streams
+    stream = request.stream and form is not None
     if not stream and b'"stream' not in raw:
         return raw, False
     try:
@@ -292,6 +295,8 @@ def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
             body.pop("stream_options", None)
         return _encode(body), False
     body["stream"] = True
+    if form == "events":
+        return _encode(body), False
     options = body.get("stream_options")
     asked = isinstance(options, dict) and bool(options.get("include_usage"))
     if not asked and (options is None or isinstance(options, dict)):

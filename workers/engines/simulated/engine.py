@@ -13,14 +13,13 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
-from jobs.stream_chunks import Text
 from monitoring import failpoints
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated import shapes
+from workers.engines.simulated import event_shapes, shapes
 from workers.engines.simulated.journal import Journal
 from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
 
@@ -173,7 +172,7 @@ class SimulatedEngine:
 
     async def _complete(self, request: EngineRequest, body: Body, emit: Emit, stop: asyncio.Event) -> Final:
         settings = self._settings
-        endpoint, chat = request.endpoint, request.endpoint == CHAT
+        endpoint = request.endpoint
         asked, prompt = body.asked(endpoint), body.prompt_of(endpoint)
         count = settings.tokens if asked is None else asked
         prompt_tokens, limit = token_count(prompt), settings.max_model_len
@@ -184,25 +183,26 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        ident = ENDPOINTS[endpoint].response_id.format(request.id)
-        created = int(time.time())
         words = self._words(prompt, count)
-        if request.stream and endpoint != RESPONSES:
-            with_usage = body.stream_options is not None and body.stream_options.include_usage
-            shape = shapes.StreamShape(ident, created, settings.model, chat=chat)
-            said = await self._stream(emit, words, shape, stop, prompt_tokens if with_usage else None)
+        shape = self._shape(request, body, prompt_tokens)
+        if request.stream:
+            said = await self._stream(emit, words, shape, stop, prompt_tokens)
         else:
             said = await self._generate(count, stop)
         usage = Usage(prompt_tokens, said, prompt_tokens + said)
         reason = "abort" if stop.is_set() else "length"
-        text = "".join(words[:said])
-        if endpoint == RESPONSES:
-            answer = shapes.response(
-                request.id, created, settings.model, text, usage, msgspec.json.decode(request.body)
-            )
-            return Final(200, answer, usage)
-        whole = shapes.whole(ident, created, settings.model, text, usage, reason, chat=chat)
-        return Final(200, whole, usage)
+        return Final(200, shape.whole("".join(words[:said]), usage, reason), usage)
+
+    def _shape(self, request: EngineRequest, body: Body, prompt_tokens: int) -> shapes.Shape:
+        model, created = self._settings.model, int(time.time())
+        ident = ENDPOINTS[request.endpoint].response_id.format(request.id)
+        if request.endpoint == RESPONSES:
+            return event_shapes.Response(request.id, created, model, msgspec.json.decode(request.body))
+        if request.endpoint == MESSAGES:
+            return event_shapes.Message(ident, model, prompt_tokens)
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        chat = request.endpoint == CHAT
+        return shapes.Chunks(ident, created, model, chat=chat, with_usage=with_usage)
 
     def _fault(self, request_id: str, kind: str) -> Final | None:
         if kind == "die":
@@ -245,11 +245,11 @@ class SimulatedEngine:
         self,
         emit: Emit,
         words: list[str],
-        shape: shapes.StreamShape,
+        shape: shapes.Shape,
         stop: asyncio.Event,
-        prompt_tokens: int | None,
+        prompt_tokens: int,
     ) -> int:
-        """Emit the words; return how many. ``prompt_tokens``: for the usage chunk; None: there is none."""
+        """Emit the words; return how many."""
         settings = self._settings
         if await _pause(settings.ttft_s, stop):
             return 0
@@ -257,14 +257,12 @@ class SimulatedEngine:
         for place, word in enumerate(words[:-1]):
             if place and await _pause(settings.inter_token_s, stop):
                 return place
-            emit(Text(word))
+            emit(shape.text(word))
             self._generated += 1
         if len(words) > 1 and await _pause(settings.inter_token_s, stop):
             return len(words) - 1
-        usage = None
-        if prompt_tokens is not None:
-            usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
-        emit(shape.tail(words[-1], usage))
+        usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
+        emit(shape.tail(words, usage))
         self._generated += 1
         return len(words)
 
