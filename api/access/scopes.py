@@ -44,6 +44,7 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("GET", "/v1/jobs/{job_id}"): _READ,
     ("PATCH", "/v1/jobs/{job_id}"): _WRITE,
     ("GET", "/v1/jobs/{job_id}/events"): _READ,
+    ("GET", "/v1/jobs/{job_id}/stream"): _READ,
     ("GET", "/v1/jobs/{job_id}/result"): _READ,
     ("POST", "/v1/jobs/{job_id}/cancel"): _WRITE,
     ("POST", "/v1/jobs/{job_id}/retry"): _WRITE,

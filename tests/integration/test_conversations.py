@@ -56,7 +56,7 @@ async def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.Async
 
 async def test_items_have_stable_ids_and_come_in_pages(sdk: openai.AsyncOpenAI) -> None:
     made = await sdk.conversations.create()
-    added = []
+    added: list[Any] = []
     for n in range(3):
         got = await sdk.conversations.items.create(
             made.id,
@@ -74,8 +74,7 @@ async def test_items_have_stable_ids_and_come_in_pages(sdk: openai.AsyncOpenAI) 
     assert oldest == added
     newest = [item async for item in sdk.conversations.items.list(made.id, limit=4)]
     assert newest == added[::-1]
-    first = added[0]
-    assert await sdk.conversations.items.retrieve(first.id, conversation_id=made.id) == first
+    assert await sdk.conversations.items.retrieve(added[0].id, conversation_id=made.id) == added[0]
 
 
 async def test_an_item_that_is_deleted_is_gone(sdk: openai.AsyncOpenAI) -> None:
@@ -211,7 +210,7 @@ async def test_a_use_keeps_the_conversation_and_its_last_response(
     await store.accept(job)
     await puppet.succeed(await puppet.take())
 
-    async def left() -> tuple[int, float]:
+    async def left() -> tuple[int, Any]:
         ended = await store.client.zscore(keys("ended", "succeeded"), job.id)
         return await store.client.pttl(keys("conversation", made.id)), ended
 

@@ -44,7 +44,7 @@ ROOMS = {
         "openai": FACE,
         "responses": FACE | {"openai"},
         "conversations": FACE | {"responses"},
-        "jobs": FACE | {"responses"},
+        "jobs": FACE | {"openai", "responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,

@@ -33,6 +33,7 @@ NO_REFERENCES = {
     "GET /v1/jobs after",  # a cursor that names no job
     "GET /v1/dead after",
     "GET /v1/jobs/{job_id}/events after",  # a place in the job's own log
+    "GET /v1/jobs/{job_id}/stream starting_after",
     "GET /v1/conversations/{conversation_id}/items after",  # an item of the conversation
     "GET /v1/batches/{batch_id}/results after",  # a row of the batch
     "POST /v1/files expires_after[anchor]",
