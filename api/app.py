@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
-from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.access.scopes import needs_key, require_scopes
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
@@ -113,7 +113,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(ConversationRequest, ConversationChange, ItemsRequest),
             workers.DrainRequest,
         ],
-        keyless=KEYLESS_PATHS,
+        needs_key=needs_key,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)
@@ -125,7 +125,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
-    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health", "/metrics")))
+    counted = sorted(
+        path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))
+    )
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app

@@ -206,6 +206,15 @@ EVENTS = {
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",
+    "webhook_delivered": "A receiver has taken an event.",
+    "webhook_delivery_failed": "The delivery to an endpoint failed because of a bug in Penstock; the line has "
+    "the traceback. It rests for 30 seconds.",
+    "webhook_disabled": "An endpoint gets no more events: each try of the last days failed, or its receiver "
+    "answered 410. What it has not got is kept.",
+    "webhook_failed": "A try to deliver an event failed; it is tried again after `wait_s` seconds.",
+    "webhook_given_up": "An event was tried for a day and is a dead letter now.",
+    "webhook_waits_for_redis": "An event was sent, but that could not be noted, as Redis is unreachable; it is "
+    "retried.",
     "worker_ended": "The worker ends with status 1, for this reason.",
     "worker_ready": "The worker takes jobs.",
 }

@@ -107,7 +107,7 @@ async def admit(
         affinity=services.store.sealer.blind(affinity),
         coalesce=services.store.sealer.blind(coalesced),
         placement=placement,
-        prompt_tokens=given_tokens(request) if counted is None else counted,
+        prompt_tokens=given_tokens(endpoint, request, len(body)) if counted is None else counted,
         max_tokens=most_tokens(endpoint, request),
         answers=answers_of(request),
         keep_ms=keep_ms,

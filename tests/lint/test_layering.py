@@ -73,7 +73,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
-    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),

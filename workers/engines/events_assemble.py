@@ -87,7 +87,8 @@ class EventAssembler(Protocol):
 
 def assembler_for(path: str) -> EventAssembler:
     """Return what collects the events of an endpoint that streams events."""
-    return {RESPONSES: ResponseEvents, MESSAGES: MessageEvents}[path]()
+    kinds: dict[str, Callable[[], EventAssembler]] = {RESPONSES: ResponseEvents, MESSAGES: MessageEvents}
+    return kinds[path]()
 
 
 def ended_early(answer: bytes) -> bytes:
