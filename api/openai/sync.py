@@ -71,7 +71,9 @@ def no_start(spec: JobSpec, wait_ms: float | None) -> ApiError:
 def resource_unavailable(wait_ms: float | None) -> ApiError:
     """Make OpenAI's 429 for a call of the tier ``flex`` while there is too much other work."""
     wait_s = retry_after(wait_ms)
-    message = f"Resource unavailable: too many jobs wait before this call; retry in {wait_s} s, or in another tier"
+    message = (
+        f"Resource unavailable: too many jobs wait before this call; retry in {wait_s} s, or in another tier"
+    )
     return ApiError(429, message, "resource_unavailable", type_=RATE_LIMIT, retry_after_s=wait_s)
 
 
