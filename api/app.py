@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
-from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.access.scopes import needs_key, require_scopes
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
@@ -22,6 +22,8 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.conversations import routes as conversations
+from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
 from api.http import handlers
 from api.http.asgi import UNMATCHED
@@ -39,6 +41,10 @@ from api.operations import docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
+from api.webhooks import deliveries as webhook_deliveries
+from api.webhooks import rotation as webhook_secrets
+from api.webhooks import routes as webhooks
+from api.webhooks.schema import SecretRotation, WebhookChange, WebhookRequest
 from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
@@ -56,6 +62,10 @@ TAGS = [
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
     {
+        "name": "webhooks",
+        "description": "Endpoints that are told when jobs, batches and responses end, by signed requests.",
+    },
+    {
         "name": "admin",
         "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
     },
@@ -64,9 +74,10 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, responses, openai_models),
+    "openai": (openai, responses, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
     "admin": (admin_keys, admin_tenants, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
@@ -109,9 +120,11 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
+            *(ConversationRequest, ConversationChange, ItemsRequest),
             workers.DrainRequest,
+            *(WebhookRequest, WebhookChange, SecretRotation),
         ],
-        keyless=KEYLESS_PATHS,
+        needs_key=needs_key,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)
@@ -123,7 +136,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
-    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health", "/metrics")))
+    counted = sorted(
+        path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))
+    )
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app

@@ -13,11 +13,12 @@ from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.event_frames import ResponseStream
 from api.openai.frames import OpenAIStream
+from api.openai.message_frames import MessageStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
-from jobs.endpoints import RESPONSES
+from jobs.endpoints import MESSAGES, RESPONSES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from monitoring import failpoints
@@ -74,10 +75,12 @@ async def answer_stream(
     return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
 
 
-def _frames_for(spec: JobSpec) -> OpenAIStream | ResponseStream:
+def _frames_for(spec: JobSpec) -> OpenAIStream | ResponseStream | MessageStream:
     """Return what renders a job's stream, in the form of its endpoint."""
     if spec.endpoint == RESPONSES:
         return ResponseStream(spec.id, spec.shown)
+    if spec.endpoint == MESSAGES:
+        return MessageStream(spec.id)
     return OpenAIStream(spec.id, spec.shown)
 
 

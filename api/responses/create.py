@@ -12,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import Terms, admit
+from api.admission.tiers import Tier, tier_of
+from api.admission.webhook_url import asked_webhook
 from api.http.asgi import reply
 from api.http.bodies import Body
 from api.http.body import parse_object
@@ -46,6 +48,7 @@ class CreateResponse(OpenAICall):
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
         services, tenant = self._services, tenant_of(scope)
         request = await services.bodies.run(len(body.data), parse_object, body.data)
+        tier = await tier_of(services, tenant, request)
         asked = await prepare(services, request, body.data, tenant)
         body.data = asked.body
         spec = await admit(
@@ -53,22 +56,29 @@ class CreateResponse(OpenAICall):
             self._path,
             asked.request,
             asked.body,
-            lane=_lane(asked),
+            lane=_lane_in_background(tier) if asked.background else tier.lane,
             live=not asked.background,
             coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,
-            **self._terms(scope, asked),
+            **(await self._terms(scope, asked, tier)),
         )
         if asked.background and not spec.stream:
             spec = replace(spec, sink=None)  # nobody waits for its events here
         return asked.named(spec)
 
-    def _terms(self, scope: Scope, asked: Prepared) -> Terms:
+    async def _terms(self, scope: Scope, asked: Prepared, tier: Tier) -> Terms:
         """Return who asks and what bounds the job: a caller waits only so long, a background response has no limit."""
         caller = identity_of(scope)
-        terms: Terms = {"tenant": caller.tenant, "key": caller.key, "sink": self._services.process}
+        terms: Terms = {
+            "tenant": caller.tenant,
+            "key": caller.key,
+            "sink": self._services.process,
+            "shown": tier.shown,
+        }
         if asked.background:
-            return {**terms, "owner": caller.owner, "idempotency_key": idempotency_key(scope)}
+            webhook = await asked_webhook(self._services, scope, caller.tenant)
+            key = idempotency_key(scope)
+            return {**terms, "owner": caller.owner, "idempotency_key": key, "webhook": webhook}
         return {**terms, "expires_in_ms": self._life_ms, "queue_timeout_ms": self._queue_ms}
 
     async def _answer(
@@ -117,9 +127,11 @@ class CreateResponse(OpenAICall):
         return _nothing
 
 
-def _lane(asked: Prepared) -> Lane:
-    """Return the lane of a response: nobody waits for one in the background."""
-    return Lane.NORMAL if asked.background else Lane.REALTIME
+def _lane_in_background(tier: Tier) -> Lane:
+    """Return the lane of a response that nobody waits for: one below that of a call of the same tier."""
+    if tier.lane is not Lane.REALTIME:
+        return tier.lane
+    return Lane.HIGH if tier.shown.get("service_tier") == "priority" else Lane.NORMAL
 
 
 async def _nothing() -> None:

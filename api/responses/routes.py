@@ -20,6 +20,7 @@ from api.http.openapi import body_docs, error_docs, parameter
 from api.http.pages import Limit, list_view
 from api.http.waiting import wait_for_end
 from api.middleware.trace import asked_by
+from api.responses.conversation import leave_conversations
 from api.responses.create import CreateResponse
 from api.responses.history import input_items_of
 from api.responses.stream import Reader, frames_for
@@ -112,7 +113,9 @@ def register(router: APIRouter, services: Services) -> None:
     async def delete_response(response_id: str, request: Request) -> Response:
         """Its record is gone at once. One that runs must be cancelled first."""
         owner, job_id = owner_of(request.scope), checked_job_id(response_id)
-        await found_response(services, response_id, owner)
+        job, _ = await found_response(services, response_id, owner)
+        if job.state.terminal and "conversation" in job.shown:
+            await leave_conversations(services, job_id, job.shown["conversation"]["id"], job.tenant)
         state = await services.store.forget(job_id, owner=owner, by=actor_of(request.scope))
         if state is None:
             raise response_not_found(response_id)

@@ -16,14 +16,13 @@ from typing import Final
 from broker.db.keys import Keys
 
 JOBS: Final = (
-    "schema job log jobs jobs_of ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
+    "schema job log jobs jobs_of objects storage files_announced files_trash"
+    " ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
     " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
     " bell bulk_bell own_bell"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders"
-FILES: Final = (
-    "file files files_of files_of_purpose files_by_purpose files_expiry files_announced files_trash file_was"
-)
+FILES: Final = "file files files_of files_of_purpose files_by_purpose files_expiry file_was"
 BATCHES: Final = (
     "batch batch_open batch_done batch_lease batches batches_of batches_active batches_parts batches_retire"
 )
@@ -100,7 +99,7 @@ ROLES: Final[Mapping[str, Role]] = {
             f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
             " tasks task worker_jobs worker_orders"
         ),
-        reads="leases worker models coordinators",
+        reads="leases worker models served coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
         extra=(("zadd zrem", "leases"), ("del", "worker worker_orders")),
@@ -109,7 +108,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "worker": Role(
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
-        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models",
+        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models served",
         reads=f"file files tenants tenant {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
@@ -119,7 +118,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
         writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
-        reads="tenants tenant leases worker worker_jobs models",
+        reads="tenants tenant leases worker worker_jobs models served",
         channels=CHANNELS,
         prepares=True,
     ),

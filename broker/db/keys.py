@@ -11,6 +11,8 @@ key                               type     holds                                
 ``ns:jobs``                       zset     every job by creation time      (entries leave with their records)
 ``ns:ended:<state>``              zset     ended jobs by the time of their end                          (same)
 ``ns:dead``                       zset     jobs that failed or expired and were not retried, by their end   (same)
+``ns:objects``                    hash     job -> keys of its bodies in the storage     (until its record goes)
+``ns:storage``                    string   name of the object by which processes know their storage     (for good)
 ``ns:deadlines``                  zset     unfinished jobs with a deadline, by deadline            (until the end)
 ``ns:delayed``                    zset     queued jobs that wait for their next attempt, by its time     (until then)
 ``ns:coalesce:<tenant>:<sum>``    string   the unfinished job that runs this request             (until it ends)
@@ -42,6 +44,7 @@ key                               type     holds                                
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
+``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
 ``ns:files``                      zset     every file's id, by creation time                             (same)
 ``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
@@ -107,6 +110,8 @@ _TEMPLATES = {
     "jobs": "{ns}:jobs",
     "ended": "{ns}:ended:@1",
     "dead": "{ns}:dead",
+    "objects": "{ns}:objects",
+    "storage": "{ns}:storage",
     "deadlines": "{ns}:deadlines",
     "delayed": "{ns}:delayed",
     "coalesce": "{ns}:coalesce:@1:@2",
@@ -138,6 +143,7 @@ _TEMPLATES = {
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
     "models": "{ns}:models",
+    "served": "{ns}:served",
     "file": "{ns}:file:@1",
     "files": "{ns}:files",
     "files_by_purpose": "{ns}:files:purpose:@1",

@@ -75,7 +75,7 @@ def vllm_process(vllm_settings: VllmSettings, tmp_path_factory: pytest.TempPathF
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
     """An ``openai`` engine over vLLM's own HTTP app."""
-    endpoints = ("/v1/chat/completions", "/v1/completions")
+    endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
     engine = make_engine(OpenAISettings(vllm_frontend, endpoints=endpoints))
     await engine.start()
     yield engine
@@ -85,7 +85,7 @@ async def openai_engine(vllm_frontend: str) -> AsyncIterator[Engine]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def openai_process_engine(vllm_process: str) -> AsyncIterator[Engine]:
     """An ``openai`` engine over vLLM's own server."""
-    endpoints = ("/v1/chat/completions", "/v1/completions")
+    endpoints = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
     engine = make_engine(OpenAISettings(vllm_process, endpoints=endpoints))
     await engine.start()
     yield engine

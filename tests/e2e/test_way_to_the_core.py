@@ -39,7 +39,7 @@ async def test_a_call_passes_a_burst_of_bulk(
         return await add(request_id, *args, **kwargs)
 
     monkeypatch.setattr(llm, "add_request", add_request)
-    held = [renderer.submit(go.wait, 20) for _ in range(renderer._max_workers)]
+    held = [renderer.submit(go.wait, 120) for _ in range(renderer._max_workers)]
     try:
         await eventually(lambda: all(one.running() for one in held))
         bulk = [start(paced_engine, f"bulk-{n}", BULK) for n in range(8)]

@@ -458,7 +458,6 @@ async def test_what_does_not_exist_is_said_in_openais_words(
         ({"background": True, "store": False}, "background", "when store is true"),
         ({"background": "perhaps"}, "background", "bool"),
         ({"previous_response_id": 7}, "previous_response_id", "string"),
-        ({"conversation": "conv_1"}, "conversation", "not supported"),
         ({"tools": [{"type": "web_search"}]}, "tools", "'web_search' is not there"),
         ({"tools": [{"type": "mcp", "server_label": "x"}]}, "tools", "'mcp' is not there"),
         ({"input": None}, "input", "required"),

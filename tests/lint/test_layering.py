@@ -43,12 +43,16 @@ ROOMS = {
         "admission": {TOP, "http"},
         "openai": FACE,
         "responses": FACE | {"openai"},
-        "jobs": FACE | {"responses"},
+        "conversations": FACE | {"responses"},
+        "jobs": FACE | {"openai", "responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
+        "webhooks": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "responses", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE
+        | {"connections", "openai", "responses", "conversations", "webhooks"}
+        | {"jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),
@@ -70,7 +74,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
-    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),

@@ -43,9 +43,9 @@ class EngineRequest:
 
     Attributes:
         id: the job's id. The response's ``id`` ends in it (``chatcmpl-<id>``).
-        endpoint: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/embeddings`` or, never streamed, ``/v1/responses``.
+        endpoint: one of :data:`jobs.endpoints.ENDPOINTS`.
         body: the client's raw JSON body. Its own ``stream`` field is overruled by ``stream``.
-        stream: chunks are wanted.
+        stream: chunks are wanted. No effect if the endpoint does not stream.
         priority: smaller runs sooner. It replaces a ``priority`` of the body.
         attempt: which run of this job it is, from 1.
         trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty if there is none.
@@ -156,6 +156,8 @@ class Engine(Protocol):
         With ``request.stream`` the chunks go to ``emit``, in order, before this returns: either one :class:`Head`
         first and then ``Text`` deltas and closing ``Frames``, or ``Frames`` alone. Rendered, they are what the
         engine's own server would have streamed as ``data:`` lines, without ``[DONE]``. Without it ``emit`` is not called.
+        Streams of the form ``events`` are ``Frames`` alone, each the JSON of an event. After :meth:`abort` no event comes
+        that closes the answer.
 
         To abort at once, cancel the awaiting task: the engine frees what the request held, then ``CancelledError`` goes on.
         To keep the output so far, call :meth:`abort` first.

@@ -117,7 +117,7 @@ async def test_responses() -> None:
 
     async def respond(**body: object) -> Response:
         raw = json.dumps(body).encode()
-        final = await engine.run(EngineRequest("r_1", "/v1/responses", raw, stream=True), no_chunk)
+        final = await engine.run(EngineRequest("r_1", "/v1/responses", raw), no_chunk)
         answer = Response.model_validate_json(final.body)
         assert (final.usage.prompt_tokens, final.usage.completion_tokens) == (
             answer.usage.input_tokens,

@@ -13,11 +13,12 @@ import aiohttp
 import msgspec
 import structlog
 
-from jobs.endpoints import CHAT, STREAMING
+from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.facts import EnginePriority, EngineStats
 from jobs.floats import read_float
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import count_prompts, read_count
+from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
 from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_priority, learn_field
 from workers.engines.priority import report_priority, with_priority
@@ -182,7 +183,8 @@ class OpenAIEngine:
         body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         # Leaving the block early closes the connection, by which the server knows to abort.
-        async with self._client().post(self._base + request.endpoint, data=body, headers=headers) as response:
+        url = self._base + ENDPOINTS[request.endpoint].served_at
+        async with self._client().post(url, data=body, headers=headers) as response:
             self._heard_s = time.monotonic()
             status = response.status
             streamed = response.content_type == "text/event-stream"
@@ -200,8 +202,10 @@ class OpenAIEngine:
             def stopped() -> bool:
                 return request.id not in self._streams
 
-            parts, chat = self._parts(response, stopped), request.endpoint == CHAT
-            return await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
+            parts, path = self._parts(response, stopped), request.endpoint
+            if ENDPOINTS[path].streams == "events":
+                return await relay_events(parts, emit, path, stopped=stopped)
+            return await relay(parts, emit, chat=path == CHAT, hide_usage=hide_usage, stopped=stopped)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
@@ -231,10 +235,10 @@ class OpenAIEngine:
         with self._reaching():
             return await count_prompts(self._tokenize, endpoint, body)
 
-    async def _tokenize(self, question: dict[str, Any]) -> int | None:
+    async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
         async with (
             asyncio.timeout(self._settings.start_timeout_s),
-            self._client().post(self._base + "/tokenize", data=_encode(question)) as response,
+            self._client().post(self._base + path, data=_encode(question)) as response,
         ):
             return read_count(response.status, await response.read())
 
@@ -275,10 +279,10 @@ class OpenAIEngine:
 def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
     """Return the body to send, and whether the usage chunk must be kept from the client.
 
-    Usage is always asked for with a stream: it must be exact, and only the server knows it.
+    Usage is always asked for with a stream of chunks: it must be exact, and only the server knows it. Events end with it.
     """
-    raw = request.body
-    stream = request.stream and request.endpoint in STREAMING
+    raw, form = request.body, ENDPOINTS[request.endpoint].streams
+    stream = request.stream and form is not None
     if not stream and b'"stream' not in raw:
         return raw, False
     try:
@@ -292,6 +296,8 @@ def _prepare(request: EngineRequest) -> tuple[bytes, bool]:
             body.pop("stream_options", None)
         return _encode(body), False
     body["stream"] = True
+    if form == "events":
+        return _encode(body), False
     options = body.get("stream_options")
     asked = isinstance(options, dict) and bool(options.get("include_usage"))
     if not asked and (options is None or isinstance(options, dict)):

@@ -7,21 +7,20 @@ import contextlib
 import hashlib
 import heapq
 import itertools
-import struct
 import time
 from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.endpoints import CHAT, CLASSIFY, EMBEDDINGS, ENDPOINTS, MESSAGES, POOLING, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
-from jobs.stream_chunks import Text
 from monitoring import failpoints
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated import shapes
+from workers.engines.simulated import event_shapes, shapes
 from workers.engines.simulated.journal import Journal
+from workers.engines.simulated.pooled import Pooled, RefusedError
 from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
 
 _TEXT = """
@@ -31,6 +30,8 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
+
+_POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
 _DEAD = "the engine is stopped"
 _DIED = "a simulated death"
@@ -57,6 +58,7 @@ class SimulatedEngine:
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._failed: set[str] = set()
+        self._pooled = Pooled(settings)
         self._journal = Journal(settings.journal_path)
         self._alive = False
         self._hung_s: float | None = None
@@ -167,13 +169,13 @@ class SimulatedEngine:
             return fault
         if body.model is not None and body.model != self._settings.model:
             return _refuse(404, f"The model `{body.model}` does not exist.", "NotFoundError", "model")
-        if request.endpoint == EMBEDDINGS:
-            return await self._embed(body)
+        if self._pooled.answers(request.endpoint):
+            return await self._pool(request)
         return await self._complete(request, body, emit, stop)
 
     async def _complete(self, request: EngineRequest, body: Body, emit: Emit, stop: asyncio.Event) -> Final:
         settings = self._settings
-        endpoint, chat = request.endpoint, request.endpoint == CHAT
+        endpoint = request.endpoint
         asked, prompt = body.asked(endpoint), body.prompt_of(endpoint)
         count = settings.tokens if asked is None else asked
         prompt_tokens, limit = token_count(prompt), settings.max_model_len
@@ -184,25 +186,26 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        ident = ENDPOINTS[endpoint].response_id.format(request.id)
-        created = int(time.time())
         words = self._words(prompt, count)
-        if request.stream and endpoint != RESPONSES:
-            with_usage = body.stream_options is not None and body.stream_options.include_usage
-            shape = shapes.StreamShape(ident, created, settings.model, chat=chat)
-            said = await self._stream(emit, words, shape, stop, prompt_tokens if with_usage else None)
+        shape = self._shape(request, body, prompt_tokens)
+        if request.stream:
+            said = await self._stream(emit, words, shape, stop, prompt_tokens)
         else:
             said = await self._generate(count, stop)
         usage = Usage(prompt_tokens, said, prompt_tokens + said)
         reason = "abort" if stop.is_set() else "length"
-        text = "".join(words[:said])
-        if endpoint == RESPONSES:
-            answer = shapes.response(
-                request.id, created, settings.model, text, usage, msgspec.json.decode(request.body)
-            )
-            return Final(200, answer, usage)
-        whole = shapes.whole(ident, created, settings.model, text, usage, reason, chat=chat)
-        return Final(200, whole, usage)
+        return Final(200, shape.whole("".join(words[:said]), usage, reason), usage)
+
+    def _shape(self, request: EngineRequest, body: Body, prompt_tokens: int) -> shapes.Shape:
+        model, created = self._settings.model, int(time.time())
+        ident = ENDPOINTS[request.endpoint].response_id.format(request.id)
+        if request.endpoint == RESPONSES:
+            return event_shapes.Response(request.id, created, model, msgspec.json.decode(request.body))
+        if request.endpoint == MESSAGES:
+            return event_shapes.Message(ident, model, prompt_tokens)
+        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        chat = request.endpoint == CHAT
+        return shapes.Chunks(ident, created, model, chat=chat, with_usage=with_usage)
 
     def _fault(self, request_id: str, kind: str) -> Final | None:
         if kind == "die":
@@ -245,11 +248,11 @@ class SimulatedEngine:
         self,
         emit: Emit,
         words: list[str],
-        shape: shapes.StreamShape,
+        shape: shapes.Shape,
         stop: asyncio.Event,
-        prompt_tokens: int | None,
+        prompt_tokens: int,
     ) -> int:
-        """Emit the words; return how many. ``prompt_tokens``: for the usage chunk; None: there is none."""
+        """Emit the words; return how many."""
         settings = self._settings
         if await _pause(settings.ttft_s, stop):
             return 0
@@ -257,48 +260,32 @@ class SimulatedEngine:
         for place, word in enumerate(words[:-1]):
             if place and await _pause(settings.inter_token_s, stop):
                 return place
-            emit(Text(word))
+            emit(shape.text(word))
             self._generated += 1
         if len(words) > 1 and await _pause(settings.inter_token_s, stop):
             return len(words) - 1
-        usage = None
-        if prompt_tokens is not None:
-            usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
-        emit(shape.tail(words[-1], usage))
+        usage = Usage(prompt_tokens, len(words), prompt_tokens + len(words))
+        emit(shape.tail(words, usage))
         self._generated += 1
         return len(words)
 
-    async def _embed(self, body: Body) -> Final:
-        given = msgspec.json.decode(body.input) if body.input else None
-        if not isinstance(given, str | list) or not given:
-            return _refuse(400, "input must be a string or a list that is not empty")
+    async def _pool(self, request: EngineRequest) -> Final:
         if self._settings.ttft_s:
             await asyncio.sleep(self._settings.ttft_s)
-        items = inputs_of(given)
-        counts = [token_count(_encode(item)) for item in items]
-        if max(counts) > self._settings.max_model_len:
-            return _refuse(
-                400, f"This model's maximum context length is {self._settings.max_model_len} tokens."
-            )
-        model, vectors = self._settings.model, [self._vector(_encode(item)) for item in items]
-        tokens = sum(counts)
-        body64 = body.encoding_format == "base64"
-        return Final(200, shapes.embeddings(model, vectors, tokens, base64=body64), Usage(tokens, 0, tokens))
-
-    def _vector(self, item: bytes) -> list[float]:
-        """Return a unit vector that depends on the input and the seed only."""
-        dim = self._settings.embedding_dim
-        raw = hashlib.shake_128(item + b"%d" % self._settings.seed).digest(2 * dim)
-        values = [number / 32768.0 for number in struct.unpack(f"<{dim}h", raw)]
-        length = sum(value * value for value in values) ** 0.5 or 1.0
-        return [value / length for value in values]
+        try:
+            answer, usage = self._pooled.answer(request.endpoint, request.id, request.body)
+        except (RefusedError, msgspec.DecodeError) as error:
+            return _refuse(400, str(error))
+        return Final(200, answer, usage)
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
         await self.check()
+        if ENDPOINTS[endpoint].pairs or ENDPOINTS[endpoint].tokenizer_only:
+            return None
         try:
             request = read_body(body)
-            if endpoint != EMBEDDINGS:
+            if endpoint not in _POOLED:
                 return token_count(request.prompt_of(endpoint))
             return max(token_count(_encode(item)) for item in inputs_of(msgspec.json.decode(request.input)))
         except (msgspec.DecodeError, ValueError, LookupError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import ENDPOINTS, RESPONSES
+from jobs.endpoints import ENDPOINTS, MESSAGES, RESPONSES
 
 _EMPTY = msgspec.Raw(b"")
 _NOTHING = frozenset({b"", b"null", b"[]"})
@@ -26,12 +26,12 @@ class Body(msgspec.Struct):
     prompt: msgspec.Raw = _EMPTY
     input: msgspec.Raw = _EMPTY
     instructions: msgspec.Raw = _EMPTY
+    system: msgspec.Raw = _EMPTY
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     n: int | None = None
     stream_options: StreamOptions | None = None
-    encoding_format: str = "float"
     simulate: str | None = None
 
     def prompt_of(self, endpoint: str) -> bytes:
@@ -39,7 +39,8 @@ class Body(msgspec.Struct):
         prompt = bytes(getattr(self, ENDPOINTS[endpoint].prompt_fields[0]))
         if prompt in _NOTHING:
             return b""
-        return bytes(self.instructions) + prompt if endpoint == RESPONSES else prompt
+        before = {RESPONSES: self.instructions, MESSAGES: self.system}.get(endpoint, _EMPTY)
+        return bytes(before) + prompt
 
     def asked(self, endpoint: str) -> int | None:
         """Return the limit on output tokens; None: the engine's own."""

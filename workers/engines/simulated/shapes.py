@@ -1,29 +1,47 @@
-"""The bodies and chunks that the simulated engine answers with, in OpenAI's shapes."""
+"""The shapes of the simulated engine's answers: OpenAI's chunks, and embeddings."""
 
 from __future__ import annotations
 
-import base64 as b64
 import json
-import struct
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 from jobs.model import Usage
-from jobs.stream_chunks import Frames, Head
+from jobs.stream_chunks import Chunk, Frames, Head, Text
 
 
-class StreamShape:
-    """The chunks of one simulated stream."""
+class Shape(Protocol):
+    """How one request is answered, streamed or whole."""
 
-    def __init__(self, ident: str, created: int, model: str, *, chat: bool) -> None:
+    def head(self) -> Chunk:
+        """Return what opens the stream."""
+
+    def text(self, word: str) -> Chunk:
+        """Return the chunk of a word."""
+
+    def tail(self, words: Sequence[str], usage: Usage) -> Chunk:
+        """Return what closes the stream of these words. The last one is in it."""
+
+    def whole(self, text: str, usage: Usage, reason: str) -> bytes:
+        """Return the complete answer. ``reason``: ``length``, or ``abort``."""
+
+
+class Chunks:
+    """OpenAI's completions.
+
+    Args:
+        with_usage: the client asked for a chunk with the counts.
+    """
+
+    def __init__(self, ident: str, created: int, model: str, *, chat: bool, with_usage: bool) -> None:
+        self._top = ident, created, model
         kind = "chat.completion.chunk" if chat else "text_completion"
         start = {"id": ident, "object": kind, "created": created, "model": model}
         self._start = json.dumps(start, separators=(",", ":"))[:-1]
-        self._chat = chat
+        self._chat, self._with_usage = chat, with_usage
 
     def head(self) -> Head:
-        """Return the opening chunks."""
+        """See the Protocol."""
         choice = '{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}'
         first = (f'{self._start},"choices":[{choice}]}}',) if self._chat else ()
         open_, close = ('"delta":{"content":', "}") if self._chat else ('"text":', "")
@@ -31,14 +49,28 @@ class StreamShape:
             first, f'{self._start},"choices":[{{"index":0,{open_}', f'{close},"finish_reason":null}}]}}'
         )
 
-    def tail(self, word: str, usage: Usage | None) -> Frames:
-        """Return the closing chunks; ``usage`` None: the client did not ask for it."""
-        text = json.dumps(word)
+    def text(self, word: str) -> Text:
+        """See the Protocol."""
+        return Text(word)
+
+    def tail(self, words: Sequence[str], usage: Usage) -> Frames:
+        """See the Protocol."""
+        text = json.dumps(words[-1])
         part = f'"delta":{{"content":{text}}}' if self._chat else f'"text":{text}'
         frames = [f'{self._start},"choices":[{{"index":0,{part},"finish_reason":"length"}}]}}']
-        if usage is not None:
+        if self._with_usage:
             frames.append(f'{self._start},"choices":[],"usage":{_counts(usage)}}}')
         return Frames(tuple(frames))
+
+    def whole(self, text: str, usage: Usage, reason: str) -> bytes:
+        """See the Protocol."""
+        said, (ident, created, model) = json.dumps(text), self._top
+        part = f'"message":{{"role":"assistant","content":{said}}}' if self._chat else f'"text":{said}'
+        kind = "chat.completion" if self._chat else "text_completion"
+        return (
+            f'{{"id":"{ident}","object":"{kind}","created":{created},"model":{json.dumps(model)},"choices":[{{"index":0,'
+            f'{part},"logprobs":null,"finish_reason":"{reason}"}}],"usage":{_counts(usage)}}}'
+        ).encode()
 
 
 def _counts(usage: Usage) -> str:
@@ -46,97 +78,3 @@ def _counts(usage: Usage) -> str:
         f'{{"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
         f'"total_tokens":{usage.total_tokens}}}'
     )
-
-
-def whole(ident: str, created: int, model: str, text: str, usage: Usage, reason: str, *, chat: bool) -> bytes:
-    """Return the complete response. ``reason``: its ``finish_reason``."""
-    said = json.dumps(text)
-    part = f'"message":{{"role":"assistant","content":{said}}}' if chat else f'"text":{said}'
-    kind = "chat.completion" if chat else "text_completion"
-    return (
-        f'{{"id":"{ident}","object":"{kind}","created":{created},"model":{json.dumps(model)},"choices":[{{"index":0,'
-        f'{part},"logprobs":null,"finish_reason":"{reason}"}}],"usage":{_counts(usage)}}}'
-    ).encode()
-
-
-_REPEATED: dict[str, Any] = {
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "prompt_cache_key": None,
-    "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
-    "temperature": 1.0,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": 0,
-    "top_p": 1.0,
-    "truncation": "disabled",
-    "user": None,
-}
-"""The fields that a response repeats of its request, with OpenAI's defaults."""
-
-
-def response(
-    ident: str, created: int, model: str, text: str, usage: Usage, asked: Mapping[str, Any]
-) -> bytes:
-    """Return the ``response`` object of ``/v1/responses``.
-
-    It is ``incomplete`` where the request bounds its tokens, since the text always goes to that bound.
-
-    Args:
-        ident: the request's; ``id`` ends in it.
-        created: Unix seconds.
-        asked: the request's body.
-    """
-    bounded = asked.get("max_output_tokens") is not None
-    status = "incomplete" if bounded else "completed"
-    said = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    message = {
-        "id": f"msg_{ident}",
-        "type": "message",
-        "status": status,
-        "role": "assistant",
-        "content": [said],
-    }
-    given = {name: asked[name] for name in _REPEATED if asked.get(name) is not None}
-    whole = {
-        "id": f"resp_{ident}",
-        "object": "response",
-        "created_at": created,
-        "completed_at": None if bounded else int(time.time()),
-        "status": status,
-        "background": False,
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if bounded else None,
-        "model": model,
-        "output": [message],
-        "previous_response_id": None,
-        "service_tier": "default",
-        "store": False,
-        **_REPEATED,
-        **given,
-        "usage": {
-            "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-            "output_tokens": usage.completion_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": usage.total_tokens,
-        },
-    }
-    return json.dumps(whole, separators=(",", ":")).encode()
-
-
-def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> bytes:
-    """Return an embeddings response; base64 holds little-endian 32-bit floats, as OpenAI's does."""
-    data = []
-    for index, vector in enumerate(vectors):
-        value: Any = vector
-        if base64:
-            value = b64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": value})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": model, "usage": usage}).encode()

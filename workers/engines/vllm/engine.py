@@ -16,10 +16,12 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, ENDPOINTS, RESPONSES
+from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import context_length, count_prompts, read_count
+from workers.engines.events_assemble import ended_early
+from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
 from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
@@ -35,12 +37,17 @@ from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
+from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
 
-_ENGINE_IDS: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
-"""For each endpoint that streams, the form of the id that vLLM gives its request, from the job's id."""
+_TAPPED: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
+"""For each endpoint with compact streams, the form of the id that vLLM gives its request, from the job's id."""
+
+_SEVERAL = ("cmpl-{}-", "resp_{}_")
+"""How the ids of several requests for one job begin: a completion has one for each prompt, a response one for each turn of
+its tools. Messages are chats for vLLM."""
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -61,6 +68,7 @@ class VllmEngine:
         self._endpoints: dict[str, Endpoint] = {}
         self._shapes: dict[tuple[str, bool], Shapes] = {}
         self._taps: dict[str, Tap] = {}
+        self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
         self._steps = Steps()
         self._report = LaneReport()
@@ -112,10 +120,8 @@ class VllmEngine:
             chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
             await learn(self, COMPLETIONS, self._shapes, compact=compact)
             endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
-            if chat and RESPONSES in self._endpoints:
-                endpoints = (*endpoints, RESPONSES)
-        if "embed" in tasks:
-            endpoints = (*endpoints, EMBEDDINGS)
+            endpoints += served(self._app, BESIDE_CHAT) if chat else ()
+        endpoints += served(self._app, OTHERS)
         self._priority = await seen_priority(self._llm, self.run, endpoints)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
         config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
@@ -175,21 +181,20 @@ class VllmEngine:
             if llm.errored:
                 raise EngineDeadError(_DEAD) from error
             raise
+        finally:
+            aborted = request.id in self._aborted
+            self._aborted.discard(request.id)
         if task.cancelling() > cancels:
             # vLLM's serving code answers a cancellation with an error response.
             raise asyncio.CancelledError
         if final.status >= 500 and llm.errored:
             raise EngineDeadError(_DEAD)
+        if aborted and request.endpoint == RESPONSES and final.status == 200:
+            return replace(final, body=ended_early(final.body))
         return final
 
     async def _run(self, request: EngineRequest, emit: Emit) -> Final:
-        headers = [
-            (b"x-request-id", request.id.encode()),  # wins over the body's request_id
-            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's, in endpoints that read it
-            *self._auth,
-        ]
-        if self._traced:  # otherwise vLLM complains of them
-            headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
+        headers = self._headers(request)
         path, raw = request.endpoint, request.body
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
@@ -198,8 +203,9 @@ class VllmEngine:
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
-        stream = request.stream and path in _ENGINE_IDS
-        tap_id = self._open_tap(request, body, emit) if stream else None
+        form = ENDPOINTS[path].streams
+        stream = request.stream and form is not None
+        tap_id = self._open_tap(request, body, emit) if stream and path in _TAPPED else None
         as_sent = bool(body.get("stream")) == request.stream
         if stream and tap_id is None:
             body["stream"] = True
@@ -219,6 +225,10 @@ class VllmEngine:
             return whole(response.status_code, bytes(response.body))
         if not stream:
             return whole(response.status_code, b"".join([wire.as_bytes(part) async for part in parts]))
+        if form == "events":
+            return await relay_events(
+                wire.closing(parts), emit, path, stopped=lambda: request.id in self._aborted
+            )
         return await relay(
             wire.closing(parts),
             emit,
@@ -227,11 +237,21 @@ class VllmEngine:
             ask_usage=lambda: wire.usage_beside(raw_request),
         )
 
+    def _headers(self, request: EngineRequest) -> Headers:
+        headers = [
+            (b"x-request-id", request.id.encode()),  # wins over the body's request_id
+            (b"x-vllm-priority", b"%d" % request.priority),  # wins over the body's, in endpoints that read it
+            *self._auth,
+        ]
+        if self._traced:  # otherwise vLLM complains of them
+            headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
+        return headers
+
     def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
         """Prepare a compact stream; return the engine request's id, or None for the full way."""
         usage = plain(body, chat=request.endpoint == CHAT)
         shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
-        engine_id = _ENGINE_IDS[request.endpoint].format(request.id)
+        engine_id = _TAPPED[request.endpoint].format(request.id)
         response_id = ENDPOINTS[request.endpoint].response_id
         if shapes is None or engine_id in self._taps:
             return None
@@ -246,20 +266,19 @@ class VllmEngine:
             return None  # vLLM's /tokenize takes the template all the same
         return await count_prompts(self._tokenize, endpoint, body)
 
-    async def _tokenize(self, question: dict[str, Any]) -> int | None:
-        return read_count(*await call_app(self._app, "POST", "/tokenize", _encode(question), self._auth))
+    async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
+        return read_count(*await call_app(self._app, "POST", path, _encode(question), self._auth))
 
     async def abort(self, request_id: str) -> None:
         """See the Protocol. vLLM ends an aborted request with the output that it has."""
         llm = self._llm
         if llm is None or llm.errored:
             return
-        forms = {form.format(request_id) for form in _ENGINE_IDS.values()}
-        # A completion with several prompts is several requests: cmpl-<id>-0, cmpl-<id>-1, ...
-        several = _ENGINE_IDS[COMPLETIONS].format(request_id).removesuffix("0")
+        chat, several = _TAPPED[CHAT].format(request_id), tuple(one.format(request_id) for one in _SEVERAL)
         known = list(llm.output_processor.external_req_ids)
-        ours = [one for one in known if one in forms or one.startswith(several)]
-        await aborts.abort(llm, ours, held=self._holds)
+        if ours := [one for one in known if one == chat or one.startswith(several)]:
+            self._aborted.add(request_id)
+            await aborts.abort(llm, ours, held=self._holds)
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
