@@ -22,6 +22,8 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.conversations import routes as conversations
+from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
 from api.http import handlers
 from api.http.asgi import UNMATCHED
@@ -71,7 +73,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models),
+    "openai": (openai, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
@@ -117,6 +119,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
+            *(ConversationRequest, ConversationChange, ItemsRequest),
             workers.DrainRequest,
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],
