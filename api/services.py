@@ -26,6 +26,7 @@ from api.settings import ApiSettings
 from broker.access import AccessStore
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
+from broker.conversations import ConversationStore
 from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.events.hub import EventHub
@@ -34,12 +35,13 @@ from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
 from broker.tenants import TenantStore
+from broker.webhooks import Webhooks
 from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
 from monitoring.otlp import make_tracer
-from storage import Storage, local_folders, open_storage
+from storage import Storage, StoredBodies, local_folders, open_storage
 
 
 class Services:
@@ -68,7 +70,12 @@ class Services:
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )
-        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
+        self.store = JobStore(
+            connect(settings.redis_url),
+            settings,
+            self.metrics.store_faults.inc,
+            StoredBodies(lambda: self.storage),
+        )
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(
             self.store,
@@ -89,7 +96,9 @@ class Services:
         self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
+        self.conversations = ConversationStore(self.store)
         self.tasks = TaskStore(self.store)
+        self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)

@@ -142,6 +142,12 @@ class ApiSettings(TlsSettings):
         description="A silent stream gets a comment this often, so that proxies keep it open. One that waits in the queue"
         " gets its head with the first: until then a refusal has its HTTP status, afterwards it is an event.",
     )
+    openai_strict: bool = Field(
+        default=False,
+        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses` have no null"
+        " in a member in which OpenAI's specification knows none, and every member that it requires. For clients that check"
+        " answers against it. Default: as vLLM writes them.",
+    )
     inbox_limit: int = Field(
         4096,
         ge=16,
@@ -231,6 +237,12 @@ class ApiSettings(TlsSettings):
         description="Names by which clients call this server (header `Host`), with commas between them. Addresses, names "
         "without a dot, and names under `.localhost`, `.local`, `.internal`, `.home.arpa` and `.svc` are always accepted. "
         "Default: no further name, or every name (`*`) if API keys are required.",
+    )
+    webhook_hosts: CommaList = Field(
+        ("*",),
+        description="Hosts to which clients may have webhooks sent, such as `hooks.example.com,*.example.org`, with commas"
+        " between them; `*`: every public one; empty: none. It is read when an endpoint is made or changed, and a job or a"
+        " batch is submitted.",
     )
     allowed_origins: CommaList = Field(
         (),

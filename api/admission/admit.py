@@ -34,6 +34,7 @@ class Terms(TypedDict, total=False):
     idempotency_key: str | None
     sink: str | None
     key: str | None
+    webhook: str | None
     shown: Mapping[str, Any]
 
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
+from typing import TypeAlias
 
 import msgspec
 from starlette.types import Send
 
+from api.http.errors import SERVER, ApiError
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.keep_alive import KeptStream
 from api.http.sse import HEADERS
+from api.http.strict import shaped_stream
 from api.openai.frames import DONE, OpenAIStream
+from api.openai.message_frames import MessageStream
 from api.openai.sync import Last, answer_end, note_end, record_gone, refusal_of, whole_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
+from jobs.endpoints import MESSAGES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
+
+Stream: TypeAlias = OpenAIStream | MessageStream
+"""Renders the events of a job."""
 
 
 async def answer_stream(
@@ -44,7 +52,8 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = OpenAIStream(job_id, spec.shown)
+    shaped = shaped_stream(spec.endpoint, send) if services.settings.openai_strict else send
+    stream: Stream = MessageStream(job_id) if spec.endpoint == MESSAGES else OpenAIStream(job_id, spec.shown)
     sent = False
     step = NO_SPAN
 
@@ -55,7 +64,7 @@ async def answer_stream(
         step = _begin(services, span)
 
     head = [*HEADERS, *timing_headers(job_id)]
-    with KeptStream(send, head, services.settings.sse_ping_s) as kept:
+    with KeptStream(shaped, head, services.settings.sse_ping_s) as kept:
         try:
             data = await _relay(services, spec, inbox, stream, kept, begin)
         except (LookupError, StoreFaultError, SealingError) as error:
@@ -66,10 +75,8 @@ async def answer_stream(
             step.end()
     if stream.ending is not None:
         note_end(span, job_id, stream.ending)
-        if (
-            not sent
-        ):  # the job ended before its first chunk: it gets a whole response, if its head is not sent yet
-            if not kept.begun:
+        if not sent:  # the job ended before its first chunk
+            if not kept.begun:  # it gets a whole response
                 return True, await answer_end(services, spec, stream.ending, send)
             data = await _end_without_chunks(services, spec, stream)
     if stream.error_code is not None:
@@ -81,7 +88,7 @@ async def _relay(
     services: Services,
     spec: JobSpec,
     inbox: Inbox,
-    stream: OpenAIStream,
+    stream: Stream,
     kept: KeptStream,
     begin: Callable[[], None],
 ) -> bytes:
@@ -102,7 +109,7 @@ async def _relay(
     return b""
 
 
-async def _end_without_chunks(services: Services, spec: JobSpec, stream: OpenAIStream) -> bytes:
+async def _end_without_chunks(services: Services, spec: JobSpec, stream: Stream) -> bytes:
     """Return the events that end a stream of which only the head was sent.
 
     Raises:
@@ -112,10 +119,12 @@ async def _end_without_chunks(services: Services, spec: JobSpec, stream: OpenAIS
     ending = stream.ending
     if ending is None:
         raise ValueError("the job has not ended")
-    if ending.state is JobState.SUCCEEDED:  # its engine cannot stream
-        _, body, _ = await whole_end(services, spec, ending)
-        return b"data: %b\n\n" % msgspec.json.format(body, indent=-1) + DONE
-    return stream.fail(await refusal_of(services, spec, ending))
+    if ending.state is not JobState.SUCCEEDED:
+        return stream.fail(await refusal_of(services, spec, ending))
+    if not isinstance(stream, OpenAIStream):
+        return stream.fail(ApiError(500, "the engine sent no events", "engine_error", type_=SERVER))
+    _, body, _ = await whole_end(services, spec, ending)  # its engine cannot stream
+    return b"data: %b\n\n" % msgspec.json.format(body, indent=-1) + DONE
 
 
 def _begin(services: Services, span: Span) -> Span:

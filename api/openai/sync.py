@@ -13,6 +13,7 @@ from starlette.types import Send
 from api.http.asgi import Header, reply
 from api.http.errors import RATE_LIMIT, SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
+from api.http.strict import shaped_whole
 from api.services import Services
 from broker.events.inbox import Inbox
 from broker.records import Ending
@@ -63,7 +64,10 @@ async def whole_end(services: Services, spec: JobSpec, ending: Ending) -> tuple[
     if not ending.result and ending.state in {JobState.SUCCEEDED, JobState.FAILED}:
         stored = await services.store.result(spec.id, owner=spec.tenant)
         ending = replace(ending, status=ending.status or stored.status, result=stored.body or b"")
-    return answer(spec.id, ending, spec.shown)
+    status, body, headers = answer(spec.id, ending, spec.shown)
+    if services.settings.openai_strict and ending.state is JobState.SUCCEEDED:
+        body = await services.bodies.run(len(body), shaped_whole, spec.endpoint, body)
+    return status, body, headers
 
 
 async def refusal_of(services: Services, spec: JobSpec, ending: Ending) -> ApiError:
