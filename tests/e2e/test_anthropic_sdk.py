@@ -94,7 +94,7 @@ async def test_errors_are_those_of_the_sdk(client: anthropic.AsyncAnthropic) -> 
             await client.messages.create(model=MODEL, max_tokens=1, messages=[], stream=stream)
         assert empty.value.type == "invalid_request_error"
         assert "messages" in str(empty.value)
+        words: Any = [{"role": "user", "content": "word " * 9000}]
         with pytest.raises(anthropic.BadRequestError) as long:
-            words: Any = [{"role": "user", "content": "word " * 9000}]
             await client.messages.create(model=MODEL, max_tokens=1, messages=words, stream=stream)
         assert long.value.type == "invalid_request_error"

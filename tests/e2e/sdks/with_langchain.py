@@ -61,16 +61,8 @@ assert isinstance(second, AIMessage)
 assert second.usage_metadata is not None
 assert first.usage_metadata is not None
 assert second.usage_metadata["input_tokens"] > first.usage_metadata["input_tokens"]
-use(
-    ChatAnthropic(
-        base_url=URL,
-        api_key=KEY,
-        model_name=MODEL,
-        max_tokens_to_sample=64,
-        max_retries=0,
-        timeout=60,
-        stop=None,
-    ),
-    tools=False,  # the tiny model's arguments need not be an object, and vLLM refuses those
+messages = ChatAnthropic(
+    base_url=URL, api_key=KEY, model_name=MODEL, max_tokens_to_sample=64, max_retries=0, timeout=60, stop=None
 )
+use(messages, tools=False)  # the tiny model's arguments need not be an object, and vLLM refuses those
 print("langchain: passed")
