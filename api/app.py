@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
-from api.access.scopes import KEYLESS_PATHS, require_scopes
+from api.access.scopes import needs_key, require_scopes
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
 from api.admin import tenants as admin_tenants
@@ -38,6 +38,10 @@ from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
+from api.webhooks import deliveries as webhook_deliveries
+from api.webhooks import rotation as webhook_secrets
+from api.webhooks import routes as webhooks
+from api.webhooks.schema import SecretRotation, WebhookChange, WebhookRequest
 from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
@@ -55,6 +59,10 @@ TAGS = [
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
     {
+        "name": "webhooks",
+        "description": "Endpoints that are told when jobs, batches and responses end, by signed requests.",
+    },
+    {
         "name": "admin",
         "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
     },
@@ -66,6 +74,7 @@ ROUTES = {
     "openai": (openai, openai_models),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
     "admin": (admin_keys, admin_tenants, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
@@ -109,8 +118,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
             workers.DrainRequest,
+            *(WebhookRequest, WebhookChange, SecretRotation),
         ],
-        keyless=KEYLESS_PATHS,
+        needs_key=needs_key,
     )
     errors = services.metrics.errors
     handlers.install(app, errors)
@@ -122,7 +132,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
     paths = {getattr(route, "path", "") for route in app.routes}
-    counted = sorted(path for path in paths if path.startswith(("/v1/", "/health", "/metrics")))
+    counted = sorted(
+        path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))
+    )
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app

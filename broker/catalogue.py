@@ -24,6 +24,7 @@ class Model:
         name: the engine's name for it.
         pool: the pool whose workers serve it.
         card: its entry in ``GET /v1/models``.
+        created: when it was first served, in seconds; 0: unknown.
         endpoints: the endpoints that it supports; empty: unknown.
         max_model_len: context length in tokens; None: unknown.
         max_token_bytes: UTF-8 bytes of the longest token; None: unknown.
@@ -36,6 +37,7 @@ class Model:
     name: str
     pool: str = "default"
     card: Mapping[str, Any] = field(default_factory=dict)
+    created: int = 0
     endpoints: tuple[str, ...] = ()
     max_model_len: int | None = None
     max_token_bytes: int | None = None
@@ -256,6 +258,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         name=facts["name"],
         pool=facts["pool"],
         card=facts.get("card") or {},
+        created=facts.get("created") or 0,
         endpoints=tuple(facts.get("endpoints") or ()),
         max_model_len=facts.get("max_model_len"),
         max_token_bytes=facts.get("max_token_bytes"),

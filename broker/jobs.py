@@ -149,6 +149,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             facts = [spec.endpoint, spec.model, spec.lane, spec.stream, spec.max_attempts, spec.expires_in_ms]
             limits = [spec.timeout_ms, spec.queue_timeout_ms, spec.retry_of]
             wishes = [] if spec.placement is None else [str(spec.placement)]
+            wishes += [] if spec.webhook is None else [spec.webhook]
             seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":

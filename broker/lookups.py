@@ -30,7 +30,7 @@ from jobs.states import JobState
 
 _KEPT = (
     *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
-    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown"),
+    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown", "webhook"),
 )
 """The fields of a job that a retry of it keeps."""
 

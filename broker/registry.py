@@ -144,12 +144,19 @@ class Registry(JobLookups):
         return await self.functions.call(call)
 
     async def models(self) -> list[dict[str, Any]]:
-        """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``."""
-        rows = await self.execute(self.client.hgetall(self.keys("models")))
+        """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``.
+
+        ``created`` is when a model was first served, in seconds.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hgetall(self.keys("models"))
+        pipe.hgetall(self.keys("served"))
+        rows, served = await self.execute(pipe.execute())
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
-            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
+            name = field.removeprefix(f"{facts['pool']} ")
+            found.append({**facts, "name": name, "created": int(served.get(name, 0))})
         return found
 
     async def paused(self, pools: Sequence[str]) -> frozenset[str]:

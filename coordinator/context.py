@@ -9,6 +9,8 @@ from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
 from broker.usage import UsageStore
+from broker.webhook_outbox import WebhookOutbox
+from broker.webhooks import Webhooks
 from coordinator.settings import CoordinatorSettings
 from monitoring.metrics import AcceptedJobs
 from storage import Storage, open_storage
@@ -33,6 +35,8 @@ class Context:
     files: FileStore
     tasks: TaskStore
     usage: UsageStore
+    webhooks: Webhooks
+    outbox: WebhookOutbox
     token: str
     metrics: AcceptedJobs
     _storage: Storage | None = None
@@ -48,7 +52,13 @@ class Context:
     ) -> Context:
         """Make one over a job store; ``storage``: one that is open already."""
         batches = BatchSteps(store, settings.batch_retention_s, settings.batch_parts_retention_s)
-        stores = FileStore(store), TaskStore(store), UsageStore(store)
+        outbox = WebhookOutbox(
+            store,
+            token,
+            settings.webhook_timeout_s + settings.batch_lease_s,
+            settings.webhook_disable_after_s,
+        )
+        stores = FileStore(store), TaskStore(store), UsageStore(store), Webhooks(store), outbox
         return cls(settings, store, batches, *stores, token, metrics, storage)
 
     @property

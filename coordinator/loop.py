@@ -1,4 +1,4 @@
-"""The coordinator: one event loop that drives the batches and performs the tasks for which it has leases."""
+"""The coordinator: one event loop that drives batches, performs tasks and delivers webhooks, all under leases."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from coordinator.lease import under_lease
 from coordinator.settings import CoordinatorSettings
 from coordinator.sweep import sweep
 from coordinator.tasks import Tasks
+from coordinator.webhooks.deliveries import Deliveries
 from monitoring.metrics import AcceptedJobs
 from storage import StorageError
 
@@ -68,6 +69,7 @@ class Coordinator:
             store.faults,
         )
         self._tasks = Tasks(self._context)
+        self._webhooks = Deliveries(self._context)
         self._drivers: dict[str, Driver] = {}
         self._driving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -81,10 +83,13 @@ class Coordinator:
                 task.cancel()
         self._stopping.set()
         self._tasks.closed = True
+        self._webhooks.stop()
         self._look_now()
 
     async def run(self) -> None:
-        """Drive batches and perform tasks until :meth:`stop`. An absent Redis is waited for, but not after a stop.
+        """Drive batches, perform tasks and deliver webhooks until :meth:`stop`.
+
+        An absent Redis is waited for, but not after a stop.
 
         Raises:
             MixedFleetStartError: another version of Penstock is on this Redis.
@@ -118,7 +123,7 @@ class Coordinator:
     @property
     def _working(self) -> set[asyncio.Task[None]]:
         looking = {self._looking} if self._looking and not self._looking.done() else set()
-        return looking | self._driving | self._tasks.running
+        return looking | self._driving | self._tasks.running | self._webhooks.running
 
     async def _look_for_work(self) -> None:
         away = False
@@ -141,7 +146,7 @@ class Coordinator:
                     await self._wake.wait()
 
     async def _look(self) -> None:
-        """Take up the batches that nobody drives and the tasks that nobody performs."""
+        """Take up the batches that nobody drives, the tasks that nobody performs and the webhooks that are due."""
         for batch_id in await self._context.batches.undriven():
             if self._stopping.is_set():
                 return
@@ -153,6 +158,7 @@ class Coordinator:
                 self._driving.add(task)
                 task.add_done_callback(self._driving.discard)
         await self._tasks.look()
+        await self._webhooks.look()
 
     async def _prolong(self, batch_id: str) -> bool:
         return await self._context.batches.lease(batch_id, self._token, self._settings.batch_lease_s)
@@ -217,7 +223,7 @@ class Coordinator:
         for batch_id in ids:
             if driver := self._drivers.get(batch_id):
                 driver.wake()
-            else:  # a batch that nobody drives, or a task
+            else:  # a batch that nobody drives, a task, or an endpoint of webhooks
                 self._look_now()
 
     def _all_hinted(self) -> None:
@@ -247,5 +253,6 @@ class Coordinator:
     async def _say_goodbye(self) -> None:
         with suppress(StoreError):
             await self._coordinators.beat(self._info, 0)
+        await self._webhooks.aclose()
         await self._hints.stop()
         await self._context.store.aclose()

@@ -33,3 +33,17 @@ class CoordinatorSettings(MetricsSettings):
         le=60.0,
         description="Longest time of one try to deliver a webhook, from the connection to the answer.",
     )
+    webhook_disable_after_s: Seconds = Field(
+        3 * 86_400.0,
+        description="A webhook endpoint is disabled when each of its tries has failed for this long.",
+    )
+    webhook_endpoints_at_once: int = Field(
+        64, ge=1, le=1000, description="Endpoints to which one coordinator delivers at once."
+    )
+    webhook_in_flight: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Deliveries to one endpoint at once. 1: strictly in order. More, for slow receivers: they begin in"
+        " order, and one that fails no longer holds those that began beside it.",
+    )

@@ -32,7 +32,8 @@ def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
 
     A proxy may answer in HTML, a crashed server in plain text, and a framework as ``{"detail": ...}``. Such an answer keeps
     an error status; any other status becomes 502. A path or method that the server does not have becomes ``unsupported``.
-    JSON that is nested too deeply for a reader of the whole line does not count as JSON.
+    JSON that is nested too deeply for a reader of the whole line does not count as JSON. vLLM's errors get OpenAI's ``type``
+    and a ``code`` of ours in place of the name of an exception and the status.
     """
     try:
         body.decode()
@@ -46,8 +47,27 @@ def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
     value = _decode_any(body)
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict) and isinstance(said := error.get("message"), str):
-        return (status, body) if said not in _NO_SUCH_PATH else _refusal(status, said)
+        return (
+            (status, _openais(status, body, value)) if said not in _NO_SUCH_PATH else _refusal(status, said)
+        )
     return _refusal(status, _words(value) or body[:_QUOTED].decode())
+
+
+def _openais(status: int, body: bytes, value: dict[str, Any]) -> bytes:
+    """Return an error whose ``type`` and ``code`` are of OpenAI's kinds: words in lower case, and a text or null."""
+    error = value["error"]
+    if value.get("type") == "error":  # Anthropic's
+        return body
+    code = code_for_status(status, error["message"])
+    mended = {}
+    if isinstance(error.get("code", 0), int):
+        mended["code"] = code.value
+    kind = error.get("type")
+    if not isinstance(kind, str) or kind != kind.lower():
+        mended["type"] = FAILURES[code].error_type
+    if not mended:
+        return body
+    return _encode({**value, "error": {"param": None, **error, **mended}})
 
 
 def _refusal(status: int, words: str, how: str = "") -> tuple[int, bytes]:

@@ -70,7 +70,6 @@ class _Body(msgspec.Struct):
     queries: msgspec.Raw = msgspec.Raw(b"null")
     text_1: msgspec.Raw = msgspec.Raw(b"null")
     data_1: msgspec.Raw = msgspec.Raw(b"null")
-    items: msgspec.Raw = msgspec.Raw(b"null")
     data: msgspec.Raw = msgspec.Raw(b"null")
     background: msgspec.Raw = msgspec.Raw(b"null")
     previous_response_id: msgspec.Raw = msgspec.Raw(b"null")

@@ -61,6 +61,9 @@ class Endpoint:
         engine_path: the path at vLLM's server, where that is another.
         rows: batches may have rows for it.
         multipart: its calls are forms with a file.
+        aliases: further paths of the api at which clients look for it.
+        pairs: fields of texts, and those of the texts that each of them meets: the model reads every pair.
+        tokenizer_only: the model itself does not run: texts of any length are taken.
     """
 
     path: str
@@ -72,6 +75,9 @@ class Endpoint:
     engine_path: str = ""
     rows: bool = True
     multipart: bool = False
+    aliases: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    tokenizer_only: bool = False
 
     @property
     def served_at(self) -> str:
@@ -80,6 +86,7 @@ class Endpoint:
 
 
 _CHAT_LIMITS = ("max_completion_tokens", "max_tokens")
+_SCORED = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
 
 ENDPOINTS: Final = {
     one.path: one
@@ -91,13 +98,43 @@ ENDPOINTS: Final = {
         Endpoint(EMBEDDINGS, "embeddings", "embd-{}", ("input", "messages")),
         Endpoint(RESPONSES, "chat", "resp_{}", ("input",), ("max_output_tokens",), "events"),
         Endpoint(MESSAGES, "chat", "chatcmpl-{}", ("messages",), ("max_tokens",), "events"),
-        Endpoint(COUNT_TOKENS, "count_tokens", "", ("messages",), rows=False),
-        Endpoint(RERANK, "rerank", "score-{}", ("query",), engine_path="/rerank"),
-        Endpoint(SCORE, "score", "score-{}", ("queries", "text_1", "data_1", "items"), engine_path="/score"),
-        Endpoint(CLASSIFY, "classify", "classify-{}", ("input", "messages"), engine_path="/classify"),
-        Endpoint(POOLING, "pooling", "pooling-{}", ("input", "messages", "data"), engine_path="/pooling"),
-        Endpoint(TOKENIZE, "tokenize", "", ("prompt", "messages"), rows=False),
-        Endpoint(DETOKENIZE, "detokenize", "", ("tokens",), rows=False),
+        Endpoint(COUNT_TOKENS, "count_tokens", "", ("messages",), rows=False, tokenizer_only=True),
+        Endpoint(
+            RERANK,
+            "rerank",
+            "score-{}",
+            ("query",),
+            engine_path="/rerank",
+            aliases=("/rerank", "/v2/rerank"),
+            pairs=(("query", "documents"),),
+        ),
+        Endpoint(
+            SCORE,
+            "score",
+            "score-{}",
+            ("text_1", "queries", "data_1"),
+            engine_path="/score",
+            aliases=("/score",),
+            pairs=_SCORED,
+        ),
+        Endpoint(
+            CLASSIFY,
+            "classify",
+            "classify-{}",
+            ("input", "messages"),
+            engine_path="/classify",
+            aliases=("/classify",),
+        ),
+        Endpoint(
+            POOLING,
+            "pooling",
+            "pooling-{}",
+            ("input", "messages", "data"),
+            engine_path="/pooling",
+            aliases=("/pooling",),
+        ),
+        Endpoint(TOKENIZE, "tokenize", "", ("prompt", "messages"), rows=False, tokenizer_only=True),
+        Endpoint(DETOKENIZE, "detokenize", "", ("tokens",), rows=False, tokenizer_only=True),
         Endpoint(TRANSCRIPTIONS, "transcription", "", ("file",), rows=False, multipart=True),
         Endpoint(TRANSLATIONS, "translation", "", ("file",), rows=False, multipart=True),
     )

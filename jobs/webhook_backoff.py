@@ -6,8 +6,7 @@ The delays are those of Standard Webhooks (https://github.com/standard-webhooks/
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from typing import Final
 
 _HOUR_S: Final = 3600.0
@@ -36,14 +35,19 @@ def delay_s(tries: int, chance: float, retry_after_s: float | None = None) -> fl
     return max(own, min(retry_after_s or 0.0, MOST_RETRY_AFTER_S))
 
 
-def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Read a header ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date; None: it is absent or neither."""
+def retry_after_s(header: str | None, now_s: float) -> float | None:
+    """Read a header ``Retry-After`` (RFC 9110, section 10.2.3): seconds, or a date; None: it is absent or neither.
+
+    Args:
+        now_s: Unix seconds.
+    """
     text = (header or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:12])
-    try:
-        at = parsedate_to_datetime(text)
-    except (TypeError, ValueError, OverflowError):
+    date = parsedate_tz(text)
+    if date is None:
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - now).total_seconds())
+    try:
+        return max(0.0, mktime_tz(date) - now_s)
+    except (ValueError, OverflowError):
+        return None

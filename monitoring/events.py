@@ -215,6 +215,20 @@ EVENTS = {
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",
+    "webhook_changed": "A caller changed a webhook endpoint.",
+    "webhook_created": "A caller made a webhook endpoint.",
+    "webhook_deleted": "A caller deleted a webhook endpoint, and what it had not got.",
+    "webhook_delivered": "A receiver has taken an event.",
+    "webhook_delivery_failed": "The delivery to an endpoint failed because of a bug in Penstock; the line has "
+    "the traceback. It rests for 30 seconds.",
+    "webhook_disabled": "An endpoint gets no more events: each try of the last days failed, or its receiver "
+    "answered 410. What it has not got is kept.",
+    "webhook_failed": "A try to deliver an event failed; it is tried again after `wait_s` seconds.",
+    "webhook_given_up": "An event was tried for a day and is a dead letter now.",
+    "webhook_resent": "A caller asked to send an event again.",
+    "webhook_rotated": "A caller made a new secret for a webhook endpoint, or for the single jobs of a tenant.",
+    "webhook_waits_for_redis": "An event was sent, but that could not be noted, as Redis is unreachable; it is "
+    "retried.",
     "worker_ended": "The worker ends with status 1, for this reason.",
     "worker_ready": "The worker takes jobs.",
 }

@@ -54,6 +54,8 @@ WINDOWS: Final[dict[str, str]] = {
     "bulk.after_part": "a part is in storage, but the batch's record does not count its rows",
     "bulk.before_end": "every row of a chunk is committed, but the chunk is not done",
     "coordinator.before_answer": "a verification or a retry is done, but its answer is not written",
+    "webhook.before_send": "an event is read from an outbox, but not sent",
+    "webhook.after_send": "a receiver has answered, but the event is still in the outbox",
     "coordinator.before_child": "the failed rows of a batch are in a file, but the new batch is not created",
     "api.mid_events": "a job's event stream is about to send its next events",
 }

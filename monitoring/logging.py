@@ -22,7 +22,7 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
 
-FIRST = ("timestamp", "level", "event", "service", "job_id", "trace_id", "logger")
+FIRST = ("timestamp", "level", "event", "service", "request_id", "job_id", "trace_id", "logger")
 """The first fields of a JSON line, in this order; a line may lack some. The event's other fields follow."""
 
 

@@ -246,7 +246,7 @@ def configuration() -> str:
 _FAILURES_INTRO = """\
 A job in the state `failed` has exactly one of these codes in `error.code`. The set is closed. A synchronous
 caller gets the HTTP status and the type of the table, or, if the engine itself refused, the engine's own status and
-error body, unchanged.
+words, in OpenAI's shape.
 
 *Retryable* means that another attempt may succeed. Penstock tries such a job again, until it has lost
 `max_attempts` attempts: see [retries](../use/retries-and-dead-jobs.md#automatic-retries)."""

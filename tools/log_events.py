@@ -76,6 +76,7 @@ With `log_json` a line is one JSON object. It begins with those of these fields 
 | `level` | `debug`, `info`, `warning`, `error` |
 | `event` | the event's name, one of those below |
 | `service` | `api`, `coordinator`, `worker`, `vllm` (its engine process too) or `flower` |
+| `request_id` | of a request to the api, as in the header `x-request-id` of its answer |
 | `job_id` | the job that it is about |
 | `trace_id` | the trace of the request or of the job, with or without a collector behind it |
 | `logger` | the module |

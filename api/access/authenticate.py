@@ -14,7 +14,7 @@ from jobs.access import NOBODY, Identity
 
 
 class Authenticate:
-    """Requires credentials for every call of ``/v1``. A path that needs none is told who calls if the caller says so.
+    """Requires credentials for every path that needs a key. Another path is told who calls if the caller says so.
 
     Args:
         doors: who gets in.
@@ -40,13 +40,25 @@ class Authenticate:
         await self._app(scope, receive, send)
 
     async def _identity(self, scope: Scope) -> Identity:
-        given = header(scope, b"authorization")
-        if given is None:
-            raise no_key()
-        scheme, _, token = given.decode("latin-1").partition(" ")
-        token = token.strip() if scheme.lower() == "bearer" else ""
+        token = _token(scope)
         known = self._doors.recall(token)
         if known is not None:
             return known
         client = scope.get("client")
         return await self._doors.identify(token, client[0] if client else "")
+
+
+def _token(scope: Scope) -> str:
+    """Return the credentials: a bearer token, or what Anthropic's clients send as ``x-api-key``; empty in any other form.
+
+    Raises:
+        ApiError: 401, there are none.
+    """
+    given = header(scope, b"authorization")
+    if given is None:
+        own = header(scope, b"x-api-key")
+        if own is None:
+            raise no_key()
+        return own.decode("latin-1").strip()
+    scheme, _, token = given.decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -28,7 +28,12 @@ _READ, _WRITE, _BATCHES, _FILES = Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.BATCH
 _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
-    **{("POST", path): _WRITE for path, one in ENDPOINTS.items() if not one.multipart},
+    **{
+        ("POST", path): _WRITE
+        for one in ENDPOINTS.values()
+        if not one.multipart
+        for path in (one.path, *one.aliases)
+    },
     ("GET", "/v1/models"): Needs.KEY,
     ("GET", "/v1/models/{name:path}"): Needs.KEY,
     ("GET", "/v1/jobs"): _READ,
@@ -56,6 +61,18 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("GET", "/v1/batches/{batch_id}/events"): _BATCHES,
     ("GET", "/v1/batches/{batch_id}/verify"): _BATCHES,
     ("POST", "/v1/batches/{batch_id}/retry"): _BATCHES,
+    ("GET", "/v1/webhooks"): _READ,
+    ("POST", "/v1/webhooks"): _WRITE,
+    ("GET", "/v1/webhooks/secret"): _WRITE,
+    ("POST", "/v1/webhooks/secret/rotate"): _WRITE,
+    ("GET", "/v1/webhooks/{webhook_id}"): _READ,
+    ("PATCH", "/v1/webhooks/{webhook_id}"): _WRITE,
+    ("DELETE", "/v1/webhooks/{webhook_id}"): _WRITE,
+    ("POST", "/v1/webhooks/{webhook_id}/rotate"): _WRITE,
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries"): _READ,
+    ("POST", "/v1/webhooks/{webhook_id}/deliveries/{event}/resend"): _WRITE,
+    ("GET", "/v1/webhooks/{webhook_id}/dead"): _READ,
+    ("POST", "/v1/webhooks/{webhook_id}/test"): _WRITE,
     ("GET", "/v1/admin/keys"): _ADMIN,
     ("POST", "/v1/admin/keys"): _ADMIN,
     ("GET", "/v1/admin/keys/{key_id}"): _ADMIN,
@@ -75,9 +92,11 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("POST", "/v1/workers/{name}/drain"): _ADMIN,
     ("GET", "/v1/metrics/targets"): Needs.NOTHING,
     ("GET", "/metrics"): Needs.NOTHING,  # series of tenants are for the scope `metrics`
-    ("GET", "/health"): Needs.NOTHING,
-    ("GET", "/health/live"): Needs.NOTHING,
-    ("GET", "/health/ready"): Needs.NOTHING,
+    **{
+        (method, path): Needs.NOTHING
+        for method in ("GET", "HEAD")
+        for path in ("/health", "/health/live", "/health/ready")
+    },
     ("GET", "/"): Needs.NOTHING,
     ("GET", "/docs"): Needs.NOTHING,
     ("GET", "/docs/{name}"): Needs.NOTHING,
@@ -86,12 +105,13 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
 KEYLESS_PATHS: Final = frozenset(path for (_, path), needs in ROUTES.items() if needs is Needs.NOTHING)
 """Paths that are answered without a key."""
 
-_GUARDED: Final = frozenset(path for (_, path), needs in ROUTES.items() if needs is not Needs.NOTHING)
+_OUTSIDE: Final = frozenset(path for _, path in ROUTES if not path.startswith("/v1/")) - KEYLESS_PATHS
+"""Paths outside ``/v1`` that need a key."""
 
 
 def needs_key(path: str) -> bool:
-    """Whether a request for this path is refused without a key, whether there is such a route or not."""
-    return path in _GUARDED or (path.startswith("/v1/") and path not in KEYLESS_PATHS)
+    """Return whether a path is answered only to callers with a key, if there are keys."""
+    return path in _OUTSIDE or (path.startswith("/v1/") and path not in KEYLESS_PATHS)
 
 
 def require_scopes(routes: list[BaseRoute]) -> None:

@@ -16,14 +16,17 @@ In between, a live worker counts the tokens. Without an answer the request is ac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from api.http.errors import ApiError, invalid
 from api.services import Services
 from broker.catalogue import Model
-from jobs.endpoints import EMBEDDINGS, ENDPOINTS
+from jobs.endpoints import ENDPOINTS, MESSAGES, Endpoint
 
 _CODE = "context_length_exceeded"
+_PROMPTS = ("prompt", "input")
+_TRUNCATING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per_doc")
 
 
 async def check_context(
@@ -60,15 +63,17 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
         ApiError: 400 ``context_length_exceeded``: the prompt cannot fit.
     """
     _check_output(model, endpoint, body)
-    limit = model.max_model_len
-    if limit is None or body.get("truncate_prompt_tokens") is not None:
+    limit, one = model.max_model_len, ENDPOINTS[endpoint]
+    if limit is None or one.tokenizer_only or any(body.get(field) is not None for field in _TRUNCATING):
         return None
-    longest, around = _longest(limit, endpoint), model.prompt_overhead
-    most = size * (2 if body.get("tools") else 1) + (around or 0)
+    longest = _longest(limit, endpoint)
+    # Of texts that are scored only the engine knows whether its model reads both at once.
+    around = None if one.pairs else model.prompt_overhead
+    most = size * (2 if body.get("tools") else 1) + (model.prompt_overhead or 0)
     if most <= longest:
         return None
     doubtful = None
-    for param, prompt in _prompts(body):
+    for param, prompt in _prompts(one, body):
         if isinstance(prompt, list):
             if len(prompt) > longest:
                 raise _too_long(limit, param, f"{len(prompt)}")
@@ -89,7 +94,7 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
 
 def _longest(limit: int, endpoint: str) -> int:
     """Return the longest prompt in tokens: text generation needs room for one more."""
-    return limit if endpoint == EMBEDDINGS else limit - 1
+    return limit - 1 if ENDPOINTS[endpoint].limit_fields else limit
 
 
 def _check_output(model: Model, endpoint: str, body: Mapping[str, Any]) -> None:
@@ -117,12 +122,14 @@ def _too_long(limit: int, param: str, count: str) -> ApiError:
     return invalid(message, param, _CODE)
 
 
-def _prompts(body: Mapping[str, Any]) -> Iterator[tuple[str, str | list[int]]]:
+def _prompts(endpoint: Endpoint, body: Mapping[str, Any]) -> Iterator[tuple[str, str | list[int]]]:
     """Yield (field, prompt) for each prompt that must fit on its own: its text, or its token ids."""
     messages = body.get("messages")
     if isinstance(messages, list):
-        yield "messages", "".join(_texts(messages))
-    for param in ("prompt", "input"):
+        # Anthropic's system prompt is a field of its own.
+        system = [{"content": body.get("system")}] if endpoint.path == MESSAGES else []
+        yield "messages", "".join(_texts([*system, *messages]))
+    for param in (*_PROMPTS, *chain(*endpoint.pairs)):
         value = body.get(param)
         if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int)):
             yield param, value

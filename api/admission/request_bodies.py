@@ -35,6 +35,7 @@ from jobs.endpoints import (
     TOKENIZE,
     TRANSCRIPTIONS,
     TRANSLATIONS,
+    Endpoint,
 )
 
 SCHEMAS: dict[str, type[BaseModel]] = {
@@ -74,7 +75,15 @@ def check_body(endpoint: str, body: dict[str, Any]) -> bool:
         request = _validators[endpoint].validate_python(body)
     except ValidationError as error:
         raise validation_error(error.errors(include_url=False, include_input=False)) from None
-    fields = ENDPOINTS[endpoint].prompt_fields
-    if all(body.get(field) is None for field in fields):
-        raise invalid(f"{fields[0]}: Field required", fields[0])
+    if missing := _missing(ENDPOINTS[endpoint], body):
+        raise invalid(f"{missing}: Field required", missing)
     return bool(getattr(request, "stream", None))
+
+
+def _missing(endpoint: Endpoint, body: dict[str, Any]) -> str | None:
+    """Return a field that the request lacks; None: it has a prompt."""
+    given = {field for field, value in body.items() if value is not None}
+    if given.isdisjoint(endpoint.prompt_fields):
+        return endpoint.prompt_fields[0]
+    half = [second for first, second in endpoint.pairs if first in given]
+    return half[0] if half and given.isdisjoint(half) else None

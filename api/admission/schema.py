@@ -54,8 +54,8 @@ def at_most(limit: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _few_inputs(value: Any) -> Any:
-    """Check the number of an embedding request's inputs. Token ids are one input."""
+def few_inputs(value: Any) -> Any:
+    """Check the number of a request's inputs. Token ids are one input."""
     if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
         facts = {"limit": MAX_PROMPTS, "size": len(value)}
         raise PydanticCustomError("too_long", "List should have at most {limit} inputs, not {size}", facts)
@@ -172,7 +172,7 @@ class EmbeddingRequest(Loose):
     """Body of ``POST /v1/embeddings``: ``input``, or vLLM's ``messages``."""
 
     model: str | None = Field(None, description="A served model; see GET /v1/models.")
-    input: Annotated[Any, BeforeValidator(_few_inputs)] = Field(
+    input: Annotated[Any, BeforeValidator(few_inputs)] = Field(
         None, description="A text, token ids, or a list of either."
     )
     messages: Annotated[list[Any], Field(max_length=MAX_MESSAGES)] | None = None

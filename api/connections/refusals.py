@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from api.connections.limits import Limits
 from api.http.asgi import JSON_TYPE, Header
 from api.http.errors import RETRY_STORE_S, SERVER, ApiError
+from api.http.request_ids import id_header, new_request_id
 
 
 def head_too_large(url: bytes, limits: Limits) -> ApiError:
@@ -53,6 +54,11 @@ def stopping() -> ApiError:
 def whole_answer(error: ApiError, headers: Iterable[Header]) -> bytes:
     """Return an error as the bytes of an HTTP/1.1 response after which the connection is closed."""
     body = error.body()
-    length, close = (b"content-length", b"%d" % len(body)), (b"connection", b"close")
-    lines = [b"%b: %b\r\n" % pair for pair in (*headers, *error.raw_headers(), JSON_TYPE, length, close)]
+    own = (
+        JSON_TYPE,
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        id_header(new_request_id()),
+    )
+    lines = [b"%b: %b\r\n" % pair for pair in (*headers, *error.raw_headers(), *own)]
     return b"".join([STATUS_LINE[error.status], *lines, b"\r\n", body])

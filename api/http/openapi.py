@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -82,11 +82,10 @@ def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Container[str]) -> None:
+def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, needs_key: Callable[[str], bool]) -> None:
     """Complete the generated document: the models of :func:`body_docs`, and the answers that are the same everywhere.
 
-    A wrong parameter is answered 400, not FastAPI's 422. Every path of ``/v1`` but the ``keyless`` ones may
-    answer 401 and 403.
+    A wrong parameter is answered 400, not FastAPI's 422. Every path that needs a key may answer 401 and 403.
     """
     generate = app.openapi
 
@@ -97,7 +96,7 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, keyless: Contai
             schema["components"]["schemas"] |= defined["$defs"]
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    _complete(operation["responses"], key=path.startswith("/v1/") and path not in keyless)
+                    _complete(operation["responses"], key=needs_key(path))
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,13 +1,15 @@
-"""Counts and times requests. Plain ASGI, a few microseconds each."""
+"""Counts, times and names requests. Plain ASGI, a few microseconds each."""
 
 from __future__ import annotations
 
 import time
 
+import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.asgi import template_of
+from api.http.request_ids import id_header, request_id_of
 from monitoring.metrics import ApiMetrics
 
 CLIENT_GONE = "499"
@@ -15,7 +17,11 @@ CLIENT_GONE = "499"
 
 
 class RequestMetrics:
-    """Counts and times every HTTP request by its route's template."""
+    """Counts and times every HTTP request by its route's template.
+
+    Every answer, a refusal too, names the request's id (``x-request-id``); one of ``/v1`` also says how long it took until
+    its first byte (``openai-processing-ms``).
+    """
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app
@@ -29,16 +35,23 @@ class RequestMetrics:
             await self._app(scope, receive, send)
             return
         status = CLIENT_GONE
+        began = time.perf_counter()
+        request_id = request_id_of(scope)
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # a request is a task of its own
+        timed = scope["path"].startswith("/v1/")
 
         async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                headers = [*message.get("headers", ()), id_header(request_id)]
+                if timed:
+                    headers.append((b"openai-processing-ms", b"%d" % ((time.perf_counter() - began) * 1000)))
+                message["headers"] = headers
             await send(message)
 
         active = self._metrics.active
         active.inc()
-        began = time.perf_counter()
         try:
             await self._app(scope, receive, watch)
         finally:

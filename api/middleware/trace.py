@@ -6,6 +6,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access.identity import tenant_of
+from api.access.scopes import needs_key
 from api.http.asgi import header, shown_path, template_of
 from api.middleware.metrics import CLIENT_GONE
 from monitoring.trace_context import TraceContext
@@ -15,7 +16,7 @@ _KEY = "penstock.span"
 
 
 class Trace:
-    """Begins a span for every request under ``/v1/`` and names its trace in the response header ``traceresponse``.
+    """Begins a span for every request of the api proper and names its trace in the response header ``traceresponse``.
 
     Installed only if traces are on. It continues the caller's ``traceparent``.
     """
@@ -26,7 +27,7 @@ class Trace:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or not _traced(scope["path"]):
             await self._app(scope, receive, send)
             return
         method = scope["method"]
@@ -51,6 +52,10 @@ class Trace:
             if span.recording:
                 _describe(span, scope, status)
             span.end()
+
+
+def _traced(path: str) -> bool:
+    return path.startswith("/v1/") or needs_key(path)
 
 
 def _describe(span: Span, scope: Scope, status: int) -> None:

@@ -59,6 +59,8 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     DETOKENIZE: {"model": "tiny-random", "tokens": [1, 2, 3]},
 }
 
+_OPENAIS = {CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES}
+
 OPENAI_ENDPOINTS = tuple(
     OpenAIEndpoint(ENDPOINTS[path], schema, _EXAMPLES[path])
     for path, schema in SCHEMAS.items()
@@ -69,14 +71,23 @@ OPENAI_ENDPOINTS = tuple(
 def register(router: APIRouter, services: Services) -> None:
     """Add a route for each endpoint."""
     for core, schema, example in OPENAI_ENDPOINTS:
-        add_raw_route(
-            router,
-            "POST",
-            core.path,
-            OpenAICall(services, core),
-            name=core.path.rsplit("/", 1)[-1],
-            summary=f"OpenAI {core.path.removeprefix('/v1/')}",
-            description=f"{schema.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on.",
-            responses=error_docs(400, 404, 413, 429, 500, 503, 504),
-            openapi_extra=body_docs(schema, example),
-        )
+        call = OpenAICall(services, core)
+        for path in (core.path, *core.aliases):
+            add_raw_route(
+                router,
+                "POST",
+                path,
+                call,
+                name=path.rsplit("/", 1)[-1],
+                summary=_summary(core) if path == core.path else f"As {core.path}",
+                description=f"{schema.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on.",
+                responses=error_docs(400, 404, 413, 429, 500, 503, 504),
+                openapi_extra=body_docs(schema, example),
+            )
+
+
+def _summary(endpoint: Endpoint) -> str:
+    name = endpoint.path.removeprefix("/v1/")
+    if endpoint.path in _OPENAIS:
+        return f"OpenAI {name}"
+    return f"Anthropic {name}" if endpoint.path in {MESSAGES, COUNT_TOKENS} else f"vLLM {name.strip('/')}"

@@ -50,6 +50,18 @@ def register(router: APIRouter, services: Services) -> None:
         report = await services.readiness.report()
         return json_response(_view(report.checks, report.missing), report.status)
 
+    for path, answer in (
+        ("/health", health),
+        ("/health/live", live),
+        ("/health/ready", ready),
+    ):  # for balancers
+        head: dict[str, Any] = {
+            "methods": ["HEAD"],
+            "include_in_schema": False,
+            "response_class": JSONResponse,
+        }
+        router.add_api_route(path, answer, **head)
+
     @router.get("/metrics", summary="Prometheus metrics")
     async def metrics(request: Request) -> Response:
         """The api's metrics in Prometheus's text format. Each worker serves its own.

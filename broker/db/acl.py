@@ -99,7 +99,7 @@ ROLES: Final[Mapping[str, Role]] = {
             f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
             " tasks task worker_jobs worker_orders"
         ),
-        reads="leases worker models coordinators",
+        reads="leases worker models served coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
         extra=(("zadd zrem", "leases"), ("del", "worker worker_orders")),
@@ -108,7 +108,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "worker": Role(
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
-        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models",
+        writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models served",
         reads=f"file files tenants tenant {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
@@ -118,7 +118,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
         writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
-        reads="tenants tenant leases worker worker_jobs models",
+        reads="tenants tenant leases worker worker_jobs models served",
         channels=CHANNELS,
         prepares=True,
     ),

@@ -44,6 +44,7 @@ key                               type     holds                                
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
+``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
 ``ns:files``                      zset     every file's id, by creation time                             (same)
 ``ns:files:purpose:<purpose>``    zset     the same, by purpose                                          (same)
@@ -142,6 +143,7 @@ _TEMPLATES = {
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
     "models": "{ns}:models",
+    "served": "{ns}:served",
     "file": "{ns}:file:@1",
     "files": "{ns}:files",
     "files_by_purpose": "{ns}:files:purpose:@1",

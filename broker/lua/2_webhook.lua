@@ -12,6 +12,7 @@ end
 function OUTBOX.bury(id, entry, why, tries)
   redis.call('XADD', K.webhook_dead(id), 'MAXLEN', '~', OUTBOX.dead, '*', 'why', why, 'tries', tries, unpack(entry[2]))
   redis.call('XDEL', K.webhook_outbox(id), entry[1])
+  redis.call('HDEL', K.webhook(id), 'n:' .. entry[1]) -- see webhook_outbox.lua
   redis.call('HINCRBY', K.webhook_counts(), why, 1)
   OUTBOX.outlive(id, K.webhook_dead(id))
 end

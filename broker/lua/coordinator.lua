@@ -26,5 +26,13 @@ define('coordinator_bury', function(a)
       ended = ended + 1
     end
   end
+  for _, endpoint in ipairs(redis.call('ZRANGEBYSCORE', K.webhooks_due(), '(' .. exactly(now), '+inf')) do
+    if redis.call('GET', K.webhook_lease(endpoint)) == a.coordinator then
+      redis.call('DEL', K.webhook_lease(endpoint))
+      redis.call('ZADD', K.webhooks_due(), exactly(now), endpoint)
+      look(endpoint)
+      ended = ended + 1
+    end
+  end
   return ended
 end)

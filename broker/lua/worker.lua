@@ -25,7 +25,10 @@ define('register', function(a)
   for _, field in ipairs(redis.call('HKEYS', K.models())) do
     if string.sub(field, 1, #a.pool + 1) == a.pool .. ' ' then redis.call('HDEL', K.models(), field) end
   end
-  for model, said in pairs(a.facts) do redis.call('HSET', K.models(), a.pool .. ' ' .. model, said) end
+  for model, said in pairs(a.facts) do
+    redis.call('HSET', K.models(), a.pool .. ' ' .. model, said)
+    redis.call('HSETNX', K.served(), model, exactly(math.floor(now / 1000)))
+  end
   redis.call('HSET', K.worker(a.worker), 'info', a.info, 'pool', a.pool, 'serves', a.serves, 'names', cjson.encode(a.names), 'ttl', exactly(a.ttl_ms),
     'library', LIBRARY)
   redis.call('PEXPIRE', K.worker(a.worker), exactly(a.ttl_ms * 10))

@@ -125,7 +125,8 @@ async def test_a_response_has_a_chunk_for_each_step(engine: Engine, endpoint: st
 @pytest.mark.parametrize("streamed_", [False, True])
 async def test_refusals_are_returned(engine: Engine, endpoint: str, streamed_: bool) -> None:
     wrong = {"max_tokens": -1, "max_output_tokens": -1}
-    for change, status in [({"model": "other"}, 404), (wrong, 400)]:
+    changes: list[tuple[dict[str, Any], int]] = [({"model": "other"}, 404), (wrong, 400)]
+    for change, status in changes:
         final = await engine.run(request_of(engine, endpoint, stream=streamed_, **change), never)
         assert (final.status, final.usage) == (status, None)
         assert json.loads(final.body)["error"]["message"]

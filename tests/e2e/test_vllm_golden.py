@@ -12,6 +12,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from jobs.answers import json_or_failure
 from jobs.stream_chunks import Chunk
 from workers.engines.assemble import Assembler, SseReader
 from workers.engines.base import Engine, EngineRequest
@@ -121,6 +122,11 @@ def normal(text: str) -> str:
     return re.sub(r"call_[0-9a-zA-Z]+", "call_0", text)
 
 
+def shaped(status: int, answer: bytes) -> str:
+    """Give vLLM's error OpenAI's ``type`` and ``code``, as every error of an engine gets them. An answer stays as it is."""
+    return json_or_failure(status, answer)[1].decode()
+
+
 def merged(frames: list[str]) -> list[tuple[str | None, str]]:
     """Join neighbouring text chunks: vLLM joins deltas when it is late, and so may we."""
     frames = sorted(frames, key=_choice)
@@ -196,7 +202,7 @@ async def test_whole_responses(vllm_engine: Engine, vllm_server: httpx.AsyncClie
     endpoint, body = body_of(name, stream=False, usage=False)
     theirs = await vllm_server.post(endpoint, content=body, headers=headers(name))
     ours = await vllm_engine.run(EngineRequest(headers(name)["X-Request-Id"], endpoint, body), lambda _: None)
-    assert normal(ours.body.decode()) == normal(theirs.text)
+    assert normal(ours.body.decode()) == normal(shaped(theirs.status_code, theirs.content))
     assert ours.status == theirs.status_code
 
 
@@ -213,14 +219,17 @@ async def test_streams(vllm_engine: Engine, vllm_server: httpx.AsyncClient, name
         request = EngineRequest(headers(name)["X-Request-Id"], endpoint, body, stream=True)
         ours = await vllm_engine.run(request, chunks.append)
         if theirs.headers["content-type"].startswith("application/json"):
-            assert (ours.status, normal(ours.body.decode())) == (theirs.status_code, normal(theirs.text))
+            assert (ours.status, normal(ours.body.decode())) == (
+                theirs.status_code,
+                normal(shaped(theirs.status_code, theirs.content)),
+            )
             assert chunks == []
             return
         frames = SseReader().feed(theirs.content)
         if "error" in json.loads(frames[0]):
             # Their stream had begun when the refusal came: they say 200 and then an error; we say the error.
             assert ours.status == json.loads(frames[0])["error"]["code"]
-            assert json.loads(ours.body) == json.loads(frames[0])
+            assert json.loads(ours.body) == json.loads(shaped(ours.status, frames[0].encode()))
             return
         sent, expected = ([normal(frame) for frame in side] for side in (render(chunks), frames))
         assert total(sent, chat=chat) == total(expected, chat=chat)

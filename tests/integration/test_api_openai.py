@@ -345,11 +345,13 @@ async def test_a_reader_that_does_not_keep_up_gets_everything_from_the_log(
 
 
 async def test_models(http: httpx.AsyncClient, puppet: Puppet) -> None:
-    async def listed() -> bool:
-        return (await http.get("/v1/models")).json()["data"] == [CARD]
+    async def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await http.get("/v1/models")).json()["data"]
+        return found
 
-    await eventually(listed)
-    assert (await http.get(f"/v1/models/{MODEL}")).json() == CARD
+    (card,) = await eventually(listed)
+    assert card == CARD | {"created": card["created"]}
+    assert (await http.get(f"/v1/models/{MODEL}")).json() == card
     missing = await http.get("/v1/models/org/none")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 

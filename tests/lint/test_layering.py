@@ -47,8 +47,20 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
+        "webhooks": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "responses", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE
+        | {
+            "connections",
+            "openai",
+            "responses",
+            "jobs",
+            "files",
+            "batches",
+            "operations",
+            "webhooks",
+            "admin",
+        },
     },
     "broker": {
         "db": set(),
@@ -70,7 +82,7 @@ ROOMS = {
 """The rooms of a package, and for each the other rooms that it may import."""
 
 CONFINED = {
-    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/"),
+    "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),

@@ -65,7 +65,7 @@ class Answer:
 
     def without(self, ident: str = "") -> Answer:
         """Return it with an id, and what differs between any two calls, taken out."""
-        changing = {"date", "x-request-id", "traceparent"}
+        changing = {"date", "x-request-id", "openai-processing-ms", "traceparent"}
         kept = {
             name: "" if name.startswith("x-ratelimit") else _cut(value, ident)
             for name, value in self.headers.items()

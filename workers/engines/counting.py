@@ -20,15 +20,15 @@ from typing import Any, TypeAlias, TypeGuard
 import msgspec
 import structlog
 
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.endpoints import CHAT, CLASSIFY, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, POOLING, TOKENIZE
 from jobs.floats import read_float
 from workers.engines.base import Engine, EngineDeadError, ModelInfo
 
 log = structlog.get_logger(__name__)
 
 
-Tokenize: TypeAlias = Callable[[dict[str, Any]], Awaitable[int | None]]
-"""Sends one body to ``/tokenize`` and returns the count; None if there is none."""
+Tokenize: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[int | None]]
+"""Sends a body to ``/tokenize``, or to the path that counts Anthropic's prompts; returns the count, None without one."""
 
 SPECIAL = 16
 """A text has at most this many tokens more than bytes: those that a tokenizer puts around it."""
@@ -39,6 +39,8 @@ _COPIED = (
     *("model", "tools", "add_generation_prompt", "continue_final_message", "add_special_tokens"),
     *("chat_template", "chat_template_kwargs"),
 )
+_POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
+_PROMPT = {CHAT: "messages", COMPLETIONS: "prompt", **dict.fromkeys(_POOLED, "input")}
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
 
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
@@ -48,6 +50,8 @@ _SHORTEST: tuple[tuple[str, dict[str, Any]], ...] = (
     (CHAT, {"messages": _HELLO, "tools": [_TOOL]}),
     (COMPLETIONS, {"prompt": "x"}),
     (EMBEDDINGS, {"input": "x"}),
+    (CLASSIFY, {"input": "x"}),
+    (POOLING, {"input": "x"}),
 )
 
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=read_float).decode
@@ -55,20 +59,22 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Counted(msgspec.Struct):
-    count: int
+    count: int | None = None
+    input_tokens: int | None = None
 
 
 _read = msgspec.json.Decoder(_Counted).decode
 
 
 def read_count(status: int, body: bytes) -> int | None:
-    """Read an answer of ``/tokenize``; None if it is a refusal, or not in vLLM's form."""
+    """Read an answer to a question; None if it is a refusal, or not in vLLM's form."""
     if status != 200:
         return None
     try:
-        return _read(body).count
+        counted = _read(body)
     except msgspec.DecodeError:
         return None
+    return counted.input_tokens if counted.count is None else counted.count
 
 
 def context_length(config: Any) -> int | None:
@@ -89,22 +95,25 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
 
     Args:
         tokenize: the way to the server.
-        endpoint: one of the three.
+        endpoint: any.
 
     Returns:
         Tokens, before any truncation; None if they cannot be counted.
     """
     try:
-        found = questions(endpoint, _decode(body))
+        fields = _decode(body)
     except msgspec.DecodeError:
         return None
+    if endpoint == MESSAGES:
+        return await tokenize(COUNT_TOKENS, fields) if _all_text(fields) else None
+    found = questions(endpoint, fields)
     if found is None:
         return None
     longest, asked = found
     for size, question in sorted(asked, key=lambda item: -item[0]):
         if longest >= size + SPECIAL:
             break  # neither this nor a shorter one can have more
-        count = await tokenize(question)
+        count = await tokenize(TOKENIZE, question)
         if count is None:
             return None
         longest = max(longest, count)
@@ -118,12 +127,12 @@ def questions(endpoint: str, body: Mapping[str, Any]) -> tuple[int, list[tuple[i
         The length of the longest prompt that is token ids already, and for each other one its size in bytes (0 for a
         chat) and the body to send; None if the prompt cannot be counted.
     """
-    if any(body.get(field) is not None for field in _UNTOLD):
+    if any(body.get(field) is not None for field in _UNTOLD) or endpoint not in _PROMPT:
         return None
-    if endpoint == CHAT or (endpoint == EMBEDDINGS and body.get("messages") is not None):
+    if endpoint == CHAT or (endpoint in _POOLED and body.get("messages") is not None):
         chat = _chat(body, generation_prompt=endpoint == CHAT)
         return None if chat is None else (0, [(0, chat)])
-    value = body.get("input" if endpoint == EMBEDDINGS else "prompt")
+    value = body.get(_PROMPT[endpoint])
     prompts = value if isinstance(value, list) and not _is_ids(value) else [value]
     longest = 0
     texts = []
@@ -144,13 +153,12 @@ def _is_ids(value: Any) -> TypeGuard[list[int]]:
 
 def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any] | None:
     """Return the question about a conversation; None if it cannot be asked."""
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not all(_is_text(message) for message in messages):
+    if not _all_text(body):
         return None
     if body.get("tools") and body.get("tool_choice") == "none":
         return None  # a server's flag decides whether the template sees the tools
     question = {key: body[key] for key in _COPIED if body.get(key) is not None}
-    question["messages"] = [_message(message) for message in messages]
+    question["messages"] = [_message(message) for message in body["messages"]]
     question.setdefault("add_generation_prompt", generation_prompt)
     more = {key: body[key] for key in _TEMPLATE_FIELDS if body.get(key) is not None}
     if more:
@@ -159,6 +167,12 @@ def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any]
             more["enable_thinking"] = more["reasoning_effort"] != "none"
         question["chat_template_kwargs"] = {**given, **more}
     return question
+
+
+def _all_text(body: Mapping[str, Any]) -> bool:
+    """Whether a conversation is one of text alone."""
+    messages = body.get("messages")
+    return isinstance(messages, list) and all(map(_is_text, messages))
 
 
 def _is_text(message: Any) -> bool:

@@ -96,3 +96,46 @@ def test_without_limits_everything_passes() -> None:
     body = {"prompt": "x" * 1000, "max_tokens": 10**9}
     assert length(body, Model("m")) is None
     assert length(body, Model("m", max_model_len=10)) is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("/tokenize", {"prompt": "x" * 1000}),
+        ("/tokenize", {"messages": [{"role": "user", "content": "x" * 1000}]}),
+        ("/detokenize", {"tokens": [1] * 1000}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x" * 1000}]}),
+        ("/v1/classify", {"input": [[1] * 10, "x" * 40]}),
+        ("/v1/rerank", {"query": "q" * 40, "documents": ["d" * 40] * 9}),
+        ("/v1/rerank", {"query": "q", "documents": ["d" * 400], "max_tokens_per_doc": 5}),
+        ("/v1/rerank", {"query": "q", "documents": [{"content": [{"type": "text", "text": "d" * 400}]}]}),
+        ("/v1/score", {"text_1": "q" * 400, "text_2": "d", "truncate_prompt_tokens": 9}),
+    ],
+)
+def test_what_may_fit_into_a_model_that_pools_passes(endpoint: str, body: dict[str, Any]) -> None:
+    for model in (MODEL, Model("m", max_model_len=10, max_token_bytes=4, prompt_overhead=2)):
+        counted = check_length(model, endpoint, body, len(json.dumps(body)))
+        assert counted in ({None, "input"} if endpoint == "/v1/classify" else {None})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "param"),
+    [
+        ("/v1/classify", {"input": [1] * 11}, "input"),
+        ("/v1/pooling", {"input": ["x", "x" * 41]}, "input"),
+        ("/v1/rerank", {"query": "q", "documents": ["d", "d" * 41]}, "documents"),
+        ("/v1/rerank", {"query": "q" * 41, "documents": ["d"]}, "query"),
+        ("/v1/score", {"queries": ["q"], "items": "d" * 41}, "items"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "system": "s" * 40}, "messages"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x" * 37}]}, "messages"),
+    ],
+)
+def test_one_text_that_cannot_fit_is_refused(endpoint: str, body: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        check_length(MODEL, endpoint, body, len(json.dumps(body)))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def test_anthropics_prompt_is_counted_with_its_system_text() -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "system": [{"type": "text", "text": "s" * 92}]}
+    assert check_length(COUNTS, "/v1/messages", body, len(json.dumps(body))) == "messages"

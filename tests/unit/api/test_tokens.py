@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from api.admission.tokens import answers_of, given_tokens, most_tokens
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.endpoints import (
+    CHAT,
+    COMPLETIONS,
+    COUNT_TOKENS,
+    DETOKENIZE,
+    EMBEDDINGS,
+    RERANK,
+    SCORE,
+    TOKENIZE,
+)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +80,33 @@ def test_the_answers_that_are_generated(request_: dict[str, Any], answers: int) 
     ],
 )
 def test_token_ids_are_counted(request_: dict[str, Any], tokens: int | None) -> None:
-    assert given_tokens(request_) == tokens
+    endpoint = EMBEDDINGS if "input" in request_ else CHAT if "messages" in request_ else COMPLETIONS
+    assert given_tokens(endpoint, request_, 1000) == tokens
+
+
+def size_of(request_: dict[str, Any]) -> int:
+    return len(json.dumps(request_, separators=(",", ":")))
+
+
+@pytest.mark.parametrize("fields", [("query", "documents"), ("text_1", "text_2"), ("queries", "documents")])
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_query_costs_as_often_as_there_are_documents(fields: tuple[str, str], listed: bool) -> None:
+    one, many = fields
+    query: Any = ["q" * 398] if listed and one != "query" else "q" * 398
+    request_ = {one: query, many: ["d" * 40] * 1000}
+    found = given_tokens(RERANK if one == "query" else SCORE, request_, size_of(request_))
+    assert found == (size_of(request_) + 999 * 400) // 4
+
+
+def test_texts_that_meet_one_another_cost_once() -> None:
+    request_ = {"text_1": ["a" * 40] * 9, "text_2": ["b" * 40] * 9}
+    assert given_tokens(SCORE, request_, size_of(request_)) == size_of(request_) // 4
+    assert given_tokens(RERANK, {"query": "q", "documents": "d"}, 400) == 100
+    assert given_tokens(RERANK, {"query": "q", "documents": []}, 400) == 100
+
+
+@pytest.mark.parametrize("endpoint", [TOKENIZE, DETOKENIZE, COUNT_TOKENS])
+def test_the_tokenizer_alone_costs_little(endpoint: str) -> None:
+    assert given_tokens(endpoint, {"prompt": "x", "tokens": [1, 2]}, 40_000) == 101
+    assert given_tokens(endpoint, {"prompt": ""}, 10) == 1
+    assert most_tokens(endpoint, {"max_tokens": 5}) == 0

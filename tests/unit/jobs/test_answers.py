@@ -90,12 +90,36 @@ def test_a_path_that_an_engine_does_not_have_is_unsupported(status: int, answer:
 @pytest.mark.parametrize(
     "answer",
     [
-        b'{"error": {"message": "The model `m` does not exist.", "code": 404}}',
+        b'{"error": {"message": "The model `m` does not exist.", "type": "invalid_request_error", "code": null}}',
+        b'{"error": {"message": "no m", "type": "invalid_request_error", "code": "model_not_found"}}',
         b'{"type": "error", "error": {"type": "not_found_error", "message": "no model m"}}',
     ],
 )
 def test_an_error_that_clients_can_read_stays_as_it_is(answer: bytes) -> None:
     assert json_or_failure(404, answer) == (404, answer)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "code"),
+    [
+        (400, "temperature must be in [0, 2], got 7.0.", "invalid_request_error", "invalid_request"),
+        (
+            400,
+            "This model's maximum context length is 9 tokens.",
+            "invalid_request_error",
+            "context_length_exceeded",
+        ),
+        (404, "The model `m` does not exist.", "invalid_request_error", "model_not_found"),
+        (500, "out of memory", "server_error", "engine_error"),
+    ],
+)
+def test_vllms_errors_get_openais_type_and_code(status: int, message: str, kind: str, code: str) -> None:
+    theirs = {"message": message, "type": "SomeError", "param": "temperature", "code": status}
+    told, body = json_or_failure(status, json.dumps({"error": theirs}).encode())
+    assert told == status
+    assert json.loads(body) == {"error": {**theirs, "type": kind, "code": code}}
+    bare = json_or_failure(status, json.dumps({"error": {"message": message}}).encode())[1]
+    assert json.loads(bare) == {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def test_an_error_that_nests_deeply_is_told() -> None:

@@ -53,6 +53,8 @@ def test_a_conversation_is_asked_about_as_it_would_be_run() -> None:
         (COMPLETIONS, {"prompt": None}),
         (COMPLETIONS, {"prompt": ["x", None]}),
         (EMBEDDINGS, {"input": [HI]}),
+        ("/v1/rerank", {"query": "x", "documents": ["y"], "prompt": "z"}),
+        ("/v1/responses", {"input": "x", "prompt": "z"}),
     ],
 )
 def test_what_cannot_be_told_is_not_asked(endpoint: str, body: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ def test_what_cannot_be_told_is_not_asked(endpoint: str, body: dict[str, Any]) -
 async def test_the_longest_prompt_counts(prompt: Any, expected: int, calls: int) -> None:
     asked = []
 
-    async def tokenize(question: dict[str, Any]) -> int | None:
+    async def tokenize(_: str, question: dict[str, Any]) -> int | None:
         asked.append(question)
         return len(question["prompt"]) // 4
 
@@ -86,9 +88,35 @@ async def test_the_longest_prompt_counts(prompt: Any, expected: int, calls: int)
 
 
 @pytest.mark.asyncio
+async def test_anthropics_prompts_are_counted_by_their_own_path() -> None:
+    asked = []
+
+    async def tokenize(path: str, question: dict[str, Any]) -> int | None:
+        asked.append((path, question))
+        return 9
+
+    body = {"messages": HI, "system": "be brief", "max_tokens": 5}
+    assert await count_prompts(tokenize, "/v1/messages", json.dumps(body).encode()) == 9
+    assert asked == [("/v1/messages/count_tokens", body)]
+    image = [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "u"}}]}]
+    assert await count_prompts(tokenize, "/v1/messages", json.dumps({"messages": image}).encode()) is None
+
+
+@pytest.mark.parametrize("endpoint", ["/v1/classify", "/v1/pooling"])
+def test_a_pooled_input_is_asked_about_as_one_to_embed(endpoint: str) -> None:
+    asked = {"model": "m", "input": ["one", [1, 2]]}
+    assert (
+        questions(endpoint, asked)
+        == questions(EMBEDDINGS, asked)
+        == (2, [(3, {"model": "m", "prompt": "one"})])
+    )
+    assert questions(endpoint, {"messages": HI}) == questions(EMBEDDINGS, {"messages": HI})
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'{"prompt": "hi"}'])
 async def test_no_answer_is_no_count(body: bytes) -> None:
-    async def tokenize(_: dict[str, Any]) -> int | None:
+    async def tokenize(*_: object) -> int | None:
         return None
 
     assert await count_prompts(tokenize, COMPLETIONS, body) is None
@@ -98,6 +126,7 @@ async def test_no_answer_is_no_count(body: bytes) -> None:
     ("status", "body", "count"),
     [
         (200, b'{"count": 3, "max_model_len": 10, "tokens": [1, 2, 3]}', 3),
+        (200, b'{"input_tokens": 4, "context_management": {}}', 4),
         (200, b'{"tokens": [1, 2, 3]}', None),  # llama.cpp
         (200, b"[]", None),
         (200, b"<html>", None),

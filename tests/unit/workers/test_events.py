@@ -251,7 +251,10 @@ def test_what_is_no_event_is_the_engines_death(path: str, frame: str) -> None:
 
 def test_a_response_whose_parts_are_odd_is_that_of_its_end_all_the_same() -> None:
     events, response = response_of([("message", ["a"])])
-    odd = [{"type": "response.output_text.delta", "delta": 5}, {"type": "response.web_search_call.searching"}]
+    odd: list[dict[str, Any]] = [
+        {"type": "response.output_text.delta", "delta": 5},
+        {"type": "response.web_search_call.searching"},
+    ]
     final, emitted = relayed(sse([*events[:2], *odd, *events[2:]]), [], RESPONSES)
     assert len(emitted) == len(events) + 2
     assert json.loads(final.body) == response

@@ -183,7 +183,8 @@ class OpenAIEngine:
         body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
         # Leaving the block early closes the connection, by which the server knows to abort.
-        async with self._client().post(self._base + request.endpoint, data=body, headers=headers) as response:
+        url = self._base + ENDPOINTS[request.endpoint].served_at
+        async with self._client().post(url, data=body, headers=headers) as response:
             self._heard_s = time.monotonic()
             status = response.status
             streamed = response.content_type == "text/event-stream"
@@ -234,10 +235,10 @@ class OpenAIEngine:
         with self._reaching():
             return await count_prompts(self._tokenize, endpoint, body)
 
-    async def _tokenize(self, question: dict[str, Any]) -> int | None:
+    async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
         async with (
             asyncio.timeout(self._settings.start_timeout_s),
-            self._client().post(self._base + "/tokenize", data=_encode(question)) as response,
+            self._client().post(self._base + path, data=_encode(question)) as response,
         ):
             return read_count(response.status, await response.read())
 

@@ -7,13 +7,12 @@ import contextlib
 import hashlib
 import heapq
 import itertools
-import struct
 import time
 from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from jobs.endpoints import CHAT, CLASSIFY, EMBEDDINGS, ENDPOINTS, MESSAGES, POOLING, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from monitoring import failpoints
@@ -21,6 +20,7 @@ from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, Mo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import event_shapes, shapes
 from workers.engines.simulated.journal import Journal
+from workers.engines.simulated.pooled import Pooled, RefusedError
 from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
 
 _TEXT = """
@@ -30,6 +30,8 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
+
+_POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
 _DEAD = "the engine is stopped"
 _DIED = "a simulated death"
@@ -56,6 +58,7 @@ class SimulatedEngine:
         self._stops: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._failed: set[str] = set()
+        self._pooled = Pooled(settings)
         self._journal = Journal(settings.journal_path)
         self._alive = False
         self._hung_s: float | None = None
@@ -166,8 +169,8 @@ class SimulatedEngine:
             return fault
         if body.model is not None and body.model != self._settings.model:
             return _refuse(404, f"The model `{body.model}` does not exist.", "NotFoundError", "model")
-        if request.endpoint == EMBEDDINGS:
-            return await self._embed(body)
+        if self._pooled.answers(request.endpoint):
+            return await self._pool(request)
         return await self._complete(request, body, emit, stop)
 
     async def _complete(self, request: EngineRequest, body: Body, emit: Emit, stop: asyncio.Event) -> Final:
@@ -266,37 +269,23 @@ class SimulatedEngine:
         self._generated += 1
         return len(words)
 
-    async def _embed(self, body: Body) -> Final:
-        given = msgspec.json.decode(body.input) if body.input else None
-        if not isinstance(given, str | list) or not given:
-            return _refuse(400, "input must be a string or a list that is not empty")
+    async def _pool(self, request: EngineRequest) -> Final:
         if self._settings.ttft_s:
             await asyncio.sleep(self._settings.ttft_s)
-        items = inputs_of(given)
-        counts = [token_count(_encode(item)) for item in items]
-        if max(counts) > self._settings.max_model_len:
-            return _refuse(
-                400, f"This model's maximum context length is {self._settings.max_model_len} tokens."
-            )
-        model, vectors = self._settings.model, [self._vector(_encode(item)) for item in items]
-        tokens = sum(counts)
-        body64 = body.encoding_format == "base64"
-        return Final(200, shapes.embeddings(model, vectors, tokens, base64=body64), Usage(tokens, 0, tokens))
-
-    def _vector(self, item: bytes) -> list[float]:
-        """Return a unit vector that depends on the input and the seed only."""
-        dim = self._settings.embedding_dim
-        raw = hashlib.shake_128(item + b"%d" % self._settings.seed).digest(2 * dim)
-        values = [number / 32768.0 for number in struct.unpack(f"<{dim}h", raw)]
-        length = sum(value * value for value in values) ** 0.5 or 1.0
-        return [value / length for value in values]
+        try:
+            answer, usage = self._pooled.answer(request.endpoint, request.id, request.body)
+        except (RefusedError, msgspec.DecodeError) as error:
+            return _refuse(400, str(error))
+        return Final(200, answer, usage)
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
         await self.check()
+        if ENDPOINTS[endpoint].pairs or ENDPOINTS[endpoint].tokenizer_only:
+            return None
         try:
             request = read_body(body)
-            if endpoint != EMBEDDINGS:
+            if endpoint not in _POOLED:
                 return token_count(request.prompt_of(endpoint))
             return max(token_count(_encode(item)) for item in inputs_of(msgspec.json.decode(request.input)))
         except (msgspec.DecodeError, ValueError, LookupError):

@@ -137,7 +137,7 @@ class Message:
     def head(self) -> Frames:
         """See the Protocol."""
         none = {"stop_reason": None, "stop_sequence": None, "usage": _usage(self._prompt_tokens, 0)}
-        message = {**self._start, "content": [], "model": self._model, **none}
+        message: dict[str, Any] = {**self._start, "content": [], "model": self._model, **none}
         block = {"type": "text", "text": ""}
         return _events(
             {"type": "message_start", "message": message},

@@ -32,7 +32,6 @@ class Body(msgspec.Struct):
     max_output_tokens: int | None = None
     n: int | None = None
     stream_options: StreamOptions | None = None
-    encoding_format: str = "float"
     simulate: str | None = None
 
     def prompt_of(self, endpoint: str) -> bytes:

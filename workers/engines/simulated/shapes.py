@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64 as b64
 import json
-import struct
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk, Frames, Head, Text
@@ -80,15 +78,3 @@ def _counts(usage: Usage) -> str:
         f'{{"prompt_tokens":{usage.prompt_tokens},"completion_tokens":{usage.completion_tokens},'
         f'"total_tokens":{usage.total_tokens}}}'
     )
-
-
-def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, base64: bool) -> bytes:
-    """Return an embeddings response; base64 holds little-endian 32-bit floats, as OpenAI's does."""
-    data = []
-    for index, vector in enumerate(vectors):
-        value: Any = vector
-        if base64:
-            value = b64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-        data.append({"object": "embedding", "index": index, "embedding": value})
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json.dumps({"object": "list", "data": data, "model": model, "usage": usage}).encode()

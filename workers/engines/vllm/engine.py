@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, ENDPOINTS, MESSAGES, RESPONSES
+from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
 from workers.engines.counting import context_length, count_prompts, read_count
@@ -37,6 +37,7 @@ from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
+from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
@@ -119,10 +120,8 @@ class VllmEngine:
             chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
             await learn(self, COMPLETIONS, self._shapes, compact=compact)
             endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
-            more = (RESPONSES, MESSAGES, COUNT_TOKENS) if chat else ()
-            endpoints = (*endpoints, *(path for path in more if path in self._endpoints))
-        if "embed" in tasks:
-            endpoints = (*endpoints, EMBEDDINGS)
+            endpoints += served(self._app, BESIDE_CHAT) if chat else ()
+        endpoints += served(self._app, OTHERS)
         self._priority = await seen_priority(self._llm, self.run, endpoints)
         _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
         config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
@@ -267,8 +266,8 @@ class VllmEngine:
             return None  # vLLM's /tokenize takes the template all the same
         return await count_prompts(self._tokenize, endpoint, body)
 
-    async def _tokenize(self, question: dict[str, Any]) -> int | None:
-        return read_count(*await call_app(self._app, "POST", "/tokenize", _encode(question), self._auth))
+    async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
+        return read_count(*await call_app(self._app, "POST", path, _encode(question), self._auth))
 
     async def abort(self, request_id: str) -> None:
         """See the Protocol. vLLM ends an aborted request with the output that it has."""

@@ -82,6 +82,15 @@ def make_scope(app: Any, method: str, path: str, headers: Headers, length: int) 
     }
 
 
+def functions_at(app: Any, path: str) -> list[Callable[..., Awaitable[Any]]]:
+    """Return the endpoint functions for POST at a path; there may be none."""
+    return [
+        route.endpoint
+        for route in app.routes
+        if getattr(route, "path", None) == path and "POST" in (getattr(route, "methods", None) or ())
+    ]
+
+
 class InvalidBodyError(Exception):
     """The endpoint's request model refuses the body."""
 
@@ -97,11 +106,7 @@ class Endpoint:
         from pydantic import BaseModel
         from starlette.requests import Request
 
-        found = [
-            route.endpoint
-            for route in app.routes
-            if getattr(route, "path", None) == path and "POST" in (getattr(route, "methods", None) or ())
-        ]
+        found = functions_at(app, path)
         if not found:
             raise LookupError(f"no endpoint {path}")
         # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, POOLING
 from jobs.facts import EnginePriority
 from workers.engines.base import Emit, EngineRequest, Final
 
@@ -14,6 +14,7 @@ _BODIES: dict[str, dict[str, Any]] = {
     CHAT: {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1},
     COMPLETIONS: {"prompt": "Hello", "max_tokens": 1},
     EMBEDDINGS: {"input": "Hello"},
+    POOLING: {"input": "Hello"},
 }
 _PRIORITY = 7
 """One that no lane has, and that is not vLLM's default."""

@@ -1,0 +1,89 @@
+"""The endpoints to which this coordinator delivers: taken with a lease when something is due, given back after a turn."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from broker.db.errors import StoreError, StoreUnavailableError
+from coordinator.context import Context
+
+if TYPE_CHECKING:
+    from coordinator.webhooks.delivery import Delivery
+    from coordinator.webhooks.guard import Guard
+
+log = structlog.get_logger(__name__)
+
+TROUBLE_S = 30.0
+"""Rest of an endpoint after an error of our own."""
+
+
+class Deliveries:
+    """Delivers to a bounded number of endpoints at once."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._guard: Guard | None = None
+        self._deliveries: dict[str, Delivery] = {}
+        self.running: set[asyncio.Task[None]] = set()
+        self.closed = False
+
+    async def look(self) -> None:
+        """Take the endpoints for which something is due; nothing more once it is ``closed``."""
+        most = self._context.settings.webhook_endpoints_at_once
+        if len(self.running) >= most or self.closed:
+            return
+        for endpoint in await self._context.outbox.due(most):
+            if len(self.running) >= most or self.closed:
+                return
+            if endpoint not in self._deliveries and await self._context.outbox.take(endpoint):
+                self._begin(endpoint)
+
+    def stop(self) -> None:
+        """Begin nothing more; the tries under way finish."""
+        self.closed = True
+        for delivery in self._deliveries.values():
+            delivery.stop()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._guard is not None:
+            await self._guard.aclose()
+
+    def _begin(self, endpoint: str) -> None:
+        from coordinator.webhooks.delivery import (
+            Delivery,  # late: a coordinator without webhooks does without
+        )
+        from coordinator.webhooks.guard import Guard  # their libraries
+
+        if self._guard is None:
+            s = self._context.settings
+            self._guard = Guard(
+                s.webhook_networks,
+                allow_http=s.webhook_allow_http,
+                timeout_s=s.webhook_timeout_s,
+                connections=s.webhook_endpoints_at_once * s.webhook_in_flight,
+            )
+        delivery = self._deliveries[endpoint] = Delivery(self._context, self._guard, endpoint)
+        task = asyncio.create_task(self._deliver(endpoint, delivery), name=f"deliver to {endpoint}")
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+
+    async def _deliver(self, endpoint: str, delivery: Delivery) -> None:
+        """Have one turn, and give the outbox back."""
+        wait_s: float | None = 0.0
+        try:
+            wait_s = await delivery.run()
+        except StoreUnavailableError as error:
+            log.debug("webhook_waits_for_redis", webhook=endpoint, error=str(error))
+        except Exception:
+            log.exception("webhook_delivery_failed", webhook=endpoint)
+            wait_s = TROUBLE_S
+        finally:
+            del self._deliveries[endpoint]
+            if wait_s is not None:
+                with suppress(StoreError):  # it is taken again when its lease has run out
+                    await self._context.outbox.leave(endpoint, wait_s)
