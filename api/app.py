@@ -22,6 +22,8 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.conversations import routes as conversations
+from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
 from api.http import handlers
 from api.http.asgi import UNMATCHED
@@ -29,6 +31,7 @@ from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
+from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
@@ -71,7 +74,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models),
+    "openai": (openai, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
@@ -117,6 +120,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
+            *(ConversationRequest, ConversationChange, ItemsRequest),
             workers.DrainRequest,
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],
@@ -131,6 +135,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
+    app.add_middleware(AnthropicErrors)
     paths = {getattr(route, "path", "") for route in app.routes}
     counted = sorted(
         path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))

@@ -26,6 +26,7 @@ from api.settings import ApiSettings
 from broker.access import AccessStore
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
+from broker.conversations import ConversationStore
 from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.events.hub import EventHub
@@ -95,6 +96,7 @@ class Services:
         self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
+        self.conversations = ConversationStore(self.store)
         self.tasks = TaskStore(self.store)
         self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -16,8 +16,10 @@ from broker.attempts import Attempts
 from broker.db.calls import jobs as calls
 from broker.db.errors import (
     BusyError,
+    ConversationBusyError,
     IdempotencyConflictError,
     InfeasibleError,
+    NoConversationError,
     OverQuotaError,
     QueueFullError,
     StoreUnavailableError,
@@ -60,10 +62,18 @@ _KEPT = (
     "queue_timeout_ms",
     "keep_ms",
     "key",
-    "conversation",
     "webhook",
 )
 """The fields of a submission that the function gets as they are."""
+
+_REFUSALS: Mapping[str, Callable[[str], Exception]] = {
+    "conflict": IdempotencyConflictError,
+    "unfinished": UnfinishedError,
+    "gone": LookupError,
+    "no_conversation": NoConversationError,
+    "conversation_busy": ConversationBusyError,
+}
+"""The error of each refusal that names another object."""
 
 _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
@@ -142,6 +152,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             LookupError: there is no job to retry.
             QueueFullError: the lane is full, or the tenant has reached its own bound.
             OverQuotaError: the tenant has used up a quota.
+            NoConversationError: the tenant has no such conversation.
+            ConversationBusyError: another job of the conversation has not ended, or it has changed since it was read.
             IdempotencyConflictError: the key belongs to another submission.
         """
         digest = ""
@@ -199,6 +211,9 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             once=spec.once or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
+            conversation=None if spec.conversation is None else spec.conversation.id,
+            conversation_turn=None if spec.conversation is None else spec.conversation.turn,
+            conversation_parts=None if spec.conversation is None else spec.conversation.parts,
             idem=spec.idempotency_key,
             idem_tenant=spec.idempotency_tenant,
             digest=digest or None,
@@ -220,15 +235,10 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def _refusal(self, spec: JobSpec, answer: calls.Accepted) -> Exception:
         """Return the error for a job that was not accepted."""
-        match answer.kind:
-            case "conflict":
-                return IdempotencyConflictError(answer.id)
-            case "unfinished":
-                return UnfinishedError(answer.id)
-            case "gone":
-                return LookupError(answer.id)
-            case "over_quota":
-                return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
+        if answer.kind in _REFUSALS:
+            return _REFUSALS[answer.kind](answer.id)
+        if answer.kind == "over_quota":
+            return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))

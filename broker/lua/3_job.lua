@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'webhook'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'taken', 'webhook'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -33,10 +33,6 @@ local function drop_objects(ids)
   end
 end
 
--- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
--- leaves entries in the indexes by tenant, which lists pass over.
-local OUTLIVES_MS = 604800000
-
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, j, to, retention, f, result)
@@ -59,6 +55,7 @@ local function end_one(id, j, to, retention, f, result)
   count_job(id, j, to, f)
   if not j.batch and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
   if j.batch then look(j.batch) end
+  if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks
   if j.waiter and not (sinks and string.find(' ' .. sinks .. ' ', ' ' .. j.waiter .. ' ', 1, true)) then
     sinks = sinks and sinks .. ' ' .. j.waiter or j.waiter

@@ -43,24 +43,16 @@ ROOMS = {
         "admission": {TOP, "http"},
         "openai": FACE,
         "responses": FACE | {"openai"},
-        "jobs": FACE | {"responses"},
+        "conversations": FACE | {"responses"},
+        "jobs": FACE | {"openai", "responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
         "webhooks": FACE,
         "admin": FACE,
         TOP: FACE
-        | {
-            "connections",
-            "openai",
-            "responses",
-            "jobs",
-            "files",
-            "batches",
-            "operations",
-            "webhooks",
-            "admin",
-        },
+        | {"connections", "openai", "responses", "conversations", "webhooks"}
+        | {"jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),
@@ -107,7 +99,11 @@ CONFINED = {
         )
     ),
     "torch": (
-        *("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
+        *(
+            "workers/devices/tiny_models.py",
+            "workers/devices/tiny_weights.py",
+            "workers/devices/tiny_encoder.py",
+        ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),
     "opentelemetry": ("monitoring/otlp.py",),

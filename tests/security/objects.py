@@ -36,6 +36,7 @@ class Maker:
     async def all(self) -> None:
         """Make one of each, but for a job that waits: the next maker's worker would take it."""
         self.keep("webhook", "disabled", await self.webhook())
+        self.keep("conversation", "made", await self.conversation())
         self.keep("job", "running", await self.taken())
         self.keep("job", "streaming", await self.streaming())
         self.keep("job", "succeeded", await self.succeeded())
@@ -56,7 +57,7 @@ class Maker:
             f"/v1/webhooks/{made['id']}", json={"state": "disabled"}, headers=bearer(self.tenant.key)
         )
         store = self.puppet.store
-        letter = {
+        letter: dict[Any, Any] = {
             "event": EVENT,
             "type": "job.failed",
             "object": self.tenant.note,
@@ -85,6 +86,11 @@ class Maker:
     async def submit(self, **more: Any) -> str:
         body = {"input": self.chat(), "metadata": {"note": self.tenant.note}, **more}
         return str((await self.post("/v1/jobs", json=body))["id"])
+
+    async def conversation(self) -> str:
+        item = {"id": "kept", "role": "user", "content": self.tenant.prompt}
+        body = {"items": [item], "metadata": {"note": self.tenant.note}}
+        return str((await self.post("/v1/conversations", json=body))["id"])
 
     async def take(self, ident: str) -> Claim:
         claim = await self.puppet.take()
