@@ -37,6 +37,8 @@ from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
+from api.openai import stored as openai_chats
+from api.openai.stored_view import ChatChange
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
@@ -65,7 +67,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models, conversations),
+    "openai": (openai, openai_models, openai_chats, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "admin": (admin_keys, admin_tenants, admin_audit),
@@ -110,7 +112,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
-            *(ConversationRequest, ConversationChange, ItemsRequest),
+            *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
         ],
         needs_key=needs_key,

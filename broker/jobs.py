@@ -197,6 +197,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
             once=spec.once or None,
+            listed=spec.listed or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             conversation=None if spec.conversation is None else spec.conversation.id,
             conversation_turn=None if spec.conversation is None else spec.conversation.turn,
@@ -254,6 +255,33 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             Whether they are dropped.
         """
         return await self.functions.call(calls.DropBodies(id=job_id, owner=owner))
+
+    async def forget(
+        self, job_id: str, *, owner: str | None = None, by: Actor | None = None
+    ) -> JobState | None:
+        """Delete an ended job. Return its state: one that has not ended stays; None: no such job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        state = await self.functions.call(calls.Forget(id=job_id, owner=owner, by=encoded(by)))
+        return None if state is None else JobState(state)
+
+    async def relabel(
+        self,
+        job_id: str,
+        metadata: Mapping[str, str],
+        *,
+        owner: str | None = None,
+        by: Actor | None = None,
+    ) -> bool:
+        """Replace a job's metadata. Returns whether there is such a job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        text = json.dumps(dict(metadata))
+        return await self.functions.call(calls.Relabel(job_id, text, owner, encoded(by)))
 
     async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""

@@ -67,6 +67,7 @@ class JobSpec:
         shown: members that its answer shows, in place of the engine's own: JSON-able.
         conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
+        listed: it is a stored chat completion, and listed as one.
     """
 
     id: str
@@ -100,6 +101,7 @@ class JobSpec:
     shown: Mapping[str, Any] = field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
+    listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

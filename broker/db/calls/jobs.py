@@ -51,6 +51,7 @@ class Accept(Call[Accepted]):
             ``conversation_busy`` while another job of it has not ended, or if it is not as it was read.
         conversation_turn: as it was read. ``conversation_parts``: the same.
         webhook: URL that is told of its end.
+        listed: note it among its tenant's stored chat completions.
     """
 
     flags = WRITES
@@ -87,6 +88,7 @@ class Accept(Call[Accepted]):
     conversation_turn: int | None = None
     conversation_parts: int | None = None
     webhook: str | None = None
+    listed: bool | None = None
 
 
 class ClaimedJob(Answer):
@@ -242,6 +244,32 @@ class DropBodies(Call[bool]):
 
     id: str
     owner: str
+
+
+class Forget(Call[str | None]):
+    """Delete an ended job: its record, its log and its entries in the indexes.
+
+    Answers with its state: one that has not ended stays. None: no such job; a chunk of a batch is none.
+    ``owner``: as of :class:`Cancel`.
+    """
+
+    id: str
+    owner: str | None = None
+    by: str | None = None
+
+
+class Relabel(Call[bool]):
+    """Replace a job's metadata. False: there is no such job. ``owner``: as of :class:`Cancel`.
+
+    Attributes:
+        metadata: JSON.
+    """
+
+    flags = WRITES
+    id: str
+    metadata: str
+    owner: str | None = None
+    by: str | None = None
 
 
 class Watch(Call[str | None]):
