@@ -42,6 +42,10 @@ from api.openai.stored_view import ChatChange
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
+from api.webhooks import deliveries as webhook_deliveries
+from api.webhooks import rotation as webhook_secrets
+from api.webhooks import routes as webhooks
+from api.webhooks.schema import SecretRotation, WebhookChange, WebhookRequest
 from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
@@ -59,6 +63,10 @@ TAGS = [
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
     {
+        "name": "webhooks",
+        "description": "Endpoints that are told when jobs, batches and responses end, by signed requests.",
+    },
+    {
         "name": "admin",
         "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
     },
@@ -70,6 +78,7 @@ ROUTES = {
     "openai": (openai, openai_models, openai_chats, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
     "admin": (admin_keys, admin_tenants, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
@@ -114,6 +123,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(KeyRequest, RotateRequest, TenantFields),
             *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
+            *(WebhookRequest, WebhookChange, SecretRotation),
         ],
         needs_key=needs_key,
     )

@@ -254,6 +254,7 @@ class Job:
     keep_ms: int | None = None
     once: bool = False
     shown: Mapping[str, Any] = field(default_factory=dict)
+    webhook: str | None = None
     history: tuple[Attempt, ...] = ()
 
     def is_of(self, owner: str | None) -> bool:

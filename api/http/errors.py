@@ -44,6 +44,7 @@ _OWN_CODES = {
     ),
     404: (
         "batch_not_found",
+        "event_not_found",
         "chat_completion_not_found",
         "conversation_not_found",
         "file_not_found",
@@ -52,6 +53,7 @@ _OWN_CODES = {
         "key_not_found",
         "not_found",
         "pool_not_found",
+        "webhook_not_found",
         "worker_not_found",
     ),
     405: ("method_not_allowed",),
@@ -59,13 +61,16 @@ _OWN_CODES = {
     409: (
         *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "key_inactive", "no_pepper"),
-        "nothing_to_retry",
+        *("nothing_to_retry", "too_many_webhooks"),
     ),
     410: ("cursor_expired", "file_gone", "result_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),
     414: ("url_too_long",),
     416: ("range_not_satisfiable",),
-    429: ("gpu_busy", "insufficient_quota", "queue_full", "rate_limit_exceeded", "too_many_attempts"),
+    429: (
+        *("gpu_busy", "insufficient_quota", "queue_full", "rate_limit_exceeded", "resource_unavailable"),
+        "too_many_attempts",
+    ),
     431: ("headers_too_large",),
     503: (
         "body_memory_full",
@@ -76,7 +81,6 @@ _OWN_CODES = {
         "redis_unavailable",
         "server_stopping",
         "storage_error",
-        "storage_unavailable",
         "too_many_connections",
     ),
     504: ("expired",),

@@ -12,6 +12,27 @@ local function code_of(f) return f.error and cjson.decode(f.error).code or '' en
 -- As `owns`, of a job: the fields tenant and batch of its record. Chunks are their batch's, and no tenant's.
 local function owns_job(a, j) return not a.owner or not j.batch and owns(a, j.tenant) end
 
+-- How a stored body begins that is a reference to an object in storage, see jobs/references.py.
+local REFERENCE = '\2ref '
+
+-- Note the keys of a job's bodies in storage; they were announced. keys: nil: there are none.
+local function keep_objects(id, keys)
+  if not keys then return end
+  local before = redis.call('HGET', K.objects(), id)
+  redis.call('HSET', K.objects(), id, (before and before .. ' ' or '') .. table.concat(keys, ' '))
+  for _, key in ipairs(keys) do redis.call('ZREM', K.files_announced(), id .. ' ' .. key) end
+end
+
+-- Have the sweeper delete the bodies in storage of jobs whose records go.
+local function drop_objects(ids)
+  for i, keys in ipairs(redis.call('HMGET', K.objects(), unpack(ids))) do
+    if keys then
+      for key in string.gmatch(keys, '%S+') do redis.call('SADD', K.files_trash(), key) end
+      redis.call('HDEL', K.objects(), ids[i])
+    end
+  end
+end
+
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
 local function end_one(id, j, to, retention, f, result)
@@ -49,7 +70,8 @@ local function end_one(id, j, to, retention, f, result)
     redis.pcall('XADD', K.log(id), eid, 'p', head)
     redis.call('PEXPIRE', K.log(id), exactly(keep))
   end
-  publish(sinks, id, eid, result and #head + #result < PUBLISHED and head .. '\n' .. result or head)
+  local here = result and string.sub(result, 1, #REFERENCE) ~= REFERENCE
+  publish(sinks, id, eid, here and #head + #result < PUBLISHED and head .. '\n' .. result or head)
 end
 
 -- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
@@ -154,6 +176,7 @@ define('drop_bodies', function(a)
   if not j.once or not j.finished or not owns_job(a, j) then return false end
   redis.call('HDEL', K.job(a.id), 'req', 'result', 'partial')
   redis.call('UNLINK', K.log(a.id))
+  drop_objects({a.id})
   redis.call('ZREM', K.dead(), a.id)
   redis.call('ZREM', K.dead_of(j.tenant), a.id)
   return true

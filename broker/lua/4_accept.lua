@@ -169,6 +169,7 @@ define('accept', function(a, blobs)
     redis.call('SET', K.coalesce(tenant, coalesce), id)
   end
   write(job, fields)
+  keep_objects(id, a.objects)
   if not p[1] then redis.call('SADD', K.pools(), pool) end
   if leads == 'running' then
     count_attached(pool, lane, tenant, 1)

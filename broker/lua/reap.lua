@@ -74,6 +74,7 @@ local function forget_jobs(state, ids)
     keys[#keys + 1] = K.log(id)
   end
   redis.call('UNLINK', unpack(keys))
+  drop_objects(ids)
   for tenant, theirs in pairs(by_tenant) do
     redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
     redis.call('ZREM', K.dead_of(tenant), unpack(theirs))

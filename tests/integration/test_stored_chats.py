@@ -162,7 +162,13 @@ async def test_what_is_no_chat_completion_is_not_found(http: httpx.AsyncClient, 
     job_id = (await http.post("/v1/jobs", json=asked)).json()["id"]
     unstored = {"input": {"model": MODEL, "messages": HI}, "store": False}
     kept_once = (await http.post("/v1/jobs", json=unstored)).json()["id"]
-    for ident in (f"chatcmpl-{job_id}", f"chatcmpl-{kept_once}", job_id, "chatcmpl-x", f"chatcmpl-job_{7:032x}"):
+    for ident in (
+        f"chatcmpl-{job_id}",
+        f"chatcmpl-{kept_once}",
+        job_id,
+        "chatcmpl-x",
+        f"chatcmpl-job_{7:032x}",
+    ):
         for path in (f"{CHAT}/{ident}", f"{CHAT}/{ident}/messages", f"{CHAT}/{ident}?stream=true"):
             got = await http.get(path)
             assert (got.status_code, got.json()["error"]["code"]) == (404, "chat_completion_not_found")

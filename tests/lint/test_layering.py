@@ -48,9 +48,10 @@ ROOMS = {
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
+        "webhooks": FACE,
         "admin": FACE,
         TOP: FACE
-        | {"connections", "openai", "responses", "conversations"}
+        | {"connections", "openai", "responses", "conversations", "webhooks"}
         | {"jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {

@@ -52,6 +52,7 @@ class Accept(Call[Accepted]):
         conversation_turn: as it was read. ``conversation_parts``: the same.
         webhook: URL that is told of its end.
         listed: note it among its tenant's stored chat completions.
+        objects: keys of its bodies that are in the storage.
     """
 
     flags = WRITES
@@ -89,6 +90,7 @@ class Accept(Call[Accepted]):
     conversation_parts: int | None = None
     webhook: str | None = None
     listed: bool | None = None
+    objects: list[str] | None = None
 
 
 class ClaimedJob(Answer):
@@ -169,6 +171,7 @@ class Finish(Call[bool]):
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
         device_us: microseconds of device that the attempt took; None: not known.
+        objects: keys of its results that are in the storage.
         incomplete: its answer is a response that reached a limit.
     """
 
@@ -186,6 +189,7 @@ class Finish(Call[bool]):
     completion: int | None = None
     error: str | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
     incomplete: bool | None = None
 
 
@@ -197,7 +201,7 @@ class Release(Call[str | None]):
     Attributes:
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
-        device_us: see :class:`Finish`.
+        device_us, objects: see :class:`Finish`. The objects count if the job fails.
     """
 
     id: str
@@ -212,6 +216,7 @@ class Release(Call[str | None]):
     code: str | None = None
     status: int | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
 
 
 class Disown(Call[bool]):
