@@ -15,7 +15,7 @@ from api.http.job_end import timing_headers
 from api.http.openapi import parameter
 from api.http.pings import pings
 from api.http.sse import HEADERS
-from api.openai.numbered import NumberedStream
+from api.openai.resumable import ResumableStream
 from api.services import Services
 from broker.db.errors import StoreError, StoreFaultError
 from jobs.endpoints import ENDPOINTS
@@ -78,7 +78,7 @@ async def resume(
 
 async def _follow(services: Services, job: Job, owner: str | None, after: int, send: Send) -> bytes:
     """Send events until the end; return the last bytes to send."""
-    stream = _stream_of(job, after)
+    stream = stream_of(job, after)
     try:
         with services.hub.inbox(job.id) as inbox:
             follow = services.hub.follow(job.id, inbox, owner=owner)
@@ -99,7 +99,8 @@ async def _follow(services: Services, job: Job, owner: str | None, after: int, s
     return b""
 
 
-def _stream_of(job: Job, after: int) -> NumberedStream:
+def stream_of(job: Job, after: int = 0) -> ResumableStream:
+    """Return what renders a job's stream for a reader. ``after``: the number of its last event; 0: it has none."""
     lost = job.state is JobState.QUEUED and job.attempt > 0
     form = ENDPOINTS[job.endpoint].streams or "chunks"
-    return NumberedStream(job.id, form, job.shown, after, job.attempt + 1 if lost else job.attempt)
+    return ResumableStream(job.id, form, job.shown, after, job.attempt + 1 if lost else job.attempt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
+from typing import TypeAlias
 
 from starlette.types import Send
 
@@ -13,6 +14,7 @@ from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.frames import OpenAIStream
 from api.openai.message_frames import MessageStream
+from api.openai.resumable import ResumableStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
@@ -23,13 +25,25 @@ from jobs.sealing import SealingError
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
 
+Rendered: TypeAlias = OpenAIStream | MessageStream | ResumableStream
+"""What makes a stream's bytes."""
+
 
 async def answer_stream(
-    services: Services, spec: JobSpec, inbox: Inbox, send: Send, span: Span, started: Callable[[], None]
+    services: Services,
+    spec: JobSpec,
+    inbox: Inbox,
+    send: Send,
+    span: Span,
+    started: Callable[[], None] = lambda: None,
+    joined: Rendered | None = None,
 ) -> tuple[bool, Last]:
     """Stream a job.
 
-    ``inbox`` was registered before the job was accepted. ``started`` is called once, before the first chunk is sent.
+    Args:
+        inbox: registered before the job was accepted, or before it was joined.
+        started: called once, before the first chunk is sent.
+        joined: renders a job that an earlier call made; None: this call made the job.
 
     Returns:
         Whether the job has ended, and what sends the end of the response.
@@ -40,11 +54,13 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = MessageStream(job_id) if spec.endpoint == MESSAGES else OpenAIStream(job_id, spec.shown)
+    stream = joined or _rendered(spec)
     sent = False
     data = b""
     step = NO_SPAN
-    async with aclosing(services.hub.follow(job_id, inbox, live=True, owner=spec.tenant)) as batches:
+    async with aclosing(
+        services.hub.follow(job_id, inbox, live=joined is None, owner=spec.tenant)
+    ) as batches:
         try:
             async for events in batches:
                 failpoints.hit("api.mid_stream")
@@ -72,6 +88,15 @@ async def answer_stream(
     if stream.error_code is not None:
         services.metrics.errors.labels(stream.error_code).inc()
     return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
+
+
+def _rendered(spec: JobSpec) -> Rendered:
+    """Return what renders the stream of a new job. One that outlives its connection has numbers to resume by."""
+    if spec.endpoint == MESSAGES:
+        return MessageStream(spec.id)
+    if spec.listed or spec.idempotency_key is not None:
+        return ResumableStream(spec.id, "chunks", spec.shown)
+    return OpenAIStream(spec.id, spec.shown)
 
 
 def _begin(services: Services, span: Span) -> Span:

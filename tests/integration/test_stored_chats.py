@@ -55,9 +55,9 @@ async def test_a_stored_chat_completion_is_read_changed_and_deleted(
     ident = f"chatcmpl-{job_id}"
     found = await sdk.chat.completions.retrieve(ident)
     assert (found.id, found.choices[0].message.content) == (ident, "yes")
-    assert found.model_extra == {"metadata": {"topic": "demo"}}
+    assert found.metadata == {"topic": "demo"}
     changed = await sdk.chat.completions.update(ident, metadata={"topic": "other"})
-    assert changed.model_extra == {"metadata": {"topic": "other"}}
+    assert changed.metadata == {"topic": "other"}
     assert await sdk.chat.completions.retrieve(ident) == changed
     deleted = await sdk.chat.completions.delete(ident)
     assert (deleted.id, deleted.deleted, deleted.object) == (ident, True, "chat.completion.deleted")

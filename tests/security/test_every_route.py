@@ -26,6 +26,7 @@ REFERENCES = {
     "POST /v1/dead/retry ids": "job",
     "GET /v1/files after": "file",
     "GET /v1/batches after": "batch",
+    "GET /v1/chat/completions after": "chat",
     "GET /v1/webhooks after": "webhook",
 }
 """Fields of bodies and parameters of queries that name an object, and the kind of it."""
@@ -35,6 +36,8 @@ NO_REFERENCES = {
     "GET /v1/dead after",
     "GET /v1/jobs/{job_id}/events after",  # a place in the job's own log
     "GET /v1/jobs/{job_id}/stream starting_after",
+    "GET /v1/chat/completions/{completion_id} starting_after",
+    "GET /v1/chat/completions/{completion_id}/messages after",  # a message of the chat completion
     "GET /v1/conversations/{conversation_id}/items after",  # an item of the conversation
     "GET /v1/batches/{batch_id}/results after",  # a row of the batch
     "GET /v1/webhooks/{webhook_id}/deliveries after",  # an entry of the endpoint

@@ -33,7 +33,7 @@ class _Event(msgspec.Struct):
 _event = msgspec.json.Decoder(_Event).decode
 
 
-class NumberedStream:
+class ResumableStream:
     """One reader's stream.
 
     Args:
