@@ -28,7 +28,9 @@ async def join(services: Services, spec: JobSpec, send: Send, span: Span) -> Las
             job = await services.store.get(spec.id, position=False, owner=spec.tenant)
             if job is None:
                 raise LookupError(spec.id)
-            _, last = await answer_stream(services, spec, inbox, send, span, joined=stream_of(job))
+            _, last = await answer_stream(
+                services, spec, inbox, send, span, joined=stream_of(job, headless=True)
+            )
             return last
         if await services.store.watch(spec.id, services.process, owner=spec.tenant) is None:
             raise LookupError(spec.id)

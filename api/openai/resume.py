@@ -99,8 +99,9 @@ async def _follow(services: Services, job: Job, owner: str | None, after: int, s
     return b""
 
 
-def stream_of(job: Job, after: int = 0) -> ResumableStream:
-    """Return what renders a job's stream for a reader. ``after``: the number of its last event; 0: it has none."""
+def stream_of(job: Job, after: int = 0, *, headless: bool = False) -> ResumableStream:
+    """Return what renders a job's stream for a reader; see :class:`api.openai.resumable.ResumableStream`."""
     lost = job.state is JobState.QUEUED and job.attempt > 0
     form = ENDPOINTS[job.endpoint].streams or "chunks"
-    return ResumableStream(job.id, form, job.shown, after, job.attempt + 1 if lost else job.attempt)
+    attempt = job.attempt + 1 if lost else job.attempt
+    return ResumableStream(job.id, form, job.shown, after, attempt, headless=headless)

@@ -7,26 +7,32 @@ from contextlib import aclosing
 from functools import partial
 from typing import TypeAlias
 
+import msgspec
 from starlette.types import Send
 
+from api.http.errors import SERVER, ApiError
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
+from api.http.keep_alive import KeptStream
 from api.http.sse import HEADERS
-from api.openai.frames import OpenAIStream
+from api.http.strict import shaped_stream
+from api.openai.event_frames import ResponseStream
+from api.openai.frames import DONE, OpenAIStream
 from api.openai.message_frames import MessageStream
 from api.openai.resumable import ResumableStream
-from api.openai.sync import Last, answer_end, note_end
+from api.openai.sync import Last, answer_end, note_end, record_gone, refusal_of, whole_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
-from jobs.endpoints import MESSAGES
+from jobs.endpoints import ENDPOINTS, MESSAGES, RESPONSES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
+from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
 
-Rendered: TypeAlias = OpenAIStream | MessageStream | ResumableStream
-"""What makes a stream's bytes."""
+Stream: TypeAlias = OpenAIStream | ResponseStream | MessageStream | ResumableStream
+"""Renders the events of a job."""
 
 
 async def answer_stream(
@@ -36,9 +42,12 @@ async def answer_stream(
     send: Send,
     span: Span,
     started: Callable[[], None] = lambda: None,
-    joined: Rendered | None = None,
+    joined: Stream | None = None,
 ) -> tuple[bool, Last]:
     """Stream a job.
+
+    The head is sent with the first chunk, so that a refusal has its status; or after a silence of ``sse_ping_s``, with a
+    comment that keeps proxies from cutting the connection. From then on a refusal is an event.
 
     Args:
         inbox: registered before the job was accepted, or before it was joined.
@@ -54,48 +63,93 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = joined or _rendered(spec)
+    shaped = shaped_stream(spec.endpoint, send) if services.settings.openai_strict else send
+    stream = joined or _frames_for(spec)
     sent = False
-    data = b""
     step = NO_SPAN
-    async with aclosing(
-        services.hub.follow(job_id, inbox, live=joined is None, owner=spec.tenant)
-    ) as batches:
+
+    def begin() -> None:
+        nonlocal sent, step
+        sent = True
+        started()
+        step = _begin(services, span)
+
+    head = [*HEADERS, *timing_headers(job_id)]
+    with KeptStream(shaped, head, services.settings.sse_ping_s) as kept:
         try:
-            async for events in batches:
-                failpoints.hit("api.mid_stream")
-                data = stream.feed(events)
-                if data and not sent:
-                    sent = True
-                    started()
-                    step = _begin(services, span)
-                    headers = [*HEADERS, *timing_headers(job_id)]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                if stream.over:
-                    break
-                if data:
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (StoreFaultError, SealingError) as error:
-            if not sent:
+            data = await _relay(services, spec, inbox, stream, kept, begin, live=joined is None)
+        except (LookupError, StoreFaultError, SealingError) as error:
+            if not kept.begun:
                 raise
-            data = stream.fail(broken_off(error))
+            data = stream.fail(record_gone(job_id) if isinstance(error, LookupError) else broken_off(error))
         finally:
             step.end()
     if stream.ending is not None:
         note_end(span, job_id, stream.ending)
-        if not sent:  # the job ended before its first chunk: it gets a whole response
-            return True, await answer_end(services, spec, stream.ending, send)
+        if not sent:  # the job ended before its first chunk
+            if not kept.begun:  # it gets a whole response
+                return True, await answer_end(services, spec, stream.ending, send)
+            data = await _end_without_chunks(services, spec, stream)
     if stream.error_code is not None:
         services.metrics.errors.labels(stream.error_code).inc()
-    return stream.ending is not None, partial(send, {"type": "http.response.body", "body": data})
+    return stream.ending is not None, partial(kept.write, data, more=False)
 
 
-def _rendered(spec: JobSpec) -> Rendered:
-    """Return what renders the stream of a new job. One that outlives its connection has numbers to resume by."""
+async def _relay(
+    services: Services,
+    spec: JobSpec,
+    inbox: Inbox,
+    stream: Stream,
+    kept: KeptStream,
+    begin: Callable[[], None],
+    *,
+    live: bool,
+) -> bytes:
+    """Write a job's events until its stream is over; return the last bytes. ``begin`` is called before the first chunk."""
+    sent = False
+    follow = services.hub.follow(spec.id, inbox, live=live, owner=spec.tenant)
+    async with aclosing(follow) as batches:
+        async for events in batches:
+            failpoints.hit("api.mid_stream")
+            data = stream.feed(events)
+            if data and not sent:
+                sent = True
+                begin()
+            if stream.over:
+                return data
+            if data:
+                await kept.write(data)
+    return b""
+
+
+async def _end_without_chunks(services: Services, spec: JobSpec, stream: Stream) -> bytes:
+    """Return the events that end a stream of which only the head was sent.
+
+    Raises:
+        LookupError: the job's record is gone.
+        StoreError: Redis refuses a command, or is away.
+    """
+    ending = stream.ending
+    if ending is None:
+        raise ValueError("the job has not ended")
+    if ending.state is not JobState.SUCCEEDED:
+        return stream.fail(await refusal_of(services, spec, ending))
+    if ENDPOINTS[spec.endpoint].streams != "chunks":
+        return stream.fail(ApiError(500, "the engine sent no events", "engine_error", type_=SERVER))
+    _, body, _ = await whole_end(services, spec, ending)  # its engine cannot stream
+    return b"data: %b\n\n" % msgspec.json.format(body, indent=-1) + DONE
+
+
+def _frames_for(spec: JobSpec) -> Stream:
+    """Return what renders a job's stream, in the form of its endpoint."""
+    if spec.endpoint == RESPONSES:
+        return ResponseStream(spec.id, spec.shown)
     if spec.endpoint == MESSAGES:
         return MessageStream(spec.id)
-    if spec.listed or spec.idempotency_key is not None:
-        return ResumableStream(spec.id, "chunks", spec.shown)
+    if (
+        spec.listed or spec.idempotency_key is not None
+    ):  # it outlives its connection, so it has numbers to resume by
+        return ResumableStream(spec.id, "chunks", spec.shown, headless=True)
     return OpenAIStream(spec.id, spec.shown)
 
 
