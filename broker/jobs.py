@@ -163,7 +163,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             wishes = [] if spec.placement is None else [str(spec.placement)]
             wishes += [] if spec.webhook is None else [spec.webhook]
             seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
-            digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
+            sent = spec.body if spec.asked is None else spec.asked.encode()
+            digest = hashlib.sha256(seed.encode() + sent).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
         body = await self.large.store(spec.id, REQUEST, spec.body, here=not in_storage)

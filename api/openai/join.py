@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.types import Send
 
 from api.openai.resume import stream_of
@@ -23,14 +25,14 @@ async def join(services: Services, spec: JobSpec, send: Send, span: Span) -> Las
         SealingError: an event is encrypted and cannot be read; nothing was sent yet.
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
+    job = await services.store.get(spec.id, position=False, owner=spec.tenant)
+    if job is None:
+        raise LookupError(spec.id)
+    spec = replace(spec, shown=job.shown)
     with services.hub.inbox(spec.id) as inbox:
         if spec.stream:
-            job = await services.store.get(spec.id, position=False, owner=spec.tenant)
-            if job is None:
-                raise LookupError(spec.id)
-            _, last = await answer_stream(
-                services, spec, inbox, send, span, joined=stream_of(job, headless=True)
-            )
+            joined = stream_of(job, headless=True)
+            _, last = await answer_stream(services, spec, inbox, send, span, joined=joined)
             return last
         if await services.store.watch(spec.id, services.process, owner=spec.tenant) is None:
             raise LookupError(spec.id)

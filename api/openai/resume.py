@@ -15,6 +15,7 @@ from api.http.job_end import timing_headers
 from api.http.openapi import parameter
 from api.http.pings import pings
 from api.http.sse import HEADERS
+from api.http.strict import shaped_stream
 from api.openai.resumable import ResumableStream
 from api.services import Services
 from broker.db.errors import StoreError, StoreFaultError
@@ -69,6 +70,8 @@ async def resume(
         message = f"{job.id} was submitted without `stream: true`, so it has no stream; get its result"
         raise invalid(message, "stream")
     await receive()  # the empty body, so that the next message is the hang-up
+    if services.settings.openai_strict:
+        send = shaped_stream(job.endpoint, send)
     async with until_hangup(receive):
         headers = [*HEADERS, *timing_headers(job.id)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -18,6 +18,7 @@ from api.http.errors import ApiError
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import Limit, Order, list_view
+from api.http.strict import shaped_whole
 from api.openai.resume import PLACE, resume, starting_after
 from api.openai.stored_view import (
     ChatChange,
@@ -70,7 +71,11 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         results = await asyncio.gather(
             *(services.store.result(job.id, owner=job.tenant) for job in page.jobs)
         )
-        chats = [(job, one.body) for job, one in zip(page.jobs, results, strict=True) if one.body]
+        chats = [
+            (job, _shaped(services, one.body))
+            for job, one in zip(page.jobs, results, strict=True)
+            if one.body
+        ]
         return Response(chats_page(chats, more=page.cursor is not None), media_type=_JSON)
 
     add_raw_route(
@@ -198,7 +203,11 @@ async def _chat(services: Services, ident: str, owner: str | None) -> tuple[int,
         raise _unfinished(job)
     status, body, _ = answer(job.id, ending_of(job, stored.status, stored.body or b""))
     done = job.state is JobState.SUCCEEDED and stored.body
-    return status, chat_view(job, body) if done else body
+    return status, chat_view(job, _shaped(services, body)) if done else body
+
+
+def _shaped(services: Services, body: bytes) -> bytes:
+    return shaped_whole(CHAT, body) if services.settings.openai_strict else body
 
 
 def _unfinished(job: Job) -> ApiError:

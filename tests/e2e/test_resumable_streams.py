@@ -1,4 +1,4 @@
-"""``GET /v1/jobs/{id}/stream`` with both engines: cut after each event, live and afterwards. Nothing is lost or comes twice."""
+"""``GET /v1/jobs/{id}/stream`` with both engines: cut after each event, live and later. Nothing is lost or comes twice."""
 
 from __future__ import annotations
 
