@@ -22,6 +22,8 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.conversations import routes as conversations
+from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
 from api.http import handlers
 from api.http.asgi import UNMATCHED
@@ -38,6 +40,10 @@ from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.services import Services
 from api.settings import ApiSettings
+from api.webhooks import deliveries as webhook_deliveries
+from api.webhooks import rotation as webhook_secrets
+from api.webhooks import routes as webhooks
+from api.webhooks.schema import SecretRotation, WebhookChange, WebhookRequest
 from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
@@ -55,6 +61,10 @@ TAGS = [
         "description": "OpenAI's Files and Batches: millions of requests from a file, each answered once.",
     },
     {
+        "name": "webhooks",
+        "description": "Endpoints that are told when jobs, batches and responses end, by signed requests.",
+    },
+    {
         "name": "admin",
         "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
     },
@@ -63,9 +73,10 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models),
+    "openai": (openai, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
+    "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
     "admin": (admin_keys, admin_tenants, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
@@ -108,7 +119,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
+            *(ConversationRequest, ConversationChange, ItemsRequest),
             workers.DrainRequest,
+            *(WebhookRequest, WebhookChange, SecretRotation),
         ],
         needs_key=needs_key,
     )

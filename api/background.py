@@ -62,6 +62,7 @@ async def run_background(services: Services) -> AsyncIterator[None]:
         _Loop("tenants", services.access_version.run, READ_EVERY_S),
         _Loop("observe", lambda: _observe(services, observed), refresh_s),
         _Loop("reaper", lambda: _reap(services), reap_s),
+        _Loop("storage", lambda: _compare_storage(services), refresh_s),
     ]
     firsts = [observed, limited]
     if services.doors is not None:
@@ -142,6 +143,11 @@ async def _take_over(services: Services) -> None:
 async def _reap(services: Services) -> None:
     await services.prepared.wait()
     await reap_forever(services.store, services.settings.reap_interval_s, services.metrics.reaper.count)
+
+
+async def _compare_storage(services: Services) -> None:
+    await services.prepared.wait()
+    await services.store.large.keep_looking(services.settings.catalogue_refresh_s, first=True)
 
 
 async def _follow_keys(services: Services, keys: KnownKeys) -> None:

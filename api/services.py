@@ -26,6 +26,7 @@ from api.settings import ApiSettings
 from broker.access import AccessStore
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
+from broker.conversations import ConversationStore
 from broker.coordinators import Coordinators
 from broker.db.client import connect
 from broker.events.hub import EventHub
@@ -34,12 +35,13 @@ from broker.files import FileStore
 from broker.jobs import JobStore
 from broker.tasks import TaskStore
 from broker.tenants import TenantStore
+from broker.webhooks import Webhooks
 from jobs.access import DEFAULT_TENANT
 from jobs.ids import make_id, make_job_id
 from jobs.lanes import Lane
 from monitoring.metrics import ApiMetrics, DataDisk, SharedState, TenantNames, set_up
 from monitoring.otlp import make_tracer
-from storage import Storage, local_folders, open_storage
+from storage import Storage, StoredBodies, local_folders, open_storage
 
 
 class Services:
@@ -53,6 +55,7 @@ class Services:
         readiness: whether a job that is submitted now will run.
         prepared: set once the data in Redis is this version's.
         doors: who gets in; None: everybody, no keys are required.
+        user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`.
         large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
@@ -67,7 +70,12 @@ class Services:
         self.metrics = ApiMetrics(
             self.registry, lanes=list(Lane), error_codes=ERROR_CODES, tenants=self.tenants
         )
-        self.store = JobStore(connect(settings.redis_url), settings, self.metrics.store_faults.inc)
+        self.store = JobStore(
+            connect(settings.redis_url),
+            settings,
+            self.metrics.store_faults.inc,
+            StoredBodies(lambda: self.storage),
+        )
         client = connect(settings.redis_url, text=False)
         self.hub = EventHub(
             self.store,
@@ -88,10 +96,13 @@ class Services:
         self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
+        self.conversations = ConversationStore(self.store)
         self.tasks = TaskStore(self.store)
+        self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)
+        self.user_key = settings.pepper() or settings.namespace.encode()
         self.tenant_store = TenantStore(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)

@@ -230,6 +230,12 @@ class ApiSettings(TlsSettings):
         "without a dot, and names under `.localhost`, `.local`, `.internal`, `.home.arpa` and `.svc` are always accepted. "
         "Default: no further name, or every name (`*`) if API keys are required.",
     )
+    webhook_hosts: CommaList = Field(
+        ("*",),
+        description="Hosts to which clients may have webhooks sent, such as `hooks.example.com,*.example.org`, with commas"
+        " between them; `*`: every public one; empty: none. It is read when an endpoint is made or changed, and a job or a"
+        " batch is submitted.",
+    )
     allowed_origins: CommaList = Field(
         (),
         description="Origins of web pages that may call this server from a browser, such as `https://chat.example`, with "

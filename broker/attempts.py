@@ -6,15 +6,19 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from broker.db.calls import jobs as calls
 from broker.db.calls.jobs import Claimed
 from broker.db.functions import Functions
+from broker.large_bodies import LargeBodies
 from broker.records import decode_facts, encode_error, encode_usage
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
+from jobs.references import Reference
 from jobs.retry import MAX_KILLS, RetryPolicy
 from jobs.sealing import SealingError
 from jobs.states import JobEvent, JobState
@@ -44,6 +48,7 @@ class Claim:
         max_attempts: lost attempts after which it fails.
         answers: how many answers it generates.
         unreadable: why its body could not be decrypted, and is empty; None: it could.
+        reference: its body is in the storage, and empty here; None: it is here.
     """
 
     id: str
@@ -63,6 +68,7 @@ class Claim:
     max_attempts: int = 3
     answers: int = 1
     unreadable: JobError | None = None
+    reference: Reference | None = None
 
     def completion_of(self, usage: Usage | None) -> int | None:
         """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
@@ -76,9 +82,9 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[C
     claims = []
     for job, facts, stored in zip(answer.jobs, blobs[::2], blobs[1::2], strict=True):
         told = decode_facts(facts)
-        unreadable = None
+        unreadable, reference = None, Reference.read(stored)
         try:
-            body = sealer.open_now(job.id, REQUEST, stored)
+            body = b"" if reference else sealer.open_now(job.id, REQUEST, stored)
         except SealingError as error:
             body, unreadable = b"", JobError(error.code, str(error))
         claims.append(
@@ -100,6 +106,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[C
                 told.max_attempts,
                 told.answers,
                 unreadable,
+                reference,
             )
         )
     return claims
@@ -110,6 +117,7 @@ class Attempts:
 
     functions: Functions
     sealer: Sealer
+    large: LargeBodies
     _retry: RetryPolicy
     retention_ms: int
 
@@ -143,6 +151,16 @@ class Attempts:
             token=secrets.token_hex(8),
         )
         return claims_of(*await self.functions.submit(call), self.sealer)
+
+    async def body_of(self, claim: Claim) -> bytes:
+        """Return the request of a claimed job, from wherever it is.
+
+        Raises:
+            Exception: the storage's own error, see :meth:`broker.large_bodies.LargeBodies.fetch`.
+        """
+        if claim.reference is None:
+            return claim.body
+        return await self.large.fetch(claim.id, REQUEST, claim.reference)
 
     async def append(self, entries: Sequence[tuple[str, int, int, str]]) -> frozenset[str]:
         """Log and publish chunks: (job id, attempt, sequence number from 1, payload). Return the ids of refused jobs."""
@@ -195,11 +213,15 @@ class Attempts:
             device_us=device_us,
             incomplete=is_incomplete(claim.endpoint, result) or None,
         )
-        sealer = self.sealer
-        result = await sealer.seal(claim.id, RESULT, result)
-        partial = await sealer.seal(claim.id, PARTIAL, partial)
-        chunks = (sealer.seal_chunk(claim.id, claim.attempt, seq, payload) for seq, payload in tail)
-        return await self.functions.call(call, result, partial, *chunks)
+        whole = await self.large.store(claim.id, RESULT, result, writer=claim.attempt)
+        part = await self.large.store(claim.id, PARTIAL, partial, writer=claim.attempt)
+        if objects := [*whole.keys, *part.keys]:
+            call = msgspec.structs.replace(call, objects=objects)
+        chunks = (self.sealer.seal_chunk(claim.id, claim.attempt, seq, payload) for seq, payload in tail)
+        written = await self.functions.call(call, whole.blob, part.blob, *chunks)
+        if not written:
+            await self.large.drop(claim.id, whole, part)
+        return written
 
     async def release(self, claim: Claim, worker: str, reason: str) -> JobState | None:
         """Return a job to the head of its queue; the attempt does not count. ``reason`` goes into its history.
@@ -282,5 +304,10 @@ class Attempts:
             status=status,
             device_us=device_us,
         )
-        state = await self.functions.call(call, await self.sealer.seal(claim.id, RESULT, result))
+        body = await self.large.store(claim.id, RESULT, result, writer=claim.attempt)
+        if body.keys:
+            call = msgspec.structs.replace(call, objects=list(body.keys))
+        state = await self.functions.call(call, body.blob)
+        if state != JobState.FAILED:
+            await self.large.drop(claim.id, body)
         return None if state is None else JobState(state)

@@ -18,8 +18,17 @@ from jobs.batches import BatchStatus
 from jobs.lanes import Lane
 
 _TEXTS = ("id", "endpoint", "input_file_id", "input_key", "window")
-_TOLD = ("endpoint", "input_key", "window", "priority", "trace", "key")
-_LATER_TEXTS = ("model", "output_file_id", "error_file_id", "hold", "closing", "trace", "retried_as")
+_TOLD = ("endpoint", "input_key", "window", "priority", "trace", "key", "webhook")
+_LATER_TEXTS = (
+    "model",
+    "output_file_id",
+    "error_file_id",
+    "hold",
+    "closing",
+    "trace",
+    "retried_as",
+    "webhook",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class BatchSpec:
     digest: str = ""
     trace: str | None = None
     key: str | None = None
+    webhook: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class _Worker:
     capacity: int
     running: int
     draining: bool
+    shares_storage: bool
 
 
 class Catalogue:
@@ -74,6 +75,7 @@ class Catalogue:
         self._models: dict[str, dict[str, Model]] = {}
         self._aliases: dict[str, str] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
         self._paused: frozenset[str] = frozenset()
         self._sent: Counter[str] = Counter()
@@ -96,6 +98,10 @@ class Catalogue:
     def live(self, model: Model) -> bool:
         """Whether a worker of the model's pool was alive at the last refresh."""
         return (model.pool, model.name) in self._live
+
+    def shares_storage(self, pool: str) -> bool:
+        """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
+        return self._sharing.get(pool, False)
 
     def workers(self, model: Model) -> tuple[str, ...]:
         """Return the incarnations of the workers of the model's pool at the last refresh."""
@@ -233,11 +239,14 @@ class Catalogue:
             alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases
         }
         live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        sharing: dict[str, bool] = {}
         for said in workers:
             worker = _worker(said)
+            sharing[worker.pool] = worker.shares_storage and sharing.get(worker.pool, True)
             for name in said.get("models", ()):
                 live[worker.pool, name] = (*live.get((worker.pool, name), ()), worker)
         self._live = live
+        self._sharing = sharing
         self.alive = tuple(workers)
         pools = {facts["pool"] for facts in rows} | {said.get("pool", "default") for said in workers}
         self.pools = tuple(sorted(pools)) or ("default",)
@@ -268,6 +277,7 @@ def _worker(said: Mapping[str, Any]) -> _Worker:
         said.get("capacity") or 0,
         said.get("running") or 0,
         said.get("state") == "draining",
+        said.get("shares_storage") is True,
     )
 
 

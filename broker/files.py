@@ -28,8 +28,7 @@ class FileStore(StorePart):
 
     async def announce(self, file_id: str, key: str) -> None:
         """Note that a file's object is about to be stored. An object that then gets no record is deleted later."""
-        announced = {f"{file_id} {key}": await self._store.now_ms()}
-        await self._execute(self._client.zadd(self._keys("files_announced"), announced))
+        await self._store.large.announce(file_id, key)
 
     async def orphans(self, age_s: float, limit: int = 100) -> list[str]:
         """Put objects that were announced ``age_s`` ago, but not recorded, into the trash; return their keys."""

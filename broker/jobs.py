@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -16,8 +16,10 @@ from broker.attempts import Attempts
 from broker.db.calls import jobs as calls
 from broker.db.errors import (
     BusyError,
+    ConversationBusyError,
     IdempotencyConflictError,
     InfeasibleError,
+    NoConversationError,
     OverQuotaError,
     QueueFullError,
     StoreUnavailableError,
@@ -26,6 +28,7 @@ from broker.db.errors import (
 from broker.db.faults import Faults
 from broker.db.functions import Functions
 from broker.db.keys import Keys
+from broker.large_bodies import BodyStorage, LargeBodies, Stored
 from broker.listing import JobListings
 from broker.queues import QueueControl
 from broker.records import Facts, encode_facts
@@ -59,10 +62,18 @@ _KEPT = (
     "queue_timeout_ms",
     "keep_ms",
     "key",
-    "conversation",
     "webhook",
 )
 """The fields of a submission that the function gets as they are."""
+
+_REFUSALS: Mapping[str, Callable[[str], Exception]] = {
+    "conflict": IdempotencyConflictError,
+    "unfinished": UnfinishedError,
+    "gone": LookupError,
+    "no_conversation": NoConversationError,
+    "conversation_busy": ConversationBusyError,
+}
+"""The error of each refusal that names another object."""
 
 _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
@@ -96,14 +107,20 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     Args:
         on_fault: called for each fault.
+        bodies: where large bodies are; None: all are in Redis.
 
     Attributes:
+        large: stores and opens bodies.
         retention_ms: how long finished jobs and idempotency keys are kept.
         sealer: encrypts bodies, if the settings have keys.
     """
 
     def __init__(
-        self, client: Redis, settings: BrokerSettings, on_fault: Callable[[], None] = lambda: None
+        self,
+        client: Redis,
+        settings: BrokerSettings,
+        on_fault: Callable[[], None] = lambda: None,
+        bodies: BodyStorage | None = None,
     ) -> None:
         self.client = client
         self.keys = Keys(settings.namespace)
@@ -114,17 +131,19 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         self.faults = Faults(on_fault)
         self.functions = Functions(client, self.keys, self.faults)
         self.sealer = Sealer(settings.keyring)
+        self.large = LargeBodies(client, self.keys, self.execute, self.sealer, settings.inline_bytes, bodies)
         self._clock_offset_ms: int | None = None  # Redis's clock minus this process's
 
     # ---- the api -----------------------------------------------------------------------------------------------
 
-    async def accept(self, spec: JobSpec, *, by: Actor | None = None) -> Accepted:
+    async def accept(self, spec: JobSpec, *, by: Actor | None = None, in_storage: bool = False) -> Accepted:
         """Create the job and queue it, or find it by its idempotency key or as the retry of ``spec.retry_of``.
 
         Nothing is written if it raises one of these.
 
         Args:
             by: who asked for a retry, for the audit stream, if the job may be another's.
+            in_storage: a large body may go into the storage: every worker of its pool can read it there.
 
         Raises:
             BusyError: reject mode, and no slot is free.
@@ -133,6 +152,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             LookupError: there is no job to retry.
             QueueFullError: the lane is full, or the tenant has reached its own bound.
             OverQuotaError: the tenant has used up a quota.
+            NoConversationError: the tenant has no such conversation.
+            ConversationBusyError: another job of the conversation has not ended, or it has changed since it was read.
             IdempotencyConflictError: the key belongs to another submission.
         """
         digest = ""
@@ -140,24 +161,28 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             facts = [spec.endpoint, spec.model, spec.lane, spec.stream, spec.max_attempts, spec.expires_in_ms]
             limits = [spec.timeout_ms, spec.queue_timeout_ms, spec.retry_of]
             wishes = [] if spec.placement is None else [str(spec.placement)]
+            wishes += [] if spec.webhook is None else [spec.webhook]
             seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
             digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
-        blobs = encode_facts(Facts.of(spec)), await self.sealer.seal(spec.id, REQUEST, spec.body)
+        body = await self.large.store(spec.id, REQUEST, spec.body, here=not in_storage)
         for stored in self.sealer.digests(digest):
-            answer = await self._accept(spec, stored, blobs, by)
+            answer = await self._accept(spec, stored, body, by)
             if answer.kind != "conflict":
                 break
+        if answer.kind != "accepted":
+            await self.large.drop(spec.id, body)
         if answer.kind not in {"accepted", "same"}:
             raise await self._refusal(spec, answer)
         return Accepted(answer.id, answer.at, answer.kind == "same", _rates(answer))
 
-    async def _accept(
-        self, spec: JobSpec, digest: str, blobs: tuple[bytes, bytes], by: Actor | None
-    ) -> calls.Accepted:
+    async def _accept(self, spec: JobSpec, digest: str, body: Stored, by: Actor | None) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
-        call = msgspec.structs.replace(self._call_for(spec, digest), by=encoded(by))
+        blobs = encode_facts(Facts.of(spec)), body.blob
+        call = msgspec.structs.replace(
+            self._call_for(spec, digest), by=encoded(by), objects=list(body.keys) or None
+        )
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
@@ -186,6 +211,9 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             once=spec.once or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
+            conversation=None if spec.conversation is None else spec.conversation.id,
+            conversation_turn=None if spec.conversation is None else spec.conversation.turn,
+            conversation_parts=None if spec.conversation is None else spec.conversation.parts,
             idem=spec.idempotency_key,
             idem_tenant=spec.idempotency_tenant,
             digest=digest or None,
@@ -207,15 +235,10 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
 
     async def _refusal(self, spec: JobSpec, answer: calls.Accepted) -> Exception:
         """Return the error for a job that was not accepted."""
-        match answer.kind:
-            case "conflict":
-                return IdempotencyConflictError(answer.id)
-            case "unfinished":
-                return UnfinishedError(answer.id)
-            case "gone":
-                return LookupError(answer.id)
-            case "over_quota":
-                return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
+        if answer.kind in _REFUSALS:
+            return _REFUSALS[answer.kind](answer.id)
+        if answer.kind == "over_quota":
+            return OverQuotaError(answer.over, answer.most, answer.asked, answer.wait, _rates(answer))
         facts = await self.look_ahead(spec.pool, spec.lane, spec.tenant, position=False)
         if answer.kind == "busy":
             return BusyError(answer.count, int((facts.run_ms or 0) / max(1, answer.count)))

@@ -18,17 +18,19 @@ from broker.db.errors import BodyGoneError, StoreUnavailableError
 from broker.db.faults import Faults
 from broker.db.functions import Functions
 from broker.db.keys import Keys
+from broker.large_bodies import LargeBodies
 from broker.records import FIELDS, decode_facts, to_job
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.access import owns
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
+from jobs.references import Reference
 from jobs.states import JobState
 
 _KEPT = (
     *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
-    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown"),
+    *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown", "webhook"),
 )
 """The fields of a job that a retry of it keeps."""
 
@@ -51,8 +53,9 @@ class StoredResult:
 
 
 class JobLookups:
-    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached, and those that read a
-    body raise :class:`jobs.sealing.SealingError` if it is encrypted and cannot be read.
+    """Reads of the store. Every method raises ``StoreUnavailableError`` if Redis cannot be reached. Those that read a body
+    raise :class:`jobs.sealing.SealingError` if it is encrypted and cannot be read, and the storage's own errors if it is
+    there.
 
     ``owner``: see :class:`broker.jobs.JobStore`. A job's tenant is read together with what is asked for, and never changes.
 
@@ -65,6 +68,7 @@ class JobLookups:
     keys: Keys
     functions: Functions
     sealer: Sealer
+    large: LargeBodies
 
     async def get(self, job_id: str, *, position: bool = True, owner: str | None = None) -> Job | None:
         """Read a job; a queued one with its ``position``, if that is wanted: it takes a function more."""
@@ -122,8 +126,8 @@ class JobLookups:
         if shared is not None:
             job_id = shared
             body, partial = await self.execute(self._bytes_of(shared, "result", "partial"))
-        body = await self.sealer.open(job_id, RESULT, body)
-        partial = await self.sealer.open(job_id, PARTIAL, partial)
+        body = await self.large.open(job_id, RESULT, body)
+        partial = await self.large.open(job_id, PARTIAL, partial)
         return StoredResult(None if status is None else int(status), body, partial)
 
     def _bytes_of(self, job_id: str, *fields: str) -> Awaitable[list[bytes | None]]:
@@ -139,15 +143,22 @@ class JobLookups:
         tenant, body = await self.execute(self._bytes_of(job_id, "tenant", "req"))
         if not owns(owner, None if tenant is None else tenant.decode()):
             return None
-        return await self.sealer.open(job_id, REQUEST, body)
+        return await self.large.open(job_id, REQUEST, body)
 
     async def request_bytes(self, job_id: str, *, owner: str | None = None) -> int:
         """Return the size of a job's request; 0: there is no such job."""
         pipe = self.client.pipeline(transaction=False)
         pipe.hget(self.keys("job", job_id), "tenant")
         pipe.hstrlen(self.keys("job", job_id), "req")
-        tenant, size = await self.execute(pipe.execute())
-        return int(size) if owns(owner, tenant) else 0
+        pipe.hexists(self.keys("objects"), job_id)
+        tenant, size, has_objects = await self.execute(pipe.execute())
+        if not owns(owner, tenant):
+            return 0
+        if has_objects:
+            (stored,) = await self.execute(self._bytes_of(job_id, "req"))
+            reference = Reference.read(stored)
+            return int(size) if reference is None else reference.size
+        return int(size)
 
     async def respec(self, job_id: str, new_id: str, *, owner: str | None = None) -> JobSpec | None:
         """Return a job's submission, to be accepted again as ``new_id`` for ``owner``. None: there is no such job.
@@ -164,7 +175,7 @@ class JobLookups:
         if job is None:
             return None
         life = None if job.expires_at_ms is None else job.expires_at_ms - job.timings.queued_ms
-        body = await self.sealer.open(job_id, REQUEST, body)
+        body = await self.large.open(job_id, REQUEST, body)
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         facts = decode_facts(fields[FIELDS.index("facts")] or "")
         told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}

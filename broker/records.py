@@ -32,7 +32,7 @@ from jobs.states import JobState
 
 _NAMES = """
 v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
-error in_queue retried_as due leader result_of keep once
+error in_queue retried_as due leader result_of keep once webhook
 """
 FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
@@ -189,6 +189,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         keep_ms=_int(f["keep"]),
         once=f["once"] is not None,
         shown=facts.shown,
+        webhook=f["webhook"],
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 

@@ -197,6 +197,13 @@ class BrokerSettings(BaseSettings):
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A job whose response is larger fails with `result_too_large`."
     )
+    inline_bytes: int = Field(
+        256 * 1024,
+        ge=1024,
+        le=1024**3,
+        description="A request or a result above this size is kept in the storage of files, and Redis has a reference. It is"
+        " kept in Redis if a worker of its pool has another storage than the api.",
+    )
     data_dir: Path = Field(
         Path(".penstock"), description="Directory of the embedded Valkey, files, logs and the tiny model."
     )

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH_OF_WRITES = 1024 * 1024
 
-_KEPT = ("endpoint", "window", "window_ms", "priority", "tenant", "metadata", "output_after_ms")
+_KEPT = ("endpoint", "window", "window_ms", "priority", "tenant", "metadata", "output_after_ms", "webhook")
 """The fields that the new batch has of the old one."""
 
 

@@ -10,6 +10,10 @@ ORPHANED_S = 3600.0
 """Seconds after which an announced object without a file is deleted."""
 
 
+_KEYS, _ROUNDS = 100, 10
+"""Objects that are deleted in one step, and most steps: large bodies of jobs end as fast as jobs do."""
+
+
 async def sweep(context: Context) -> None:
     """Delete a bounded number of things. Any number of coordinators may do it at once.
 
@@ -23,10 +27,13 @@ async def sweep(context: Context) -> None:
         except FileInUseError:
             continue  # it is deleted after the batch's end
     await context.files.orphans(ORPHANED_S)
-    keys = await context.files.trash()
-    if keys:
-        await context.storage.delete(keys)
-        await context.files.emptied(keys)
+    for _ in range(_ROUNDS):
+        keys = await context.files.trash(_KEYS)
+        if keys:
+            await context.storage.delete(keys)
+            await context.files.emptied(keys)
+        if len(keys) < _KEYS:
+            break
     for batch_id in await context.batches.swept():
         found = await context.storage.list(batch_folder(batch_id))
         await context.storage.delete([info.key for info in found])

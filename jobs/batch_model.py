@@ -76,6 +76,7 @@ class Batch:
         retry_of: the batch whose failed rows these are.
         trace: trace context of the request that created it (``TraceContext.encode``).
         retried_as: the batch that retries this one's failed rows.
+        webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
         plan: the name of its plan in storage.
         chunks: number of its chunks; 0 until the input has been read.
         next_chunk: the first chunk that was never submitted.
@@ -109,6 +110,7 @@ class Batch:
     retry_of: str | None = None
     trace: str | None = None
     retried_as: str | None = None
+    webhook: str | None = None
     plan: str = "plan"
     chunks: int = 0
     next_chunk: int = 0

@@ -21,6 +21,7 @@ class FailureCode(StrEnum):
     RESULT_TOO_LARGE = "result_too_large"
     ENCRYPTION_KEY_UNKNOWN = "encryption_key_unknown"
     DECRYPTION_FAILED = "decryption_failed"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
     INTERNAL = "internal_error"
 
 
@@ -80,6 +81,12 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     ),
     FailureCode.DECRYPTION_FAILED: FailureInfo(
         500, "server_error", "Encrypted data was changed since it was written, or belongs elsewhere."
+    ),
+    FailureCode.STORAGE_UNAVAILABLE: FailureInfo(
+        503,
+        "server_error",
+        "The worker could not read the request, or a file of it, from the storage of files.",
+        retryable=True,
     ),
     FailureCode.INTERNAL: FailureInfo(
         500, "server_error", "Penstock itself failed; the worker's log has the traceback."

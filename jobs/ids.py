@@ -11,9 +11,12 @@ import re
 FILE_PREFIX = "file-"
 BATCH_PREFIX = "batch_"
 
+CONVERSATION_PREFIX = "conv_"
+
 _PREFIX = "job_"
 _PATTERN = re.compile(r"job_(?:([a-z0-9]{1,8})_)?[0-9a-f]{32}\Z")
 _FILE = re.compile(r"file-[0-9a-f]{32}\Z")
+_CONVERSATION = re.compile(r"conv_[0-9a-f]{32}\Z")
 _BATCH = re.compile(r"batch_[0-9a-f]{32}\Z")
 
 
@@ -71,3 +74,8 @@ def is_file_id(text: str) -> bool:
 def is_batch_id(text: str) -> bool:
     """Whether ``text`` has the form of a batch's id (no look-up)."""
     return _BATCH.match(text) is not None
+
+
+def is_conversation_id(text: str) -> bool:
+    """Whether ``text`` has the form of a conversation's id (no look-up)."""
+    return _CONVERSATION.match(text) is not None

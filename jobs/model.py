@@ -21,6 +21,21 @@ SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a conversation a job begins.
+
+    Attributes:
+        id: the conversation's.
+        turn: counts what changed its items; the job is refused if it is another by then.
+        parts: those that its client had added; the job has them.
+    """
+
+    id: str
+    turn: int
+    parts: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """A validated submission, ready to be accepted.
 
@@ -50,7 +65,7 @@ class JobSpec:
         once: its request, result and log are dropped as soon as its owner has fetched the result.
         key: id of the API key that its use is counted to; None: no key was required.
         shown: members that its answer shows, in place of the engine's own: JSON-able.
-        conversation: id of the conversation that its answer continues; None: no conversation.
+        conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
     """
 
@@ -83,7 +98,7 @@ class JobSpec:
     once: bool = False
     key: str | None = None
     shown: Mapping[str, Any] = field(default_factory=dict)
-    conversation: str | None = None
+    conversation: Place | None = None
     webhook: str | None = None
 
 
@@ -237,6 +252,7 @@ class Job:
     keep_ms: int | None = None
     once: bool = False
     shown: Mapping[str, Any] = field(default_factory=dict)
+    webhook: str | None = None
     history: tuple[Attempt, ...] = ()
 
     def is_of(self, owner: str | None) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs.batches import BatchStatus
 from jobs.endpoints import ENDPOINTS, RESPONSES
+from jobs.ids import is_batch_id, is_job_id
 from jobs.states import JobState
 
 ALL: Final = "*"
@@ -47,6 +49,8 @@ OF_ONE_PREFIX: Final = "whe_"
 
 TENANT_PREFIX: Final = "whs_"
 """Of the record with a tenant's secret, before the tenant's name."""
+
+_ENDPOINT: Final = re.compile(r"wh_[0-9a-f]{32}\Z")
 
 MOST_ENDPOINTS: Final = 10
 """Endpoints of a tenant."""
@@ -90,6 +94,14 @@ def subscription(names: Collection[str]) -> tuple[str, ...]:
 def wants(events: Iterable[str], kind: str) -> bool:
     """Whether a subscription includes a type. The same rule is in ``broker/lua/2_webhook.lua``."""
     return bool({ALL, kind, _group(kind)} & {*events})
+
+
+def is_webhook_id(text: str) -> bool:
+    """Whether a text has the form of an endpoint's id (no look-up)."""
+    if text.startswith(OF_ONE_PREFIX):
+        of = text.removeprefix(OF_ONE_PREFIX)
+        return is_job_id(of) or is_batch_id(of)
+    return _ENDPOINT.match(text) is not None
 
 
 def event_id(object_id: str, kind: str) -> str:

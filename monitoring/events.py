@@ -49,6 +49,8 @@ EVENTS = {
     "batch_waits_for_storage": "A batch's next step waits for storage, which is failing or full.",
     "bodies_not_dropped": "The bodies of a job with `store: false` could not be dropped after the fetch of its result, as "
     "Redis is unreachable. They are dropped when `unstored_s` is over.",
+    "body_not_stored": "A large request or result could not be written to the storage of files, so it is kept in Redis. "
+    "The line says why.",
     "bury_failed": "A worker that ends could not end its lease: its jobs are taken over when the lease expires.",
     "cancel_asked": "A caller asked to cancel a job; `state` is the job's state after that.",
     "chunk_end_delayed": "The end of a batch's chunk could not be written, as Redis is unreachable; it is retried.",
@@ -155,6 +157,8 @@ EVENTS = {
     "open_files_limit_low": "The system allows the api fewer open files than `max_connections` needs: raise `ulimit -n`.",
     "order_not_known": "Redis told a worker to stop a job for a reason that this version does not know. The job "
     "continues.",
+    "orphan_not_noted": "An object that no job needs was deleted, but Redis is unreachable, so the sweep deletes it once "
+    "more.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
@@ -169,6 +173,7 @@ EVENTS = {
     "came before them.",
     "request_failed": "A request was answered with a status of 500 or above; logged at most once a second for one "
     "kind.",
+    "request_not_fetched": "A worker could not read a large request from the storage of files. The job is tried again.",
     "request_refused": "A request was answered with a status of 400 to 499. 429 is logged at level info, at most "
     "once a second; all others at level debug.",
     "request_unreadable": "A worker cannot decrypt a job's request: it lacks the key (the job is tried again, maybe "
@@ -183,6 +188,10 @@ EVENTS = {
     "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",
     "spans_left_behind": "The collector did not accept the last spans in time; they are lost.",
+    "storage_not_compared": "A process could not find out whether it has the same storage of files as the api. It tries "
+    "again, and large bodies stay in Redis meanwhile.",
+    "storage_not_shared": "A process no longer finds the object by which it knows the storage of files, so large bodies "
+    "stay in Redis from now on: give every process the same `files_url`.",
     "store_fault": "Redis refused a function or a command (`command`) because it or the data is wrong. It is not retried; "
     "at most one line in ten seconds for each of them.",
     "stream_form_not_learned": "The form of vLLM's stream on this endpoint could not be learned. Its streams are "
@@ -206,6 +215,9 @@ EVENTS = {
     "traces_off": "The tracing settings ask for something unsupported; there are no traces.",
     "traces_on": "Spans are sent to this collector.",
     "unexpected_error": "A request failed because of a bug in Penstock; the line has the traceback.",
+    "webhook_changed": "A caller changed a webhook endpoint.",
+    "webhook_created": "A caller made a webhook endpoint.",
+    "webhook_deleted": "A caller deleted a webhook endpoint, and what it had not got.",
     "webhook_delivered": "A receiver has taken an event.",
     "webhook_delivery_failed": "The delivery to an endpoint failed because of a bug in Penstock; the line has "
     "the traceback. It rests for 30 seconds.",
@@ -213,6 +225,8 @@ EVENTS = {
     "answered 410. What it has not got is kept.",
     "webhook_failed": "A try to deliver an event failed; it is tried again after `wait_s` seconds.",
     "webhook_given_up": "An event was tried for a day and is a dead letter now.",
+    "webhook_resent": "A caller asked to send an event again.",
+    "webhook_rotated": "A caller made a new secret for a webhook endpoint, or for the single jobs of a tenant.",
     "webhook_waits_for_redis": "An event was sent, but that could not be noted, as Redis is unreachable; it is "
     "retried.",
     "worker_ended": "The worker ends with status 1, for this reason.",

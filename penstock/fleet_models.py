@@ -37,6 +37,7 @@ class Worker(Wire):
         kv_cache_usage: 0 to 1; None if the engine does not say.
         engine_priority: whether its engine runs calls before bulk that waits in it: ``works``, ``ignored``, ``refused`` or
             ``unknown``.
+        shares_storage: whether it has the api's storage of files.
         tokens_per_s: tokens generated between its last two heartbeats; ``jobs_per_s``: jobs ended in that time.
         wait_ms: the average wait of the jobs that it started in that time; None if it started none.
     """
@@ -61,6 +62,7 @@ class Worker(Wire):
     engine_waiting: int | None = None
     kv_cache_usage: float | None = None
     engine_priority: str | None = None
+    shares_storage: bool | None = None
     tokens_per_s: float | None = None
     jobs_per_s: float | None = None
     wait_ms: float | None = None

@@ -10,6 +10,7 @@ from storage.base import (
     UnreadableObjectError,
     Writer,
 )
+from storage.bodies import StoredBodies
 from storage.choose import local_folders, open_storage
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "StorageError",
     "StorageFullError",
     "StorageUnavailableError",
+    "StoredBodies",
     "UnreadableObjectError",
     "Writer",
     "local_folders",

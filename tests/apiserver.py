@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +25,14 @@ class ApiServer:
     """
 
     def __init__(self, base: BrokerSettings, **settings: Any) -> None:
-        given = {"catalogue_refresh_s": 0.1, "shutdown_grace_s": 1, "port": free_port(), **settings}
+        self._data = tempfile.TemporaryDirectory(prefix="penstock-api-")
+        given = {
+            "catalogue_refresh_s": 0.1,
+            "shutdown_grace_s": 1,
+            "port": free_port(),
+            "data_dir": self._data.name,
+            **settings,
+        }
         self.settings = ApiSettings(redis_url=base.redis_url, namespace=base.namespace, **given)
         self.url = f"{self.settings.scheme}://127.0.0.1:{self.settings.port}"
         self._server = make_server(self.settings)
@@ -47,6 +55,7 @@ class ApiServer:
         self.stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
+        self._data.cleanup()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:

@@ -102,6 +102,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("batches", "batches_of", "batches_active"), _records("batch")),
     **dict.fromkeys(("batch", "batch_open", "batch_done"), _batch_goes_on),
     "tasks": _records("task"),
+    "objects": lambda client, keys, key, _: all(client.exists(keys("job", job)) for job in client.hkeys(key)),
     "coalesce": lambda client, keys, key, _: _unfinished(client, keys, key, client.get(key)),
     **dict.fromkeys(
         ("worker_jobs", "worker_orders"),

@@ -23,7 +23,8 @@ class WorkerSettings(MetricsSettings):
     )
     model: str | None = Field(
         None,
-        description="Hub name or local path; without it vllm serves a tiny random model built on the spot.",
+        description="Hub name or local path; without it vllm serves a tiny random model built on the spot. `tiny-embed`, "
+        "`tiny-rerank` and `tiny-classify` are others of that kind.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
     engine_args: ShellWords = Field(

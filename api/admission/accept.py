@@ -41,7 +41,8 @@ async def accept(
     else:
         structlog.contextvars.bind_contextvars(job_id=spec.id)
     try:
-        accepted = await services.store.accept(spec, by=by)
+        shared = services.catalogue.shares_storage(spec.pool)
+        accepted = await services.store.accept(spec, by=by, in_storage=shared)
     except Exception as error:
         step.error(type(error).__name__)
         raise

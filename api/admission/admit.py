@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
+from api.admission.end_users import hide_end_user, noted
 from api.admission.fingerprints import affinity_of, coalescing_digest
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
@@ -33,6 +34,8 @@ class Terms(TypedDict, total=False):
     idempotency_key: str | None
     sink: str | None
     key: str | None
+    webhook: str | None
+    shown: Mapping[str, Any]
 
 
 async def admit(
@@ -82,6 +85,7 @@ async def admit(
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
+    request, body = await run(len(body), hide_end_user, services.user_key, tenant, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
@@ -96,6 +100,7 @@ async def admit(
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
+    terms["metadata"] = noted(terms.get("metadata", {}), request)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from api.access.identity import identity_of
 from api.admission.rights import check_lane
+from api.admission.webhook_url import check_webhook_url
 from api.http.errors import ApiError, invalid
 from api.http.expiry import expires_after_s
 from api.services import Services
@@ -30,6 +31,7 @@ _KNOWN = {
     "metadata",
     "output_expires_after",
     "priority",
+    "webhook_url",
 }
 _PAIRS, _KEY, _VALUE = 16, 64, 512
 
@@ -76,6 +78,10 @@ async def create_batch(
         raise NoInputFileError(file_id[:64], None)
     priority = _priority(body)
     await check_lane(services, identity.tenant, priority)
+    webhook = None
+    if body.get("webhook_url") is not None:
+        webhook = _text(body, "webhook_url")
+        await check_webhook_url(services, webhook, "webhook_url", identity.tenant)
     # None: a batch of this key may be there all the same.
     file = await services.files.get(file_id, owner=identity.owner)
     spec = BatchSpec(
@@ -89,6 +95,7 @@ async def create_batch(
         tenant=identity.tenant,
         owner=identity.owner,
         key=identity.key,
+        webhook=webhook,
         metadata=_metadata(body),
         output_after_ms=_output_after_ms(body),
         idempotency_key=key,

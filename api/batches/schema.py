@@ -26,6 +26,11 @@ CREATE_BODY: dict[str, Any] = {
                         "properties": {"anchor": {"const": "created_at"}, "seconds": {"type": "integer"}},
                     },
                     "priority": {"enum": ["high", "normal", "low", "bulk"], "default": "bulk"},
+                    "webhook_url": {
+                        "type": "string",
+                        "maxLength": 2048,
+                        "description": "Where its end is told, beside the webhooks of your tenant.",
+                    },
                 },
             },
             "example": {
@@ -115,6 +120,7 @@ class BatchObject(BaseModel):
     )
     retry_of: str | None
     retried_as: str | None
+    webhook_url: str | None
 
 
 class BatchList(BaseModel):

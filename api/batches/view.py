@@ -75,6 +75,7 @@ def batch_view(batch: Batch) -> dict[str, Any]:
         **pause_view(batch),
         "retry_of": batch.retry_of,
         "retried_as": batch.retried_as,
+        "webhook_url": batch.webhook,
     }
 
 

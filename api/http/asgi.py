@@ -15,7 +15,7 @@ from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from jobs.ids import is_batch_id, is_file_id, is_job_id
+from jobs.ids import is_batch_id, is_conversation_id, is_file_id, is_job_id
 
 Header = tuple[bytes, bytes]
 
@@ -42,7 +42,7 @@ def shown_path(scope: Scope) -> str:
     """
     path = template_of(scope)
     for name, value in scope.get("path_params", {}).items():
-        if is_job_id(value) or is_file_id(value) or is_batch_id(value):
+        if is_job_id(value) or is_file_id(value) or is_batch_id(value) or is_conversation_id(value):
             path = path.replace(f"{{{name}}}", value)
     return path
 

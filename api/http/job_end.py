@@ -38,6 +38,13 @@ def failure(error: JobError, status: int | None = None) -> ApiError:
     )
 
 
+def worker_lost(advice: str) -> ApiError:
+    """Return the error that ends a stream whose attempt was lost. ``advice``: what its reader can do."""
+    info = FAILURES[FailureCode.WORKER_LOST]
+    message = f"the worker was lost after part of the answer was sent; {advice}"
+    return ApiError(info.http_status, message, FailureCode.WORKER_LOST, type_=info.error_type)
+
+
 def ended_without_result(job_id: str, ending: Ending) -> ApiError:
     """Return the error of a job that ended without a response body."""
     if ending.state is JobState.CANCELLED:

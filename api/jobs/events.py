@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 import msgspec
 import structlog
@@ -13,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.identity import owner_of
 from api.http.asgi import header, until_hangup
-from api.http.sse import HEADERS, PING
+from api.http.pings import pings
+from api.http.sse import HEADERS
 from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
 from api.jobs.view import checked_id, found_job, job_view
 from api.services import Services
@@ -70,7 +69,7 @@ class JobEvents:
         """Send events until the end; return the last bytes to send."""
         follow = self._services.hub.follow(job_id, inbox, after=cursor.after, owner=owner)
         try:
-            async with self._pings(send) as beat, aclosing(follow) as batches:
+            async with pings(send, self._services.settings.sse_ping_s) as beat, aclosing(follow) as batches:
                 async for events in batches:
                     failpoints.hit("api.mid_events")
                     eid, payload = events[-1]
@@ -90,26 +89,6 @@ class JobEvents:
         if job is None:
             return b""
         return frame(eid, job.state.value, msgspec.json.encode(job_view(job)))
-
-    @asynccontextmanager
-    async def _pings(self, send: Send) -> AsyncIterator[asyncio.Event]:
-        """Send a comment whenever the yielded event was not set for ``sse_ping_s``."""
-        beat = asyncio.Event()
-
-        async def ping() -> None:
-            while True:
-                try:
-                    async with asyncio.timeout(self._services.settings.sse_ping_s):
-                        await beat.wait()
-                    beat.clear()
-                except TimeoutError:
-                    await send({"type": "http.response.body", "body": PING, "more_body": True})
-
-        task = asyncio.create_task(ping(), name="pings")
-        try:
-            yield beat
-        finally:
-            task.cancel()
 
 
 def _cursor(scope: Scope) -> Cursor:

@@ -21,9 +21,11 @@ from api.http.pages import After, Limit, Order, decode_cursor
 from api.http.waiting import wait_parameters
 from api.jobs.events import JobEvents
 from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
+from api.jobs.stream import JobStream
 from api.jobs.submit import Jobs
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
+from api.openai.resume import PLACE
 from api.services import Services
 from jobs.lanes import Lane
 from jobs.model import Job
@@ -151,6 +153,17 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         openapi_extra={
             "parameters": [job_id, parameter("header", "Last-Event-ID"), parameter("query", "after")]
         },
+    )
+    add_raw_route(
+        router,
+        "GET",
+        "/v1/jobs/{job_id}/stream",
+        JobStream(services),
+        name="job_stream",
+        summary="Follow a job's stream, in its endpoint's own form",
+        description="As the endpoint itself streams, from the start or after an event that you have. Each has an `id`.",
+        responses={200: {"content": {"text/event-stream": {}}}, **error_docs(400, 404, 503)},
+        openapi_extra={"parameters": [job_id, *PLACE]},
     )
 
 

@@ -126,6 +126,11 @@ class JobRequest(BaseModel):
         description="False: keep request and result until you have fetched the result, and at most `unstored_s` (5 minutes)."
         " `input.store: false` asks for the same. Such a job is not coalesced.",
     )
+    webhook_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = Field(
+        None,
+        description="Where its end is told, beside the webhooks of your tenant; signed with the secret of"
+        " `GET /v1/webhooks/secret`.",
+    )
 
 
 class JobChange(BaseModel):
@@ -222,6 +227,7 @@ class JobObject(BaseModel):
     retry_of: str | None = Field(description="The job that it repeats.")
     retried_as: str | None = Field(description="The job that repeats it.")
     coalesced_with: str | None = Field(description="The identical job that answers this one too.")
+    webhook_url: str | None
     trace_id: str | None = Field(description="The trace that its attempts belong to (W3C Trace Context).")
     timings: JobTimings
     usage: JobUsage | None

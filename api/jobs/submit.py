@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
+from api.admission.webhook_url import check_webhook_url
 from api.fetched import drop_fetched
 from api.http.asgi import Header, reply
 from api.http.bodies import Body
@@ -99,6 +100,8 @@ class Jobs:
 
     async def _spec(self, body: Body, key: str | None, sink: str | None, identity: Identity) -> JobSpec:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
+        if request.webhook_url is not None:
+            await check_webhook_url(self._services, request.webhook_url, "webhook_url", identity.tenant)
         return await admit(
             self._services,
             request.endpoint,
@@ -122,6 +125,7 @@ class Jobs:
             timeout_ms=_ms(request.timeout_s),
             idempotency_key=key,
             sink=sink,
+            webhook=request.webhook_url,
         )
 
     async def _accept(self, spec: JobSpec, span: Span) -> Accepted:
@@ -235,6 +239,7 @@ def _fresh(spec: JobSpec, accepted: Accepted, place: Snapshot, trace: TraceConte
         trace=None if trace is None else trace.encode(),
         keep_ms=spec.keep_ms,
         once=spec.once,
+        webhook=spec.webhook,
     )
 
 

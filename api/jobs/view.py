@@ -59,6 +59,7 @@ def job_view(
         "retry_of": job.retry_of,
         "retried_as": job.retried_as,
         "coalesced_with": job.coalesced_with,
+        "webhook_url": job.webhook,
         "trace_id": None if place is None else place.trace_id,
         "timings": {
             "queued_at": t.queued_ms / 1000,

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import identity_of, tenant_of
 from api.admission.accept import accept
 from api.admission.admit import admit
+from api.admission.tiers import tier_of
 from api.fetched import drop_fetched
 from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
@@ -21,11 +22,10 @@ from api.http.errors import SERVER, ApiError
 from api.http.rates import with_rates
 from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
-from api.openai.sync import Last, answer_whole, queue_timeout
+from api.openai.sync import FLEX, Last, answer_whole, no_start, resource_unavailable
 from api.services import Services
-from broker.db.errors import BrokerError, InfeasibleError, StoreError
+from broker.db.errors import BrokerError, BusyError, InfeasibleError, QueueFullError, StoreError
 from jobs.endpoints import Endpoint
-from jobs.lanes import Lane
 from jobs.model import JobSpec
 from monitoring import failpoints
 
@@ -55,12 +55,15 @@ class OpenAICall:
 
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
         services, data = self._services, body.data
+        request = await services.bodies.run(len(data), parse_object, data)
+        tier = await tier_of(services, tenant_of(scope), request)
         return await admit(
             services,
             self._path,
-            await services.bodies.run(len(data), parse_object, data),
+            request,
             data,
-            lane=Lane.REALTIME,
+            lane=tier.lane,
+            shown=tier.shown,
             live=True,
             coalesce=_wants_coalescing(scope),
             models=identity_of(scope).models,
@@ -100,7 +103,12 @@ class OpenAICall:
                     return _then_dropped(services, spec, last)
             except InfeasibleError as error:  # the limits are the operator's: the caller did nothing wrong
                 over = True
-                raise queue_timeout(spec.id, error.estimate_ms) from None
+                raise no_start(spec, error.estimate_ms) from None
+            except (QueueFullError, BusyError) as error:
+                over = True
+                if spec.lane is FLEX:
+                    raise resource_unavailable(error.retry_ms) from None
+                raise
             except BrokerError as error:
                 # With Redis away, or after a fault, the job may have been accepted all the same.
                 over = not isinstance(error, StoreError)

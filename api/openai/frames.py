@@ -6,28 +6,19 @@ unchanged, frames are passed on unchanged, and only the closing frame of a strea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from api.http.errors import ApiError
-from api.http.job_end import ended_without_result, usage_view
+from api.http.job_end import ended_without_result, worker_lost
 from api.http.shown import NOTHING
 from api.http.sse import MERGE_ABOVE, Texts, merged
+from api.openai.closing import closes, closing, empty_like
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
-from jobs.failures import FAILURES, FailureCode
 from jobs.states import JobState
 
 DONE = b"data: [DONE]\n\n"
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-_CLOSING = re.compile(r'"finish_reason"\s*:\s*"|"choices"\s*:\s*\[\s*\]')
-"""Found in a chunk that closes a stream (or, with several choices, one of them), and in no other: inside a
-JSON string these quotes would be escaped."""
 
 
 class OpenAIStream:
@@ -83,7 +74,7 @@ class OpenAIStream:
     def _frames(self, frames: Sequence[str], out: list[bytes]) -> None:
         for frame in frames:
             self._release(out)
-            if _CLOSING.search(frame):
+            if closes(frame):
                 self._held = frame
             else:
                 self._write(frame, out)
@@ -93,11 +84,7 @@ class OpenAIStream:
         if '"running"' not in payload:
             return
         if self._sent or out:
-            message = "the worker was lost after part of the answer was sent; retry the request"
-            info = FAILURES[FailureCode.WORKER_LOST]
-            self._error(
-                ApiError(info.http_status, message, FailureCode.WORKER_LOST, type_=info.error_type), out
-            )
+            self._error(worker_lost("retry the request"), out)
         self._held = None
         self._texts = Texts()
 
@@ -106,7 +93,7 @@ class OpenAIStream:
             if self._held is not None:
                 self._write(self._closing(self._held, ending), out)
             elif self._last:
-                self._write(self._closing(_empty_like(self._last), ending), out)
+                self._write(self._closing(empty_like(self._last), ending), out)
             if self._sent or out:
                 out.append(DONE)
         elif self._sent or out:
@@ -115,12 +102,7 @@ class OpenAIStream:
         self._held = None
 
     def _closing(self, frame: str, ending: Ending) -> str:
-        """Add ``usage``, if it is missing, ``penstock`` and what the job shows; all other members keep their bytes."""
-        members: dict[str, Any] = _members.decode(frame)
-        if bytes(members.get("usage", b"null")) == b"null":
-            members["usage"] = msgspec.Raw(msgspec.json.encode(usage_view(ending.usage)))
-        members["penstock"] = msgspec.Raw(msgspec.json.encode(_facts(self._job_id, ending)))
-        return msgspec.json.encode(members | dict(self._shown)).decode()
+        return closing(frame, self._job_id, ending, self._shown)
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""
@@ -142,22 +124,3 @@ class OpenAIStream:
     def _write(self, frame: str, out: list[bytes]) -> None:
         self._last = frame
         out.append(b"data: %b\n\n" % frame.encode())
-
-
-def _facts(job_id: str, ending: Ending) -> dict[str, Any]:
-    """Return the ``penstock`` member of a stream's last chunk."""
-    t = ending.timings
-    return {
-        "job_id": job_id,
-        "queue_ms": t.queue_ms,
-        "ttft_ms": None if t.first_token_ms is None else t.first_token_ms - t.queued_ms,
-        "total_ms": t.total_ms,
-        "tokens_per_s": t.tokens_per_s(ending.usage),
-    }
-
-
-def _empty_like(frame: str) -> str:
-    """Make a chunk without choices for a stream whose engine sent no closing chunk."""
-    members = {k: v for k, v in _members.decode(frame).items() if k in {"id", "object", "created", "model"}}
-    members["choices"] = msgspec.Raw(b"[]")
-    return msgspec.json.encode(members).decode()

@@ -12,10 +12,12 @@ from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.sse import HEADERS
 from api.openai.frames import OpenAIStream
+from api.openai.message_frames import MessageStream
 from api.openai.sync import Last, answer_end, note_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
+from jobs.endpoints import MESSAGES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from monitoring import failpoints
@@ -38,7 +40,7 @@ async def answer_stream(
         StoreError: Redis refuses a command, or is away when the result is read; nothing was sent yet.
     """
     job_id = spec.id
-    stream = OpenAIStream(job_id, spec.shown)
+    stream = MessageStream(job_id) if spec.endpoint == MESSAGES else OpenAIStream(job_id, spec.shown)
     sent = False
     data = b""
     step = NO_SPAN

@@ -11,16 +11,20 @@ import structlog
 from starlette.types import Send
 
 from api.http.asgi import reply
-from api.http.errors import SERVER, ApiError, retry_after
+from api.http.errors import RATE_LIMIT, SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
 from api.services import Services
 from broker.events.inbox import Inbox
 from broker.records import Ending
+from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.states import JobState
 from monitoring.tracing import Span
 
 log = structlog.get_logger(__name__)
+
+FLEX = Lane.LOW
+"""The lane of calls of the tier ``flex``; no other call waits in it."""
 
 Last: TypeAlias = Callable[[], Awaitable[None]]
 """Sends the end of a response. The call runs it when no hang-up can interrupt it any more."""
@@ -53,10 +57,24 @@ async def answer_end(services: Services, spec: JobSpec, ending: Ending, send: Se
 async def _too_late(services: Services, spec: JobSpec, ending: Ending, send: Send) -> Last:
     """Answer a caller whose job did not start in time. ``Retry-After`` says how long a new job would wait."""
     _, eta_ms = await services.store.outlook(spec.pool, spec.lane, spec.tenant)
-    refusal = queue_timeout(spec.id, eta_ms)
+    refusal = no_start(spec, eta_ms)
     services.metrics.errors.labels(refusal.code).inc()
     headers = refusal.raw_headers() + timing_headers(spec.id, ending)
     return partial(reply, send, refusal.status, refusal.body(), headers)
+
+
+def no_start(spec: JobSpec, wait_ms: float | None) -> ApiError:
+    """Make the answer for a job that does not start in time: 503, or of the tier ``flex`` 429."""
+    return resource_unavailable(wait_ms) if spec.lane is FLEX else queue_timeout(spec.id, wait_ms)
+
+
+def resource_unavailable(wait_ms: float | None) -> ApiError:
+    """Make OpenAI's 429 for a call of the tier ``flex`` while there is too much other work."""
+    wait_s = retry_after(wait_ms)
+    message = (
+        f"Resource unavailable: too many jobs wait before this call; retry in {wait_s} s, or in another tier"
+    )
+    return ApiError(429, message, "resource_unavailable", type_=RATE_LIMIT, retry_after_s=wait_s)
 
 
 def queue_timeout(job_id: str, wait_ms: float | None) -> ApiError:

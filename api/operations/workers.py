@@ -63,6 +63,9 @@ class WorkerObject(BaseModel):
     engine_priority: Literal["works", "ignored", "refused", "unknown"] | None = Field(
         description="Whether the engine runs calls before bulk that waits in it; null from a worker of an earlier version."
     )
+    shares_storage: bool | None = Field(
+        description="Whether it has the api's storage of files; otherwise large requests of its pool stay in Redis."
+    )
     tokens_per_s: float | None = Field(
         description="Tokens generated per second between the last two heartbeats. An engine that does not count them "
         "reports those of the runs that ended."

@@ -16,14 +16,13 @@ from typing import Final
 from broker.db.keys import Keys
 
 JOBS: Final = (
-    "schema job log jobs jobs_of ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
+    "schema job log jobs jobs_of objects storage files_announced files_trash"
+    " ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
     " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
     " bell bulk_bell own_bell"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders"
-FILES: Final = (
-    "file files files_of files_of_purpose files_by_purpose files_expiry files_announced files_trash file_was"
-)
+FILES: Final = "file files files_of files_of_purpose files_by_purpose files_expiry file_was"
 BATCHES: Final = (
     "batch batch_open batch_done batch_lease batches batches_of batches_active batches_parts batches_retire"
 )

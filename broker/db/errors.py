@@ -130,6 +130,28 @@ class MixedFleetStartError(BrokerError):
     """Processes of an earlier version work on this server, or a newer version wrote its data."""
 
 
+class NoConversationError(BrokerError):
+    """There is no such conversation of the tenant."""
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation with id '{conversation_id}' not found.")
+        self.conversation_id = conversation_id
+
+
+class ConversationBusyError(BrokerError):
+    """Another response of the conversation has not ended, or it changed while this one was made. ``by``: the job."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__(
+            "Another process is currently operating on this conversation. Please retry in a few seconds."
+        )
+        self.by = by
+
+
+class ConversationFullError(BrokerError):
+    """Too many calls have added items to the conversation since its last response."""
+
+
 class FileInUseError(BrokerError):
     """A batch that has not ended reads the file."""
 

@@ -11,6 +11,8 @@ key                               type     holds                                
 ``ns:jobs``                       zset     every job by creation time      (entries leave with their records)
 ``ns:ended:<state>``              zset     ended jobs by the time of their end                          (same)
 ``ns:dead``                       zset     jobs that failed or expired and were not retried, by their end   (same)
+``ns:objects``                    hash     job -> keys of its bodies in the storage     (until its record goes)
+``ns:storage``                    string   name of the object by which processes know their storage     (for good)
 ``ns:deadlines``                  zset     unfinished jobs with a deadline, by deadline            (until the end)
 ``ns:delayed``                    zset     queued jobs that wait for their next attempt, by its time     (until then)
 ``ns:coalesce:<tenant>:<sum>``    string   the unfinished job that runs this request             (until it ends)
@@ -108,6 +110,8 @@ _TEMPLATES = {
     "jobs": "{ns}:jobs",
     "ended": "{ns}:ended:@1",
     "dead": "{ns}:dead",
+    "objects": "{ns}:objects",
+    "storage": "{ns}:storage",
     "deadlines": "{ns}:deadlines",
     "delayed": "{ns}:delayed",
     "coalesce": "{ns}:coalesce:@1:@2",

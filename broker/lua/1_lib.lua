@@ -67,6 +67,10 @@ end
 
 local function number(text) return tonumber(text or nil) end
 
+-- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
+-- leaves entries in the indexes by tenant, which lists pass over.
+local OUTLIVES_MS = 604800000
+
 -- Whether the caller may reach an object of this tenant. a.owner: the tenant that asks; nil: an admin, or a process of ours. Records without
 -- a tenant are older than tenants. Another's object is answered as one that does not exist.
 local function owns(a, tenant) return not a.owner or a.owner == (tenant or 'default') end

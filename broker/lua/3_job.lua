@@ -1,6 +1,6 @@
 -- Transitions of a job that several functions carry out. j: the fields JOB of its record.
 local JOB = {'state', 'pool', 'lane', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'waiter', 'worker', 'started', 'first',
-  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'webhook'}
+  'exp', 'qexp', 'coalesce', 'leader', 'cancel', 'finished', 'ended_by', 'paid', 'reserved', 'key', 'keep', 'conversation', 'taken', 'webhook'}
 
 -- Count an end that no worker's metrics count. code: of a failed job, else ''.
 local function count_end(j, state, code)
@@ -12,9 +12,26 @@ local function code_of(f) return f.error and cjson.decode(f.error).code or '' en
 -- As `owns`, of a job: the fields tenant and batch of its record. Chunks are their batch's, and no tenant's.
 local function owns_job(a, j) return not a.owner or not j.batch and owns(a, j.tenant) end
 
--- For so long a record outlives its retention, at whose end the reaper deletes it: the reaper needs its tenant. A week without any reaper
--- leaves entries in the indexes by tenant, which lists pass over.
-local OUTLIVES_MS = 604800000
+-- How a stored body begins that is a reference to an object in storage, see jobs/references.py.
+local REFERENCE = '\2ref '
+
+-- Note the keys of a job's bodies in storage; they were announced. keys: nil: there are none.
+local function keep_objects(id, keys)
+  if not keys then return end
+  local before = redis.call('HGET', K.objects(), id)
+  redis.call('HSET', K.objects(), id, (before and before .. ' ' or '') .. table.concat(keys, ' '))
+  for _, key in ipairs(keys) do redis.call('ZREM', K.files_announced(), id .. ' ' .. key) end
+end
+
+-- Have the sweeper delete the bodies in storage of jobs whose records go.
+local function drop_objects(ids)
+  for i, keys in ipairs(redis.call('HMGET', K.objects(), unpack(ids))) do
+    if keys then
+      for key in string.gmatch(keys, '%S+') do redis.call('SADD', K.files_trash(), key) end
+      redis.call('HDEL', K.objects(), ids[i])
+    end
+  end
+end
 
 -- End one job. f: the fields that change, besides state and finished. A queued job has left its place before. After this the record does
 -- not change, except that a job that retries it writes its id there (retried_as).
@@ -38,6 +55,7 @@ local function end_one(id, j, to, retention, f, result)
   count_job(id, j, to, f)
   if not j.batch and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
   if j.batch then look(j.batch) end
+  if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks
   if j.waiter and not (sinks and string.find(' ' .. sinks .. ' ', ' ' .. j.waiter .. ' ', 1, true)) then
     sinks = sinks and sinks .. ' ' .. j.waiter or j.waiter
@@ -52,7 +70,8 @@ local function end_one(id, j, to, retention, f, result)
     redis.pcall('XADD', K.log(id), eid, 'p', head)
     redis.call('PEXPIRE', K.log(id), exactly(keep))
   end
-  publish(sinks, id, eid, result and #head + #result < PUBLISHED and head .. '\n' .. result or head)
+  local here = result and string.sub(result, 1, #REFERENCE) ~= REFERENCE
+  publish(sinks, id, eid, here and #head + #result < PUBLISHED and head .. '\n' .. result or head)
 end
 
 -- Failures that come from this job's own limits or its worker, so that an identical request need not fail.
@@ -157,6 +176,7 @@ define('drop_bodies', function(a)
   if not j.once or not j.finished or not owns_job(a, j) then return false end
   redis.call('HDEL', K.job(a.id), 'req', 'result', 'partial')
   redis.call('UNLINK', K.log(a.id))
+  drop_objects({a.id})
   redis.call('ZREM', K.dead(), a.id)
   redis.call('ZREM', K.dead_of(j.tenant), a.id)
   return true

@@ -108,6 +108,8 @@ define('accept', function(a, blobs)
     if since then return {kind = 'same', id = old.retried_as, at = tonumber(since)} end
   end
 
+  local refused = a.conversation and refuse_conversation(a)
+  if refused then return refused end
   local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
   local depth = (number(p[1]) or 0) + (number(p[2]) or 0)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
@@ -142,7 +144,8 @@ define('accept', function(a, blobs)
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
     stream = a.stream and 1, batch = a.batch, key = a.key, affinity = a.affinity, leader = leader, reserved = reserved,
-    keep = a.keep_ms, once = a.once and 1, conversation = a.conversation, webhook = a.webhook}
+    keep = a.keep_ms, once = a.once and 1, conversation = a.conversation, taken = a.conversation_parts, webhook = a.webhook}
+  if a.conversation then enter_conversation(id, a) end
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
   if a.retry_of then
@@ -165,6 +168,7 @@ define('accept', function(a, blobs)
     redis.call('SET', K.coalesce(tenant, coalesce), id)
   end
   write(job, fields)
+  keep_objects(id, a.objects)
   if not p[1] then redis.call('SADD', K.pools(), pool) end
   if leads == 'running' then
     count_attached(pool, lane, tenant, 1)

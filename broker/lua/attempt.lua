@@ -51,6 +51,7 @@ define('finish', function(a, blobs)
     if not j.first then f.first = now end
   end
   leave_worker(id, a.worker, j.cancel)
+  keep_objects(id, a.objects)
   j.model, j.device_us, j.incomplete = a.model, a.device_us, a.incomplete
   if j.cost and a.completion and a.event == 'succeed' then note_tokens(j.pool, j.tenant, a.model, a.completion) end
   end_job(id, j, ON[a.event].running, a.retention_ms, f, f.result, a.tokens or a.event == 'succeed' and tonumber(j.cost))
@@ -80,6 +81,7 @@ define('release', function(a, blobs)
     end
     if f then
       f.ended_by = me
+      keep_objects(id, f.result and a.objects)
       end_job(id, j, ON.give_up.running, a.retention_ms, f, f.result)
       return ON.give_up.running
     end

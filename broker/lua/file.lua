@@ -46,7 +46,8 @@ define('file_orphans', function(a)
   local keys, before = {}, now_ms() - a.age_ms
   for _, entry in ipairs(redis.call('ZRANGEBYSCORE', K.files_announced(), '-inf', before, 'LIMIT', 0, a.most)) do
     local id, key = string.match(entry, '(%S+) (%S+)')
-    if redis.call('EXISTS', K.file(id)) == 0 then
+    local kept = redis.call('HGET', K.objects(), id) or ''
+    if redis.call('EXISTS', K.file(id)) == 0 and not string.find(' ' .. kept .. ' ', ' ' .. key .. ' ', 1, true) then
       redis.call('SADD', K.files_trash(), key)
       keys[#keys + 1] = key
     end

@@ -77,6 +77,7 @@ local function retire(a, done)
         keys[#keys + 1] = K.log(id)
       end
       redis.call('UNLINK', unpack(keys))
+      drop_objects(ids)
       for tenant, theirs in pairs(by_tenant) do
         redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
         redis.call('ZREM', K.dead_of(tenant), unpack(theirs))

@@ -15,6 +15,7 @@ from penstock.server.fleet import Part
 from penstock.server.plan import Plan
 from penstock.server.ports import http_address
 from workers.devices.pools import served_name
+from workers.devices.tiny_models import TINY_MODELS
 from workers.settings import WorkerSettings
 
 _LINE_EVERY_S = 5.0  # while waiting, where there is no terminal for a spinner
@@ -108,7 +109,8 @@ class Screen:
 def _kind(settings: WorkerSettings) -> str:
     if settings.paced is not None:
         return "paced"
-    return "random" if settings.engine == "vllm" and settings.model is None else settings.engine
+    tiny = settings.model is None or settings.model in TINY_MODELS
+    return "random" if settings.engine == "vllm" and tiny else settings.engine
 
 
 def _workers(pool: str, parts: Sequence[Part]) -> str:

@@ -23,7 +23,7 @@ __all__ = ["api", "client", "files_url", "ready", "start_worker", "work"]  # fix
 
 pytestmark = pytest.mark.asyncio
 
-OURS = {"priority", "progress", "paused", "pause_reason", "retry_of", "retried_as"}
+OURS = {"priority", "progress", "paused", "pause_reason", "retry_of", "retried_as", "webhook_url"}
 
 
 def golden(batch: Any, **given: Any) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def golden(batch: Any, **given: Any) -> dict[str, Any]:
         "pause_reason": None,
         "retry_of": None,
         "retried_as": None,
+        "webhook_url": None,
         **given,
     }
 

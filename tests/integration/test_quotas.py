@@ -11,7 +11,7 @@ import pytest
 from broker.attempts import Claim
 from broker.db.errors import OverQuotaError
 from broker.jobs import JobStore
-from broker.records import Facts, encode_facts
+from broker.large_bodies import Stored
 from broker.tenants import DAY_MS, TenantStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -88,7 +88,7 @@ async def test_the_minute_is_a_bucket_that_fills_evenly(
 
 async def tell(store: JobStore, given: JobSpec) -> tuple[int, bool]:
     """Submit a job; return the server's time, and whether it was accepted."""
-    answer = await store._accept(given, "", (encode_facts(Facts.of(given)), given.body), None)
+    answer = await store._accept(given, "", Stored(given.body), None)
     assert answer.kind in {"accepted", "over_quota"}
     return answer.at, answer.kind == "accepted"
 

@@ -43,12 +43,16 @@ ROOMS = {
         "admission": {TOP, "http"},
         "openai": FACE,
         "responses": FACE | {"openai"},
-        "jobs": FACE | {"responses"},
+        "conversations": FACE | {"responses"},
+        "jobs": FACE | {"openai", "responses"},
         "files": FACE,
         "batches": FACE,
         "operations": FACE,
+        "webhooks": FACE,
         "admin": FACE,
-        TOP: FACE | {"connections", "openai", "responses", "jobs", "files", "batches", "operations", "admin"},
+        TOP: FACE
+        | {"connections", "openai", "responses", "conversations", "webhooks"}
+        | {"jobs", "files", "batches", "operations", "admin"},
     },
     "broker": {
         "db": set(),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from broker.batches import BatchStore
+from broker.conversations import ConversationStore
 from broker.db.calls.base import Call
 from broker.db.library import functions
 from broker.events.hub import EventHub
@@ -32,6 +33,7 @@ FENCES = {"worker", "token", "attempt", "coordinator"}
 OURS = {
     "adopt": "the take-over of an earlier version's data",
     "batch_hold": "a coordinator or a worker says why a batch stands still",
+    "conversation_create": "its id is new",
     "file_create": "its id is new",
     "index_tenants": "it builds the indexes by tenant",
     "purge": "a whole lane, for the scope admin",
@@ -50,13 +52,14 @@ STORES: dict[str, Any] = {
     "store": JobStore,
     "files": FileStore,
     "batches": BatchStore,
+    "conversations": ConversationStore,
     "tasks": TaskStore,
     "hub": EventHub,
     "webhooks": Webhooks,
 }
 """What the api's services are called, and what they are."""
 
-OBJECTS = {"job_id", "file_id", "batch_id", "webhook_id"}
+OBJECTS = {"job_id", "file_id", "batch_id", "conversation_id", "webhook_id"}
 
 KNOWN = {
     "announce": "its id is new",

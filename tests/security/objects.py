@@ -15,6 +15,7 @@ from jobs.stream_chunks import Frames
 from tests.batching import jsonl, row
 from tests.puppet import MODEL, Puppet
 from tests.security.identities import Tenant, bearer
+from tests.security.routes import EVENT
 from tests.support import eventually
 
 BATCH = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -34,6 +35,8 @@ class Maker:
 
     async def all(self) -> None:
         """Make one of each, but for a job that waits: the next maker's worker would take it."""
+        self.keep("webhook", "disabled", await self.webhook())
+        self.keep("conversation", "made", await self.conversation())
         self.keep("job", "running", await self.taken())
         self.keep("job", "streaming", await self.streaming())
         self.keep("job", "succeeded", await self.succeeded())
@@ -45,6 +48,25 @@ class Maker:
         await self.post(f"/v1/jobs/{cancelled}/cancel")
         self.keep("job", "cancelled", cancelled)
         await self.finished_batch()
+
+    async def webhook(self) -> str:
+        """Make an endpoint that has given up an event."""
+        body = {"url": "https://example.com/hooks", "description": self.tenant.note}
+        made = await self.post("/v1/webhooks", json=body)
+        await self.http.patch(
+            f"/v1/webhooks/{made['id']}", json={"state": "disabled"}, headers=bearer(self.tenant.key)
+        )
+        store = self.puppet.store
+        letter: dict[Any, Any] = {
+            "event": EVENT,
+            "type": "job.failed",
+            "object": self.tenant.note,
+            "at": 1,
+            "why": "failed",
+            "tries": 9,
+        }
+        await store.client.xadd(store.keys("webhook_dead", made["id"]), letter)
+        return str(made["id"])
 
     async def queued(self) -> None:
         """Make a job that waits."""
@@ -58,12 +80,17 @@ class Maker:
 
     async def post(self, path: str, **given: Any) -> dict[str, Any]:
         got = await self.http.post(path, headers=bearer(self.tenant.key), **given)
-        assert got.status_code in {200, 202}, got.text
+        assert got.status_code in {200, 201, 202}, got.text
         return dict(got.json())
 
     async def submit(self, **more: Any) -> str:
         body = {"input": self.chat(), "metadata": {"note": self.tenant.note}, **more}
         return str((await self.post("/v1/jobs", json=body))["id"])
+
+    async def conversation(self) -> str:
+        item = {"id": "kept", "role": "user", "content": self.tenant.prompt}
+        body = {"items": [item], "metadata": {"note": self.tenant.note}}
+        return str((await self.post("/v1/conversations", json=body))["id"])
 
     async def take(self, ident: str) -> Claim:
         claim = await self.puppet.take()

@@ -19,6 +19,7 @@ from jobs.model import Failed, JobError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
+from storage import StorageError, UnreadableObjectError
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.engines.base import Engine, Final, death_counts
@@ -99,6 +100,14 @@ class Endings:
         if FAILURES[error.code].retryable:
             return await self.retry(attempt, error)
         return await self.fail(attempt, error.code, error.message)
+
+    async def unfetched(self, attempt: Attempt, error: StorageError) -> Outcome:
+        """End an attempt at a job whose request could not be read from the storage. Another worker may reach it."""
+        if isinstance(error, UnreadableObjectError):
+            return await self.unreadable(attempt, JobError(error.code, str(error)))
+        log.warning("request_not_fetched", reason=error.reason, error=str(error))
+        message = f"the request is in the storage of files, and the worker could not read it: {error}"
+        return await self.retry(attempt, JobError(FailureCode.STORAGE_UNAVAILABLE, message[:500]))
 
     async def stopped(self, attempt: Attempt, reason: StopReason, final: Final | None = None) -> Outcome:
         """End an attempt that was stopped. ``final``: the engine's answer, if it gave one."""

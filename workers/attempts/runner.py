@@ -22,6 +22,7 @@ from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import NO_SPAN, Tracer
+from storage import StorageError
 from workers.attempts.accounts import Accounts
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.endings import Endings
@@ -202,6 +203,8 @@ class Runner:
             raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
+        except StorageError as error:
+            return await endings.unfetched(attempt, error)
         except Exception as error:
             log.exception("run_crashed", attempt=claim.attempt)
             return await endings.fail(attempt, FailureCode.INTERNAL, f"{type(error).__name__}: {error}")
@@ -224,6 +227,7 @@ class Runner:
             buffer.append(chunk)
             self._flusher.schedule(buffer)
 
+        body = await self._store.body_of(claim)
         with self._quarantine.window(claim) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000
@@ -234,7 +238,7 @@ class Runner:
             request = EngineRequest(
                 claim.id,
                 claim.endpoint,
-                claim.body,
+                body,
                 claim.stream,
                 claim.lane.engine_priority,
                 claim.attempt,

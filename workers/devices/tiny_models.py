@@ -17,13 +17,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workers.devices import tiny_tokenizer, tiny_weights
+from workers.devices import tiny_encoder, tiny_tokenizer, tiny_weights
+from workers.devices.tiny_encoder import EncoderSize
 from workers.devices.tiny_tokenizer import SPECIAL
 from workers.devices.tiny_weights import TinySize
 
 SERVED_NAME = "tiny-random"
 """The name under which workers serve it."""
 
+TINY_MODELS: dict[str, str] = {
+    SERVED_NAME: "tiny",
+    "tiny-embed": "tiny",
+    "tiny-rerank": "rerank",
+    "tiny-classify": "classify",
+}
+"""Names that a worker takes for its model, and the size that it builds for each."""
 
 SIZES: dict[str, TinySize] = {
     "tiny": TinySize(hidden=256, layers=4, heads=4, kv_heads=2, intermediate=512),
@@ -36,6 +44,12 @@ SIZES: dict[str, TinySize] = {
 weights) reading the prompt is what the first token waits for, as with models that people chat with. ``8b`` has the layers
 of Llama 3 8B, for a GPU: 14 GB, made in half a minute. ``paced`` lends a paced engine its tokenizer and a long context.
 """
+
+ENCODERS: dict[str, EncoderSize] = {
+    "rerank": EncoderSize(("relevant",)),
+    "classify": EncoderSize(("sad", "fine", "glad")),
+}
+"""Sizes of :mod:`workers.devices.tiny_encoder`: models that generate nothing."""
 
 CHAT_TEMPLATE = """\
 {%- if tools %}
@@ -109,11 +123,12 @@ def _write(folder: Path, size: TinySize) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def _fingerprint(spec: TinySize) -> str:
+def _fingerprint(spec: TinySize | EncoderSize) -> str:
     """Return what a model is named after: a change of its recipe, these modules, is another model."""
     recipe = hashlib.sha256(json.dumps(asdict(spec)).encode())
-    for source in (Path(__file__), Path(tiny_tokenizer.__file__), Path(tiny_weights.__file__)):
-        recipe.update(source.read_bytes())
+    modules = tiny_tokenizer.__file__, tiny_weights.__file__, tiny_encoder.__file__
+    for source in (__file__, *modules):
+        recipe.update(Path(source).read_bytes())
     return recipe.hexdigest()[:10]
 
 
@@ -122,7 +137,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
 
     Args:
         cache_dir: where models are kept; created if missing.
-        size: a key of :data:`SIZES`.
+        size: a key of :data:`SIZES` or :data:`ENCODERS`.
 
     Returns:
         The model's folder, a Hugging Face checkpoint.
@@ -131,7 +146,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
         KeyError: no such size.
         OSError: the folder cannot be written.
     """
-    spec = SIZES[size]
+    spec = SIZES.get(size) or ENCODERS[size]
     target = cache_dir / f"{size}-random-{_fingerprint(spec)}"
     if target.is_dir():
         return target
@@ -139,7 +154,10 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
     made = Path(tempfile.mkdtemp(prefix=f".{size}-", dir=cache_dir))
     try:
         made.chmod(0o755)
-        _write(made, spec)
+        if isinstance(spec, EncoderSize):
+            tiny_encoder.write(made, spec)
+        else:
+            _write(made, spec)
         try:
             os.rename(made, target)  # noqa: PTH104 - atomic; fails if another process was first
         except OSError:

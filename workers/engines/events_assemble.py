@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from jobs.anthropic import STATUSES
 from jobs.endpoints import MESSAGES, RESPONSES
 from jobs.failures import FAILURES, code_for_status
 from jobs.floats import read_float
@@ -19,17 +20,7 @@ from workers.engines.assemble import BadChunkError, StreamError
 
 _decode = msgspec.json.Decoder(float_hook=read_float).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_STATUSES = {
-    "invalid_request_error": 400,
-    "invalid_prompt": 400,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "overloaded_error": 529,
-}
+_STATUSES = STATUSES | {"invalid_prompt": 400, "rate_limit_exceeded": 429}
 """HTTP statuses by the names that OpenAI and Anthropic give to errors; any other is 500."""
 
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from monitoring.otlp import traces_url
+from workers.devices.tiny_models import SERVED_NAME, TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
 from workers.engines.vllm.step_cost import parse
@@ -28,10 +30,10 @@ def make_engine(settings: VllmSettings | OpenAISettings | SimulatedSettings) -> 
 
 
 def engine_for(settings: WorkerSettings) -> Engine:
-    """Return the engine of a worker. Builds the tiny model (seconds) if vLLM is given none to serve.
+    """Return the engine of a worker. Builds a tiny model (seconds) if vLLM is given none to serve, or the name of one.
 
     Raises:
-        OSError: the tiny model cannot be written.
+        OSError: a tiny model cannot be written.
     """
     if settings.engine == "openai":
         return make_engine(
@@ -72,16 +74,17 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
     if settings.paced is not None:
         return _paced(settings, settings.paced)
     kv_cache = _kv_cache_bytes(settings)
-    if settings.model is None:
-        from workers.devices.tiny_models import build_tiny_model  # it imports torch
-
-        path = build_tiny_model(settings.data_dir.resolve() / "models")
+    name = settings.model or SERVED_NAME
+    if name in TINY_MODELS and not Path(name).is_dir():
+        path = build_tiny_model(settings.data_dir.resolve() / "models", TINY_MODELS[name])
         tiny = VllmSettings.tiny(
-            path, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
+            path, name=name, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
         )
+        if settings.model is not None and settings.served_model_name:
+            tiny = replace(tiny, served_model_name=(settings.served_model_name,))
         return tiny if kv_cache is None else replace(tiny, kv_cache_memory_bytes=kv_cache)
     return VllmSettings(
-        model=settings.model,
+        model=name,
         served_model_name=(settings.served_model_name,) if settings.served_model_name else (),
         max_num_seqs=settings.concurrency,
         kv_cache_memory_bytes=kv_cache,
@@ -95,8 +98,6 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
 def _paced(settings: WorkerSettings, pace: str) -> VllmSettings:
     model, max_model_len = settings.model, None
     if model is None:
-        from workers.devices.tiny_models import build_tiny_model  # it imports torch
-
         model = str(build_tiny_model(settings.data_dir.resolve() / "models", "paced"))
         max_model_len = _PACED_CONTEXT
     return VllmSettings(

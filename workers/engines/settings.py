@@ -90,19 +90,25 @@ class VllmSettings:
 
     @classmethod
     def tiny(
-        cls, model_path: Path, *, max_num_seqs: int = 64, extra_args: tuple[str, ...] = ()
+        cls,
+        model_path: Path,
+        *,
+        name: str = "tiny-random",
+        max_num_seqs: int = 64,
+        extra_args: tuple[str, ...] = (),
     ) -> VllmSettings:
-        """Return settings for the model of :mod:`workers.devices.tiny_models`: eager, small, with tools."""
-        from workers.devices.tiny_models import SERVED_NAME  # here: nothing else needs it
-
+        """Return settings for a model of :mod:`workers.devices.tiny_models`, by its name: eager, small, with tools."""
+        generates, embeds = name == "tiny-random", name == "tiny-embed"
         return cls(
             model=str(model_path),
-            served_model_name=(SERVED_NAME,),
+            served_model_name=(name,),
             enforce_eager=True,
             max_num_seqs=max_num_seqs,
             kv_cache_memory_bytes=256 << 20,
             dtype="float32",  # random weights make near ties, which bfloat16 breaks differently in every batch
-            tool_call_parser="hermes",
+            tool_call_parser="hermes" if generates else None,
+            runner=None if generates else "pooling",
+            convert="embed" if embeds else None,
             extra_args=extra_args,
         )
 

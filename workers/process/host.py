@@ -23,7 +23,7 @@ from jobs.placement import Device
 from jobs.retry import RetryPolicy
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
-from storage import open_storage
+from storage import StoredBodies, open_storage
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
 from workers.admission.policy import LaneController
@@ -165,7 +165,12 @@ class EngineHost:
         log.info("engine_ready", engine=self.engine.name)
         report_priority(self.engine.name, self.engine.priority())
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
-        self._store = store = JobStore(connect(s.redis_url), s, self._metrics.store_faults.inc)
+        storage = cache(partial(open_storage, s))
+        self._store = store = JobStore(
+            connect(s.redis_url), s, self._metrics.store_faults.inc, StoredBodies(storage)
+        )
+        with suppress(StoreError):
+            await store.large.look()
         capacity = s.concurrency or self.engine.capacity()
         lanes = LaneController(
             capacity,
@@ -190,7 +195,7 @@ class EngineHost:
         )
         chunks = ChunkRunner(
             rows,
-            cache(partial(open_storage, s)),
+            storage,
             ChunkStore(store),
             self._metrics,
             gate,
@@ -235,6 +240,7 @@ class EngineHost:
             "engine watch": watch.run(s.heartbeat_s),
             "gpu watch": self.gpus.run(s.heartbeat_s),
             "reaper": reaper,
+            "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
@@ -264,6 +270,7 @@ class EngineHost:
             "kv_cache_usage": stats.kv_cache_usage,
             "engine_priority": self.engine.priority().value,
             "gpus": self.gpus.facts,
+            "shares_storage": self._store.large.shared,
             **self._runner.accounts.pulse.read(stats.generated),
         }
 

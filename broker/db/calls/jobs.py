@@ -10,7 +10,7 @@ class Accepted(Answer):
 
     Attributes:
         kind: ``accepted``, ``same`` (it was used before), or why it is refused: ``conflict``, ``full``, ``tenant_full``,
-            ``busy``, ``unfinished``, ``gone``, ``late``, ``over_quota``.
+            ``busy``, ``unfinished``, ``gone``, ``late``, ``over_quota``, ``no_conversation``, ``conversation_busy``.
         id: the job's, or that of the other job.
         at: when the job was accepted; ``late``, ``over_quota``: the server's time.
         count: jobs that wait there (``full``, ``tenant_full``), or run (``busy``).
@@ -47,9 +47,11 @@ class Accept(Call[Accepted]):
         tenant_queue_max: its tenant's jobs that may wait in the pool, if the tenant's record does not say.
         reject: refuse it as ``busy`` if no slot is free.
         key: id of the API key that its use is counted to.
-        conversation: its id; refused as ``no_conversation`` if it is not the tenant's, as
-            ``conversation_busy`` while another job of it runs.
+        conversation: the one that it continues; refused as ``no_conversation`` if it is not the tenant's, as
+            ``conversation_busy`` while another job of it has not ended, or if it is not as it was read.
+        conversation_turn: as it was read. ``conversation_parts``: the same.
         webhook: URL that is told of its end.
+        objects: keys of its bodies that are in the storage.
     """
 
     flags = WRITES
@@ -83,7 +85,10 @@ class Accept(Call[Accepted]):
     by: str | None = None
     key: str | None = None
     conversation: str | None = None
+    conversation_turn: int | None = None
+    conversation_parts: int | None = None
     webhook: str | None = None
+    objects: list[str] | None = None
 
 
 class ClaimedJob(Answer):
@@ -164,6 +169,7 @@ class Finish(Call[bool]):
         completion: completion tokens of one of its answers; None: not known.
         tail: sequence numbers of the chunks.
         device_us: microseconds of device that the attempt took; None: not known.
+        objects: keys of its results that are in the storage.
         incomplete: its answer is a response that reached a limit.
     """
 
@@ -181,6 +187,7 @@ class Finish(Call[bool]):
     completion: int | None = None
     error: str | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
     incomplete: bool | None = None
 
 
@@ -192,7 +199,7 @@ class Release(Call[str | None]):
     Attributes:
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
-        device_us: see :class:`Finish`.
+        device_us, objects: see :class:`Finish`. The objects count if the job fails.
     """
 
     id: str
@@ -207,6 +214,7 @@ class Release(Call[str | None]):
     code: str | None = None
     status: int | None = None
     device_us: int | None = None
+    objects: list[str] | None = None
 
 
 class Disown(Call[bool]):

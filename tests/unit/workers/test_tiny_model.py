@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from workers.devices import tiny_weights
-from workers.devices.tiny_models import CHAT_TEMPLATE, SIZES, build_tiny_model
+from workers.devices.tiny_models import CHAT_TEMPLATE, ENCODERS, SIZES, TINY_MODELS, build_tiny_model
 from workers.devices.tiny_tokenizer import WORDS, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -33,6 +33,21 @@ def test_another_recipe_is_another_model(tmp_path: Path, monkeypatch: pytest.Mon
     after = build_tiny_model(tmp_path / "models", "nano")
     assert after != before
     assert {entry.name for entry in (tmp_path / "models").iterdir()} == {before.name, after.name}
+
+
+@pytest.mark.parametrize("size", ENCODERS)
+def test_an_encoder_has_its_labels(tmp_path: Path, size: str) -> None:
+    path = build_tiny_model(tmp_path, size)
+    config = json.loads((path / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == ENCODERS[size].labels
+    assert (
+        config["hidden_size"] / config["num_attention_heads"] == 32
+    )  # the smallest that vLLM's kernels take
+    assert build_tiny_model(tmp_path, size) == path
+
+
+def test_every_name_has_a_size() -> None:
+    assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS}
 
 
 def test_every_word_is_one_token() -> None:

@@ -84,7 +84,11 @@ class Pooled:
             ident |= {"object": "list", "created": int(time.time())}
         usage: dict[str, Any] = {"prompt_tokens": tokens, "total_tokens": tokens}
         if endpoint in {SCORE, CLASSIFY, POOLING}:
-            usage |= {"completion_tokens": 0, "prompt_tokens_details": None}
+            usage |= {
+                "completion_tokens": 0,
+                "prompt_tokens_details": None,
+                "completion_tokens_details": None,
+            }
         return _encode({**ident, "model": self._model, **made, "usage": usage}), Usage(tokens, 0, tokens)
 
     def _embed(self, body: dict[str, Any]) -> tuple[dict[str, Any], int]:

@@ -1,0 +1,78 @@
+"""The bodies of the Conversations API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from api.admission.schema import LooseList, at_most
+from api.conversations.items import MOST_ITEMS
+
+_PAIRS = 16
+
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=512)],
+    ],
+    Field(max_length=_PAIRS),
+    at_most(_PAIRS),
+]
+"""OpenAI's limits."""
+
+Items = Annotated[LooseList[dict[str, Any]], Field(max_length=MOST_ITEMS)]
+
+EXAMPLE: dict[str, Any] = {"items": [{"type": "message", "role": "user", "content": "My name is Ada."}]}
+
+
+class ConversationRequest(BaseModel):
+    """Body of ``POST /v1/conversations``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Items | None = Field(None, description="What it begins with: input items of `/v1/responses`.")
+    metadata: Metadata | None = Field(None, description="Up to 16 pairs of your own.")
+
+
+class ConversationChange(BaseModel):
+    """Body of ``POST /v1/conversations/{conversation_id}``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: Metadata | None = Field(description="Up to 16 pairs of your own, in place of the old ones.")
+
+
+class ItemsRequest(BaseModel):
+    """Body of ``POST /v1/conversations/{conversation_id}/items``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[Items, Field(min_length=1)] = Field(description="Input items of `/v1/responses`.")
+
+
+class ConversationObject(BaseModel):
+    """A conversation."""
+
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+class ConversationDeleted(BaseModel):
+    """Answer to a deletion."""
+
+    id: str
+    object: Literal["conversation.deleted"]
+    deleted: bool
+
+
+class ItemList(BaseModel):
+    """A page of items."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool

@@ -1,0 +1,1 @@
+"""Webhook endpoints: make, change and delete them, see what was sent, and send it again."""
