@@ -174,7 +174,7 @@ class Stack:
         asked = {"url": self.receiver.url, "events": ["*"]}
         async with httpx.AsyncClient(timeout=10.0) as client:
             answer = await client.post(f"{self.urls[0]}/v1/webhooks", json=asked)
-        assert answer.status_code == 200, answer.text
+        assert answer.status_code == 201, answer.text
         self.receiver.secret = answer.json()["secret"]
 
     async def __aexit__(self, *error: object) -> None:
