@@ -19,21 +19,24 @@ end
 -- Give an outbox back. wait: milliseconds before it is due; nil: nothing is.
 local function leave_outbox(id, wait)
   redis.call('DEL', K.webhook_lease(id))
-  if not wait then return redis.call('ZREM', K.webhooks_due(), id) end
+  if not wait then
+    OUTBOX.rest(id)
+    return redis.call('ZREM', K.webhooks_due(), id)
+  end
   redis.call('ZADD', K.webhooks_due(), exactly(now_ms() + wait), id)
   if wait == 0 then look(id) end
 end
 
 define('webhook_take', function(a)
-  local due = redis.call('ZSCORE', K.webhooks_due(), a.id)
-  if not due then return false end
-  if tonumber(due) > now_ms() then return has_outbox(a) end -- the client library sent the call twice
-  if redis.call('HGET', K.webhook(a.id), 'state') ~= 'active' then
+  local due, e = redis.call('ZSCORE', K.webhooks_due(), a.id), read(K.webhook(a.id), {'state', 'tenant'})
+  if not due then return nil end
+  if tonumber(due) > now_ms() then return has_outbox(a) and e.tenant or nil end -- the client library sent the call twice
+  if e.state ~= 'active' then
     leave_outbox(a.id)
-    return false
+    return nil
   end
   hold_outbox(a)
-  return true
+  return e.tenant
 end)
 
 define('webhook_next', function(a)

@@ -103,25 +103,10 @@ class Round:
                 self.ledger.break_("the parts of the queue agree", where=str(disagreement)[:500])
         checker = Checker(self.stack, self.ledger, self.observer)
         checker.check(self.seen)
-        await self._check_webhooks(checker)
         self.takeovers = checker.takeovers
         for one in self.ledger.violations:
             self.stack.note("broken", **{k: v for k, v in one.items() if k != "time"})
         self.stack.note("checked", seed=self.seed, counts=self.ledger.counts)
-
-    async def _check_webhooks(self, checker: Checker) -> None:
-        """Every end arrives, at least once and under one id, whoever was killed meanwhile."""
-        receiver, ends = self.stack.receiver, checker.records
-        try:
-            await eventually(lambda: not receiver.missing(ends), self._patience_s)
-        except AssertionError:
-            for kind, job in receiver.missing(ends):
-                self.ledger.break_("every end is told to the webhook", job=job, event=kind)
-        for kind, job in receiver.doubled():
-            self.ledger.break_("an event has one id", job=job, event=kind)
-        for problem in receiver.problems:
-            self.ledger.break_("webhooks are signed and whole", problem=problem)
-        self.ledger.counts["webhook_tries"] = receiver.tries
 
     def assert_kept(self) -> None:
         """Fail where a promise was broken, with what is needed to look into it."""

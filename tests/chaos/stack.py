@@ -25,7 +25,6 @@ from broker.db.keys import Keys
 from jobs.lanes import Lane
 from penstock.server.valkey import EmbeddedServer
 from tests.chaos.children import Child, Life, clean_env
-from tests.chaos.receiver import Receiver
 from tests.support import eventually, free_port
 
 NAMESPACE = "chaos"
@@ -40,8 +39,9 @@ COMMON = {
     "sse_ping_s": 2,
     "drain_timeout_s": 1.5,
     "batch_lease_s": 2.0,
-    "webhook_allow_private": "127.0.0.1",
+    "webhook_timeout_s": 2.0,
     "webhook_allow_http": True,
+    "webhook_allow_private": "127.0.0.0/8",
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {
@@ -75,7 +75,6 @@ class Stack:
         self.settings: dict[str, Any] = COMMON | ENGINES[engine] | settings
         self.keys = Keys(NAMESPACE)
         self.journal = folder / "journal.jsonl"
-        self.receiver = Receiver(str(folder))
         self.redis_faults: list[tuple[float, float]] = []
         self.draw: Callable[[Child], str] | None = None
         self._server = EmbeddedServer(folder / "data", tcp=True)
@@ -156,26 +155,16 @@ class Stack:
         await asyncio.to_thread(self._server.wait_ready, self.redis.poll, 60.0)
 
     async def __aenter__(self) -> Self:
-        self.receiver.__enter__()
         try:
             await self.start_redis()
             for child in self.children:
                 child.start()
             self._supervisor = asyncio.create_task(self._supervise(), name="supervisor")
             await self.ready()
-            await self._subscribe()
         except BaseException:
             await self.close()
             raise
         return self
-
-    async def _subscribe(self) -> None:
-        """Have the receiver told of everything."""
-        asked = {"url": self.receiver.url, "events": ["*"]}
-        async with httpx.AsyncClient(timeout=10.0) as client:
-            answer = await client.post(f"{self.urls[0]}/v1/webhooks", json=asked)
-        assert answer.status_code == 201, answer.text
-        self.receiver.secret = answer.json()["secret"]
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
@@ -189,7 +178,6 @@ class Stack:
             child.end()
         self._server.release()
         self._events.close()
-        self.receiver.__exit__(None, None, None)
 
     async def _supervise(self) -> None:
         """Start again what ended, thaw what froze at a failpoint."""
