@@ -12,7 +12,7 @@ import httpx
 
 from tests.chaos.background import ResponseReader, text_of_response
 from tests.chaos.clients import MODELS, RETRY_S, Clients
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, Submission
 from tests.chaos.stack import Stack
 from tests.chaos.streams import EventReader, OpenAIReader, text_of
 
@@ -211,14 +211,12 @@ class Load(Clients):
         """A background response is created, followed over cut connections, and read."""
         sub, body = self._new("background", rng)
         sub.text = None  # what is asked for is another prompt to the engine
-        asked = {"model": MODELS[self.stack.engine], "background": True, "stream": False} | _as_input(body)
-        answer = await self._post(sub, self._api(rng), RESPONSES, json.dumps(asked).encode())
-        if answer is None or answer.status_code != 200:
-            return
-        response_id = answer.json()["id"]
-        job_id = response_id.removeprefix("resp_")
-        sub.ids.add(job_id)
         reader = ResponseReader()
+        await self._create(sub, reader, body, rng)
+        if not sub.ids:
+            return
+        (job_id,) = sub.ids
+        response_id = f"resp_{job_id}"
         counts = self.ledger.counts
         counts["background_streams"] += 1
         counts["background_stream_reconnects"] += await self._read_response(response_id, reader, rng) - 1
@@ -237,6 +235,29 @@ class Load(Clients):
         ):
             statuses = {"told": reader.response["status"], "now": stored["status"]}
             self.ledger.break_("starting_after loses and repeats nothing", job=job_id, **said, **statuses)
+
+    async def _create(self, sub: Submission, reader: ResponseReader, body: bytes, rng: random.Random) -> None:
+        """Create a background response, and read its first events on the same connection."""
+        asked = {"model": MODELS[self.stack.engine], "background": True, "stream": True} | _as_input(body)
+        url, status, leave_after = self._api(rng), None, rng.choice([None, 1, 2, 5, 12])
+        try:
+            async with self._http.stream("POST", url + RESPONSES, json=asked) as answer:
+                status = answer.status_code
+                self._take_id(sub, answer)
+                if status != 200:
+                    await answer.aread()
+                    self._tried(sub, url, status, answer)
+                    return
+                taken = 0
+                async for line in answer.aiter_lines():
+                    taken += reader.feed(line)
+                    if reader.response or (leave_after and taken >= leave_after):
+                        break
+        except httpx.TransportError as error:
+            refused = status is None and isinstance(error, httpx.ConnectError)
+            self._tried(sub, url, 0 if refused else status, None)
+        else:
+            self._tried(sub, url, status, None)
 
     async def _read_response(self, response_id: str, reader: ResponseReader, rng: random.Random) -> int:
         """Follow a response to its end, over as many connections as it takes, some of them cut here. Returns how many."""
