@@ -31,6 +31,7 @@ from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
+from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
@@ -38,6 +39,7 @@ from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
+from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
 from api.webhooks import deliveries as webhook_deliveries
@@ -73,7 +75,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models, conversations),
+    "openai": (openai, responses, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
@@ -134,6 +136,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
+    app.add_middleware(AnthropicErrors)
     paths = {getattr(route, "path", "") for route in app.routes}
     counted = sorted(
         path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))

@@ -138,7 +138,15 @@ class ApiSettings(TlsSettings):
         description="Longest duration of a call to an OpenAI endpoint, queueing included; then 504.",
     )
     sse_ping_s: Seconds = Field(
-        15.0, description="An idle job event stream gets a comment this often, so that proxies keep it open."
+        15.0,
+        description="A silent stream gets a comment this often, so that proxies keep it open. One that waits in the queue"
+        " gets its head with the first: until then a refusal has its HTTP status, afterwards it is an event.",
+    )
+    openai_strict: bool = Field(
+        default=False,
+        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses` have no null"
+        " in a member in which OpenAI's specification knows none, and every member that it requires. For clients that check"
+        " answers against it. Default: as vLLM writes them.",
     )
     inbox_limit: int = Field(
         4096,

@@ -8,6 +8,8 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from penstock._core.texts import delta_of, text_of
+
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ class JobRequest(TypedDict, total=False):
 
     Attributes:
         model: the served name; otherwise the input's own.
-        endpoint: ``/v1/chat/completions`` (the default), ``/v1/completions`` or ``/v1/embeddings``.
+        endpoint: ``/v1/chat/completions`` (the default), or another that the model does, such as ``/v1/rerank``.
         priority: ``high``, ``normal`` (the server's default), ``low`` or ``bulk``.
         placement: the device that it must run on; otherwise any that serves the model.
         stream: keep and publish deltas while it runs; otherwise the input's own.
@@ -54,6 +56,7 @@ class JobRequest(TypedDict, total=False):
         coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
             request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
         store: False: the server drops request and result as soon as you have fetched the result, or after some minutes.
+        webhook_url: where its end is told, beside the webhooks of your tenant; see ``client.webhooks.secret``.
     """
 
     model: str | None
@@ -69,6 +72,7 @@ class JobRequest(TypedDict, total=False):
     affinity_key: str | None
     coalesce: bool
     store: bool | None
+    webhook_url: str | None
 
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -130,6 +134,7 @@ class Job(Wire):
         retry_of: the job that this one retries; None for a first run.
         retried_as: the job that retries this one; None if there is none.
         coalesced_with: the identical job whose run it shares; None if it runs itself.
+        webhook_url: where its end is told, beside the webhooks of its tenant; None: nowhere else.
         warnings: only in the answer to the submission.
         trace_id: the trace of its attempts; None if there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
@@ -163,6 +168,7 @@ class Job(Wire):
     retry_of: str | None = None
     retried_as: str | None = None
     coalesced_with: str | None = None
+    webhook_url: str | None = None
     warnings: tuple[JobWarning, ...] = ()
     trace_id: str | None = None
     links: Mapping[str, str] = {}
@@ -176,13 +182,13 @@ class Job(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's text in :attr:`result`; empty if there is none (embeddings, tool calls)."""
-        return _first_text(self.result or {}, "message")
+        """The first choice's text in :attr:`result`, or its output's; empty if there is none (embeddings, tool calls)."""
+        return text_of(self.result or {})
 
     @property
     def partial_text(self) -> str:
         """The first choice's text in :attr:`partial`; empty if there is none."""
-        return _first_text(self.partial or {}, "message")
+        return text_of(self.partial or {})
 
 
 class Event(Wire):
@@ -211,7 +217,7 @@ class Event(Wire):
     @property
     def text(self) -> str:
         """The first choice's text delta; empty for events without one."""
-        return _first_text(self.data, "delta") if self.type == "chunk" else ""
+        return delta_of(self.data) if self.type == "chunk" else ""
 
 
 class Page(Wire, Generic[T]):
@@ -272,12 +278,3 @@ class Restarted:
 
     attempt: int
     event_id: str
-
-
-def _first_text(body: Mapping[str, Any], part: str) -> str:
-    """Text of choice 0 of an OpenAI body; ``part`` is ``message`` (whole) or ``delta`` (chunk)."""
-    for choice in body.get("choices") or ():
-        if choice.get("index", 0) == 0:
-            text = choice.get("text") or (choice.get(part) or {}).get("content")
-            return text if isinstance(text, str) else ""
-    return ""

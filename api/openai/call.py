@@ -18,11 +18,10 @@ from api.fetched import drop_fetched
 from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
 from api.http.body import parse_object
-from api.http.errors import SERVER, ApiError
 from api.http.rates import with_rates
 from api.middleware.trace import request_span
 from api.openai.stream import answer_stream
-from api.openai.sync import FLEX, Last, answer_whole, no_start, resource_unavailable
+from api.openai.sync import FLEX, Last, answer_whole, no_start, record_gone, resource_unavailable
 from api.services import Services
 from broker.db.errors import BrokerError, BusyError, InfeasibleError, QueueFullError, StoreError
 from jobs.endpoints import Endpoint
@@ -65,7 +64,7 @@ class OpenAICall:
             lane=tier.lane,
             shown=tier.shown,
             live=True,
-            coalesce=_wants_coalescing(scope),
+            coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,
             tenant=tenant_of(scope),
             key=identity_of(scope).key,
@@ -115,8 +114,7 @@ class OpenAICall:
                 raise
             except LookupError:
                 over = True
-                message = f"the record of {spec.id} is no longer stored"
-                raise ApiError(500, message, "internal_error", type_=SERVER) from None
+                raise record_gone(spec.id) from None
             finally:
                 if not over:
                     services.abandoned.add(spec.id)
@@ -137,6 +135,7 @@ def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:
     return send
 
 
-def _wants_coalescing(scope: Scope) -> bool:
+def wants_coalescing(scope: Scope) -> bool:
+    """Return whether a call may share the run of an identical one."""
     asked = header(scope, b"x-penstock-coalesce")
     return asked is not None and asked.lower() in {b"1", b"true"}

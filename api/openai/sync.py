@@ -10,9 +10,10 @@ from typing import TypeAlias
 import structlog
 from starlette.types import Send
 
-from api.http.asgi import reply
+from api.http.asgi import Header, reply
 from api.http.errors import RATE_LIMIT, SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
+from api.http.strict import shaped_whole
 from api.services import Services
 from broker.events.inbox import Inbox
 from broker.records import Ending
@@ -44,23 +45,47 @@ async def answer_whole(services: Services, spec: JobSpec, inbox: Inbox, send: Se
 
 async def answer_end(services: Services, spec: JobSpec, ending: Ending, send: Send) -> Last:
     """Return what sends the response for a job that has ended."""
-    if ending.state is JobState.EXPIRED and ending.in_queue:
-        return await _too_late(services, spec, ending, send)
     if ending.state is not JobState.SUCCEEDED:
-        services.metrics.errors.labels(ended_without_result(spec.id, ending).code).inc()
+        refusal = await refusal_of(services, spec, ending)
+        services.metrics.errors.labels(refusal.code).inc()
+        if _is_late(ending):
+            headers = refusal.raw_headers() + timing_headers(spec.id, ending)
+            return partial(reply, send, refusal.status, refusal.body(), headers)
+    return partial(reply, send, *await whole_end(services, spec, ending))
+
+
+async def whole_end(services: Services, spec: JobSpec, ending: Ending) -> tuple[int, bytes, list[Header]]:
+    """Return status, body and further headers of the response for a job that has ended.
+
+    Raises:
+        LookupError: the job's record is gone.
+        StoreUnavailableError: Redis is away when the result is read.
+    """
     if not ending.result and ending.state in {JobState.SUCCEEDED, JobState.FAILED}:
         stored = await services.store.result(spec.id, owner=spec.tenant)
         ending = replace(ending, status=ending.status or stored.status, result=stored.body or b"")
-    return partial(reply, send, *answer(spec.id, ending, spec.shown))
+    status, body, headers = answer(spec.id, ending, spec.shown)
+    if services.settings.openai_strict and ending.state is JobState.SUCCEEDED:
+        body = await services.bodies.run(len(body), shaped_whole, spec.endpoint, body)
+    return status, body, headers
 
 
-async def _too_late(services: Services, spec: JobSpec, ending: Ending, send: Send) -> Last:
-    """Answer a caller whose job did not start in time. ``Retry-After`` says how long a new job would wait."""
+async def refusal_of(services: Services, spec: JobSpec, ending: Ending) -> ApiError:
+    """Return the error for a job that ended badly. If it was late, ``Retry-After`` says how long a new one would wait."""
+    if not _is_late(ending):
+        return ended_without_result(spec.id, ending)
     _, eta_ms = await services.store.outlook(spec.pool, spec.lane, spec.tenant)
-    refusal = no_start(spec, eta_ms)
-    services.metrics.errors.labels(refusal.code).inc()
-    headers = refusal.raw_headers() + timing_headers(spec.id, ending)
-    return partial(reply, send, refusal.status, refusal.body(), headers)
+    return no_start(spec, eta_ms)
+
+
+def _is_late(ending: Ending) -> bool:
+    """Return whether the job did not start in time."""
+    return ending.state is JobState.EXPIRED and ending.in_queue
+
+
+def record_gone(job_id: str) -> ApiError:
+    """Make the 500 for a job whose record was deleted under its caller."""
+    return ApiError(500, f"the record of {job_id} is no longer stored", "internal_error", type_=SERVER)
 
 
 def no_start(spec: JobSpec, wait_ms: float | None) -> ApiError:
@@ -71,9 +96,7 @@ def no_start(spec: JobSpec, wait_ms: float | None) -> ApiError:
 def resource_unavailable(wait_ms: float | None) -> ApiError:
     """Make OpenAI's 429 for a call of the tier ``flex`` while there is too much other work."""
     wait_s = retry_after(wait_ms)
-    message = (
-        f"Resource unavailable: too many jobs wait before this call; retry in {wait_s} s, or in another tier"
-    )
+    message = f"Resource unavailable: too many jobs wait before this call; retry in {wait_s} s, or with another service_tier"
     return ApiError(429, message, "resource_unavailable", type_=RATE_LIMIT, retry_after_s=wait_s)
 
 

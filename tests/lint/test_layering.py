@@ -99,7 +99,11 @@ CONFINED = {
         )
     ),
     "torch": (
-        *("workers/devices/tiny_models.py", "workers/devices/tiny_weights.py"),
+        *(
+            "workers/devices/tiny_models.py",
+            "workers/devices/tiny_weights.py",
+            "workers/devices/tiny_encoder.py",
+        ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),
     "opentelemetry": ("monitoring/otlp.py",),
