@@ -31,6 +31,7 @@ from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
+from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
@@ -134,6 +135,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
     _limit_pages(app, settings, errors)
     if services.tracer.enabled:
         app.add_middleware(Trace, tracer=services.tracer)
+    app.add_middleware(AnthropicErrors)
     paths = {getattr(route, "path", "") for route in app.routes}
     counted = sorted(
         path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))

@@ -98,8 +98,8 @@ class WebhookOutbox(StorePart):
         now_ms = await self._store.now_ms()
         return [endpoint for endpoint, due_ms in found if due_ms <= now_ms]
 
-    async def take(self, endpoint: str) -> bool:
-        """Take an outbox that is due. False: another coordinator was faster, or there is nothing to deliver."""
+    async def take(self, endpoint: str) -> str | None:
+        """Take an outbox that is due, and return its tenant; None: another coordinator was faster, or nothing is due."""
         return await self._call(WebhookTake(endpoint, self._coordinator, self._lease_ms))
 
     async def next(self, endpoint: str, most: int) -> Outbox | None:

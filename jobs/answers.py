@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.anthropic import STATUSES, error_type
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.floats import read_float
 
@@ -57,7 +58,8 @@ def _openais(status: int, body: bytes, value: dict[str, Any]) -> bytes:
     """Return an error whose ``type`` and ``code`` are of OpenAI's kinds: words in lower case, and a text or null."""
     error = value["error"]
     if value.get("type") == "error":  # Anthropic's
-        return body
+        known = error.get("type") in STATUSES
+        return body if known else _encode({**value, "error": {**error, "type": error_type(status)}})
     code = code_for_status(status, error["message"])
     mended = {}
     if isinstance(error.get("code", 0), int):

@@ -8,8 +8,8 @@
             print(text, end="")
 
 ``client.submit``, ``wait`` and ``stream`` are shortcuts. Everything else is grouped by what it is about: ``client.jobs``,
-``pools``, ``workers``, ``dead``, ``batches``, ``files``, ``usage``, and for administrators ``keys``, ``tenants`` and
-``audit``. :class:`AsyncPenstock` has the same calls as :class:`Penstock`, to be awaited. All errors are
+``pools``, ``workers``, ``dead``, ``batches``, ``files``, ``webhooks``, ``usage``, and for administrators ``keys``,
+``tenants`` and ``audit``. :class:`AsyncPenstock` has the same calls as :class:`Penstock`, to be awaited. All errors are
 :class:`PenstockError`.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ finds the names
     from penstock.fleet_models import *
     from penstock.key_models import *
     from penstock.models import *
+    from penstock.webhook_models import *
 
 __all__ = ["AsyncPenstock", "Penstock", "__version__"]
 __all__ += ["APIConnectionError", "APIResponseError", "APIStatusError", "APITimeoutError", "ArgumentError"]
@@ -38,8 +39,9 @@ __all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "M
 __all__ += ["Restarted", "Retry", "RetryOutcome", "RetryReport", "Timings", "Usage"]
 __all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
 __all__ += ["ApiKey", "Gpu", "Lane", "Pool", "Tenant", "Worker"]
+__all__ += ["DeadLetter", "Delivery", "Notification", "Webhook", "WebhookSignatureError"]
 
-_HOMES = ("errors", "models", "batch_models", "fleet_models", "key_models", "client")
+_HOMES = ("errors", "models", "batch_models", "fleet_models", "key_models", "webhook_models", "client")
 """Where the names come from. The lightest comes first: errors need no pydantic, and only the client needs httpx."""
 
 

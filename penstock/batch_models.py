@@ -109,6 +109,7 @@ class Batch(Wire):
         progress: rates and remaining time; None if the server does not say.
         paused: no further row starts until it is resumed; ``pause_reason`` says why.
         retry_of: the batch whose failed rows this one retries; ``retried_as``: the batch that retries this one's.
+        webhook_url: where its end is told, beside the webhooks of its tenant; None: nowhere else.
     """
 
     id: str
@@ -137,6 +138,7 @@ class Batch(Wire):
     priority: str | None = None
     retry_of: str | None = None
     retried_as: str | None = None
+    webhook_url: str | None = None
     usage: BatchUsage | None = None
 
     @field_validator("request_counts", mode="before")

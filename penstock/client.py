@@ -24,6 +24,7 @@ from penstock.resources.keys import Keys
 from penstock.resources.ledgers import Audit, Usage
 from penstock.resources.pools import Pools
 from penstock.resources.tenants import Tenants
+from penstock.resources.webhooks import Webhooks
 from penstock.resources.workers import Workers
 
 
@@ -46,6 +47,7 @@ class _Client(Part[Driver]):
         self.tenants = Tenants(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)
+        self.webhooks = Webhooks(driver)
 
     @property
     def base_url(self) -> str:

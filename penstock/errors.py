@@ -22,7 +22,8 @@
     ├── WaitTimeoutError          not ended after ``timeout_s``; also a TimeoutError
     ├── BatchEndedError           the batch ended, but not as ``completed``
     ├── BatchWaitTimeoutError     as WaitTimeoutError, of a batch
-    └── StreamRestartedError      text that was already delivered is void
+    ├── StreamRestartedError      text that was already delivered is void
+    └── WebhookSignatureError     a request that no Penstock server signed just now
 
 The table ``_BY_STATUS`` maps statuses to classes.
 """
@@ -263,3 +264,7 @@ class StreamRestartedError(PenstockError):
         self.job_id = job_id
         self.attempt = attempt
         self.event_id = event_id
+
+
+class WebhookSignatureError(PenstockError):
+    """A receiver got a request whose signature is wrong, or that is older than five minutes."""

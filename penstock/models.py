@@ -54,6 +54,7 @@ class JobRequest(TypedDict, total=False):
         coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
             request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
         store: False: the server drops request and result as soon as you have fetched the result, or after some minutes.
+        webhook_url: where its end is told, beside the webhooks of your tenant; see ``client.webhooks.secret``.
     """
 
     model: str | None
@@ -69,6 +70,7 @@ class JobRequest(TypedDict, total=False):
     affinity_key: str | None
     coalesce: bool
     store: bool | None
+    webhook_url: str | None
 
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
@@ -130,6 +132,7 @@ class Job(Wire):
         retry_of: the job that this one retries; None for a first run.
         retried_as: the job that retries this one; None if there is none.
         coalesced_with: the identical job whose run it shares; None if it runs itself.
+        webhook_url: where its end is told, beside the webhooks of its tenant; None: nowhere else.
         warnings: only in the answer to the submission.
         trace_id: the trace of its attempts; None if there is none.
         result: the raw OpenAI response; None until it succeeded, and in lists and events.
@@ -163,6 +166,7 @@ class Job(Wire):
     retry_of: str | None = None
     retried_as: str | None = None
     coalesced_with: str | None = None
+    webhook_url: str | None = None
     warnings: tuple[JobWarning, ...] = ()
     trace_id: str | None = None
     links: Mapping[str, str] = {}

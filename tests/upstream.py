@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -19,6 +19,7 @@ class Upstream(LoopbackServer):
 
     Args:
         answer: called with a request's body.
+        paths: those that it serves beside all of ``/v1``.
 
     Attributes:
         models: called for ``GET /v1/models``; a test may replace it.
@@ -26,7 +27,12 @@ class Upstream(LoopbackServer):
         probe: the same for the requests by which an engine learns at its start what the server does with priorities.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Answer], model: str = "upstream") -> None:
+    def __init__(
+        self,
+        answer: Callable[[dict[str, Any]], Answer],
+        model: str = "upstream",
+        paths: Collection[str] = (),
+    ) -> None:
         card = json.dumps({"object": "list", "data": [{"id": model, "object": "model"}]}).encode()
         self.models: Callable[[], Answer] = lambda: (200, "application/json", card)
         self.others: dict[str, Callable[[], Answer]] = {}
@@ -40,7 +46,7 @@ class Upstream(LoopbackServer):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 reply = server.probe if self.headers["x-request-id"] == PROBE_ID else answer
-                known = self.path.startswith("/v1/")
+                known = self.path.startswith("/v1/") or self.path in paths
                 self._send(*(reply(body) if known else (404, "application/json", b"{}")))
 
             def _send(self, status: int, kind: str, body: bytes) -> None:

@@ -25,15 +25,15 @@ local function leave_outbox(id, wait)
 end
 
 define('webhook_take', function(a)
-  local due = redis.call('ZSCORE', K.webhooks_due(), a.id)
-  if not due then return false end
-  if tonumber(due) > now_ms() then return has_outbox(a) end -- the client library sent the call twice
-  if redis.call('HGET', K.webhook(a.id), 'state') ~= 'active' then
+  local due, e = redis.call('ZSCORE', K.webhooks_due(), a.id), read(K.webhook(a.id), {'state', 'tenant'})
+  if not due then return nil end
+  if tonumber(due) > now_ms() then return has_outbox(a) and e.tenant or nil end -- the client library sent the call twice
+  if e.state ~= 'active' then
     leave_outbox(a.id)
-    return false
+    return nil
   end
   hold_outbox(a)
-  return true
+  return e.tenant
 end)
 
 define('webhook_next', function(a)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -17,30 +19,53 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE = 250
+"""Endpoints that one look may take up or put off."""
+
+BUSY_S = 1.0
+"""Rest of an endpoint whose tenant has its share of the deliveries already."""
+
 TROUBLE_S = 30.0
 """Rest of an endpoint after an error of our own."""
 
 
 class Deliveries:
-    """Delivers to a bounded number of endpoints at once."""
+    """Delivers to a bounded number of endpoints at once, at most half of them one tenant's: its receivers may be slow."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._guard: Guard | None = None
         self._deliveries: dict[str, Delivery] = {}
+        self._of_tenant: Counter[str] = Counter()
         self.running: set[asyncio.Task[None]] = set()
         self.closed = False
 
     async def look(self) -> None:
         """Take the endpoints for which something is due; nothing more once it is ``closed``."""
-        most = self._context.settings.webhook_endpoints_at_once
-        if len(self.running) >= most or self.closed:
-            return
-        for endpoint in await self._context.outbox.due(most):
-            if len(self.running) >= most or self.closed:
+        seen = 0
+        while not self._full() and seen < AT_ONCE:
+            due = await self._context.outbox.due(self._context.settings.webhook_endpoints_at_once)
+            for endpoint in due:
+                if self._full():
+                    return
+                await self._take_up(endpoint)
+            if not due:
                 return
-            if endpoint not in self._deliveries and await self._context.outbox.take(endpoint):
-                self._begin(endpoint)
+            seen += len(due)
+
+    def _full(self) -> bool:
+        return self.closed or len(self.running) >= self._context.settings.webhook_endpoints_at_once
+
+    async def _take_up(self, endpoint: str) -> None:
+        if endpoint in self._deliveries:
+            return
+        tenant = await self._context.outbox.take(endpoint)
+        if tenant is None:
+            return
+        if self._of_tenant[tenant] >= math.ceil(self._context.settings.webhook_endpoints_at_once / 2):
+            await self._context.outbox.leave(endpoint, BUSY_S)
+        else:
+            self._begin(endpoint, tenant)
 
     def stop(self) -> None:
         """Begin nothing more; the tries under way finish."""
@@ -53,7 +78,7 @@ class Deliveries:
         if self._guard is not None:
             await self._guard.aclose()
 
-    def _begin(self, endpoint: str) -> None:
+    def _begin(self, endpoint: str, tenant: str) -> None:
         from coordinator.webhooks.delivery import (
             Delivery,  # late: a coordinator without webhooks does without
         )
@@ -68,9 +93,16 @@ class Deliveries:
                 connections=s.webhook_endpoints_at_once * s.webhook_in_flight,
             )
         delivery = self._deliveries[endpoint] = Delivery(self._context, self._guard, endpoint)
+        self._of_tenant[tenant] += 1
         task = asyncio.create_task(self._deliver(endpoint, delivery), name=f"deliver to {endpoint}")
         self.running.add(task)
-        task.add_done_callback(self.running.discard)
+        task.add_done_callback(lambda task: self._over(task, tenant))
+
+    def _over(self, task: asyncio.Task[None], tenant: str) -> None:
+        self.running.discard(task)
+        self._of_tenant[tenant] -= 1
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant]
 
     async def _deliver(self, endpoint: str, delivery: Delivery) -> None:
         """Have one turn, and give the outbox back."""

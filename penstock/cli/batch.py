@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click import argument
+from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
@@ -36,6 +36,7 @@ def batch() -> None:
 @argument("source", metavar="INPUT")
 @batch_options
 @row_options
+@option("--webhook", "webhook_url", metavar="URL", help="Where its end is told; see penstock webhooks.")
 @client_command
 def submit(
     console: Console,
@@ -44,6 +45,7 @@ def submit(
     window: str | None,
     priority: Any,
     metadata: tuple[tuple[str, str], ...],
+    webhook_url: str | None,
     **options: Any,
 ) -> None:
     """Upload a file as a batch and return at once. INPUT and its options are those of: penstock batch run.
@@ -73,6 +75,7 @@ def submit(
                 completion_window="24h" if window is None else window,
                 metadata=dict(metadata) or None,
                 priority=priority,
+                webhook_url=webhook_url,
             )
     except InputError as exc:
         fail(str(exc), USAGE)

@@ -25,6 +25,7 @@ _CLIENT = {
     "dead": ("penstock.cli.retry", "dead", "Failed and expired jobs: list them, retry them."),
     "batch": ("penstock.cli.batch", "batch", "Bulk runs: files of prompts to files of answers."),
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
+    "webhooks": ("penstock.cli.webhooks", "webhooks", "Webhooks: be told when jobs and batches end."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
     "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 )
 @option("--coalesce", is_flag=True, help="Share the run of an identical, deterministic job of yours.")
 @option("--no-store", is_flag=True, help="Have the server drop it once its result was fetched.")
+@option("--webhook", "webhook_url", metavar="URL", help="Where its end is told; see penstock webhooks.")
 @option("--idempotency-key", metavar="KEY", help="The same key never runs a job twice.")
 @client_command
 def submit(

@@ -33,6 +33,7 @@ class Batches(Part[Driver]):
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
         priority: Priority | None = None,
+        webhook_url: str | None = None,
         idempotency_key: str | None = None,
     ) -> Flow[Batch]:
         """Create a batch of the rows in an uploaded file and return it. The server checks the rows afterwards.
@@ -43,6 +44,7 @@ class Batches(Part[Driver]):
             completion_window: time after which it expires: ``24h``, ``30m``, ``7d``.
             metadata: at most 16 string pairs of your own.
             priority: the lane of its rows; None is ``bulk``.
+            webhook_url: where its end is told, beside the webhooks of your tenant.
             idempotency_key: the same key gives the same batch; None makes a fresh one.
 
         Raises:
@@ -54,6 +56,7 @@ class Batches(Part[Driver]):
             completion_window=completion_window,
             metadata=metadata,
             priority=priority,
+            webhook_url=webhook_url,
         )
         return self._fetch(with_json("POST", "/v1/batches", body, idempotent(idempotency_key)), Batch)
 

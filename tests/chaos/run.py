@@ -28,6 +28,7 @@ from tests.chaos.checker import Takeover
 from tests.chaos.faults import SHARES, Fault, drawn_failpoint, kill_engine
 from tests.chaos.round import Round
 from tests.chaos.stack import Stack
+from tests.chaos.webhooks import Hooked
 
 ROUND_S = {"simulated": 40.0, "vllm": 90.0}
 PAUSE_S = {"simulated": (0.5, 4.0), "vllm": (8.0, 20.0)}
@@ -104,13 +105,15 @@ class Chaos:
 
         done = self._current = Round(stack, seed, patience_s=120.0, stalls_s=STALLS_S, **LOAD[engine])
         try:
-            async with done:
-                stack.draw = draw
-                ends_at = time.monotonic() + ROUND_S[engine]
-                while time.monotonic() < ends_at:
-                    await asyncio.sleep(rng.uniform(*PAUSE_S[engine]))
-                    fault = rng.choices(list(shares), list(shares.values()))[0]
-                    await done.inflict(fault)
+            async with Hooked(stack) as hooked:
+                async with done:
+                    stack.draw = draw
+                    ends_at = time.monotonic() + ROUND_S[engine]
+                    while time.monotonic() < ends_at:
+                        await asyncio.sleep(rng.uniform(*PAUSE_S[engine]))
+                        fault = rng.choices(list(shares), list(shares.values()))[0]
+                        await done.inflict(fault)
+                await hooked.check(done.ledger)
         except Exception as error:
             done.ledger.break_(
                 "the stack serves again after its faults", error=repr(error), trace=traceback.format_exc()
@@ -160,6 +163,8 @@ class Chaos:
             "failpoints_reached": dict(sorted(windows.items())),
             "lost": counts["lost"],
             "doubled": counts["doubled"],
+            "webhooks": counts["webhooks"],
+            "webhooks_delivered_again": counts["webhooks_again"],
             "engine_runs": counts["engine_runs"],
             "engine_runs_allowed": counts["jobs"] + sum(given_up.values()),
             "attempts_given_up": given_up,

@@ -39,6 +39,9 @@ COMMON = {
     "sse_ping_s": 2,
     "drain_timeout_s": 1.5,
     "batch_lease_s": 2.0,
+    "webhook_timeout_s": 2.0,
+    "webhook_allow_http": True,
+    "webhook_allow_private": "127.0.0.0/8",
 }
 ENGINES: dict[str, dict[str, Any]] = {
     "simulated": {

@@ -18,6 +18,9 @@ from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
 
 ID = "job_0123456789"
+LONG = {
+    "format": {"type": "json_schema", "schema": {"type": "array", "items": {"enum": ["a"]}, "minItems": 3000}}
+}
 EVENTS = {
     RESPONSES: TypeAdapter[Any](ResponseStreamEvent),
     MESSAGES: TypeAdapter[Any](RawMessageStreamEvent),
@@ -41,6 +44,8 @@ def request_of(
         if endpoint == RESPONSES
         else {"messages": [{"role": "user", "content": "Say a word"}], "max_tokens": tokens}
     )
+    if tokens > 1000:  # the model may not stop before
+        more |= {"ignore_eos": True} if endpoint == RESPONSES else {"output_config": LONG}
     body = {"model": engine.models()[0].name, **prompt, "temperature": 0, "stream": stray, **more}
     return EngineRequest(ID, endpoint, json.dumps(body).encode(), stream=stream)
 
@@ -136,7 +141,7 @@ async def test_refusals_are_returned(engine: Engine, endpoint: str, streamed_: b
 @pytest.mark.parametrize("streamed_", [False, True])
 async def test_cancel_frees_the_request(engine: Engine, endpoint: str, streamed_: bool) -> None:
     pace = Pace()
-    request = request_of(engine, endpoint, stream=streamed_, tokens=3000, ignore_eos=True)
+    request = request_of(engine, endpoint, stream=streamed_, tokens=3000)
     task = asyncio.create_task(engine.run(request, lambda _: None))
     await eventually(lambda: engine.stats().running)
     task.cancel()
@@ -152,7 +157,7 @@ async def test_abort_tells_how_far_it_came(engine: Engine, endpoint: str, stream
         return  # a server says nothing of a response that it did not finish
     pace = Pace()
     chunks: list[Chunk] = []
-    request = request_of(engine, endpoint, stream=streamed_, tokens=3000, ignore_eos=True)
+    request = request_of(engine, endpoint, stream=streamed_, tokens=3000)
     task = asyncio.create_task(engine.run(request, chunks.append))
     await eventually(lambda: engine.stats().running)
     await eventually(lambda: len(chunks) > 8 or (not streamed_ and engine.stats().kv_cache_usage))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import re
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from broker.batch_steps import BatchSteps
 from broker.files import FileStore
@@ -15,6 +19,9 @@ from jobs.batch_model import File
 from jobs.batches import BatchStatus
 from jobs.endpoints import CHAT
 from jobs.webhooks import event_id
+from penstock import AsyncPenstock, NotFoundError
+from penstock.cli.main import cli
+from tests.apiserver import ApiServer
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually, new_id
 
@@ -28,6 +35,12 @@ async def make(http: httpx.AsyncClient, **more: Any) -> dict[str, Any]:
     got = await http.post(HOOKS, json={"url": URL, **more})
     assert got.status_code == 201, got.text
     return dict(got.json())
+
+
+async def outbox(store: JobStore, endpoint: str) -> list[dict[str, str]]:
+    """Return what waits for an endpoint."""
+    entries: Any = await store.client.xrange(store.keys("webhook_outbox", endpoint))
+    return [entry for _, entry in entries]
 
 
 def refusal(got: httpx.Response) -> tuple[int, str, str | None]:
@@ -136,7 +149,7 @@ async def test_a_test_sends_a_ping(http: httpx.AsyncClient, store: JobStore) -> 
     sent = got.json()
     assert (got.status_code, sent["object"], sent["webhook_id"]) == (202, "webhook.event", made["id"])
     assert (await http.get(f"{HOOKS}/{made['id']}")).json()["pending"] == 1
-    ((_, entry),) = await store.client.xrange(store.keys("webhook_outbox", made["id"]))
+    (entry,) = await outbox(store, made["id"])
     assert (entry["event"], entry["type"]) == (sent["id"], "ping")
 
 
@@ -204,7 +217,7 @@ async def test_a_job_with_a_webhook_url_tells_it_of_its_end(
     assert (await http.get(f"/v1/jobs/{job['id']}")).json()["webhook_url"] == URL
     own = (await http.get(f"{HOOKS}/whe_{job['id']}")).json()
     assert (own["url"], own["events"], own["pending"]) == (URL, ["*"], 1)
-    ((_, entry),) = await store.client.xrange(store.keys("webhook_outbox", own["id"]))
+    (entry,) = await outbox(store, own["id"])
     assert (entry["event"], entry["object"]) == (event_id(job["id"], "job.succeeded"), job["id"])
     assert (await http.get(f"{HOOKS}/{own['id']}/deliveries")).json()["data"] == []
     again = (await http.post(f"/v1/jobs/{job['id']}/retry")).json()
@@ -240,5 +253,71 @@ async def test_a_batch_with_a_webhook_url_tells_it_of_its_end(
     assert batch is not None
     await steps.lease(batch.id, "token", 60)
     assert await steps.step(batch, "token", BatchStatus.FAILED)
-    ((_, entry),) = await store.client.xrange(store.keys("webhook_outbox", f"whe_{batch.id}"))
+    (entry,) = await outbox(store, f"whe_{batch.id}")
     assert (entry["type"], entry["object"]) == ("batch.failed", batch.id)
+
+
+async def test_the_sdk_does_all_of_it(api: ApiServer, store: JobStore) -> None:
+    async with AsyncPenstock(api.url, api_key="none") as client:
+        hooks = client.webhooks
+        made = await hooks.create(URL, events=["job.*"], description="ops")
+        assert (made.secret or "").startswith("whsec_")
+        assert await hooks.get(made.id) == made.model_copy(update={"secret": None})
+        off = await hooks.update(made.id, state="disabled")
+        assert [one async for one in hooks.list(page_size=1)] == [off]
+        rotated = await hooks.rotate(made.id, overlap_s=0)
+        assert rotated.secret not in {made.secret, None}
+        assert (await hooks.rotate_secret(5)).secret == (await hooks.secret()).secret
+        sent = await hooks.test(made.id)
+        entry: dict[Any, Any] = {"event": sent.id, "type": "ping", "object": made.id, "at": 1000, "n": 1}
+        entry |= {"status": "", "error": "refused", "ms": 3, "answer": ""}
+        await store.client.xadd(store.keys("webhook_tries", made.id), entry)
+        (tried,) = [one async for one in hooks.deliveries(made.id)]
+        assert (tried.event.id, tried.event.type, tried.error, tried.delivered) == (
+            sent.id,
+            "ping",
+            "refused",
+            False,
+        )
+        assert [one async for one in hooks.dead(made.id)] == []
+        assert (await hooks.resend(made.id, sent.id)).webhook_id == made.id
+        assert (await hooks.get(made.id)).pending == 2
+        assert (await hooks.delete(made.id)).deleted
+        with pytest.raises(NotFoundError):
+            await hooks.get(made.id)
+
+
+async def test_the_command_does_all_of_it(api: ApiServer, store: JobStore) -> None:
+    def command(*args: str) -> str:
+        done = CliRunner().invoke(cli, ["--url", api.url, "webhooks", *args], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        # The api, in a thread of this process, logs to the same place.
+        return "\n".join(
+            line for line in done.stdout.splitlines() if not re.match(r"\d{4}-\d\d-\d\d .*\[", line)
+        )
+
+    async def run(*args: str) -> str:
+        return await asyncio.to_thread(command, *args)
+
+    made = json.loads(await run("create", URL, "--events", "job.*,batch.failed", "--json"))
+    hook = made["id"]
+    assert (await run("create", URL, "--text")).startswith("whsec_")
+    assert json.loads(await run("show", hook, "--json"))["events"] == ["batch.failed", "job.*"]
+    assert json.loads(await run("update", hook, "--state", "disabled", "--json"))["state"] == "disabled"
+    assert hook in await run("list", "--all", "--text")
+    assert (await run("rotate", hook, "--overlap", "0", "--text")).startswith("whsec_")
+    assert await run("secret", "--text") == await run("secret", "--text") != ""
+    event = await run("test", hook, "--text")
+    letter: dict[Any, Any] = {
+        "event": event,
+        "type": "ping",
+        "object": hook,
+        "at": 1,
+        "why": "failed",
+        "tries": 3,
+    }
+    await store.client.xadd(store.keys("webhook_dead", hook), letter)
+    assert await run("deliveries", hook, "--json") == ""
+    assert json.loads(await run("deliveries", hook, "--dead", "--json"))["event"]["id"] == event
+    assert await run("resend", hook, event, "--text") == event
+    assert (await run("delete", hook, "--text")) == f"{hook} deleted"

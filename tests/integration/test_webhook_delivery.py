@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -189,20 +190,33 @@ async def test_410_disables_the_endpoint(
     assert (now.active, now.reason, now.pending) == (False, "gone", 1)
 
 
-async def test_a_dead_endpoint_holds_no_other(
+async def test_slow_receivers_of_one_tenant_hold_no_other_tenant(
     hooks: Webhooks, receiver: Receiver, broker_settings: BrokerSettings
 ) -> None:
-    """Each has a slot for one try at a time; with fewer slots than endpoints they take turns."""
-    receiver.answer = lambda got: Reply(delay_s=0.3) if got.path == "/slow" else Reply()
-    with CoordinatorThread(broker_settings, **ALLOWED, webhook_endpoints_at_once=2, webhook_timeout_s=0.2):
-        slow = [await endpoint_at(hooks, f"{receiver.url}/slow") for _ in range(4)]
-        for endpoint, _ in slow:
+    """A tenant has half of the deliveries at most; the rest of its endpoints wait."""
+    over = threading.Event()
+    waited: list[bool] = []
+
+    def answer(got: Got) -> Reply:
+        if got.path == "/slow":
+            waited.append(over.wait(15))
+        return Reply()
+
+    receiver.answer = answer
+    with CoordinatorThread(broker_settings, **ALLOWED, webhook_endpoints_at_once=4, webhook_timeout_s=30):
+        slow = [(await endpoint_at(hooks, f"{receiver.url}/slow", tenant="a"))[0] for _ in range(6)]
+        for endpoint in slow:
             await hooks.test(endpoint)
-        good, _ = await endpoint_at(hooks, f"{receiver.url}/good")
+        await eventually(lambda: len(receiver.got) >= 2)
+        good, _ = await endpoint_at(hooks, f"{receiver.url}/good", tenant="b")
         for _ in range(20):
             await hooks.test(good)
         await settled(hooks, good)
-    assert [got.path for got in receiver.got].count("/good") == 20
+        assert [got.path for got in receiver.got].count("/slow") == 2
+        over.set()
+        for endpoint in slow:
+            await settled(hooks, endpoint)
+    assert waited == [True] * 6
 
 
 async def test_an_address_that_is_not_allowed_gets_nothing(

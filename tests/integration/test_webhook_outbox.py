@@ -75,7 +75,7 @@ async def test_an_outbox_is_emptied_in_order(hooks: Webhooks, outbox: WebhookOut
 async def test_one_coordinator_has_an_outbox(store: JobStore, hooks: Webhooks, outbox: WebhookOutbox) -> None:
     other = WebhookOutbox(store, "other", LEASE_S, DAYS_S)
     endpoint = await endpoint_with(hooks, 1)
-    assert sorted(await asyncio.gather(outbox.take(endpoint), other.take(endpoint))) == [False, True]
+    assert {*await asyncio.gather(outbox.take(endpoint), other.take(endpoint))} == {None, "a"}
     mine, others = (outbox, other) if await outbox.next(endpoint, 1) else (other, outbox)
     assert await others.due(10) == []
     assert await others.next(endpoint, 1) is None

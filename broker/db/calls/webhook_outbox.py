@@ -8,8 +8,8 @@ from __future__ import annotations
 from broker.db.calls.base import WRITES, Answer, Call
 
 
-class WebhookTake(Call[bool]):
-    """Take the outbox of an endpoint for which something is due. Answers whether the coordinator has it."""
+class WebhookTake(Call[str | None]):
+    """Take the outbox of an endpoint for which something is due. Answers its tenant; None: the coordinator has it not."""
 
     id: str
     coordinator: str

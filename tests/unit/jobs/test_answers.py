@@ -122,6 +122,15 @@ def test_vllms_errors_get_openais_type_and_code(status: int, message: str, kind:
     assert json.loads(bare) == {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+def test_an_error_in_anthropics_frame_gets_a_type_of_anthropics() -> None:
+    framed = {"type": "error", "error": {"type": "BadRequestError", "message": "why"}}
+    status, body = json_or_failure(400, json.dumps(framed).encode())
+    assert (status, json.loads(body)) == (
+        400,
+        {"type": "error", "error": {"type": "invalid_request_error", "message": "why"}},
+    )
+
+
 def test_an_error_that_nests_deeply_is_told() -> None:
     deep = b'{"detail":' * 900 + b"1" + b"}" * 900
     status, body = json_or_failure(500, deep)
