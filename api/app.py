@@ -39,6 +39,7 @@ from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
+from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
 from api.webhooks import deliveries as webhook_deliveries
@@ -74,7 +75,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models, conversations),
+    "openai": (openai, responses, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),

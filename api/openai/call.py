@@ -64,7 +64,7 @@ class OpenAICall:
             lane=tier.lane,
             shown=tier.shown,
             live=True,
-            coalesce=_wants_coalescing(scope),
+            coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,
             tenant=tenant_of(scope),
             key=identity_of(scope).key,
@@ -135,6 +135,7 @@ def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:
     return send
 
 
-def _wants_coalescing(scope: Scope) -> bool:
+def wants_coalescing(scope: Scope) -> bool:
+    """Return whether a call may share the run of an identical one."""
     asked = header(scope, b"x-penstock-coalesce")
     return asked is not None and asked.lower() in {b"1", b"true"}

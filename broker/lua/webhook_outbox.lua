@@ -19,7 +19,10 @@ end
 -- Give an outbox back. wait: milliseconds before it is due; nil: nothing is.
 local function leave_outbox(id, wait)
   redis.call('DEL', K.webhook_lease(id))
-  if not wait then return redis.call('ZREM', K.webhooks_due(), id) end
+  if not wait then
+    OUTBOX.rest(id)
+    return redis.call('ZREM', K.webhooks_due(), id)
+  end
   redis.call('ZADD', K.webhooks_due(), exactly(now_ms() + wait), id)
   if wait == 0 then look(id) end
 end
