@@ -38,7 +38,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "--no-flower",
         *(f"--engine-arg={flag}" for flag in QUICK_FLAGS),
         timeout_s=240,
-        **QUICK_ENV,  # type: ignore[arg-type]
+        **QUICK_ENV,
     )
     yield started
     stop_stack(started)
