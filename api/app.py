@@ -50,7 +50,8 @@ from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 
-Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`; those of `/v1/messages` have Anthropic's."""
+Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+Those of `/v1/messages` have Anthropic's."""
 
 TAGS = [
     {

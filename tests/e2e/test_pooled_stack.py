@@ -98,7 +98,12 @@ async def test_batches_are_equal(http: httpx.Client, stack: Stack) -> None:
     async with AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0) as client:
         for path, asked in BODIES.items():
             rows = [
-                {"custom_id": f"r{n}", "method": "POST", "url": path, "body": {"model": MODEL, **asked}}
+                {
+                    "custom_id": f"r{n}",
+                    "method": "POST",
+                    "url": path,
+                    "body": {"model": MODEL, "user": f"u{n}", **asked},
+                }
                 for n in range(20)
             ]
             batch = await ended(client, (await create(client, rows, endpoint=path)).id, 60)
