@@ -166,6 +166,22 @@ async def test_another_server_is_asked_at_its_own_path(
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "unsupported")
 
 
+async def test_quotas_settle_by_the_answers_own_count(http: httpx.AsyncClient, work: Callable) -> None:
+    await work()
+    await http.put("/v1/admin/tenants/default", json={"tokens_per_day": 1_000_000})
+
+    async def used() -> int:
+        return int((await http.get("/v1/admin/tenants/default")).json()["used"]["tokens_today"])
+
+    spent = 0
+    for path, asked in BODIES.items():
+        got = await http.post(path, json={"model": "simulated", **asked})
+        tokens = got.json().get("usage", {}).get("prompt_tokens")
+        now = await used()
+        assert now - spent == (tokens or 1), path  # the tokenizer alone costs next to nothing
+        spent = now
+
+
 async def test_messages_run_as_calls_jobs_and_rows(
     http: httpx.AsyncClient, client: openai.AsyncOpenAI, work: Callable
 ) -> None:
