@@ -86,7 +86,7 @@ async def admit(
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
-    request, body = await run(len(body), hide_end_user, services.user_key, tenant, request, body)
+    request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
@@ -104,7 +104,7 @@ async def admit(
     listed = is_listed(endpoint, request) and not once
     if listed and not terms.get("metadata"):
         terms["metadata"] = metadata_of(request)
-    terms["metadata"] = noted(terms.get("metadata", {}), request)
+    terms["metadata"] = noted(terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,

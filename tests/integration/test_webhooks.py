@@ -403,10 +403,10 @@ async def test_the_endpoint_of_one_job_goes_when_it_has_what_it_gets(
     await hooks.test(kept)
     for endpoint in (own, kept):
         assert await outbox_.take(endpoint)
-        found = await outbox_.next(endpoint, 10)
+        found = await outbox_.next(endpoint)
         assert found is not None
         await outbox_.tried(endpoint, found.entries[0], Result(Outcome.DELIVERED, 204, 3))
-        assert await outbox_.next(endpoint, 10) is None
+        assert await outbox_.next(endpoint) is None
     for key in ("webhook", "webhook_tries"):
         assert 0 < await store.client.pttl(store.keys(key, own)) <= 600_000
         assert await store.client.pttl(store.keys(key, kept)) == -1
