@@ -36,6 +36,7 @@ from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
+from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.operations import docs, health, home, queues, targets, usage, workers
@@ -74,7 +75,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, openai_models, conversations),
+    "openai": (openai, openai_audio, openai_models, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),

@@ -67,6 +67,8 @@ class JobSpec:
         shown: members that its answer shows, in place of the engine's own: JSON-able.
         conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
+        upload: name of the file that came with its call and lies in the storage (:func:`jobs.references.upload_key`); None:
+            no file did.
     """
 
     id: str
@@ -100,6 +102,7 @@ class JobSpec:
     shown: Mapping[str, Any] = field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
+    upload: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
