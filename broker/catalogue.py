@@ -32,6 +32,7 @@ class Model:
         prompt_overhead: most tokens added around a prompt; None: its workers cannot count tokens.
         aliases: its further names.
         device: the device of the worker that registered it.
+        engine: that worker's kind of engine; None: it did not say.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Model:
     prompt_overhead: int | None = None
     aliases: tuple[str, ...] = ()
     device: Device = field(default_factory=Device)
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +268,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         prompt_overhead=facts.get("prompt_overhead"),
         aliases=tuple(facts.get("aliases") or ()),
         device=_device(facts),
+        engine=facts.get("engine"),
     )
 
 

@@ -273,6 +273,17 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         """
         return await self.functions.call(calls.DropBodies(id=job_id, owner=owner))
 
+    async def forget(
+        self, job_id: str, *, owner: str | None = None, by: Actor | None = None
+    ) -> JobState | None:
+        """Delete an ended job. Return its state: one that has not ended stays; None: no such job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        state = await self.functions.call(calls.Forget(id=job_id, owner=owner, by=encoded(by)))
+        return None if state is None else JobState(state)
+
     async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""
         state = await self.functions.call(calls.Watch(id=job_id, sink=sink, owner=owner))

@@ -22,6 +22,8 @@ from broker.large_bodies import LargeBodies
 from broker.records import FIELDS, decode_facts, to_job
 from broker.sealing import PARTIAL, REQUEST, RESULT, Sealer
 from jobs.access import owns
+from jobs.endpoints import ENDPOINTS
+from jobs.ids import made_ms
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
@@ -184,6 +186,7 @@ class JobLookups:
         told = {name: getattr(facts, name) for name in _TOLD}
         if body is None:
             raise BodyGoneError(job_id)
+        kept["shown"] = _shown_as(job, new_id)
         return JobSpec(id=new_id, body=body, expires_in_ms=life, retry_of=job_id, owner=owner, **told, **kept)
 
     async def log(self, job_id: str, after: str, count: int | None = None) -> list[tuple[str, str]]:
@@ -232,6 +235,15 @@ class JobLookups:
             raise StoreUnavailableError(f"{_caller()}: interrupted") from error
         except (RedisError, OSError) as error:
             raise self.faults.translate(error, _caller()) from error
+
+
+def _shown_as(job: Job, new_id: str) -> dict[str, Any]:
+    """Return what the answer of a retry shows: its own id and time. It leaves a conversation as it is."""
+    shown = {name: value for name, value in job.shown.items() if name != "conversation"}
+    if "id" in shown:
+        own_id = ENDPOINTS[job.endpoint].response_id.format(new_id)
+        shown |= {"id": own_id, "created_at": made_ms(new_id) // 1000}
+    return shown
 
 
 def job_for(owner: str | None, job_id: str, values: Sequence[str | None]) -> Job | None:

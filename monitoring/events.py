@@ -117,6 +117,7 @@ EVENTS = {
     "job_accepted": "A job is queued, and on disk.",
     "job_claimed": "A worker started an attempt.",
     "job_crashed": "The code that runs jobs failed because of a bug in Penstock; the line has the traceback.",
+    "job_deleted": "A caller deleted a job that had ended.",
     "job_ended": "A waiting caller has received the job's end.",
     "job_failed": "A job ended as `failed`, with this code.",
     "job_finished": "A job ended: `succeeded`, `cancelled` or `expired`.",

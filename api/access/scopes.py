@@ -29,6 +29,10 @@ _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     **{("POST", path): _WRITE for one in ENDPOINTS.values() for path in (one.path, *one.aliases)},
+    ("GET", "/v1/responses/{response_id}"): _READ,
+    ("DELETE", "/v1/responses/{response_id}"): _WRITE,
+    ("POST", "/v1/responses/{response_id}/cancel"): _WRITE,
+    ("GET", "/v1/responses/{response_id}/input_items"): _READ,
     ("GET", "/v1/models"): Needs.KEY,
     ("GET", "/v1/models/{name:path}"): Needs.KEY,
     ("POST", "/v1/conversations"): _WRITE,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from api.admission.context_length import check_context
+from api.admission.tools import check_tools
 from api.http.body import parse_raw
 from api.http.errors import ApiError, invalid, no_worker
 from api.services import Services
@@ -50,6 +51,7 @@ async def route(
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
             check_endpoint(model, endpoint)
+            check_tools(model, endpoint, request)
             counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
             refused = refused or error

@@ -42,7 +42,8 @@ def shown_path(scope: Scope) -> str:
     """
     path = template_of(scope)
     for name, value in scope.get("path_params", {}).items():
-        if is_job_id(value) or is_file_id(value) or is_batch_id(value) or is_conversation_id(value):
+        job_id = value.removeprefix("resp_")
+        if is_job_id(job_id) or is_file_id(value) or is_batch_id(value) or is_conversation_id(value):
             path = path.replace(f"{{{name}}}", value)
     return path
 

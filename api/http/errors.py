@@ -52,6 +52,7 @@ _OWN_CODES = {
         "key_not_found",
         "not_found",
         "pool_not_found",
+        "response_not_found",
         "webhook_not_found",
         "worker_not_found",
     ),

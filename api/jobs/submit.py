@@ -25,11 +25,13 @@ from api.http.waiting import asked_wait, wait_for_end
 from api.jobs.schema import JobRequest
 from api.jobs.view import checked_id, job_not_found, job_view
 from api.middleware.trace import request_span
+from api.responses.prepare import Prepared, prepare
 from api.services import Services
 from broker.db.errors import StoreError
 from broker.jobs import Accepted
 from broker.lookups import StoredResult
 from jobs.access import Identity
+from jobs.endpoints import RESPONSES
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued, Timings
 from jobs.outlook import Snapshot, start_ms
@@ -102,10 +104,14 @@ class Jobs:
         request, body.data = await self._services.bodies.run(len(body.data), _read_request, body.data)
         if request.webhook_url is not None:
             await check_webhook_url(self._services, request.webhook_url, "webhook_url", identity.tenant)
-        return await admit(
+        asked = await self._prepared(request, body.data, identity.tenant)
+        given = request.input
+        if asked is not None:
+            given, body.data = asked.request, asked.body
+        spec = await admit(
             self._services,
             request.endpoint,
-            request.input,
+            given,
             body.data,
             lane=Lane(request.priority),
             model=request.model,
@@ -126,6 +132,15 @@ class Jobs:
             idempotency_key=key,
             sink=sink,
             webhook=request.webhook_url,
+        )
+        return spec if asked is None else asked.named(spec)
+
+    async def _prepared(self, request: JobRequest, body: bytes, tenant: str) -> Prepared | None:
+        """Read what is ours in the request of a response; None: it asks for something else."""
+        if request.endpoint != RESPONSES:
+            return None
+        return await prepare(
+            self._services, request.input, body, tenant, background=True, store=request.store
         )
 
     async def _accept(self, spec: JobSpec, span: Span) -> Accepted:

@@ -24,7 +24,7 @@ from api.openai.stream import answer_stream
 from api.openai.sync import FLEX, Last, answer_whole, no_start, record_gone, resource_unavailable
 from api.services import Services
 from broker.db.errors import BrokerError, BusyError, InfeasibleError, QueueFullError, StoreError
-from jobs.endpoints import Endpoint
+from jobs.endpoints import MESSAGES, Endpoint
 from jobs.model import JobSpec
 from monitoring import failpoints
 
@@ -62,9 +62,9 @@ class OpenAICall:
             request,
             data,
             lane=tier.lane,
-            shown=tier.shown,
+            shown={} if self._path == MESSAGES else tier.shown,  # Anthropic's answers have no such member
             live=True,
-            coalesce=_wants_coalescing(scope),
+            coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,
             tenant=tenant_of(scope),
             key=identity_of(scope).key,
@@ -135,6 +135,7 @@ def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:
     return send
 
 
-def _wants_coalescing(scope: Scope) -> bool:
+def wants_coalescing(scope: Scope) -> bool:
+    """Return whether a call may share the run of an identical one."""
     asked = header(scope, b"x-penstock-coalesce")
     return asked is not None and asked.lower() in {b"1", b"true"}

@@ -16,20 +16,21 @@ from api.http.job_end import timing_headers
 from api.http.keep_alive import KeptStream
 from api.http.sse import HEADERS
 from api.http.strict import shaped_stream
+from api.openai.event_frames import ResponseStream
 from api.openai.frames import DONE, OpenAIStream
 from api.openai.message_frames import MessageStream
 from api.openai.sync import Last, answer_end, note_end, record_gone, refusal_of, whole_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
-from jobs.endpoints import MESSAGES
+from jobs.endpoints import MESSAGES, RESPONSES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
 
-Stream: TypeAlias = OpenAIStream | MessageStream
+Stream: TypeAlias = OpenAIStream | ResponseStream | MessageStream
 """Renders the events of a job."""
 
 
@@ -53,7 +54,7 @@ async def answer_stream(
     """
     job_id = spec.id
     shaped = shaped_stream(spec.endpoint, send) if services.settings.openai_strict else send
-    stream: Stream = MessageStream(job_id) if spec.endpoint == MESSAGES else OpenAIStream(job_id, spec.shown)
+    stream = _frames_for(spec)
     sent = False
     step = NO_SPAN
 
@@ -125,6 +126,15 @@ async def _end_without_chunks(services: Services, spec: JobSpec, stream: Stream)
         return stream.fail(ApiError(500, "the engine sent no events", "engine_error", type_=SERVER))
     _, body, _ = await whole_end(services, spec, ending)  # its engine cannot stream
     return b"data: %b\n\n" % msgspec.json.format(body, indent=-1) + DONE
+
+
+def _frames_for(spec: JobSpec) -> Stream:
+    """Return what renders a job's stream, in the form of its endpoint."""
+    if spec.endpoint == RESPONSES:
+        return ResponseStream(spec.id, spec.shown)
+    if spec.endpoint == MESSAGES:
+        return MessageStream(spec.id)
+    return OpenAIStream(spec.id, spec.shown)
 
 
 def _begin(services: Services, span: Span) -> Span:

@@ -60,31 +60,47 @@ local function take_from_lost_workers(a, done)
   end
 end
 
+-- Delete the records of jobs that ended in a state, their logs and their entries in the indexes.
+local function forget_jobs(state, ids)
+  local keys, by_tenant = {}, {}
+  for _, id in ipairs(ids) do
+    local j = read(K.job(id), {'tenant', 'batch'}, redis.pcall)
+    if j.tenant and not j.batch then
+      local theirs = by_tenant[j.tenant] or {}
+      by_tenant[j.tenant] = theirs
+      theirs[#theirs + 1] = id
+    end
+    keys[#keys + 1] = K.job(id)
+    keys[#keys + 1] = K.log(id)
+  end
+  redis.call('UNLINK', unpack(keys))
+  drop_objects(ids)
+  for tenant, theirs in pairs(by_tenant) do
+    redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
+    redis.call('ZREM', K.dead_of(tenant), unpack(theirs))
+  end
+  redis.call('ZREM', K.jobs(), unpack(ids))
+  redis.call('ZREM', K.dead(), unpack(ids))
+  redis.call('ZREM', K.ended(state), unpack(ids))
+end
+
+-- Delete an ended job now. Returns its state: one that has not ended stays. nil: no such job.
+define('forget', function(a)
+  local j = read(K.job(a.id), {'state', 'tenant', 'batch', 'finished'})
+  if not j.state or j.batch or not owns_job(a, j) then return nil end
+  if j.finished then
+    forget_jobs(j.state, {a.id})
+    audit_of_another(a, j.tenant, 'job.delete', 'job ' .. a.id, {state = j.state})
+  end
+  return j.state
+end)
+
 -- Records and index entries whose retention is over.
 local function retire(a, done)
   for _, state in ipairs({'succeeded', 'failed', 'cancelled', 'expired'}) do
     local ids = redis.call('ZRANGEBYSCORE', K.ended(state), '-inf', exactly(now_ms() - a.retention_ms), 'LIMIT', 0, a.most)
     if ids[1] then
-      local keys, by_tenant = {}, {}
-      for _, id in ipairs(ids) do
-        local j = read(K.job(id), {'tenant', 'batch'}, redis.pcall)
-        if j.tenant and not j.batch then
-          local theirs = by_tenant[j.tenant] or {}
-          by_tenant[j.tenant] = theirs
-          theirs[#theirs + 1] = id
-        end
-        keys[#keys + 1] = K.job(id)
-        keys[#keys + 1] = K.log(id)
-      end
-      redis.call('UNLINK', unpack(keys))
-      drop_objects(ids)
-      for tenant, theirs in pairs(by_tenant) do
-        redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
-        redis.call('ZREM', K.dead_of(tenant), unpack(theirs))
-      end
-      redis.call('ZREM', K.jobs(), unpack(ids))
-      redis.call('ZREM', K.dead(), unpack(ids))
-      redis.call('ZREM', K.ended(state), unpack(ids))
+      forget_jobs(state, ids)
       done.retired = done.retired + #ids
       done.more = done.more or #ids == a.most
     end

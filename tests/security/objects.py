@@ -40,6 +40,7 @@ class Maker:
         self.keep("job", "running", await self.taken())
         self.keep("job", "streaming", await self.streaming())
         self.keep("job", "succeeded", await self.succeeded())
+        self.keep("job", "response", await self.response())
         self.keep("job", "dead", await self.dead())
         self.keep("job", "call", await self.call())
         self.keep("batch", "running", await self.batch(MODEL))
@@ -109,6 +110,19 @@ class Maker:
         claim = await self.take(await self.submit())
         await self.puppet.succeed(claim, json.dumps({"answer": self.tenant.answer}).encode())
         return claim.id
+
+    async def response(self) -> str:
+        """Make a response in the background, whose stream can be read; return its job's id."""
+        body = {"model": MODEL, "input": self.tenant.prompt, "background": True, "stream": True}
+        submitted = {"endpoint": "/v1/responses", "input": body, "metadata": {"note": self.tenant.note}}
+        ident = str((await self.post("/v1/jobs", json=submitted))["id"])
+        claim = await self.take(ident)
+        event = {"type": "response.output_text.delta", "delta": self.tenant.answer, "sequence_number": 0}
+        await self.puppet.say(claim, Frames((json.dumps(event),)))
+        answer = {"status": "completed", "output": [{"type": "message", "note": self.tenant.answer}]}
+        await self.puppet.succeed(claim, json.dumps(answer).encode())
+        self.keep("response", "completed", f"resp_{ident}")
+        return ident
 
     async def dead(self) -> str:
         claim = await self.take(await self.submit())

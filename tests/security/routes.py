@@ -20,6 +20,7 @@ DOCUMENT: Final[dict[str, Any]] = create_app(ApiSettings()).openapi()
 
 OBJECTS: Final = {
     "/v1/jobs/{job_id}": "job",
+    "/v1/responses/{response_id}": "response",
     "/v1/files/{file_id}": "file",
     "/v1/batches/{batch_id}": "batch",
     "/v1/webhooks/{webhook_id}": "webhook",
@@ -34,6 +35,7 @@ OBJECTS: Final = {
 
 MISSING: Final = {
     "job": f"job_{7:032x}",
+    "response": f"resp_job_{7:032x}",
     "file": f"file-{7:032x}",
     "batch": f"batch_{7:032x}",
     "webhook": f"wh_{7:032x}",
@@ -99,7 +101,7 @@ ALL: Final = _routes()
 GUARDED: Final = [route for route in ALL if route.needs is not Needs.NOTHING]
 SCOPED: Final = [route for route in ALL if isinstance(route.needs, Scope)]
 OF_TENANTS: Final = [
-    route for route in SCOPED if route.kind in {"job", "file", "batch", "conversation", "webhook"}
+    route for route in SCOPED if route.kind in {"job", "response", "file", "batch", "conversation", "webhook"}
 ]
 """Those whose path names an object of a tenant."""
 
@@ -111,6 +113,7 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "POST /v1/conversations/{conversation_id}": {"json": {"metadata": {"topic": "x"}}},
     "POST /v1/conversations/{conversation_id}/items": {"json": {"items": [{"role": "user", "content": "x"}]}},
     "POST /v1/dead/retry": {"json": {}},
+    "POST /v1/responses": {"json": {"model": "puppet", "input": "x"}},
     "POST /v1/batches": {"json": {"endpoint": "/v1/chat/completions", "completion_window": "24h"}},
     "PATCH /v1/webhooks/{webhook_id}": {"json": {"description": "changed"}},
     "POST /v1/webhooks/{webhook_id}/rotate": {"json": {"overlap_s": 60}},

@@ -27,6 +27,7 @@ REFERENCES = {
     "GET /v1/files after": "file",
     "GET /v1/batches after": "batch",
     "GET /v1/webhooks after": "webhook",
+    "POST /v1/responses previous_response_id": "response",
 }
 """Fields of bodies and parameters of queries that name an object, and the kind of it."""
 
@@ -35,6 +36,8 @@ NO_REFERENCES = {
     "GET /v1/dead after",
     "GET /v1/jobs/{job_id}/events after",  # a place in the job's own log
     "GET /v1/jobs/{job_id}/stream starting_after",
+    "GET /v1/responses/{response_id} starting_after",
+    "GET /v1/responses/{response_id}/input_items after",  # an item of the response
     "GET /v1/conversations/{conversation_id}/items after",  # an item of the conversation
     "GET /v1/batches/{batch_id}/results after",  # a row of the batch
     "GET /v1/webhooks/{webhook_id}/deliveries after",  # an entry of the endpoint

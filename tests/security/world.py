@@ -17,10 +17,11 @@ from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import ApiKey, Scope
+from jobs.endpoints import CHAT, COMPLETIONS, RESPONSES
 from tests.apiserver import ApiServer
 from tests.coordinators import CoordinatorThread
 from tests.processes import WorkerProcess
-from tests.puppet import Puppet
+from tests.puppet import FACTS, Puppet
 from tests.security.identities import ALICE, BOB, WANTED, Tenant, bearer
 from tests.security.issuing import PEPPER, secrets_of
 from tests.security.objects import BATCH, Maker
@@ -173,7 +174,7 @@ async def _make_objects(world: World) -> None:
     settings = BrokerSettings(redis_url=base.redis_url, namespace=base.namespace, lease_ttl_s=3600)
     store = JobStore(connect(base.redis_url), settings)
     puppet = Puppet(store, pool=POOL)
-    await puppet.live()
+    await puppet.live(facts={**FACTS, "endpoints": [CHAT, COMPLETIONS, RESPONSES]})
     try:
         async with httpx.AsyncClient(base_url=world.url, timeout=20.0) as http:
 

@@ -74,7 +74,7 @@ async def register(
             "max_token_bytes": model.max_token_bytes,
             "max_output_tokens": model.max_output_tokens,
             "prompt_overhead": await prompt_overhead(engine, model),
-            **{name: info[name] for name in ("device", "devices", "device_memory_bytes")},
+            **{name: info[name] for name in ("engine", "device", "devices", "device_memory_bytes")},
         }
         for model in models
     }

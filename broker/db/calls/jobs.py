@@ -249,6 +249,18 @@ class DropBodies(Call[bool]):
     owner: str
 
 
+class Forget(Call[str | None]):
+    """Delete an ended job: its record, its log and its entries in the indexes.
+
+    Answers with its state: one that has not ended stays. None: no such job; a chunk of a batch is none.
+    ``owner``: as of :class:`Cancel`.
+    """
+
+    id: str
+    owner: str | None = None
+    by: str | None = None
+
+
 class Watch(Call[str | None]):
     """Send a job's events to an api process, too. Answers with its state. ``owner``: as of :class:`Cancel`."""
 

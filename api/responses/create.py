@@ -1,0 +1,138 @@
+"""``POST /v1/responses``: a call that waits, as the other endpoints' are, or a job in the background."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import msgspec
+import structlog
+from starlette.types import Receive, Scope, Send
+
+from api.access.identity import identity_of, owner_of, tenant_of
+from api.admission.accept import accept
+from api.admission.admit import Terms, admit
+from api.admission.tiers import Tier, tier_of
+from api.admission.webhook_url import asked_webhook
+from api.http.asgi import reply
+from api.http.bodies import Body
+from api.http.body import parse_object
+from api.http.idempotency import idempotency_key
+from api.http.job_end import timing_headers
+from api.http.rates import with_rates
+from api.middleware.trace import request_span
+from api.openai.call import OpenAICall, wants_coalescing
+from api.openai.event_frames import NumberedStream
+from api.openai.sync import Last
+from api.responses.history import response_id
+from api.responses.prepare import Prepared, prepare
+from api.responses.stream import Reader, frames_for
+from api.responses.view import found_response, queued_response, response_view
+from api.services import Services
+from broker.db.errors import StoreError
+from broker.jobs import Accepted
+from jobs.endpoints import ENDPOINTS, RESPONSES
+from jobs.lanes import Lane
+from jobs.model import JobSpec
+from monitoring import failpoints
+
+log = structlog.get_logger(__name__)
+
+
+class CreateResponse(OpenAICall):
+    """The route, as an ASGI application."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services, ENDPOINTS[RESPONSES])
+
+    async def _admit(self, scope: Scope, body: Body) -> JobSpec:
+        services, tenant = self._services, tenant_of(scope)
+        request = await services.bodies.run(len(body.data), parse_object, body.data)
+        tier = await tier_of(services, tenant, request)
+        asked = await prepare(services, request, body.data, tenant)
+        body.data = asked.body
+        spec = await admit(
+            services,
+            self._path,
+            asked.request,
+            asked.body,
+            lane=_lane_in_background(tier) if asked.background else tier.lane,
+            live=not asked.background,
+            coalesce=wants_coalescing(scope),
+            models=identity_of(scope).models,
+            **(await self._terms(scope, asked, tier)),
+        )
+        if asked.background and not spec.stream:
+            spec = replace(spec, sink=None)  # nobody waits for its events here
+        return asked.named(spec)
+
+    async def _terms(self, scope: Scope, asked: Prepared, tier: Tier) -> Terms:
+        """Return who asks and what bounds the job: a caller waits only so long, a background response has no limit."""
+        caller = identity_of(scope)
+        terms: Terms = {
+            "tenant": caller.tenant,
+            "key": caller.key,
+            "sink": self._services.process,
+            "shown": tier.shown,
+        }
+        if asked.background:
+            webhook = await asked_webhook(self._services, scope, caller.tenant)
+            key = idempotency_key(scope)
+            return {**terms, "owner": caller.owner, "idempotency_key": key, "webhook": webhook}
+        return {**terms, "expires_in_ms": self._life_ms, "queue_timeout_ms": self._queue_ms}
+
+    async def _answer(
+        self, spec: JobSpec, body: Body, scope: Scope, receive: Receive, send: Send, began: float
+    ) -> Last:
+        if not spec.shown["background"]:
+            return await super()._answer(spec, body, scope, receive, send, began)
+        services = self._services
+        queued = msgspec.json.encode(queued_response(spec))
+        with services.hub.inbox(spec.id) as inbox:
+            accepted = await self._accept(spec, scope)
+            send = with_rates(send, accepted.rates)
+            body.release()
+            spec = replace(spec, body=b"")
+            if accepted.replayed:
+                return await self._replay(accepted.id, scope, receive, send, stream=spec.stream)
+            if not spec.stream:
+                return partial(reply, send, 200, queued, timing_headers(spec.id))
+            frames = NumberedStream(queued, spec.shown)
+            await Reader(services, spec.id, owner_of(scope), inbox).send(frames, receive, send, live=True)
+        return _nothing
+
+    async def _accept(self, spec: JobSpec, scope: Scope) -> Accepted:
+        failpoints.hit("api.before_accept")
+        try:
+            accepted = await accept(self._services, spec, request_span(scope))
+        except StoreError:
+            # The job may have been accepted all the same. With a key the client can find it again; otherwise nobody can.
+            if spec.idempotency_key is None:
+                self._services.abandoned.add(spec.id)
+            raise
+        failpoints.hit("api.after_accept")
+        return accepted
+
+    async def _replay(self, job_id: str, scope: Scope, receive: Receive, send: Send, *, stream: bool) -> Last:
+        """Answer with the response that an earlier request with the same idempotency key made."""
+        services, owner = self._services, owner_of(scope)
+        with services.hub.inbox(job_id) as inbox:
+            job, stored = await found_response(services, response_id(job_id), owner)
+            if not stream:
+                return partial(
+                    reply, send, 200, await response_view(services, job, stored), timing_headers(job_id)
+                )
+            frames = await frames_for(services, job, -1)
+            await Reader(services, job_id, owner, inbox).send(frames, receive, send)
+        return _nothing
+
+
+def _lane_in_background(tier: Tier) -> Lane:
+    """Return the lane of a response that nobody waits for: one below that of a call of the same tier."""
+    if tier.lane is not Lane.REALTIME:
+        return tier.lane
+    return Lane.HIGH if tier.shown.get("service_tier") == "priority" else Lane.NORMAL
+
+
+async def _nothing() -> None:
+    """Send nothing more: the stream has sent its end."""

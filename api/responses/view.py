@@ -1,0 +1,153 @@
+"""A response as its client sees it: the engine's own once there is one, and before that made here in the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from api.http.errors import ApiError
+from api.http.job_end import ended_without_result
+from api.http.shown import with_shown
+from api.responses.history import job_id_of, response_id
+from api.services import Services
+from broker.lookups import StoredResult
+from broker.records import ending_of
+from jobs.endpoints import RESPONSES
+from jobs.model import Job, JobSpec
+from jobs.states import JobState
+
+_STATUSES: Final = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "in_progress",
+    JobState.CANCELLED: "cancelled",
+    JobState.FAILED: "failed",
+    JobState.EXPIRED: "failed",
+}
+"""A response's status by its job's state. That of a succeeded one is the engine's to say."""
+
+
+class _Asked(msgspec.Struct):
+    """The members of a request that its response repeats."""
+
+    instructions: Any = None
+    max_output_tokens: Any = None
+    max_tool_calls: Any = None
+    metadata: Any = None
+    parallel_tool_calls: Any = None
+    reasoning: Any = None
+    service_tier: Any = None
+    temperature: Any = None
+    text: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Any = None
+    top_p: Any = None
+    truncation: Any = None
+    user: Any = None
+
+
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "service_tier": "auto",
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "truncation": "disabled",
+}
+"""OpenAI's, where a response has no null."""
+
+_read_asked = msgspec.json.Decoder(_Asked).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def queued_response(spec: JobSpec) -> dict[str, Any]:
+    """Return the response of a job that was just accepted. ``spec``: with its body."""
+    return made_response(spec.id, spec.model, spec.body, spec.shown)
+
+
+def made_response(job_id: str, model: str, request: bytes, shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a response that waits, without output.
+
+    Args:
+        request: its job's, as the engine gets it; empty: it is no longer stored.
+        shown: see :attr:`jobs.model.JobSpec.shown`.
+    """
+    asked = {
+        name: _DEFAULTS.get(name) if value is None else value
+        for name, value in msgspec.structs.asdict(_read_asked(request or b"{}")).items()
+    }
+    return {
+        "id": response_id(job_id),
+        "object": "response",
+        "created_at": 0,
+        "status": "queued",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "model": model,
+        "output": [],
+        "previous_response_id": None,
+        "prompt": None,
+        **asked,
+        "usage": None,
+        **shown,
+    }
+
+
+async def response_view(services: Services, job: Job, stored: StoredResult) -> bytes:
+    """Return the response object of a job in any state, as JSON.
+
+    Raises:
+        ApiError: 404, what it answered is no longer stored.
+        SealingError: its request is encrypted and cannot be read.
+    """
+    if job.state is JobState.SUCCEEDED:
+        if stored.body is None:
+            raise response_not_found(response_id(job.id))
+        return with_shown(stored.body, job.shown)
+    changed: dict[str, Any] = {"status": _STATUSES[job.state]}
+    if job.state in {JobState.FAILED, JobState.EXPIRED}:
+        error = ended_without_result(job.id, ending_of(job, stored.status, b""))
+        changed["error"] = {"code": error.code, "message": error.message}
+    if stored.partial:
+        so_far: dict[str, Any] = dict(_members(stored.partial))
+        return msgspec.json.encode(
+            so_far | {"error": None, "incomplete_details": None} | dict(job.shown) | changed
+        )
+    request = await services.store.request(job.id, owner=job.tenant)
+    return msgspec.json.encode(made_response(job.id, job.model, request or b"", job.shown) | changed)
+
+
+def response_not_found(ident: str) -> ApiError:
+    """Make the 404 for a response, in OpenAI's words."""
+    return ApiError(404, f"Response with id '{ident[:100]}' not found.", "response_not_found")
+
+
+def checked_job_id(ident: str) -> str:
+    """Return the id of the job that a response's id names.
+
+    Raises:
+        ApiError: 404, it is no response's id.
+    """
+    job_id = job_id_of(ident)
+    if job_id is None:
+        raise response_not_found(ident)
+    return job_id
+
+
+async def found_response(services: Services, ident: str, owner: str | None) -> tuple[Job, StoredResult]:
+    """Read a response's job and its result.
+
+    Args:
+        owner: the tenant that asks; None: an admin.
+
+    Raises:
+        ApiError: 404, it does not exist, or is another tenant's.
+    """
+    job, stored = await services.store.get_with_result(checked_job_id(ident), position=False, owner=owner)
+    if job is None or stored is None or job.endpoint != RESPONSES:
+        raise response_not_found(ident)
+    return job, stored
