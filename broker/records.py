@@ -54,6 +54,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     answers: int = 1
     shown: dict[str, Any] = {}
+    upload: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Facts:
