@@ -210,6 +210,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
             once=spec.once or None,
+            live=spec.live or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             conversation=None if spec.conversation is None else spec.conversation.id,
             conversation_turn=None if spec.conversation is None else spec.conversation.turn,

@@ -67,6 +67,7 @@ class JobSpec:
         shown: members that its answer shows, in place of the engine's own: JSON-able.
         conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
+        live: its caller waits for the answer, so no webhook is told of its end.
     """
 
     id: str
@@ -100,6 +101,7 @@ class JobSpec:
     shown: Mapping[str, Any] = field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
