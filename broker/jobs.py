@@ -217,6 +217,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             once=spec.once or None,
             listed=spec.listed or None,
+            live=spec.live or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             conversation=None if spec.conversation is None else spec.conversation.id,
             conversation_turn=None if spec.conversation is None else spec.conversation.turn,

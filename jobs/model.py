@@ -71,6 +71,7 @@ class JobSpec:
         asked: digest of the request as its client sent it, if items were put before it; None: the body is as it was sent.
         upload: name of the file that came with its call and lies in the storage (:func:`jobs.references.upload_key`); None:
             no file did.
+        live: its caller waits for the answer, so no webhook is told of its end.
     """
 
     id: str
@@ -107,6 +108,7 @@ class JobSpec:
     listed: bool = False
     asked: str | None = None
     upload: str | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
