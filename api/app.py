@@ -50,12 +50,13 @@ from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 
-Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+Those of `/v1/messages` have Anthropic's."""
 
 TAGS = [
     {
         "name": "openai",
-        "description": "OpenAI-compatible endpoints. Each call runs as a job, before all others.",
+        "description": "Endpoints of OpenAI, Anthropic and vLLM. Each call runs as a job, before all others.",
     },
     {"name": "jobs", "description": "Submit a job now and fetch its result later, or follow its events."},
     {

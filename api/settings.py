@@ -144,9 +144,9 @@ class ApiSettings(TlsSettings):
     )
     openai_strict: bool = Field(
         default=False,
-        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses` have no null"
-        " in a member in which OpenAI's specification knows none, and every member that it requires. For clients that check"
-        " answers against it. Default: as vLLM writes them.",
+        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/responses` and"
+        " `/v1/messages` have no null in a member in which OpenAI's (Anthropic's) specification knows none, and every member"
+        " that it requires. For clients that check answers against it. Default: as vLLM writes them.",
     )
     inbox_limit: int = Field(
         4096,

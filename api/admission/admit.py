@@ -85,7 +85,7 @@ async def admit(
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
-    request, body = await run(len(body), hide_end_user, services.user_key, tenant, request, body)
+    request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
@@ -100,7 +100,7 @@ async def admit(
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
-    terms["metadata"] = noted(terms.get("metadata", {}), request)
+    terms["metadata"] = noted(terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,

@@ -24,7 +24,7 @@ from api.openai.stream import answer_stream
 from api.openai.sync import FLEX, Last, answer_whole, no_start, record_gone, resource_unavailable
 from api.services import Services
 from broker.db.errors import BrokerError, BusyError, InfeasibleError, QueueFullError, StoreError
-from jobs.endpoints import Endpoint
+from jobs.endpoints import MESSAGES, Endpoint
 from jobs.model import JobSpec
 from monitoring import failpoints
 
@@ -62,7 +62,7 @@ class OpenAICall:
             request,
             data,
             lane=tier.lane,
-            shown=tier.shown,
+            shown={} if self._path == MESSAGES else tier.shown,  # Anthropic's answers have no such member
             live=True,
             coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,

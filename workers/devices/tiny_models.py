@@ -38,11 +38,13 @@ SIZES: dict[str, TinySize] = {
     "nano": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64),
     "small": TinySize(hidden=512, layers=8, heads=8, kv_heads=4, intermediate=1536),
     "paced": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64, max_len=32_768),
+    "quotes": TinySize(hidden=256, layers=4, heads=4, kv_heads=2, intermediate=512, quotes=True),
     "8b": TinySize(hidden=4096, layers=32, heads=32, kv_heads=8, intermediate=14336, alike=True),
 }
 """``tiny`` lets the engine dominate, ``nano`` the Python front, as it does beside a fast GPU. With ``small`` (28 million
 weights) reading the prompt is what the first token waits for, as with models that people chat with. ``8b`` has the layers
 of Llama 3 8B, for a GPU: 14 GB, made in half a minute. ``paced`` lends a paced engine its tokenizer and a long context.
+``quotes`` ends the texts in what it must write as JSON, which ``tiny`` hardly ever does.
 """
 
 ENCODERS: dict[str, EncoderSize] = {
