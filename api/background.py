@@ -33,7 +33,7 @@ DEAF_S = 2.0
 
 START_PATIENCE_S = 2.0
 INFO_GAP_S = 5.0
-"""Least time between two reads of Redis's own metrics."""
+"""Least time between two reads of Redis's own metrics, and of those of webhooks."""
 
 
 @asynccontextmanager
@@ -195,6 +195,7 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
+                gauges.webhooks.take(await observer.webhooks())
                 facts = await observer.redis()
                 if facts is not None:
                     gauges.take_redis(facts)

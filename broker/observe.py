@@ -10,10 +10,13 @@ from redis.exceptions import ResponseError
 
 from broker.db.faults import is_fault
 from broker.jobs import StorePart
-from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
+from jobs.facts import QueueFacts, RedisFacts, WebhookFacts, WorkerFacts
 from jobs.states import JobState
 
 log = structlog.get_logger(__name__)
+
+_MOST_WEBHOOKS = 1000
+_OVERDUE_MS = 60_000
 
 
 class Observer(StorePart):
@@ -54,6 +57,42 @@ class Observer(StorePart):
             },
             max_active=views[0].max_active if views else None,
             ended={_place(name): int(jobs) for name, jobs in uncounted.items()},
+        )
+
+    async def webhooks(self) -> WebhookFacts:
+        """Read the endpoints of webhooks, a thousand at most, and their outboxes."""
+        keys, now_ms = self._keys, await self._store.now_ms()
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zrange(keys("webhooks"), 0, _MOST_WEBHOOKS - 1)
+        pipe.zrange(keys("webhooks_due"), 0, _MOST_WEBHOOKS - 1)
+        pipe.zcount(keys("webhooks_due"), "-inf", now_ms - _OVERDUE_MS)
+        pipe.hgetall(keys("webhook_counts"))
+        known, due, overdue, counts = await self._execute(pipe.execute())
+        counted = {name: int(count) for name, count in counts.items()}
+        ids = list(dict.fromkeys([*known, *due]))[:_MOST_WEBHOOKS]
+        if not ids:
+            return WebhookFacts(counts=counted)
+        pipe = self._client.pipeline(transaction=False)
+        for ident in ids:
+            pipe.hget(keys("webhook", ident), "state")
+            pipe.xlen(keys("webhook_outbox", ident))
+            pipe.xlen(keys("webhook_dead", ident))
+            pipe.xrange(keys("webhook_outbox", ident), count=1)
+        found = iter(await self._execute(pipe.execute()))
+        rows = list(zip(ids, found, found, found, found, strict=False))
+        listed = set(known)
+        states = [state for ident, state, *_ in rows if ident in listed]
+        active = [
+            int(first[0][0].partition("-")[0]) for _, state, *_, first in rows if first and state == "active"
+        ]
+        return WebhookFacts(
+            active=states.count("active"),
+            disabled=states.count("disabled"),
+            overdue=overdue,
+            pending=sum(waiting for _, _, waiting, _, _ in rows),
+            oldest_s=max(0, now_ms - min(active, default=now_ms)) / 1000,
+            dead=sum(dead for *_, dead, _ in rows),
+            counts=counted,
         )
 
     async def redis(self) -> RedisFacts | None:

@@ -58,6 +58,28 @@ class WorkerFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookFacts:
+    """Webhook endpoints and their outboxes.
+
+    Attributes:
+        active, disabled: endpoints by state, of the first thousand.
+        overdue: endpoints that should have been served a minute ago, and that no coordinator has taken.
+        pending: events that wait at these thousand, and at those of single jobs that are due first.
+        oldest_s: seconds that the oldest of these waits at an active endpoint; 0: none waits.
+        dead: dead letters that are kept.
+        counts: what happened since ever: tries that ``delivered`` and ``failed``, and ``dead:<why>``.
+    """
+
+    active: int = 0
+    disabled: int = 0
+    overdue: int = 0
+    pending: int = 0
+    oldest_s: float = 0.0
+    dead: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class RedisFacts:
     """What ``INFO`` reports of Redis.
 

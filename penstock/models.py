@@ -8,6 +8,8 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from penstock._core.texts import delta_of, text_of
+
 T = TypeVar("T")
 
 
@@ -40,7 +42,7 @@ class JobRequest(TypedDict, total=False):
 
     Attributes:
         model: the served name; otherwise the input's own.
-        endpoint: ``/v1/chat/completions`` (the default), ``/v1/completions`` or ``/v1/embeddings``.
+        endpoint: ``/v1/chat/completions`` (the default), or another that the model does, such as ``/v1/rerank``.
         priority: ``high``, ``normal`` (the server's default), ``low`` or ``bulk``.
         placement: the device that it must run on; otherwise any that serves the model.
         stream: keep and publish deltas while it runs; otherwise the input's own.
@@ -52,7 +54,7 @@ class JobRequest(TypedDict, total=False):
         affinity_key: jobs with the same key prefer the worker that ran one last, because its prefix cache is warm. The
             server otherwise uses the input's ``prompt_cache_key``, or a long system message or prompt.
         coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
-            request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
+            request must be deterministic (``temperature`` 0, a ``seed``, or one that generates nothing) and not streamed.
         store: False: the server drops request and result as soon as you have fetched the result, or after some minutes.
         webhook_url: where its end is told, beside the webhooks of your tenant; see ``client.webhooks.secret``.
     """
@@ -180,13 +182,13 @@ class Job(Wire):
 
     @property
     def text(self) -> str:
-        """The first choice's text in :attr:`result`; empty if there is none (embeddings, tool calls)."""
-        return _first_text(self.result or {}, "message")
+        """The first choice's text in :attr:`result`, or its output's; empty if there is none (embeddings, tool calls)."""
+        return text_of(self.result or {})
 
     @property
     def partial_text(self) -> str:
         """The first choice's text in :attr:`partial`; empty if there is none."""
-        return _first_text(self.partial or {}, "message")
+        return text_of(self.partial or {})
 
 
 class Event(Wire):
@@ -215,7 +217,7 @@ class Event(Wire):
     @property
     def text(self) -> str:
         """The first choice's text delta; empty for events without one."""
-        return _first_text(self.data, "delta") if self.type == "chunk" else ""
+        return delta_of(self.data) if self.type == "chunk" else ""
 
 
 class Page(Wire, Generic[T]):
@@ -276,12 +278,3 @@ class Restarted:
 
     attempt: int
     event_id: str
-
-
-def _first_text(body: Mapping[str, Any], part: str) -> str:
-    """Text of choice 0 of an OpenAI body; ``part`` is ``message`` (whole) or ``delta`` (chunk)."""
-    for choice in body.get("choices") or ():
-        if choice.get("index", 0) == 0:
-            text = choice.get("text") or (choice.get(part) or {}).get("content")
-            return text if isinstance(text, str) else ""
-    return ""

@@ -80,7 +80,7 @@ key                               type     holds                                
 ``ns:webhook:<id>``               hash     a webhook endpoint, or the secret of a tenant's    (until it is deleted)
 ``ns:webhooks``                   zset     every endpoint's id, by creation                                 (same)
 ``ns:webhooks:of:<tenant>``       zset     those of one tenant                                              (same)
-``ns:webhooks:counts``            hash     events that were not delivered, by why                      (for good)
+``ns:webhooks:counts``            hash     tries by result, and dead letters by why                    (for good)
 ``ns:webhooks:due``               zset     endpoints with something to deliver, by when to try     (until delivered)
 ``ns:webhook:<id>:outbox``        stream   what happened and was not delivered yet, in order               (same)
 ``ns:webhook:<id>:tries``         stream   tries to deliver, the last ones                               (by count)

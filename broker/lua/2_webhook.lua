@@ -1,6 +1,6 @@
 -- Outboxes of webhooks: the script that ends an object writes its events there, for the coordinators to deliver in order. An endpoint's record
 -- (K.webhook): tenant, url, events (words: types, 'job.*', '*'), state (active, disabled), created; see webhook.lua.
-local OUTBOX = {most = 100000, dead = 10000, of_one_ms = 172800000}
+local OUTBOX = {most = 100000, dead = 10000, of_one_ms = 172800000, rests_ms = 600000}
 
 -- The endpoint of one object lasts two days, and so does what it has.
 function OUTBOX.outlive(id, key)
@@ -8,12 +8,18 @@ function OUTBOX.outlive(id, key)
   if left > 0 then redis.call('PEXPIRE', key, exactly(left)) end
 end
 
+-- Nothing more is to be delivered. The endpoint of one object then goes soon, as there may be one for each job.
+function OUTBOX.rest(id)
+  if string.sub(id, 1, #OF_ONE) ~= OF_ONE or redis.call('XLEN', K.webhook_outbox(id)) + redis.call('XLEN', K.webhook_dead(id)) > 0 then return end
+  for _, key in ipairs({K.webhook(id), K.webhook_outbox(id), K.webhook_tries(id)}) do redis.call('PEXPIRE', key, OUTBOX.rests_ms) end
+end
+
 -- Move an entry of an outbox ({id, fields}, as XRANGE answers) to the dead letters. why: a word; tries: how often it was sent.
 function OUTBOX.bury(id, entry, why, tries)
   redis.call('XADD', K.webhook_dead(id), 'MAXLEN', '~', OUTBOX.dead, '*', 'why', why, 'tries', tries, unpack(entry[2]))
   redis.call('XDEL', K.webhook_outbox(id), entry[1])
   redis.call('HDEL', K.webhook(id), 'n:' .. entry[1]) -- see webhook_outbox.lua
-  redis.call('HINCRBY', K.webhook_counts(), why, 1)
+  redis.call('HINCRBY', K.webhook_counts(), 'dead:' .. why, 1)
   OUTBOX.outlive(id, K.webhook_dead(id))
 end
 

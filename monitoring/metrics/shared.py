@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
 from monitoring.metrics.common import TenantNames
+from monitoring.metrics.webhooks import WebhookState
 
 WORKER_STATES = ("ready", "draining")
 UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
@@ -24,6 +25,9 @@ class SharedState:
 
     Args:
         tenants: tenants whose waiting jobs are counted by name.
+
+    Attributes:
+        webhooks: those of webhooks.
     """
 
     def __init__(self, registry: CollectorRegistry, tenants: TenantNames | None = None) -> None:
@@ -33,6 +37,7 @@ class SharedState:
         self._make_queues(registry)
         self._make_pools(registry)
         self._make_redis(registry)
+        self.webhooks = WebhookState(registry)
         self._seen: dict[str, str] | None = None
         self._pools: set[str] = set()
 

@@ -13,9 +13,21 @@ from penstock.bulk.template import MissingFieldError, Template
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
-_PROMPT_FIELD = {"/v1/completions": "prompt", "/v1/embeddings": "input", RESPONSES: "input"}
-_RENAMED = {RESPONSES: {"max_tokens": "max_output_tokens"}}
+MESSAGES = "/v1/messages"
+_CONVERSES = {CHAT, MESSAGES}
+_PROMPT_FIELD = {
+    "/v1/completions": "prompt",
+    **dict.fromkeys(("/v1/embeddings", RESPONSES, "/v1/classify", "/v1/pooling"), "input"),
+}
+_RECORD_FIELDS = {
+    "/v1/rerank": (("query", "documents"),),
+    "/v1/score": (("text_1", "text_2"), ("queries", "documents")),
+}
+"""For an endpoint whose requests have no one prompt, the fields that a record must have: one of these pairs."""
+_RENAMED = {RESPONSES: {"max_tokens": "max_output_tokens"}, MESSAGES: {"stop": "stop_sequences"}}
 """For an endpoint, its own names of fields that the others call differently."""
+_MESSAGES_TOKENS = 1024
+"""Most tokens of an answer of Messages, which every request of it must bound."""
 MAX_ID = 512
 """Most characters of a ``custom_id``."""
 
@@ -27,7 +39,7 @@ class Recipe:
     Attributes:
         endpoint: of all rows; None takes it from the first OpenAI row, and is chat for other inputs.
         model: put into every row; None keeps the rows' own.
-        system: a system message before each prompt (chat only).
+        system: a system message before each prompt (chat and messages only).
         template: makes the prompt; None takes a record's own (``messages`` or ``prompt``).
         params: further fields of every body, by their names in chat; they replace a row's own.
         id_field: the field whose value becomes the ``custom_id``; None numbers the rows.
@@ -67,8 +79,10 @@ class RowMaker:
         self._number = 0
         if openai and (recipe.template is not None or recipe.id_field is not None):
             raise InputError("OpenAI batch rows are whole requests: omit --template and --id-field")
-        if recipe.system is not None and self.endpoint not in {CHAT, ""}:
-            raise InputError(f"--system is for {CHAT} only")
+        if recipe.system is not None and self.endpoint not in {*_CONVERSES, ""}:
+            raise InputError(f"--system is for {CHAT} and {MESSAGES} only")
+        if recipe.template is not None and self.endpoint in _RECORD_FIELDS:
+            raise InputError(f"--template makes a prompt, and {self.endpoint} has none: omit it")
 
     def custom_id(self, record: Record) -> str | Problem:
         """Return a record's id: its own, or its number (from 1, ``row-1``). Call it once for each record."""
@@ -89,6 +103,8 @@ class RowMaker:
         body = self._openai_body(record) if self.openai else self._body(record)
         if isinstance(body, Problem):
             return body
+        if self.endpoint == MESSAGES:
+            body.setdefault("max_tokens", _MESSAGES_TOKENS)
         names = _RENAMED.get(self.endpoint, {})
         body |= {names.get(name, name): value for name, value in self._recipe.params.items()}
         if self._recipe.model is not None:
@@ -125,25 +141,40 @@ class RowMaker:
             messages = body.get("messages")
             if not isinstance(messages, list):
                 return Problem(record.line, "must be a list", "messages")
-            body["messages"] = [{"role": "system", "content": self._recipe.system}, *messages]
+            body |= self._spoken(messages)
         return body
 
     def _body(self, record: Record) -> dict[str, Any] | Problem:
+        if self.endpoint in _RECORD_FIELDS:
+            return self._fields(record)
         messages = record.fields.get("messages")
-        if self._template is None and isinstance(messages, list) and self.endpoint == CHAT:
-            return {"messages": [*self._system(), *messages]}
+        if self._template is None and isinstance(messages, list) and self.endpoint in _CONVERSES:
+            return self._spoken(messages)
         prompt = self._prompt(record)
         if isinstance(prompt, Problem):
             return prompt
-        if self.endpoint == CHAT:
-            return {"messages": [*self._system(), {"role": "user", "content": prompt}]}
+        if self.endpoint in _CONVERSES:
+            return self._spoken([{"role": "user", "content": prompt}])
         name = _PROMPT_FIELD.get(self.endpoint)
         if name is None:
             return Problem(record.line, f"prompts cannot be made for {self.endpoint}: give OpenAI batch rows")
         return {name: prompt}
 
-    def _system(self) -> list[dict[str, str]]:
-        return [] if self._recipe.system is None else [{"role": "system", "content": self._recipe.system}]
+    def _fields(self, record: Record) -> dict[str, Any] | Problem:
+        """Return a body that is the record itself, without its id."""
+        pairs = _RECORD_FIELDS[self.endpoint]
+        if not any(record.fields.keys() >= set(pair) for pair in pairs):
+            wanted = " or ".join(" and ".join(pair) for pair in pairs)
+            missing = next(name for name in pairs[0] if name not in record.fields)
+            return Problem(record.line, f"a record for {self.endpoint} has the fields {wanted}", missing)
+        return {name: value for name, value in record.fields.items() if name != self._recipe.id_field}
+
+    def _spoken(self, messages: list[Any]) -> dict[str, Any]:
+        """Return the part of a body that is a conversation, with the system message."""
+        system = self._recipe.system
+        if self.endpoint == MESSAGES:
+            return {"messages": messages} | ({} if system is None else {"system": system})
+        return {"messages": [*([] if system is None else [{"role": "system", "content": system}]), *messages]}
 
     def _prompt(self, record: Record) -> str | Problem:
         if self._template is not None:

@@ -17,11 +17,27 @@ ENDPOINTS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "rerank": "/v1/rerank",
+    "score": "/v1/score",
+    "classify": "/v1/classify",
+    "pooling": "/v1/pooling",
 }
-"""Short names of the endpoints; the paths themselves are accepted too."""
+"""Short names of the endpoints of jobs and of a batch's rows; the paths themselves are accepted too."""
 
-BATCH_ENDPOINTS = {**ENDPOINTS, "responses": "/v1/responses"}
-"""The endpoints that a batch's rows may have."""
+_PROMPTS = {
+    **{ENDPOINTS[name]: "input" for name in ("embeddings", "responses", "classify", "pooling")},
+    ENDPOINTS["completions"]: "prompt",
+    "/tokenize": "prompt",
+}
+"""For endpoints that take a plain prompt, the field that holds it."""
+
+_SYSTEMS = {ENDPOINTS["responses"]: "instructions", ENDPOINTS["messages"]: "system"}
+"""For endpoints other than chat that have a system message, the field that holds it."""
+
+MESSAGES_TOKENS = 1024
+"""Most tokens of an answer of Messages, which every request of it must bound."""
 
 LANES = ["realtime", "high", "normal", "low", "bulk"]
 """The lanes of a pool, in the order in which they are served."""
@@ -56,18 +72,9 @@ def grace(text: str) -> float:
 
 def endpoint(text: str) -> str:
     """Read an endpoint's short name or path as its path. Raises click.BadParameter if it is neither."""
-    return _path(text, ENDPOINTS)
-
-
-def batch_endpoint(text: str) -> str:
-    """As :func:`endpoint`, of a batch's rows."""
-    return _path(text, BATCH_ENDPOINTS)
-
-
-def _path(text: str, names: dict[str, str]) -> str:
-    path = names.get(text, text)
-    if not path.startswith("/v1/"):
-        known = ", ".join(names)
+    path = ENDPOINTS.get(text, text)
+    if not path.startswith("/"):
+        known = ", ".join(ENDPOINTS)
         raise click.BadParameter(f"{text!r} is not one of {known}, nor a path such as /v1/completions")
     return path
 
@@ -133,8 +140,11 @@ def prompt_on_stdin() -> str:
     return text
 
 
-def raw_body(text: bytes) -> dict[str, Any]:
-    """Read a raw OpenAI request body.
+def raw_body(text: bytes | str, option: str = "--input") -> dict[str, Any]:
+    """Read a raw request body.
+
+    Args:
+        option: where it was given.
 
     Raises:
         click.UsageError: it is not a JSON object in UTF-8.
@@ -142,9 +152,9 @@ def raw_body(text: bytes) -> dict[str, Any]:
     try:
         body = json.loads(text)
     except ValueError as exc:  # UnicodeDecodeError is one
-        raise click.UsageError(f"--input is not JSON: {exc}") from exc
+        raise click.UsageError(f"{option} is not JSON: {exc}") from exc
     if not isinstance(body, dict):
-        raise click.UsageError("--input must be a JSON object: the body of an OpenAI request")
+        raise click.UsageError(f"{option} must be a JSON object: the body of a request")
     return body
 
 
@@ -154,18 +164,28 @@ def prompt_body(path: str, prompt: str, system: str | None) -> dict[str, Any]:
     Raises:
         click.UsageError: the endpoint has no system message, or needs ``--input``.
     """
+    said = [{"role": "user", "content": prompt}]
     if path == ENDPOINTS["chat"]:
         messages = [{"role": "system", "content": system}] if system is not None else []
-        return {"messages": [*messages, {"role": "user", "content": prompt}]}
-    if system is not None:
-        raise click.UsageError(f"--system is for {ENDPOINTS['chat']} only")
-    fields = {ENDPOINTS["completions"]: "prompt", ENDPOINTS["embeddings"]: "input"}
-    if path not in fields:
-        raise click.UsageError(f"give the body of {path} with --input")
-    return {fields[path]: prompt}
+        return {"messages": [*messages, *said]}
+    if system is not None and path not in _SYSTEMS:
+        raise click.UsageError("--system is for chat, responses and messages only")
+    spoken = {} if system is None else {_SYSTEMS[path]: system}
+    if path == ENDPOINTS["messages"]:
+        return {**spoken, "messages": said, "max_tokens": MESSAGES_TOKENS}
+    if path not in _PROMPTS:
+        raise click.UsageError(f"give the body of {path} with --input or --data")
+    return {**spoken, _PROMPTS[path]: prompt}
 
 
-SYSTEM = option("--system", metavar="TEXT", help="System message (chat).")
+def sampling(path: str, max_tokens: int | None, temperature: float | None) -> dict[str, Any]:
+    """Return the fields of a request's sampling by the endpoint's own names; one that is None is left out."""
+    limit = "max_output_tokens" if path == ENDPOINTS["responses"] else "max_tokens"
+    given = {limit: max_tokens, "temperature": temperature}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+SYSTEM = option("--system", metavar="TEXT", help="System message (chat, responses, messages).")
 TEMPERATURE = option(
     "--temperature", type=click.FloatRange(min=0), help="0 always takes the likeliest token."
 )

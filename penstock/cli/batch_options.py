@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click import option
 
-from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, batch_endpoint, pair
+from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, endpoint, pair
 
 if TYPE_CHECKING:
     from penstock.bulk.rows import Recipe
@@ -45,7 +45,11 @@ _MAKING = (
         help="The same, from a file.",
     ),
     SYSTEM,
-    option("--endpoint", type=batch_endpoint, help="chat (the default), completions, embeddings, responses."),
+    option(
+        "--endpoint",
+        type=endpoint,
+        help="chat (the default), completions, embeddings, responses, messages, rerank, score, classify, pooling.",
+    ),
     option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate for a row."),
     TEMPERATURE,
     option("--top-p", type=click.FloatRange(min=0, max=1), help="Nucleus sampling."),

@@ -18,6 +18,7 @@ from penstock.cli._parse import (
     prompt_body,
     prompt_on_stdin,
     raw_body,
+    sampling,
 )
 from penstock.cli._parse import endpoint as endpoint_path
 from penstock.cli._run import Console, client_command, default_model
@@ -29,14 +30,19 @@ if TYPE_CHECKING:
 
 @click.command("submit", epilog=EXIT_CODES)
 @argument("prompt", required=False, metavar="[PROMPT]")
-@option("-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw OpenAI body; - is stdin.")
+@option("-i", "--input", "source", type=click.File("rb"), metavar="FILE", help="Raw body; - is stdin.")
+@option("-d", "--data", metavar="JSON", help="Raw body, as text.")
 @option(
     "-m",
     "--model",
     help="Served name.  [env: PENSTOCK_CLIENT_MODEL; default: the first that is served]",
 )
 @option(
-    "--endpoint", type=endpoint_path, default="chat", show_default=True, help="chat, completions, embeddings."
+    "--endpoint",
+    type=endpoint_path,
+    default="chat",
+    show_default=True,
+    help="chat, completions, embeddings, responses, messages, rerank, score, classify, pooling.",
 )
 @SYSTEM
 @option("--max-tokens", type=click.IntRange(min=1), help="The most tokens to generate.")
@@ -80,6 +86,7 @@ def submit(
     *,
     prompt: str | None,
     source: BinaryIO | None,
+    data: str | None,
     system: str | None,
     max_tokens: int | None,
     temperature: float | None,
@@ -110,8 +117,9 @@ def submit(
       echo "Why is the sky blue?" | penstock submit --wait --text
       generate | penstock submit --input - --endpoint completions
       penstock submit "a sentence" --endpoint embeddings --wait --json
+      penstock submit --endpoint rerank -d '{"query": "water", "documents": ["river", "stone"]}' --wait --json
 
-    Without PROMPT and --input, or with - as PROMPT, the prompt is read from stdin.
+    Without PROMPT, --input and --data, or with - as PROMPT, the prompt is read from stdin.
 
     A job has up to three time limits: --expires-in for its whole life and --queue-timeout for the time to its
     start (a job past either one expires), and --run-timeout for the run time of one attempt (a job past it fails).
@@ -119,23 +127,18 @@ def submit(
 
     Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
     """  # noqa: D301  # \b is click's mark
-    if prompt is not None and source is not None:
-        raise click.UsageError("give either a PROMPT or --input FILE")
+    if [prompt, source, data].count(None) < 2:
+        raise click.UsageError("give one of PROMPT, --input FILE and --data JSON")
     if stream and waiting:
         raise click.UsageError("give either --stream or --wait")
     if timeout is not None and not waiting:
         raise click.UsageError(
             "--timeout goes with --wait; to limit the job itself, use --run-timeout or --expires-in"
         )
-    if source is not None and system is not None:
-        raise click.UsageError("--system goes with a PROMPT; with --input, write it into the body")
     # What is left of the options are fields of a job by their names.
     fields: JobRequest = {**options}  # type: ignore[typeddict-item]
-    if source is None and prompt in {None, "-"}:
-        prompt = prompt_on_stdin()
-    body = raw_body(source.read()) if source else prompt_body(fields["endpoint"], prompt or "", system)
-    sampling = {"max_tokens": max_tokens, "temperature": temperature}
-    body |= {name: value for name, value in sampling.items() if value is not None}
+    body = _body(fields["endpoint"], prompt, source, data, system)
+    body |= sampling(fields["endpoint"], max_tokens, temperature)
     placement = {"device": device, "min_memory_gb": min_memory_gb}
     placement = {name: value for name, value in placement.items() if value is not None}
     with console.client() as client:
@@ -153,3 +156,22 @@ def submit(
             console.show(job, output.job_panel)
             if not console.json:
                 note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")
+
+
+def _body(
+    path: str, prompt: str | None, source: BinaryIO | None, data: str | None, system: str | None
+) -> dict[str, Any]:
+    """Return the request's body, from whichever of the three was given.
+
+    Raises:
+        click.UsageError: several were given, or what was given is no body.
+    """
+    if [prompt, source, data].count(None) < 2:
+        raise click.UsageError("give one of PROMPT, --input FILE and --data JSON")
+    if source is None and data is None:
+        return prompt_body(path, (prompt_on_stdin() if prompt in {None, "-"} else prompt) or "", system)
+    if system is not None:
+        raise click.UsageError("--system goes with a PROMPT; with --input or --data, write it into the body")
+    if source is not None:
+        return raw_body(source.read())
+    return raw_body(data or "", "--data")

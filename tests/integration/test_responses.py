@@ -259,8 +259,8 @@ async def test_a_background_stream_is_the_same_for_every_reader(
     stream = await client.responses.create(model=MODEL, input="hi", background=True, stream=True)
     first = await anext(aiter(stream))
     await stream.close()  # its reader leaves, and the job goes on
-    assert (first.type, first.sequence_number, first.response.status) == ("response.created", 0, "queued")  # type: ignore[union-attr]
-    name = first.response.id  # type: ignore[union-attr]
+    assert (first.type, first.sequence_number, first.response.status) == ("response.created", 0, "queued")
+    name = first.response.id
     live = asyncio.ensure_future(read(http, name))
     claim = await worker.take()
     await worker.say(claim, *(Frames((event,)) for event in events(claim, "lost", "too")))

@@ -15,12 +15,15 @@ from broker.db.client import connect
 from broker.db.errors import TooManyWebhooksError
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.observe import Observer
 from broker.settings import BrokerSettings
+from broker.webhook_outbox import Outcome, Result, WebhookOutbox
 from broker.webhooks import Webhooks
 from jobs.access import Actor
 from jobs.batch_model import File
 from jobs.batches import BatchStatus
 from jobs.endpoints import RESPONSES
+from jobs.facts import WebhookFacts
 from jobs.failures import FailureCode
 from jobs.model import JobError, JobSpec
 from jobs.states import JobState
@@ -115,6 +118,23 @@ async def test_a_response_has_events_of_its_own(
     await run(store, job, state, result)
     assert await outbox(store, every) == [(f"job.{state}", job.id), (kind, f"resp_{job.id}")]
     assert await outbox(store, responses) == [(kind, f"resp_{job.id}")]
+
+
+async def test_a_call_whose_caller_waits_tells_nothing(store: JobStore, hooks: Webhooks) -> None:
+    await alive(store)
+    call = spec(live=True)
+    await run(store, call)
+    assert (
+        await store.client.hget(store.keys("job", call.id), "webhook") is None
+    )  # nobody listens: no byte more
+    endpoint = await made(hooks)
+    for call in (spec(live=True), spec(live=True, endpoint=RESPONSES)):
+        await run(store, call)
+        job = await store.get(call.id)
+        assert job is not None
+        assert job.webhook is None
+    assert await outbox(store, endpoint) == []
+    assert await due(store) == set()
 
 
 async def test_jobs_that_end_with_another_tell_of_themselves(store: JobStore, hooks: Webhooks) -> None:
@@ -256,7 +276,7 @@ async def test_a_full_outbox_gives_up_its_oldest_events(store: JobStore, hooks: 
     assert [
         (one.event.id, one.event.object_id, one.event.at_ms, one.why, one.tries, more) for one in letters
     ] == [("evt_1", "job_1", 1, "overflow", 0, False)]
-    assert await store.client.hgetall(store.keys("webhook_counts")) == {"overflow": "1"}
+    assert await store.client.hgetall(store.keys("webhook_counts")) == {"dead:overflow": "1"}
     assert await hooks.resend(endpoint, "evt_1")
     letters, _ = await hooks.dead(endpoint, limit=5) or ([], True)
     assert [one.event.id for one in letters] == ["evt_2"]
@@ -355,6 +375,9 @@ async def test_secrets_are_sealed_where_bodies_are(store: JobStore, broker_setti
     assert stored
     assert secret not in str(stored)
     assert await hooks.signing_secrets(endpoint.id, "a") == (secret,)
+    of_all = await hooks.tenant_secret("a")
+    assert of_all not in str(await store.client.hgetall(store.keys("webhook", "whs_a")))
+    assert await hooks.signing_secrets(f"whe_{new_id()}", "a") == (of_all,)
 
 
 async def test_changes_are_in_the_audit_stream(store: JobStore, hooks: Webhooks) -> None:
@@ -368,3 +391,43 @@ async def test_changes_are_in_the_audit_stream(store: JobStore, hooks: Webhooks)
     assert [(act["what"], act["on"], Actor.decode(act["by"])) for _, act in acts] == [
         (f"webhook.{verb}", f"webhook {endpoint}", ME) for verb in ("create", "set", "rotate", "delete")
     ]
+
+
+async def test_operators_see_what_waits(store: JobStore, hooks: Webhooks) -> None:
+    observer = Observer(store)
+    assert await observer.webhooks() == WebhookFacts()
+    await alive(store)
+    active, disabled = await made(hooks), await made(hooks, tenant="b")
+    await hooks.update(disabled, {"active": False})
+    for tenant in ("a", "b"):
+        await run(store, spec(tenant))
+    await run(store, spec(webhook=URL))
+    await store.client.xadd(store.keys("webhook_dead", disabled), {"why": "failed"})
+    await store.client.hset(store.keys("webhook_counts"), "delivered", "3")
+    seen = await observer.webhooks()
+    assert (seen.active, seen.disabled, seen.pending, seen.dead, seen.overdue) == (1, 1, 4, 1, 0)
+    assert seen.counts == {"delivered": 3}
+    assert 0 <= seen.oldest_s < 60
+    await store.client.zadd(store.keys("webhooks_due"), {active: await store.now_ms() - 61_000})
+    assert (await observer.webhooks()).overdue == 1
+
+
+async def test_the_endpoint_of_one_job_goes_when_it_has_what_it_gets(
+    store: JobStore, hooks: Webhooks
+) -> None:
+    await alive(store)
+    outbox_ = WebhookOutbox(store, "me", 60.0, 60.0)
+    job = spec(webhook=URL)
+    await run(store, job)
+    own, kept = f"whe_{job.id}", await made(hooks)
+    await hooks.test(kept)
+    for endpoint in (own, kept):
+        assert await outbox_.take(endpoint)
+        found = await outbox_.next(endpoint)
+        assert found is not None
+        await outbox_.tried(endpoint, found.entries[0], Result(Outcome.DELIVERED, 204, 3))
+        assert await outbox_.next(endpoint) is None
+    for key in ("webhook", "webhook_tries"):
+        assert 0 < await store.client.pttl(store.keys(key, own)) <= 600_000
+        assert await store.client.pttl(store.keys(key, kept)) == -1
+    assert await due(store) == set()

@@ -17,6 +17,7 @@ from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.access import ApiKey, Scope
+from jobs.endpoints import CHAT, COMPLETIONS, RESPONSES
 from tests.apiserver import ApiServer
 from tests.coordinators import CoordinatorThread
 from tests.processes import WorkerProcess
@@ -105,7 +106,7 @@ class World:
     def records(self) -> dict[str, Any]:
         """Read whatever Redis holds under an id of the first tenant's objects."""
         with Redis.from_url(self.base.redis_url) as client:
-            ids = set(self.alice.objects.values())
+            ids = {ident.removeprefix("chatcmpl-") for ident in self.alice.objects.values()}
             names = (key for key in client.scan_iter(f"{self.base.namespace}*", 1000))
             found = {key for key in names if not ids.isdisjoint(key.decode().split(":"))}
             return {key: client.dump(key) for key in sorted(found)}
@@ -173,7 +174,7 @@ async def _make_objects(world: World) -> None:
     settings = BrokerSettings(redis_url=base.redis_url, namespace=base.namespace, lease_ttl_s=3600)
     store = JobStore(connect(base.redis_url), settings)
     puppet = Puppet(store, pool=POOL)
-    await puppet.live(facts={**FACTS, "endpoints": [*FACTS["endpoints"], "/v1/responses"]})
+    await puppet.live(facts={**FACTS, "endpoints": [CHAT, COMPLETIONS, RESPONSES]})
     try:
         async with httpx.AsyncClient(base_url=world.url, timeout=20.0) as http:
 

@@ -109,6 +109,40 @@ BATCHES = Board(
                 ),
             ),
         ),
+        Row(
+            "Webhooks",
+            (
+                lines(
+                    "Tries",
+                    "reqps",
+                    "Tries to deliver an event per second, by result.",
+                    (
+                        "max by (result) (rate(penstock_webhook_tries_total[$__rate_interval]))",
+                        "{{result}}",
+                    ),
+                ),
+                lines(
+                    "Events that wait",
+                    "short",
+                    "Not delivered yet; given up and kept.",
+                    (f"max({seen('penstock_webhook_events_pending')})", "pending"),
+                    (f"max({seen('penstock_webhook_dead_letters')})", "dead"),
+                ),
+                lines(
+                    "Oldest event",
+                    "s",
+                    "How long the oldest event of an active endpoint waits.",
+                    (f"max({seen('penstock_webhook_oldest_seconds')})", "oldest"),
+                ),
+                lines(
+                    "Endpoints",
+                    "short",
+                    "By state; overdue: no coordinator has taken one that should have been served a minute ago.",
+                    (f"max by (state) ({seen('penstock_webhooks')})", "{{state}}"),
+                    (f"max({seen('penstock_webhooks_overdue')})", "overdue"),
+                ),
+            ),
+        ),
     ),
 )
 

@@ -8,7 +8,7 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobs.facts import EnginePriority, EngineStats, QueueFacts, Reaped, WorkerFacts
+from jobs.facts import EnginePriority, EngineStats, QueueFacts, Reaped, WebhookFacts, WorkerFacts
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (
@@ -209,3 +209,21 @@ def test_only_the_workers_own_gpus(registry: CollectorRegistry) -> None:
     Gpus(registry, [1], nvml=TwoGpus())
     memory = next(m for m in registry.collect() if m.name == "penstock_gpu_memory_total_bytes")
     assert [sample.labels["gpu"] for sample in memory.samples] == ["1"]
+
+
+def test_webhooks_are_counted_on_from_0_where_redis_came_back_empty(registry: CollectorRegistry) -> None:
+    seen = SharedState(registry).webhooks
+    assert value(registry, "penstock_webhook_tries_total", result="failed") == 0
+    seen.take(WebhookFacts(2, 1, 1, 40, 12.5, 7, {"delivered": 5, "failed": 3, "dead:overflow": 2}))
+    assert value(registry, "penstock_webhooks", state="active") == 2
+    assert value(registry, "penstock_webhooks", state="disabled") == 1
+    assert value(registry, "penstock_webhooks_overdue") == 1
+    assert value(registry, "penstock_webhook_events_pending") == 40
+    assert value(registry, "penstock_webhook_oldest_seconds") == 12.5
+    assert value(registry, "penstock_webhook_dead_letters") == 7
+    seen.take(WebhookFacts(counts={"delivered": 9, "failed": 3, "dead:overflow": 2}))
+    seen.take(WebhookFacts(counts={"delivered": 1}))
+    assert value(registry, "penstock_webhook_tries_total", result="delivered") == 10
+    assert value(registry, "penstock_webhook_tries_total", result="failed") == 3
+    assert value(registry, "penstock_webhook_events_given_up_total", reason="overflow") == 2
+    assert value(registry, "penstock_webhook_oldest_seconds") == 0

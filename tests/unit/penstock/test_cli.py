@@ -112,8 +112,10 @@ def test_submit_a_raw_body_from_stdin_or_a_file(server, tmp_path):
     assert (
         run(server, "submit", "-i", "-", "--endpoint", "completions", stdin=file.read_bytes()).returncode == 0
     )
+    assert run(server, "submit", "-d", json.dumps(body), "--endpoint", "rerank").returncode == 0
     sent = [json.loads(seen.body) for seen in server.asked("/v1/jobs")]
-    assert [item["input"] for item in sent] == [body, body]
+    assert [item["input"] for item in sent] == [body, body, body]
+    assert [item["endpoint"] for item in sent] == ["/v1/completions", "/v1/completions", "/v1/rerank"]
     assert server.asked("/v1/models") == []
 
 
@@ -201,6 +203,8 @@ def test_a_job_that_did_not_succeed_is_exit_code_1(server, state):
         ("nonsense",),
         ("submit",),
         ("submit", "x", "--input", "-"),
+        ("submit", "x", "--data", "{}"),
+        ("submit", "--data", "{"),
         ("submit", "x", "--stream", "--wait"),
         ("submit", "--input", "-", "--system", "s"),
         ("submit", "x", "--expires-in", "soon"),

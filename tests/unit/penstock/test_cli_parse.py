@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
-from penstock.cli._parse import batch_endpoint, duration, endpoint, grace, pair, prompt_body, raw_body
+from penstock.cli._parse import duration, endpoint, grace, pair, prompt_body, raw_body, sampling
 
 
 @pytest.mark.parametrize(
@@ -43,18 +43,15 @@ def test_a_grace_may_be_nothing():
         ("chat", "/v1/chat/completions"),
         ("completions", "/v1/completions"),
         ("embeddings", "/v1/embeddings"),
+        ("responses", "/v1/responses"),
+        ("messages", "/v1/messages"),
+        ("rerank", "/v1/rerank"),
         ("/v1/other", "/v1/other"),
+        ("/tokenize", "/tokenize"),
     ],
 )
 def test_endpoints(text, path):
     assert endpoint(text) == path
-
-
-def test_rows_of_batches_have_one_more_endpoint():
-    assert batch_endpoint("responses") == batch_endpoint("/v1/responses") == "/v1/responses"
-    assert batch_endpoint("chat") == "/v1/chat/completions"
-    with pytest.raises(click.BadParameter):
-        endpoint("responses")
 
 
 def test_an_endpoint_that_is_none():
@@ -81,9 +78,22 @@ def test_prompts_become_bodies():
     }
     assert prompt_body("/v1/completions", "hi", None) == {"prompt": "hi"}
     assert prompt_body("/v1/embeddings", "hi", None) == {"input": "hi"}
+    assert prompt_body("/v1/classify", "hi", None) == {"input": "hi"}
+    assert prompt_body("/tokenize", "hi", None) == {"prompt": "hi"}
+    assert prompt_body("/v1/responses", "hi", "be brief") == {"input": "hi", "instructions": "be brief"}
+    assert prompt_body("/v1/messages", "hi", None) == {"messages": [user], "max_tokens": 1024}
+    assert prompt_body("/v1/messages", "hi", "be brief")["system"] == "be brief"
 
 
-@pytest.mark.parametrize(("path", "system"), [("/v1/completions", "x"), ("/v1/other", None)])
+def test_sampling_has_the_endpoints_own_names():
+    assert sampling("/v1/chat/completions", 5, 0.0) == {"max_tokens": 5, "temperature": 0.0}
+    assert sampling("/v1/responses", 5, None) == {"max_output_tokens": 5}
+    assert sampling("/v1/messages", None, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "system"), [("/v1/completions", "x"), ("/v1/other", None), ("/v1/rerank", None)]
+)
 def test_a_prompt_that_fits_no_body(path, system):
     with pytest.raises(click.UsageError):
         prompt_body(path, "hi", system)
@@ -93,3 +103,5 @@ def test_a_prompt_that_fits_no_body(path, system):
 def test_input_that_is_no_body(text):
     with pytest.raises(click.UsageError, match="--input"):
         raw_body(text)
+    with pytest.raises(click.UsageError, match="--data"):
+        raw_body(text, "--data")

@@ -95,6 +95,52 @@ def test_what_is_asked_of_every_row(tmp_path):
     assert "OpenAI batch rows" in refused(path, Recipe(endpoint="/v1/other", model="m"))
 
 
+def test_rows_of_messages_have_their_own_names(tmp_path):
+    path = write(tmp_path, "p.txt", "a\n")
+    recipe = Recipe(endpoint="/v1/messages", model="m", system="be brief", params={"stop": ["x"]})
+    assert rows_of(path, recipe)[0]["body"] == {
+        "messages": [{"role": "user", "content": "a"}],
+        "system": "be brief",
+        "max_tokens": 1024,
+        "stop_sequences": ["x"],
+        "model": "m",
+    }
+    assert (
+        rows_of(path, Recipe(endpoint="/v1/messages", model="m", params={"max_tokens": 3}))[0]["body"][
+            "max_tokens"
+        ]
+        == 3
+    )
+    said = [{"role": "user", "content": "b"}]
+    row = {"custom_id": "r", "url": "/v1/messages", "body": {"model": "m", "messages": said, "max_tokens": 7}}
+    path = write(tmp_path, "rows.jsonl", json.dumps(row) + "\n")
+    (made,) = rows_of(path, Recipe(endpoint="/v1/messages", system="be brief"), kind="openai")
+    assert made["body"] == {"model": "m", "messages": said, "max_tokens": 7, "system": "be brief"}
+
+
+def test_a_record_is_the_body_where_there_is_no_one_prompt(tmp_path):
+    records = [{"id": 5, "query": "q", "documents": ["a", "b"], "top_n": 1}]
+    path = write(tmp_path, "r.jsonl", json.dumps(records[0]) + "\n")
+    (row,) = rows_of(path, Recipe(endpoint="/v1/rerank", model="m", id_field="id"))
+    assert row["custom_id"] == "5"
+    assert row["body"] == {"query": "q", "documents": ["a", "b"], "top_n": 1, "model": "m"}
+    assert "text_1 and text_2 or queries and documents" in refused(
+        path, Recipe(endpoint="/v1/score", model="m")
+    )
+    assert "omit it" in refused(path, Recipe(endpoint="/v1/rerank", model="m", template="{query}"))
+    path = write(tmp_path, "s.csv", "text_1,text_2\na,b\n")
+    assert rows_of(path, Recipe(endpoint="/v1/score", model="m"))[0]["body"] == {
+        "text_1": "a",
+        "text_2": "b",
+        "model": "m",
+    }
+    path = write(tmp_path, "p.txt", "a\n")
+    assert rows_of(path, Recipe(endpoint="/v1/classify", model="m"))[0]["body"] == {
+        "input": "a",
+        "model": "m",
+    }
+
+
 def test_json_lines(tmp_path):
     lines = [
         {"prompt": "p", "id": 7},
