@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,12 +40,14 @@ class Prepared:
         body: the same as bytes.
         shown: see :attr:`jobs.model.JobSpec.shown`; what its id says is missing.
         place: see :attr:`jobs.model.JobSpec.conversation`.
+        asked: see :attr:`jobs.model.JobSpec.asked`.
     """
 
     request: dict[str, Any]
     body: bytes
     shown: Mapping[str, Any]
     place: Place | None = None
+    asked: str | None = None
 
     @property
     def background(self) -> bool:
@@ -54,7 +57,7 @@ class Prepared:
     def named(self, spec: JobSpec) -> JobSpec:
         """Return its job, which shows what was asked."""
         shown = {**spec.shown, **identity_of_response(spec.id), **self.shown}
-        return replace(spec, shown=shown, conversation=self.place)
+        return replace(spec, shown=shown, conversation=self.place, asked=self.asked)
 
 
 def identity_of_response(job_id: str) -> dict[str, Any]:
@@ -98,7 +101,7 @@ async def prepare(
     place = None
     conversation_id = conversation_id_of(asked.conversation, asked.previous_response_id)
     if conversation_id is not None:
-        place, items = await continued(services, conversation_id, tenant)
+        place, items = await continued(services, conversation_id, tenant, store=store)
         shown["conversation"] = {"id": conversation_id}
     elif asked.previous_response_id is not None:
         shown["previous_response_id"] = asked.previous_response_id
@@ -108,7 +111,13 @@ async def prepare(
     size = SMALL_BYTES + 1 if items else len(body)
     most = services.settings.max_body_bytes
     kept, written = await services.bodies.run(size, _rewritten, most, request, body, items)
-    return Prepared(kept, written, shown, place)
+    # A conversation goes on: the same request has other items before it later.
+    digest = await services.bodies.run(len(body), _digest, body) if place else None
+    return Prepared(kept, written, shown, place, digest)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _read(request: Mapping[str, Any]) -> _Asked:
