@@ -11,6 +11,7 @@ from api.admission.fingerprints import affinity_of, coalescing_digest
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
+from api.admission.stored import is_listed, metadata_of
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
@@ -66,7 +67,7 @@ async def admit(
         request: the parsed OpenAI body.
         body: the same body as it came.
         lane: the lane to wait in.
-        live: the caller waits: refuse the request if no live worker serves the model.
+        live: the caller waits: refuse the request if no live worker serves the model, and tell no webhook of its end.
         model: the model's name or alias; None: the body's, or else the default model.
         stream: log and publish deltas, if the endpoint streams; None: if the body's ``stream`` says so.
         placement: requirements on the device.
@@ -105,6 +106,9 @@ async def admit(
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
+    listed = is_listed(endpoint, request) and not once
+    if listed and not terms.get("metadata"):
+        terms["metadata"] = metadata_of(request)
     terms["metadata"] = noted(terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
@@ -122,6 +126,8 @@ async def admit(
         answers=answers_of(request),
         keep_ms=keep_ms,
         once=once,
+        listed=listed,
+        live=live,
         **terms,
     )
 
