@@ -14,8 +14,7 @@ from api.access.identity import owner_of
 from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.errors import invalid
 from api.http.openapi import error_docs
-from api.http.sse import PING
-from api.jobs.frames import frame
+from api.http.sse import PING, frame
 from api.services import Services
 from broker.db.errors import StoreError
 from jobs.batch_model import Batch

@@ -61,3 +61,8 @@ class Texts:
         if not self.known:
             raise ValueError("a text came before its stream's head")
         return self._pre + json_string(text) + self._post
+
+
+def frame(eid: EventId, event: str, data: bytes) -> bytes:
+    """Return one event. ``data`` is compact JSON, which has no raw newline."""
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (eid.encode(), event.encode(), data)

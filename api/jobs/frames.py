@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from api.http.errors import invalid
-from api.http.sse import Texts, merged
+from api.http.sse import Texts, frame, merged
 from broker.events.hub import parse_cursor
 from broker.events.inbox import EventId
 
@@ -99,8 +99,3 @@ class EventFrames:
             if change["attempt"] > 1:
                 name = "restarted"
         return frame(eid, name, msgspec.json.encode(data))
-
-
-def frame(eid: EventId, event: str, data: bytes) -> bytes:
-    """Return one event. ``data`` is compact JSON, which has no raw newline."""
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (eid.encode(), event.encode(), data)
