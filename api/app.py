@@ -38,6 +38,8 @@ from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
+from api.openai import stored as openai_chats
+from api.openai.stored_view import ChatChange
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
@@ -76,7 +78,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, responses, openai_models, conversations),
+    "openai": (openai, responses, openai_models, openai_chats, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
@@ -122,7 +124,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
-            *(ConversationRequest, ConversationChange, ItemsRequest),
+            *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],

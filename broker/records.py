@@ -32,7 +32,7 @@ from jobs.states import JobState
 
 _NAMES = """
 v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
-error in_queue retried_as due leader result_of keep once webhook
+error in_queue retried_as due leader result_of keep once webhook labels
 """
 FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
@@ -173,7 +173,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         lane=Lane(f["lane"]),
         stream=f["stream"] is not None,
         tenant=f["tenant"],
-        metadata=facts.metadata,
+        metadata=json.loads(f["labels"]) if f["labels"] else facts.metadata,
         timings=Timings(int(f["created"]), _int(f["started"]), _int(f["first"]), _int(f["finished"])),
         attempt=int(f["attempt"] or 0),
         max_attempts=facts.max_attempts,

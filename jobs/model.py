@@ -67,6 +67,8 @@ class JobSpec:
         shown: members that its answer shows, in place of the engine's own: JSON-able.
         conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
+        listed: it is a stored chat completion, and listed as one.
+        asked: digest of the request as its client sent it, if items were put before it; None: the body is as it was sent.
     """
 
     id: str
@@ -100,6 +102,8 @@ class JobSpec:
     shown: Mapping[str, Any] = field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
+    listed: bool = False
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

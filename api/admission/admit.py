@@ -10,6 +10,7 @@ from api.admission.fingerprints import affinity_of, coalescing_digest
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
+from api.admission.stored import is_listed, metadata_of
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
@@ -100,6 +101,9 @@ async def admit(
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
+    listed = is_listed(endpoint, request) and not once
+    if listed and not terms.get("metadata"):
+        terms["metadata"] = metadata_of(request)
     terms["metadata"] = noted(terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
@@ -117,6 +121,7 @@ async def admit(
         answers=answers_of(request),
         keep_ms=keep_ms,
         once=once,
+        listed=listed,
         **terms,
     )
 

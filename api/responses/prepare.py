@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
+from api.admission.end_users import digest_of
 from api.admission.schema import MAX_MESSAGES, Loose
 from api.http.bodies import SMALL_BYTES
 from api.http.body import parse_raw, too_large
@@ -28,6 +30,8 @@ class _Asked(Loose):
     store: bool | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,14 @@ class Prepared:
         body: the same as bytes.
         shown: see :attr:`jobs.model.JobSpec.shown`; what its id says is missing.
         place: see :attr:`jobs.model.JobSpec.conversation`.
+        asked: see :attr:`jobs.model.JobSpec.asked`.
     """
 
     request: dict[str, Any]
     body: bytes
     shown: Mapping[str, Any]
     place: Place | None = None
+    asked: str | None = None
 
     @property
     def background(self) -> bool:
@@ -54,7 +60,7 @@ class Prepared:
     def named(self, spec: JobSpec) -> JobSpec:
         """Return its job, which shows what was asked."""
         shown = {**spec.shown, **identity_of_response(spec.id), **self.shown}
-        return replace(spec, shown=shown, conversation=self.place)
+        return replace(spec, shown=shown, conversation=self.place, asked=self.asked)
 
 
 def identity_of_response(job_id: str) -> dict[str, Any]:
@@ -94,11 +100,15 @@ async def prepare(
         "background": bool(asked.background if background is None else background),
         "store": store,
     }
+    if asked.safety_identifier:
+        shown["safety_identifier"] = digest_of(services.user_key, tenant, asked.safety_identifier)
+    if asked.prompt_cache_key:
+        shown["prompt_cache_key"] = asked.prompt_cache_key
     items: Sequence[Item] = ()
     place = None
     conversation_id = conversation_id_of(asked.conversation, asked.previous_response_id)
     if conversation_id is not None:
-        place, items = await continued(services, conversation_id, tenant)
+        place, items = await continued(services, conversation_id, tenant, store=store)
         shown["conversation"] = {"id": conversation_id}
     elif asked.previous_response_id is not None:
         shown["previous_response_id"] = asked.previous_response_id
@@ -108,7 +118,13 @@ async def prepare(
     size = SMALL_BYTES + 1 if items else len(body)
     most = services.settings.max_body_bytes
     kept, written = await services.bodies.run(size, _rewritten, most, request, body, items)
-    return Prepared(kept, written, shown, place)
+    # A conversation goes on: the same request has other items before it later.
+    digest = await services.bodies.run(len(body), _digest, body) if place else None
+    return Prepared(kept, written, shown, place, digest)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _read(request: Mapping[str, Any]) -> _Asked:

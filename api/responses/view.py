@@ -10,6 +10,7 @@ import msgspec
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result
 from api.http.shown import with_shown
+from api.http.strict import shaped_whole
 from api.responses.history import job_id_of, response_id
 from api.services import Services
 from broker.lookups import StoredResult
@@ -98,6 +99,23 @@ def made_response(job_id: str, model: str, request: bytes, shown: Mapping[str, A
 
 
 async def response_view(services: Services, job: Job, stored: StoredResult) -> bytes:
+    """Return the response object of a job in any state, as JSON, in the form that ``openai_strict`` asks for.
+
+    Raises:
+        ApiError: 404, what it answered is no longer stored.
+        SealingError: its request is encrypted and cannot be read.
+    """
+    return await formed(services, await _response_of(services, job, stored))
+
+
+async def formed(services: Services, response: bytes) -> bytes:
+    """Return a response in the form that the setting ``openai_strict`` asks for."""
+    if not services.settings.openai_strict:
+        return response
+    return await services.bodies.run(len(response), shaped_whole, RESPONSES, response)
+
+
+async def _response_of(services: Services, job: Job, stored: StoredResult) -> bytes:
     """Return the response object of a job in any state, as JSON.
 
     Raises:

@@ -182,6 +182,15 @@ define('drop_bodies', function(a)
   return true
 end)
 
+-- The metadata in a job's facts stays as its client sent it; this one is shown in its place.
+define('relabel', function(a)
+  local j = read(K.job(a.id), {'state', 'tenant', 'batch'})
+  if not j.state or j.batch or not owns_job(a, j) then return false end
+  redis.call('HSET', K.job(a.id), 'labels', a.metadata)
+  audit_of_another(a, j.tenant, 'job.relabel', 'job ' .. a.id)
+  return true
+end)
+
 define('watch', function(a)
   local s = read(K.job(a.id), {'state', 'sinks', 'tenant', 'batch'})
   if not owns_job(a, s) then return nil end

@@ -161,6 +161,7 @@ define('accept', function(a, blobs)
   if a.idem then redis.call('SET', K.idem('jobs', room, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
   redis.call('ZADD', K.jobs(), exactly(now), id)
   if not a.batch then redis.call('ZADD', K.jobs_of(tenant), exactly(now), id) end
+  if a.listed then redis.call('ZADD', K.chats_of(tenant), exactly(now), id) end
   if leader then
     redis.call('SADD', K.followers(leader), id)
   elseif coalesce then

@@ -33,13 +33,14 @@ class _Event(msgspec.Struct):
 _event = msgspec.json.Decoder(_Event).decode
 
 
-class NumberedStream:
+class ResumableStream:
     """One reader's stream.
 
     Args:
         form: of its endpoint.
         shown: see :attr:`jobs.model.JobSpec.shown`.
         after: the number of the reader's last event; 0: it has none.
+        headless: the reader has no head yet, so whoever asks answers with an end before the first event.
         attempt: the first one that is not known to be lost. Of those before it a new reader gets nothing.
 
     Attributes:
@@ -54,12 +55,15 @@ class NumberedStream:
         shown: Mapping[str, Any] = NOTHING,
         after: int = 0,
         attempt: int = 0,
+        *,
+        headless: bool = False,
     ) -> None:
         self.ending: Ending | None = None
         self.error_code: str | None = None
         self._empty = True
         self._job_id, self._shown, self._chunked = job_id, shown, form == "chunks"
         self._after, self._from, self._attempt = after, attempt, 0
+        self._headless = headless
         self._number = 0
         self._seen = after > 0
         self._texts = Texts()
@@ -144,6 +148,9 @@ class NumberedStream:
             self._write(number, frame, out)
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:
+        silent = self._headless and not self._seen and self._held is None
+        if silent and (self._empty or ending.state is not JobState.SUCCEEDED):
+            return
         if ending.state is not JobState.SUCCEEDED:
             self._release(out)
             self._number += 1

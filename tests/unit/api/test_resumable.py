@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from api.http.errors import ApiError
 from api.openai.frames import OpenAIStream
-from api.openai.numbered import NumberedStream
+from api.openai.resumable import ResumableStream
 from jobs.stream_chunks import Chunk, Frames, Head, Text, encode
 
 JOB = "job_1"
@@ -61,7 +61,7 @@ def read(
     log: Sequence[tuple[str, str]], after: int = 0, *, groups: Sequence[int] = (1,), **more: Any
 ) -> list[Event]:
     """Read a log in groups of these sizes, over and over."""
-    stream = NumberedStream(JOB, more.pop("form", "chunks"), after=after, **more)
+    stream = ResumableStream(JOB, more.pop("form", "chunks"), after=after, **more)
     out, place, turn = b"", 0, 0
     while place < len(log) and not stream.over:
         size = groups[turn % len(groups)]
@@ -169,7 +169,7 @@ def test_events_have_their_names() -> None:
 
 
 def test_a_stream_that_breaks_can_be_resumed_where_it_was() -> None:
-    stream = NumberedStream(JOB, "chunks")
+    stream = ResumableStream(JOB, "chunks")
     sent = events(stream.feed(LOG[:-1]) + stream.fail(ApiError(500, "broken", "internal_error")))
     assert (sent[-1].number, sent[-1].data["error"]["code"]) == (0, "internal_error")
     rest = read(LOG, sent[-2].number)
