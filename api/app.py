@@ -36,6 +36,7 @@ from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
+from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.openai import stored as openai_chats
@@ -78,7 +79,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, responses, openai_models, openai_chats, conversations),
+    "openai": (openai, openai_audio, responses, openai_models, openai_chats, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),

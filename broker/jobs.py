@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from redis.asyncio import Redis
@@ -40,6 +40,7 @@ from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import JobSpec
 from jobs.outlook import start_after, start_ms
+from jobs.references import upload_key
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 from jobs.tenants import Rate, Rates
@@ -168,6 +169,10 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
         body = await self.large.store(spec.id, REQUEST, spec.body, here=not in_storage)
+        if spec.upload is not None:
+            body = replace(body, keys=(*body.keys, upload_key(spec.id)))
+            if spec.retry_of is not None:
+                await self.large.copy(spec.id, upload_key(spec.retry_of), upload_key(spec.id))
         for stored in self.sealer.digests(digest):
             answer = await self._accept(spec, stored, body, by)
             if answer.kind != "conflict":
@@ -212,6 +217,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             stream=spec.stream or None,
             once=spec.once or None,
             listed=spec.listed or None,
+            live=spec.live or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             conversation=None if spec.conversation is None else spec.conversation.id,
             conversation_turn=None if spec.conversation is None else spec.conversation.turn,

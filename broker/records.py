@@ -29,6 +29,7 @@ from jobs.model import (
     Usage,
 )
 from jobs.states import JobState
+from jobs.webhooks import TO_NOBODY
 
 _NAMES = """
 v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
@@ -54,6 +55,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     answers: int = 1
     shown: dict[str, Any] = {}
+    upload: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Facts:
@@ -189,7 +191,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         keep_ms=_int(f["keep"]),
         once=f["once"] is not None,
         shown=facts.shown,
-        webhook=f["webhook"],
+        webhook=None if f["webhook"] == TO_NOBODY else f["webhook"],
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 

@@ -28,12 +28,7 @@ _READ, _WRITE, _BATCHES, _FILES = Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.BATCH
 _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
-    **{
-        ("POST", path): _WRITE
-        for one in ENDPOINTS.values()
-        if not one.multipart
-        for path in (one.path, *one.aliases)
-    },
+    **{("POST", path): _WRITE for one in ENDPOINTS.values() for path in (one.path, *one.aliases)},
     ("GET", "/v1/responses/{response_id}"): _READ,
     ("DELETE", "/v1/responses/{response_id}"): _WRITE,
     ("POST", "/v1/responses/{response_id}/cancel"): _WRITE,

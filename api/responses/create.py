@@ -27,7 +27,7 @@ from api.openai.sync import Last
 from api.responses.history import response_id
 from api.responses.prepare import Prepared, prepare
 from api.responses.stream import Reader, frames_for
-from api.responses.view import formed, found_response, queued_response, response_view
+from api.responses.view import found_response, queued_response, response_view, shaped
 from api.services import Services
 from broker.db.errors import StoreError
 from broker.jobs import Accepted
@@ -87,7 +87,7 @@ class CreateResponse(OpenAICall):
         if not spec.shown["background"]:
             return await super()._answer(spec, body, scope, receive, send, began)
         services = self._services
-        queued = msgspec.json.encode(queued_response(spec))
+        queued = shaped(services, msgspec.json.encode(queued_response(spec)))
         with services.hub.inbox(spec.id) as inbox:
             accepted = await self._accept(spec, scope)
             send = with_rates(send, accepted.rates)
@@ -96,7 +96,7 @@ class CreateResponse(OpenAICall):
             if accepted.replayed:
                 return await self._replay(accepted.id, scope, receive, send, stream=spec.stream)
             if not spec.stream:
-                return partial(reply, send, 200, await formed(services, queued), timing_headers(spec.id))
+                return partial(reply, send, 200, queued, timing_headers(spec.id))
             frames = NumberedStream(queued, spec.shown)
             await Reader(services, spec.id, owner_of(scope), inbox).send(frames, receive, send, live=True)
         return _nothing

@@ -53,7 +53,7 @@ local function end_one(id, j, to, retention, f, result)
   end
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
   count_job(id, j, to, f)
-  if not j.batch and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
+  if not j.batch and j.webhook ~= TO_NOBODY and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
   if j.batch then look(j.batch) end
   if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks

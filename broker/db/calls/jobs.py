@@ -50,7 +50,7 @@ class Accept(Call[Accepted]):
         conversation: the one that it continues; refused as ``no_conversation`` if it is not the tenant's, as
             ``conversation_busy`` while another job of it has not ended, or if it is not as it was read.
         conversation_turn: as it was read. ``conversation_parts``: the same.
-        webhook: URL that is told of its end.
+        webhook: URL that is told of its end. ``live``: no webhook is told of it.
         listed: note it among its tenant's stored chat completions.
         objects: keys of its bodies that are in the storage.
     """
@@ -90,6 +90,7 @@ class Accept(Call[Accepted]):
     conversation_parts: int | None = None
     webhook: str | None = None
     listed: bool | None = None
+    live: bool | None = None
     objects: list[str] | None = None
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from broker.db.calls.base import WRITES, Answer, Call
+from broker.db.calls.base import Answer, Call
 
 
 class OutboxRead(Answer):
@@ -50,7 +50,6 @@ class WebhookTried(Call[str]):
         disable_after_ms: an endpoint that fails for so long is disabled.
     """
 
-    flags = WRITES
     id: str
     coordinator: str
     lease_ms: int
