@@ -123,10 +123,12 @@ class ResponseStream:
         else:
             self._write(read.type, event, read.sequence_number, out)
 
-    def _write(self, kind: str, event: str, number: int, out: list[bytes]) -> None:
+    def _write(
+        self, kind: str, event: str, number: int, out: list[bytes], finished_ms: int | None = None
+    ) -> None:
         self.sent = True
         if number > self._after:
-            out.append(rendered(kind, event_with_shown(event, self._shown).encode()))
+            out.append(rendered(kind, event_with_shown(event, self._shown, finished_ms).encode()))
 
     def _restart(self, payload: str, out: list[bytes]) -> None:
         """Forget the end of an earlier attempt; end the stream with an error if the client has seen some of it."""
@@ -142,7 +144,7 @@ class ResponseStream:
                 self._error(ended_without_result(self._job_id, ending), out)
         elif self._held is not None:
             event = ended(self._held)
-            self._write(_read(event).type, event, self._number, out)
+            self._write(_read(event).type, event, self._number, out, ending.timings.finished_ms)
             self._closed = True
         self._held = None
 
