@@ -36,8 +36,11 @@ from api.middleware.guard import Guard
 from api.middleware.hosts import ANY, Hosts
 from api.middleware.metrics import RequestMetrics
 from api.middleware.trace import Trace
+from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
+from api.openai import stored as openai_chats
+from api.openai.stored_view import ChatChange
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
@@ -50,12 +53,13 @@ from jobs.endpoints import STREAMING
 
 DESCRIPTION = """One durable queue before your GPUs: OpenAI-compatible serving, asynchronous jobs, bulk runs.
 
-Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
+Every error has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+Those of `/v1/messages` have Anthropic's."""
 
 TAGS = [
     {
         "name": "openai",
-        "description": "OpenAI-compatible endpoints. Each call runs as a job, before all others.",
+        "description": "Endpoints of OpenAI, Anthropic and vLLM. Each call runs as a job, before all others.",
     },
     {"name": "jobs", "description": "Submit a job now and fetch its result later, or follow its events."},
     {
@@ -75,7 +79,7 @@ TAGS = [
 
 # The OpenAI routes come first: the router tries one after the other.
 ROUTES = {
-    "openai": (openai, responses, openai_models, conversations),
+    "openai": (openai, openai_audio, responses, openai_models, openai_chats, conversations),
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
@@ -121,7 +125,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
             *(KeyRequest, RotateRequest, TenantFields),
-            *(ConversationRequest, ConversationChange, ItemsRequest),
+            *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],

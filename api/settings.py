@@ -90,6 +90,17 @@ class ApiSettings(TlsSettings):
     file_max_bytes: int = Field(
         16 * 1024**3, ge=1024, description="A larger upload to /v1/files is answered 413."
     )
+    audio_max_bytes: int = Field(
+        25 * 1024**2,
+        ge=1024,
+        description="A larger file is refused by /v1/audio: 413, and by its jobs. A worker has it in memory while it runs.",
+    )
+    image_max_bytes: int = Field(
+        20 * 1024**2,
+        ge=1024,
+        description="A larger file is refused where a request names it as an image: 413. A worker has it in memory while the"
+        " request runs, a third larger.",
+    )
     file_retention_s: Seconds = Field(
         30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
     )
@@ -144,9 +155,9 @@ class ApiSettings(TlsSettings):
     )
     openai_strict: bool = Field(
         default=False,
-        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/responses` have no null"
-        " in a member in which OpenAI's specification knows none, and every member that it requires. For clients that check"
-        " answers against it. Default: as vLLM writes them.",
+        description="Answers of `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/responses` and"
+        " `/v1/messages` have no null in a member in which OpenAI's (Anthropic's) specification knows none, and every member"
+        " that it requires. For clients that check answers against it. Default: as vLLM writes them.",
     )
     inbox_limit: int = Field(
         4096,

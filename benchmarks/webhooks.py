@@ -41,6 +41,9 @@ from jobs.ids import make_job_id
 from jobs.model import JobSpec
 from penstock.server.valkey import EmbeddedServer
 
+OWN_TENANTS = 4
+"""Tenants of jobs with endpoints of their own."""
+
 QUICK = ("--seconds=3",)
 TABLES = ("webhooks",)
 PER_MINUTE = 10_000
@@ -50,14 +53,18 @@ DRAIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What is measured: how many endpoints, how slow their receivers are, and how many deliveries one has at once."""
+    """What is measured: how many endpoints, how slow their receivers are, and how many deliveries one has at once.
+
+    Attributes:
+        endpoints: 0: each job has one of its own (``webhook_url``).
+    """
 
     endpoints: int
     receiver_ms: int
     in_flight: int = 1
 
 
-WAYS = (Way(1, 0), Way(1, 20), Way(1, 20, 8), Way(10, 20))
+WAYS = (Way(1, 0), Way(1, 20), Way(1, 20, 8), Way(10, 20), Way(0, 20))
 
 
 @dataclass(slots=True)
@@ -104,18 +111,22 @@ async def receiver(seen: Seen, delay_s: float) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-async def end_jobs(store: JobStore, seen: Seen, endpoints: int, seconds: float) -> None:
-    """Accept and cancel jobs at the rate, each a little after the one before."""
-    began, count = time.perf_counter(), int(PER_MINUTE / 60 * seconds)
-    for number in range(count):
-        wait_s = began + number * 60 / PER_MINUTE - time.perf_counter()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
+async def end_jobs(store: JobStore, seen: Seen, endpoints: int, url: str | None, seconds: float) -> None:
+    """Accept and cancel jobs at the rate, each a little after the one before. ``url``: of each job's own endpoint."""
+
+    async def end_one(tenant: str) -> None:
         job = make_job_id(int(time.time() * 1000), os.urandom(10))
-        tenant = f"t{number % endpoints}"
-        await store.accept(JobSpec(id=job, endpoint="/v1/completions", model="m", body=b"{}", tenant=tenant))
+        await store.accept(JobSpec(job, "/v1/completions", "m", b"{}", tenant=tenant, webhook=url))
         seen.ended[job] = time.perf_counter()
         await store.cancel(job)
+
+    began, count = time.perf_counter(), int(PER_MINUTE / 60 * seconds)
+    async with asyncio.TaskGroup() as ending:
+        for number in range(count):
+            wait_s = began + number * 60 / PER_MINUTE - time.perf_counter()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            ending.create_task(end_one(f"t{number % endpoints}"))
 
 
 async def measure(store: JobStore, way: Way, seconds: float, process: psutil.Process) -> dict[str, Any]:
@@ -127,7 +138,10 @@ async def measure(store: JobStore, way: Way, seconds: float, process: psutil.Pro
             for number in range(way.endpoints)
         ]
         cpu, began = used_s([process]), time.perf_counter()
-        await end_jobs(store, seen, way.endpoints, seconds)
+        tenants = way.endpoints or OWN_TENANTS
+        for number in range(tenants):
+            await hooks.tenant_secret(f"t{number}")
+        await end_jobs(store, seen, tenants, None if way.endpoints else url, seconds)
         took = time.perf_counter() - began
         late = len(seen.ended) - len(seen.came)
         with suppress(TimeoutError):
@@ -176,7 +190,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     """The page's table."""
     rows = [
         [
-            row["endpoints"],
+            row["endpoints"] or "one a job",
             f"{row['receiver_ms']} ms",
             row["in_flight"],
             f"{row['arrived_per_min']:,}",

@@ -49,6 +49,7 @@ class Claim:
         answers: how many answers it generates.
         unreadable: why its body could not be decrypted, and is empty; None: it could.
         reference: its body is in the storage, and empty here; None: it is here.
+        upload: see :class:`jobs.model.JobSpec`.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Claim:
     answers: int = 1
     unreadable: JobError | None = None
     reference: Reference | None = None
+    upload: str | None = None
 
     def completion_of(self, usage: Usage | None) -> int | None:
         """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
@@ -107,6 +109,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[C
                 told.answers,
                 unreadable,
                 reference,
+                told.upload,
             )
         )
     return claims

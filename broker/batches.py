@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause
+from broker.db.calls.batches import BatchCancel, BatchCreate, BatchPause, BatchWatch
 from broker.db.errors import BatchUnfinishedError, IdempotencyConflictError, NoInputFileError, OverQuotaError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
@@ -150,6 +150,10 @@ class BatchStore(StorePart):
         reply = await self._call(BatchCancel(batch_id, owner, encoded(by)))
         return None if reply is None else BatchStatus(reply)
 
+    async def watch(self, batch_id: str, sink: str, *, owner: str | None = None) -> bool:
+        """Tell the api process ``sink`` of each change of a batch from now on. False: there is no such batch."""
+        return await self._call(BatchWatch(batch_id, sink, owner))
+
     async def pause(
         self, batch_id: str, *, paused: bool, owner: str | None = None, by: Actor | None = None
     ) -> BatchStatus | None:
@@ -205,5 +209,6 @@ def _batch(f: Mapping[str, str]) -> Batch | None:
         retry_of=f.get("retry_of") or None,
         plan=f.get("plan", "plan"),
         chunks=int(f.get("chunks", 0)),
+        revision=int(f.get("revision", 0)),
         next_chunk=int(f.get("next", 0)),
     )

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from redis.asyncio import Redis
@@ -40,6 +40,7 @@ from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.facts import Reaped
 from jobs.model import JobSpec
 from jobs.outlook import start_after, start_ms
+from jobs.references import upload_key
 from jobs.retry import RetryPolicy
 from jobs.states import JobState
 from jobs.tenants import Rate, Rates
@@ -163,10 +164,15 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             wishes = [] if spec.placement is None else [str(spec.placement)]
             wishes += [] if spec.webhook is None else [spec.webhook]
             seed = json.dumps([*facts, *limits, dict(spec.metadata), *wishes])
-            digest = hashlib.sha256(seed.encode() + spec.body).hexdigest()
+            sent = spec.body if spec.asked is None else spec.asked.encode()
+            digest = hashlib.sha256(seed.encode() + sent).hexdigest()
         if self._settings.infeasible_deadline == "refuse":
             await self._check_deadlines(spec)
         body = await self.large.store(spec.id, REQUEST, spec.body, here=not in_storage)
+        if spec.upload is not None:
+            body = replace(body, keys=(*body.keys, upload_key(spec.id)))
+            if spec.retry_of is not None:
+                await self.large.copy(spec.id, upload_key(spec.retry_of), upload_key(spec.id))
         for stored in self.sealer.digests(digest):
             answer = await self._accept(spec, stored, body, by)
             if answer.kind != "conflict":
@@ -210,6 +216,8 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
             retention_ms=self.retention_ms,
             stream=spec.stream or None,
             once=spec.once or None,
+            listed=spec.listed or None,
+            live=spec.live or None,
             batch=spec.metadata["batch"] if spec.endpoint == CHUNK_ENDPOINT else None,
             conversation=None if spec.conversation is None else spec.conversation.id,
             conversation_turn=None if spec.conversation is None else spec.conversation.turn,
@@ -278,6 +286,22 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
         """
         state = await self.functions.call(calls.Forget(id=job_id, owner=owner, by=encoded(by)))
         return None if state is None else JobState(state)
+
+    async def relabel(
+        self,
+        job_id: str,
+        metadata: Mapping[str, str],
+        *,
+        owner: str | None = None,
+        by: Actor | None = None,
+    ) -> bool:
+        """Replace a job's metadata. Returns whether there is such a job.
+
+        Args:
+            by: who asked, for the audit stream, if the job may be another's.
+        """
+        text = json.dumps(dict(metadata))
+        return await self.functions.call(calls.Relabel(job_id, text, owner, encoded(by)))
 
     async def watch(self, job_id: str, sink: str, *, owner: str | None = None) -> JobState | None:
         """Publish the job's events to the api process ``sink`` from now on, too. Return its state; None: no such job."""

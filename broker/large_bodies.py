@@ -39,6 +39,9 @@ class BodyStorage(Protocol):
     async def get(self, key: str) -> bytes:
         """Read a body. Raises an error of the storage."""
 
+    async def copy(self, source: str, key: str) -> None:
+        """Copy a body. Raises an error of the storage."""
+
     async def has(self, key: str) -> bool | None:
         """Whether there is such an object; None: storage failed."""
 
@@ -110,6 +113,17 @@ class LargeBodies:
         seconds, micros = await self._execute(self._client.time())
         announced = {f"{owner_id} {key}": int(seconds) * 1000 + int(micros) // 1000}
         await self._execute(self._client.zadd(self._keys("files_announced"), announced))
+
+    async def copy(self, job_id: str, source: str, key: str) -> None:
+        """Copy an object, for a job of its own.
+
+        Raises:
+            Exception: the storage's own error, see :meth:`BodyStorage.get`.
+        """
+        if self._storage is None:
+            raise RuntimeError(f"{source} is in the storage, and this process uses none")
+        await self.announce(job_id, key)
+        await self._storage.copy(source, key)
 
     async def drop(self, job_id: str, *stored: Stored) -> None:
         """Delete the objects of bodies that no record has. What fails here is deleted as an orphan later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from broker.db.errors import StoreFaultError
 from broker.lookups import JobLookups
 from broker.records import FIELDS, to_job
 from jobs.failures import FailureCode
+from jobs.ids import made_ms
 from jobs.model import Failed, Job
 from jobs.states import JobState
 
@@ -59,6 +60,35 @@ class JobListings(JobLookups):
         page = await self._page(index, wanted, low, high, limit, cursor, newest_first=newest_first)
         placed = (self._placed(job, _MOST_TENANTS) for job in page.jobs)
         return Page(tuple(await asyncio.gather(*placed)), page.cursor)
+
+    async def list_chats(
+        self,
+        *,
+        owner: str,
+        model: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int = 20,
+        after: str | None = None,
+        newest_first: bool = False,
+    ) -> Page:
+        """List a tenant's stored chat completions by their creation.
+
+        Args:
+            owner: the tenant.
+            metadata: pairs that each must have.
+            after: the job before the page.
+        """
+
+        def wanted(job: Job) -> bool:
+            alike = metadata is None or metadata.items() <= job.metadata.items()
+            return job.state is JobState.SUCCEEDED and (model is None or job.model == model) and alike
+
+        index, cursor = self.keys("chats_of", owner), None
+        if after is not None:
+            score = await self.execute(self.client.zscore(index, after))
+            cursor = _cursor((made_ms(after) if score is None else int(score), after))
+        bounds = float("-inf"), float("inf")
+        return await self._page(index, wanted, *bounds, limit, cursor, newest_first=newest_first)
 
     async def list_dead(
         self,

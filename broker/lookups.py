@@ -30,6 +30,9 @@ from jobs.outlook import Snapshot, start_ms
 from jobs.references import Reference
 from jobs.states import JobState
 
+_TOLD = ("affinity", "prompt_tokens", "max_tokens", "answers", "upload")
+"""Those that only its facts have."""
+
 _KEPT = (
     *("endpoint", "model", "pool", "lane", "stream", "metadata", "tenant", "max_attempts"),
     *("queue_timeout_ms", "timeout_ms", "trace", "keep_ms", "once", "shown", "webhook"),
@@ -180,7 +183,7 @@ class JobLookups:
         body = await self.large.open(job_id, REQUEST, body)
         kept: dict[str, Any] = {name: getattr(job, name) for name in _KEPT}
         facts = decode_facts(fields[FIELDS.index("facts")] or "")
-        told = {name: getattr(facts, name) for name in ("affinity", "prompt_tokens", "max_tokens", "answers")}
+        told = {name: getattr(facts, name) for name in _TOLD}
         if body is None:
             raise BodyGoneError(job_id)
         kept["shown"] = _shown_as(job, new_id)

@@ -29,10 +29,11 @@ from jobs.model import (
     Usage,
 )
 from jobs.states import JobState
+from jobs.webhooks import TO_NOBODY
 
 _NAMES = """
 v state pool lane tenant stream facts created started first finished attempt exp cancel hist worker status usage
-error in_queue retried_as due leader result_of keep once webhook
+error in_queue retried_as due leader result_of keep once webhook labels
 """
 FIELDS = tuple(_NAMES.split())
 """The fields that :func:`to_job` reads, in the order of their values."""
@@ -54,6 +55,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     answers: int = 1
     shown: dict[str, Any] = {}
+    upload: str | None = None
 
     @classmethod
     def of(cls, spec: JobSpec) -> Facts:
@@ -173,7 +175,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         lane=Lane(f["lane"]),
         stream=f["stream"] is not None,
         tenant=f["tenant"],
-        metadata=facts.metadata,
+        metadata=json.loads(f["labels"]) if f["labels"] else facts.metadata,
         timings=Timings(int(f["created"]), _int(f["started"]), _int(f["first"]), _int(f["finished"])),
         attempt=int(f["attempt"] or 0),
         max_attempts=facts.max_attempts,
@@ -189,7 +191,7 @@ def to_job(job_id: str, values: Sequence[str | None]) -> Job | None:
         keep_ms=_int(f["keep"]),
         once=f["once"] is not None,
         shown=facts.shown,
-        webhook=f["webhook"],
+        webhook=None if f["webhook"] == TO_NOBODY else f["webhook"],
         history=tuple(Attempt(**a) for a in json.loads(f["hist"])) if f["hist"] else (),
     )
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from broker.db.calls.webhook_outbox import WebhookLeave, WebhookNext, WebhookTake, WebhookTried
+from broker.db.calls.webhook_outbox import OutboxRead, WebhookLeave, WebhookNext, WebhookTake, WebhookTried
 from broker.jobs import JobStore, StorePart
 from jobs.webhooks import Event
+
+READ_AT_ONCE = 50
+"""Entries of an outbox."""
 
 
 class Outcome(StrEnum):
@@ -29,6 +32,8 @@ class Hold(StrEnum):
     """What a coordinator has after a try."""
 
     HELD = "held"
+    EMPTY = "empty"
+    """Nothing more: that was the last entry, and the outbox is given back."""
     LOST = "lost"
     DISABLED = "disabled"
 
@@ -98,20 +103,17 @@ class WebhookOutbox(StorePart):
         now_ms = await self._store.now_ms()
         return [endpoint for endpoint, due_ms in found if due_ms <= now_ms]
 
-    async def take(self, endpoint: str) -> str | None:
-        """Take an outbox that is due, and return its tenant; None: another coordinator was faster, or nothing is due."""
-        return await self._call(WebhookTake(endpoint, self._coordinator, self._lease_ms))
-
-    async def next(self, endpoint: str, most: int) -> Outbox | None:
-        """Return the first entries; None: there is none, or the outbox is no longer this coordinator's."""
-        found = await self._call(WebhookNext(endpoint, self._coordinator, self._lease_ms, most))
-        if found is None:
-            return None
-        entries = (
-            Entry(place, Event(event, kind, of, at_ms), tries)
-            for place, event, kind, of, at_ms, tries in found.entries
+    async def take(self, endpoint: str) -> Outbox | None:
+        """Take an outbox that is due; None: another coordinator was faster, or nothing is due."""
+        return _outbox(
+            await self._call(WebhookTake(endpoint, self._coordinator, self._lease_ms, READ_AT_ONCE))
         )
-        return Outbox(found.tenant, found.url, tuple(entries))
+
+    async def next(self, endpoint: str) -> Outbox | None:
+        """Return the next entries; None: there is none, or the outbox is no longer this coordinator's."""
+        return _outbox(
+            await self._call(WebhookNext(endpoint, self._coordinator, self._lease_ms, READ_AT_ONCE))
+        )
 
     async def tried(self, endpoint: str, entry: Entry, result: Result) -> Hold:
         """Record a try: the entry leaves the outbox if it was delivered or is given up, and else stays where it is."""
@@ -133,3 +135,13 @@ class WebhookOutbox(StorePart):
     async def leave(self, endpoint: str, wait_s: float = 0.0) -> bool:
         """Give an outbox back, to be taken again after ``wait_s`` seconds if something is in it. False: it was lost."""
         return await self._call(WebhookLeave(endpoint, self._coordinator, int(wait_s * 1000)))
+
+
+def _outbox(found: OutboxRead | None) -> Outbox | None:
+    if found is None:
+        return None
+    entries = (
+        Entry(place, Event(event, kind, of, at_ms), tries)
+        for place, event, kind, of, at_ms, tries in found.entries
+    )
+    return Outbox(found.tenant, found.url, tuple(entries))

@@ -69,7 +69,7 @@ class Coordinator:
             store.faults,
         )
         self._tasks = Tasks(self._context)
-        self._webhooks = Deliveries(self._context)
+        self._webhooks = Deliveries(self._context, self._look_now)
         self._drivers: dict[str, Driver] = {}
         self._driving: set[asyncio.Task[None]] = set()
         self._looking: asyncio.Task[None] | None = None

@@ -80,6 +80,7 @@ class Batch:
         plan: the name of its plan in storage.
         chunks: number of its chunks; 0 until the input has been read.
         next_chunk: the first chunk that was never submitted.
+        revision: rises with each change of its record.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Batch:
     plan: str = "plan"
     chunks: int = 0
     next_chunk: int = 0
+    revision: int = 0
 
     @property
     def eta_s(self) -> float | None:

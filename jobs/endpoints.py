@@ -135,8 +135,26 @@ ENDPOINTS: Final = {
         ),
         Endpoint(TOKENIZE, "tokenize", "", ("prompt", "messages"), rows=False, tokenizer_only=True),
         Endpoint(DETOKENIZE, "detokenize", "", ("tokens",), rows=False, tokenizer_only=True),
-        Endpoint(TRANSCRIPTIONS, "transcription", "", ("file",), rows=False, multipart=True),
-        Endpoint(TRANSLATIONS, "translation", "", ("file",), rows=False, multipart=True),
+        Endpoint(
+            TRANSCRIPTIONS,
+            "transcription",
+            "",
+            ("file",),
+            ("max_completion_tokens",),
+            "chunks",
+            rows=False,
+            multipart=True,
+        ),
+        Endpoint(
+            TRANSLATIONS,
+            "translation",
+            "",
+            ("file",),
+            ("max_completion_tokens",),
+            "chunks",
+            rows=False,
+            multipart=True,
+        ),
     )
 }
 """Every endpoint that an engine serves, by its path."""

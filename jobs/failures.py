@@ -22,6 +22,7 @@ class FailureCode(StrEnum):
     ENCRYPTION_KEY_UNKNOWN = "encryption_key_unknown"
     DECRYPTION_FAILED = "decryption_failed"
     STORAGE_UNAVAILABLE = "storage_unavailable"
+    FILE_NOT_FOUND = "file_not_found"
     INTERNAL = "internal_error"
 
 
@@ -87,6 +88,11 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "server_error",
         "The worker could not read the request, or a file of it, from the storage of files.",
         retryable=True,
+    ),
+    FailureCode.FILE_NOT_FOUND: FailureInfo(
+        404,
+        "invalid_request_error",
+        "A file that the request names does not exist: it was deleted, has expired, or is another tenant's.",
     ),
     FailureCode.INTERNAL: FailureInfo(
         500, "server_error", "Penstock itself failed; the worker's log has the traceback."

@@ -67,6 +67,11 @@ class JobSpec:
         shown: members that its answer shows, in place of the engine's own: JSON-able.
         conversation: the conversation that its answer continues, as it was read; None: no conversation.
         webhook: URL that is told of its end, beside its tenant's endpoints; None: no such.
+        listed: it is a stored chat completion, and listed as one.
+        asked: digest of the request as its client sent it, if items were put before it; None: the body is as it was sent.
+        upload: name of the file that came with its call and lies in the storage (:func:`jobs.references.upload_key`); None:
+            no file did.
+        live: its caller waits for the answer, so no webhook is told of its end.
     """
 
     id: str
@@ -100,6 +105,10 @@ class JobSpec:
     shown: Mapping[str, Any] = field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
+    listed: bool = False
+    asked: str | None = None
+    upload: str | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

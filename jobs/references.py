@@ -8,6 +8,10 @@ REFERENCE_MARK = b"\x02ref "
 """How a reference begins. No body does: one is JSON, or sealed (:mod:`jobs.sealing`)."""
 
 
+UPLOAD = "upload"
+"""Names the file that came with a call, beside the bodies of its job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A reference. It names no object: whose body it is follows from the record that has it.
@@ -35,3 +39,8 @@ class Reference:
             return None
         size, writer = stored.removeprefix(REFERENCE_MARK).split()
         return cls(int(size), int(writer))
+
+
+def upload_key(job_id: str) -> str:
+    """Return the key of the file that came with a call."""
+    return Reference(0, 0).key(job_id, UPLOAD)

@@ -52,6 +52,9 @@ TENANT_PREFIX: Final = "whs_"
 
 _ENDPOINT: Final = re.compile(r"wh_[0-9a-f]{32}\Z")
 
+TO_NOBODY: Final = "-"
+"""In a job's record, in place of a URL: its caller waits for the answer."""
+
 MOST_ENDPOINTS: Final = 10
 """Endpoints of a tenant."""
 

@@ -54,7 +54,7 @@ class JobRequest(TypedDict, total=False):
         affinity_key: jobs with the same key prefer the worker that ran one last, because its prefix cache is warm. The
             server otherwise uses the input's ``prompt_cache_key``, or a long system message or prompt.
         coalesce: share the run of an identical job of yours that is under way; ``Job.coalesced_with`` names it. The
-            request must be deterministic (``temperature`` 0, a ``seed``, or embeddings) and not streamed.
+            request must be deterministic (``temperature`` 0, a ``seed``, or one that generates nothing) and not streamed.
         store: False: the server drops request and result as soon as you have fetched the result, or after some minutes.
         webhook_url: where its end is told, beside the webhooks of your tenant; see ``client.webhooks.secret``.
     """

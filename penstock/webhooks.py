@@ -1,7 +1,7 @@
 """For receivers of webhooks: check the signature of a request, and read its event.
 
 The signature is that of Standard Webhooks (https://www.standardwebhooks.com). Checking needs the package
-``standardwebhooks``: ``pip install "penstock[webhooks]"``.
+``standardwebhooks``, which the extra ``webhooks`` of this package installs.
 """
 
 from __future__ import annotations

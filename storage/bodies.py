@@ -33,6 +33,15 @@ class StoredBodies:
         """
         return await read_all(self._storage(), key)
 
+    async def copy(self, source: str, key: str) -> None:
+        """Copy an object.
+
+        Raises:
+            StorageError: as of :meth:`get`.
+        """
+        storage = self._storage()
+        await storage.put(key, await read_all(storage, source))
+
     async def has(self, key: str) -> bool | None:
         """Whether there is such an object; None: storage failed."""
         try:

@@ -18,7 +18,7 @@ class Upstream(LoopbackServer):
     """Serves until the block ends. It cannot count tokens.
 
     Args:
-        answer: called with a request's body.
+        answer: called with a request's body; of a form, with its bytes as ``form``.
         paths: those that it serves beside all of ``/v1``.
 
     Attributes:
@@ -44,7 +44,9 @@ class Upstream(LoopbackServer):
                 self._send(*server.others.get(self.path, server.models)())
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                raw = self.rfile.read(int(self.headers["content-length"]))
+                form = self.headers["content-type"].startswith("multipart/")
+                body = {"form": raw} if form else json.loads(raw)
                 reply = server.probe if self.headers["x-request-id"] == PROBE_ID else answer
                 known = self.path.startswith("/v1/") or self.path in paths
                 self._send(*(reply(body) if known else (404, "application/json", b"{}")))

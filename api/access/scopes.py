@@ -28,18 +28,18 @@ _READ, _WRITE, _BATCHES, _FILES = Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.BATCH
 _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
-    **{
-        ("POST", path): _WRITE
-        for one in ENDPOINTS.values()
-        if not one.multipart
-        for path in (one.path, *one.aliases)
-    },
+    **{("POST", path): _WRITE for one in ENDPOINTS.values() for path in (one.path, *one.aliases)},
     ("GET", "/v1/responses/{response_id}"): _READ,
     ("DELETE", "/v1/responses/{response_id}"): _WRITE,
     ("POST", "/v1/responses/{response_id}/cancel"): _WRITE,
     ("GET", "/v1/responses/{response_id}/input_items"): _READ,
     ("GET", "/v1/models"): Needs.KEY,
     ("GET", "/v1/models/{name:path}"): Needs.KEY,
+    ("GET", "/v1/chat/completions"): _READ,
+    ("GET", "/v1/chat/completions/{completion_id}"): _READ,
+    ("POST", "/v1/chat/completions/{completion_id}"): _WRITE,
+    ("DELETE", "/v1/chat/completions/{completion_id}"): _WRITE,
+    ("GET", "/v1/chat/completions/{completion_id}/messages"): _READ,
     ("POST", "/v1/conversations"): _WRITE,
     ("GET", "/v1/conversations/{conversation_id}"): _READ,
     ("POST", "/v1/conversations/{conversation_id}"): _WRITE,

@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 from api.admission.end_users import hide_end_user, noted
+from api.admission.file_inputs import check_files
 from api.admission.fingerprints import affinity_of, coalescing_digest
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
+from api.admission.stored import is_listed, metadata_of
 from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
 from jobs.access import DEFAULT_TENANT
 from jobs.endpoints import ENDPOINTS
+from jobs.file_inputs import MARK
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.placement import Placement
@@ -36,6 +39,7 @@ class Terms(TypedDict, total=False):
     key: str | None
     webhook: str | None
     shown: Mapping[str, Any]
+    upload: str | None
 
 
 async def admit(
@@ -63,7 +67,7 @@ async def admit(
         request: the parsed OpenAI body.
         body: the same body as it came.
         lane: the lane to wait in.
-        live: the caller waits: refuse the request if no live worker serves the model.
+        live: the caller waits: refuse the request if no live worker serves the model, and tell no webhook of its end.
         model: the model's name or alias; None: the body's, or else the default model.
         stream: log and publish deltas, if the endpoint streams; None: if the body's ``stream`` says so.
         placement: requirements on the device.
@@ -77,15 +81,17 @@ async def admit(
         The job with a new id, not yet accepted.
 
     Raises:
-        ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model is
-            unknown, or not the caller's; 503, no worker is live.
+        ApiError: 400, a field is wrong or the model cannot do this; 403, the tenant may not use the lane; 404, the model, or
+            a file, is unknown, or not the caller's; 413, a file is too large; 503, no worker is live.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     run = services.bodies.run
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
-    request, body = await run(len(body), hide_end_user, services.user_key, tenant, request, body)
+    if MARK in body or ENDPOINTS[endpoint].multipart:
+        await check_files(services, endpoint, request, tenant, uploaded=terms.get("upload") is not None)
+    request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
         services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
@@ -100,7 +106,10 @@ async def admit(
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)
-    terms["metadata"] = noted(terms.get("metadata", {}), request)
+    listed = is_listed(endpoint, request) and not once
+    if listed and not terms.get("metadata"):
+        terms["metadata"] = metadata_of(request)
+    terms["metadata"] = noted(services.user_key, tenant, terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,
@@ -117,6 +126,8 @@ async def admit(
         answers=answers_of(request),
         keep_ms=keep_ms,
         once=once,
+        listed=listed,
+        live=live,
         **terms,
     )
 

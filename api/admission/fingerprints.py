@@ -34,7 +34,7 @@ def affinity_of(
     named = explicit or request.get("prompt_cache_key")
     if isinstance(named, str) and named:
         return _digest("named", named, tenant)
-    text = _system_text(request.get("messages")) or request.get("prompt")
+    text = _system_text(request) or request.get("prompt")
     if not isinstance(text, str) or len(text) < MIN_PREFIX:
         return None
     return _digest("text", text[:_PROMPT_PREFIX] if "prompt" in request else text, tenant)
@@ -54,13 +54,15 @@ def coalescing_digest(endpoint: str, request: Mapping[str, Any], *, stream: bool
     return _digest(endpoint, _canonical(request))
 
 
-def _system_text(messages: Any) -> str | None:
-    if not isinstance(messages, list) or not messages or not isinstance(messages[0], dict):
-        return None
-    first = messages[0]
-    if first.get("role") not in {"system", "developer"}:
-        return None
-    content = first.get("content")
+def _system_text(request: Mapping[str, Any]) -> str | None:
+    """Return the first system message, or Anthropic's ``system``; None: there is none."""
+    content, messages = request.get("system"), request.get("messages")
+    if content is None:
+        if not isinstance(messages, list) or not messages or not isinstance(messages[0], dict):
+            return None
+        if messages[0].get("role") not in {"system", "developer"}:
+            return None
+        content = messages[0].get("content")
     if isinstance(content, list):
         texts = (part.get("text") for part in content if isinstance(part, dict))
         content = "".join(text for text in texts if isinstance(text, str))

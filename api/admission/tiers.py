@@ -40,6 +40,8 @@ _TIERS: Final = {
     _PRIORITY: _tier(Lane.REALTIME, _PRIORITY),
     "flex": _tier(Lane.LOW, "flex"),
 }
+STANDARD_ONLY: Final = "standard_only"
+"""A tier of Anthropic's: no other than the usual one. Its answers say nothing of it."""
 
 
 async def tier_of(services: Services, tenant: str, request: Mapping[str, Any]) -> Tier:
@@ -54,7 +56,7 @@ async def tier_of(services: Services, tenant: str, request: Mapping[str, Any]) -
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
     name = request.get("service_tier")
-    if name is None:
+    if name is None or name == STANDARD_ONLY:
         return UNSAID
     tier = _TIERS.get(name) if isinstance(name, str) else None
     if tier is None:

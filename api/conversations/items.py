@@ -45,25 +45,26 @@ def stored_item(item: dict[str, Any], new_id: Callable[[str], str]) -> dict[str,
             "items",
             "invalid_value",
         )
-    stored = {**item, "id": given or new_id(_PREFIXES.get(kind, "item_")), "type": kind}
-    if kind == "message":
-        stored["content"] = _parts(item)
+    if kind == "message" and not (
+        isinstance(item.get("role"), str) and isinstance(item.get("content"), str | list)
+    ):
+        message = "a message needs a `role`, and a text or a list as its `content`"
+        raise invalid(message, "items", "invalid_value")
+    return {**whole_item(item), "id": given or new_id(_PREFIXES.get(kind, "item_"))}
+
+
+def whole_item(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item with what OpenAI's clients may leave out: its type, its status, and a list as a message's content."""
+    kind = item.get("type") or "message"
+    whole = {**item, "type": kind}
     if kind in _STATED:
-        stored["status"] = item.get("status") or "completed"
-    return stored
-
-
-def _parts(message: dict[str, Any]) -> list[Any]:
-    role, content = message.get("role"), message.get("content")
-    if not isinstance(role, str) or not isinstance(content, str | list):
-        raise invalid(
-            "a message needs a `role`, and a text or a list as its `content`", "items", "invalid_value"
-        )
-    if isinstance(content, list):
-        return content
-    if role == "assistant":
-        return [{"type": "output_text", "text": content, "annotations": [], "logprobs": []}]
-    return [{"type": "input_text", "text": content}]
+        whole["status"] = item.get("status") or "completed"
+    content = item.get("content")
+    if kind == "message" and isinstance(content, str):
+        answered = {"type": "output_text", "text": content, "annotations": [], "logprobs": []}
+        asked = {"type": "input_text", "text": content}
+        whole["content"] = [answered if item.get("role") == "assistant" else asked]
+    return whole
 
 
 def unique(items: Sequence[dict[str, Any]], known: Collection[str] = ()) -> None:

@@ -14,7 +14,7 @@ from api.conversations.context import (
     found_conversation,
     keep_ms,
 )
-from api.conversations.items import found_item, page_of
+from api.conversations.items import found_item, page_of, whole_item
 from api.conversations.schema import (
     EXAMPLE,
     ConversationChange,
@@ -118,13 +118,14 @@ def _register_items(router: APIRouter, services: Services) -> None:
         found = await found_conversation(services, conversation_id, owner_of(request.scope))
         items = await conversation_items(services, found)
         page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
-        return json_response(list_view(page, more=more))
+        return json_response(list_view([whole_item(item) for item in page], more=more))
 
     @router.get(_ITEM, summary="Get an item of a conversation", responses=answers(dict, 404, 503))
     async def get_item(conversation_id: str, item_id: str, request: Request) -> Response:
         """One that was added, or one of a response."""
         found = await found_conversation(services, conversation_id, owner_of(request.scope))
-        return json_response(found_item(await conversation_items(services, found), item_id, found.id))
+        item = found_item(await conversation_items(services, found), item_id, found.id)
+        return json_response(whole_item(item))
 
     @router.delete(
         _ITEM, summary="Delete an item of a conversation", responses=answers(ConversationObject, 404, 503)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
-from api.admission.schema import LooseList, at_most
+from api.admission.schema import LooseList
+from api.admission.stored import Metadata
 from api.conversations.items import MOST_ITEMS
-
-_PAIRS = 16
-
-Metadata = Annotated[
-    dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=512)],
-    ],
-    Field(max_length=_PAIRS),
-    at_most(_PAIRS),
-]
-"""OpenAI's limits."""
 
 Items = Annotated[LooseList[dict[str, Any]], Field(max_length=MOST_ITEMS)]
 

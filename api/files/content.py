@@ -8,9 +8,9 @@ from contextlib import aclosing
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import owner_of
-from api.files.view import file_not_found, found_file
+from api.files.view import found_file
 from api.http.asgi import header, until_hangup
-from api.http.errors import ApiError
+from api.http.errors import ApiError, file_not_found
 from api.services import Services
 from storage import MissingObjectError
 

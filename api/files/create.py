@@ -9,13 +9,13 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import tenant_of
 from api.admission.rights import check_active
 from api.files.schema import PURPOSES
-from api.files.upload import MAX_FIELD_BYTES, MAX_FIELDS, Upload, read_upload
 from api.files.view import file_view
 from api.http.asgi import reply
 from api.http.body import announced_bytes
 from api.http.errors import invalid
 from api.http.expiry import expires_after_s
 from api.http.idempotency import idempotency_key
+from api.http.uploads import MAX_FIELD_BYTES, MAX_FIELDS, Upload, read_upload
 from api.services import Services
 from broker.db.errors import IdempotencyConflictError, OverQuotaError, StoreError
 from jobs.batch_keys import file_key

@@ -10,9 +10,9 @@ from api.access.identity import actor_of, owner_of
 from api.files.content import FileContent
 from api.files.create import CreateFile
 from api.files.schema import UPLOAD_FORM, FileDeleted, FileList, FileObject
-from api.files.view import file_not_found, file_view, found_file
+from api.files.view import file_view, found_file
 from api.http.asgi import add_raw_route, json_response
-from api.http.errors import invalid
+from api.http.errors import file_not_found, invalid
 from api.http.idempotency import key_parameter
 from api.http.openapi import answers, error_docs, parameter
 from api.http.pages import Order, list_view

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.http.errors import ApiError
+from api.http.errors import file_not_found
 from api.services import Services
 from jobs.batch_model import File
 from jobs.ids import is_file_id
@@ -23,12 +23,6 @@ def file_view(file: File) -> dict[str, Any]:
         "status": "processed",
         "status_details": None,
     }
-
-
-def file_not_found(file_id: str) -> ApiError:
-    """Make the 404 for a file."""
-    message = f"the file {file_id[:64]!r} does not exist; it may have expired or been deleted"
-    return ApiError(404, message, "file_not_found", param="id")
 
 
 async def found_file(services: Services, file_id: str, owner: str | None) -> File:

@@ -95,6 +95,12 @@ class Bodies:
             reader.close()
         return body
 
+    def own(self, data: bytes) -> Body:
+        """Return a small body that is ours: no client has sent these bytes."""
+        body = Body(self._memory)
+        body.data = data
+        return body
+
     async def run(self, size: int, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a check of a body: of a small one at once, of a larger one in the thread. ``size``: the body's."""
         if size <= SMALL_BYTES:

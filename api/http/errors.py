@@ -47,7 +47,6 @@ _OWN_CODES = {
         "event_not_found",
         "chat_completion_not_found",
         "conversation_not_found",
-        "file_not_found",
         "item_not_found",
         "job_not_found",
         "key_not_found",
@@ -162,6 +161,12 @@ class ApiError(Exception):
     def response(self) -> Response:
         """Return the whole response."""
         return Response(self.body(), self.status, self.headers, "application/json")
+
+
+def file_not_found(file_id: str, param: str = "id") -> ApiError:
+    """Make the 404 for a file."""
+    message = f"the file {file_id[:64]!r} does not exist; it may have expired or been deleted"
+    return ApiError(404, message, "file_not_found", param=param)
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:

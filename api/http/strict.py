@@ -1,4 +1,4 @@
-"""Answers with the members that OpenAI's specification has, for the setting ``openai_strict``. Pure.
+"""Answers with the members that OpenAI's specification has, and Anthropic's, for the setting ``openai_strict``. Pure.
 
 vLLM writes null for what does not apply, also in members that the specification does not know or in which it allows no
 null. Here these are left out, and required ones that are missing get the value that stands for nothing. Every other member
@@ -17,14 +17,14 @@ from typing import Final
 import msgspec
 from starlette.types import Message, Send
 
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 _NULL = msgspec.Raw(b"null")
-_DATA = b"data: "
+_DATA = b"data: {"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,13 @@ class Form:
         nullable: members that may be null.
         required: members that must be there, and what they are otherwise, as JSON.
         inner: members that are objects of a known form, or lists of them. No other member is looked into.
+        kinds: the form of an object by its member ``type``; one of another type has this form.
     """
 
     nullable: frozenset[str] = frozenset()
     required: Mapping[str, bytes] = field(default_factory=dict)
     inner: Mapping[str, Form] = field(default_factory=dict)
+    kinds: Mapping[str, Form] = field(default_factory=dict)
 
     def __call__(self, text: bytes) -> bytes:
         """Return an object in this form; what is no object stays as it is."""
@@ -47,9 +49,12 @@ class Form:
             return _encode([msgspec.Raw(self(bytes(item))) for item in _items(text)])
         if text[:1] != b"{":
             return text
+        members = _members(text)
+        if self.kinds and (kind := self.kinds.get(bytes(members.get("type", _NULL)).decode().strip('"'))):
+            return kind(text)
         out = {name: msgspec.Raw(default) for name, default in self.required.items()}
         kept = {}
-        for name, value in _members(text).items():
+        for name, value in members.items():
             if bytes(value) == b"null":
                 if name in self.nullable:
                     kept[name] = _NULL
@@ -101,21 +106,11 @@ COMPLETION_CHUNK: Final = _form(
 EMBEDDING: Final = _form(data=_ANY, usage=_ANY)
 
 _OUTPUT_TEXT = _form(required={"annotations": b"[]", "logprobs": b"[]"}, logprobs=_form(top_logprobs=_ANY))
-_PART = _form(logprobs=_form(top_logprobs=_ANY))
+_PART = Form(kinds={"output_text": _OUTPUT_TEXT})
 _TOOL = _form("description strict parameters")
 
 
-class _Parts(Form):
-    """A part of an item: only one of the type ``output_text`` has annotations and logprobs."""
-
-    def __call__(self, text: bytes) -> bytes:
-        if text[:1] == b"[":
-            return _encode([msgspec.Raw(self(bytes(item))) for item in _items(text)])
-        is_text = bytes(_members(text).get("type", _NULL)) == b'"output_text"'
-        return (_OUTPUT_TEXT if is_text else _PART)(text)
-
-
-_ITEM = _form(content=_Parts(), summary=_ANY)
+_ITEM = _form(content=_PART, summary=_ANY)
 _NULLABLE_OF_RESPONSE = """
 completed_at error incomplete_details instructions max_output_tokens max_tool_calls metadata previous_response_id
 prompt_cache_key reasoning safety_identifier usage
@@ -136,13 +131,34 @@ RESPONSE: Final = _form(
     text=_form(format=_form("description strict")),
     usage=_form(input_tokens_details=_ANY, output_tokens_details=_ANY),
 )
-RESPONSE_EVENT: Final = _form("code param", response=RESPONSE, item=_ITEM, part=_Parts())
+RESPONSE_EVENT: Final = _form("code param", response=RESPONSE, item=_ITEM, part=_PART)
+
+_BLOCK = Form(
+    kinds={
+        "text": _form(required=_null("citations")),
+        "tool_use": _form(required={"caller": b'{"type":"direct"}'}),
+    }
+)
+_USAGE_OF_MESSAGE = """
+cache_creation cache_creation_input_tokens cache_read_input_tokens inference_geo output_tokens_details server_tool_use
+service_tier
+"""
+_MESSAGE_END = "stop_reason stop_sequence stop_details container"
+MESSAGE: Final = _form(
+    required=_null(*_MESSAGE_END.split()),
+    content=_BLOCK,
+    usage=_form(required=_null(*_USAGE_OF_MESSAGE.split())),
+)
+MESSAGE_EVENT: Final = _form(
+    message=MESSAGE, content_block=_BLOCK, delta=_form(_MESSAGE_END), usage=_form(_USAGE_OF_MESSAGE)
+)
 
 WHOLE: Final[Mapping[str, Form]] = {
     CHAT: CHAT_ANSWER,
     COMPLETIONS: COMPLETION,
     EMBEDDINGS: EMBEDDING,
     RESPONSES: RESPONSE,
+    MESSAGES: MESSAGE,
 }
 """The form of an endpoint's answers."""
 
@@ -150,6 +166,7 @@ STREAMED: Final[Mapping[str, Form]] = {
     CHAT: CHAT_CHUNK,
     COMPLETIONS: COMPLETION_CHUNK,
     RESPONSES: RESPONSE_EVENT,
+    MESSAGES: MESSAGE_EVENT,
 }
 """The form of the chunks or events of its streams."""
 
@@ -170,7 +187,8 @@ def shaped_stream(endpoint: str, send: Send) -> Send:
         if message["type"] == "http.response.body":
             lines = message["body"].split(b"\n")
             body = b"\n".join(
-                _DATA + form(line[len(_DATA) :]) if line.startswith(_DATA) else line for line in lines
+                _DATA[:-1] + form(line[len(_DATA) - 1 :]) if line.startswith(_DATA) else line
+                for line in lines
             )
             message = {**message, "body": body}
         await send(message)

@@ -18,6 +18,7 @@ from api.http.idempotency import key_parameter
 from api.http.job_end import answer
 from api.http.openapi import answers, body_docs, error_docs, parameter
 from api.http.pages import After, Limit, Order, decode_cursor
+from api.http.texts import shown_body
 from api.http.waiting import wait_parameters
 from api.jobs.events import JobEvents
 from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
@@ -104,7 +105,8 @@ def register(router: APIRouter, services: Services) -> None:
         status, result, headers = answer(job_id, ending, ending.shown)
         named = {name.decode(): value.decode() for name, value in headers}
         sent = BackgroundTask(drop_fetched, services, job_id, tenant_of(request.scope))
-        return Response(result, status, named, "application/json", sent if ending.once else None)
+        result, (_, kind) = shown_body(status, result)
+        return Response(result, status, named, kind.decode(), sent if ending.once else None)
 
 
 def _register_raw(router: APIRouter, services: Services) -> None:

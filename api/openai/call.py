@@ -1,6 +1,7 @@
 """One call to an OpenAI endpoint: its job is queued, and its caller waits for the end or the stream.
 
-The hottest path of the whole system, hence plain ASGI. A caller that hangs up cancels its job.
+The hottest path of the whole system, hence plain ASGI. A caller that hangs up cancels its job, unless it can have the answer
+later: by its idempotency key, or as a stored chat completion.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from api.fetched import drop_fetched
 from api.http.asgi import header, until_hangup
 from api.http.bodies import Body
 from api.http.body import parse_object
+from api.http.idempotency import idempotency_key
 from api.http.rates import with_rates
 from api.middleware.trace import request_span
+from api.openai.join import join
 from api.openai.stream import answer_stream
 from api.openai.sync import FLEX, Last, answer_whole, no_start, record_gone, resource_unavailable
 from api.services import Services
 from broker.db.errors import BrokerError, BusyError, InfeasibleError, QueueFullError, StoreError
-from jobs.endpoints import Endpoint
+from jobs.endpoints import MESSAGES, Endpoint
 from jobs.model import JobSpec
 from monitoring import failpoints
 
@@ -49,7 +52,9 @@ class OpenAICall:
         """
         began = time.perf_counter()
         with await self._services.bodies.read(scope, receive) as body:
-            last = await self._answer(await self._admit(scope, body), body, scope, receive, send, began)
+            last = await self._answer(
+                _keyed(await self._admit(scope, body), scope), body, scope, receive, send, began
+            )
         await last()
 
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
@@ -62,7 +67,7 @@ class OpenAICall:
             request,
             data,
             lane=tier.lane,
-            shown=tier.shown,
+            shown={} if self._path == MESSAGES else tier.shown,  # Anthropic's answers have no such member
             live=True,
             coalesce=wants_coalescing(scope),
             models=identity_of(scope).models,
@@ -82,7 +87,7 @@ class OpenAICall:
         """
         services = self._services
         span = request_span(scope)
-        over = False
+        over, kept = False, spec.idempotency_key is not None
         with services.hub.inbox(spec.id) as inbox:
             try:
                 async with until_hangup(receive):
@@ -91,7 +96,10 @@ class OpenAICall:
                     send = with_rates(send, accepted.rates)
                     failpoints.hit("api.after_accept")
                     body.release()
-                    spec = replace(spec, body=b"")
+                    spec, kept = replace(spec, body=b""), kept or spec.listed
+                    if accepted.replayed:
+                        last = await join(services, replace(spec, id=accepted.id), send, span)
+                        return _then_dropped(services, replace(spec, id=accepted.id), last)
                     if not spec.stream:
                         last = await answer_whole(services, spec, inbox, send, span)
                         over = True
@@ -116,11 +124,17 @@ class OpenAICall:
                 over = True
                 raise record_gone(spec.id) from None
             finally:
-                if not over:
+                if not (over or kept):
                     services.abandoned.add(spec.id)
 
     def _note_first_token(self, began: float) -> None:
         self._first_token.observe(time.perf_counter() - began)
+
+
+def _keyed(spec: JobSpec, scope: Scope) -> JobSpec:
+    """Return the job with its caller's idempotency key, if there is one."""
+    key = idempotency_key(scope)
+    return spec if key is None else replace(spec, idempotency_key=key)
 
 
 def _then_dropped(services: Services, spec: JobSpec, last: Last) -> Last:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from api.admission.request_bodies import CHAT_EXAMPLE, SCHEMAS
 from api.http.asgi import add_raw_route
+from api.http.idempotency import key_parameter
 from api.http.openapi import body_docs, error_docs
 from api.openai.call import OpenAICall
 from api.services import Services
@@ -80,8 +81,8 @@ def register(router: APIRouter, services: Services) -> None:
                 name=path.rsplit("/", 1)[-1],
                 summary=_summary(core) if path == core.path else f"As {core.path}",
                 description=f"{schema.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on.",
-                responses=error_docs(400, 404, 413, 429, 500, 503, 504),
-                openapi_extra=body_docs(schema, example),
+                responses=error_docs(400, 404, 409, 413, 429, 500, 503, 504),
+                openapi_extra={**body_docs(schema, example), "parameters": [key_parameter("answer")]},
             )
 
 

@@ -15,7 +15,8 @@ from api.http.job_end import timing_headers
 from api.http.openapi import parameter
 from api.http.pings import pings
 from api.http.sse import HEADERS
-from api.openai.numbered import NumberedStream
+from api.http.strict import shaped_stream
+from api.openai.resumable import ResumableStream
 from api.services import Services
 from broker.db.errors import StoreError, StoreFaultError
 from jobs.endpoints import ENDPOINTS
@@ -69,6 +70,8 @@ async def resume(
         message = f"{job.id} was submitted without `stream: true`, so it has no stream; get its result"
         raise invalid(message, "stream")
     await receive()  # the empty body, so that the next message is the hang-up
+    if services.settings.openai_strict:
+        send = shaped_stream(job.endpoint, send)
     async with until_hangup(receive):
         headers = [*HEADERS, *timing_headers(job.id)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -78,7 +81,7 @@ async def resume(
 
 async def _follow(services: Services, job: Job, owner: str | None, after: int, send: Send) -> bytes:
     """Send events until the end; return the last bytes to send."""
-    stream = _stream_of(job, after)
+    stream = stream_of(job, after)
     try:
         with services.hub.inbox(job.id) as inbox:
             follow = services.hub.follow(job.id, inbox, owner=owner)
@@ -99,7 +102,8 @@ async def _follow(services: Services, job: Job, owner: str | None, after: int, s
     return b""
 
 
-def _stream_of(job: Job, after: int) -> NumberedStream:
+def stream_of(job: Job, after: int = 0, *, headless: bool = False) -> ResumableStream:
+    """Return what renders a job's stream for a reader; see :class:`api.openai.resumable.ResumableStream`."""
     lost = job.state is JobState.QUEUED and job.attempt > 0
-    form = ENDPOINTS[job.endpoint].streams or "chunks"
-    return NumberedStream(job.id, form, job.shown, after, job.attempt + 1 if lost else job.attempt)
+    attempt = job.attempt + 1 if lost else job.attempt
+    return ResumableStream(job.id, job.endpoint, job.shown, after, attempt, headless=headless)

@@ -19,30 +19,40 @@ from api.http.strict import shaped_stream
 from api.openai.event_frames import ResponseStream
 from api.openai.frames import DONE, OpenAIStream
 from api.openai.message_frames import MessageStream
+from api.openai.resumable import ResumableStream
 from api.openai.sync import Last, answer_end, note_end, record_gone, refusal_of, whole_end
 from api.services import Services
 from broker.db.errors import StoreFaultError
 from broker.events.inbox import Inbox
-from jobs.endpoints import MESSAGES, RESPONSES
+from jobs.endpoints import ENDPOINTS, MESSAGES, RESPONSES
 from jobs.model import JobSpec
 from jobs.sealing import SealingError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
 
-Stream: TypeAlias = OpenAIStream | ResponseStream | MessageStream
+Stream: TypeAlias = OpenAIStream | ResponseStream | MessageStream | ResumableStream
 """Renders the events of a job."""
 
 
 async def answer_stream(
-    services: Services, spec: JobSpec, inbox: Inbox, send: Send, span: Span, started: Callable[[], None]
+    services: Services,
+    spec: JobSpec,
+    inbox: Inbox,
+    send: Send,
+    span: Span,
+    started: Callable[[], None] = lambda: None,
+    joined: Stream | None = None,
 ) -> tuple[bool, Last]:
     """Stream a job.
 
     The head is sent with the first chunk, so that a refusal has its status; or after a silence of ``sse_ping_s``, with a
     comment that keeps proxies from cutting the connection. From then on a refusal is an event.
 
-    ``inbox`` was registered before the job was accepted. ``started`` is called once, before the first chunk is sent.
+    Args:
+        inbox: registered before the job was accepted, or before it was joined.
+        started: called once, before the first chunk is sent.
+        joined: renders a job that an earlier call made; None: this call made the job.
 
     Returns:
         Whether the job has ended, and what sends the end of the response.
@@ -54,7 +64,7 @@ async def answer_stream(
     """
     job_id = spec.id
     shaped = shaped_stream(spec.endpoint, send) if services.settings.openai_strict else send
-    stream = _frames_for(spec)
+    stream = joined or _frames_for(spec)
     sent = False
     step = NO_SPAN
 
@@ -67,7 +77,7 @@ async def answer_stream(
     head = [*HEADERS, *timing_headers(job_id)]
     with KeptStream(shaped, head, services.settings.sse_ping_s) as kept:
         try:
-            data = await _relay(services, spec, inbox, stream, kept, begin)
+            data = await _relay(services, spec, inbox, stream, kept, begin, live=joined is None)
         except (LookupError, StoreFaultError, SealingError) as error:
             if not kept.begun:
                 raise
@@ -92,10 +102,12 @@ async def _relay(
     stream: Stream,
     kept: KeptStream,
     begin: Callable[[], None],
+    *,
+    live: bool,
 ) -> bytes:
     """Write a job's events until its stream is over; return the last bytes. ``begin`` is called before the first chunk."""
     sent = False
-    follow = services.hub.follow(spec.id, inbox, live=True, owner=spec.tenant)
+    follow = services.hub.follow(spec.id, inbox, live=live, owner=spec.tenant)
     async with aclosing(follow) as batches:
         async for events in batches:
             failpoints.hit("api.mid_stream")
@@ -122,7 +134,7 @@ async def _end_without_chunks(services: Services, spec: JobSpec, stream: Stream)
         raise ValueError("the job has not ended")
     if ending.state is not JobState.SUCCEEDED:
         return stream.fail(await refusal_of(services, spec, ending))
-    if not isinstance(stream, OpenAIStream):
+    if ENDPOINTS[spec.endpoint].streams != "chunks":
         return stream.fail(ApiError(500, "the engine sent no events", "engine_error", type_=SERVER))
     _, body, _ = await whole_end(services, spec, ending)  # its engine cannot stream
     return b"data: %b\n\n" % msgspec.json.format(body, indent=-1) + DONE
@@ -134,6 +146,10 @@ def _frames_for(spec: JobSpec) -> Stream:
         return ResponseStream(spec.id, spec.shown)
     if spec.endpoint == MESSAGES:
         return MessageStream(spec.id)
+    if (
+        spec.listed or spec.idempotency_key is not None
+    ):  # it outlives its connection, so it has numbers to resume by
+        return ResumableStream(spec.id, spec.endpoint, spec.shown, headless=True)
     return OpenAIStream(spec.id, spec.shown)
 
 

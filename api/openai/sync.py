@@ -14,6 +14,7 @@ from api.http.asgi import Header, reply
 from api.http.errors import RATE_LIMIT, SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
 from api.http.strict import shaped_whole
+from api.http.texts import shown_body
 from api.services import Services
 from broker.events.inbox import Inbox
 from broker.records import Ending
@@ -51,7 +52,9 @@ async def answer_end(services: Services, spec: JobSpec, ending: Ending, send: Se
         if _is_late(ending):
             headers = refusal.raw_headers() + timing_headers(spec.id, ending)
             return partial(reply, send, refusal.status, refusal.body(), headers)
-    return partial(reply, send, *await whole_end(services, spec, ending))
+    status, body, headers = await whole_end(services, spec, ending)
+    body, kind = shown_body(status, body)
+    return partial(reply, send, status, body, headers, content_type=kind)
 
 
 async def whole_end(services: Services, spec: JobSpec, ending: Ending) -> tuple[int, bytes, list[Header]]:

@@ -46,16 +46,21 @@ def conversation_id_of(given: object, previous_response_id: object) -> str | Non
     return ident
 
 
-async def continued(services: Services, conversation_id: str, tenant: str) -> Continued:
+async def continued(services: Services, conversation_id: str, tenant: str, *, store: bool) -> Continued:
     """Read the conversation that a response is to continue.
 
     Args:
         tenant: whose it must be.
+        store: whether the response is stored.
 
     Raises:
+        ApiError: 400, the response is not stored: its items would not be there for the next one.
         NoConversationError: this tenant has no such conversation.
         SealingError: an item is encrypted and cannot be read.
     """
+    if not store or (await services.known_tenants.get(tenant)).retention_ms == 0:
+        message = "a response in a conversation must be stored; leave out `store: false` or `conversation`"
+        raise invalid(message, "conversation")
     found = None
     if is_conversation_id(conversation_id):
         found = await services.conversations.get(conversation_id, owner=tenant)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -44,12 +45,14 @@ class Prepared:
         body: the same as bytes.
         shown: see :attr:`jobs.model.JobSpec.shown`; what its id says is missing.
         place: see :attr:`jobs.model.JobSpec.conversation`.
+        asked: see :attr:`jobs.model.JobSpec.asked`.
     """
 
     request: dict[str, Any]
     body: bytes
     shown: Mapping[str, Any]
     place: Place | None = None
+    asked: str | None = None
 
     @property
     def background(self) -> bool:
@@ -61,7 +64,7 @@ class Prepared:
         shown = {**spec.shown, **identity_of_response(spec.id), **self.shown}
         if "safety_identifier" in self.request:
             shown["safety_identifier"] = spec.metadata.get(NOTE)  # never in clear
-        return replace(spec, shown=shown, conversation=self.place)
+        return replace(spec, shown=shown, conversation=self.place, asked=self.asked)
 
 
 def identity_of_response(job_id: str) -> dict[str, Any]:
@@ -109,7 +112,7 @@ async def prepare(
     place = None
     conversation_id = conversation_id_of(asked.conversation, asked.previous_response_id)
     if conversation_id is not None:
-        place, items = await continued(services, conversation_id, tenant)
+        place, items = await continued(services, conversation_id, tenant, store=store)
         shown["conversation"] = {"id": conversation_id}
     elif asked.previous_response_id is not None:
         shown["previous_response_id"] = asked.previous_response_id
@@ -119,7 +122,13 @@ async def prepare(
     size = SMALL_BYTES + 1 if items else len(body)
     most = services.settings.max_body_bytes
     kept, written = await services.bodies.run(size, _rewritten, most, request, body, items)
-    return Prepared(kept, written, shown, place)
+    # A conversation goes on: the same request has other items before it later.
+    digest = await services.bodies.run(len(body), _digest, body) if place else None
+    return Prepared(kept, written, shown, place, digest)
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _read(request: Mapping[str, Any]) -> _Asked:

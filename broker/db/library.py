@@ -101,7 +101,8 @@ def _head() -> Iterator[str]:
     ends = ", ".join(f"{state} = '{status}'" for state, status in jobs.webhooks.RESPONSE_ENDS.items())
     response = f"endpoint = '{RESPONSES}', id = '{ENDPOINTS[RESPONSES].response_id.format('%s')}'"
     yield f"local RESPONSE = {{{response}, {ends}}}"
-    yield f"local OF_ONE, OF_TENANT = '{jobs.webhooks.OF_ONE_PREFIX}', '{jobs.webhooks.TENANT_PREFIX}'"
+    prefixes = f"'{jobs.webhooks.OF_ONE_PREFIX}', '{jobs.webhooks.TENANT_PREFIX}'"
+    yield f"local OF_ONE, OF_TENANT, TO_NOBODY = {prefixes}, '{jobs.webhooks.TO_NOBODY}'"
     pool = ", ".join(f"'depth:{lane}', 'v:{lane}'" for lane in Lane)
     yield f"local POOL = {{'paused', 'active', 'bulk', {pool}}}"
     leads: dict[str, list[str]] = {}

@@ -53,7 +53,7 @@ local function end_one(id, j, to, retention, f, result)
   end
   if j.leader then redis.call('SREM', K.followers(j.leader), id) end
   count_job(id, j, to, f)
-  if not j.batch and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
+  if not j.batch and j.webhook ~= TO_NOBODY and (j.webhook or limit('webhooks')) then OUTBOX.job_ended(id, j, to) end
   if j.batch then look(j.batch) end
   if j.conversation then leave_conversation(id, j, to, retention, number(j.keep)) end
   local sinks = j.sinks
@@ -179,6 +179,15 @@ define('drop_bodies', function(a)
   drop_objects({a.id})
   redis.call('ZREM', K.dead(), a.id)
   redis.call('ZREM', K.dead_of(j.tenant), a.id)
+  return true
+end)
+
+-- The metadata in a job's facts stays as its client sent it; this one is shown in its place.
+define('relabel', function(a)
+  local j = read(K.job(a.id), {'state', 'tenant', 'batch'})
+  if not j.state or j.batch or not owns_job(a, j) then return false end
+  redis.call('HSET', K.job(a.id), 'labels', a.metadata)
+  audit_of_another(a, j.tenant, 'job.relabel', 'job ' .. a.id)
   return true
 end)
 

@@ -144,7 +144,8 @@ define('accept', function(a, blobs)
   local job = K.job(id)
   local fields = {state = 'queued', pool = pool, lane = lane, tenant = tenant, created = now, facts = blobs[1], req = blobs[2], cost = cost,
     stream = a.stream and 1, batch = a.batch, key = a.key, affinity = a.affinity, leader = leader, reserved = reserved,
-    keep = a.keep_ms, once = a.once and 1, conversation = a.conversation, taken = a.conversation_parts, webhook = a.webhook}
+    keep = a.keep_ms, once = a.once and 1, conversation = a.conversation, taken = a.conversation_parts,
+    webhook = a.webhook or a.live and limit('webhooks') and TO_NOBODY or nil}
   if a.conversation then enter_conversation(id, a) end
   -- The process that submits a streamed job gets its events from the start; for any other job it gets the end alone.
   if a.sink then fields[a.stream and 'sinks' or 'waiter'] = a.sink end
@@ -161,6 +162,7 @@ define('accept', function(a, blobs)
   if a.idem then redis.call('SET', K.idem('jobs', room, a.idem), id .. ' ' .. a.digest, 'PX', exactly(a.retention_ms)) end
   redis.call('ZADD', K.jobs(), exactly(now), id)
   if not a.batch then redis.call('ZADD', K.jobs_of(tenant), exactly(now), id) end
+  if a.listed then redis.call('ZADD', K.chats_of(tenant), exactly(now), id) end
   if leader then
     redis.call('SADD', K.followers(leader), id)
   elseif coalesce then

@@ -1,5 +1,11 @@
 -- Batches: their records, the steps of the coordinator that has the lease, and their chunks. A chunk is an entry of `open`, then of `done`.
 
+-- Count a change of a batch's record, and tell the api processes whose clients follow it. They read the record for more.
+local function changed(id)
+  local revision = redis.call('HINCRBY', K.batch(id), 'revision', 1)
+  publish(redis.call('HGET', K.batch(id), 'sinks'), id, exactly(revision), 'c')
+end
+
 -- What was made before with the same idempotency key, if that is there still. room: 'files' or 'batches'.
 local function made_before(room, key, a)
   local known = a.idem and redis.call('GET', K.idem(room, a.tenant, a.idem))
@@ -54,28 +60,49 @@ define('batch_cancel', function(a)
   local to = status and ON.batch_cancel[status]
   if to then
     redis.call('HSET', batch, 'status', to, to .. '_at', exactly(now_ms()))
+    changed(a.batch)
     look(a.batch)
     audit_of_another(a, redis.call('HGET', batch, 'tenant'), 'batch.cancel', 'batch ' .. a.batch)
   end
   return to or status
 end)
 
+define('batch_watch', function(a)
+  local batch = K.batch(a.batch)
+  if not status_of(a) then return false end
+  local sinks = redis.call('HGET', batch, 'sinks') or ''
+  if not string.find(' ' .. sinks .. ' ', ' ' .. a.sink .. ' ', 1, true) then
+    redis.call('HSET', batch, 'sinks', sinks == '' and a.sink or sinks .. ' ' .. a.sink)
+  end
+  return true
+end)
+
 define('batch_pause', function(a)
   local batch = K.batch(a.batch)
   local status = status_of(a)
   if status == 'validating' or status == 'in_progress' then
-    local changed = set_paused(batch, a.paused)
+    local turned = set_paused(batch, a.paused)
     look(a.batch)
-    if changed then audit_of_another(a, redis.call('HGET', batch, 'tenant'), a.paused and 'batch.pause' or 'batch.resume', 'batch ' .. a.batch) end
+    if turned then
+      changed(a.batch)
+      audit_of_another(a, redis.call('HGET', batch, 'tenant'), a.paused and 'batch.pause' or 'batch.resume', 'batch ' .. a.batch)
+    end
   end
   return status
 end)
 
+-- Note why a batch cannot proceed; reason nil: it can. old: what its record says.
+local function set_hold(id, reason, old)
+  if reason == old then return end
+  if reason then redis.call('HSET', K.batch(id), 'hold', reason) else redis.call('HDEL', K.batch(id), 'hold') end
+  changed(id)
+end
+
 define('batch_hold', function(a)
   local batch = K.batch(a.batch)
-  local s = read(batch, {'status', 'ended'})
+  local s = read(batch, {'status', 'ended', 'hold'})
   if not s.status or s.ended then return false end
-  if a.reason then redis.call('HSET', batch, 'hold', a.reason) else redis.call('HDEL', batch, 'hold') end
+  set_hold(a.batch, a.reason, s.hold)
   return true
 end)
 
@@ -100,9 +127,9 @@ define('batch_step', function(a)
     end
   end
   write(batch, a.fields)
-  if a.was == a.to then return true end
-  redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now))
-  if not a.ends then return true end
+  if a.was ~= a.to then redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now)) end
+  changed(id)
+  if a.was == a.to or not a.ends then return true end
   redis.call('HSET', batch, 'ended', exactly(now))
   redis.call('HDEL', batch, 'paused', 'hold', 'closing')
   OUTBOX.tell_of(s.tenant or 'default', id, {{'batch.' .. a.to, id}}, s.webhook)
@@ -136,6 +163,7 @@ local function count_rows(a)
     if by ~= 0 then redis.call('HINCRBY', K.batch(a.batch), field, exactly(by)) end
   end
   local used = a.used or a.new
+  changed(a.batch)
   count_usage_of_rows(K.batch(a.batch), used, a.device_us)
   if not limit('by_tenant') then return end
   use_for_rows(redis.call('HGET', K.batch(a.batch), 'tenant') or '', used.input_tokens + used.output_tokens)
@@ -144,7 +172,7 @@ end
 -- Whether a batch must wait for its tenant: then its record says why.
 local function is_held(a, tenant)
   local reason = batch_waits_for(tenant or '')
-  if reason then redis.call('HSET', K.batch(a.batch), 'hold', reason) end
+  if reason then set_hold(a.batch, reason, redis.call('HGET', K.batch(a.batch), 'hold')) end
   return reason ~= nil
 end
 
@@ -163,7 +191,7 @@ define('chunk_open', function(a)
   local batch = K.batch(a.batch)
   local s = read(batch, {'status', 'next', 'tenant', 'hold'})
   if not drives(a) or s.status ~= 'in_progress' or is_done(a) or is_held(a, s.tenant) then return false end
-  if WAITS[s.hold] then redis.call('HDEL', batch, 'hold') end
+  if WAITS[s.hold] then set_hold(a.batch, nil, s.hold) end
   local old = entry_of(a)
   keep(a, {ledger = old and old.ledger or '', job = a.job, gen = a.generation})
   if not old and a.chunk >= (number(s.next) or 0) then redis.call('HSET', batch, 'next', a.chunk + 1) end
@@ -193,7 +221,7 @@ define('chunk_commit', function(a)
     keep(a, entry)
     count_rows(a)
   end
-  redis.call('HDEL', K.batch(a.batch), 'hold')
+  set_hold(a.batch, nil, redis.call('HGET', K.batch(a.batch), 'hold') or nil)
   return go(a)
 end)
 

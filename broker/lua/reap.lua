@@ -78,6 +78,7 @@ local function forget_jobs(state, ids)
   for tenant, theirs in pairs(by_tenant) do
     redis.call('ZREM', K.jobs_of(tenant), unpack(theirs))
     redis.call('ZREM', K.dead_of(tenant), unpack(theirs))
+    redis.call('ZREM', K.chats_of(tenant), unpack(theirs))
   end
   redis.call('ZREM', K.jobs(), unpack(ids))
   redis.call('ZREM', K.dead(), unpack(ids))

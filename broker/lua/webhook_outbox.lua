@@ -27,20 +27,8 @@ local function leave_outbox(id, wait)
   if wait == 0 then look(id) end
 end
 
-define('webhook_take', function(a)
-  local due, e = redis.call('ZSCORE', K.webhooks_due(), a.id), read(K.webhook(a.id), {'state', 'tenant'})
-  if not due then return nil end
-  if tonumber(due) > now_ms() then return has_outbox(a) and e.tenant or nil end -- the client library sent the call twice
-  if e.state ~= 'active' then
-    leave_outbox(a.id)
-    return nil
-  end
-  hold_outbox(a)
-  return e.tenant
-end)
-
-define('webhook_next', function(a)
-  if not has_outbox(a) then return nil end
+-- Read the first entries and prolong the lease; without any, or of an endpoint that is not active, give the outbox back.
+local function read_outbox(a)
   local e = read(K.webhook(a.id), {'state', 'tenant', 'url'})
   local entries = e.state == 'active' and redis.call('XRANGE', K.webhook_outbox(a.id), '-', '+', 'COUNT', exactly(a.most)) or {}
   if #entries == 0 then
@@ -48,14 +36,25 @@ define('webhook_next', function(a)
     return nil
   end
   hold_outbox(a)
-  local counters = {}
+  local counters, found = {}, {}
   for i, entry in ipairs(entries) do counters[i] = 'n:' .. entry[1] end
-  local tries, found = redis.call('HMGET', K.webhook(a.id), unpack(counters)), {}
+  local tries = redis.call('HMGET', K.webhook(a.id), unpack(counters))
   for i, entry in ipairs(entries) do
     local f = fields_of(entry[2])
     found[i] = {entry[1], f.event, f.type, f.object, tonumber(f.at), tonumber(tries[i] or 0)}
   end
   return {tenant = e.tenant, url = e.url, entries = found}
+end
+
+define('webhook_take', function(a)
+  local due = redis.call('ZSCORE', K.webhooks_due(), a.id)
+  -- If it is not due, the client library may have sent the call twice.
+  if not due or tonumber(due) > now_ms() and not has_outbox(a) then return nil end
+  return read_outbox(a)
+end)
+
+define('webhook_next', function(a)
+  return has_outbox(a) and read_outbox(a) or nil
 end)
 
 -- An endpoint failed for too long, or said that it is gone. Its outbox is kept. The tenant's other endpoints get an event, each time a new one.
@@ -86,7 +85,9 @@ define('webhook_tried', function(a)
     redis.call('XDEL', box, a.entry)
     redis.call('HDEL', key, counter, 'failing')
     redis.call('HINCRBY', K.webhook_counts(), 'delivered', 1)
-    return held
+    if held ~= 'held' or redis.call('XLEN', box) > 0 then return held end
+    leave_outbox(a.id)
+    return 'empty'
   end
   redis.call('HINCRBY', K.webhook_counts(), 'failed', 1)
   if not e.failing then redis.call('HSET', key, 'failing', exactly(now_ms())) end

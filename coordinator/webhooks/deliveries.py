@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
 from broker.db.errors import StoreError, StoreUnavailableError
+from broker.webhook_outbox import Outbox
 from coordinator.context import Context
 
 if TYPE_CHECKING:
@@ -30,42 +32,45 @@ TROUBLE_S = 30.0
 
 
 class Deliveries:
-    """Delivers to a bounded number of endpoints at once, at most half of them one tenant's: its receivers may be slow."""
+    """Delivers to a bounded number of endpoints at once, at most half of them one tenant's: its receivers may be slow.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        look_again: has :meth:`look` called soon. There is room again.
+    """
+
+    def __init__(self, context: Context, look_again: Callable[[], None]) -> None:
         self._context = context
+        self._look_again = look_again
         self._guard: Guard | None = None
         self._deliveries: dict[str, Delivery] = {}
         self._of_tenant: Counter[str] = Counter()
+        self._came_back = False  # an endpoint is due again whose turn is not quite over
         self.running: set[asyncio.Task[None]] = set()
         self.closed = False
 
     async def look(self) -> None:
         """Take the endpoints for which something is due; nothing more once it is ``closed``."""
         seen = 0
-        while not self._full() and seen < AT_ONCE:
-            due = await self._context.outbox.due(self._context.settings.webhook_endpoints_at_once)
-            for endpoint in due:
-                if self._full():
-                    return
-                await self._take_up(endpoint)
-            if not due:
+        while (room := self._room()) > 0 and seen < AT_ONCE:
+            due = await self._context.outbox.due(room)
+            self._came_back |= any(endpoint in self._deliveries for endpoint in due)
+            await asyncio.gather(*(self._take_up(one) for one in due if one not in self._deliveries))
+            if len(due) < room:
                 return
             seen += len(due)
 
-    def _full(self) -> bool:
-        return self.closed or len(self.running) >= self._context.settings.webhook_endpoints_at_once
+    def _room(self) -> int:
+        return 0 if self.closed else self._context.settings.webhook_endpoints_at_once - len(self.running)
 
     async def _take_up(self, endpoint: str) -> None:
-        if endpoint in self._deliveries:
+        outbox = await self._context.outbox.take(endpoint)
+        if outbox is None:
             return
-        tenant = await self._context.outbox.take(endpoint)
-        if tenant is None:
-            return
-        if self._of_tenant[tenant] >= math.ceil(self._context.settings.webhook_endpoints_at_once / 2):
-            await self._context.outbox.leave(endpoint, BUSY_S)
+        most = math.ceil(self._context.settings.webhook_endpoints_at_once / 2)
+        if self.closed or self._of_tenant[outbox.tenant] >= most:
+            await self._context.outbox.leave(endpoint, 0 if self.closed else BUSY_S)
         else:
-            self._begin(endpoint, tenant)
+            self._begin(endpoint, outbox)
 
     def stop(self) -> None:
         """Begin nothing more; the tries under way finish."""
@@ -78,7 +83,7 @@ class Deliveries:
         if self._guard is not None:
             await self._guard.aclose()
 
-    def _begin(self, endpoint: str, tenant: str) -> None:
+    def _begin(self, endpoint: str, outbox: Outbox) -> None:
         from coordinator.webhooks.delivery import (
             Delivery,  # late: a coordinator without webhooks does without
         )
@@ -92,13 +97,16 @@ class Deliveries:
                 timeout_s=s.webhook_timeout_s,
                 connections=s.webhook_endpoints_at_once * s.webhook_in_flight,
             )
-        delivery = self._deliveries[endpoint] = Delivery(self._context, self._guard, endpoint)
-        self._of_tenant[tenant] += 1
+        delivery = self._deliveries[endpoint] = Delivery(self._context, self._guard, endpoint, outbox)
+        self._of_tenant[outbox.tenant] += 1
         task = asyncio.create_task(self._deliver(endpoint, delivery), name=f"deliver to {endpoint}")
         self.running.add(task)
-        task.add_done_callback(lambda task: self._over(task, tenant))
+        task.add_done_callback(lambda task: self._over(task, outbox.tenant))
 
     def _over(self, task: asyncio.Task[None], tenant: str) -> None:
+        if self._room() <= 0 or self._came_back:
+            self._came_back = False
+            self._look_again()
         self.running.discard(task)
         self._of_tenant[tenant] -= 1
         if not self._of_tenant[tenant]:

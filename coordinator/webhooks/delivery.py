@@ -8,16 +8,13 @@ from collections import deque
 import structlog
 
 from broker.db.errors import StoreUnavailableError
-from broker.webhook_outbox import Entry, Hold, Outcome, Result
+from broker.webhook_outbox import Entry, Hold, Outbox, Outcome, Result
 from coordinator.context import Context
 from coordinator.webhooks.guard import Guard
 from coordinator.webhooks.sender import send
 from monitoring import failpoints
 
 log = structlog.get_logger(__name__)
-
-READ_AT_ONCE = 50
-"""Entries of an outbox."""
 
 TURN_S = 10.0
 """After that others have their turn; an endpoint with a backlog has its next one at once if nobody waits."""
@@ -26,10 +23,15 @@ REDIS_RETRY_S = 1.0
 
 
 class Delivery:
-    """One turn of one endpoint. The coordinator has its outbox."""
+    """One turn of one endpoint.
 
-    def __init__(self, context: Context, guard: Guard, endpoint: str) -> None:
+    Args:
+        outbox: what it is to get first. The coordinator has its outbox.
+    """
+
+    def __init__(self, context: Context, guard: Guard, endpoint: str, outbox: Outbox) -> None:
         self._context, self._guard, self._endpoint = context, guard, endpoint
+        self._first = outbox
         self._in_flight = context.settings.webhook_in_flight
         self._secrets: tuple[str, ...] = ()
         self._wait_s = 0.0
@@ -47,15 +49,16 @@ class Delivery:
             The seconds until the outbox is due again; None: it is not this coordinator's any more.
         """
         over = asyncio.get_running_loop().time() + TURN_S
-        while self._going and asyncio.get_running_loop().time() < over:
-            found = await self._context.outbox.next(self._endpoint, READ_AT_ONCE)
-            if found is None:
-                return None
-            self._secrets = await self._context.webhooks.signing_secrets(self._endpoint, found.tenant)
-            if not self._secrets:
-                raise LookupError(f"{self._endpoint} has no secret")
+        found: Outbox | None = self._first
+        self._secrets = await self._context.webhooks.signing_secrets(self._endpoint, self._first.tenant)
+        if not self._secrets:
+            raise LookupError(f"{self._endpoint} has no secret")
+        while found is not None:
             await self._send_all(found.url, found.entries)
-        return self._wait_s if self._held else None
+            if not self._going or asyncio.get_running_loop().time() > over:
+                return self._wait_s if self._held else None
+            found = await self._context.outbox.next(self._endpoint)
+        return None
 
     async def _send_all(self, url: str, entries: tuple[Entry, ...]) -> None:
         """Send entries in order, some at once if the settings say so. After a failure none begins."""

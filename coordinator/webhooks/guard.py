@@ -8,7 +8,6 @@ followed, no proxy is taken from the environment, no cookie is kept. Time and th
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -16,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from coordinator.webhooks.names import CheckedNames, SystemNames
 from jobs.addresses import Allowed
-from jobs.webhook_targets import TargetError, check_address, check_target
+from jobs.webhook_targets import TargetError, check_target
 
 KEPT_BYTES: Final = 2048
 """Of an answer's body, for the record of the try."""
@@ -32,6 +32,9 @@ CONNECT_SHARE: Final = 0.5
 """Of the time of a try, for the connection."""
 
 KEEP_ALIVE_S: Final = 30.0
+
+THREADS: Final = 2
+"""For look-ups of names, for each connection: one may hang for longer than its try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +54,6 @@ class Answer:
     ms: int
     retry_after: str | None = None
     refused: bool = False
-
-
-class CheckedResolver(AbstractResolver):
-    """Resolves names and lets through those whose addresses are all allowed.
-
-    Args:
-        allowed: what the operator allows beside public addresses.
-        names: resolves names; None: the system's resolver, in a thread.
-    """
-
-    def __init__(self, allowed: Allowed, names: AbstractResolver | None = None) -> None:
-        self._allowed = allowed
-        self._names = names or aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of a host.
-
-        Raises:
-            TargetError: one of them is not allowed.
-            OSError: the name cannot be resolved.
-        """
-        found = await self._names.resolve(host, port, family)
-        for one in found:
-            check_address(one["host"], self._allowed)
-        return found
-
-    async def close(self) -> None:
-        """Close the resolver below."""
-        await self._names.close()
 
 
 class Guard:
@@ -109,7 +81,7 @@ class Guard:
             connector=aiohttp.TCPConnector(
                 ssl=ssl.create_default_context(),
                 limit=connections,
-                resolver=CheckedResolver(allowed, names),
+                resolver=CheckedNames(allowed, names or SystemNames(THREADS * connections)),
                 use_dns_cache=False,  # a connection is made seldom, as it is kept for the next requests
                 keepalive_timeout=KEEP_ALIVE_S,
             ),

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import httpx
 
-from tests.chaos.ledger import TERMINAL, Ledger, Submission, Try
+from tests.chaos.background import ResponseReader, text_of_response
+from tests.chaos.clients import MODELS, RETRY_S, Clients
+from tests.chaos.ledger import Ledger, Submission
 from tests.chaos.stack import Stack
 from tests.chaos.streams import EventReader, OpenAIReader, text_of
-from workers.engines.settings import SimulatedSettings
-from workers.engines.simulated.engine import SimulatedEngine
 
 CHAT = "/v1/chat/completions"
-RETRY_S = 0.2
-MODELS = {"simulated": "simulated", "vllm": "tiny-random"}
-MIX = {"sync": 3, "streamed": 3, "poll": 4, "follow": 5, "keyed": 4, "cancel": 2, "hangup": 1}
+RESPONSES = "/v1/responses"
+MIX = {
+    "sync": 3,
+    "streamed": 3,
+    "poll": 4,
+    "follow": 5,
+    "keyed": 4,
+    "cancel": 2,
+    "hangup": 1,
+    "background": 4,
+}
 """Kinds of clients and their shares."""
 
-_voice = SimulatedEngine(SimulatedSettings())
 
-
-class Load:
+class Load(Clients):
     """Clients against a stack's apis, until told to stop.
 
     Args:
@@ -54,22 +57,13 @@ class Load:
         long_tokens: int = 80,
         pause_s: float = 0.2,
     ) -> None:
-        self.stack = stack
-        self.ledger = ledger
+        super().__init__(stack, ledger, seed, tokens=tokens, long_tokens=long_tokens)
         self._seed = seed
-        self._name = re.sub(r"\W+", "-", seed)
         self._clients = clients
         self._mix = mix or MIX
-        self._tokens = tokens
-        self._long = long_tokens
         self._pause_s = pause_s
-        self._number = itertools.count(1)
         self._stopping = False
-        self._give_up_at = float("inf")
         self._tasks: list[asyncio.Task[None]] = []
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(20.0, connect=5.0), limits=httpx.Limits(max_connections=400)
-        )
         self._acts: dict[str, Callable[[random.Random], Awaitable[None]]] = {
             kind: getattr(self, f"_{kind}") for kind in MIX
         }
@@ -213,144 +207,87 @@ class Load:
         except TimeoutError:
             self._tried(sub, "", None, None)
 
-    # ---- what they share ---------------------------------------------------------------------------------------
-
-    def _new(
-        self, kind: str, rng: random.Random, *, long: bool | None = None, stream: bool = False
-    ) -> tuple[Submission, bytes]:
-        marker = f"chaos-{self._name}-{next(self._number)}"
-        tokens = (
-            self._long if (rng.random() < 0.125 if long is None else long) else rng.randint(*self._tokens)
-        )
-        model = MODELS[self.stack.engine]
-        messages = json.dumps([{"role": "user", "content": f"{marker} says: what next?"}])
-        text = "".join(_voice._words(messages.encode(), tokens)) if model == "simulated" else None
-        sub = self.ledger.open(Submission(marker, kind, text))
-        more = ', "stream": true' if stream else ""
-        if text is None:
-            more += ', "ignore_eos": true'  # the model would end most long answers early
-        return sub, f'{{"model": "{model}", "messages": {messages}, "max_tokens": {tokens}{more}}}'.encode()
-
-    @staticmethod
-    def _job(body: bytes, *, stream: bool) -> bytes:
-        return b'{"input": %b, "stream": %b, "max_attempts": 10}' % (body, b"true" if stream else b"false")
-
-    def _api(self, rng: random.Random) -> str:
-        return rng.choice(self.stack.urls)
-
-    def _given_up(self) -> bool:
-        return time.monotonic() > self._give_up_at
-
-    async def _submit(self, sub: Submission, url: str, body: bytes, *, stream: bool) -> str | None:
-        answer = await self._post(sub, url, "/v1/jobs", self._job(body, stream=stream))
-        if answer is None or answer.status_code not in {200, 202}:
-            return None
-        job = answer.json()
-        sub.ids.add(job["id"])
-        self.ledger.see(sub, job["id"], job["state"])
-        return str(job["id"])
-
-    async def _post(self, sub: Submission, url: str, path: str, body: bytes) -> httpx.Response | None:
-        headers = {"idempotency-key": sub.key} if sub.key else {}
-        try:
-            answer = await self._http.post(url + path, content=body, headers=headers)
-        except httpx.TransportError as error:
-            self._tried(sub, url, 0 if isinstance(error, httpx.ConnectError) else None, None)
-            return None
-        self._take_id(sub, answer)
-        self._tried(sub, url, answer.status_code, answer)
-        return answer
-
-    async def _send(self, url: str, body: bytes, key: str) -> httpx.Response | None:
-        try:
-            return await self._http.post(f"{url}/v1/jobs", content=body, headers={"idempotency-key": key})
-        except httpx.TransportError:
-            return None
-
-    @staticmethod
-    def _take_id(sub: Submission, answer: httpx.Response) -> None:
-        job_id = answer.headers.get("x-penstock-job-id")
-        if job_id:
-            sub.ids.add(job_id)
-
-    def _tried(self, sub: Submission, url: str, status: int | None, answer: httpx.Response | None) -> None:
-        code = None
-        if answer is not None and answer.status_code >= 400:
-            code = answer.json()["error"]["code"]
-            self.ledger.counts[f"answers.{answer.status_code}.{code}"] += 1
-            retry_after = answer.headers.get("retry-after")
-            if answer.status_code in {429, 503} and not (retry_after and 1 <= int(retry_after) <= 120):
-                self.ledger.break_("503 and 429 say when to come back", code=code, retry_after=retry_after)
-            if answer.status_code not in {409, 429, 503, 504}:
-                self.ledger.break_(
-                    "faults are answered 429, 503 or 504", status=answer.status_code, body=answer.text[:500]
-                )
-        elif status is None:
-            self.ledger.counts["answers.none"] += 1
-        sub.tries.append(Try(url, time.time(), status, code))
-
-    def _compare(self, sub: Submission, text: str, *, where: str, whole: bool = True) -> None:
-        if sub.text is None or text == sub.text or (not whole and sub.text.startswith(text)):
+    async def _background(self, rng: random.Random) -> None:
+        """A background response is created, followed over cut connections, and read."""
+        sub, body = self._new("background", rng)
+        sub.text = None  # what is asked for is another prompt to the engine
+        reader = ResponseReader()
+        await self._create(sub, reader, body, rng)
+        if not sub.ids:
             return
-        kind = "tokens_repeated" if len(text) > len(sub.text) or not whole else "tokens_lost"
-        self.ledger.counts[kind] += 1
-        self.ledger.break_(
-            "no token is repeated or lost", marker=sub.marker, where=where, got=text, wanted=sub.text
-        )
+        (job_id,) = sub.ids
+        response_id = f"resp_{job_id}"
+        counts = self.ledger.counts
+        counts["background_streams"] += 1
+        counts["background_stream_reconnects"] += await self._read_response(response_id, reader, rng) - 1
+        counts["background_restarts"] += max(0, reader.restarts)
+        for problem in reader.problems:
+            self.ledger.break_("starting_after loses and repeats nothing", job=job_id, problem=problem)
+        if reader.response is None:
+            return  # gave up: the checker sees whether the job is lost
+        stored = await self._ask("GET", f"{RESPONSES}/{response_id}", rng)
+        if stored is None:
+            return
+        job = await self._await_end(sub, job_id, rng)
+        said = {"streamed": reader.text, "stored": text_of_response(stored)}
+        if stored["status"] != reader.response["status"] or (
+            job is not None and job["state"] == "succeeded" and len(set(said.values())) > 1
+        ):
+            statuses = {"told": reader.response["status"], "now": stored["status"]}
+            self.ledger.break_("starting_after loses and repeats nothing", job=job_id, **said, **statuses)
 
-    async def _ask(self, method: str, path: str, rng: random.Random) -> dict[str, Any] | None:
-        """Ask some api until it answers; None: gave up."""
-        while not self._given_up():
-            try:
-                answer = await self._http.request(method, self._api(rng) + path)
-            except httpx.TransportError:
-                await asyncio.sleep(RETRY_S)
-                continue
-            if answer.status_code == 200:
-                return dict(answer.json())
-            if answer.status_code != 503:
-                self.ledger.break_(
-                    "an accepted job is found", path=path, status=answer.status_code, body=answer.text[:300]
-                )
-                return None
-            await asyncio.sleep(RETRY_S)
-        return None
+    async def _create(self, sub: Submission, reader: ResponseReader, body: bytes, rng: random.Random) -> None:
+        """Create a background response, and read its first events on the same connection."""
+        asked = {"model": MODELS[self.stack.engine], "background": True, "stream": True} | _as_input(body)
+        url, status, leave_after = self._api(rng), None, rng.choice([None, 1, 2, 5, 12])
+        try:
+            async with self._http.stream("POST", url + RESPONSES, json=asked) as answer:
+                status = answer.status_code
+                self._take_id(sub, answer)
+                if status != 200:
+                    await answer.aread()
+                    self._tried(sub, url, status, answer)
+                    return
+                taken = 0
+                async for line in answer.aiter_lines():
+                    taken += reader.feed(line)
+                    if reader.response or (leave_after and taken >= leave_after):
+                        break
+        except httpx.TransportError as error:
+            refused = status is None and isinstance(error, httpx.ConnectError)
+            self._tried(sub, url, 0 if refused else status, None)
+        else:
+            self._tried(sub, url, status, None)
 
-    async def _await_end(self, sub: Submission, job_id: str, rng: random.Random) -> dict[str, Any] | None:
-        while True:
-            job = await self._ask("GET", f"/v1/jobs/{job_id}?wait=2", rng)
-            if job is None:
-                return None
-            self.ledger.see(sub, job_id, job["state"])
-            if job["state"] in TERMINAL:
-                if job["state"] == "succeeded":
-                    self._compare(sub, text_of(job["result"]), where=f"the result of {job_id}")
-                return job
-
-    async def _read_events(
-        self, sub: Submission, job_id: str, reader: EventReader, rng: random.Random
-    ) -> int:
-        """Follow a job to its end, over as many connections as it takes, some of them cut here. Returns how many."""
+    async def _read_response(self, response_id: str, reader: ResponseReader, rng: random.Random) -> int:
+        """Follow a response to its end, over as many connections as it takes, some of them cut here. Returns how many."""
         connections = 0
-        while reader.state is None and not self._given_up():
+        while reader.response is None and not self._given_up():
             connections += 1
             leave_after = rng.choice([None, 1, 2, 5, 12])
-            headers = {"last-event-id": reader.cursor} if reader.cursor else {}
+            after = "" if reader.last < 0 else f"&starting_after={reader.last}"
             taken = 0
             try:
-                url = f"{self._api(rng)}/v1/jobs/{job_id}/events"
-                async with self._http.stream("GET", url, headers=headers) as answer:
+                url = f"{self._api(rng)}{RESPONSES}/{response_id}?stream=true{after}"
+                async with self._http.stream("GET", url) as answer:
                     if answer.status_code == 200:
                         async for line in answer.aiter_lines():
                             taken += reader.feed(line)
-                            if reader.state or self._given_up() or (leave_after and taken >= leave_after):
+                            if reader.response or self._given_up() or (leave_after and taken >= leave_after):
                                 break
                     elif answer.status_code != 503:
-                        self.ledger.break_("an accepted job is found", job=job_id, events=answer.status_code)
+                        said = (await answer.aread()).decode()[:300]
+                        self.ledger.break_("an accepted response is found", job=response_id, answer=said)
                         return connections
             except httpx.TransportError:
                 pass
-            reader.drop()
             if not taken:
                 await asyncio.sleep(RETRY_S)
         return connections
+
+
+def _as_input(body: bytes) -> dict[str, object]:
+    """Return the fields of a response for those of a chat."""
+    chat = json.loads(body)
+    more = {"ignore_eos": True} if chat.get("ignore_eos") else {}
+    return {"input": chat["messages"], "max_output_tokens": chat["max_tokens"], **more}

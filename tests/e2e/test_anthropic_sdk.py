@@ -38,8 +38,7 @@ async def test_a_message(client: anthropic.AsyncAnthropic) -> None:
         max_tokens=12,
         messages=[*HELLO, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "Well"}],
         system=[{"type": "text", "text": "be brief"}],
-        temperature=0.5,
-        top_k=50,
+        extra_body={"temperature": 0.5, "top_k": 50},
         stop_sequences=["never said"],
         metadata={"user_id": "me"},
     )
@@ -50,7 +49,7 @@ async def test_a_message(client: anthropic.AsyncAnthropic) -> None:
 
 
 async def test_a_stream_is_the_message(client: anthropic.AsyncAnthropic) -> None:
-    asked: Any = {"model": MODEL, "max_tokens": 24, "messages": HELLO, "temperature": 0}
+    asked: Any = {"model": MODEL, "max_tokens": 24, "messages": HELLO, "extra_body": {"temperature": 0}}
     whole = await client.messages.create(**asked)
     async with client.messages.stream(**asked) as stream:
         kinds = [event.type async for event in stream]
@@ -70,7 +69,7 @@ async def test_a_tool_is_called_in_a_stream(client: anthropic.AsyncAnthropic) ->
         messages=HELLO,
         tools=[TOOL],
         tool_choice={"type": "tool", "name": "weather"},
-        temperature=0,
+        extra_body={"temperature": 0},
     ) as stream:
         message = await stream.get_final_message()
     (block,) = message.content

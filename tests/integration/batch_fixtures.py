@@ -26,7 +26,7 @@ def files_url(tmp_path: Path) -> str:
 def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
     with (
         CoordinatorThread(broker_settings, files_url=files_url, batch_chunk_rows=10),
-        ApiServer(broker_settings, files_url=files_url) as server,
+        ApiServer(broker_settings, files_url=files_url, sse_ping_s=0.5) as server,
     ):
         yield server
 

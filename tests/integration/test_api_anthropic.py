@@ -72,6 +72,15 @@ async def test_the_sdk_sends_its_key_in_its_own_way(sdk: anthropic.AsyncAnthropi
     assert got._request_id
 
 
+async def test_a_tier_of_anthropics_is_taken_and_not_told(http: httpx.AsyncClient, worker: Puppet) -> None:
+    for tier in ("auto", "standard_only"):
+        asked = asyncio.create_task(http.post(MESSAGES, json={"model": MODEL, "service_tier": tier, **SAY}))
+        claim = await worker.take()
+        assert claim.lane == "realtime"
+        await worker.succeed(claim, json.dumps(ANSWER).encode())
+        assert (await asked).json() == ANSWER
+
+
 async def test_tokens_are_counted_as_a_short_job(sdk: anthropic.AsyncAnthropic, worker: Puppet) -> None:
     long: list[Any] = [{"role": "user", "content": "x" * 2000}]  # more than the model's context: nothing runs
     asked = asyncio.create_task(sdk.messages.count_tokens(model=MODEL, messages=long))

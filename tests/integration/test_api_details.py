@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 
 import httpx
 import pytest
 
+from broker.settings import BrokerSettings
+from jobs.stream_chunks import Frames, Head, Text
 from tests.apiserver import ApiServer
 from tests.puppet import FACTS, MODEL, Puppet
 from tests.support import eventually
@@ -17,6 +20,12 @@ pytestmark = pytest.mark.asyncio
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+HEAD = Head(
+    ('{"id":"x","choices":[{"delta":{"role":"a"},"finish_reason":null,"token_ids":null}]}',),
+    '{"id":"x","choices":[{"delta":{"content":',
+    '},"finish_reason":null,"token_ids":null}]}',
+)
+CLOSING = '{"id":"x","choices":[{"delta":{"content":"!"},"finish_reason":"stop","stop_reason":null}]}'
 OWN = re.compile(r"req_[0-9a-f]{32}")
 
 
@@ -97,3 +106,34 @@ async def test_a_model_keeps_the_time_since_which_it_is_served(
     await eventually(older)
     (listed,) = (await http.get("/v1/models")).json()["data"]
     assert listed["created"] == first - 1000
+
+
+async def test_strict_answers_have_the_specifications_members(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    with ApiServer(broker_settings, openai_strict=True) as api:
+        async with api.client() as http:
+            call = asyncio.create_task(http.post(CHAT, json=BODY))
+            claim = await puppet.take()
+            whole = {
+                "id": "x",
+                "kv_transfer_params": None,
+                "choices": [{"message": {"content": "a"}, "token_ids": None}],
+            }
+            await puppet.succeed(claim, json.dumps(whole).encode())
+            message = {"content": "a", "refusal": None, "annotations": []}
+            assert (await call).json() == {"id": "x", "choices": [{"message": message, "logprobs": None}]}
+            call = asyncio.create_task(http.post(CHAT, json=BODY | {"stream": True}))
+            claim = await puppet.take()
+            await puppet.say(claim, HEAD, Text("a"))
+            await puppet.succeed(claim, tail=[Frames((CLOSING,))])
+            *frames, done = [line[6:] for line in (await call).text.split("\n\n")[:-1]]
+    assert done == "[DONE]"
+    chunks = [json.loads(frame) for frame in frames]
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "a"},
+        {"content": "a"},
+        {"content": "!"},
+    ]
+    assert not any({"token_ids", "stop_reason"} & chunk["choices"][0].keys() for chunk in chunks)
+    assert chunks[-1]["penstock"]["job_id"] == claim.id

@@ -164,3 +164,46 @@ async def test_another_server_is_asked_at_its_own_path(
     assert (wrong.status_code, wrong.json()["error"]["message"]) == (422, "body.top_n: no number")
     unknown = await http.post("/v1/score", json={"model": "upstream", "text_1": "a", "text_2": "b"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "unsupported")
+
+
+async def test_quotas_settle_by_the_answers_own_count(http: httpx.AsyncClient, work: Callable) -> None:
+    await work()
+    await http.put("/v1/admin/tenants/default", json={"tokens_per_day": 1_000_000})
+
+    async def used() -> int:
+        return int((await http.get("/v1/admin/tenants/default")).json()["used"]["tokens_today"])
+
+    spent = 0
+    for path, asked in BODIES.items():
+        got = await http.post(path, json={"model": "simulated", **asked})
+        tokens = got.json().get("usage", {}).get("prompt_tokens")
+        now = await used()
+        assert now - spent == (tokens or 1), path  # the tokenizer alone costs next to nothing
+        spent = now
+
+
+async def test_messages_run_as_calls_jobs_and_rows(
+    http: httpx.AsyncClient, client: openai.AsyncOpenAI, work: Callable
+) -> None:
+    await work()
+    path = "/v1/messages"
+    body = {"model": "simulated", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    # As it is written in a row: the simulated text depends on every byte.
+    called = (await http.post(path, content=json.dumps(body))).json()
+    assert (called["type"], called["stop_reason"], called["usage"]["output_tokens"]) == (
+        "message",
+        "max_tokens",
+        5,
+    )
+    asked = json.dumps({"endpoint": path, "input": body})
+    job = (await http.post("/v1/jobs", content=asked, params={"wait": 10})).json()
+    assert told(job["result"]) == told(called)
+    assert (job["usage"]["prompt_tokens"], job["usage"]["completion_tokens"]) == (
+        called["usage"]["input_tokens"],
+        5,
+    )
+    rows = [{"custom_id": "r", "method": "POST", "url": path, "body": body}]
+    batch = await ended(client, (await create(client, rows, endpoint=path)).id)
+    (line,) = await lines(client, batch.output_file_id)
+    assert told(line["response"]["body"]) == told(called)
+    assert batch.usage.output_tokens == 5

@@ -321,3 +321,18 @@ async def test_the_command_does_all_of_it(api: ApiServer, store: JobStore) -> No
     assert json.loads(await run("deliveries", hook, "--dead", "--json"))["event"]["id"] == event
     assert await run("resend", hook, event, "--text") == event
     assert (await run("delete", hook, "--text")) == f"{hook} deleted"
+
+
+async def test_a_call_is_its_callers_and_no_webhooks(http: httpx.AsyncClient, puppet: Puppet) -> None:
+    hook = f"{HOOKS}/{(await make(http))['id']}"
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+    async def known() -> bool:
+        return bool((await http.get("/v1/models")).json()["data"])
+
+    await eventually(known)
+    for path, more in ((CHAT, {}), ("/v1/jobs", {"input": body})):
+        asked = asyncio.create_task(http.post(path, json=more or body, headers={"prefer": "wait=20"}))
+        await puppet.succeed(await puppet.take())
+        assert (await asked).status_code == 200
+        assert (await http.get(hook)).json()["pending"] == (path != CHAT)

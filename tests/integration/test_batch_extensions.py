@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,85 @@ async def test_events_tell_progress_and_the_end(
     assert done == sorted(done)
     assert any(data["rows_per_s"] for _, data in events[:-1])
     assert events[-1][1]["id"] == batch.id
+
+
+async def read_events(
+    http: httpx.AsyncClient, batch_id: str, after: str | None = None, most: int | None = None
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """Follow a batch to its end, or for some events; return ids, names and data."""
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    headers = {} if after is None else {"last-event-id": after}
+    async with http.stream("GET", f"/v1/batches/{batch_id}/events", headers=headers) as stream:
+        fields: dict[str, str] = {}
+        async for line in stream.aiter_lines():
+            name, colon, value = line.partition(": ")
+            if colon and name:
+                fields[name] = value
+            elif fields and not line:
+                found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+                fields = {}
+                if len(found) == most:
+                    break
+    return found
+
+
+async def test_a_follower_resumes_after_the_last_event(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable
+) -> None:
+    await work(concurrency=2, simulated_inter_token_s=0.02)
+    batch = await create(client, [row(n, max_tokens=8) for n in range(12)])
+    path = f"/v1/batches/{batch.id}/events"
+    async with api.client() as http:
+        ((last, name, _),) = await read_events(http, batch.id, most=1)
+        assert name == "progress"
+        events = await read_events(http, batch.id, last)
+        ids = [int(ident) for ident, _, _ in events]
+        assert ids == sorted(set(ids))
+        assert ids[0] > int(last)
+        assert {name for _, name, _ in events[:-1]} <= {"progress"}
+        end = events[-1]
+        assert (end[1], end[2]["status"]) == ("completed", "completed")
+        assert await read_events(http, batch.id, last) == [end]  # what it missed is in one event
+        assert await read_events(http, batch.id) == [end]
+        assert (await http.get(path, headers={"last-event-id": end[0]})).status_code == 204
+        wrong = await http.get(path, headers={"last-event-id": "1-2"})
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+async def test_a_change_reaches_its_followers_at_once(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable
+) -> None:
+    await work(concurrency=1, simulated_inter_token_s=0.5)
+    batch = await create(client, [row(n, max_tokens=100) for n in range(3)])
+    async with api.client() as http:
+
+        async def running() -> bool:
+            return (await client.batches.retrieve(batch.id)).status == "in_progress"
+
+        await eventually(running)
+        ((last, _, told),) = await read_events(http, batch.id, most=1)
+        assert told["paused"] is False
+        followers = [asyncio.create_task(read_events(http, batch.id, last)) for _ in range(2)]
+        await http.post(f"/v1/batches/{batch.id}/pause")
+        await http.post(f"/v1/batches/{batch.id}/cancel")
+        for events in await asyncio.gather(*followers):
+            assert events[-1][1] == "cancelled"
+
+
+async def test_a_silent_follower_gets_pings(
+    client: openai.AsyncOpenAI, api: ApiServer, work: Callable
+) -> None:
+    await work(concurrency=1, simulated_inter_token_s=0.5)
+    batch = await create(client, [row(n, max_tokens=100) for n in range(2)])
+    text = ""
+    async with api.client() as http, http.stream("GET", f"/v1/batches/{batch.id}/events") as stream:
+        async for part in stream.aiter_text():
+            text += part
+            if text.count(": ping\n\n") >= 2:
+                break
+        else:
+            pytest.fail(f"no pings came: {text}")
+    await client.batches.cancel(batch.id)
 
 
 async def test_pause_and_resume(

@@ -80,6 +80,9 @@ async def test_a_whole_round_leaves_text_in_redis_without_keys_alone(
             assert "event: succeeded" in events
             resumed = await http.get(f"/v1/jobs/{job_id}/events", headers={"last-event-id": "1-1"})
             assert "event: chunk" in resumed.text
+            items = {"items": [{"role": "user", "content": MARK}]}
+            talk = f"/v1/conversations/{(await http.post('/v1/conversations', json=items)).json()['id']}"
+            assert MARK in (await http.get(f"{talk}/items")).text
     found = [bool(places_of(text, broker_settings)) for text in (MARK, said[:24])]
     assert found == [keys is None] * 2
 

@@ -145,6 +145,25 @@ def test_a_batch(round_: Round) -> None:
     assert round_.server.refused() == set()
 
 
+def test_webhooks(round_: Round) -> None:
+    path = "/v1/webhooks/" + round_.post("/v1/webhooks", {"url": "https://hooks.example.invalid"})["id"]
+    round_.post(f"{path}/rotate")
+    done = round_.submit(max_tokens=3)
+    assert round_.state(done) == "succeeded"
+
+    def failed() -> list[Any]:
+        return list(round_.http.get(f"{path}/deliveries").json()["data"])
+
+    wait_until(failed, 30)
+    assert failed()[0]["event"]["object_id"] == done
+    round_.post(f"{path}/deliveries/{failed()[0]['event']['id']}/resend")
+    assert round_.http.patch(path, json={"state": "disabled"}).is_success
+    assert round_.http.patch(path, json={"state": "active"}).is_success
+    assert round_.http.get("/v1/webhooks/secret").is_success
+    assert round_.http.delete(path).json()["deleted"]
+    assert round_.server.refused() == set()
+
+
 def test_flower_sees_and_revokes(round_: Round) -> None:
     running = round_.submit(max_tokens=20_000)
     wait_until(lambda: answers(round_.flower, f"/api/task/info/{running}"))

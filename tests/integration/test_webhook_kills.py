@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,30 @@ async def test_a_killed_redis_costs_one_repetition_at_most(
         await settled(hooks, endpoint)
     await store.aclose()
     once_each_in_order(receiver.ids, events, again=2)
+
+
+async def test_a_full_redis_still_notes_what_was_delivered(
+    server: EmbeddedServer, receiver: Receiver
+) -> None:
+    """Else each event would be sent again and again until there is memory."""
+    settings = BrokerSettings(redis_url=server.url)
+    store = JobStore(connect(server.url), settings)
+    hooks = Webhooks(store)
+    endpoint, _ = await endpoint_at(hooks, receiver.url)
+    over = threading.Event()
+
+    def hold(_: Got) -> Reply:
+        over.wait(10)
+        return Reply()
+
+    receiver.answer = hold
+    try:
+        with CoordinatorThread(settings, **QUICK | {"webhook_timeout_s": 15}):
+            events = [await hooks.test(endpoint) for _ in range(EVENTS)]
+            await eventually(lambda: receiver.got)
+            await store.client.config_set("maxmemory", 1)
+            over.set()
+            await settled(hooks, endpoint)
+    finally:
+        await store.aclose()
+    assert receiver.ids == events

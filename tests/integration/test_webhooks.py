@@ -120,6 +120,23 @@ async def test_a_response_has_events_of_its_own(
     assert await outbox(store, responses) == [(kind, f"resp_{job.id}")]
 
 
+async def test_a_call_whose_caller_waits_tells_nothing(store: JobStore, hooks: Webhooks) -> None:
+    await alive(store)
+    call = spec(live=True)
+    await run(store, call)
+    assert (
+        await store.client.hget(store.keys("job", call.id), "webhook") is None
+    )  # nobody listens: no byte more
+    endpoint = await made(hooks)
+    for call in (spec(live=True), spec(live=True, endpoint=RESPONSES)):
+        await run(store, call)
+        job = await store.get(call.id)
+        assert job is not None
+        assert job.webhook is None
+    assert await outbox(store, endpoint) == []
+    assert await due(store) == set()
+
+
 async def test_jobs_that_end_with_another_tell_of_themselves(store: JobStore, hooks: Webhooks) -> None:
     await alive(store)
     endpoint = await made(hooks)
@@ -358,6 +375,9 @@ async def test_secrets_are_sealed_where_bodies_are(store: JobStore, broker_setti
     assert stored
     assert secret not in str(stored)
     assert await hooks.signing_secrets(endpoint.id, "a") == (secret,)
+    of_all = await hooks.tenant_secret("a")
+    assert of_all not in str(await store.client.hgetall(store.keys("webhook", "whs_a")))
+    assert await hooks.signing_secrets(f"whe_{new_id()}", "a") == (of_all,)
 
 
 async def test_changes_are_in_the_audit_stream(store: JobStore, hooks: Webhooks) -> None:
@@ -403,10 +423,10 @@ async def test_the_endpoint_of_one_job_goes_when_it_has_what_it_gets(
     await hooks.test(kept)
     for endpoint in (own, kept):
         assert await outbox_.take(endpoint)
-        found = await outbox_.next(endpoint, 10)
+        found = await outbox_.next(endpoint)
         assert found is not None
         await outbox_.tried(endpoint, found.entries[0], Result(Outcome.DELIVERED, 204, 3))
-        assert await outbox_.next(endpoint, 10) is None
+        assert await outbox_.next(endpoint) is None
     for key in ("webhook", "webhook_tries"):
         assert 0 < await store.client.pttl(store.keys(key, own)) <= 600_000
         assert await store.client.pttl(store.keys(key, kept)) == -1

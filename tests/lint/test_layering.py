@@ -103,6 +103,7 @@ CONFINED = {
             "workers/devices/tiny_models.py",
             "workers/devices/tiny_weights.py",
             "workers/devices/tiny_encoder.py",
+            "workers/devices/tiny_speech.py",
         ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),

@@ -37,6 +37,7 @@ class Maker:
         """Make one of each, but for a job that waits: the next maker's worker would take it."""
         self.keep("webhook", "disabled", await self.webhook())
         self.keep("conversation", "made", await self.conversation())
+        self.keep("chat", "stored", await self.stored())
         self.keep("job", "running", await self.taken())
         self.keep("job", "streaming", await self.streaming())
         self.keep("job", "succeeded", await self.succeeded())
@@ -92,6 +93,13 @@ class Maker:
         item = {"id": "kept", "role": "user", "content": self.tenant.prompt}
         body = {"items": [item], "metadata": {"note": self.tenant.note}}
         return str((await self.post("/v1/conversations", json=body))["id"])
+
+    async def stored(self) -> str:
+        asked = asyncio.create_task(self.post("/v1/chat/completions", json=self.chat(store=True)))
+        claim = await self.puppet.take()
+        await self.puppet.succeed(claim, json.dumps({"answer": self.tenant.answer}).encode())
+        await asked
+        return f"chatcmpl-{claim.id}"
 
     async def take(self, ident: str) -> Claim:
         claim = await self.puppet.take()

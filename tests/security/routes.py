@@ -25,6 +25,7 @@ OBJECTS: Final = {
     "/v1/batches/{batch_id}": "batch",
     "/v1/webhooks/{webhook_id}": "webhook",
     "/v1/conversations/{conversation_id}": "conversation",
+    "/v1/chat/completions/{completion_id}": "chat",
     "/v1/models/{name}": "model",
     "/v1/workers/{name}": "worker",
     "/v1/queues/{pool}": "pool",
@@ -40,6 +41,7 @@ MISSING: Final = {
     "batch": f"batch_{7:032x}",
     "webhook": f"wh_{7:032x}",
     "conversation": f"conv_{7:032x}",
+    "chat": f"chatcmpl-job_{7:032x}",
     "model": "no-such-model",
     "worker": "no-such-worker",
     "pool": "no-such-pool",
@@ -101,7 +103,9 @@ ALL: Final = _routes()
 GUARDED: Final = [route for route in ALL if route.needs is not Needs.NOTHING]
 SCOPED: Final = [route for route in ALL if isinstance(route.needs, Scope)]
 OF_TENANTS: Final = [
-    route for route in SCOPED if route.kind in {"job", "response", "file", "batch", "conversation", "webhook"}
+    route
+    for route in SCOPED
+    if route.kind in {"job", "response", "file", "batch", "conversation", "chat", "webhook"}
 ]
 """Those whose path names an object of a tenant."""
 
@@ -110,6 +114,7 @@ ADMINISTERED: Final = [route for route in SCOPED if route.kind in {"key", "tenan
 
 BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "PATCH /v1/jobs/{job_id}": {"json": {"priority": "low"}},
+    "POST /v1/chat/completions/{completion_id}": {"json": {"metadata": {"topic": "x"}}},
     "POST /v1/conversations/{conversation_id}": {"json": {"metadata": {"topic": "x"}}},
     "POST /v1/conversations/{conversation_id}/items": {"json": {"items": [{"role": "user", "content": "x"}]}},
     "POST /v1/dead/retry": {"json": {}},

@@ -26,6 +26,7 @@ REFERENCES = {
     "POST /v1/dead/retry ids": "job",
     "GET /v1/files after": "file",
     "GET /v1/batches after": "batch",
+    "GET /v1/chat/completions after": "chat",
     "GET /v1/webhooks after": "webhook",
     "POST /v1/responses previous_response_id": "response",
 }
@@ -36,6 +37,8 @@ NO_REFERENCES = {
     "GET /v1/dead after",
     "GET /v1/jobs/{job_id}/events after",  # a place in the job's own log
     "GET /v1/jobs/{job_id}/stream starting_after",
+    "GET /v1/chat/completions/{completion_id} starting_after",
+    "GET /v1/chat/completions/{completion_id}/messages after",  # a message of the chat completion
     "GET /v1/responses/{response_id} starting_after",
     "GET /v1/responses/{response_id}/input_items after",  # an item of the response
     "GET /v1/conversations/{conversation_id}/items after",  # an item of the conversation

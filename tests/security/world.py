@@ -106,7 +106,7 @@ class World:
     def records(self) -> dict[str, Any]:
         """Read whatever Redis holds under an id of the first tenant's objects."""
         with Redis.from_url(self.base.redis_url) as client:
-            ids = set(self.alice.objects.values())
+            ids = {ident.removeprefix("chatcmpl-") for ident in self.alice.objects.values()}
             names = (key for key in client.scan_iter(f"{self.base.namespace}*", 1000))
             found = {key for key in names if not ids.isdisjoint(key.decode().split(":"))}
             return {key: client.dump(key) for key in sorted(found)}

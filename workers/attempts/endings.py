@@ -23,6 +23,7 @@ from storage import StorageError, UnreadableObjectError
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.engines.base import Engine, Final, death_counts
+from workers.inputs import NoSuchFileError
 
 log = structlog.get_logger(__name__)
 
@@ -101,8 +102,10 @@ class Endings:
             return await self.retry(attempt, error)
         return await self.fail(attempt, error.code, error.message)
 
-    async def unfetched(self, attempt: Attempt, error: StorageError) -> Outcome:
-        """End an attempt at a job whose request could not be read from the storage. Another worker may reach it."""
+    async def unfetched(self, attempt: Attempt, error: StorageError | NoSuchFileError) -> Outcome:
+        """End an attempt at a job whose request, or a file of it, could not be read. Another worker may do it."""
+        if isinstance(error, NoSuchFileError):
+            return await self.fail(attempt, FailureCode.FILE_NOT_FOUND, str(error))
         if isinstance(error, UnreadableObjectError):
             return await self.unreadable(attempt, JobError(error.code, str(error)))
         log.warning("request_not_fetched", reason=error.reason, error=str(error))

@@ -31,6 +31,7 @@ from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, being_cancelled, record_final
+from workers.inputs import Inputs, NoSuchFileError
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Runner:
         quarantine: lets one suspect in at a time.
         max_result_bytes: a larger response fails its job.
         device_share: devices of this worker for each of its slots.
+        inputs: reads what a request needs.
         share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
         run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
@@ -65,6 +67,7 @@ class Runner:
         tracer: Tracer,
         max_result_bytes: int,
         device_share: float,
+        inputs: Inputs,
         share_prefixes: bool,
         run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
@@ -72,7 +75,7 @@ class Runner:
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
         self._quarantine, self._metrics, self._tracer = quarantine, metrics, tracer
-        self._share_prefixes = share_prefixes
+        self._share_prefixes, self._inputs = share_prefixes, inputs
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._die = die
         self._endings = Endings(engine, store, worker, metrics, max_result_bytes, device_share)
@@ -203,7 +206,7 @@ class Runner:
             raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
-        except StorageError as error:
+        except (StorageError, NoSuchFileError) as error:
             return await endings.unfetched(attempt, error)
         except Exception as error:
             log.exception("run_crashed", attempt=claim.attempt)
@@ -227,7 +230,7 @@ class Runner:
             buffer.append(chunk)
             self._flusher.schedule(buffer)
 
-        body = await self._store.body_of(claim)
+        body, upload = await self._inputs.of(claim)
         with self._quarantine.window(claim) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000
@@ -245,6 +248,7 @@ class Runner:
                 {} if span.context is None else span.context.headers(),
                 partial(span.event, "handed_over") if span.recording else None,
                 None if self._share_prefixes else claim.tenant,
+                upload,
             )
             attempt.on_engine = True
             try:

@@ -11,13 +11,16 @@ import structlog
 
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkSpec
+from broker.db.errors import StoreUnavailableError
 from jobs.answers import failure_body
 from jobs.batch_rows import Row
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
+from storage import StorageError
 from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, death_counts, record_final
+from workers.inputs import Inputs, NoSuchFileError
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +74,7 @@ class RowRunner:
 
     Args:
         engine: a started engine.
+        inputs: reads the files that rows name.
         retry: how long a row waits for its next try.
         max_result_bytes: a larger response fails its row.
         share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
@@ -79,6 +83,7 @@ class RowRunner:
     def __init__(
         self,
         engine: Engine,
+        inputs: Inputs,
         retry: RetryPolicy,
         max_result_bytes: int,
         tracer: Tracer,
@@ -86,6 +91,7 @@ class RowRunner:
         share_prefixes: bool,
     ) -> None:
         self._engine, self._retry, self._share_prefixes = engine, retry, share_prefixes
+        self._inputs = inputs
         self._max_result_bytes, self._tracer = max_result_bytes, tracer
 
     async def run(self, chunk: ChunkAttempt, row: Row, ident: str) -> RowEnd | None:
@@ -102,24 +108,28 @@ class RowRunner:
         for number in range(1, ROW_ATTEMPTS + 1):
             began_s = time.monotonic()
             span = self._begin_span(chunk, ident)
-            request = EngineRequest(
-                chunk.engine_id(ident),
-                chunk.spec.endpoint,
-                row.body,
-                stream=False,
-                priority=chunk.claim.lane.engine_priority,
-                attempt=number,
-                trace={} if span.context is None else span.context.headers(),
-                tenant=None if self._share_prefixes else chunk.claim.tenant,
-            )
             chunk.on_engine += 1
             try:
+                request = EngineRequest(
+                    chunk.engine_id(ident),
+                    chunk.spec.endpoint,
+                    await self._inputs.with_images(row.body, chunk.claim.tenant),
+                    stream=False,
+                    priority=chunk.claim.lane.engine_priority,
+                    attempt=number,
+                    trace={} if span.context is None else span.context.headers(),
+                    tenant=None if self._share_prefixes else chunk.claim.tenant,
+                )
                 final = await self._engine.run(request, _ignore)
                 record_final(span, final)
             except EngineDeadError as error:
                 if await self._engine_is_dead(chunk, error):
                     return self._verdict(chunk, error)
                 final = Final(*failure_body(FailureCode.ENGINE_UNAVAILABLE, str(error)[:500]), None)
+            except NoSuchFileError as error:
+                final = Final(*failure_body(FailureCode.FILE_NOT_FOUND, str(error)), None)
+            except (StorageError, StoreUnavailableError) as error:
+                final = Final(*failure_body(FailureCode.STORAGE_UNAVAILABLE, str(error)[:500]), None)
             except Exception as error:  # an engine's bug must not take the chunk with it
                 log.exception("row_crashed", batch=chunk.spec.batch)
                 message = f"{type(error).__name__}: {error}"

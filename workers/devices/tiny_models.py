@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workers.devices import tiny_encoder, tiny_tokenizer, tiny_weights
+from workers.devices import tiny_encoder, tiny_speech, tiny_tokenizer, tiny_weights
 from workers.devices.tiny_encoder import EncoderSize
+from workers.devices.tiny_speech import SpeechSize
 from workers.devices.tiny_tokenizer import SPECIAL
 from workers.devices.tiny_weights import TinySize
 
@@ -30,6 +31,7 @@ TINY_MODELS: dict[str, str] = {
     "tiny-embed": "tiny",
     "tiny-rerank": "rerank",
     "tiny-classify": "classify",
+    "tiny-whisper": "whisper",
 }
 """Names that a worker takes for its model, and the size that it builds for each."""
 
@@ -38,11 +40,13 @@ SIZES: dict[str, TinySize] = {
     "nano": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64),
     "small": TinySize(hidden=512, layers=8, heads=8, kv_heads=4, intermediate=1536),
     "paced": TinySize(hidden=64, layers=1, heads=1, kv_heads=1, intermediate=64, max_len=32_768),
+    "quotes": TinySize(hidden=256, layers=4, heads=4, kv_heads=2, intermediate=512, quotes=True),
     "8b": TinySize(hidden=4096, layers=32, heads=32, kv_heads=8, intermediate=14336, alike=True),
 }
 """``tiny`` lets the engine dominate, ``nano`` the Python front, as it does beside a fast GPU. With ``small`` (28 million
 weights) reading the prompt is what the first token waits for, as with models that people chat with. ``8b`` has the layers
 of Llama 3 8B, for a GPU: 14 GB, made in half a minute. ``paced`` lends a paced engine its tokenizer and a long context.
+``quotes`` ends the texts in what it must write as JSON, which ``tiny`` hardly ever does.
 """
 
 ENCODERS: dict[str, EncoderSize] = {
@@ -50,6 +54,9 @@ ENCODERS: dict[str, EncoderSize] = {
     "classify": EncoderSize(("sad", "fine", "glad")),
 }
 """Sizes of :mod:`workers.devices.tiny_encoder`: models that generate nothing."""
+
+SPEECH: dict[str, SpeechSize] = {"whisper": SpeechSize()}
+"""Sizes of :mod:`workers.devices.tiny_speech`: models that hear."""
 
 CHAT_TEMPLATE = """\
 {%- if tools %}
@@ -123,10 +130,10 @@ def _write(folder: Path, size: TinySize) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def _fingerprint(spec: TinySize | EncoderSize) -> str:
+def _fingerprint(spec: TinySize | EncoderSize | SpeechSize) -> str:
     """Return what a model is named after: a change of its recipe, these modules, is another model."""
     recipe = hashlib.sha256(json.dumps(asdict(spec)).encode())
-    modules = tiny_tokenizer.__file__, tiny_weights.__file__, tiny_encoder.__file__
+    modules = tiny_tokenizer.__file__, tiny_weights.__file__, tiny_encoder.__file__, tiny_speech.__file__
     for source in (__file__, *modules):
         recipe.update(Path(source).read_bytes())
     return recipe.hexdigest()[:10]
@@ -137,7 +144,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
 
     Args:
         cache_dir: where models are kept; created if missing.
-        size: a key of :data:`SIZES` or :data:`ENCODERS`.
+        size: a key of :data:`SIZES`, :data:`ENCODERS` or :data:`SPEECH`.
 
     Returns:
         The model's folder, a Hugging Face checkpoint.
@@ -146,7 +153,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
         KeyError: no such size.
         OSError: the folder cannot be written.
     """
-    spec = SIZES.get(size) or ENCODERS[size]
+    spec = SIZES.get(size) or ENCODERS.get(size) or SPEECH[size]
     target = cache_dir / f"{size}-random-{_fingerprint(spec)}"
     if target.is_dir():
         return target
@@ -156,6 +163,8 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
         made.chmod(0o755)
         if isinstance(spec, EncoderSize):
             tiny_encoder.write(made, spec)
+        elif isinstance(spec, SpeechSize):
+            tiny_speech.write(made, spec)
         else:
             _write(made, spec)
         try:

@@ -15,7 +15,12 @@ from workers.devices.tiny_tokenizer import END, SPECIAL, WORDS
 
 @dataclass(frozen=True, slots=True)
 class TinySize:
-    """One size. Sizes are counts, ``max_len`` is in tokens; ``alike``: every layer has the weights of the first."""
+    """One size. Sizes are counts, ``max_len`` is in tokens.
+
+    Attributes:
+        alike: every layer has the weights of the first.
+        quotes: a quotation mark is as likely as a full stop, so that texts in JSON end, such as arguments of a tool.
+    """
 
     hidden: int
     layers: int
@@ -25,6 +30,7 @@ class TinySize:
     vocab: int = 4096
     max_len: int = 4096
     alike: bool = False
+    quotes: bool = False
 
 
 _ALWAYS, _SENTENCE, _START, _ENDED = range(4)
@@ -72,6 +78,8 @@ def make(size: TinySize, vocabulary: dict[str, int]) -> dict[str, Any]:
     output = normal(size.vocab, size.hidden, std=_SPREAD / size.hidden**0.5)
     output[: len(SPECIAL) + 256] *= 0.1  # lone bytes: where a schema allows any text, words are likelier
     _add_grammar(embeddings, output, vocabulary, _growth(size))
+    if size.quotes:
+        output[vocabulary['"']] = output[vocabulary["."]]
     out: dict[str, Any] = {
         "model.embed_tokens.weight": stored(embeddings),
         "model.norm.weight": torch.ones(size.hidden, dtype=torch.bfloat16),

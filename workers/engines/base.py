@@ -38,6 +38,14 @@ class EngineStartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that belongs to a request."""
+
+    filename: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EngineRequest:
     """One job, as an engine sees it.
 
@@ -51,6 +59,7 @@ class EngineRequest:
         trace: headers (W3C Trace Context) by which the engine's own spans find their trace; empty if there is none.
         tenant: with whose requests alone it shares cached prefixes (:mod:`workers.engines.salt`); None: with all.
         handed_over: called once what the engine does before scheduling (templates, tokens) is done, if it can tell.
+        upload: the file of an endpoint that takes a form; None: it takes none. ``file`` in the body does not count.
     """
 
     id: str
@@ -62,6 +71,7 @@ class EngineRequest:
     trace: Mapping[str, str] = field(default_factory=dict)
     handed_over: Callable[[], None] | None = None
     tenant: str | None = None
+    upload: Upload | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ class VllmSettings:
     ) -> VllmSettings:
         """Return settings for a model of :mod:`workers.devices.tiny_models`, by its name: eager, small, with tools."""
         generates, embeds = name == "tiny-random", name == "tiny-embed"
+        pools = not generates and name != "tiny-whisper"
         return cls(
             model=str(model_path),
             served_model_name=(name,),
@@ -107,7 +108,7 @@ class VllmSettings:
             kv_cache_memory_bytes=256 << 20,
             dtype="float32",  # random weights make near ties, which bfloat16 breaks differently in every batch
             tool_call_parser="hermes" if generates else None,
-            runner=None if generates else "pooling",
+            runner="pooling" if pools else None,
             convert="embed" if embeds else None,
             extra_args=extra_args,
         )

@@ -37,6 +37,7 @@ from workers.batches.plan import Planner
 from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
+from workers.inputs import Inputs
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
@@ -186,8 +187,10 @@ class EngineHost:
         self._metrics.bulk_pace.set_function(lambda: pace.rate)
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
         device_share = self._device.count / capacity
+        inputs = Inputs(store, storage)
         rows = RowRunner(
             self.engine,
+            inputs,
             RetryPolicy(s.retry_base_s, s.retry_max_s),
             s.max_result_bytes,
             self._tracer,
@@ -213,6 +216,7 @@ class EngineHost:
             tracer=self._tracer,
             max_result_bytes=s.max_result_bytes,
             device_share=device_share,
+            inputs=inputs,
             share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,

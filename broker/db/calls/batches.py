@@ -63,6 +63,17 @@ class BatchCancel(Call[str | None]):
     by: str | None = None
 
 
+class BatchWatch(Call[bool]):
+    """Tell the api process ``sink`` of each change of a batch from now on. False: there is no such batch.
+
+    ``owner``: as of :class:`BatchCancel`.
+    """
+
+    batch: str
+    sink: str
+    owner: str | None = None
+
+
 class BatchPause(Call[str | None]):
     """Pause a batch (its running rows end, no more begin), or resume it. Answers with its status; None: there is none.
 

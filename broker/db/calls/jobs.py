@@ -50,7 +50,8 @@ class Accept(Call[Accepted]):
         conversation: the one that it continues; refused as ``no_conversation`` if it is not the tenant's, as
             ``conversation_busy`` while another job of it has not ended, or if it is not as it was read.
         conversation_turn: as it was read. ``conversation_parts``: the same.
-        webhook: URL that is told of its end.
+        webhook: URL that is told of its end. ``live``: no webhook is told of it.
+        listed: note it among its tenant's stored chat completions.
         objects: keys of its bodies that are in the storage.
     """
 
@@ -88,6 +89,8 @@ class Accept(Call[Accepted]):
     conversation_turn: int | None = None
     conversation_parts: int | None = None
     webhook: str | None = None
+    listed: bool | None = None
+    live: bool | None = None
     objects: list[str] | None = None
 
 
@@ -257,6 +260,20 @@ class Forget(Call[str | None]):
     """
 
     id: str
+    owner: str | None = None
+    by: str | None = None
+
+
+class Relabel(Call[bool]):
+    """Replace a job's metadata. False: there is no such job. ``owner``: as of :class:`Cancel`.
+
+    Attributes:
+        metadata: JSON.
+    """
+
+    flags = WRITES
+    id: str
+    metadata: str
     owner: str | None = None
     by: str | None = None
 

@@ -5,15 +5,7 @@
 
 from __future__ import annotations
 
-from broker.db.calls.base import WRITES, Answer, Call
-
-
-class WebhookTake(Call[str | None]):
-    """Take the outbox of an endpoint for which something is due. Answers its tenant; None: the coordinator has it not."""
-
-    id: str
-    coordinator: str
-    lease_ms: int
+from broker.db.calls.base import Answer, Call
 
 
 class OutboxRead(Answer):
@@ -28,8 +20,17 @@ class OutboxRead(Answer):
     entries: list[tuple[str, str, str, str, int, int]]
 
 
+class WebhookTake(Call[OutboxRead | None]):
+    """Take the outbox of an endpoint for which something is due, and read its first entries. None: not taken."""
+
+    id: str
+    coordinator: str
+    lease_ms: int
+    most: int
+
+
 class WebhookNext(Call[OutboxRead | None]):
-    """Read the first entries of an outbox and prolong its lease. None: the outbox is empty, or not the coordinator's."""
+    """Read the first entries of an outbox and prolong its lease. None: it is empty and given back, or was lost."""
 
     id: str
     coordinator: str
@@ -40,7 +41,8 @@ class WebhookNext(Call[OutboxRead | None]):
 class WebhookTried(Call[str]):
     """Record a try, and what follows for the entry: it leaves the outbox, stays for the next try, or is a dead letter.
 
-    Answers ``held``; ``lost`` if the coordinator no longer has the outbox; ``disabled`` if the endpoint is now.
+    Answers ``held``; ``empty``: the outbox is, and was given back; ``lost``: the coordinator has it no longer;
+    ``disabled``: the endpoint is now.
 
     Attributes:
         number: of this try of the event, from 1.
@@ -48,7 +50,6 @@ class WebhookTried(Call[str]):
         disable_after_ms: an endpoint that fails for so long is disabled.
     """
 
-    flags = WRITES
     id: str
     coordinator: str
     lease_ms: int

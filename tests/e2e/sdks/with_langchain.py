@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from langchain_anthropic import ChatAnthropic
 from langchain_core.language_models import BaseChatModel
@@ -13,7 +14,7 @@ from pydantic import SecretStr
 URL, MODEL, KEY = os.environ["PENSTOCK_URL"], os.environ["PENSTOCK_MODEL"], SecretStr("none")
 
 
-def weather(city: str) -> str:
+def weather(city: Literal["Oslo", "Rome"]) -> str:
     """Tell the weather of a city."""
     return city
 
@@ -37,10 +38,11 @@ def use(model: BaseChatModel, *, tools: bool = True) -> None:
     assert whole.usage_metadata is not None
     assert len(model.batch(["one", "two", "three"])) == 3
     if tools:
-        called = model.bind_tools([weather], tool_choice="weather").invoke("Hello")
+        called = model.bind_tools([weather], tool_choice="weather", strict=True).invoke("Hello")
         assert isinstance(called, AIMessage)
-        (call,) = [*called.tool_calls, *called.invalid_tool_calls]
+        (call,) = called.tool_calls
         assert call["name"] == "weather"
+        assert call["args"]["city"] in {"Oslo", "Rome"}
 
 
 chat = ChatOpenAI(base_url=f"{URL}/v1", api_key=KEY, model=MODEL, max_retries=0, stream_usage=True)

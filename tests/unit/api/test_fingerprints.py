@@ -16,6 +16,8 @@ LONG = "x" * MIN_PREFIX
     [
         ({"prompt": LONG}, None),
         ({"messages": [{"role": "system", "content": LONG}]}, None),
+        ({"system": LONG, "messages": [{"role": "user", "content": "hi"}]}, None),
+        ({"system": [{"type": "text", "text": LONG}], "messages": []}, None),
         ({"prompt_cache_key": "k"}, None),
         ({}, "k"),
     ],

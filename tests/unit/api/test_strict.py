@@ -7,13 +7,14 @@ import typing
 from typing import Any
 
 import pytest
+from anthropic.types import Message
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from api.http.strict import RESPONSE_EVENT, STREAMED, WHOLE, Form
-from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES
+from api.http.strict import RESPONSE_EVENT, STREAMED, WHOLE, Form, shaped_stream, shaped_whole
+from jobs.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, POOLING, RESPONSES
 
 VLLM_CHAT = """{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":
 {"role":"assistant","content":"a","refusal":null,"annotations":null,"audio":null,"function_call":null,"reasoning":null},
@@ -133,8 +134,32 @@ def test_what_has_no_such_members_has_a_form_too(body: bytes) -> None:
         json.loads(form(body))
 
 
-def test_other_endpoints_have_no_form() -> None:
-    assert MESSAGES not in {*WHOLE, *STREAMED}
+def test_a_message() -> None:
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": None}}
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    got = shaped(
+        WHOLE[MESSAGES], {"content": [{"type": "text", "text": "a"}, block], "usage": usage, "x": None}
+    )
+    assert got["content"][0] == {"type": "text", "text": "a", "citations": None}
+    assert got["content"][1] == {**block, "caller": {"type": "direct"}}
+    assert got["stop_sequence"] is got["container"] is got["usage"]["server_tool_use"] is None
+    assert "x" not in got
+    event = {"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}}
+    assert shaped(STREAMED[MESSAGES], event) == event
+
+
+@pytest.mark.asyncio
+async def test_only_the_data_of_a_stream_are_shaped() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    frames = b': ping\n\nevent: x\ndata: {"a":null,"b":1}\n\ndata: [DONE]\n\n'
+    await shaped_stream(CHAT, send)({"type": "http.response.body", "body": frames, "more_body": True})
+    assert sent[0]["body"] == b': ping\n\nevent: x\ndata: {"b":1}\n\ndata: [DONE]\n\n'
+    assert shaped_stream(POOLING, send) is send
+    assert shaped_whole(POOLING, b'{"a":null}') == b'{"a":null}'
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
@@ -167,6 +192,7 @@ def check(form: Form, models: list[type[BaseModel]], path: str) -> None:
         (WHOLE[COMPLETIONS], Completion),
         (WHOLE[EMBEDDINGS], CreateEmbeddingResponse),
         (WHOLE[RESPONSES], Response),
+        (WHOLE[MESSAGES], Message),
     ],
 )
 def test_the_tables_name_members_of_the_sdks_models(form: Form, model: type[BaseModel]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest_asyncio
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from coordinator.webhooks.guard import KEPT_BYTES, READ_BYTES, Guard
+from coordinator.webhooks.names import SystemNames
 from jobs.addresses import NOTHING, Allowed
 from tests.certificates import Authority
 from tests.receivers import Receiver, Reply
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -184,3 +188,23 @@ async def test_what_is_no_server_is_no_failure_of_ours(open_guard: Guard) -> Non
         answer = await open_guard.post(url, b"{}", {})
         assert (answer.status, answer.refused) == (None, False)
         assert answer.body.startswith("the receiver cannot be reached")
+
+
+async def test_a_name_server_that_never_answers_holds_no_other_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answer = threading.Semaphore(0), threading.Event()
+
+    def hang(*_: object) -> list[object]:
+        asked.release()
+        answer.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    names = SystemNames(40)
+    lookups = [asyncio.ensure_future(names.resolve(f"h{n}.example", 443)) for n in range(40)]
+    await eventually(lambda: asked._value == 40)
+    assert await asyncio.to_thread(answer.is_set) is False
+    answer.set()
+    assert await asyncio.gather(*lookups) == [[]] * 40
+    await names.close()

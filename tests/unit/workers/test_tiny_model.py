@@ -8,8 +8,16 @@ import jinja2
 import pytest
 
 from workers.devices import tiny_weights
-from workers.devices.tiny_models import CHAT_TEMPLATE, ENCODERS, SIZES, TINY_MODELS, build_tiny_model
+from workers.devices.tiny_models import (
+    CHAT_TEMPLATE,
+    ENCODERS,
+    SIZES,
+    SPEECH,
+    TINY_MODELS,
+    build_tiny_model,
+)
 from workers.devices.tiny_tokenizer import WORDS, train
+from workers.engines.settings import VllmSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -46,8 +54,32 @@ def test_an_encoder_has_its_labels(tmp_path: Path, size: str) -> None:
     assert build_tiny_model(tmp_path, size) == path
 
 
+def test_a_whisper_is_small_and_the_same_every_time(tmp_path: Path) -> None:
+    first, second = (build_tiny_model(tmp_path / name, "whisper") for name in "ab")
+    assert sum(file.stat().st_size for file in first.iterdir()) < 8_000_000
+    weights = [(one / "model.safetensors").read_bytes() for one in (first, second)]
+    assert weights[0] == weights[1]
+    assert json.loads((first / "config.json").read_text())["model_type"] == "whisper"
+
+
 def test_every_name_has_a_size() -> None:
-    assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS}
+    assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS, *SPEECH}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("tiny-random", {"--tool-call-parser=hermes"}),
+        ("tiny-embed", {"--runner=pooling", "--convert=embed"}),
+        ("tiny-rerank", {"--runner=pooling"}),
+        ("tiny-classify", {"--runner=pooling"}),
+    ],
+)
+def test_a_models_name_says_how_it_runs(tmp_path: Path, name: str, flags: set[str]) -> None:
+    argv = VllmSettings.tiny(tmp_path, name=name).argv()
+    special = {flag for flag in argv if flag.startswith(("--tool-call-parser", "--runner", "--convert"))}
+    assert special == flags
+    assert argv[argv.index("--served-model-name") + 1] == name
 
 
 def test_every_word_is_one_token() -> None:

@@ -24,6 +24,7 @@ from workers.engines.openai.priority import PROBE_ID, PriorityField, blames_prio
 from workers.engines.priority import report_priority, with_priority
 from workers.engines.salt import blames_salt, with_salt
 from workers.engines.settings import OpenAISettings
+from workers.engines.speech import form_for, spoken, streamed_answer, text_answer
 
 log = structlog.get_logger(__name__)
 
@@ -179,9 +180,14 @@ class OpenAIEngine:
         Returns:
             The end of the run; or the fields to send instead, as the server seems to refuse one, and nothing was emitted.
         """
-        raw, hide_usage = _prepare(request)
-        body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
         headers = {"X-Request-Id": request.id, "X-Vllm-Priority": str(request.priority), **request.trace}
+        asked, ours, hide_usage = None, False, True
+        if request.upload is None:
+            raw, hide_usage = _prepare(request)
+            body, ours = with_salt(with_priority(raw, given.priority), given.salt_for)
+        else:
+            form, asked = form_for(request, request.upload)
+            body, headers["Content-Type"] = form.body, form.content_type
         # Leaving the block early closes the connection, by which the server knows to abort.
         url = self._base + ENDPOINTS[request.endpoint].served_at
         async with self._client().post(url, data=body, headers=headers) as response:
@@ -196,7 +202,7 @@ class OpenAIEngine:
                     return replace(given, salt_for=None)
                 if status in _GONE:
                     raise EngineDeadError(f"{self._settings.base_url} answers with status {status}")
-                return whole(status, answer)
+                return whole(status, answer) if request.upload is None else spoken(status, answer, asked)
             self._streams[request.id] = response
 
             def stopped() -> bool:
@@ -205,7 +211,9 @@ class OpenAIEngine:
             parts, path = self._parts(response, stopped), request.endpoint
             if ENDPOINTS[path].streams == "events":
                 return await relay_events(parts, emit, path, stopped=stopped)
-            return await relay(parts, emit, chat=path == CHAT, hide_usage=hide_usage, stopped=stopped)
+            chat = path == CHAT or request.upload is not None
+            end = await relay(parts, emit, chat=chat, hide_usage=hide_usage, stopped=stopped)
+            return end if request.upload is None else text_answer(streamed_answer(end), asked)
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:

@@ -38,6 +38,7 @@ from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
+from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap
@@ -45,7 +46,7 @@ from workers.engines.vllm.tap import Tap
 _TAPPED: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
 """For each endpoint with compact streams, the form of the id that vLLM gives its request, from the job's id."""
 
-_SEVERAL = ("cmpl-{}-", "resp_{}_")
+_SEVERAL = ("cmpl-{}-", "resp_{}_", "transcribe-{}", "translate-{}")
 """How the ids of several requests for one job begin: a completion has one for each prompt, a response one for each turn of
 its tools. Messages are chats for vLLM."""
 
@@ -174,7 +175,7 @@ class VllmEngine:
             async with self._way.taken(request.priority, request.body):
                 if llm.errored:  # it died while this request waited
                     raise EngineDeadError(_DEAD, reached=False)
-                final = await self._run(request, emit)
+                final = await (self._run if request.upload is None else self._run_form)(request, emit)
         except EngineDeadError:
             raise
         except Exception as error:
@@ -236,6 +237,10 @@ class VllmEngine:
             hide_usage=False,
             ask_usage=lambda: wire.usage_beside(raw_request),
         )
+
+    async def _run_form(self, request: EngineRequest, emit: Emit) -> Final:
+        endpoint = self._endpoints.get(request.endpoint)
+        return await run_form(self._app, endpoint, request, self._headers(request), emit)
 
     def _headers(self, request: EngineRequest) -> Headers:
         headers = [

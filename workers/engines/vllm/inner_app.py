@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 Headers = list[tuple[bytes, bytes]]
 
 
 async def call_app(
-    app: Any, method: str, path: str, body: bytes = b"", headers: Headers | None = None
+    app: Any,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    headers: Headers | None = None,
+    *,
+    content_type: str = "application/json",
 ) -> tuple[int, bytes]:
     """Send one request through the whole app.
 
@@ -24,7 +31,7 @@ async def call_app(
 
     Args:
         path: without query.
-        body: JSON, or empty.
+        body: of the type ``content_type``, or empty.
         headers: lower-case names.
 
     Returns:
@@ -49,7 +56,7 @@ async def call_app(
         elif message["type"] == "http.response.body":
             parts.append(message.get("body", b""))
 
-    scope = make_scope(app, method, path, headers or [], len(body))
+    scope = make_scope(app, method, path, headers or [], len(body), content_type)
     task = asyncio.ensure_future(app(scope, receive, send))
     try:
         await asyncio.shield(task)
@@ -61,9 +68,15 @@ async def call_app(
     return status, b"".join(parts)
 
 
-def make_scope(app: Any, method: str, path: str, headers: Headers, length: int) -> dict[str, Any]:
+def make_scope(
+    app: Any, method: str, path: str, headers: Headers, length: int, content_type: str = "application/json"
+) -> dict[str, Any]:
     """Return an ASGI HTTP scope as a local server would make it."""
-    fixed = [(b"content-type", b"application/json"), (b"host", b"local"), (b"content-length", b"%d" % length)]
+    fixed = [
+        (b"content-type", content_type.encode()),
+        (b"host", b"local"),
+        (b"content-length", b"%d" % length),
+    ]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -91,19 +104,28 @@ def functions_at(app: Any, path: str) -> list[Callable[..., Awaitable[Any]]]:
     ]
 
 
+def upload_of(filename: str, data: bytes) -> Any:
+    """Return a file of a form, as FastAPI gives it to an endpoint."""
+    from starlette.datastructures import UploadFile
+
+    return UploadFile(io.BytesIO(data), size=len(data), filename=filename)
+
+
 class InvalidBodyError(Exception):
     """The endpoint's request model refuses the body."""
 
 
 class Endpoint:
-    """One POST endpoint of a FastAPI app whose function takes ``(request: Model, raw_request: Request)``.
+    """A POST endpoint of an app whose function takes ``(request: Model, raw_request: Request)``, or a union of models.
+    The model may be that of a form.
 
     Raises:
         LookupError: the app has no such endpoint, or its function looks otherwise; use :func:`call_app`.
     """
 
     def __init__(self, app: Any, path: str) -> None:
-        from pydantic import BaseModel
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError
         from starlette.requests import Request
 
         found = functions_at(app, path)
@@ -112,11 +134,16 @@ class Endpoint:
         # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.
         self._function: Callable[..., Awaitable[Any]] = inspect.unwrap(found[0])
         parameters = inspect.signature(self._function, eval_str=True).parameters
-        model = parameters["request"].annotation if set(parameters) == {"request", "raw_request"} else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise LookupError(f"endpoint {path} does not take (request, raw_request)")  # noqa: TRY004 - the app lacks what we look for
+        if set(parameters) != {"request", "raw_request"}:
+            raise LookupError(f"endpoint {path} does not take (request, raw_request)")
         self._app, self._path = app, path
-        self._validate = model.model_validate
+        model: Any = parameters["request"].annotation
+        if get_origin(model) is Annotated and isinstance(get_args(model)[0], type):  # of a form
+            model = get_args(model)[0]
+        try:
+            self._validate = TypeAdapter(model).validate_python
+        except PydanticSchemaGenerationError as error:
+            raise LookupError(f"endpoint {path} takes no model") from error
         self._request = Request
 
     async def call(self, body: dict[str, Any], headers: Headers) -> tuple[Any, Any]:
@@ -138,7 +165,7 @@ class Endpoint:
             raise InvalidBodyError from error
         raw = self._request(make_scope(self._app, "POST", self._path, headers, 0))
         try:
-            return await self._function(parsed, raw), raw
+            return await self._function(request=parsed, raw_request=raw), raw
         except Exception as error:
             handler = self._handler(error)
             if handler is None:

@@ -17,14 +17,16 @@ from jobs.endpoints import (
     RESPONSES,
     SCORE,
     TOKENIZE,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
 )
 from workers.engines.vllm.inner_app import functions_at
 
 BESIDE_CHAT = (RESPONSES, MESSAGES, COUNT_TOKENS)
 """What a model that chats may do too."""
 
-OTHERS = (EMBEDDINGS, RERANK, SCORE, CLASSIFY, POOLING, TOKENIZE, DETOKENIZE)
-"""What does not generate."""
+OTHERS = (EMBEDDINGS, RERANK, SCORE, CLASSIFY, POOLING, TOKENIZE, DETOKENIZE, TRANSCRIPTIONS, TRANSLATIONS)
+"""What does not answer a prompt."""
 
 _HANDLERS = {
     MESSAGES: "anthropic_serving_messages",
@@ -34,6 +36,8 @@ _HANDLERS = {
     SCORE: "serving_scores",
     CLASSIFY: "serving_classification",
     POOLING: "serving_pooling",
+    TRANSCRIPTIONS: "openai_serving_transcription",
+    TRANSLATIONS: "openai_serving_translation",
 }
 """What answers an endpoint, on the state of the app. It is None if the model cannot do it, though there may be a route."""
 

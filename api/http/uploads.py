@@ -25,12 +25,14 @@ class Upload:
 
     Attributes:
         fields: the text fields.
+        lists: those whose names end with ``[]``, which may come several times.
         filename: the file's; None: the form has no file.
         digest: SHA-256 of the file.
         size: of the file in bytes.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, list[str]] = field(default_factory=dict)
     filename: str | None = None
     digest: str = ""
     size: int = 0
@@ -69,7 +71,7 @@ class _Form:
         self._headers, self._text = {}, []
         self._parts += 1  # names may repeat, and each part costs time
         if self._parts > MAX_FIELDS:
-            raise invalid(f"the form has more than {MAX_FIELDS} fields; send file, purpose and expires_after")
+            raise invalid(f"the form has more than {MAX_FIELDS} fields")
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -104,8 +106,13 @@ class _Form:
             raise invalid(f"the field {self._name[:64]!r} is larger than {MAX_FIELD_BYTES} bytes", self._name)
 
     def _end(self) -> None:
-        if not self._is_file:
-            self.upload.fields[self._name] = b"".join(self._text).decode("utf-8", "replace")
+        if self._is_file:
+            return
+        text = b"".join(self._text).decode("utf-8", "replace")
+        if self._name.endswith("[]"):
+            self.upload.lists.setdefault(self._name, []).append(text)
+        else:
+            self.upload.fields[self._name] = text
 
     def _finish(self) -> None:
         self.done = True
@@ -120,9 +127,17 @@ class _Form:
 
 
 async def read_upload(
-    scope: Scope, receive: Receive, storage: Storage, key: str, max_bytes: int
+    scope: Scope,
+    receive: Receive,
+    storage: Storage,
+    key: str,
+    max_bytes: int,
+    setting: str = "file_max_bytes",
 ) -> tuple[Upload, Writer]:
     """Read an upload; its file is written to ``key``, for the caller to commit or abort.
+
+    Args:
+        setting: the name of the setting that ``max_bytes`` is.
 
     Raises:
         ApiError: 400, the body is not such a form; 413, the file is larger than ``max_bytes``. Nothing is left in storage.
@@ -130,7 +145,7 @@ async def read_upload(
         StorageError: storage failed. Nothing is left in storage.
     """
     form = _Form()
-    parser = _parser(_boundary(scope, max_bytes), form)
+    parser = _parser(_boundary(scope, max_bytes, setting), form)
     writer = await storage.writer(key)
     try:
         more = True
@@ -144,7 +159,7 @@ async def read_upload(
             except FormParserError as error:
                 raise invalid(f"the form cannot be read: {error}", code="invalid_encoding") from None
             if form.upload.size > max_bytes:
-                raise too_large(max_bytes)
+                raise too_large(max_bytes, setting)
             if form.pending_size >= BLOCK or not more:
                 pieces, form.pending, form.pending_size = form.pending, [], 0
                 await writer.write(b"".join(pieces))
@@ -163,20 +178,19 @@ def _parser(boundary: bytes, form: _Form) -> MultipartParser:
         raise invalid(f"the form cannot be read: {error}", code="invalid_encoding") from None
 
 
-def _boundary(scope: Scope, max_bytes: int) -> bytes:
+def _boundary(scope: Scope, max_bytes: int, setting: str) -> bytes:
     """Return the form's boundary. Raises ApiError: the body is no form, or announces too many bytes."""
     kind, options = parse_options_header(header(scope, b"content-type") or b"")
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise invalid(
-            "the body is not a form; send multipart/form-data with the fields file and purpose", "file"
-        )
+        fields = "file and purpose" if setting == "file_max_bytes" else "file and model"
+        raise invalid(f"the body is not a form; send multipart/form-data with the fields {fields}", "file")
     if announced_bytes(scope) > max_bytes + MAX_FIELDS * MAX_FIELD_BYTES:
-        raise too_large(max_bytes)
+        raise too_large(max_bytes, setting)
     return boundary
 
 
-def too_large(max_bytes: int) -> ApiError:
+def too_large(max_bytes: int, setting: str = "file_max_bytes") -> ApiError:
     """Make the 413 for a file."""
-    message = f"the file is larger than {max_bytes} bytes (setting file_max_bytes); split it"
+    message = f"the file is larger than {max_bytes} bytes (setting {setting}); split it"
     return ApiError(413, message, "file_too_large", param="file", headers={"connection": "close"})

@@ -1,0 +1,66 @@
+"""Files of ours that a request names, as its audio or as images: each exists, is the tenant's own, and of the right kind.
+
+Workers read them, just before the engine runs the request (``workers/inputs.py``). An error there fails the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any
+
+from api.http.errors import file_not_found, invalid
+from api.http.uploads import too_large
+from api.services import Services
+from jobs.batch_model import File
+from jobs.endpoints import ENDPOINTS
+from jobs.file_inputs import HEAD_BYTES, MOST_FILES, image_ids, image_type
+from jobs.ids import is_file_id
+from storage import MissingObjectError
+
+
+async def check_files(
+    services: Services, endpoint: str, request: Mapping[str, Any], tenant: str, *, uploaded: bool
+) -> None:
+    """Refuse a request that names a file which it cannot have.
+
+    Args:
+        uploaded: the file of an endpoint that takes a form came with the call.
+
+    Raises:
+        ApiError: 400, it is no image, or there are too many; 404, it does not exist, or is another tenant's; 413, it is too
+            large.
+        StorageError: storage fails.
+        StoreUnavailableError: Redis is away.
+    """
+    if ENDPOINTS[endpoint].multipart:
+        if not uploaded:
+            file = await _found(services, str(request.get("file")), tenant, "file")
+            if file.size > services.settings.audio_max_bytes:
+                raise too_large(services.settings.audio_max_bytes, "audio_max_bytes")
+        return
+    ids = image_ids(request)
+    if len(ids) > MOST_FILES:
+        raise invalid(f"the request names {len(ids)} files; at most {MOST_FILES} are allowed", "messages")
+    for ident in ids:
+        file = await _found(services, ident, tenant, "image_url")
+        if file.size > services.settings.image_max_bytes:
+            raise too_large(services.settings.image_max_bytes, "image_max_bytes")
+        if image_type(await _head(services, file)) is None:
+            message = f"the file {ident} is no image that can be shown to a model; upload a PNG, JPEG, GIF, WebP or BMP"
+            raise invalid(message, "image_url", "invalid_value")
+
+
+async def _found(services: Services, ident: str, tenant: str, param: str) -> File:
+    file = await services.files.get(ident, owner=tenant) if is_file_id(ident) else None
+    if file is None:
+        raise file_not_found(ident, param)
+    return file
+
+
+async def _head(services: Services, file: File) -> bytes:
+    try:
+        async with aclosing(services.storage.read(file.key, 0, min(HEAD_BYTES, file.size))) as pieces:
+            return b"".join([piece async for piece in pieces])
+    except MissingObjectError:  # it is being deleted
+        raise file_not_found(file.id, "image_url") from None

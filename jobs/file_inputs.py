@@ -1,0 +1,114 @@
+"""Files of ours that a request names as images: where it names them, and the request with their bytes in place. Pure.
+
+===============  ====================================================================================
+endpoint         forms
+===============  ====================================================================================
+chat             ``{"type": "image_url", "image_url": {"url": "file-…"}}``,
+                 ``{"type": "file", "file": {"file_id": "file-…"}}``
+responses        ``{"type": "input_image", "file_id": "file-…"}``, or the id as ``image_url``
+messages         ``{"type": "image", "source": {"type": "file", "file_id": "file-…"}}``
+===============  ====================================================================================
+
+The engine gets a data URI, and never a file's id.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from jobs.ids import FILE_PREFIX, is_file_id
+
+MARK: Final = FILE_PREFIX.encode()
+"""Found in every request that names a file; without it there is nothing to look for."""
+
+MOST_FILES: Final = 64
+"""Most files of one request. Each is a look-up, and an image in memory."""
+
+_MAGIC: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+
+HEAD_BYTES: Final = 16
+"""First bytes of a file that tell whether it is an image."""
+
+_Part = dict[str, Any]
+
+
+def image_type(head: bytes) -> str | None:
+    """Return the media type of an image by its first bytes; None: it is no image that engines read."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+
+
+def image_ids(request: Mapping[str, Any]) -> list[str]:
+    """Return the files that a request names as images, each once, in order."""
+    return list(dict.fromkeys(ident for _, ident in _places(request)))
+
+
+def with_images(request: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]) -> None:
+    """Put images in the places of their files' ids, in the request itself.
+
+    Args:
+        images: media type and bytes by the file's id; of every file that :func:`image_ids` returned.
+    """
+    encoded = {ident: (kind, base64.b64encode(data).decode()) for ident, (kind, data) in images.items()}
+    for put, ident in list(_places(request)):
+        put(*encoded[ident])
+
+
+def _places(request: Mapping[str, Any]) -> Iterator[tuple[Callable[[str, str], None], str]]:
+    """Yield (what puts an image there, the file's id) for each place that names a file."""
+    for part in _parts(request):
+        found = _reference(part)
+        if found is not None and is_file_id(found[1]):
+            yield found
+
+
+def _parts(request: Mapping[str, Any]) -> Iterator[_Part]:
+    for field in ("messages", "input"):
+        items = request.get(field)
+        for item in items if isinstance(items, list) else ():
+            content = item.get("content") if isinstance(item, dict) else None
+            for part in content if isinstance(content, list) else ():
+                if isinstance(part, dict):
+                    yield part
+
+
+def _reference(part: _Part) -> tuple[Callable[[str, str], None], str] | None:
+    """Return what puts an image into a part, and the text in the place of the file's id; None: it names no file."""
+    inner: Any
+    match part:
+        case {"type": "image_url", "image_url": {"url": str(ident)} as inner}:
+            return lambda kind, data: inner.update(url=_uri(kind, data)), ident
+        case {"type": "file", "file": {"file_id": str(ident)}}:
+            return lambda kind, data: _become_image(part, kind, data), ident
+        case {"type": "input_image", "file_id": str(ident)}:
+            return lambda kind, data: _become_input_image(part, kind, data), ident
+        case {"type": "input_image", "image_url": str(ident)}:
+            return lambda kind, data: part.update(image_url=_uri(kind, data)), ident
+        case {"type": "image", "source": {"type": "file", "file_id": str(ident)}}:
+            return lambda kind, data: part.update(
+                source={"type": "base64", "media_type": kind, "data": data}
+            ), ident
+    return None
+
+
+def _become_image(part: _Part, kind: str, data: str) -> None:
+    del part["file"]
+    part.update(type="image_url", image_url={"url": _uri(kind, data)})
+
+
+def _become_input_image(part: _Part, kind: str, data: str) -> None:
+    del part["file_id"]
+    part.update(image_url=_uri(kind, data))
+
+
+def _uri(kind: str, data: str) -> str:
+    return f"data:{kind};base64,{data}"

@@ -1,0 +1,49 @@
+"""Names of end users are replaced, wherever a request has them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from api.admission.end_users import NOTE, digest_of, hide_end_user, noted
+from jobs.endpoints import CHAT, MESSAGES, RERANK
+
+KEY, NAME = b"key", "anna@example.org"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_"),
+    [
+        (CHAT, {"user": NAME}),
+        (CHAT, {"safety_identifier": NAME}),
+        (RERANK, {"query": "q", "user": NAME}),
+        (MESSAGES, {"messages": [], "metadata": {"user_id": NAME, "other": 1}}),
+    ],
+)
+def test_a_name_becomes_its_digest(endpoint: str, request_: dict[str, Any]) -> None:
+    body = json.dumps(request_).encode()
+    hidden, sent = hide_end_user(KEY, "alice", endpoint, request_, body)
+    assert json.loads(sent) == hidden
+    assert NAME not in sent.decode()
+    assert hidden.keys() == request_.keys()
+    assert noted({}, endpoint, hidden) == {NOTE: digest_of(KEY, "alice", NAME)}
+    other, _ = hide_end_user(KEY, "bob", endpoint, request_, body)
+    assert other != hidden
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "request_"),
+    [
+        (CHAT, {"metadata": {"user_id": NAME}}),  # a client's own note there
+        (MESSAGES, {"metadata": {"other": 1}}),
+        (MESSAGES, {"metadata": None}),
+        (MESSAGES, {"metadata": {"user_id": 5}}),
+        (MESSAGES, {}),
+    ],
+)
+def test_a_request_without_a_name_stays_as_it_is(endpoint: str, request_: dict[str, Any]) -> None:
+    body = b"as it came"
+    assert hide_end_user(KEY, "alice", endpoint, request_, body) == (request_, body)
+    assert noted({"a": "b"}, endpoint, request_) == {"a": "b"}
