@@ -17,7 +17,6 @@ from api.admission.webhook_url import asked_webhook
 from api.http.asgi import reply
 from api.http.bodies import Body
 from api.http.body import parse_object
-from api.http.idempotency import idempotency_key
 from api.http.job_end import timing_headers
 from api.http.rates import with_rates
 from api.middleware.trace import request_span
@@ -77,8 +76,7 @@ class CreateResponse(OpenAICall):
         }
         if asked.background:
             webhook = await asked_webhook(self._services, scope, caller.tenant)
-            key = idempotency_key(scope)
-            return {**terms, "owner": caller.owner, "idempotency_key": key, "webhook": webhook}
+            return {**terms, "owner": caller.owner, "webhook": webhook}
         return {**terms, "expires_in_ms": self._life_ms, "queue_timeout_ms": self._queue_ms}
 
     async def _answer(

@@ -56,6 +56,7 @@ class GetResponse:
         job_id = checked_job_id(ident)
         with services.hub.inbox(job_id) as inbox:
             job, stored = await found_response(services, ident, owner)
+            ended = job.state.terminal
             if stream and not job.stream:
                 message = (
                     "only a response that was created with stream: true has a stream; get it without stream"
@@ -64,10 +65,11 @@ class GetResponse:
             if stream:
                 frames = await frames_for(services, job, after)
                 await Reader(services, job_id, owner, inbox).send(frames, receive, send)
+                ended = frames.over
             else:
                 body = await response_view(services, job, stored)
                 await reply(send, 200, body, timing_headers(job_id))
-        if job.once:
+        if job.once and ended:
             await drop_fetched(services, job_id, tenant_of(scope))
 
 

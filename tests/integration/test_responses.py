@@ -128,6 +128,19 @@ def told(found: list[ServerSentEvent]) -> list[tuple[int, str]]:
     return [(one["sequence_number"], one["type"].removeprefix("response.")) for one in parsed]
 
 
+async def gone(client: openai.AsyncOpenAI, name: str) -> None:
+    """Wait until a response is no longer there: it is dropped when its answer was sent."""
+
+    async def is_gone() -> bool:
+        try:
+            await client.responses.retrieve(name)
+        except openai.NotFoundError:
+            return True
+        return False
+
+    await eventually(is_gone)
+
+
 # ---- the caller waits -----------------------------------------------------------------------------------------------
 
 
@@ -192,14 +205,7 @@ async def test_an_unstored_response_is_gone(client: openai.AsyncOpenAI, worker: 
     response = await asked
     assert response.store is False  # type: ignore[attr-defined]
 
-    async def gone() -> bool:
-        try:
-            await client.responses.retrieve(response.id)
-        except openai.NotFoundError:
-            return True
-        return False
-
-    await eventually(gone)
+    await gone(client, response.id)
     with pytest.raises(openai.BadRequestError) as refused:
         await client.responses.create(model=MODEL, input="more", previous_response_id=response.id)
     assert refused.value.code == "previous_response_not_found"
@@ -375,6 +381,18 @@ async def test_jobs_are_responses_too(
     assert (done.status, done.background) == ("completed", True)
     assert (await http.get(f"/v1/jobs/{job['id']}")).json()["result"]["id"] == name
     assert len(await read(http, name)) == 5
+
+
+async def test_an_unstored_job_is_kept_until_its_answer_was_fetched(
+    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient
+) -> None:
+    asked = {"model": MODEL, "input": "hi", "stream": True}
+    job = (await http.post("/v1/jobs", json={"endpoint": RESPONSES, "input": asked, "store": False})).json()
+    name = f"resp_{job['id']}"
+    assert (await client.responses.retrieve(name)).status == "queued"
+    await succeed(worker, await worker.take(), "a")
+    assert told(await read(http, name))[-1] == (4, "completed")
+    await gone(client, name)
 
 
 async def test_a_repeated_one_is_a_response_of_its_own(
