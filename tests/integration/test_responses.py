@@ -297,7 +297,7 @@ async def test_a_background_stream_is_the_same_for_every_reader(
     client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient, broker_settings: BrokerSettings
 ) -> None:
     stream = await client.responses.create(model=MODEL, input="hi", background=True, stream=True)
-    first = await anext(aiter(stream))
+    first: Any = await anext(aiter(stream))
     await stream.close()  # its reader leaves, and the job goes on
     assert (first.type, first.sequence_number, first.response.status) == ("response.created", 0, "queued")
     name = first.response.id

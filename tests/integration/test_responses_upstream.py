@@ -91,7 +91,7 @@ def upstream() -> Iterator[ThreadingHTTPServer]:
 async def test_ids_are_ours_and_its_own_tools_pass(
     client: openai.AsyncOpenAI,  # noqa: F811
     api: ApiServer,  # noqa: F811
-    work: Callable,  # noqa: F811
+    work: Callable[..., Any],  # noqa: F811
     upstream: ThreadingHTTPServer,
 ) -> None:
     url = f"http://127.0.0.1:{upstream.server_address[1]}/v1"
