@@ -15,9 +15,10 @@ from api.admission.admit import admit
 from api.admission.request_bodies import SCHEMAS
 from api.admission.rights import check_active
 from api.http.asgi import add_raw_route
+from api.http.idempotency import key_parameter
 from api.http.openapi import error_docs
 from api.http.uploads import Upload, read_upload
-from api.openai.call import OpenAICall
+from api.openai.call import OpenAICall, keyed
 from api.services import Services
 from jobs.endpoints import ENDPOINTS
 from jobs.lanes import Lane
@@ -49,7 +50,7 @@ class AudioCall(OpenAICall):
             services.settings.audio_max_bytes,
             "audio_max_bytes",
         )
-        spec = await self._stored(scope, job_id, upload, writer)
+        spec = keyed(await self._stored(scope, job_id, upload, writer), scope)
         with services.bodies.own(spec.body) as body:
             last = await self._answer(spec, body, scope, receive, send, began)
         await last()
@@ -99,8 +100,8 @@ def register(router: APIRouter, services: Services) -> None:
             name=path.rsplit("/", 1)[-1],
             summary=f"OpenAI {path.removeprefix('/v1/')}",
             description="A form with the audio, streamed to storage. `text`, `srt` and `vtt` are answered as plain text.",
-            responses=error_docs(400, 404, 413, 429, 500, 503, 504, 507),
-            openapi_extra={"requestBody": _form(path)},
+            responses=error_docs(400, 404, 409, 413, 429, 500, 503, 504, 507),
+            openapi_extra={"requestBody": _form(path), "parameters": [key_parameter("answer")]},
         )
 
 

@@ -53,7 +53,7 @@ class OpenAICall:
         began = time.perf_counter()
         with await self._services.bodies.read(scope, receive) as body:
             last = await self._answer(
-                _keyed(await self._admit(scope, body), scope), body, scope, receive, send, began
+                keyed(await self._admit(scope, body), scope), body, scope, receive, send, began
             )
         await last()
 
@@ -131,7 +131,7 @@ class OpenAICall:
         self._first_token.observe(time.perf_counter() - began)
 
 
-def _keyed(spec: JobSpec, scope: Scope) -> JobSpec:
+def keyed(spec: JobSpec, scope: Scope) -> JobSpec:
     """Return the job with its caller's idempotency key, if there is one."""
     key = idempotency_key(scope)
     return spec if key is None else replace(spec, idempotency_key=key)

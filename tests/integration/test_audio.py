@@ -101,6 +101,22 @@ async def test_a_call_s_file_reaches_the_worker_and_goes_with_the_record(house: 
     assert not objects(house.folder)
 
 
+async def test_a_repeated_call_with_a_key_gets_the_same_answer(house: House) -> None:
+    def call(data: bytes) -> asyncio.Task[httpx.Response]:
+        given: dict[str, Any] = {"data": {"model": "puppet"}, "files": {"file": ("a.wav", data, "audio/wav")}}
+        return asyncio.create_task(
+            house.http.post(TRANSCRIPTIONS, headers={"idempotency-key": "k-1"}, **given)
+        )
+
+    first = call(WAV)
+    claim = await house.puppet.take()
+    second = call(WAV)
+    await house.puppet.succeed(claim, b'{"text":"hello"}')
+    answers = [await first, await second, await call(WAV)]
+    assert {(got.status_code, got.text) for got in answers} == {(200, '{"text":"hello"}')}
+    assert (await call(WAV + b".")).json()["error"]["code"] == "idempotency_conflict"
+
+
 @pytest.mark.parametrize("form", ["text", "srt", "vtt"])
 async def test_a_text_is_answered_as_text_and_is_json_in_the_job(house: House, form: str) -> None:
     asked = asyncio.create_task(house.call(response_format=form))
