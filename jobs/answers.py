@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,8 +19,8 @@ _NESTED = b"[" * _SLACK, b"]" * _SLACK
 _QUOTED = 500
 
 _PATH_STATUSES = (404, 405)
-_NO_SUCH_PATH = ("Not Found", "Method Not Allowed")
-"""What a web framework says by itself; an engine that misses a model names it."""
+_no_such_path = re.compile(r"(?:File )?Not Found|Method Not Allowed|Invalid URL \(.*").fullmatch
+"""What web frameworks, llama.cpp and OpenAI say of a path that they do not have; a server that misses a model names it."""
 
 _ERRORS = 10
 """Of a list of errors, how many are told."""
@@ -48,9 +49,8 @@ def json_or_failure(status: int, body: bytes) -> tuple[int, bytes]:
     value = _decode_any(body)
     error = value.get("error") if isinstance(value, dict) else None
     if isinstance(error, dict) and isinstance(said := error.get("message"), str):
-        return (
-            (status, _openais(status, body, value)) if said not in _NO_SUCH_PATH else _refusal(status, said)
-        )
+        lacks = status in _PATH_STATUSES and _no_such_path(said)
+        return _refusal(status, said) if lacks else (status, _openais(status, body, value))
     return _refusal(status, _words(value) or body[:_QUOTED].decode())
 
 

@@ -109,7 +109,7 @@ async def admit(
     listed = is_listed(endpoint, request) and not once
     if listed and not terms.get("metadata"):
         terms["metadata"] = metadata_of(request)
-    terms["metadata"] = noted(terms.get("metadata", {}), endpoint, request)
+    terms["metadata"] = noted(services.user_key, tenant, terms.get("metadata", {}), endpoint, request)
     return JobSpec(
         id=services.new_job_id(),
         endpoint=endpoint,

@@ -1,6 +1,7 @@
-"""The names of end users, ``user`` and ``safety_identifier``: often mail addresses. No record has one in clear.
+"""The names of end users, often mail addresses: ``safety_identifier``, Anthropic's ``metadata.user_id``, and ``user``.
 
-Anthropic's Messages name them as ``user_id`` in ``metadata``.
+The first two are made for the operator of a service, so nobody gets them in clear. ``user`` goes to the engine as it came,
+as an upstream server may know its users by it. A job notes a digest of each.
 """
 
 from __future__ import annotations
@@ -15,12 +16,10 @@ import msgspec
 from api.http.body import parse_raw
 from jobs.endpoints import MESSAGES
 
-FIELDS = ("safety_identifier", "user")
-"""Members of a body that name its end user. The first one that is given counts."""
-
 NOTE = "safety_identifier"
-"""The member of a job's metadata that has the digest."""
+"""The member of a body that is replaced by its digest, and the member of a job's metadata that has the digest."""
 
+_USER = "user"
 _ANTHROPICS = "user_id"
 _MOST_NOTES = 16
 
@@ -33,12 +32,10 @@ def digest_of(key: bytes, tenant: str, name: str) -> str:
 def hide_end_user(
     key: bytes, tenant: str, endpoint: str, request: dict[str, Any], body: bytes
 ) -> tuple[dict[str, Any], bytes]:
-    """Put digests in the places of the names of the end user. A request without one stays as it is."""
-    named: dict[str, Any] = {
-        field: digest_of(key, tenant, name)
-        for field in FIELDS
-        if isinstance(name := request.get(field), str) and name
-    }
+    """Put digests in the places of ``safety_identifier`` and ``user_id``. A request without them stays as it is."""
+    named: dict[str, Any] = {}
+    if (name := request.get(NOTE)) and isinstance(name, str):
+        named[NOTE] = digest_of(key, tenant, name)
     if name := _anthropics(endpoint, request):
         named["metadata"] = {**request["metadata"], _ANTHROPICS: digest_of(key, tenant, name)}
     if not named:
@@ -53,14 +50,18 @@ def _anthropics(endpoint: str, request: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def noted(metadata: Mapping[str, str], endpoint: str, request: Mapping[str, Any]) -> Mapping[str, str]:
+def noted(
+    key: bytes, tenant: str, metadata: Mapping[str, str], endpoint: str, request: Mapping[str, Any]
+) -> Mapping[str, str]:
     """Return a job's metadata with the end user's digest, if there is one and it has room.
 
     Args:
         request: as :func:`hide_end_user` returns it.
     """
-    given = (request[field] for field in FIELDS if isinstance(request.get(field), str))
-    name = next(given, None) or _anthropics(endpoint, request)
-    if not name or NOTE in metadata or len(metadata) >= _MOST_NOTES:
+    given, user = request.get(NOTE), request.get(_USER)
+    digest = (given if isinstance(given, str) else None) or _anthropics(endpoint, request)
+    if not digest and isinstance(user, str) and user:
+        digest = digest_of(key, tenant, user)
+    if not digest or NOTE in metadata or len(metadata) >= _MOST_NOTES:
         return metadata
-    return {**metadata, NOTE: name}
+    return {**metadata, NOTE: digest}

@@ -14,8 +14,7 @@ from api.access.identity import owner_of
 from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.errors import invalid
 from api.http.openapi import error_docs
-from api.http.sse import PING
-from api.jobs.frames import frame
+from api.http.sse import PING, event_frame
 from api.services import Services
 from broker.db.errors import StoreError
 from jobs.batch_model import Batch
@@ -80,7 +79,7 @@ async def _events(services: Services, batch_id: str, owner: str | None, seen: in
                 data = _shown(batch)
                 if batch.revision > seen and data != told:
                     told, sent_at = data, clock()
-                    yield frame(
+                    yield event_frame(
                         str(batch.revision), batch.status if batch.status.terminal else "progress", data
                     )
                     if batch.status.terminal:

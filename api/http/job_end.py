@@ -72,7 +72,7 @@ def answer(
     """
     headers = timing_headers(job_id, ending)
     if ending.result and ending.state is JobState.SUCCEEDED:
-        return ending.status or 200, with_shown(ending.result, shown), headers
+        return ending.status or 200, with_shown(ending.result, shown, ending.timings.finished_ms), headers
     error = ended_without_result(job_id, ending)
     headers += error.raw_headers()
     if ending.result and ending.state is JobState.FAILED:  # the engine's own error body

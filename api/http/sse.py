@@ -25,6 +25,11 @@ MERGE_ABOVE = 8
 json_string = msgspec.json.Encoder().encode
 
 
+def event_frame(eid: EventId, event: str, data: bytes) -> bytes:
+    """Return one event. ``data`` is compact JSON, which has no raw newline."""
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (eid.encode(), event.encode(), data)
+
+
 def merged(events: Sequence[tuple[EventId, str]]) -> Sequence[tuple[EventId, str]]:
     """Join neighbouring texts among log entries if there are more than :data:`MERGE_ABOVE`; the last one's id stays."""
     if sum(payload[0] == "t" for _, payload in events) <= MERGE_ABOVE:

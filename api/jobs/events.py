@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 from api.access.identity import owner_of
 from api.http.asgi import header, until_hangup
 from api.http.pings import pings
-from api.http.sse import HEADERS
-from api.jobs.frames import Cursor, EventFrames, frame, read_cursor
+from api.http.sse import HEADERS, event_frame
+from api.jobs.frames import Cursor, EventFrames, read_cursor
 from api.jobs.view import checked_id, found_job, job_view
 from api.services import Services
 from broker.db.errors import StoreError
@@ -88,7 +88,7 @@ class JobEvents:
         job = await self._services.store.get(job_id, owner=owner)
         if job is None:
             return b""
-        return frame(eid, job.state.value, msgspec.json.encode(job_view(job)))
+        return event_frame(eid, job.state.value, msgspec.json.encode(job_view(job)))
 
 
 def _cursor(scope: Scope) -> Cursor:

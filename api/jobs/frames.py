@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from api.http.errors import invalid
-from api.http.sse import Texts, merged
+from api.http.sse import Texts, event_frame, merged
 from broker.events.hub import parse_cursor
 from broker.events.inbox import EventId
 
@@ -77,7 +77,7 @@ class EventFrames:
     def _take(self, eid: EventId, payload: str, out: list[bytes]) -> None:
         kind = payload[0]
         if kind == "t":
-            out.append(frame(eid, "chunk", self._texts.frame(payload[1:])))
+            out.append(event_frame(eid, "chunk", self._texts.frame(payload[1:])))
         elif kind == "s":
             out.append(self._state(eid, payload))
         elif kind in "hj":
@@ -88,7 +88,7 @@ class EventFrames:
         for number, data in enumerate(frames, 1):
             if number > skip:
                 part_id = eid if number == len(frames) else f"{eid}.{number}"
-                out.append(frame(part_id, "chunk", data.encode()))
+                out.append(event_frame(part_id, "chunk", data.encode()))
 
     def _state(self, eid: EventId, payload: str) -> bytes:
         change = json.loads(payload[1:])
@@ -98,9 +98,4 @@ class EventFrames:
             data["worker"] = change.get("worker")
             if change["attempt"] > 1:
                 name = "restarted"
-        return frame(eid, name, msgspec.json.encode(data))
-
-
-def frame(eid: EventId, event: str, data: bytes) -> bytes:
-    """Return one event. ``data`` is compact JSON, which has no raw newline."""
-    return b"id: %b\nevent: %b\ndata: %b\n\n" % (eid.encode(), event.encode(), data)
+        return event_frame(eid, name, msgspec.json.encode(data))

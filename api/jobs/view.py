@@ -87,7 +87,7 @@ def job_view(
             "cancel_url": f"{path}/cancel",
             "result_url": f"{path}/result",
         },
-        "result": msgspec.Raw(with_shown(result, job.shown)) if result else None,
+        "result": msgspec.Raw(with_shown(result, job.shown, t.finished_ms)) if result else None,
         "partial": msgspec.Raw(with_shown(partial, job.shown)) if partial else None,
     }
 

@@ -12,11 +12,10 @@ from typing import Any
 import msgspec
 
 from api.http.errors import ApiError
-from api.http.job_end import ended_without_result
+from api.http.job_end import ended_without_result, worker_lost
 from api.http.shown import NOTHING, event_with_shown
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
-from jobs.failures import FAILURES, FailureCode
 from jobs.states import JobState
 from jobs.stream_chunks import Frames, decode
 
@@ -48,6 +47,15 @@ def end_type(response: bytes) -> str:
     """Return the type of the event that ends the stream of this response: by its status."""
     kind = f"response.{_read_status(response).status}"
     return kind if kind in ENDS else "response.failed"  # a cancelled one: SDKs know no event for it
+
+
+def ended(event: str) -> str:
+    """Return the engine's event that ends a stream, with the type that its response's status gives it."""
+    members = _members(event)
+    response = members.get("response")
+    if response is None:
+        return event
+    return _encode(members | {"type": msgspec.Raw(_encode(end_type(bytes(response))))}).decode()
 
 
 def frames_of(payload: str) -> Sequence[str]:
@@ -115,21 +123,19 @@ class ResponseStream:
         else:
             self._write(read.type, event, read.sequence_number, out)
 
-    def _write(self, kind: str, event: str, number: int, out: list[bytes]) -> None:
+    def _write(
+        self, kind: str, event: str, number: int, out: list[bytes], finished_ms: int | None = None
+    ) -> None:
         self.sent = True
         if number > self._after:
-            out.append(rendered(kind, event_with_shown(event, self._shown).encode()))
+            out.append(rendered(kind, event_with_shown(event, self._shown, finished_ms).encode()))
 
     def _restart(self, payload: str, out: list[bytes]) -> None:
         """Forget the end of an earlier attempt; end the stream with an error if the client has seen some of it."""
         if '"running"' not in payload:
             return
         if self.sent:
-            message = "the worker was lost after part of the answer was sent; retry the request"
-            info = FAILURES[FailureCode.WORKER_LOST]
-            self._error(
-                ApiError(info.http_status, message, FailureCode.WORKER_LOST, type_=info.error_type), out
-            )
+            self._error(worker_lost("retry the request"), out)
         self._held = None
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:
@@ -137,10 +143,8 @@ class ResponseStream:
             if self.sent:
                 self._error(ended_without_result(self._job_id, ending), out)
         elif self._held is not None:
-            members = _members(self._held)
-            kind = end_type(bytes(members["response"]))
-            members["type"] = msgspec.Raw(_encode(kind))
-            self._write(kind, _encode(members).decode(), self._number, out)
+            event = ended(self._held)
+            self._write(_read(event).type, event, self._number, out, ending.timings.finished_ms)
             self._closed = True
         self._held = None
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import msgspec
 
 from api.http.errors import ApiError
-from api.http.job_end import ended_without_result
+from api.http.job_end import ended_without_result, worker_lost
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
 from jobs.anthropic import error_body
-from jobs.failures import FAILURES, FailureCode
 from jobs.states import JobState
 from jobs.stream_chunks import Frames, decode
 
-_ENDS = frozenset({"message_delta", "message_stop"})
+MESSAGE_ENDS = frozenset({"message_delta", "message_stop"})
+"""The types of events that end a stream."""
 
 
 class _Event(msgspec.Struct):
@@ -67,7 +67,7 @@ class MessageStream:
         for frame in chunk.frames if isinstance(chunk, Frames) else ():
             kind = _read(frame).type
             event = _rendered(kind, frame.encode())
-            if kind in _ENDS:
+            if kind in MESSAGE_ENDS:
                 self._held.append(event)
             else:
                 self._sent = True
@@ -79,11 +79,7 @@ class MessageStream:
             return
         self._held.clear()
         if self._sent:
-            message = "the worker was lost after part of the answer was sent; retry the request"
-            info = FAILURES[FailureCode.WORKER_LOST]
-            self._error(
-                ApiError(info.http_status, message, FailureCode.WORKER_LOST, type_=info.error_type), out
-            )
+            self._error(worker_lost("retry the request"), out)
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:
         if ending.state is JobState.SUCCEEDED:

@@ -20,9 +20,13 @@ from api.http.job_end import ended_without_result, worker_lost
 from api.http.shown import NOTHING, event_with_shown
 from api.http.sse import MERGE_ABOVE, Texts
 from api.openai.closing import closes, closing, empty_like
+from api.openai.event_frames import ENDS, ended, error_event, rendered
+from api.openai.frames import DONE
+from api.openai.message_frames import MESSAGE_ENDS
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
-from jobs.endpoints import StreamForm
+from jobs.anthropic import error_body
+from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.states import JobState
 
 
@@ -32,12 +36,14 @@ class _Event(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event).decode
 
+_ENDS = ENDS | MESSAGE_ENDS
+
 
 class ResumableStream:
     """One reader's stream.
 
     Args:
-        form: of its endpoint.
+        endpoint: the job's.
         shown: see :attr:`jobs.model.JobSpec.shown`.
         after: the number of the reader's last event; 0: it has none.
         headless: the reader has no head yet, so whoever asks answers with an end before the first event.
@@ -51,7 +57,7 @@ class ResumableStream:
     def __init__(
         self,
         job_id: str,
-        form: StreamForm,
+        endpoint: str,
         shown: Mapping[str, Any] = NOTHING,
         after: int = 0,
         attempt: int = 0,
@@ -61,14 +67,15 @@ class ResumableStream:
         self.ending: Ending | None = None
         self.error_code: str | None = None
         self._empty = True
-        self._job_id, self._shown, self._chunked = job_id, shown, form == "chunks"
+        self._job_id, self._shown, self._endpoint = job_id, shown, endpoint
+        self._chunked = ENDPOINTS[endpoint].streams == "chunks"
         self._after, self._from, self._attempt = after, attempt, 0
         self._headless = headless
         self._number = 0
         self._seen = after > 0
         self._texts = Texts()
         self._waiting: list[str] = []
-        self._held: tuple[int, str] | None = None
+        self._held: list[tuple[int, str]] = []
         self._last = ""
 
     @property
@@ -118,7 +125,7 @@ class ResumableStream:
             return
         self._flush(out)
         self._number += 1
-        self._held, self._last, self._texts = None, "", Texts()
+        self._held, self._last, self._texts = [], "", Texts()
         if attempt >= self._from and self._seen and self._number > self._after:
             advice = f"resume with starting_after={self._number} for the next attempt from its start"
             self._error(worker_lost(advice), out)
@@ -127,11 +134,13 @@ class ResumableStream:
         return number > self._after and self._attempt >= self._from
 
     def _frame(self, frame: str, out: list[bytes]) -> None:
-        self._release(out)
+        closing_one = closes(frame) if self._chunked else _event(frame).type in _ENDS
+        if self._chunked or not closing_one:
+            self._release(out)
         self._number += 1
         self._empty, self._last = False, frame
-        if self._chunked and closes(frame):
-            self._held = self._number, frame
+        if closing_one:
+            self._held.append((self._number, frame))
         else:
             self._write(self._number, frame, out)
 
@@ -142,17 +151,19 @@ class ResumableStream:
             self._write(self._number, self._texts.frame(text).decode(), out)
 
     def _release(self, out: list[bytes]) -> None:
-        """Write the chunk that was held back: the end has not come yet."""
-        if self._held is not None:
-            (number, frame), self._held = self._held, None
+        """Write what was held back: the end has not come yet."""
+        held, self._held = self._held, []
+        for number, frame in held:
             self._write(number, frame, out)
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:
-        silent = self._headless and not self._seen and self._held is None
-        if silent and (self._empty or ending.state is not JobState.SUCCEEDED):
+        succeeded = ending.state is JobState.SUCCEEDED
+        silent = self._headless and not self._seen and (self._empty or not succeeded)
+        if silent:
             return
-        if ending.state is not JobState.SUCCEEDED:
-            self._release(out)
+        if not succeeded:
+            if self._chunked:
+                self._release(out)
             self._number += 1
             if self._number > self._after:
                 self._error(ended_without_result(self._job_id, ending), out)
@@ -161,33 +172,41 @@ class ResumableStream:
                 ApiError(410, f"the stream of {self._job_id} is no longer stored", "result_gone"), out
             )
         elif self._chunked:
-            if self._held is None:
-                self._number += 1
-                self._held = self._number, empty_like(self._last or self._texts.frame("").decode())
-            number, frame = self._held
-            self._write(number, closing(frame, self._job_id, ending, self._shown), out)
-            self._number += 1
-            if self._number > self._after:
-                out.append(b"id: %d\ndata: [DONE]\n\n" % self._number)
-        self._held = None
+            self._close(ending, out)
+        else:
+            for number, event in self._held:
+                last = ended(event) if self._endpoint == RESPONSES else event
+                self._write(number, last, out, ending.timings.finished_ms)
 
-    def _write(self, number: int, frame: str, out: list[bytes]) -> None:
+    def _close(self, ending: Ending, out: list[bytes]) -> None:
+        """Write the chunk that closes a stream of chunks, and its end."""
+        if not self._held:
+            self._number += 1
+            template = self._last or self._texts.frame("").decode()
+            self._held.append((self._number, empty_like(template)))
+        number, frame = self._held[-1]
+        self._write(number, closing(frame, self._job_id, ending, self._shown), out)
+        self._number += 1
+        if self._number > self._after:
+            out.append(b"id: %d\n%b" % (self._number, DONE))
+
+    def _write(self, number: int, frame: str, out: list[bytes], finished_ms: int | None = None) -> None:
         if not self._wanted(number):
             return
         self._seen = True
         if self._chunked:
             out.append(b"id: %d\ndata: %b\n\n" % (number, frame.encode()))
             return
-        data = event_with_shown(frame, self._shown)
-        kind = _event(frame).type
-        out.append(b"id: %d\nevent: %b\ndata: %b\n\n" % (number, kind.encode(), data.encode()))
+        data = event_with_shown(frame, self._shown, finished_ms)
+        out.append(b"id: %d\n%b" % (number, rendered(_event(frame).type, data.encode())))
 
     def _error(self, error: ApiError, out: list[bytes], *, numbered: bool = True) -> None:
         self.error_code = error.code
         head = b"id: %d\n" % self._number if numbered else b""
         if self._chunked:
-            out.append(b"%bdata: %b\n\n" % (head, error.body()))
-            return
-        facts = {"code": error.code, "message": error.message, "param": error.param}
-        data = msgspec.json.encode({"type": "error", **facts, "error": {"type": error.type, **facts}})
-        out.append(b"%bevent: error\ndata: %b\n\n" % (head, data))
+            event = b"data: %b\n\n" % error.body()
+        elif self._endpoint == RESPONSES:
+            event = error_event(error, self._number)
+        else:
+            event = rendered("error", error_body(error.status, error.message))
+        out.append(head + event)

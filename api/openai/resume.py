@@ -105,6 +105,5 @@ async def _follow(services: Services, job: Job, owner: str | None, after: int, s
 def stream_of(job: Job, after: int = 0, *, headless: bool = False) -> ResumableStream:
     """Return what renders a job's stream for a reader; see :class:`api.openai.resumable.ResumableStream`."""
     lost = job.state is JobState.QUEUED and job.attempt > 0
-    form = ENDPOINTS[job.endpoint].streams or "chunks"
     attempt = job.attempt + 1 if lost else job.attempt
-    return ResumableStream(job.id, form, job.shown, after, attempt, headless=headless)
+    return ResumableStream(job.id, job.endpoint, job.shown, after, attempt, headless=headless)

@@ -149,7 +149,7 @@ def _frames_for(spec: JobSpec) -> Stream:
     if (
         spec.listed or spec.idempotency_key is not None
     ):  # it outlives its connection, so it has numbers to resume by
-        return ResumableStream(spec.id, "chunks", spec.shown, headless=True)
+        return ResumableStream(spec.id, spec.endpoint, spec.shown, headless=True)
     return OpenAIStream(spec.id, spec.shown)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from api.admission.end_users import NOTE
 from api.admission.schema import MAX_MESSAGES, Loose
 from api.http.bodies import SMALL_BYTES
 from api.http.body import parse_raw, too_large
@@ -23,12 +24,16 @@ from jobs.model import JobSpec, Place
 OURS = ("background", "previous_response_id", "conversation")
 """Members of a body that no engine gets."""
 
+MAX_CACHE_KEY = 1024
+"""Most characters of ``prompt_cache_key``, which the record keeps twice. OpenAI takes 64."""
+
 
 class _Asked(Loose):
     background: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
+    prompt_cache_key: Annotated[str, Field(max_length=MAX_CACHE_KEY)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Prepared:
     def named(self, spec: JobSpec) -> JobSpec:
         """Return its job, which shows what was asked."""
         shown = {**spec.shown, **identity_of_response(spec.id), **self.shown}
+        if "safety_identifier" in self.request:
+            shown["safety_identifier"] = spec.metadata.get(NOTE)  # never in clear
         return replace(spec, shown=shown, conversation=self.place, asked=self.asked)
 
 
@@ -96,6 +103,10 @@ async def prepare(
     shown: dict[str, Any] = {
         "background": bool(asked.background if background is None else background),
         "store": store,
+        "error": None,
+        "completed_at": None,
+        "safety_identifier": None,
+        "prompt_cache_key": asked.prompt_cache_key,
     }
     items: Sequence[Item] = ()
     place = None

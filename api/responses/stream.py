@@ -13,11 +13,13 @@ from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.pings import pings
 from api.http.sse import HEADERS
+from api.http.strict import shaped_stream
 from api.openai.event_frames import NumberedStream, ResponseStream
 from api.responses.view import made_response, response_view
 from api.services import Services
 from broker.db.errors import StoreError, StoreFaultError
 from broker.events.inbox import Inbox
+from jobs.endpoints import RESPONSES
 from jobs.model import Job
 from jobs.sealing import SealingError
 from monitoring import failpoints
@@ -56,6 +58,8 @@ class Reader:
         Raises:
             ClientGoneError: the reader left.
         """
+        if self._services.settings.openai_strict:
+            send = shaped_stream(RESPONSES, send)
         async with until_hangup(receive):
             head = [*HEADERS, *timing_headers(self._job_id), *(headers or [])]
             await send({"type": "http.response.start", "status": 200, "headers": head})

@@ -10,6 +10,7 @@ import msgspec
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result
 from api.http.shown import with_shown
+from api.http.strict import shaped_whole
 from api.responses.history import job_id_of, response_id
 from api.services import Services
 from broker.lookups import StoredResult
@@ -31,12 +32,16 @@ _STATUSES: Final = {
 class _Asked(msgspec.Struct):
     """The members of a request that its response repeats."""
 
+    frequency_penalty: Any = None
     instructions: Any = None
     max_output_tokens: Any = None
     max_tool_calls: Any = None
     metadata: Any = None
     parallel_tool_calls: Any = None
+    presence_penalty: Any = None
+    prompt_cache_key: Any = None
     reasoning: Any = None
+    safety_identifier: Any = None
     service_tier: Any = None
     temperature: Any = None
     text: Any = None
@@ -49,12 +54,17 @@ class _Asked(msgspec.Struct):
 
 
 _DEFAULTS: Final[Mapping[str, Any]] = {
+    "frequency_penalty": 0.0,
     "metadata": {},
     "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
     "service_tier": "auto",
+    "temperature": 1.0,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
     "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
     "truncation": "disabled",
 }
 """OpenAI's, where a response has no null."""
@@ -83,6 +93,7 @@ def made_response(job_id: str, model: str, request: bytes, shown: Mapping[str, A
         "id": response_id(job_id),
         "object": "response",
         "created_at": 0,
+        "completed_at": None,
         "status": "queued",
         "background": False,
         "error": None,
@@ -104,19 +115,26 @@ async def response_view(services: Services, job: Job, stored: StoredResult) -> b
         ApiError: 404, what it answered is no longer stored.
         SealingError: its request is encrypted and cannot be read.
     """
-    if job.state is JobState.SUCCEEDED:
-        if stored.body is None:
-            raise response_not_found(response_id(job.id))
-        return with_shown(stored.body, job.shown)
+    if job.state is not JobState.SUCCEEDED:
+        return shaped(services, await _without_result(services, job, stored))
+    if stored.body is None:
+        raise response_not_found(response_id(job.id))
+    return shaped(services, with_shown(stored.body, job.shown, job.timings.finished_ms))
+
+
+def shaped(services: Services, response: bytes) -> bytes:
+    """Return a response in OpenAI's form, if the settings say so."""
+    return shaped_whole(RESPONSES, response) if services.settings.openai_strict else response
+
+
+async def _without_result(services: Services, job: Job, stored: StoredResult) -> bytes:
     changed: dict[str, Any] = {"status": _STATUSES[job.state]}
     if job.state in {JobState.FAILED, JobState.EXPIRED}:
         error = ended_without_result(job.id, ending_of(job, stored.status, b""))
         changed["error"] = {"code": error.code, "message": error.message}
     if stored.partial:
         so_far: dict[str, Any] = dict(_members(stored.partial))
-        return msgspec.json.encode(
-            so_far | {"error": None, "incomplete_details": None} | dict(job.shown) | changed
-        )
+        return msgspec.json.encode(so_far | {"incomplete_details": None} | dict(job.shown) | changed)
     request = await services.store.request(job.id, owner=job.tenant)
     return msgspec.json.encode(made_response(job.id, job.model, request or b"", job.shown) | changed)
 

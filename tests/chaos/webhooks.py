@@ -12,7 +12,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.webhooks import Webhooks
 from jobs.access import DEFAULT_TENANT
-from jobs.webhooks import event_id
+from jobs.webhooks import TO_NOBODY, event_id
 from tests.chaos.ledger import TERMINAL, Ledger
 from tests.chaos.stack import NAMESPACE, Stack
 from tests.receivers import Got, Receiver, Reply
@@ -86,9 +86,13 @@ class Hooked:
         return found is not None and found.active and found.pending == 0
 
     def _ended(self) -> dict[str, str]:
-        """Return the jobs that were accepted since the beginning, with their states; chunks of batches are nobody's."""
+        """Return the jobs since the beginning of whose ends webhooks are told, with their states."""
         keys = self._stack.keys
         with self._stack.admin(30.0) as client:
             ids: Any = client.zrangebyscore(keys("jobs"), self._since_ms, "+inf")
-            records = {job: client.hmget(keys("job", job), ("state", "batch")) for job in ids}
-        return {job: state for job, (state, batch) in records.items() if state in TERMINAL and batch is None}
+            records = {job: client.hmget(keys("job", job), ("state", "batch", "webhook")) for job in ids}
+        return {
+            job: state
+            for job, (state, batch, webhook) in records.items()
+            if state in TERMINAL and batch is None and webhook != TO_NOBODY
+        }

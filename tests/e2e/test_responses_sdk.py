@@ -100,7 +100,8 @@ def test_a_stream_is_resumed_wherever_it_was_cut(client: Any) -> None:
 
 def test_a_live_stream_is_cut_at_every_event(client: Any) -> None:
     stream = ask(client, background=True, stream=True, max_output_tokens=40)
-    name, got = "", []
+    name = ""
+    got: list[Any] = []
     while not got or got[-1].type != "response.incomplete":
         got.append(next(iter(stream)))
         stream.close()

@@ -1,4 +1,4 @@
-"""Other people's clients against the whole stack with vLLM: each has a program in ``sdks/``, in an environment of its own."""
+"""Other people's clients, as their authors publish them, against the whole stack with vLLM; programs are in ``sdks/``."""
 
 from __future__ import annotations
 

@@ -109,29 +109,43 @@ async def test_flex_is_refused_while_others_wait(broker_settings: BrokerSettings
     await puppet.succeed(busy)
 
 
-@pytest.mark.parametrize("field", ["user", "safety_identifier"])
-async def test_no_record_has_the_name_of_an_end_user(
-    http: httpx.AsyncClient, puppet: Puppet, field: str
-) -> None:
+async def test_no_record_has_a_safety_identifier_in_clear(http: httpx.AsyncClient, puppet: Puppet) -> None:
     found = []
     for name in ("ann@example.com", "ann@example.com", "bob@example.com"):
-        call = asyncio.create_task(http.post(CHAT, json=BODY | {field: name}))
+        call = asyncio.create_task(http.post(CHAT, json=BODY | {"safety_identifier": name, "user": "u"}))
         claim = await puppet.take()
         await puppet.succeed(claim)
         assert (await call).status_code == 200
         sent = json.loads(claim.body)
         job = (await http.get(f"/v1/jobs/{claim.id}")).json()
-        assert job["metadata"] == {"safety_identifier": sent[field]}
-        assert sent == BODY | {field: sent[field]}
-        assert "@" not in sent[field]
-        found.append(sent[field])
+        assert job["metadata"] == {"safety_identifier": sent["safety_identifier"]}
+        assert sent == BODY | {"safety_identifier": sent["safety_identifier"], "user": "u"}
+        assert "@" not in sent["safety_identifier"]
+        found.append(sent["safety_identifier"])
     assert found[0] == found[1] != found[2]
+
+
+async def test_a_user_is_noted_as_a_digest_and_goes_to_the_engine(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    raw = json.dumps(BODY | {"user": "ann@example.com"}).encode()
+    call = asyncio.create_task(http.post(CHAT, content=raw))
+    claim = await puppet.take()
+    await puppet.succeed(claim)
+    await call
+    assert claim.body == raw
+    digest = (await http.get(f"/v1/jobs/{claim.id}")).json()["metadata"]["safety_identifier"]
+    call = asyncio.create_task(http.post(CHAT, json=BODY | {"safety_identifier": "ann@example.com"}))
+    claim = await puppet.take()
+    await puppet.succeed(claim)
+    await call
+    assert json.loads(claim.body)["safety_identifier"] == digest
 
 
 async def test_a_job_keeps_its_own_note_of_an_end_user(http: httpx.AsyncClient, puppet: Puppet) -> None:
     full = {f"k{n}": "v" for n in range(16)}
     for metadata in ({"safety_identifier": "mine"}, full):
-        body = {"input": BODY | {"user": "ann"}, "metadata": metadata}
+        body = {"input": BODY | {"safety_identifier": "ann"}, "metadata": metadata}
         made = (await http.post("/v1/jobs", json=body)).json()
         assert made["metadata"] == metadata
         assert b'"ann"' not in (await puppet.take()).body

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from broker.attempts import Claim
+from broker.settings import BrokerSettings
 from jobs.endpoints import RESPONSES
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
@@ -229,6 +230,39 @@ async def test_a_background_response_through_its_states(client: openai.AsyncOpen
     done = await client.responses.retrieve(queued.id)
     assert (done.status, done.background, done.output_text) == ("completed", True, "hello")
     assert done.created_at == queued.created_at
+    assert done.completed_at is not None
+    assert done.completed_at >= done.created_at
+    assert queued.completed_at is None
+
+
+async def test_an_answer_says_what_openais_says(client: openai.AsyncOpenAI, worker: Puppet) -> None:
+    """What no engine repeats, as it is ours; the name of the end user is nowhere in clear."""
+    asked = asyncio.ensure_future(
+        client.responses.create(
+            model=MODEL,
+            input="hi",
+            safety_identifier="ann@example.com",
+            prompt_cache_key="k",
+            service_tier="auto",
+        )
+    )
+    claim = await worker.take()
+    assert b"ann@" not in claim.body
+    await worker.succeed(claim, json.dumps(answer(claim)).encode())
+    response = await asked
+    assert (response.error, response.prompt_cache_key, response.service_tier) == (None, "k", "default")
+    assert response.safety_identifier == json.loads(claim.body)["safety_identifier"]
+    assert response.completed_at is not None
+
+
+async def test_tiers_choose_the_lane_of_a_background_response(
+    client: openai.AsyncOpenAI, worker: Puppet
+) -> None:
+    for tier, lane in (("flex", Lane.LOW), ("default", Lane.NORMAL), ("priority", Lane.HIGH)):
+        given: Any = {"service_tier": tier}
+        response = await client.responses.create(model=MODEL, input="hi", background=True, **given)
+        assert response.service_tier == tier
+        assert (await worker.take()).lane is lane
 
 
 async def test_a_failed_one_says_why_and_keeps_what_there_is(
@@ -254,7 +288,7 @@ async def test_a_failed_one_says_why_and_keeps_what_there_is(
 
 
 async def test_a_background_stream_is_the_same_for_every_reader(
-    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient
+    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient, broker_settings: BrokerSettings
 ) -> None:
     stream = await client.responses.create(model=MODEL, input="hi", background=True, stream=True)
     first = await anext(aiter(stream))
@@ -278,6 +312,9 @@ async def test_a_background_stream_is_the_same_for_every_reader(
     assert await resumed == whole[5:]
     for after in range(len(whole) + 1):
         assert await read(http, name, after) == whole[after + 1 :], after
+    with ApiServer(broker_settings) as other:  # another process, or the same one after its restart
+        async with other.client() as http_there:
+            assert await read(http_there, name, 2) == whole[3:]
     end = json.loads(whole[-1].data)["response"]
     assert end == (await http.get(f"/v1/responses/{name}")).json()
     for event in whole:
@@ -404,6 +441,36 @@ async def test_a_chain_is_bounded(
     await worker.succeed(claim, json.dumps(answer(claim, "y" * 1000)).encode())
     got = await http.post(RESPONSES, json={"model": MODEL, "input": "more", "previous_response_id": first.id})
     assert (got.status_code, got.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_a_conversation_goes_on(
+    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient
+) -> None:
+    conversation = await client.conversations.create(items=[{"role": "user", "content": "one"}])
+    first = await client.responses.create(
+        model=MODEL, input="two", background=True, conversation=conversation.id
+    )
+    assert first.conversation is not None
+    assert first.conversation.id == conversation.id
+    claim = await worker.take()
+    body = json.loads(claim.body)
+    assert "conversation" not in body
+    assert len(body["input"]) == 2
+    with pytest.raises(openai.BadRequestError) as locked:
+        await client.responses.create(model=MODEL, input="x", background=True, conversation=conversation.id)
+    assert locked.value.code == "conversation_locked"
+    await worker.succeed(claim, json.dumps(answer(claim, "TWO")).encode())
+    listed = [item async for item in client.conversations.items.list(conversation.id, order="asc")]
+    assert len(listed) == 3
+    await client.responses.delete(first.id)
+    assert [item async for item in client.conversations.items.list(conversation.id, order="asc")] == listed
+    await client.responses.create(
+        model=MODEL, input="three", background=True, conversation={"id": conversation.id}
+    )
+    body = json.loads((await worker.take()).body)
+    assert [item["id"] for item in body["input"][:3]] == [item.id for item in listed]
+    got = await http.post(RESPONSES, json={"model": MODEL, "input": "x", "conversation": f"conv_{7:032x}"})
+    assert got.status_code == 404
 
 
 # ---- what there is not ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from api.http.errors import ApiError
 from api.openai.frames import OpenAIStream
 from api.openai.resumable import ResumableStream
+from jobs.endpoints import CHAT, MESSAGES, RESPONSES
 from jobs.stream_chunks import Chunk, Frames, Head, Text, encode
 
 JOB = "job_1"
@@ -61,7 +62,7 @@ def read(
     log: Sequence[tuple[str, str]], after: int = 0, *, groups: Sequence[int] = (1,), **more: Any
 ) -> list[Event]:
     """Read a log in groups of these sizes, over and over."""
-    stream = ResumableStream(JOB, more.pop("form", "chunks"), after=after, **more)
+    stream = ResumableStream(JOB, more.pop("endpoint", CHAT), after=after, **more)
     out, place, turn = b"", 0, 0
     while place < len(log) and not stream.over:
         size = groups[turn % len(groups)]
@@ -157,21 +158,45 @@ def test_a_stream_without_a_closing_chunk_gets_one() -> None:
 def test_events_have_their_names() -> None:
     said = ('{"type":"response.created","response":{"id":"r"}}', '{"type":"response.completed"}')
     log = [queued(), *attempt(1, Frames(said)), end()]
-    found = read(log, form="events", shown={"store": True})
+    found = read(log, endpoint=RESPONSES, shown={"store": True})
     created = {"type": "response.created", "response": {"id": "r", "store": True}}
     assert found == [
         Event(1, "response.created", created),
         Event(2, "response.completed", {"type": "response.completed"}),
     ]
-    assert read(log, 1, form="events", shown={}) == found[1:]
-    (error,) = read([queued(), end("cancelled", 0)], form="events")
+    assert read(log, 1, endpoint=RESPONSES, shown={}) == found[1:]
+    (error,) = read([queued(), end("cancelled", 0)], endpoint=RESPONSES)
     assert (error.name, error.data["error"]["code"]) == ("error", "job_cancelled")
 
 
 def test_a_stream_that_breaks_can_be_resumed_where_it_was() -> None:
-    stream = ResumableStream(JOB, "chunks")
+    stream = ResumableStream(JOB, CHAT)
     sent = events(stream.feed(LOG[:-1]) + stream.fail(ApiError(500, "broken", "internal_error")))
     assert (sent[-1].number, sent[-1].data["error"]["code"]) == (0, "internal_error")
     rest = read(LOG, sent[-2].number)
     assert text(sent[:-1]) + text(rest) == text(ALL)
     assert others(sent[:-1] + rest) == others(ALL)
+
+
+def test_the_events_that_end_a_stream_wait_for_the_jobs_end() -> None:
+    last = '{"type":"response.completed","response":{"status":"incomplete"}}'
+    log = [queued(), *attempt(1, Frames(('{"type":"a"}', last))), end()]
+    assert [one.name for one in read(log[:-1], endpoint=RESPONSES)] == ["a"]
+    found = read(log, endpoint=RESPONSES)
+    assert [(one.number, one.name, one.data["type"]) for one in found[1:]] == [
+        (2, "response.incomplete", "response.incomplete")
+    ]
+    said = ('{"type":"message_start"}', '{"type":"message_delta"}', '{"type":"message_stop"}')
+    log = [queued(), *attempt(1, Frames(said)), end()]
+    assert [one.number for one in read(log[:-1], endpoint=MESSAGES)] == [1]
+    assert [one.number for one in read(log, endpoint=MESSAGES)] == [1, 2, 3]
+    assert [one.number for one in read(log, 2, endpoint=MESSAGES)] == [3]
+
+
+def test_a_caller_without_a_head_gets_no_event_of_a_refusal() -> None:
+    refused = [queued(), *attempt(1), end("failed")]
+    assert read(refused, headless=True) == []
+    (error,) = read(refused)
+    assert error.data["error"]["code"] == "internal_error"
+    seen = [queued(), *attempt(1, HEAD), end("failed")]
+    assert len(read(seen, headless=True)) == 2

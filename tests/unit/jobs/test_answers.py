@@ -78,7 +78,14 @@ def test_an_error_in_another_shape_keeps_its_words(answer: object, words: str, s
 @pytest.mark.parametrize("status", [404, 405])
 @pytest.mark.parametrize(
     "answer",
-    [b'{"detail":"Not Found"}', b"<html>404</html>", b"{}", b'{"error":{"message":"Not Found","code":404}}'],
+    [
+        b'{"detail":"Not Found"}',
+        b"<html>404</html>",
+        b"{}",
+        b'{"error":{"message":"Not Found","code":404}}',
+        b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}',
+        b'{"error":{"message":"Invalid URL (POST /v1/rerank)","type":"invalid_request_error","code":null}}',
+    ],
 )
 def test_a_path_that_an_engine_does_not_have_is_unsupported(status: int, answer: bytes) -> None:
     told, body = json_or_failure(status, answer)

@@ -17,6 +17,7 @@ from workers.devices.tiny_models import (
     build_tiny_model,
 )
 from workers.devices.tiny_tokenizer import WORDS, train
+from workers.engines.settings import VllmSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -63,6 +64,22 @@ def test_a_whisper_is_small_and_the_same_every_time(tmp_path: Path) -> None:
 
 def test_every_name_has_a_size() -> None:
     assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS, *SPEECH}
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("tiny-random", {"--tool-call-parser=hermes"}),
+        ("tiny-embed", {"--runner=pooling", "--convert=embed"}),
+        ("tiny-rerank", {"--runner=pooling"}),
+        ("tiny-classify", {"--runner=pooling"}),
+    ],
+)
+def test_a_models_name_says_how_it_runs(tmp_path: Path, name: str, flags: set[str]) -> None:
+    argv = VllmSettings.tiny(tmp_path, name=name).argv()
+    special = {flag for flag in argv if flag.startswith(("--tool-call-parser", "--runner", "--convert"))}
+    assert special == flags
+    assert argv[argv.index("--served-model-name") + 1] == name
 
 
 def test_every_word_is_one_token() -> None:

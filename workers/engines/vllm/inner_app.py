@@ -116,7 +116,7 @@ class InvalidBodyError(Exception):
 
 
 class Endpoint:
-    """One POST endpoint of a FastAPI app whose function takes ``(request: Model, raw_request: Request)``.
+    """A POST endpoint of an app whose function takes ``(request: Model, raw_request: Request)``, or a union of models.
     The model may be that of a form.
 
     Raises:
@@ -124,7 +124,8 @@ class Endpoint:
     """
 
     def __init__(self, app: Any, path: str) -> None:
-        from pydantic import BaseModel
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError
         from starlette.requests import Request
 
         found = functions_at(app, path)
@@ -133,13 +134,16 @@ class Endpoint:
         # Below the decorators that watch for a disconnect: here the caller's task is cancelled instead.
         self._function: Callable[..., Awaitable[Any]] = inspect.unwrap(found[0])
         parameters = inspect.signature(self._function, eval_str=True).parameters
-        model = parameters["request"].annotation if set(parameters) == {"request", "raw_request"} else None
-        if get_origin(model) is Annotated:  # of a form
-            model = get_args(model)[0]
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise LookupError(f"endpoint {path} does not take (request, raw_request)")  # noqa: TRY004 - the app lacks what we look for
+        if set(parameters) != {"request", "raw_request"}:
+            raise LookupError(f"endpoint {path} does not take (request, raw_request)")
         self._app, self._path = app, path
-        self._validate = model.model_validate
+        model: Any = parameters["request"].annotation
+        if get_origin(model) is Annotated and isinstance(get_args(model)[0], type):  # of a form
+            model = get_args(model)[0]
+        try:
+            self._validate = TypeAdapter(model).validate_python
+        except PydanticSchemaGenerationError as error:
+            raise LookupError(f"endpoint {path} takes no model") from error
         self._request = Request
 
     async def call(self, body: dict[str, Any], headers: Headers) -> tuple[Any, Any]:
