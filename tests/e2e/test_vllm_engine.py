@@ -22,6 +22,8 @@ from workers.engines.settings import VllmSettings
 from workers.engines.vllm.engine import VllmEngine
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+RERANK, SCORE, POOLING = "/v1/rerank", "/v1/score", "/v1/pooling"
+TOKENIZE, DETOKENIZE = "/tokenize", "/detokenize"
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
@@ -59,7 +61,8 @@ async def test_generating_model_has_no_embeddings(vllm_engine: Engine) -> None:
     (model,) = vllm_engine.models()
     assert EMBEDDINGS not in model.endpoints
     final = await vllm_engine.run(EngineRequest("job_1", EMBEDDINGS, b'{"input":"x"}'), lambda _: None)
-    assert final.status == 404
+    assert final.status == 400
+    assert json.loads(final.body)["error"]["code"] == "unsupported"
 
 
 async def test_embedding_model_and_the_defaults_of_vllm_serve(
@@ -79,7 +82,8 @@ async def test_embedding_model_and_the_defaults_of_vllm_serve(
         assert len(engine_cores() - before) == 1
         assert engine.capacity() == 9
         assert engine.priority() is EnginePriority.WORKS
-        assert engine.models()[0].endpoints == (EMBEDDINGS,)
+        embeds = (EMBEDDINGS, RERANK, SCORE, POOLING)  # and compares texts by their vectors
+        assert engine.models()[0].endpoints == (*embeds, TOKENIZE, DETOKENIZE)
         body = json.dumps({"model": "tiny-random", "input": ["one", "two"]}).encode()
         final = await engine.run(EngineRequest("job_9", EMBEDDINGS, body), lambda _: None)
         answer = json.loads(final.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,11 @@ from tests.support import eventually, wait_until
 
 GUARDED: dict[str, Any] = {"require_keys": True, "key_pepper": PEPPER, "failed_keys_per_minute": 1_000_000}
 """Settings of an api that requires keys, and lets the tests come with wrong ones."""
+
+_ANTHROPICS = {"authentication_error": "invalid_api_key", "permission_error": "insufficient_scope"}
+"""The code that Anthropic's type of an error stands for."""
+
+_REQUEST_ID = re.compile(r'"request_id":"[^"]*"')
 
 POOL = "strings"
 """Where jobs run as the tests say."""
@@ -61,18 +67,22 @@ class Answer:
     @property
     def code(self) -> str | None:
         """The error's code; None: no error."""
-        error = httpx.Response(self.status, text=self.text).json().get("error")
+        body = httpx.Response(self.status, text=self.text).json()
+        if body.get("type") == "error":  # Anthropic's, which have no codes
+            kind = str(body["error"]["type"])
+            return _ANTHROPICS.get(kind, kind)
+        error = body.get("error")
         return None if error is None else str(error["code"])
 
     def without(self, ident: str = "") -> Answer:
         """Return it with an id, and what differs between any two calls, taken out."""
-        changing = {"date", "x-request-id", "openai-processing-ms", "traceparent"}
+        changing = {"date", "x-request-id", "request-id", "openai-processing-ms", "traceparent"}
         kept = {
             name: "" if name.startswith("x-ratelimit") else _cut(value, ident)
             for name, value in self.headers.items()
             if name not in changing
         }
-        return Answer(self.status, kept, _cut(self.text, ident))
+        return Answer(self.status, kept, _cut(_REQUEST_ID.sub("", self.text), ident))
 
 
 class World:

@@ -14,6 +14,8 @@ from jobs.endpoints import (
     MESSAGES,
     RESPONSES,
     STREAMING,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
     Endpoint,
     task_of,
 )
@@ -22,7 +24,7 @@ from jobs.endpoints import (
 def test_every_path_has_a_row() -> None:
     assert tuple(ENDPOINTS) == JOB_ENDPOINTS
     assert set(BATCH_ENDPOINTS) < set(JOB_ENDPOINTS)
-    assert STREAMING == (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
+    assert STREAMING == (CHAT, COMPLETIONS, RESPONSES, MESSAGES, TRANSCRIPTIONS, TRANSLATIONS)
     assert CHUNK_ENDPOINT not in ENDPOINTS
 
 
