@@ -17,12 +17,12 @@ from broker.jobs import JobStore
 from broker.webhooks import Webhooks
 from jobs.batch_model import File
 from jobs.batches import BatchStatus
-from jobs.endpoints import CHAT
+from jobs.endpoints import CHAT, RESPONSES
 from jobs.webhooks import event_id
 from penstock import AsyncPenstock, NotFoundError
 from penstock.cli.main import cli
 from tests.apiserver import ApiServer
-from tests.puppet import MODEL, Puppet
+from tests.puppet import FACTS, MODEL, Puppet
 from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
@@ -336,3 +336,26 @@ async def test_a_call_is_its_callers_and_no_webhooks(http: httpx.AsyncClient, pu
         await puppet.succeed(await puppet.take())
         assert (await asked).status_code == 200
         assert (await http.get(hook)).json()["pending"] == (path != CHAT)
+
+
+async def test_a_background_response_tells_the_address_in_its_header(
+    http: httpx.AsyncClient, store: JobStore
+) -> None:
+    puppet = Puppet(store)
+    await puppet.live(facts=FACTS | {"endpoints": [RESPONSES]})
+    body = {"model": MODEL, "input": "hi", "background": True}
+
+    async def known() -> bool:
+        return bool((await http.get("/v1/models")).json()["data"])
+
+    await eventually(known)
+    refused = await http.post(RESPONSES, json=body, headers={"x-penstock-webhook": "https://10.0.0.1/"})
+    assert refusal(refused) == (400, "invalid_value", "x-penstock-webhook")
+    made = (await http.post(RESPONSES, json=body, headers={"x-penstock-webhook": URL})).json()
+    claim = await puppet.take()
+    await puppet.succeed(claim, b'{"id":"x","object":"response","status":"incomplete","output":[]}')
+    told = await outbox(store, f"whe_{claim.id}")
+    assert [(one["type"], one["object"]) for one in told] == [
+        ("job.succeeded", claim.id),
+        ("response.incomplete", made["id"]),
+    ]

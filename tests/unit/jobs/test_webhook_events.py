@@ -89,6 +89,9 @@ def test_a_payload_has_openais_form() -> None:
         ("/v1/responses", b'{"status": "completed"}', False),
         ("/v1/responses", b'["incomplete"]', False),
         ("/v1/responses", b"incomplete", False),
+        ("/v1/responses", b"", False),
+        ("/v1/responses", b'{"status": "\xff"}', False),
+        ("/v1/responses", b'{"output": [{"status": "incomplete"}], "status": "completed"}', False),
         ("/v1/chat/completions", b'{"status": "incomplete"}', False),
     ],
 )
