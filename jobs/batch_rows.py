@@ -92,8 +92,8 @@ _left_out = (_null, msgspec.Raw(b"false"))
 _NOT_HERE = {
     RESPONSES: {
         "background": "a batch already runs in the background, and writes its answers to its output file",
-        "previous_response_id": "responses are not stored; put the earlier turns into input",
-        "conversation": "conversations are not stored; put the earlier turns into input",
+        "previous_response_id": "a row continues no other response; put the earlier turns into input",
+        "conversation": "a row continues no conversation; put the earlier turns into input",
     }
 }
 """By endpoint, the fields that a row's body must not have, and why."""

@@ -175,7 +175,8 @@ class ResumableStream:
             self._close(ending, out)
         else:
             for number, event in self._held:
-                self._write(number, ended(event) if self._endpoint == RESPONSES else event, out)
+                last = ended(event) if self._endpoint == RESPONSES else event
+                self._write(number, last, out, ending.timings.finished_ms)
 
     def _close(self, ending: Ending, out: list[bytes]) -> None:
         """Write the chunk that closes a stream of chunks, and its end."""
@@ -189,14 +190,14 @@ class ResumableStream:
         if self._number > self._after:
             out.append(b"id: %d\n%b" % (self._number, DONE))
 
-    def _write(self, number: int, frame: str, out: list[bytes]) -> None:
+    def _write(self, number: int, frame: str, out: list[bytes], finished_ms: int | None = None) -> None:
         if not self._wanted(number):
             return
         self._seen = True
         if self._chunked:
             out.append(b"id: %d\ndata: %b\n\n" % (number, frame.encode()))
             return
-        data = event_with_shown(frame, self._shown)
+        data = event_with_shown(frame, self._shown, finished_ms)
         out.append(b"id: %d\n%b" % (number, rendered(_event(frame).type, data.encode())))
 
     def _error(self, error: ApiError, out: list[bytes], *, numbered: bool = True) -> None:

@@ -74,6 +74,10 @@ define('webhook_tried', function(a)
   local key, box, counter = K.webhook(a.id), K.webhook_outbox(a.id), 'n:' .. a.entry
   local e, entry = read(key, {'state', 'tenant', 'failing', counter}), redis.call('XRANGE', box, a.entry, a.entry)[1]
   local held = has_outbox(a) and 'held' or 'lost'
+  if held == 'held' and e.state ~= 'active' then -- somebody has disabled it
+    leave_outbox(a.id)
+    held = 'lost'
+  end
   local tries = (number(e[counter]) or 0) + 1
   -- It is gone, or the client library sent the call twice, or another coordinator has tried it meanwhile.
   if not e.state or not entry or a.outcome ~= 'delivered' and tries ~= a.number then return held end

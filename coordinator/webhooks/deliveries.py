@@ -84,10 +84,9 @@ class Deliveries:
             await self._guard.aclose()
 
     def _begin(self, endpoint: str, outbox: Outbox) -> None:
-        from coordinator.webhooks.delivery import (
-            Delivery,  # late: a coordinator without webhooks does without
-        )
-        from coordinator.webhooks.guard import Guard  # their libraries
+        # Late, as a coordinator without webhooks does without their libraries.
+        from coordinator.webhooks.delivery import Delivery
+        from coordinator.webhooks.guard import Guard
 
         if self._guard is None:
             s = self._context.settings

@@ -37,6 +37,10 @@ class Delivery:
         self._wait_s = 0.0
         self._held = True
         self._going = True
+        self._over_at = asyncio.get_running_loop().time() + TURN_S
+
+    def _goes_on(self) -> bool:
+        return self._going and asyncio.get_running_loop().time() < self._over_at
 
     def stop(self) -> None:
         """Have :meth:`run` return when the tries under way are over."""
@@ -48,28 +52,29 @@ class Delivery:
         Returns:
             The seconds until the outbox is due again; None: it is not this coordinator's any more.
         """
-        over = asyncio.get_running_loop().time() + TURN_S
         found: Outbox | None = self._first
         self._secrets = await self._context.webhooks.signing_secrets(self._endpoint, self._first.tenant)
         if not self._secrets:
             raise LookupError(f"{self._endpoint} has no secret")
         while found is not None:
             await self._send_all(found.url, found.entries)
-            if not self._going or asyncio.get_running_loop().time() > over:
+            if not self._goes_on():
                 return self._wait_s if self._held else None
             found = await self._context.outbox.next(self._endpoint)
         return None
 
     async def _send_all(self, url: str, entries: tuple[Entry, ...]) -> None:
-        """Send entries in order, some at once if the settings say so. After a failure none begins."""
+        """Send entries in order, some at once if the settings say so. None begins after a failure or the end of the turn."""
         left = deque(entries)
         under_way: set[asyncio.Task[None]] = set()
         # What has failed before is tried alone: others have waited for it.
         most = self._in_flight if not entries[0].tries else 1
         try:
-            while (self._going and left) or under_way:
-                while self._going and left and len(under_way) < most:
+            while (left and self._goes_on()) or under_way:
+                while left and len(under_way) < most and self._goes_on():
                     under_way.add(asyncio.create_task(self._send(url, left.popleft())))
+                if not under_way:
+                    return
                 done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()

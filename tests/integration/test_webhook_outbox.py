@@ -195,6 +195,20 @@ async def test_a_receiver_that_is_gone_gets_no_more(hooks: Webhooks, outbox: Web
     assert (now.active, now.reason, now.pending) == (False, "gone", 1)
 
 
+async def test_an_endpoint_that_somebody_disables_gets_nothing_more(
+    hooks: Webhooks, outbox: WebhookOutbox
+) -> None:
+    endpoint = await endpoint_with(hooks, 3)
+    assert await outbox.take(endpoint)
+    entry = await first(outbox, endpoint)
+    assert await hooks.update(endpoint, {"active": False})
+    assert await outbox.tried(endpoint, entry, DONE) is Hold.LOST  # it was under way
+    assert (await outbox.next(endpoint), await outbox.due(10)) == (None, [])
+    assert await pending(hooks, endpoint) == 2
+    assert await hooks.update(endpoint, {"active": True})
+    assert await outbox.take(endpoint)
+
+
 async def test_a_deleted_endpoint_leaves_nothing(
     store: JobStore, hooks: Webhooks, outbox: WebhookOutbox
 ) -> None:

@@ -16,9 +16,7 @@ KEY, NAME = b"key", "anna@example.org"
 @pytest.mark.parametrize(
     ("endpoint", "request_"),
     [
-        (CHAT, {"user": NAME}),
         (CHAT, {"safety_identifier": NAME}),
-        (RERANK, {"query": "q", "user": NAME}),
         (MESSAGES, {"messages": [], "metadata": {"user_id": NAME, "other": 1}}),
     ],
 )
@@ -28,7 +26,7 @@ def test_a_name_becomes_its_digest(endpoint: str, request_: dict[str, Any]) -> N
     assert json.loads(sent) == hidden
     assert NAME not in sent.decode()
     assert hidden.keys() == request_.keys()
-    assert noted({}, endpoint, hidden) == {NOTE: digest_of(KEY, "alice", NAME)}
+    assert noted(KEY, "alice", {}, endpoint, hidden) == {NOTE: digest_of(KEY, "alice", NAME)}
     other, _ = hide_end_user(KEY, "bob", endpoint, request_, body)
     assert other != hidden
 
@@ -46,4 +44,11 @@ def test_a_name_becomes_its_digest(endpoint: str, request_: dict[str, Any]) -> N
 def test_a_request_without_a_name_stays_as_it_is(endpoint: str, request_: dict[str, Any]) -> None:
     body = b"as it came"
     assert hide_end_user(KEY, "alice", endpoint, request_, body) == (request_, body)
-    assert noted({"a": "b"}, endpoint, request_) == {"a": "b"}
+    assert noted(KEY, "alice", {"a": "b"}, endpoint, request_) == {"a": "b"}
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, RERANK])
+def test_a_user_goes_to_the_engine_and_the_job_notes_a_digest(endpoint: str) -> None:
+    request_, body = {"user": NAME}, b"as it came"
+    assert hide_end_user(KEY, "alice", endpoint, request_, body) == (request_, body)
+    assert noted(KEY, "alice", {}, endpoint, request_) == {NOTE: digest_of(KEY, "alice", NAME)}

@@ -1,7 +1,9 @@
 // The OpenAI SDK for Node: chat, Responses, a background response, and its stream broken off and resumed.
 
 import assert from "node:assert/strict";
-import OpenAI from "openai";
+import { createRequire } from "node:module";
+
+const OpenAI = createRequire(process.env.PENSTOCK_SDK)("openai").default;
 
 const model = process.env.PENSTOCK_MODEL;
 const client = new OpenAI({ baseURL: `${process.env.PENSTOCK_URL}/v1`, apiKey: "none", maxRetries: 0 });
