@@ -32,6 +32,7 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("GET", "/v1/responses/{response_id}"): _READ,
     ("DELETE", "/v1/responses/{response_id}"): _WRITE,
     ("POST", "/v1/responses/{response_id}/cancel"): _WRITE,
+    ("POST", "/v1/responses/compact"): _WRITE,
     ("GET", "/v1/responses/{response_id}/input_items"): _READ,
     ("GET", "/v1/models"): Needs.KEY,
     ("GET", "/v1/models/{name:path}"): Needs.KEY,

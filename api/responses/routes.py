@@ -88,6 +88,7 @@ def _asked(scope: Scope) -> tuple[bool, int]:
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     _register_raw(router, services)
+    _register_compact(router)
 
     @router.post(
         "/v1/responses/{response_id}/cancel",
@@ -158,6 +159,16 @@ def _page(
         if not begin:
             raise invalid("after is not an item of this list; pass last_id unchanged", "after")
     return list_view(items[begin : begin + limit], more=len(items) > begin + limit)
+
+
+def _register_compact(router: APIRouter) -> None:
+    @router.post(
+        "/v1/responses/compact", summary="Compact a response: not supported", responses=error_docs(404)
+    )
+    async def compact() -> Response:
+        """404, as of a path that does not exist: it would count as a response's id, of which there is no POST."""
+        message = "responses are not compacted here; send fewer items, or continue from an earlier response"
+        raise ApiError(404, message, "not_found")
 
 
 def _register_raw(router: APIRouter, services: Services) -> None:

@@ -120,6 +120,9 @@ define('batch_step', function(a)
   local s = read(batch, {'status', 'input_file_id', 'tenant', 'counted', 'webhook'})
   if not s.status or not drives(a) then return false end
   if s.status ~= a.was then return s.status == a.to end -- the client library sent the call twice
+  local names = {'status'}
+  for field in pairs(a.fields) do names[#names + 1] = field end
+  local before = redis.call('HMGET', batch, unpack(names))
   for field, value in pairs(a.fields) do
     if value == '' then
       redis.call('HDEL', batch, field)
@@ -128,7 +131,13 @@ define('batch_step', function(a)
   end
   write(batch, a.fields)
   if a.was ~= a.to then redis.call('HSET', batch, 'status', a.to, a.to .. '_at', exactly(now)) end
-  changed(id)
+  local after = redis.call('HMGET', batch, unpack(names))
+  for i = 1, #names do
+    if before[i] ~= after[i] then
+      changed(id)
+      break
+    end
+  end
   if a.was == a.to or not a.ends then return true end
   redis.call('HSET', batch, 'ended', exactly(now))
   redis.call('HDEL', batch, 'paused', 'hold', 'closing')

@@ -177,7 +177,8 @@ async def test_addresses_and_methods_that_are_not_there(shared: tuple[httpx.Asyn
         got = await http.get(path)
         assert (got.status_code, got.json()["error"]["code"]) == (404, "not_found")
     for method, path, allow in (
-        ("GET", _CHAT, "POST"),
+        ("GET", _TEXT, "POST"),
+        ("PUT", _CHAT, "GET, POST"),
         ("PUT", _JOBS, "GET, POST"),
         ("DELETE", f"{_JOBS}/{new_id()}", "GET, PATCH"),
     ):
