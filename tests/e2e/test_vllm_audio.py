@@ -59,7 +59,9 @@ async def whisper(
     path = build_tiny_model(folder, TINY_MODELS[MODEL])
     settings = VllmSettings.tiny(path, name=MODEL, max_num_seqs=16, extra_args=QUICK_FLAGS)
     engine = make_engine(settings)
-    await engine.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # vLLM: a forked Whisper may hang at its start
+        await engine.start()
     try:
         async with Frontend(engine, settings) as front, httpx.AsyncClient(base_url=front.url) as client:
             yield engine, client
