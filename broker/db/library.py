@@ -142,8 +142,12 @@ def _kind(hint: Any) -> tuple[str, bool]:
 
 
 def _files() -> Iterator[tuple[str, str]]:
-    """Yield the Lua files, by name; those that others build on come first, as their names begin with a number."""
+    """Yield the Lua files, by name; those that others build on come first, as their names begin with a number.
+
+    Each other one is a block of its own: Lua allows 200 local names in one.
+    """
     root = resources.files("broker") / "lua"
     for file in sorted(root.iterdir(), key=lambda one: one.name):
         if file.name.endswith(".lua"):
-            yield file.name, file.read_text()
+            text = file.read_text()
+            yield file.name, text if file.name[0].isdigit() else f"do\n{text}end\n"

@@ -158,3 +158,32 @@ local function fits(lane, most, all, bulk)
   if lane == 'bulk' then return all < most and bulk < math.max(1, most - kept) end
   return all < most or all - bulk < kept
 end
+
+-- Every api process forgets the keys and the tenants that it knows when the version changes. It is a time, so that no number comes back if
+-- Redis was emptied.
+local function access_changed()
+  local version = number(redis.call('HGET', K.access(), 'version')) or 0
+  redis.call('HSET', K.access(), 'version', exactly(math.max(version + 1, now_ms())))
+end
+
+-- What was made before with the same idempotency key, if that is there still. room: 'files' or 'batches'.
+local function made_before(room, key, a)
+  local known = a.idem and redis.call('GET', K.idem(room, a.tenant, a.idem))
+  local id, digest = string.match(known or '', '(%S+) (%S*)')
+  if id and redis.call('EXISTS', key(id)) == 1 then return {kind = digest == a.digest and 'same' or 'conflict', id = id} end
+end
+
+local function note_idem(room, a)
+  if a.idem then redis.call('SET', K.idem(room, a.tenant, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
+end
+
+-- A worker's description, which names its pool, may be gone before it is buried.
+local function forget_slots(worker)
+  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do redis.call('HDEL', K.slots(pool), worker) end
+end
+
+local function forget_worker(worker)
+  forget_slots(worker)
+  redis.call('ZREM', K.leases(), worker)
+  redis.call('DEL', K.worker(worker), K.worker_orders(worker))
+end

@@ -1,13 +1,6 @@
 -- API keys. A record (K.key) has the digest of its secret, and after a rotation the older secret's (digest2), which is right until until2; tenant;
 -- scopes, as words; models, as JSON (none: all of its tenant's); name; created, expires, used (to five minutes); state: active or revoked.
 
--- Every api process forgets the keys and the tenants that it knows when the version changes. It is a time, so that no number comes back if
--- Redis was emptied.
-local function access_changed()
-  local version = number(redis.call('HGET', K.access(), 'version')) or 0
-  redis.call('HSET', K.access(), 'version', exactly(math.max(version + 1, now_ms())))
-end
-
 local function make_key(id, k)
   local now = now_ms()
   write(K.key(id), {digest = k.digest, tenant = k.tenant, scopes = k.scopes, models = k.models, name = k.name, created = now,

@@ -6,17 +6,6 @@ local function changed(id)
   publish(redis.call('HGET', K.batch(id), 'sinks'), id, exactly(revision), 'c')
 end
 
--- What was made before with the same idempotency key, if that is there still. room: 'files' or 'batches'.
-local function made_before(room, key, a)
-  local known = a.idem and redis.call('GET', K.idem(room, a.tenant, a.idem))
-  local id, digest = string.match(known or '', '(%S+) (%S*)')
-  if id and redis.call('EXISTS', key(id)) == 1 then return {kind = digest == a.digest and 'same' or 'conflict', id = id} end
-end
-
-local function note_idem(room, a)
-  if a.idem then redis.call('SET', K.idem(room, a.tenant, a.idem), a.id .. ' ' .. a.digest, 'PX', exactly(a.idem_ttl_ms)) end
-end
-
 define('batch_create', function(a)
   local id, batch, input, now = a.id, K.batch(a.id), a.input_file_id, now_ms()
   if redis.call('EXISTS', batch) == 1 then return {kind = 'created', id = id} end -- the client library sent the call twice

@@ -35,17 +35,6 @@ local function take_from_lost(id, worker, a, done)
   end
 end
 
--- A worker's description, which names its pool, may be gone before it is buried.
-local function forget_slots(worker)
-  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do redis.call('HDEL', K.slots(pool), worker) end
-end
-
-local function forget_worker(worker)
-  forget_slots(worker)
-  redis.call('ZREM', K.leases(), worker)
-  redis.call('DEL', K.worker(worker), K.worker_orders(worker))
-end
-
 local function take_from_lost_workers(a, done)
   local most = a.most
   for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.leases(), '-inf', exactly(now_ms()), 'LIMIT', 0, 100)) do

@@ -133,7 +133,7 @@ class Life:
             {"authorization": f"Basic {good}"},
             {"authorization": f"Bearer {good}x"},
             {"authorization": f"Bearer {ApiKey(parsed.id, ApiKey.new().secret)}"},
-            {"x-api-key": good},
+            {"x-api-key": f"{good}x"},
         ):
             assert self.say("none", "GET", "/v1/jobs", headers=headers).status == 401
         for path in (f"/v1/jobs/{good}", f"/v1/{good}", f"/v1/jobs?api_key={good}"):

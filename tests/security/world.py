@@ -85,6 +85,17 @@ class Answer:
         return Answer(self.status, kept, _cut(_REQUEST_ID.sub("", self.text), ident))
 
 
+_DRIVEN = {b"rows_per_s", b"tokens_per_s", b"lane", b"revision"}
+"""Fields of a batch that its coordinator changes while it runs."""
+
+
+def _unmoved(client: Redis, key: bytes) -> Any:
+    """Return what a key holds, without what changes by itself."""
+    if client.type(key) == b"hash" and b":batch:" in key:
+        return {name: value for name, value in client.hgetall(key).items() if name not in _DRIVEN}
+    return client.dump(key)
+
+
 class World:
     """An api with tenants.
 
@@ -119,7 +130,7 @@ class World:
             ids = {ident.removeprefix("chatcmpl-") for ident in self.alice.objects.values()}
             names = (key for key in client.scan_iter(f"{self.base.namespace}*", 1000))
             found = {key for key in names if not ids.isdisjoint(key.decode().split(":"))}
-            return {key: client.dump(key) for key in sorted(found)}
+            return {key: _unmoved(client, key) for key in sorted(found)}
 
     def ask(self, caller: Caller, method: str, url: str, **given: Any) -> Answer:
         """Send a request, and fail if the answer tells its caller what is none of their business."""

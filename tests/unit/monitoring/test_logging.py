@@ -28,7 +28,7 @@ def logs() -> Iterator[None]:
 
 def test_a_json_line_has_its_stable_fields_first(logs: None, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", as_json=True, service="api")
-    structlog.contextvars.bind_contextvars(trace_id="t", job_id="j")
+    structlog.contextvars.bind_contextvars(trace_id="t", job_id="j", request_id="r")
     structlog.get_logger("ours").info("job_failed", code="timeout", odd=object)
     try:
         raise ValueError("no")
