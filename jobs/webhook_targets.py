@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 from jobs.addresses import NOTHING, Allowed, refusal
@@ -48,7 +50,13 @@ def check_target(url: str, *, allow_http: bool = False, allowed: Allowed = NOTHI
         check_address("127.0.0.1", allowed)
     elif _is_address(host):
         check_address(host, allowed)
+    elif _NUMERIC.fullmatch(name):
+        raise TargetError("the host is a number; write an address with four parts, such as 192.0.2.7")
     return host
+
+
+_NUMERIC: Final = re.compile(r"(?:0[xX][0-9a-fA-F]*|[0-9]+)(?:\.(?:0[xX][0-9a-fA-F]*|[0-9]+))*")
+"""What some libraries read as an address although it has not the usual form: ``127.1``, ``0x7f000001``, ``2130706433``."""
 
 
 def check_address(address: str, allowed: Allowed) -> None:

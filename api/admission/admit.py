@@ -16,7 +16,7 @@ from api.admission.tokens import answers_of, given_tokens, most_tokens
 from api.http.errors import invalid
 from api.services import Services
 from jobs.access import DEFAULT_TENANT
-from jobs.endpoints import ENDPOINTS
+from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.file_inputs import MARK
 from jobs.lanes import Lane
 from jobs.model import JobSpec
@@ -102,7 +102,11 @@ async def admit(
         len(body), affinity_of, request, affinity_key, None if shared else terms.get("tenant")
     )
     coalesced = (
-        await run(len(body), coalescing_digest, endpoint, request, stream=stream) if coalesce else None
+        await run(len(body), coalescing_digest, endpoint, request, stream=stream)
+        if coalesce
+        and endpoint
+        != RESPONSES  # its record may be deleted, and those that share it would lose their answer
+        else None
     )
     unstored_ms = int(services.settings.unstored_s * 1000)
     keep_ms, once = _kept(owner, unstored_ms, store=store and request.get("store") is not False)

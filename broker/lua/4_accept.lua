@@ -125,7 +125,8 @@ define('accept', function(a, blobs)
     if busy then return {kind = 'busy', count = active} end
   end
   local leader, leads
-  local coalesce = not a.keep_ms and a.coalesce -- followers would lose the result that they share
+  -- Followers would lose the result that they share: such a job goes before its time, or by a client's word.
+  local coalesce = not (a.keep_ms or a.conversation or a.listed) and a.coalesce
   if coalesce then leader, leads = leader_of(pool, lane, tenant, coalesce) end
 
   -- A quota reserves what the job may use; its turn costs what it will likely use. Chunks are not requests: their rows count as they run.

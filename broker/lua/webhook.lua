@@ -76,7 +76,11 @@ define('webhook_put', function(a)
   local e = webhook_of(a)
   if not e or not e.state then return false end
   if a.letter and redis.call('XDEL', K.webhook_dead(a.id), a.letter) == 0 then return true end -- the client library sent the call twice
+  if string.sub(a.id, 1, #OF_ONE) == OF_ONE then -- it rests since its delivery, and has its whole time again
+    for _, key in ipairs({K.webhook(a.id), K.webhook_tries(a.id)}) do redis.call('PEXPIRE', key, OUTBOX.of_one_ms) end
+  end
   OUTBOX.put(a.id, e.state, a.event, a.kind, a.object, a.at or now_ms())
+  OUTBOX.outlive(a.id, K.webhook_outbox(a.id))
   audit_of_another(a, e.tenant, 'webhook.resend', 'webhook ' .. a.id, {event = a.event})
   return true
 end)

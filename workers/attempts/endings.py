@@ -102,13 +102,16 @@ class Endings:
             return await self.retry(attempt, error)
         return await self.fail(attempt, error.code, error.message)
 
-    async def unfetched(self, attempt: Attempt, error: StorageError | NoSuchFileError) -> Outcome:
+    async def unfetched(
+        self, attempt: Attempt, error: StorageError | StoreUnavailableError | NoSuchFileError
+    ) -> Outcome:
         """End an attempt at a job whose request, or a file of it, could not be read. Another worker may do it."""
         if isinstance(error, NoSuchFileError):
             return await self.fail(attempt, FailureCode.FILE_NOT_FOUND, str(error))
         if isinstance(error, UnreadableObjectError):
             return await self.unreadable(attempt, JobError(error.code, str(error)))
-        log.warning("request_not_fetched", reason=error.reason, error=str(error))
+        reason = error.reason if isinstance(error, StorageError) else "redis_unavailable"
+        log.warning("request_not_fetched", reason=reason, error=str(error))
         message = f"the request is in the storage of files, and the worker could not read it: {error}"
         return await self.retry(attempt, JobError(FailureCode.STORAGE_UNAVAILABLE, message[:500]))
 

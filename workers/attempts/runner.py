@@ -12,6 +12,7 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from broker.attempts import Claim
+from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -206,7 +207,7 @@ class Runner:
             raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
-        except (StorageError, NoSuchFileError) as error:
+        except (StorageError, StoreUnavailableError, NoSuchFileError) as error:
             return await endings.unfetched(attempt, error)
         except Exception as error:
             log.exception("run_crashed", attempt=claim.attempt)

@@ -8,7 +8,7 @@ from jobs.stream_chunks import Frames
 from workers.engines.assemble import BadChunkError, SseReader, StreamError
 from workers.engines.base import Emit, EngineDeadError, Final
 from workers.engines.events_assemble import assembler_for
-from workers.engines.full_stream import read_usage
+from workers.engines.full_stream import whole
 
 
 async def relay_events(
@@ -45,5 +45,4 @@ async def relay_events(
         raise EngineDeadError(f"the server sent a bad event: {error}") from error
     if not assembler.finished and not stopped():
         raise EngineDeadError("the server's stream broke off")
-    body = assembler.result()
-    return Final(200, body, read_usage(body))
+    return whole(200, assembler.result())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,14 @@ class _Body(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Response(msgspec.Struct):
+    object: str = ""
+    status: str | None = None
+    error: dict[str, Any] | None = None
+
+
 _read = msgspec.json.Decoder(_Body).decode
+_read_response = msgspec.json.Decoder(_Response).decode
 
 
 def read_usage(body: bytes) -> Usage | None:
@@ -55,7 +63,26 @@ def whole(status: int, body: bytes) -> Final:
     """Make the end of a run from a complete answer. One that is not JSON becomes an error that quotes it."""
     # int: vLLM gives some as members of HTTPStatus.
     status, body = json_or_failure(int(status), body)
+    if status == 200 and (refusal := failed_response(body)) is not None:
+        return Final(500, refusal, None)
     return Final(status, body, read_usage(body) if status == 200 else None)
+
+
+def failed_response(body: bytes) -> bytes | None:
+    """Return the error of a response (``/v1/responses``) that failed, as an OpenAI error body; None: it is no such."""
+    if b'"failed"' not in body:  # in a text the quotes are escaped
+        return None
+    try:
+        response = _read_response(body)
+    except msgspec.DecodeError:
+        return None
+    if response.object != "response" or response.status != "failed":
+        return None
+    error = response.error or {}
+    message = str(error.get("message") or "the engine could not make the response")
+    return msgspec.json.encode(
+        {"error": {"message": message, "type": "server_error", "param": None, "code": error.get("code")}}
+    )
 
 
 async def relay(

@@ -56,7 +56,7 @@ def form_of(fields: Mapping[str, Any], upload: Upload) -> Form:
     boundary = secrets.token_hex(16)
     name = upload.filename.replace("\\", "_").replace('"', "_").replace("\r", "_").replace("\n", "_")
     parts = [
-        f'--{boundary}\r\ncontent-disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+        f'--{boundary}\r\ncontent-disposition: form-data; name="{_escaped(key)}"\r\n\r\n{value}\r\n'.encode()
         for key, value in _flat(fields)
     ]
     head = (
@@ -65,6 +65,11 @@ def form_of(fields: Mapping[str, Any], upload: Upload) -> Form:
     )
     body = b"".join([*parts, head.encode(), upload.data, f"\r\n--{boundary}--\r\n".encode()])
     return Form(f"multipart/form-data; boundary={boundary}", body)
+
+
+def _escaped(name: str) -> str:
+    """Write a field's name as browsers do (WHATWG HTML, multipart/form-data), so that it makes no field of its own."""
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _flat(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

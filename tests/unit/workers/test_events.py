@@ -17,7 +17,7 @@ from jobs.stream_chunks import Chunk, Frames
 from workers.engines.base import EngineDeadError, Final
 from workers.engines.events_assemble import ended_early
 from workers.engines.events_stream import relay_events
-from workers.engines.full_stream import read_usage
+from workers.engines.full_stream import read_usage, whole
 
 Event = dict[str, Any]
 
@@ -163,7 +163,7 @@ ITEMS = st.lists(
 )
 
 
-@given(ITEMS, CUTS, st.sampled_from(["completed", "incomplete", "failed"]))
+@given(ITEMS, CUTS, st.sampled_from(["completed", "incomplete"]))
 def test_a_response_is_that_of_its_last_event(
     items: list[tuple[str, list[str]]], cuts: list[int], end: str
 ) -> None:
@@ -285,3 +285,33 @@ def test_an_aborted_answer_is_not_complete() -> None:
 )
 def test_usage_of_a_whole_answer(usage: Event, read: Usage) -> None:
     assert read_usage(json.dumps({"usage": usage}).encode()) == read
+
+
+@pytest.mark.parametrize("streamed_", [False, True])
+def test_a_response_that_failed_is_an_error(streamed_: bool) -> None:
+    """A server of others may say so with status 200."""
+    failed = {
+        "id": "resp_1",
+        "object": "response",
+        "status": "failed",
+        "output": [],
+        "error": {"code": "server_error", "message": "out of memory"},
+    }
+    if streamed_:
+        events = [
+            {"type": "response.created", "response": failed},
+            {"type": "response.failed", "response": failed},
+        ]
+        final, _ = relayed(sse(events), [], RESPONSES)
+    else:
+        final = whole(200, json.dumps(failed).encode())
+    assert (final.status, final.usage) == (500, None)
+    said = json.loads(final.body)["error"]
+    assert (said["message"], said["code"]) == ("out of memory", "server_error")
+
+
+def test_a_response_that_says_failed_is_none_that_failed() -> None:
+    body = json.dumps(
+        {"object": "response", "status": "completed", "output": ['"failed"'], "text": "failed"}
+    ).encode()
+    assert whole(200, body).status == 200
