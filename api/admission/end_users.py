@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from api.http.body import parse_raw
-from jobs.endpoints import MESSAGES
+from api.http.errors import invalid
+from jobs.endpoints import COUNT_TOKENS, MESSAGES
 
 NOTE = "safety_identifier"
 """The member of a body that is replaced by its digest, and the member of a job's metadata that has the digest."""
@@ -32,9 +33,13 @@ def digest_of(key: bytes, tenant: str, name: str) -> str:
 def hide_end_user(
     key: bytes, tenant: str, endpoint: str, request: dict[str, Any], body: bytes
 ) -> tuple[dict[str, Any], bytes]:
-    """Put digests in the places of ``safety_identifier`` and ``user_id``. A request without them stays as it is."""
+    """Put digests in the places of ``safety_identifier`` and ``user_id``. A request without them stays as it is.
+
+    Raises:
+        ApiError: 400, one of them is no string, and what it holds would be kept in clear.
+    """
     named: dict[str, Any] = {}
-    if (name := request.get(NOTE)) and isinstance(name, str):
+    if name := _text(request.get(NOTE), NOTE):
         named[NOTE] = digest_of(key, tenant, name)
     if name := _anthropics(endpoint, request):
         named["metadata"] = {**request["metadata"], _ANTHROPICS: digest_of(key, tenant, name)}
@@ -45,9 +50,14 @@ def hide_end_user(
 
 def _anthropics(endpoint: str, request: Mapping[str, Any]) -> str | None:
     """Return the name that a request of Messages has in its ``metadata``."""
-    given = request.get("metadata") if endpoint == MESSAGES else None
-    name = given.get(_ANTHROPICS) if isinstance(given, dict) else None
-    return name if isinstance(name, str) else None
+    given = request.get("metadata") if endpoint in {MESSAGES, COUNT_TOKENS} else None
+    return _text(given.get(_ANTHROPICS), f"metadata.{_ANTHROPICS}") if isinstance(given, dict) else None
+
+
+def _text(value: object, field: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise invalid(f"{field}: Input should be a valid string", field.partition(".")[0])
 
 
 def noted(
