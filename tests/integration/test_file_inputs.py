@@ -56,6 +56,22 @@ async def test_a_row_gets_its_image_and_one_without_fails_alone(
         assert named in told["body"]["error"]["message"]
 
 
+async def test_rows_name_no_end_users_to_the_engine(client: openai.AsyncOpenAI, work: Callable) -> None:
+    seen = []
+
+    def answer(body: dict[str, Any]) -> Answer:
+        seen.append(body)
+        return 200, "application/json", b'{"object":"chat.completion","choices":[]}'
+
+    row = shown("one", "https://example.org/a.png")
+    row["body"] |= {"safety_identifier": "ann@example.org", "user": "u"}
+    with Upstream(answer) as upstream:
+        await work(engine="openai", openai_base_url=upstream.url)
+        batch = await ended(client, (await create(client, [row])).id)
+    assert batch.request_counts.completed == 1
+    assert [(one["user"], "safety_identifier" in one) for one in seen] == [("u", False)]
+
+
 async def test_a_server_gets_the_form_and_its_text_is_answered(
     client: openai.AsyncOpenAI, api: ApiServer, work: Callable
 ) -> None:
