@@ -52,7 +52,7 @@ def test_a_request_without_a_name_stays_as_it_is(endpoint: str, request_: dict[s
 
 @pytest.mark.parametrize("name", [5, True, [NAME], {"mail": NAME}])
 def test_a_name_that_is_no_string_is_refused(name: object) -> None:
-    cases = {
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
         "safety_identifier": (CHAT, {"safety_identifier": name}),
         "metadata.user_id": (MESSAGES, {"metadata": {"user_id": name}}),
     }
