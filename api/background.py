@@ -137,6 +137,8 @@ async def _take_over(services: Services) -> None:
     except MixedFleetStartError as error:
         log.error("schema_refused", error=str(error))  # noqa: TRY400 - the message says all
         raise
+    if not services.prepared.is_set():
+        await services.agree()
     services.prepared.set()
 
 
@@ -165,6 +167,7 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
             await _take_over(services)
             if await services.store.set_limits(only_if_missing=limited.is_set()):
                 await _take_tenants_over(services)
+                await services.agree()
                 log.info("limits_stored")
             await index_tenants(services.store)
             limited.set()

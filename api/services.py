@@ -55,7 +55,8 @@ class Services:
         readiness: whether a job that is submitted now will run.
         prepared: set once the data in Redis is this version's.
         doors: who gets in; None: everybody, no keys are required.
-        user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`.
+        user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`. Without a pepper it is
+            random, and :meth:`agree` makes it the same in every process.
         large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
     """
 
@@ -102,7 +103,7 @@ class Services:
         self.coordinators = Coordinators(self.store)
         self.access = AccessStore(self.store)
         self.doors = _doors(settings, self.access)
-        self.user_key = settings.pepper() or settings.namespace.encode()
+        self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
@@ -117,6 +118,15 @@ class Services:
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
         self.readiness = Readiness(self.catalogue, settings.catalogue_refresh_s)
+
+    async def agree(self) -> None:
+        """Take the key of end users' digests that the first api process stored, unless there is a pepper.
+
+        Raises:
+            StoreUnavailableError: Redis is away.
+        """
+        if self.settings.pepper() is None:
+            self.user_key = await self.access.user_key(self.user_key)
 
     def new_job_id(self) -> str:
         """Make a job id from this machine's clock."""

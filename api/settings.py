@@ -95,12 +95,6 @@ class ApiSettings(TlsSettings):
         ge=1024,
         description="A larger file is refused by /v1/audio: 413, and by its jobs. A worker has it in memory while it runs.",
     )
-    image_max_bytes: int = Field(
-        20 * 1024**2,
-        ge=1024,
-        description="A larger file is refused where a request names it as an image: 413. A worker has it in memory while the"
-        " request runs, a third larger.",
-    )
     file_retention_s: Seconds = Field(
         30 * 86_400.0, description="How long a batch's input is kept if its upload does not say."
     )

@@ -156,6 +156,13 @@ class AccessStore(StorePart):
         rows = [GivenKey(key.id, key.digest(pepper), tenant) for key, tenant in given]
         return await self._call(KeysTakeOver(rows, " ".join(sorted(TAKEN_OVER_SCOPES))))
 
+    async def user_key(self, proposed: bytes) -> bytes:
+        """Return the random key under which end users are digested. Without one, ``proposed`` is stored and returned."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.hsetnx(self._keys("access"), "user_key", proposed.hex())
+        pipe.hget(self._keys("access"), "user_key")
+        return bytes.fromhex((await self._execute(pipe.execute()))[1])
+
     async def _there(self, key_id: str) -> KeyRecord:
         record = await self.get(key_id)
         if record is None:

@@ -197,6 +197,18 @@ class BrokerSettings(BaseSettings):
     max_result_bytes: int = Field(
         64 * 1024 * 1024, ge=1024, description="A job whose response is larger fails with `result_too_large`."
     )
+    image_max_bytes: int = Field(
+        20 * 1024**2,
+        ge=1024,
+        description="A larger file is refused where a request names it as an image: 413. A worker has it in memory while the"
+        " request runs, a third larger. The api and the workers need the same.",
+    )
+    request_images_max_bytes: int = Field(
+        64 * 1024**2,
+        ge=1024,
+        description="The files that a request names as images may have this many bytes together; a file counts at each place"
+        " that names it. Beyond it: 413. The api and the workers need the same.",
+    )
     inline_bytes: int = Field(
         256 * 1024,
         ge=1024,

@@ -92,7 +92,8 @@ FAILURES: dict[FailureCode, FailureInfo] = {
     FailureCode.FILE_NOT_FOUND: FailureInfo(
         404,
         "invalid_request_error",
-        "A file that the request names does not exist: it was deleted, has expired, or is another tenant's.",
+        "A file that the request names does not exist: it was deleted, has expired, or is another tenant's; or it is no "
+        "image, or it or all images together are too large.",
     ),
     FailureCode.INTERNAL: FailureInfo(
         500, "server_error", "Penstock itself failed; the worker's log has the traceback."

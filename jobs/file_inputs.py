@@ -15,6 +15,7 @@ The engine gets a data URI, and never a file's id.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ MARK: Final = FILE_PREFIX.encode()
 """Found in every request that names a file; without it there is nothing to look for."""
 
 MOST_FILES: Final = 64
-"""Most files of one request. Each is a look-up, and an image in memory."""
+"""Most places of one request that name files. Each is an image in the body that the engine gets."""
 
 _MAGIC: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
@@ -47,16 +48,16 @@ def image_type(head: bytes) -> str | None:
     return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
 
 
-def image_ids(request: Mapping[str, Any]) -> list[str]:
-    """Return the files that a request names as images, each once, in order."""
-    return list(dict.fromkeys(ident for _, ident in _places(request)))
+def image_places(request: Mapping[str, Any]) -> Counter[str]:
+    """Return the files that a request names as images, in order, and how many places name each."""
+    return Counter(ident for _, ident in _places(request))
 
 
 def with_images(request: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]) -> None:
     """Put images in the places of their files' ids, in the request itself.
 
     Args:
-        images: media type and bytes by the file's id; of every file that :func:`image_ids` returned.
+        images: media type and bytes by the file's id; of every file that :func:`image_places` returned.
     """
     encoded = {ident: (kind, base64.b64encode(data).decode()) for ident, (kind, data) in images.items()}
     for put, ident in list(_places(request)):

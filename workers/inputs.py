@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -10,8 +11,9 @@ import msgspec
 from broker.attempts import Claim
 from broker.files import FileStore
 from broker.jobs import JobStore
+from jobs.batch_model import File
 from jobs.endpoints import ENDPOINTS
-from jobs.file_inputs import HEAD_BYTES, MARK, image_ids, image_type, with_images
+from jobs.file_inputs import HEAD_BYTES, MARK, MOST_FILES, image_places, image_type, with_images
 from jobs.floats import read_float
 from jobs.references import upload_key
 from storage import MissingObjectError, Storage
@@ -30,7 +32,7 @@ _named = msgspec.json.Decoder(_Named).decode
 
 
 class NoSuchFileError(Exception):
-    """A request names a file that does not exist for its tenant, or is no image where an image is meant."""
+    """A request names a file that it cannot have: none of its tenant's, no image, or one that is too large."""
 
 
 class Inputs:
@@ -38,16 +40,26 @@ class Inputs:
 
     Args:
         storage: opens the storage, at its first use.
+        image_max_bytes: a larger image is not read.
+        request_images_max_bytes: nor are images that have more together, each as often as the request names it.
     """
 
-    def __init__(self, store: JobStore, storage: Callable[[], Storage]) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        storage: Callable[[], Storage],
+        *,
+        image_max_bytes: int,
+        request_images_max_bytes: int,
+    ) -> None:
         self._store, self._files, self._storage = store, FileStore(store), storage
+        self._image_max_bytes, self._request_max_bytes = image_max_bytes, request_images_max_bytes
 
     async def of(self, claim: Claim) -> tuple[bytes, Upload | None]:
         """Return a claimed job's body, with its images in place, and its file, if its endpoint takes a form.
 
         Raises:
-            NoSuchFileError: a file is missing.
+            NoSuchFileError: a file is missing, is no image, or is too large.
             StorageError: the body, or a file, cannot be read.
             StoreError: Redis is away.
         """
@@ -59,7 +71,7 @@ class Inputs:
             return await self.with_images(body, claim.tenant), None
         if claim.upload is not None:
             return body, Upload(claim.upload, await read_all(self._storage(), upload_key(claim.id)))
-        return body, await self._file(_named(body).file, claim.tenant)
+        return body, await self._read(await self._record(_named(body).file, claim.tenant))
 
     async def with_images(self, body: bytes, tenant: str) -> bytes:
         """Return a body with its tenant's files in the places of their ids. One that names none is returned as it is.
@@ -73,27 +85,50 @@ class Inputs:
             request = _decode(body)
         except (msgspec.DecodeError, RecursionError):
             return body  # the engine says what is wrong with it
-        ids = image_ids(request)
-        if not ids:
+        places = image_places(request)
+        if not places:
             return body
         images = {}
-        for ident in ids:
-            data = (await self._file(ident, tenant)).data
+        for file in await self._images(places, tenant):
+            data = (await self._read(file)).data
             kind = image_type(data[:HEAD_BYTES])
             if kind is None:
-                raise NoSuchFileError(f"the file {ident} is no image (PNG, JPEG, GIF, WebP or BMP)")
-            images[ident] = (kind, data)
+                raise NoSuchFileError(f"the file {file.id} is no image (PNG, JPEG, GIF, WebP or BMP)")
+            images[file.id] = (kind, data)
         return await asyncio.to_thread(_filled, request, images)
 
-    async def _file(self, ident: str, tenant: str) -> Upload:
+    async def _images(self, places: Counter[str], tenant: str) -> list[File]:
+        """Return the records of images, if they are small enough to be read. Rows of batches pass no other check."""
+        if places.total() > MOST_FILES:
+            raise NoSuchFileError(f"{places.total()} places name files; at most {MOST_FILES} are allowed")
+        files, size = [], 0
+        for ident, count in places.items():
+            file = await self._record(ident, tenant)
+            if file.size > self._image_max_bytes:
+                raise NoSuchFileError(
+                    f"the file {ident} is larger than {self._image_max_bytes} bytes (image_max_bytes)"
+                )
+            size += file.size * count
+            if size > self._request_max_bytes:
+                most = f"{self._request_max_bytes} bytes together (request_images_max_bytes)"
+                raise NoSuchFileError(
+                    f"the images are larger than {most}; a file counts at each place that names it"
+                )
+            files.append(file)
+        return files
+
+    async def _record(self, ident: str, tenant: str) -> File:
         file = await self._files.get(ident, owner=tenant)
         if file is None:
             raise _missing(ident)
+        return file
+
+    async def _read(self, file: File) -> Upload:
         try:
             return Upload(file.filename, await read_all(self._storage(), file.key))
         except MissingObjectError:
-            if await self._files.get(ident, owner=tenant) is None:  # it was deleted meanwhile
-                raise _missing(ident) from None
+            if await self._files.get(file.id) is None:  # it was deleted meanwhile
+                raise _missing(file.id) from None
             raise
 
 

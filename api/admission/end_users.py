@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from api.http.body import parse_raw
-from jobs.endpoints import MESSAGES
+from api.http.errors import invalid
+from jobs.end_users import ANTHROPICS, SAFETY_IDENTIFIER, USER_ID
 
-NOTE = "safety_identifier"
-"""The member of a body that is replaced by its digest, and the member of a job's metadata that has the digest."""
+NOTE: Final = SAFETY_IDENTIFIER
+"""The member of a job's metadata that has the digest."""
 
 _USER = "user"
-_ANTHROPICS = "user_id"
 _MOST_NOTES = 16
 
 
@@ -32,12 +32,16 @@ def digest_of(key: bytes, tenant: str, name: str) -> str:
 def hide_end_user(
     key: bytes, tenant: str, endpoint: str, request: dict[str, Any], body: bytes
 ) -> tuple[dict[str, Any], bytes]:
-    """Put digests in the places of ``safety_identifier`` and ``user_id``. A request without them stays as it is."""
+    """Put digests in the places of ``safety_identifier`` and ``user_id``. A request without them stays as it is.
+
+    Raises:
+        ApiError: 400, one of them is no string, and what it holds would be kept in clear.
+    """
     named: dict[str, Any] = {}
-    if (name := request.get(NOTE)) and isinstance(name, str):
-        named[NOTE] = digest_of(key, tenant, name)
+    if name := _text(request.get(SAFETY_IDENTIFIER), SAFETY_IDENTIFIER):
+        named[SAFETY_IDENTIFIER] = digest_of(key, tenant, name)
     if name := _anthropics(endpoint, request):
-        named["metadata"] = {**request["metadata"], _ANTHROPICS: digest_of(key, tenant, name)}
+        named["metadata"] = {**request["metadata"], USER_ID: digest_of(key, tenant, name)}
     if not named:
         return request, body
     return {**request, **named}, msgspec.json.encode({**parse_raw(body), **named})
@@ -45,9 +49,14 @@ def hide_end_user(
 
 def _anthropics(endpoint: str, request: Mapping[str, Any]) -> str | None:
     """Return the name that a request of Messages has in its ``metadata``."""
-    given = request.get("metadata") if endpoint == MESSAGES else None
-    name = given.get(_ANTHROPICS) if isinstance(given, dict) else None
-    return name if isinstance(name, str) else None
+    given = request.get("metadata") if endpoint in ANTHROPICS else None
+    return _text(given.get(USER_ID), f"metadata.{USER_ID}") if isinstance(given, dict) else None
+
+
+def _text(value: object, field: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise invalid(f"{field}: Input should be a valid string", field.partition(".")[0])
 
 
 def noted(
@@ -58,7 +67,7 @@ def noted(
     Args:
         request: as :func:`hide_end_user` returns it.
     """
-    given, user = request.get(NOTE), request.get(_USER)
+    given, user = request.get(SAFETY_IDENTIFIER), request.get(_USER)
     digest = (given if isinstance(given, str) else None) or _anthropics(endpoint, request)
     if not digest and isinstance(user, str) and user:
         digest = digest_of(key, tenant, user)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from api.http.errors import file_not_found, invalid
+from api.http.errors import ApiError, file_not_found, invalid
 from api.http.uploads import too_large
 from api.services import Services
 from jobs.batch_model import File
 from jobs.endpoints import ENDPOINTS
-from jobs.file_inputs import HEAD_BYTES, MOST_FILES, image_ids, image_type
+from jobs.file_inputs import HEAD_BYTES, MOST_FILES, image_places, image_type
 from jobs.ids import is_file_id
 from storage import MissingObjectError
 
@@ -28,8 +28,8 @@ async def check_files(
         uploaded: the file of an endpoint that takes a form came with the call.
 
     Raises:
-        ApiError: 400, it is no image, or there are too many; 404, it does not exist, or is another tenant's; 413, it is too
-            large.
+        ApiError: 400, it is no image, or too many places name files; 404, it does not exist, or is another tenant's; 413, it
+            is too large, or all images together are.
         StorageError: storage fails.
         StoreUnavailableError: Redis is away.
     """
@@ -39,13 +39,18 @@ async def check_files(
             if file.size > services.settings.audio_max_bytes:
                 raise too_large(services.settings.audio_max_bytes, "audio_max_bytes")
         return
-    ids = image_ids(request)
-    if len(ids) > MOST_FILES:
-        raise invalid(f"the request names {len(ids)} files; at most {MOST_FILES} are allowed", "messages")
-    for ident in ids:
+    places = image_places(request)
+    if places.total() > MOST_FILES:
+        message = f"{places.total()} places of the request name files; at most {MOST_FILES} are allowed"
+        raise invalid(message, "messages" if "messages" in request else "input")
+    size = 0
+    for ident, count in places.items():
         file = await _found(services, ident, tenant, "image_url")
         if file.size > services.settings.image_max_bytes:
             raise too_large(services.settings.image_max_bytes, "image_max_bytes")
+        size += file.size * count
+        if size > services.settings.request_images_max_bytes:
+            raise _too_much(services.settings.request_images_max_bytes)
         if image_type(await _head(services, file)) is None:
             message = f"the file {ident} is no image that can be shown to a model; upload a PNG, JPEG, GIF, WebP or BMP"
             raise invalid(message, "image_url", "invalid_value")
@@ -56,6 +61,14 @@ async def _found(services: Services, ident: str, tenant: str, param: str) -> Fil
     if file is None:
         raise file_not_found(ident, param)
     return file
+
+
+def _too_much(most: int) -> ApiError:
+    message = (
+        f"the images of the request are larger than {most} bytes together (request_images_max_bytes); a file counts at each "
+        "place that names it"
+    )
+    return ApiError(413, message, "file_too_large")
 
 
 async def _head(services: Services, file: File) -> bytes:

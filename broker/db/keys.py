@@ -66,7 +66,7 @@ key                               type     holds                                
 ``ns:coordinators``               zset     what each coordinator says of itself, JSON, by its lease's end  (TTL)
 ``ns:tasks``                      zset     tasks that are not done, by when a coordinator may take them (until their end)
 ``ns:task:<kind>:<batch>``        hash     a task of the coordinators, and its answer (TTL a day; a minute from its end)
-``ns:access``                     hash     ``version`` of keys and tenants; what was taken over from settings (for good)
+``ns:access``                     hash     ``version`` of keys and tenants; what was taken over; ``user_key`` (for good)
 ``ns:key:<id>``                   hash     an API key: digests of its secrets, tenant, scopes; see ``access.lua`` (for good)
 ``ns:keys``                       zset     every key's id, by creation time                         (for good)
 ``ns:keys:of:<tenant>``           zset     those of one tenant                                      (for good)

@@ -183,9 +183,15 @@ async def test_a_redis_that_comes_back_empty_gets_the_limits_again(
         told = await eventually(complete)
         assert told["max_active"] == "3"
         keys = puppet.store.keys
+
+        async def user_key() -> Any:
+            return await puppet.store.client.hget(keys("access"), "user_key")
+
+        key = await eventually(user_key)
         await puppet.store.client.delete(limits, keys("access"), keys("tenants"), keys("tenant", "acme"))
         assert await eventually(complete) == told
         assert (await TenantStore(puppet.store).get("acme")).weight == 2
+        assert await eventually(user_key) == key
 
 
 async def test_an_api_does_not_start_on_data_of_a_newer_version(

@@ -11,6 +11,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from api.admission.end_users import digest_of
+from broker.access import AccessStore
 from broker.jobs import JobStore
 from broker.registry import Runs
 from broker.settings import BrokerSettings
@@ -123,6 +125,26 @@ async def test_no_record_has_a_safety_identifier_in_clear(http: httpx.AsyncClien
         assert "@" not in sent["safety_identifier"]
         found.append(sent["safety_identifier"])
     assert found[0] == found[1] != found[2]
+
+
+async def test_without_a_pepper_all_apis_digest_under_one_random_key(
+    broker_settings: BrokerSettings, puppet: Puppet
+) -> None:
+    digests = []
+    for _ in range(2):
+        with ApiServer(broker_settings) as api:
+            async with api.client() as client:
+                call = asyncio.create_task(client.post(CHAT, json=BODY | {"safety_identifier": "ann"}))
+                claim = await puppet.take()
+                await puppet.succeed(claim)
+                assert (await call).status_code == 200
+        digests.append(json.loads(claim.body)["safety_identifier"])
+    access = AccessStore(puppet.store)
+    key = await access.user_key(b"another")
+    assert len(key) == 32
+    assert digests == [digest_of(key, "default", "ann")] * 2
+    await puppet.store.client.hdel(puppet.store.keys("access"), "user_key")
+    assert await access.user_key(b"another") == b"another"
 
 
 async def test_a_user_is_noted_as_a_digest_and_goes_to_the_engine(

@@ -42,7 +42,12 @@ class House:
     def __init__(self, api: ApiServer, http: httpx.AsyncClient, puppet: Puppet, folder: Path) -> None:
         self.api, self.http, self.puppet, self.folder = api, http, puppet, folder
         storage = LocalStorage(folder)
-        self.inputs = Inputs(puppet.store, lambda: storage)
+        self.inputs = Inputs(
+            puppet.store,
+            lambda: storage,
+            image_max_bytes=api.settings.image_max_bytes,
+            request_images_max_bytes=api.settings.request_images_max_bytes,
+        )
 
     async def call(self, path: str = TRANSCRIPTIONS, **fields: str) -> httpx.Response:
         form = {"model": "puppet", **fields}
@@ -62,7 +67,7 @@ class House:
 def shared_api(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     """One api for all tests of this module, with a storage of its own."""
     data = tmp_path_factory.mktemp("data")
-    bounds = {"audio_max_bytes": 20_000, "image_max_bytes": 1024}
+    bounds = {"audio_max_bytes": 20_000, "image_max_bytes": 1024, "request_images_max_bytes": 3000}
     with ApiServer(new_namespace(valkey), data_dir=data, **bounds) as server:
         yield server
 
@@ -208,9 +213,9 @@ async def test_a_job_without_its_file_is_refused(house: House) -> None:
     assert (long.status_code, long.json()["error"]["code"]) == (413, "file_too_large")
 
 
-def shown(url: str) -> dict[str, Any]:
-    part = {"type": "image_url", "image_url": {"url": url}}
-    return {"messages": [{"role": "user", "content": [part]}], "max_tokens": 5}
+def shown(*urls: str) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"messages": [{"role": "user", "content": parts}], "max_tokens": 5}
 
 
 async def test_a_request_may_name_an_image(house: House) -> None:
@@ -238,6 +243,28 @@ async def test_an_image_that_is_none_is_refused(house: House) -> None:
     for ident, (status, code) in cases.items():
         answer = await house.submit("/v1/chat/completions", shown(ident))
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+
+
+async def test_an_image_counts_at_each_place_at_the_edge_and_in_the_worker(house: House) -> None:
+    small, large = await house.upload(PNG, "a.png"), await house.upload(PNG + b"." * 900, "b.png")
+    for count, ident, status in ((65, small, 400), (4, large, 413)):
+        request = shown(*[ident] * count)
+        answer = await house.submit("/v1/chat/completions", request)
+        assert answer.status_code == status, answer.text
+        with pytest.raises(NoSuchFileError, match=f"{count} places|request_images_max_bytes"):
+            await house.inputs.with_images(json.dumps(request).encode(), "default")
+    most = json.dumps(shown(*[small] * 18, large, large)).encode()
+    assert (await house.inputs.with_images(most, "default")).count(b"data:image/png") == 20
+
+
+async def test_a_worker_reads_no_image_that_is_too_large(house: House) -> None:
+    ident = await house.upload(PNG + b"." * 2500, "c.png")
+    [path] = [
+        path for path in house.folder.rglob("*") if path.is_file() and path.stat().st_size == len(PNG) + 2500
+    ]
+    path.unlink()  # whoever reads it fails otherwise
+    with pytest.raises(NoSuchFileError, match="image_max_bytes"):
+        await house.inputs.with_images(json.dumps(shown(ident)).encode(), "default")
 
 
 async def test_another_tenant_s_files_are_none(house: House) -> None:

@@ -24,9 +24,9 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"." * 50
 WAV = b"RIFF....WAVE\r\n--" + bytes(range(256))
 
 
-def shown(name: str, url: str) -> dict[str, Any]:
-    part = {"type": "image_url", "image_url": {"url": url}}
-    body = {"model": "upstream", "messages": [{"role": "user", "content": [part]}], "max_tokens": 5}
+def shown(name: str, url: str, places: int = 1) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}}] * places
+    body = {"model": "upstream", "messages": [{"role": "user", "content": parts}], "max_tokens": 5}
     return {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
@@ -45,13 +45,31 @@ async def test_a_row_gets_its_image_and_one_without_fails_alone(
     with Upstream(answer) as upstream:
         await work(engine="openai", openai_base_url=upstream.url)
         rows = [shown("good", image.id), shown("missing", missing), shown("text", text.id)]
+        rows.append(shown("often", image.id, 65))
         batch = await ended(client, (await create(client, rows)).id)
-    assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 2)
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 3)
     assert seen == [f"data:image/png;base64,{base64.b64encode(PNG).decode()}"]
     for line in await lines(client, batch.error_file_id):
         told = line["response"]
         assert (told["status_code"], told["body"]["error"]["code"]) == (404, "file_not_found")
-        assert (missing if line["custom_id"] == "missing" else text.id) in told["body"]["error"]["message"]
+        named = {"missing": missing, "text": text.id, "often": "65 places"}[line["custom_id"]]
+        assert named in told["body"]["error"]["message"]
+
+
+async def test_rows_name_no_end_users_to_the_engine(client: openai.AsyncOpenAI, work: Callable) -> None:
+    seen = []
+
+    def answer(body: dict[str, Any]) -> Answer:
+        seen.append(body)
+        return 200, "application/json", b'{"object":"chat.completion","choices":[]}'
+
+    row = shown("one", "https://example.org/a.png")
+    row["body"] |= {"safety_identifier": "ann@example.org", "user": "u"}
+    with Upstream(answer) as upstream:
+        await work(engine="openai", openai_base_url=upstream.url)
+        batch = await ended(client, (await create(client, [row])).id)
+    assert batch.request_counts.completed == 1
+    assert [(one["user"], "safety_identifier" in one) for one in seen] == [("u", False)]
 
 
 async def test_a_server_gets_the_form_and_its_text_is_answered(

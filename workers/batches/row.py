@@ -14,6 +14,7 @@ from broker.batch_chunks import ChunkSpec
 from broker.db.errors import StoreUnavailableError
 from jobs.answers import failure_body
 from jobs.batch_rows import Row
+from jobs.end_users import without_end_users
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
@@ -105,6 +106,7 @@ class RowRunner:
             Its end; None: the engine died, and the row is for another attempt.
         """
         ran_s = 0.0
+        body = without_end_users(chunk.spec.endpoint, row.body)  # no digests: the key is the api's
         for number in range(1, ROW_ATTEMPTS + 1):
             began_s = time.monotonic()
             span = self._begin_span(chunk, ident)
@@ -113,7 +115,7 @@ class RowRunner:
                 request = EngineRequest(
                     chunk.engine_id(ident),
                     chunk.spec.endpoint,
-                    await self._inputs.with_images(row.body, chunk.claim.tenant),
+                    await self._inputs.with_images(body, chunk.claim.tenant),
                     stream=False,
                     priority=chunk.claim.lane.engine_priority,
                     attempt=number,

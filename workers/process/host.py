@@ -187,7 +187,12 @@ class EngineHost:
         self._metrics.bulk_pace.set_function(lambda: pace.rate)
         self._metrics.rows_running.set_function(lambda: gate.running_rows)
         device_share = self._device.count / capacity
-        inputs = Inputs(store, storage)
+        inputs = Inputs(
+            store,
+            storage,
+            image_max_bytes=s.image_max_bytes,
+            request_images_max_bytes=s.request_images_max_bytes,
+        )
         rows = RowRunner(
             self.engine,
             inputs,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from api.admission.end_users import NOTE, digest_of, hide_end_user, noted
-from jobs.endpoints import CHAT, MESSAGES, RERANK
+from api.http.errors import ApiError
+from jobs.endpoints import CHAT, COUNT_TOKENS, MESSAGES, RERANK
 
 KEY, NAME = b"key", "anna@example.org"
 
@@ -18,6 +19,7 @@ KEY, NAME = b"key", "anna@example.org"
     [
         (CHAT, {"safety_identifier": NAME}),
         (MESSAGES, {"messages": [], "metadata": {"user_id": NAME, "other": 1}}),
+        (COUNT_TOKENS, {"messages": [], "metadata": {"user_id": NAME}}),
     ],
 )
 def test_a_name_becomes_its_digest(endpoint: str, request_: dict[str, Any]) -> None:
@@ -37,7 +39,8 @@ def test_a_name_becomes_its_digest(endpoint: str, request_: dict[str, Any]) -> N
         (CHAT, {"metadata": {"user_id": NAME}}),  # a client's own note there
         (MESSAGES, {"metadata": {"other": 1}}),
         (MESSAGES, {"metadata": None}),
-        (MESSAGES, {"metadata": {"user_id": 5}}),
+        (MESSAGES, {"metadata": {"user_id": None}}),
+        (CHAT, {"safety_identifier": None}),
         (MESSAGES, {}),
     ],
 )
@@ -45,6 +48,19 @@ def test_a_request_without_a_name_stays_as_it_is(endpoint: str, request_: dict[s
     body = b"as it came"
     assert hide_end_user(KEY, "alice", endpoint, request_, body) == (request_, body)
     assert noted(KEY, "alice", {"a": "b"}, endpoint, request_) == {"a": "b"}
+
+
+@pytest.mark.parametrize("name", [5, True, [NAME], {"mail": NAME}])
+def test_a_name_that_is_no_string_is_refused(name: object) -> None:
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "safety_identifier": (CHAT, {"safety_identifier": name}),
+        "metadata.user_id": (MESSAGES, {"metadata": {"user_id": name}}),
+    }
+    for field, (endpoint, request_) in cases.items():
+        with pytest.raises(ApiError) as caught:
+            hide_end_user(KEY, "alice", endpoint, request_, json.dumps(request_).encode())
+        assert (caught.value.status, caught.value.param) == (400, field.partition(".")[0])
+        assert field in str(caught.value)
 
 
 @pytest.mark.parametrize("endpoint", [CHAT, RERANK])

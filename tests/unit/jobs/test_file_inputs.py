@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.file_inputs import image_ids, image_type, with_images
+from jobs.file_inputs import image_places, image_type, with_images
 from jobs.ids import make_id
 
 FILE, OTHER = (make_id("file-", 1, bytes([n] * 10)) for n in (1, 2))
@@ -62,16 +62,16 @@ CASES = [
 
 @pytest.mark.parametrize(("before", "after"), CASES)
 def test_an_image_takes_the_place_of_its_files_id(before: dict[str, Any], after: dict[str, Any]) -> None:
-    assert image_ids(before) == [FILE]
+    assert image_places(before) == {FILE: 1}
     with_images(before, {FILE: ("image/png", PNG)})
     assert before == after
-    assert image_ids(before) == []
+    assert not image_places(before)
 
 
-def test_each_file_counts_once() -> None:
+def test_a_file_counts_at_each_place() -> None:
     parts = [{"type": "image_url", "image_url": {"url": one}} for one in (FILE, OTHER, FILE)]
     request = chat(*parts)
-    assert image_ids(request) == [FILE, OTHER]
+    assert list(image_places(request).items()) == [(FILE, 2), (OTHER, 1)]
     with_images(request, {FILE: ("image/png", PNG), OTHER: ("image/gif", b"GIF89a")})
     assert json.dumps(request).count("data:image/png") == 2
 
@@ -88,7 +88,7 @@ def test_each_file_counts_once() -> None:
     ],
 )
 def test_what_names_no_image_is_left_alone(request_: dict[str, Any]) -> None:
-    assert image_ids(request_) == []
+    assert not image_places(request_)
 
 
 def test_an_image_is_known_by_its_first_bytes() -> None:
