@@ -1,7 +1,8 @@
 """From a job's log entries to the events of a response's stream, without I/O.
 
-The log has the engine's events, each with the engine's ``sequence_number``. The caller who waits gets them with these. A
-background response outlives its attempts, so its events are counted anew, over all attempts: the same for every reader.
+The log has the engine's events, each with the engine's ``sequence_number``. The caller who waits gets them with these. An
+event that has none, as some upstream servers send it, gets the next number. A background response outlives its attempts, so
+its events are counted anew, over all attempts: the same for every reader.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"
 
 class _Event(msgspec.Struct):
     type: str = "message"
-    sequence_number: int = -1
+    sequence_number: int | None = None
 
 
 class _Status(msgspec.Struct):
@@ -117,11 +118,15 @@ class ResponseStream:
 
     def _take(self, event: str, out: list[bytes]) -> None:
         read = _read(event)
-        self._number = max(self._number, read.sequence_number)
+        number = read.sequence_number
+        if number is None:
+            number = self._number + 1
+            event = _encode(_members(event) | {"sequence_number": number}).decode()
+        self._number = max(self._number, number)
         if read.type in ENDS:
             self._held = event
         else:
-            self._write(read.type, event, read.sequence_number, out)
+            self._write(read.type, event, number, out)
 
     def _write(
         self, kind: str, event: str, number: int, out: list[bytes], finished_ms: int | None = None
@@ -136,6 +141,8 @@ class ResponseStream:
             return
         if self.sent:
             self._error(worker_lost("retry the request"), out)
+        else:
+            self._number = -1
         self._held = None
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:

@@ -27,12 +27,16 @@ def read(data: bytes) -> list[dict[str, Any]]:
     return parsed
 
 
-def attempt(number: int, sizes: Sequence[int], *, whole: bool = True) -> list[Entry]:
-    """The log of one attempt: its state, events in entries of these sizes, and the event that ends it."""
+def attempt(number: int, sizes: Sequence[int], *, whole: bool = True, numbers: bool = True) -> list[Entry]:
+    """The log of one attempt: its state, events in entries of these sizes, and the event that ends it.
+
+    ``numbers``: the engine numbers its events.
+    """
     kinds = ["created", "in_progress", *["output_text.delta"] * sum(sizes), *(["completed"] if whole else [])]
     events = [
         json.dumps(
-            {"type": f"response.{kind}", "sequence_number": at}
+            {"type": f"response.{kind}"}
+            | ({"sequence_number": at} if numbers else {})
             | ({"delta": f"{number}-{at}"} if kind.endswith("delta") else {"response": {"status": kind}})
         )
         for at, kind in enumerate(kinds)
@@ -90,9 +94,13 @@ def test_a_background_stream(runs: list[tuple[list[int], bool]], cuts: list[int]
         assert numbered([*log, END], cuts[::2], after) == events[after + 1 :]
 
 
-@given(sizes, st.integers(-1, 30))
-def test_a_live_stream_keeps_the_engines_numbers(sizes_: list[int], after: int) -> None:
-    log = [FIRST, *attempt(1, sizes_), END]
+@given(sizes, st.integers(-1, 30), st.booleans())
+def test_a_live_stream_has_the_engines_numbers_or_ours(
+    sizes_: list[int],
+    after: int,
+    numbers: bool,
+) -> None:
+    log = [FIRST, *attempt(1, sizes_, numbers=numbers), END]
     events = read(ResponseStream("job_1", SHOWN, after).feed(log))
     count = 3 + sum(sizes_)
     assert [event["sequence_number"] for event in events] == list(range(after + 1, count))
