@@ -9,6 +9,7 @@ import structlog
 from starlette.types import Receive, Send
 
 from api.http.asgi import Header, until_hangup
+from api.http.errors import ApiError
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.pings import pings
@@ -17,12 +18,13 @@ from api.http.strict import shaped_stream
 from api.openai.event_frames import NumberedStream, ResponseStream
 from api.responses.view import made_response, response_view
 from api.services import Services
-from broker.db.errors import StoreError, StoreFaultError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.events.inbox import Inbox
 from jobs.endpoints import RESPONSES
 from jobs.model import Job
 from jobs.sealing import SealingError
 from monitoring import failpoints
+from storage import StorageError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -81,12 +83,12 @@ class Reader:
                     if data:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (StoreFaultError, SealingError) as error:
+        except (LookupError, StoreUnavailableError, StorageUnavailableError) as error:
+            # What time mends is no error of the response. An early end makes the reader reconnect and resume.
+            log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
+        except (ApiError, StoreFaultError, SealingError, StorageError) as error:
             log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
             return frames.fail(broken_off(error))
-        except (LookupError, StoreError) as error:
-            # The response has begun, so no error can be sent. An early end makes the reader reconnect and resume.
-            log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
         return b""
 
     async def _end(self, frames: NumberedStream | ResponseStream) -> bytes:
