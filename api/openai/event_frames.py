@@ -157,7 +157,7 @@ class ResponseStream:
 
     def end(self, response: bytes) -> bytes:
         """Return the last event of a stream that is :attr:`unsaid`. ``response``: as it ended, JSON."""
-        return made_event(end_type(response), response, self._number + 1)
+        return made_event(end_type(response), response, max(self._number, self._after) + 1)
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""
@@ -208,6 +208,7 @@ class NumberedStream:
         self.unsaid = True
         self._queued, self._shown, self._after = queued, shown, after
         self._number = -1
+        self._whole = False
 
     def begin(self) -> bytes:
         """Return the events that are there before the log has any."""
@@ -218,6 +219,7 @@ class NumberedStream:
         out: list[bytes] = []
         for eid, payload in events:
             kind = payload[0]
+            self._whole = self._whole or kind != "e"
             if kind == "j":
                 out += [self._counted(event) for event in frames_of(payload)]
             elif kind == "s" and '"queued"' in payload and not eid.startswith("0-"):
@@ -227,8 +229,14 @@ class NumberedStream:
         return b"".join(out)
 
     def end(self, response: bytes) -> bytes:
-        """Return the last event. ``response``: as it ended, JSON."""
-        return self._made(end_type(response), response)
+        """Return the last event, unless the reader has it. ``response``: as it ended, JSON.
+
+        The log may be gone before the record. Then its events cannot be counted, and any reader gets the end.
+        """
+        self._number += 1
+        if self._whole and self._number <= self._after:
+            return b""
+        return made_event(end_type(response), response, max(self._number, self._after + 1))
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""

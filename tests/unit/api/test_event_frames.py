@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,17 @@ def test_a_background_stream(runs: list[tuple[list[int], bool]], cuts: list[int]
     assert kinds.count("output_text.delta") == sum(sum(sizes_) for sizes_, _ in runs)
     for after in range(len(events) + 1):
         assert numbered([*log, END], cuts[::2], after) == events[after + 1 :]
+
+
+@pytest.mark.parametrize("after", [-1, 0, 1, 2, 3, 9])
+def test_a_background_stream_whose_log_is_gone_has_its_end(after: int) -> None:
+    """The record is there still, and the hub makes the end from it. No reader asks again and again."""
+    *_, end = numbered([END], [], after)
+    assert end == {
+        "type": "response.completed",
+        "response": {"id": "resp_1", "status": "completed"},
+        "sequence_number": max(2, after + 1),
+    }
 
 
 @given(sizes, st.integers(-1, 30), st.booleans())
