@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-import msgspec
 import structlog
 from starlette.types import Receive, Send
 
@@ -16,7 +15,7 @@ from api.http.pings import pings
 from api.http.sse import HEADERS
 from api.http.strict import shaped_stream
 from api.openai.event_frames import NumberedStream, ResponseStream
-from api.responses.view import made_response, response_view
+from api.responses.view import response_view, waiting_view
 from api.services import Services
 from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.events.inbox import Inbox
@@ -109,5 +108,5 @@ async def frames_for(services: Services, job: Job, after: int) -> NumberedStream
     if not job.shown.get("background"):
         return ResponseStream(job.id, job.shown, after)
     request = await services.store.request(job.id, owner=job.tenant)
-    queued = made_response(job.id, job.model, request or b"", job.shown)
-    return NumberedStream(msgspec.json.encode(queued), job.shown, after)
+    queued = await waiting_view(services, job, request or b"")
+    return NumberedStream(queued, job.shown, after)
