@@ -71,7 +71,8 @@ class JobSpec:
         asked: digest of the request as its client sent it, if items were put before it; None: the body is as it was sent.
         upload: name of the file that came with its call and lies in the storage (:func:`jobs.references.upload_key`); None:
             no file did.
-        live: its caller waits for the answer, so no webhook is told of its end.
+        live: its caller waits for the answer, so no webhook is told of its end, and its idempotency key is free again if it
+            does not start in time.
     """
 
     id: str

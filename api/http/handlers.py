@@ -45,6 +45,7 @@ from broker.db.errors import (
     NoInputFileError,
     OverQuotaError,
     QueueFullError,
+    StoreError,
     StoreFaultError,
     StoreUnavailableError,
     UnfinishedError,
@@ -89,11 +90,6 @@ def sealing(error: SealingError | UnreadableObjectError) -> ApiError:
     return ApiError(info.http_status, str(error), error.code, type_=info.error_type, retry_after_s=wait_s)
 
 
-def broken_off(error: StoreFaultError | SealingError) -> ApiError:
-    """Make the error that ends a stream after some of it was sent."""
-    return sealing(error) if isinstance(error, SealingError) else internal(error)
-
-
 def _storage(error: StorageError) -> ApiError:
     if isinstance(error, StorageFullError):
         message = "the file storage is full; delete files or ask the operator for more space"
@@ -105,6 +101,20 @@ def _storage(error: StorageError) -> ApiError:
         return ApiError(410, message, error.reason)
     message = "the file storage cannot be reached; retry shortly"
     return ApiError(503, message, error.reason, type_=SERVER, retry_after_s=RETRY_STORAGE_S)
+
+
+def broken_off(error: ApiError | StoreError | SealingError | StorageError) -> ApiError:
+    """Make the error that ends a stream after some of it was sent."""
+    match error:
+        case ApiError():
+            return error
+        case SealingError():
+            return sealing(error)
+        case StorageError():
+            return _storage(error)
+        case StoreUnavailableError():
+            return unavailable(error)
+    return internal(error)
 
 
 def _no_coordinator(error: NoCoordinatorError) -> ApiError:

@@ -1,7 +1,8 @@
 """From a job's log entries to the events of a response's stream, without I/O.
 
-The log has the engine's events, each with the engine's ``sequence_number``. The caller who waits gets them with these. A
-background response outlives its attempts, so its events are counted anew, over all attempts: the same for every reader.
+The log has the engine's events, each with the engine's ``sequence_number``. The caller who waits gets them with these. An
+event that has none, as some upstream servers send it, gets the next number. A background response outlives its attempts, so
+its events are counted anew, over all attempts: the same for every reader.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"
 
 class _Event(msgspec.Struct):
     type: str = "message"
-    sequence_number: int = -1
+    sequence_number: int | None = None
 
 
 class _Status(msgspec.Struct):
@@ -117,11 +118,15 @@ class ResponseStream:
 
     def _take(self, event: str, out: list[bytes]) -> None:
         read = _read(event)
-        self._number = max(self._number, read.sequence_number)
+        number = read.sequence_number
+        if number is None:
+            number = self._number + 1
+            event = _encode(_members(event) | {"sequence_number": number}).decode()
+        self._number = max(self._number, number)
         if read.type in ENDS:
             self._held = event
         else:
-            self._write(read.type, event, read.sequence_number, out)
+            self._write(read.type, event, number, out)
 
     def _write(
         self, kind: str, event: str, number: int, out: list[bytes], finished_ms: int | None = None
@@ -136,6 +141,8 @@ class ResponseStream:
             return
         if self.sent:
             self._error(worker_lost("retry the request"), out)
+        else:
+            self._number = -1
         self._held = None
 
     def _finish(self, ending: Ending, out: list[bytes]) -> None:
@@ -150,7 +157,7 @@ class ResponseStream:
 
     def end(self, response: bytes) -> bytes:
         """Return the last event of a stream that is :attr:`unsaid`. ``response``: as it ended, JSON."""
-        return made_event(end_type(response), response, self._number + 1)
+        return made_event(end_type(response), response, max(self._number, self._after) + 1)
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""
@@ -201,6 +208,7 @@ class NumberedStream:
         self.unsaid = True
         self._queued, self._shown, self._after = queued, shown, after
         self._number = -1
+        self._whole = False
 
     def begin(self) -> bytes:
         """Return the events that are there before the log has any."""
@@ -211,6 +219,7 @@ class NumberedStream:
         out: list[bytes] = []
         for eid, payload in events:
             kind = payload[0]
+            self._whole = self._whole or kind != "e"
             if kind == "j":
                 out += [self._counted(event) for event in frames_of(payload)]
             elif kind == "s" and '"queued"' in payload and not eid.startswith("0-"):
@@ -220,8 +229,14 @@ class NumberedStream:
         return b"".join(out)
 
     def end(self, response: bytes) -> bytes:
-        """Return the last event. ``response``: as it ended, JSON."""
-        return self._made(end_type(response), response)
+        """Return the last event, unless the reader has it. ``response``: as it ended, JSON.
+
+        The log may be gone before the record. Then its events cannot be counted, and any reader gets the end.
+        """
+        self._number += 1
+        if self._whole and self._number <= self._after:
+            return b""
+        return made_event(end_type(response), response, max(self._number, self._after + 1))
 
     def fail(self, error: ApiError) -> bytes:
         """End the stream with an error; return the bytes to write."""

@@ -22,7 +22,7 @@ from api.openai.message_frames import MessageStream
 from api.openai.resumable import ResumableStream
 from api.openai.sync import Last, answer_end, note_end, record_gone, refusal_of, whole_end
 from api.services import Services
-from broker.db.errors import StoreFaultError
+from broker.db.errors import StoreError
 from broker.events.inbox import Inbox
 from jobs.endpoints import ENDPOINTS, MESSAGES, RESPONSES
 from jobs.model import JobSpec
@@ -30,6 +30,7 @@ from jobs.sealing import SealingError
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.tracing import NO_SPAN, Kind, Span
+from storage import StorageError
 
 Stream: TypeAlias = OpenAIStream | ResponseStream | MessageStream | ResumableStream
 """Renders the events of a job."""
@@ -78,7 +79,9 @@ async def answer_stream(
     with KeptStream(shaped, head, services.settings.sse_ping_s) as kept:
         try:
             data = await _relay(services, spec, inbox, stream, kept, begin, live=joined is None)
-        except (LookupError, StoreFaultError, SealingError) as error:
+            if stream.ending is not None and not sent and kept.begun:  # only the head was sent
+                data = await _end_without_chunks(services, spec, stream)
+        except (ApiError, LookupError, StoreError, SealingError, StorageError) as error:
             if not kept.begun:
                 raise
             data = stream.fail(record_gone(job_id) if isinstance(error, LookupError) else broken_off(error))
@@ -86,10 +89,8 @@ async def answer_stream(
             step.end()
     if stream.ending is not None:
         note_end(span, job_id, stream.ending)
-        if not sent:  # the job ended before its first chunk
-            if not kept.begun:  # it gets a whole response
-                return True, await answer_end(services, spec, stream.ending, send)
-            data = await _end_without_chunks(services, spec, stream)
+        if not (sent or kept.begun):  # the job ended before its first chunk: it gets a whole response
+            return True, await answer_end(services, spec, stream.ending, send)
     if stream.error_code is not None:
         services.metrics.errors.labels(stream.error_code).inc()
     return stream.ending is not None, partial(kept.write, data, more=False)
@@ -127,6 +128,8 @@ async def _end_without_chunks(services: Services, spec: JobSpec, stream: Stream)
 
     Raises:
         LookupError: the job's record is gone.
+        SealingError: its result is encrypted and cannot be read.
+        StorageError: its result is in the storage and cannot be read.
         StoreError: Redis refuses a command, or is away.
     """
     ending = stream.ending

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import msgspec
 import structlog
 from starlette.types import Receive, Scope, Send
 
@@ -26,7 +25,7 @@ from api.openai.sync import Last
 from api.responses.history import response_id
 from api.responses.prepare import Prepared, prepare
 from api.responses.stream import Reader, frames_for
-from api.responses.view import found_response, queued_response, response_view, shaped
+from api.responses.view import found_response, response_view, waiting_view
 from api.services import Services
 from broker.db.errors import StoreError
 from broker.jobs import Accepted
@@ -85,7 +84,7 @@ class CreateResponse(OpenAICall):
         if not spec.shown["background"]:
             return await super()._answer(spec, body, scope, receive, send, began)
         services = self._services
-        queued = shaped(services, msgspec.json.encode(queued_response(spec)))
+        queued = await waiting_view(services, spec, spec.body)
         with services.hub.inbox(spec.id) as inbox:
             accepted = await self._accept(spec, scope)
             send = with_rates(send, accepted.rates)

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-import msgspec
 import structlog
 from starlette.types import Receive, Send
 
 from api.http.asgi import Header, until_hangup
+from api.http.errors import ApiError
 from api.http.handlers import broken_off
 from api.http.job_end import timing_headers
 from api.http.pings import pings
 from api.http.sse import HEADERS
 from api.http.strict import shaped_stream
 from api.openai.event_frames import NumberedStream, ResponseStream
-from api.responses.view import made_response, response_view
+from api.responses.view import response_view, waiting_view
 from api.services import Services
-from broker.db.errors import StoreError, StoreFaultError
+from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.events.inbox import Inbox
 from jobs.endpoints import RESPONSES
 from jobs.model import Job
 from jobs.sealing import SealingError
 from monitoring import failpoints
+from storage import StorageError, StorageUnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -81,12 +82,12 @@ class Reader:
                     if data:
                         beat.set()
                         await send({"type": "http.response.body", "body": data, "more_body": True})
-        except (StoreFaultError, SealingError) as error:
+        except (LookupError, StoreUnavailableError, StorageUnavailableError) as error:
+            # What time mends is no error of the response. An early end makes the reader reconnect and resume.
+            log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
+        except (ApiError, StoreFaultError, SealingError, StorageError) as error:
             log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
             return frames.fail(broken_off(error))
-        except (LookupError, StoreError) as error:
-            # The response has begun, so no error can be sent. An early end makes the reader reconnect and resume.
-            log.warning("event_stream_cut", job_id=self._job_id, error=str(error))
         return b""
 
     async def _end(self, frames: NumberedStream | ResponseStream) -> bytes:
@@ -107,5 +108,5 @@ async def frames_for(services: Services, job: Job, after: int) -> NumberedStream
     if not job.shown.get("background"):
         return ResponseStream(job.id, job.shown, after)
     request = await services.store.request(job.id, owner=job.tenant)
-    queued = made_response(job.id, job.model, request or b"", job.shown)
-    return NumberedStream(msgspec.json.encode(queued), job.shown, after)
+    queued = await waiting_view(services, job, request or b"")
+    return NumberedStream(queued, job.shown, after)

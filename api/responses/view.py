@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.errors import ApiError
 from api.http.job_end import ended_without_result
-from api.http.shown import with_shown
+from api.http.shown import NOTHING, with_shown
 from api.http.strict import shaped_whole
 from api.responses.history import job_id_of, response_id
 from api.services import Services
@@ -73,18 +73,24 @@ _read_asked = msgspec.json.Decoder(_Asked).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def queued_response(spec: JobSpec) -> dict[str, Any]:
-    """Return the response of a job that was just accepted. ``spec``: with its body."""
-    return made_response(spec.id, spec.model, spec.body, spec.shown)
-
-
-def made_response(job_id: str, model: str, request: bytes, shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a response that waits, without output.
+async def waiting_view(
+    services: Services, job: Job | JobSpec, request: bytes, changed: Mapping[str, Any] = NOTHING
+) -> bytes:
+    """Return a response that waits, without output, as JSON.
 
     Args:
         request: its job's, as the engine gets it; empty: it is no longer stored.
-        shown: see :attr:`jobs.model.JobSpec.shown`.
+        changed: members that it has in place of a waiting one's.
     """
+    return await services.bodies.run(len(request), _waiting, services, job, request, changed)
+
+
+def _waiting(services: Services, job: Job | JobSpec, request: bytes, changed: Mapping[str, Any]) -> bytes:
+    made = _made_response(job.id, job.model, request, job.shown)
+    return _shaped(services, msgspec.json.encode(made | dict(changed)))
+
+
+def _made_response(job_id: str, model: str, request: bytes, shown: Mapping[str, Any]) -> dict[str, Any]:
     asked = {
         name: _DEFAULTS.get(name) if value is None else value
         for name, value in msgspec.structs.asdict(_read_asked(request or b"{}")).items()
@@ -116,13 +122,17 @@ async def response_view(services: Services, job: Job, stored: StoredResult) -> b
         SealingError: its request is encrypted and cannot be read.
     """
     if job.state is not JobState.SUCCEEDED:
-        return shaped(services, await _without_result(services, job, stored))
+        return await _without_result(services, job, stored)
     if stored.body is None:
         raise response_not_found(response_id(job.id))
-    return shaped(services, with_shown(stored.body, job.shown, job.timings.finished_ms))
+    return await services.bodies.run(len(stored.body), _with_result, services, job, stored.body)
 
 
-def shaped(services: Services, response: bytes) -> bytes:
+def _with_result(services: Services, job: Job, result: bytes) -> bytes:
+    return _shaped(services, with_shown(result, job.shown, job.timings.finished_ms))
+
+
+def _shaped(services: Services, response: bytes) -> bytes:
     """Return a response in OpenAI's form, if the settings say so."""
     return shaped_whole(RESPONSES, response) if services.settings.openai_strict else response
 
@@ -133,10 +143,17 @@ async def _without_result(services: Services, job: Job, stored: StoredResult) ->
         error = ended_without_result(job.id, ending_of(job, stored.status, b""))
         changed["error"] = {"code": error.code, "message": error.message}
     if stored.partial:
-        so_far: dict[str, Any] = dict(_members(stored.partial))
-        return msgspec.json.encode(so_far | {"incomplete_details": None} | dict(job.shown) | changed)
-    request = await services.store.request(job.id, owner=job.tenant)
-    return msgspec.json.encode(made_response(job.id, job.model, request or b"", job.shown) | changed)
+        size = len(stored.partial)
+        return await services.bodies.run(size, _with_partial, services, job, stored.partial, changed)
+    request = await services.store.request(job.id, owner=job.tenant) or b""
+    return await waiting_view(services, job, request, changed)
+
+
+def _with_partial(services: Services, job: Job, partial: bytes, changed: Mapping[str, Any]) -> bytes:
+    so_far: dict[str, Any] = dict(_members(partial))
+    return _shaped(
+        services, msgspec.json.encode(so_far | {"incomplete_details": None, **job.shown, **changed})
+    )
 
 
 def response_not_found(ident: str) -> ApiError:

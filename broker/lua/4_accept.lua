@@ -91,10 +91,12 @@ define('accept', function(a, blobs)
   if a.idem then
     local known = redis.call('GET', K.idem('jobs', room, a.idem))
     local old, digest = string.match(known or '', '(%S+) (%S+)')
-    local o = old and read(K.job(old), {'created', 'tenant', 'batch'}) or {}
+    local o = old and read(K.job(old), {'created', 'tenant', 'batch', 'in_queue'}) or {}
     local mine = owns_job(a, o) -- else an admin of this tenant used the key to retry another's job
     if o.created and (digest ~= a.digest or not mine) then return {kind = 'conflict', id = mine and old or nil} end
-    if o.created then return with_rates(tenant, {kind = 'same', id = old, at = tonumber(o.created)}) end
+    -- A call whose job did not start in time was told to retry. The retry is a job of its own, else it would get that refusal again.
+    local free = a.live and o.in_queue
+    if o.created and not free then return with_rates(tenant, {kind = 'same', id = old, at = tonumber(o.created)}) end
   end
   -- After a stall the server meets submissions that were sent long ago, and whose clients were told that they failed.
   if a.not_after and now > a.not_after then return {kind = 'late', at = now} end

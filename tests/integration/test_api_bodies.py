@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest_asyncio
 from api.http.bodies import SMALL_BYTES
 from api.http.body import CONTROL_BYTES
 from broker.settings import BrokerSettings
+from jobs.endpoints import RESPONSES
 from tests.apiserver import ApiServer
-from tests.puppet import MODEL, Puppet
+from tests.puppet import FACTS, MODEL, Puppet
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -161,3 +163,38 @@ async def test_a_call_without_a_prompt_takes_a_small_body(
         assert got.status_code in ({400, 404} if path.endswith("drain") else {400}), got.text
     got = await http.request(method, path, json={"colour": "red"})
     assert (got.status_code, got.json()["error"]["param"]) == (400, "colour")
+
+
+async def test_a_large_response_is_made_off_the_loop(
+    api: ApiServer, http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    """Whether it waits or has ended: while the thread for large bodies is held up, so is its answer, and no other."""
+    await puppet.live(facts={**FACTS, "endpoints": [RESPONSES], "max_model_len": LIMIT})
+    large = "x" * SMALL_BYTES
+    asked = {"model": MODEL, "input": "hi", "background": True}
+
+    async def made(body: dict[str, Any]) -> str | None:
+        got = (await http.post(RESPONSES, json=body)).json()
+        name: str | None = got.get("id")  # there is none until this api knows what the worker serves
+        return name
+
+    first = await eventually(lambda: made({**asked, "instructions": large}))
+    path, other = f"{RESPONSES}/{first}", await made(asked)
+    for state in ("queued", "completed"):
+        gate = threading.Event()
+        held = api.services.bodies.run(SMALL_BYTES + 1, gate.wait)
+        holding = asyncio.run_coroutine_threadsafe(held, api.loop)
+        try:
+            poll = asyncio.create_task(http.get(path))
+            assert (await http.get(f"{RESPONSES}/{other}")).status_code == 200
+            assert not (await asyncio.wait({poll}, timeout=0.2))[0]
+        finally:
+            gate.set()
+        answer = (await poll).json()
+        assert (answer["status"], answer["instructions"]) == (state, large)
+        assert await asyncio.wrap_future(holding)
+        if state == "queued":
+            claim = await puppet.take()
+            done = {"object": "response", "status": "completed", "output": [], "instructions": large}
+            await puppet.succeed(claim, json.dumps(done).encode())
+    await puppet.succeed(await puppet.take())

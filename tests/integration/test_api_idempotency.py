@@ -9,9 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.jobs import JobStore
+from broker.settings import BrokerSettings
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.stream_chunks import Text
+from tests.apiserver import ApiServer
 from tests.integration.test_job_streams import HEAD, speak
 from tests.puppet import MODEL, Puppet
 
@@ -77,6 +80,22 @@ async def test_a_call_with_a_key_outlives_its_connection(http: httpx.AsyncClient
     assert await puppet.beat() == {}
     await puppet.succeed(claim, b'{"x":2}')
     assert (await http.post(CHAT, json=BODY, headers=KEY)).json() == {"x": 2}
+
+
+async def test_a_call_that_was_told_to_retry_runs_when_it_is_repeated(
+    broker_settings: BrokerSettings, store: JobStore
+) -> None:
+    puppet = Puppet(store)
+    await puppet.live()
+    with ApiServer(broker_settings, queue_timeout_s=1, reap_interval_s=0.05) as api:
+        async with api.client() as client:
+            late = await client.post(CHAT, json=BODY, headers=KEY)
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "queue_timeout")
+            call = asyncio.create_task(client.post(CHAT, json=BODY, headers=KEY))
+            claim = await puppet.take()
+            await puppet.succeed(claim, b'{"x":3}')
+            assert (await call).json() == {"x": 3}
+            assert claim.id != late.headers["x-penstock-job-id"]
 
 
 async def test_a_stream_is_joined_from_its_start(http: httpx.AsyncClient, puppet: Puppet) -> None:

@@ -29,7 +29,7 @@ from tests.encryption import key_line
 from tests.integration.test_transitions import W, alive, spec, take
 from tests.integration.test_worker import chat, ended, ready, start_worker
 from tests.namespaces import check_and_empty, new_namespace
-from tests.puppet import Puppet
+from tests.puppet import FACTS, Puppet
 from tests.support import eventually, new_id
 
 __all__ = ["ready", "start_worker"]  # fixtures
@@ -338,6 +338,32 @@ async def test_a_call_of_any_size_is_answered(valkey, tmp_path: Path) -> None:
                 await puppet.succeed(claim, ANSWER)
                 assert (await asked).content == ANSWER
                 assert (await http.get(f"/v1/jobs/{claim.id}/result")).content == ANSWER
+        await store.aclose()
+    check_and_empty(settings)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_stream_says_that_its_large_result_is_not_there(valkey, tmp_path: Path, path: str) -> None:
+    """The head was sent already, and the result that its end needs lies in a storage that this api does not have."""
+    settings = new_namespace(valkey)
+    with ApiServer(settings, data_dir=tmp_path / "api", sse_ping_s=0.05) as api:
+        store = store_at(settings, tmp_path / "other")
+        store.large.shared = True
+        puppet = Puppet(store)
+        await puppet.live(facts={**FACTS, "endpoints": [path]})
+        body = {"model": "puppet", "stream": True}
+        if path == "/v1/responses":
+            body |= {"input": "hi", "background": True}
+        else:
+            body |= {"messages": [{"role": "user", "content": "hi"}]}
+        async with api.client() as http, http.stream("POST", path, json=body) as got:
+            claim = await puppet.take()
+            lines = got.aiter_lines()
+            assert await anext(lines)
+            await puppet.succeed(claim, ANSWER)
+            rest = [line async for line in lines]
+        errors = [json.loads(line[6:]) for line in rest if "storage_object_missing" in line]
+        assert [one["error"]["code"] for one in errors] == ["storage_object_missing"]
         await store.aclose()
     check_and_empty(settings)
 

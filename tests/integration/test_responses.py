@@ -214,6 +214,18 @@ async def test_an_unstored_response_is_gone(client: openai.AsyncOpenAI, worker: 
 # ---- in the background ----------------------------------------------------------------------------------------------
 
 
+async def test_a_stream_whose_response_was_dropped_ends_with_an_error(
+    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient
+) -> None:
+    queued = await client.responses.create(model=MODEL, input="hi", background=True, stream=True)
+    claim = await worker.take()
+    await succeed(worker, claim, "a")
+    await queued.close()
+    await worker.store.client.hdel(worker.store.keys("job", claim.id), "result")
+    *_, end = await read(http, ident(claim))
+    assert (end.event, json.loads(end.data)["code"]) == ("error", "response_not_found")
+
+
 async def test_a_background_response_through_its_states(client: openai.AsyncOpenAI, worker: Puppet) -> None:
     tool: Any = {"type": "function", "name": "f", "parameters": {}, "strict": True}
     queued = await client.responses.create(

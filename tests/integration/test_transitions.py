@@ -108,6 +108,38 @@ async def test_idempotency_key_finds_the_job_or_refuses_another_body(store: JobS
     assert await waiting(store) == 2
 
 
+async def test_the_key_of_a_call_that_did_not_start_in_time_is_free(store: JobStore) -> None:
+    """The call was told to retry. The same call again is a new job, and only one. A job's key still finds the job."""
+    keyed = {"idempotency_key": "k", "queue_timeout_ms": 1}
+    first = await store.accept(spec(live=True, **keyed))
+    await expired(store, first.id)
+    found = await store.accept(spec(**keyed))
+    assert (found.id, found.replayed) == (first.id, True)
+    with pytest.raises(IdempotencyConflictError):
+        await store.accept(spec(live=True, body=b"{}", **keyed))
+    again = [await store.accept(spec(live=True, **keyed)) for _ in range(2)]
+    assert [answer.replayed for answer in again] == [False, True]
+    assert first.id != again[0].id == again[1].id
+
+
+async def test_the_key_of_a_call_that_passed_its_deadline_is_not_free(store: JobStore) -> None:
+    keyed = {"idempotency_key": "k", "live": True, "expires_in_ms": 1}
+    first = await store.accept(spec(**keyed))
+    await expired(store, first.id)
+    again = await store.accept(spec(**keyed))
+    assert (again.id, again.replayed) == (first.id, True)
+
+
+async def expired(store: JobStore, job_id: str) -> None:
+    """Have the reaper end a job whose time is over."""
+
+    async def over() -> bool:
+        await store.reap()
+        return (await read(store, job_id)).state is JobState.EXPIRED
+
+    await eventually(over)
+
+
 async def test_full_lane_refuses_and_writes_nothing(store: JobStore, broker_settings: BrokerSettings) -> None:
     small = JobStore(store.client, broker_settings.model_copy(update={"queue_max": 2}))
     await small.accept(spec())

@@ -50,7 +50,8 @@ class Accept(Call[Accepted]):
         conversation: the one that it continues; refused as ``no_conversation`` if it is not the tenant's, as
             ``conversation_busy`` while another job of it has not ended, or if it is not as it was read.
         conversation_turn: as it was read. ``conversation_parts``: the same.
-        webhook: URL that is told of its end. ``live``: no webhook is told of it.
+        webhook: URL that is told of its end. ``live``: no webhook is told of it, and its key is free again
+            if the key's job did not start in time.
         listed: note it among its tenant's stored chat completions.
         objects: keys of its bodies that are in the storage.
     """

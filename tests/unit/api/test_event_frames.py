@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,12 +28,16 @@ def read(data: bytes) -> list[dict[str, Any]]:
     return parsed
 
 
-def attempt(number: int, sizes: Sequence[int], *, whole: bool = True) -> list[Entry]:
-    """The log of one attempt: its state, events in entries of these sizes, and the event that ends it."""
+def attempt(number: int, sizes: Sequence[int], *, whole: bool = True, numbers: bool = True) -> list[Entry]:
+    """The log of one attempt: its state, events in entries of these sizes, and the event that ends it.
+
+    ``numbers``: the engine numbers its events.
+    """
     kinds = ["created", "in_progress", *["output_text.delta"] * sum(sizes), *(["completed"] if whole else [])]
     events = [
         json.dumps(
-            {"type": f"response.{kind}", "sequence_number": at}
+            {"type": f"response.{kind}"}
+            | ({"sequence_number": at} if numbers else {})
             | ({"delta": f"{number}-{at}"} if kind.endswith("delta") else {"response": {"status": kind}})
         )
         for at, kind in enumerate(kinds)
@@ -90,9 +95,24 @@ def test_a_background_stream(runs: list[tuple[list[int], bool]], cuts: list[int]
         assert numbered([*log, END], cuts[::2], after) == events[after + 1 :]
 
 
-@given(sizes, st.integers(-1, 30))
-def test_a_live_stream_keeps_the_engines_numbers(sizes_: list[int], after: int) -> None:
-    log = [FIRST, *attempt(1, sizes_), END]
+@pytest.mark.parametrize("after", [-1, 0, 1, 2, 3, 9])
+def test_a_background_stream_whose_log_is_gone_has_its_end(after: int) -> None:
+    """The record is there still, and the hub makes the end from it. No reader asks again and again."""
+    *_, end = numbered([END], [], after)
+    assert end == {
+        "type": "response.completed",
+        "response": {"id": "resp_1", "status": "completed"},
+        "sequence_number": max(2, after + 1),
+    }
+
+
+@given(sizes, st.integers(-1, 30), st.booleans())
+def test_a_live_stream_has_the_engines_numbers_or_ours(
+    sizes_: list[int],
+    after: int,
+    numbers: bool,
+) -> None:
+    log = [FIRST, *attempt(1, sizes_, numbers=numbers), END]
     events = read(ResponseStream("job_1", SHOWN, after).feed(log))
     count = 3 + sum(sizes_)
     assert [event["sequence_number"] for event in events] == list(range(after + 1, count))
