@@ -14,7 +14,7 @@ from broker.db.calls.conversations import (
     ConversationDelete,
     ConversationFold,
 )
-from broker.db.errors import ConversationFullError
+from broker.db.errors import ConversationBusyError, ConversationFullError
 from broker.jobs import StorePart
 from jobs.access import Actor, encoded, owns
 from jobs.model import Place
@@ -161,9 +161,14 @@ class ConversationStore(StorePart):
 
         Returns:
             Whether it still was as it was read; None: there is no such conversation.
+
+        Raises:
+            ConversationBusyError: a response continues it now.
         """
         call = ConversationFold(place.id, place.turn, place.parts, owner)
         answer = await self._call(call, *await self._sealed(place.id, items))
+        if answer == "busy":
+            raise ConversationBusyError(place.id)
         return None if answer == "gone" else answer == "done"
 
     async def delete(

@@ -8,7 +8,7 @@ from api.http.errors import ApiError, invalid
 from api.responses.history import Item, items_of
 from api.services import Services
 from broker.conversations import Conversation
-from broker.db.errors import NoConversationError
+from broker.db.errors import ConversationBusyError, NoConversationError
 from jobs.ids import is_conversation_id
 from jobs.model import Place
 
@@ -92,11 +92,23 @@ def _lost(conversation: Conversation) -> list[Item]:
 
 
 async def leave_conversations(services: Services, job_id: str, conversation_id: str, tenant: str) -> None:
-    """Have a conversation keep its items itself, if this job's record has them: the record is about to be deleted."""
+    """Have a conversation keep its items itself, if this job's record has them: the record is about to be deleted.
+
+    Raises:
+        ApiError: 409, another response continues the conversation now.
+    """
     while True:
         found = await services.conversations.get(conversation_id, owner=tenant)
         if found is None or found.last != job_id:
             return
         items = await conversation_items(services, found)
-        if await services.conversations.fold(found.place, items, owner=tenant) is not False:
+        try:
+            folded = await services.conversations.fold(found.place, items, owner=tenant)
+        except ConversationBusyError:
+            message = (
+                f"another response of the conversation {conversation_id!r} has not ended, and continues this one;"
+                " wait for it, or cancel it first"
+            )
+            raise ApiError(409, message, "conversation_locked") from None
+        if folded is not False:
             return

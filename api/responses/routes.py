@@ -115,17 +115,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def delete_response(response_id: str, request: Request) -> Response:
         """Its record is gone at once. One that runs must be cancelled first."""
-        owner, job_id = owner_of(request.scope), checked_job_id(response_id)
-        job, _ = await found_response(services, response_id, owner)
-        if job.state.terminal and "conversation" in job.shown:
-            await leave_conversations(services, job_id, job.shown["conversation"]["id"], job.tenant)
-        state = await services.store.forget(job_id, owner=owner, by=actor_of(request.scope))
-        if state is None:
-            raise response_not_found(response_id)
-        if not state.terminal:
-            message = f"the response {response_id!r} has not ended; cancel it first, or wait for it"
-            raise ApiError(409, message, "job_not_finished")
-        log.info("job_deleted", job_id=job_id, tenant=asked_by(request.scope))
+        await _delete(services, response_id, request.scope)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     @router.get(
@@ -147,6 +137,19 @@ def register(router: APIRouter, services: Services) -> None:
         except LookupError:
             raise response_not_found(response_id) from None
         return json_response(_page(items, limit, after, newest_first=order == "desc"))
+
+
+async def _delete(services: Services, ident: str, scope: Scope) -> None:
+    owner, job_id = owner_of(scope), checked_job_id(ident)
+    job, _ = await found_response(services, ident, owner)
+    if not job.state.terminal:  # even if it ends now: its conversation would not have kept its items
+        message = f"the response {ident!r} has not ended; cancel it first, or wait for it"
+        raise ApiError(409, message, "job_not_finished")
+    if "conversation" in job.shown:
+        await leave_conversations(services, job_id, job.shown["conversation"]["id"], job.tenant)
+    if await services.store.forget(job_id, owner=owner, by=actor_of(scope)) is None:
+        raise response_not_found(ident)
+    log.info("job_deleted", job_id=job_id, tenant=asked_by(scope))
 
 
 def _page(

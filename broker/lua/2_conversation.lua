@@ -42,7 +42,8 @@ local function leave_conversation(id, j, to, retention, keep)
   local taken = {}
   for n = tonumber(c.first), tonumber(j.taken) - 1 do taken[#taken + 1] = 'items:' .. n end
   if taken[1] then redis.call('HDEL', key, unpack(taken)) end
-  write(key, {last = id, turn = tonumber(c.turn) + 1, first = tonumber(j.taken)})
+  -- `first` never goes back: the fields before it are gone.
+  write(key, {last = id, turn = tonumber(c.turn) + 1, first = math.max(tonumber(c.first), tonumber(j.taken))})
   keep_conversation(j.conversation, id, retention, keep)
 end
 
@@ -79,12 +80,14 @@ define('conversation_change', function(a, blobs)
   return 'done'
 end)
 
--- Its last response's record is about to go, so what it has moves into the conversation. turn: as it was when its items were read.
+-- Its last response's record is about to go, so what it has moves into the conversation. turn: as it was when its items were read. Not while
+-- a job continues it: that job has the same items, and counts as taken those that this would number anew.
 define('conversation_fold', function(a, blobs)
   local key = K.conversation(a.id)
   local c = read(key, CONVERSATION)
   if not c.tenant or not owns(a, c.tenant) then return 'gone' end
   if tonumber(c.turn) ~= a.turn or tonumber(c.next) ~= a.parts then return 'moved' end
+  if busy_with(c) then return 'busy' end
   local old = {'last', 'dropped'}
   for n = tonumber(c.first), tonumber(c.next) - 1 do old[#old + 1] = 'items:' .. n end
   redis.call('HDEL', key, unpack(old))

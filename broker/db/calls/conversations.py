@@ -42,7 +42,7 @@ class ConversationChange(Call[str]):
 class ConversationFold(Call[str]):
     """Put all of a conversation's items into its own record. Blob: these items.
 
-    Answers ``done``, ``gone``, or ``moved``: it has changed since it was read.
+    Answers ``done``, ``gone``, ``moved``: it has changed since it was read, or ``busy``: a job continues it now.
 
     Attributes:
         turn: as it was read. ``parts``: the same.
