@@ -96,7 +96,7 @@ class Services:
         self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
-        self.conversations = ConversationStore(self.store)
+        self.conversations = ConversationStore(self.store, settings.max_body_bytes)
         self.tasks = TaskStore(self.store)
         self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)

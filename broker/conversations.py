@@ -15,7 +15,7 @@ from broker.db.calls.conversations import (
     ConversationFold,
 )
 from broker.db.errors import ConversationBusyError, ConversationFullError
-from broker.jobs import StorePart
+from broker.jobs import JobStore, StorePart
 from jobs.access import Actor, encoded, owns
 from jobs.model import Place
 
@@ -57,7 +57,14 @@ class ConversationStore(StorePart):
     """Conversations. ``owner``: the tenant that asks: another's does not exist for it. None: an admin, or a process.
 
     ``keep_ms``: how long its tenant's objects are kept since their last use; None: as the settings say.
+
+    Args:
+        most_bytes: of the items that a conversation's own record has; more could not be continued.
     """
+
+    def __init__(self, store: JobStore, most_bytes: int) -> None:
+        super().__init__(store)
+        self._most_bytes = most_bytes
 
     async def create(
         self,
@@ -68,7 +75,11 @@ class ConversationStore(StorePart):
         *,
         keep_ms: int | None = None,
     ) -> Conversation:
-        """Create a conversation with its first items."""
+        """Create a conversation with its first items.
+
+        Raises:
+            ConversationFullError: they are too large.
+        """
         text = _encode(metadata).decode()
         call = ConversationCreate(ident, tenant, text, self._store.retention_ms, keep_ms)
         created_ms = await self._call(call, *await self._sealed(ident, items))
@@ -110,9 +121,7 @@ class ConversationStore(StorePart):
         keep_ms: int | None = None,
     ) -> bool:
         """Replace its metadata. Returns whether there is such a conversation."""
-        call = ConversationChange(
-            conversation_id, self._store.retention_ms, keep_ms, _encode(metadata).decode(), owner=owner
-        )
+        call = self._change(conversation_id, keep_ms, metadata=_encode(metadata).decode(), owner=owner)
         return await self._call(call) == "done"
 
     async def add(
@@ -126,13 +135,14 @@ class ConversationStore(StorePart):
         """Add items at its end. Returns whether there is such a conversation.
 
         Raises:
-            ConversationFullError: too many calls have added some since its last response.
+            ConversationFullError: too many calls, or too many bytes, were added since its last response.
         """
-        call = ConversationChange(conversation_id, self._store.retention_ms, keep_ms, owner=owner)
+        call = self._change(conversation_id, keep_ms, owner=owner)
         answer = await self._call(call, *await self._sealed(conversation_id, items))
         if answer == "full":
             raise ConversationFullError(
-                "1,000 calls have added items since the last response; make a response"
+                f"since the last response, 1,000 calls or {self._most_bytes} bytes (setting max_body_bytes) of items were"
+                " added; make a response, or create another conversation"
             )
         return answer == "done"
 
@@ -145,9 +155,7 @@ class ConversationStore(StorePart):
         keep_ms: int | None = None,
     ) -> bool:
         """Delete an item. Returns whether there is such a conversation."""
-        call = ConversationChange(
-            conversation_id, self._store.retention_ms, keep_ms, drop=item_id, owner=owner
-        )
+        call = self._change(conversation_id, keep_ms, drop=item_id, owner=owner)
         return await self._call(call) == "done"
 
     async def fold(
@@ -164,6 +172,7 @@ class ConversationStore(StorePart):
 
         Raises:
             ConversationBusyError: a response continues it now.
+            ConversationFullError: the items are too large.
         """
         call = ConversationFold(place.id, place.turn, place.parts, owner)
         answer = await self._call(call, *await self._sealed(place.id, items))
@@ -184,4 +193,24 @@ class ConversationStore(StorePart):
     async def _sealed(self, conversation_id: str, items: Sequence[dict[str, Any]]) -> tuple[bytes, ...]:
         if not items:
             return ()
-        return (await self._store.sealer.seal(conversation_id, _ITEMS, _encode(items)),)
+        blob = await self._store.sealer.seal(conversation_id, _ITEMS, _encode(items))
+        if len(blob) > self._most_bytes:
+            raise ConversationFullError(
+                f"the items take {len(blob)} bytes, more than the {self._most_bytes} (setting max_body_bytes) of a"
+                " conversation"
+            )
+        return (blob,)
+
+    def _change(
+        self,
+        conversation_id: str,
+        keep_ms: int | None,
+        *,
+        owner: str | None,
+        metadata: str | None = None,
+        drop: str | None = None,
+    ) -> ConversationChange:
+        store = self._store
+        return ConversationChange(
+            conversation_id, store.retention_ms, self._most_bytes, keep_ms, metadata, drop, owner
+        )

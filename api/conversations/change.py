@@ -36,6 +36,7 @@ class ConversationCalls:
 
         Raises:
             ApiError: the body is refused, or its tenant is suspended.
+            ConversationFullError: the items are too large.
         """
         services, tenant = self._services, identity_of(scope).tenant
         request, items = await self._read(ConversationRequest, scope, receive)
@@ -55,7 +56,7 @@ class ConversationCalls:
 
         Raises:
             ApiError: the body is refused, its tenant is suspended, or there is no such conversation.
-            ConversationFullError: too many calls have added some.
+            ConversationFullError: too many calls, or too many bytes, were added.
         """
         services, owner = self._services, owner_of(scope)
         conversation = await found_conversation(services, scope["path_params"]["conversation_id"], owner)

@@ -32,7 +32,7 @@ async def sdk(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest.fixture
 def conversations(store: JobStore) -> ConversationStore:
-    return ConversationStore(store)
+    return ConversationStore(store, 1_000_000)
 
 
 async def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.AsyncOpenAI) -> None:
@@ -75,6 +75,21 @@ async def test_items_have_stable_ids_and_come_in_pages(sdk: openai.AsyncOpenAI) 
     newest = [item async for item in sdk.conversations.items.list(made.id, limit=4)]
     assert newest == added[::-1]
     assert await sdk.conversations.items.retrieve(added[0].id, conversation_id=made.id) == added[0]
+
+
+async def test_a_conversation_takes_no_more_than_a_request(sdk: openai.AsyncOpenAI) -> None:
+    made = await sdk.conversations.create(items=[HELLO])
+    large: Any = {"role": "user", "content": "x" * 900}
+    for _ in range(3):
+        await sdk.conversations.items.create(made.id, items=[large])
+    with pytest.raises(openai.BadRequestError) as caught:
+        await sdk.conversations.items.create(made.id, items=[large])
+    assert (caught.value.code, caught.value.param) == ("conversation_full", "items")
+    assert len([item async for item in sdk.conversations.items.list(made.id)]) == 4
+    many: Any = [{"role": "user", "content": "x" * 190} for _ in range(16)]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await sdk.conversations.create(items=many)
+    assert caught.value.code == "conversation_full"
 
 
 async def test_an_item_that_is_deleted_is_gone(sdk: openai.AsyncOpenAI) -> None:

@@ -81,6 +81,18 @@ async def test_a_deleted_item_of_a_response_is_not_continued(
     assert texts(await listed(client, talk)) == ["ONE", "two", "TWO"]
 
 
+async def test_what_a_response_took_makes_room_for_more(client: openai.AsyncOpenAI, worker: Puppet) -> None:
+    large: Any = {"role": "user", "content": "x" * 1500}
+    talk = (await client.conversations.create(items=[large])).id
+    await client.conversations.items.create(talk, items=[large])
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.conversations.items.create(talk, items=[large])
+    assert caught.value.code == "conversation_full"
+    await respond(client, worker, talk, "one", "ONE")
+    await client.conversations.items.create(talk, items=[large])
+    assert len(await listed(client, talk)) == 5
+
+
 async def test_a_deleted_response_leaves_its_items(client: openai.AsyncOpenAI, worker: Puppet) -> None:
     talk = (await client.conversations.create(items=[{"role": "user", "content": "zero"}])).id
     first = await respond(client, worker, talk, "one", "ONE")

@@ -23,16 +23,18 @@ class ConversationCreate(Call[int]):
 class ConversationChange(Call[str]):
     """Change a conversation. Blob: items that are added.
 
-    Answers ``done``, ``gone``, or ``full``: too many calls have added items.
+    Answers ``done``, ``gone``, or ``full``: too many calls have added items, or too many bytes.
 
     Attributes:
         metadata: JSON, in place of the old.
         drop: id of an item that it has no longer.
+        most_bytes: of all items that were added since its last response.
     """
 
     flags = WRITES
     id: str
     retention_ms: int
+    most_bytes: int
     keep_ms: int | None = None
     metadata: str | None = None
     drop: str | None = None
