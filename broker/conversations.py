@@ -112,6 +112,13 @@ class ConversationStore(StorePart):
             parts=int(found["next"]),
         )
 
+    async def size(self, conversation_id: str, *, owner: str | None = None) -> tuple[str | None, int]:
+        """Return the job of its last response, and the bytes of the items that its client added since."""
+        fields = ["tenant", "last", "bytes"]
+        found = self._client.hmget(self._keys("conversation", conversation_id), fields)
+        tenant, last, size = await self._execute(found)
+        return (last, int(size or 0)) if tenant is not None and owns(owner, tenant) else (None, 0)
+
     async def update(
         self,
         conversation_id: str,

@@ -22,10 +22,11 @@ from api.http.waiting import wait_for_end
 from api.middleware.trace import asked_by
 from api.responses.conversation import leave_conversations
 from api.responses.create import CreateResponse
-from api.responses.history import input_items_of
+from api.responses.history import input_items_of, room_for
 from api.responses.stream import Reader, frames_for
 from api.responses.view import checked_job_id, found_response, response_not_found, response_view
 from api.services import Services
+from broker.sealing import REQUEST
 from jobs.endpoints import RESPONSES
 
 log = structlog.get_logger(__name__)
@@ -111,7 +112,9 @@ def register(router: APIRouter, services: Services) -> None:
         return Response(await response_view(services, job, stored), media_type="application/json")
 
     @router.delete(
-        "/v1/responses/{response_id}", summary="Delete a response", responses=error_docs(404, 409, 503)
+        "/v1/responses/{response_id}",
+        summary="Delete a response",
+        responses=error_docs(400, 404, 409, 413, 503),
     )
     async def delete_response(response_id: str, request: Request) -> Response:
         """Its record is gone at once. One that runs must be cancelled first."""
@@ -121,7 +124,7 @@ def register(router: APIRouter, services: Services) -> None:
     @router.get(
         "/v1/responses/{response_id}/input_items",
         summary="List a response's input items",
-        responses=error_docs(400, 404, 503),
+        responses=error_docs(400, 404, 413, 503),
     )
     async def list_input_items(
         response_id: str,
@@ -132,11 +135,12 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Its whole context: the items of the responses that it continues come first."""
         job, _ = await found_response(services, response_id, owner_of(request.scope))
-        try:
-            items = await input_items_of(services, job)
-        except LookupError:
-            raise response_not_found(response_id) from None
-        return json_response(_page(items, limit, after, newest_first=order == "desc"))
+        async with room_for(services, job.id, job.tenant, names=[REQUEST]):
+            try:
+                items = await input_items_of(services, job)
+            except LookupError:
+                raise response_not_found(response_id) from None
+            return json_response(_page(items, limit, after, newest_first=order == "desc"))
 
 
 async def _delete(services: Services, ident: str, scope: Scope) -> None:
