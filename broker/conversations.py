@@ -20,6 +20,7 @@ from jobs.access import Actor, encoded, owns
 from jobs.model import Place
 
 _ITEMS = "items"
+_FIELDS = ("tenant", "created", "metadata", "last", "dropped", "turn", "first", "next")
 _encode = msgspec.json.Encoder().encode
 _decode_items = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
@@ -87,17 +88,27 @@ class ConversationStore(StorePart):
             ident, tenant, created_ms, metadata, None, items, frozenset(), 0, 1 if items else 0
         )
 
-    async def get(self, conversation_id: str, *, owner: str | None = None) -> Conversation | None:
+    async def get(
+        self, conversation_id: str, *, owner: str | None = None, items: bool = True
+    ) -> Conversation | None:
         """Read a conversation; None: there is no such one.
+
+        Args:
+            items: whether to read what its client added; else ``added`` is empty.
 
         Raises:
             SealingError: its items are encrypted and cannot be read.
         """
-        found = await self._execute(self._client.hgetall(self._keys("conversation", conversation_id)))
+        key = self._keys("conversation", conversation_id)
+        if items:
+            found = await self._execute(self._client.hgetall(key))
+        else:
+            values = await self._execute(self._client.hmget(key, list(_FIELDS)))
+            found = {name: value for name, value in zip(_FIELDS, values, strict=True) if value is not None}
         if not found or not owns(owner, found["tenant"]):
             return None
         added: list[dict[str, Any]] = []
-        for n in range(int(found["first"]), int(found["next"])):
+        for n in range(int(found["first"]), int(found["next"])) if items else ():
             blob = await self._store.sealer.open(conversation_id, _ITEMS, found[f"items:{n}"].encode())
             added += _decode_items(blob or b"[]")
         return Conversation(

@@ -62,7 +62,7 @@ class ConversationCalls:
         ident = checked_id(scope["path_params"]["conversation_id"])
         _, items = await self._read(ItemsRequest, scope, receive)
         async with room_for_conversation(services, ident, owner):
-            conversation = await found_conversation(services, ident, owner)
+            conversation = await found_conversation(services, ident, owner, items=True)
             await check_active(services, conversation.tenant)
             unique(items, [item["id"] for item in await conversation_items(services, conversation)])
         keep = await keep_ms(services, conversation.tenant)

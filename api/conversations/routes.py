@@ -72,7 +72,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
     @router.get(_ONE, summary="Get a conversation", responses=answers(ConversationObject, 404, 503))
     async def get_conversation(conversation_id: str, request: Request) -> Response:
         """Without its items."""
-        found = await found_conversation(services, conversation_id, owner_of(request.scope))
+        found = await found_conversation(services, conversation_id, owner_of(request.scope), items=False)
         return json_response(conversation_view(found.id, found.created_ms, found.metadata))
 
     @router.post(
@@ -88,7 +88,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Replaces its metadata."""
         owner = owner_of(request.scope)
-        found = await found_conversation(services, conversation_id, owner)
+        found = await found_conversation(services, conversation_id, owner, items=False)
         metadata, keep = change.metadata or {}, await keep_ms(services, found.tenant)
         if not await services.conversations.update(found.id, metadata, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation_id)
@@ -119,7 +119,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
         """Those that were added, and those of its responses."""
         owner = owner_of(request.scope)
         async with room_for_conversation(services, conversation_id, owner):
-            found = await found_conversation(services, conversation_id, owner)
+            found = await found_conversation(services, conversation_id, owner, items=True)
             items = await conversation_items(services, found)
             page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
             return json_response(list_view([whole_item(item) for item in page], more=more))
@@ -129,7 +129,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
         """One that was added, or one of a response."""
         owner = owner_of(request.scope)
         async with room_for_conversation(services, conversation_id, owner):
-            found = await found_conversation(services, conversation_id, owner)
+            found = await found_conversation(services, conversation_id, owner, items=True)
             item = found_item(await conversation_items(services, found), item_id, found.id)
             return json_response(whole_item(item))
 
@@ -142,7 +142,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
         """The next response does not see it. Answers with the conversation."""
         owner = owner_of(request.scope)
         async with room_for_conversation(services, conversation_id, owner):
-            found = await found_conversation(services, conversation_id, owner)
+            found = await found_conversation(services, conversation_id, owner, items=True)
             found_item(await conversation_items(services, found), item_id, found.id)
         keep = await keep_ms(services, found.tenant)
         if not await services.conversations.drop(found.id, item_id, owner=owner, keep_ms=keep):

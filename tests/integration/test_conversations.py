@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -90,6 +91,17 @@ async def test_a_conversation_takes_no_more_than_a_request(sdk: openai.AsyncOpen
     with pytest.raises(openai.BadRequestError) as caught:
         await sdk.conversations.create(items=many)
     assert caught.value.code == "conversation_full"
+
+
+async def test_a_conversation_is_read_without_its_items(
+    sdk: openai.AsyncOpenAI, conversations: ConversationStore
+) -> None:
+    made = await sdk.conversations.create(items=[HELLO])
+    whole = await conversations.get(made.id)
+    assert whole is not None
+    assert len(whole.added) == 1
+    assert await conversations.get(made.id, items=False) == replace(whole, added=[])
+    assert await conversations.get(made.id, owner="another", items=False) is None
 
 
 async def test_an_item_that_is_deleted_is_gone(sdk: openai.AsyncOpenAI) -> None:
