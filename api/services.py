@@ -57,7 +57,8 @@ class Services:
         doors: who gets in; None: everybody, no keys are required.
         user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`. Without a pepper it is
             random, and :meth:`agree` makes it the same in every process.
-        large_retries: whoever repeats a job with a large request takes one, as the request goes through this process.
+        large_bodies: whoever repeats a job with a large request, or continues or lists large items, takes one: stored
+            bodies then go through this process.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
@@ -93,11 +94,11 @@ class Services:
             max_items=settings.max_body_items,
             memory_bytes=settings.bodies_memory_bytes,
         )
-        self.large_retries = asyncio.Semaphore(2)
+        self.large_bodies = asyncio.Semaphore(2)
         self.prepared = asyncio.Event()
         self.files = FileStore(self.store)
         self.batches = BatchStore(self.store)
-        self.conversations = ConversationStore(self.store)
+        self.conversations = ConversationStore(self.store, settings.max_body_bytes)
         self.tasks = TaskStore(self.store)
         self.webhooks = Webhooks(self.store)
         self.coordinators = Coordinators(self.store)

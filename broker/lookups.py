@@ -27,7 +27,7 @@ from jobs.ids import made_ms
 from jobs.lanes import Lane
 from jobs.model import Job, JobSpec, Queued
 from jobs.outlook import Snapshot, start_ms
-from jobs.references import Reference
+from jobs.references import MOST_REFERENCE_BYTES, Reference
 from jobs.states import JobState
 
 _TOLD = ("affinity", "prompt_tokens", "max_tokens", "answers", "upload")
@@ -150,17 +150,23 @@ class JobLookups:
             return None
         return await self.large.open(job_id, REQUEST, body)
 
-    async def request_bytes(self, job_id: str, *, owner: str | None = None) -> int:
-        """Return the size of a job's request; 0: there is no such job."""
+    async def body_bytes(self, job_id: str, name: str, *, owner: str | None = None) -> int:
+        """Return the size of a job's request or result, without reading it; 0: there is no such job, or it has none.
+
+        Args:
+            name: ``REQUEST`` or ``RESULT`` of :mod:`broker.sealing`.
+        """
         pipe = self.client.pipeline(transaction=False)
-        pipe.hget(self.keys("job", job_id), "tenant")
-        pipe.hstrlen(self.keys("job", job_id), "req")
+        pipe.hmget(self.keys("job", job_id), ["tenant", "result_of"])
+        pipe.hstrlen(self.keys("job", job_id), name)
         pipe.hexists(self.keys("objects"), job_id)
-        tenant, size, has_objects = await self.execute(pipe.execute())
+        (tenant, shared), size, has_objects = await self.execute(pipe.execute())
         if not owns(owner, tenant):
             return 0
-        if has_objects:
-            (stored,) = await self.execute(self._bytes_of(job_id, "req"))
+        if name == RESULT and shared is not None:
+            return await self.body_bytes(shared, name, owner=None)
+        if has_objects and size <= MOST_REFERENCE_BYTES:
+            (stored,) = await self.execute(self._bytes_of(job_id, name))
             reference = Reference.read(stored)
             return int(size) if reference is None else reference.size
         return int(size)

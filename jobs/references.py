@@ -7,6 +7,8 @@ from dataclasses import dataclass
 REFERENCE_MARK = b"\x02ref "
 """How a reference begins. No body does: one is JSON, or sealed (:mod:`jobs.sealing`)."""
 
+MOST_REFERENCE_BYTES = 64
+"""No reference is longer: it has two numbers."""
 
 UPLOAD = "upload"
 """Names the file that came with a call, beside the bodies of its job."""

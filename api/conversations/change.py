@@ -11,14 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, owner_of
 from api.admission.rights import check_active
-from api.conversations.context import conversation_not_found, found_conversation, keep_ms
+from api.conversations.context import checked_id, conversation_not_found, found_conversation, keep_ms
 from api.conversations.items import stored_item, unique
 from api.conversations.schema import ConversationRequest, ItemsRequest
 from api.conversations.view import conversation_view
 from api.http.asgi import reply
 from api.http.body import parse_object, validate
 from api.http.pages import list_view
-from api.responses.conversation import conversation_items
+from api.responses.conversation import conversation_items, room_for_conversation
 from api.services import Services
 from jobs.ids import CONVERSATION_PREFIX
 
@@ -36,6 +36,7 @@ class ConversationCalls:
 
         Raises:
             ApiError: the body is refused, or its tenant is suspended.
+            ConversationFullError: the items are too large.
         """
         services, tenant = self._services, identity_of(scope).tenant
         request, items = await self._read(ConversationRequest, scope, receive)
@@ -55,13 +56,15 @@ class ConversationCalls:
 
         Raises:
             ApiError: the body is refused, its tenant is suspended, or there is no such conversation.
-            ConversationFullError: too many calls have added some.
+            ConversationFullError: too many calls, or too many bytes, were added.
         """
         services, owner = self._services, owner_of(scope)
-        conversation = await found_conversation(services, scope["path_params"]["conversation_id"], owner)
+        ident = checked_id(scope["path_params"]["conversation_id"])
         _, items = await self._read(ItemsRequest, scope, receive)
-        await check_active(services, conversation.tenant)
-        unique(items, [item["id"] for item in await conversation_items(services, conversation)])
+        async with room_for_conversation(services, ident, owner):
+            conversation = await found_conversation(services, ident, owner, items=True)
+            await check_active(services, conversation.tenant)
+            unique(items, [item["id"] for item in await conversation_items(services, conversation)])
         keep = await keep_ms(services, conversation.tenant)
         if not await services.conversations.add(conversation.id, items, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation.id)

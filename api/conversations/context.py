@@ -26,13 +26,15 @@ def checked_id(conversation_id: str) -> str:
     return conversation_id
 
 
-async def found_conversation(services: Services, conversation_id: str, owner: str | None) -> Conversation:
-    """Read a conversation.
+async def found_conversation(
+    services: Services, conversation_id: str, owner: str | None, *, items: bool
+) -> Conversation:
+    """Read a conversation. ``items``: whether with what its client added; if so, wait for room before.
 
     Raises:
         ApiError: 404, it does not exist, or is another tenant's.
     """
-    found = await services.conversations.get(checked_id(conversation_id), owner=owner)
+    found = await services.conversations.get(checked_id(conversation_id), owner=owner, items=items)
     if found is None:
         raise conversation_not_found(conversation_id)
     return found

@@ -29,7 +29,7 @@ from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.openapi import answers, body_docs, parameter
 from api.http.pages import Limit, Order, list_view
-from api.responses.conversation import conversation_items
+from api.responses.conversation import conversation_items, room_for_conversation
 from api.services import Services
 
 _ONE = "/v1/conversations/{conversation_id}"
@@ -72,7 +72,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
     @router.get(_ONE, summary="Get a conversation", responses=answers(ConversationObject, 404, 503))
     async def get_conversation(conversation_id: str, request: Request) -> Response:
         """Without its items."""
-        found = await found_conversation(services, conversation_id, owner_of(request.scope))
+        found = await found_conversation(services, conversation_id, owner_of(request.scope), items=False)
         return json_response(conversation_view(found.id, found.created_ms, found.metadata))
 
     @router.post(
@@ -88,7 +88,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Replaces its metadata."""
         owner = owner_of(request.scope)
-        found = await found_conversation(services, conversation_id, owner)
+        found = await found_conversation(services, conversation_id, owner, items=False)
         metadata, keep = change.metadata or {}, await keep_ms(services, found.tenant)
         if not await services.conversations.update(found.id, metadata, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation_id)
@@ -105,7 +105,9 @@ def _register_one(router: APIRouter, services: Services) -> None:
 
 def _register_items(router: APIRouter, services: Services) -> None:
     @router.get(
-        f"{_ONE}/items", summary="List a conversation's items", responses=answers(ItemList, 400, 404, 503)
+        f"{_ONE}/items",
+        summary="List a conversation's items",
+        responses=answers(ItemList, 400, 404, 413, 503),
     )
     async def list_items(
         conversation_id: str,
@@ -115,26 +117,33 @@ def _register_items(router: APIRouter, services: Services) -> None:
         order: Order = "desc",
     ) -> Response:
         """Those that were added, and those of its responses."""
-        found = await found_conversation(services, conversation_id, owner_of(request.scope))
-        items = await conversation_items(services, found)
-        page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
-        return json_response(list_view([whole_item(item) for item in page], more=more))
+        owner = owner_of(request.scope)
+        async with room_for_conversation(services, conversation_id, owner):
+            found = await found_conversation(services, conversation_id, owner, items=True)
+            items = await conversation_items(services, found)
+            page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
+            return json_response(list_view([whole_item(item) for item in page], more=more))
 
-    @router.get(_ITEM, summary="Get an item of a conversation", responses=answers(dict, 404, 503))
+    @router.get(_ITEM, summary="Get an item of a conversation", responses=answers(dict, 404, 413, 503))
     async def get_item(conversation_id: str, item_id: str, request: Request) -> Response:
         """One that was added, or one of a response."""
-        found = await found_conversation(services, conversation_id, owner_of(request.scope))
-        item = found_item(await conversation_items(services, found), item_id, found.id)
-        return json_response(whole_item(item))
+        owner = owner_of(request.scope)
+        async with room_for_conversation(services, conversation_id, owner):
+            found = await found_conversation(services, conversation_id, owner, items=True)
+            item = found_item(await conversation_items(services, found), item_id, found.id)
+            return json_response(whole_item(item))
 
     @router.delete(
-        _ITEM, summary="Delete an item of a conversation", responses=answers(ConversationObject, 404, 503)
+        _ITEM,
+        summary="Delete an item of a conversation",
+        responses=answers(ConversationObject, 404, 413, 503),
     )
     async def delete_item(conversation_id: str, item_id: str, request: Request) -> Response:
         """The next response does not see it. Answers with the conversation."""
         owner = owner_of(request.scope)
-        found = await found_conversation(services, conversation_id, owner)
-        found_item(await conversation_items(services, found), item_id, found.id)
+        async with room_for_conversation(services, conversation_id, owner):
+            found = await found_conversation(services, conversation_id, owner, items=True)
+            found_item(await conversation_items(services, found), item_id, found.id)
         keep = await keep_ms(services, found.tenant)
         if not await services.conversations.drop(found.id, item_id, owner=owner, keep_ms=keep):
             raise conversation_not_found(conversation_id)

@@ -59,7 +59,8 @@ _OWN_CODES = {
     405: ("method_not_allowed",),
     408: ("body_timeout", "head_timeout"),
     409: (
-        *("batch_finished", "batch_not_finished", "file_in_use", "idempotency_conflict", "job_cancelled"),
+        *("batch_finished", "batch_not_finished", "conversation_locked", "file_in_use"),
+        *("idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "key_inactive", "no_pepper"),
         *("nothing_to_retry", "too_many_webhooks"),
     ),
@@ -90,7 +91,7 @@ _OWN_CODES = {
 READER_TOO_SLOW = "reader_too_slow"
 """Counted for a client that stopped reading: it gets no answer."""
 
-ERROR_CODES = (READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURES)
+ERROR_CODES = tuple(dict.fromkeys((READER_TOO_SLOW, *itertools.chain(*_OWN_CODES.values()), *FAILURES)))
 """Every code of an error body. The metric ``api_errors_total`` has a series for each from the start."""
 
 _FINAL_CODES = {

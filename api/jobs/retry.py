@@ -38,6 +38,7 @@ from broker.db.errors import (
     UnfinishedError,
 )
 from broker.jobs import Accepted
+from broker.sealing import REQUEST
 from jobs.failures import FailureCode
 from jobs.sealing import SealingError
 from monitoring.trace_context import TraceContext
@@ -72,8 +73,8 @@ async def _repeat(services: Services, job_id: str, scope: Scope, key: str | None
         QueueFullError: the lane is full.
         StoreUnavailableError: Redis is away.
     """
-    size = await services.store.request_bytes(checked_id(job_id), owner=owner_of(scope))
-    async with services.large_retries if size > SMALL_BYTES else nullcontext():
+    size = await services.store.body_bytes(checked_id(job_id), REQUEST, owner=owner_of(scope))
+    async with services.large_bodies if size > SMALL_BYTES else nullcontext():
         return await _repeat_now(services, job_id, scope, key)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+from contextlib import nullcontext
 from typing import Annotated
 
 import structlog
@@ -13,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.identity import actor_of, owner_of, tenant_of
 from api.http.asgi import add_raw_route, json_response, reply
+from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.job_end import answer
@@ -32,7 +35,9 @@ from api.openai.stored_view import (
     messages_page,
 )
 from api.services import Services
+from broker.listing import Page
 from broker.records import ending_of
+from broker.sealing import RESULT
 from jobs.endpoints import CHAT
 from jobs.model import Job
 from jobs.states import JobState
@@ -41,6 +46,8 @@ log = structlog.get_logger(__name__)
 
 _ONE = f"{CHAT}/{{completion_id}}"
 _JSON = "application/json"
+_PAGE_BYTES = 16 * 1024 * 1024
+"""Of the results on a page, which are in memory together. One that is larger is alone on its page."""
 _PAIR = re.compile(r"metadata\[(.{1,64})\]\Z")
 
 
@@ -59,7 +66,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         model: Annotated[str | None, Query(description="Only of this model.")] = None,
         order: Order = "asc",
     ) -> Response:
-        """Those that were asked for with `store: true`. `metadata[key]=value` filters by metadata."""
+        """Those that were asked for with `store: true`. `metadata[key]=value` filters by metadata. A page ends at 16 MiB."""
         page = await services.store.list_chats(
             owner=tenant_of(request.scope),
             model=None if model is None else services.catalogue.real_name(model),
@@ -68,15 +75,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
             after=None if after is None else job_id_of(after),
             newest_first=order == "desc",
         )
-        results = await asyncio.gather(
-            *(services.store.result(job.id, owner=job.tenant) for job in page.jobs)
-        )
-        chats = [
-            (job, _shaped(services, one.body))
-            for job, one in zip(page.jobs, results, strict=True)
-            if one.body
-        ]
-        return Response(chats_page(chats, more=page.cursor is not None), media_type=_JSON)
+        return Response(await _page(services, page), media_type=_JSON)
 
     add_raw_route(
         router,
@@ -188,6 +187,24 @@ async def _found(services: Services, ident: str, owner: str | None) -> Job:
     if job is None or job.endpoint != CHAT or job.once:
         raise chat_not_found(ident)
     return job
+
+
+async def _page(services: Services, page: Page) -> bytes:
+    """Return a page of chat completions, shorter than it was asked for if they are large."""
+    sizes = await asyncio.gather(
+        *(services.store.body_bytes(job.id, RESULT, owner=job.tenant) for job in page.jobs)
+    )
+    sums = list(itertools.accumulate(sizes))
+    fit = max(1, sum(size <= _PAGE_BYTES for size in sums))
+    size = sums[fit - 1] if len(sums) >= fit else 0
+    more = page.cursor is not None or fit < len(sums)
+    async with services.large_bodies if size > SMALL_BYTES else nullcontext():
+        chats = [  # one after the other
+            (job, await services.bodies.run(len(body), _shaped, services, body))
+            for job in page.jobs[:fit]
+            if (body := (await services.store.result(job.id, owner=job.tenant)).body)
+        ]
+        return await services.bodies.run(size, chats_page, chats, more=more)
 
 
 async def _chat(services: Services, ident: str, owner: str | None) -> tuple[int, bytes]:

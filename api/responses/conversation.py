@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from api.http.errors import ApiError, invalid
-from api.responses.history import Item, items_of
+from api.responses.history import Item, items_of, room_for
 from api.services import Services
 from broker.conversations import Conversation
-from broker.db.errors import NoConversationError
+from broker.db.errors import ConversationBusyError, NoConversationError
 from jobs.ids import is_conversation_id
 from jobs.model import Place
 
@@ -69,6 +71,22 @@ async def continued(services: Services, conversation_id: str, tenant: str, *, st
     return Continued(found.place, await conversation_items(services, found))
 
 
+@asynccontextmanager
+async def room_for_conversation(
+    services: Services, conversation_id: str, owner: str | None
+) -> AsyncIterator[None]:
+    """Wait for room to have a conversation's items in memory: see :func:`api.responses.history.room_for`.
+
+    Raises:
+        ApiError: 413, its last response is larger than a request may be.
+    """
+    last, size = None, 0
+    if is_conversation_id(conversation_id):
+        last, size = await services.conversations.size(conversation_id, owner=owner)
+    async with room_for(services, last, owner, more=size):
+        yield
+
+
 async def conversation_items(services: Services, conversation: Conversation) -> list[Item]:
     """Return all items of a conversation, in their order: those of its last response, and those that were added since.
 
@@ -92,11 +110,31 @@ def _lost(conversation: Conversation) -> list[Item]:
 
 
 async def leave_conversations(services: Services, job_id: str, conversation_id: str, tenant: str) -> None:
-    """Have a conversation keep its items itself, if this job's record has them: the record is about to be deleted."""
+    """Have a conversation keep its items itself, if this job's record has them: the record is about to be deleted.
+
+    Raises:
+        ApiError: 409, another response continues the conversation now; 413, the record is too large for that.
+        ConversationFullError: the items are too large: the conversation must be deleted first.
+    """
     while True:
-        found = await services.conversations.get(conversation_id, owner=tenant)
-        if found is None or found.last != job_id:
+        if (await services.conversations.size(conversation_id, owner=tenant))[0] != job_id:
             return
-        items = await conversation_items(services, found)
-        if await services.conversations.fold(found.place, items, owner=tenant) is not False:
+        try:
+            async with room_for_conversation(services, conversation_id, tenant):
+                folded = await _fold(services, job_id, conversation_id, tenant)
+        except ConversationBusyError:
+            message = (
+                f"another response of the conversation {conversation_id!r} has not ended, and continues this one;"
+                " wait for it, or cancel it first"
+            )
+            raise ApiError(409, message, "conversation_locked") from None
+        if folded is not False:
             return
+
+
+async def _fold(services: Services, job_id: str, conversation_id: str, tenant: str) -> bool | None:
+    found = await services.conversations.get(conversation_id, owner=tenant)
+    if found is None or found.last != job_id:
+        return None
+    items = await conversation_items(services, found)
+    return await services.conversations.fold(found.place, items, owner=tenant)

@@ -6,13 +6,16 @@ The record of each response has its whole context, as earlier items were put int
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, TypeAlias
 
 import msgspec
 
+from api.http.bodies import SMALL_BYTES
 from api.http.errors import ApiError, invalid
 from api.services import Services
+from broker.sealing import REQUEST, RESULT
 from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.ids import is_job_id
 from jobs.model import Job
@@ -77,6 +80,40 @@ def with_ids(items: Iterable[Item], job_id: str) -> list[Item]:
 def _made_id(item: Item, job_id: str, place: int) -> str:
     prefix = _ID_PREFIXES.get(item.get("type", "message"), "item")
     return f"{prefix}_{hashlib.blake2b(f'{job_id} {place}'.encode(), digest_size=16).hexdigest()}"
+
+
+@asynccontextmanager
+async def room_for(
+    services: Services,
+    job_id: str | None,
+    tenant: str | None,
+    *,
+    names: Sequence[str] = (REQUEST, RESULT),
+    more: int = 0,
+) -> AsyncIterator[None]:
+    """Wait for room to have a response's items in memory: a process has those of a few large ones at once.
+
+    Args:
+        job_id: the response's job; None: there is none.
+        tenant: whose it must be; None: anybody's.
+        names: the bodies that are read.
+        more: bytes of further items.
+
+    Raises:
+        ApiError: 413, a body is larger than a request may be, so its items cannot be continued.
+    """
+    sizes = [
+        await services.store.body_bytes(job_id, name, owner=tenant) for name in names if job_id is not None
+    ]
+    most = services.settings.max_body_bytes
+    if max(sizes, default=0) > most:
+        message = (
+            f"the response that has these items takes more than {most} bytes (setting max_body_bytes), so that they are"
+            " neither continued nor listed; begin another conversation"
+        )
+        raise ApiError(413, message, "body_too_large")
+    async with services.large_bodies if sum(sizes) + more > SMALL_BYTES else nullcontext():
+        yield
 
 
 async def input_items_of(services: Services, job: Job) -> list[Item]:

@@ -15,8 +15,8 @@ from api.admission.schema import MAX_MESSAGES, Loose
 from api.http.bodies import SMALL_BYTES
 from api.http.body import parse_raw, too_large
 from api.http.errors import invalid, validation_error
-from api.responses.conversation import continued, conversation_id_of
-from api.responses.history import Item, as_items, previous_items, response_id
+from api.responses.conversation import continued, conversation_id_of, room_for_conversation
+from api.responses.history import Item, as_items, job_id_of, previous_items, response_id, room_for
 from api.services import Services
 from jobs.ids import made_ms
 from jobs.model import JobSpec, Place
@@ -108,23 +108,32 @@ async def prepare(
         "safety_identifier": None,
         "prompt_cache_key": asked.prompt_cache_key,
     }
-    items: Sequence[Item] = ()
     place = None
     conversation_id = conversation_id_of(asked.conversation, asked.previous_response_id)
     if conversation_id is not None:
-        place, items = await continued(services, conversation_id, tenant, store=store)
         shown["conversation"] = {"id": conversation_id}
+        async with room_for_conversation(services, conversation_id, tenant):
+            place, items = await continued(services, conversation_id, tenant, store=store)
+            kept, written = await _joined(services, request, body, items)
     elif asked.previous_response_id is not None:
         shown["previous_response_id"] = asked.previous_response_id
-        items = await previous_items(services, asked.previous_response_id, tenant)
-    if not items and not any(name in request for name in OURS):
+        async with room_for(services, job_id_of(asked.previous_response_id), tenant):
+            before = await previous_items(services, asked.previous_response_id, tenant)
+            kept, written = await _joined(services, request, body, before)
+    elif any(name in request for name in OURS):
+        kept, written = await _joined(services, request, body, ())
+    else:
         return Prepared(dict(request), body, shown)
-    size = SMALL_BYTES + 1 if items else len(body)
-    most = services.settings.max_body_bytes
-    kept, written = await services.bodies.run(size, _rewritten, most, request, body, items)
     # A conversation goes on: the same request has other items before it later.
     digest = await services.bodies.run(len(body), _digest, body) if place else None
     return Prepared(kept, written, shown, place, digest)
+
+
+async def _joined(
+    services: Services, request: Mapping[str, Any], body: bytes, items: Sequence[Item]
+) -> tuple[dict[str, Any], bytes]:
+    size = SMALL_BYTES + 1 if items else len(body)
+    return await services.bodies.run(size, _rewritten, services.settings.max_body_bytes, request, body, items)
 
 
 def _digest(body: bytes) -> str:

@@ -22,10 +22,11 @@ from api.http.waiting import wait_for_end
 from api.middleware.trace import asked_by
 from api.responses.conversation import leave_conversations
 from api.responses.create import CreateResponse
-from api.responses.history import input_items_of
+from api.responses.history import input_items_of, room_for
 from api.responses.stream import Reader, frames_for
 from api.responses.view import checked_job_id, found_response, response_not_found, response_view
 from api.services import Services
+from broker.sealing import REQUEST
 from jobs.endpoints import RESPONSES
 
 log = structlog.get_logger(__name__)
@@ -111,27 +112,19 @@ def register(router: APIRouter, services: Services) -> None:
         return Response(await response_view(services, job, stored), media_type="application/json")
 
     @router.delete(
-        "/v1/responses/{response_id}", summary="Delete a response", responses=error_docs(404, 409, 503)
+        "/v1/responses/{response_id}",
+        summary="Delete a response",
+        responses=error_docs(400, 404, 409, 413, 503),
     )
     async def delete_response(response_id: str, request: Request) -> Response:
         """Its record is gone at once. One that runs must be cancelled first."""
-        owner, job_id = owner_of(request.scope), checked_job_id(response_id)
-        job, _ = await found_response(services, response_id, owner)
-        if job.state.terminal and "conversation" in job.shown:
-            await leave_conversations(services, job_id, job.shown["conversation"]["id"], job.tenant)
-        state = await services.store.forget(job_id, owner=owner, by=actor_of(request.scope))
-        if state is None:
-            raise response_not_found(response_id)
-        if not state.terminal:
-            message = f"the response {response_id!r} has not ended; cancel it first, or wait for it"
-            raise ApiError(409, message, "job_not_finished")
-        log.info("job_deleted", job_id=job_id, tenant=asked_by(request.scope))
+        await _delete(services, response_id, request.scope)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     @router.get(
         "/v1/responses/{response_id}/input_items",
         summary="List a response's input items",
-        responses=error_docs(400, 404, 503),
+        responses=error_docs(400, 404, 413, 503),
     )
     async def list_input_items(
         response_id: str,
@@ -142,11 +135,25 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Its whole context: the items of the responses that it continues come first."""
         job, _ = await found_response(services, response_id, owner_of(request.scope))
-        try:
-            items = await input_items_of(services, job)
-        except LookupError:
-            raise response_not_found(response_id) from None
-        return json_response(_page(items, limit, after, newest_first=order == "desc"))
+        async with room_for(services, job.id, job.tenant, names=[REQUEST]):
+            try:
+                items = await input_items_of(services, job)
+            except LookupError:
+                raise response_not_found(response_id) from None
+            return json_response(_page(items, limit, after, newest_first=order == "desc"))
+
+
+async def _delete(services: Services, ident: str, scope: Scope) -> None:
+    owner, job_id = owner_of(scope), checked_job_id(ident)
+    job, _ = await found_response(services, ident, owner)
+    if not job.state.terminal:  # even if it ends now: its conversation would not have kept its items
+        message = f"the response {ident!r} has not ended; cancel it first, or wait for it"
+        raise ApiError(409, message, "job_not_finished")
+    if "conversation" in job.shown:
+        await leave_conversations(services, job_id, job.shown["conversation"]["id"], job.tenant)
+    if await services.store.forget(job_id, owner=owner, by=actor_of(scope)) is None:
+        raise response_not_found(ident)
+    log.info("job_deleted", job_id=job_id, tenant=asked_by(scope))
 
 
 def _page(

@@ -149,7 +149,7 @@ class ConversationBusyError(BrokerError):
 
 
 class ConversationFullError(BrokerError):
-    """Too many calls have added items to the conversation since its last response."""
+    """Too many items, or too large ones, were added to the conversation since its last response."""
 
 
 class FileInUseError(BrokerError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -32,7 +33,7 @@ async def sdk(api: ApiServer) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest.fixture
 def conversations(store: JobStore) -> ConversationStore:
-    return ConversationStore(store)
+    return ConversationStore(store, 1_000_000)
 
 
 async def test_a_conversation_is_made_read_changed_and_deleted(sdk: openai.AsyncOpenAI) -> None:
@@ -75,6 +76,32 @@ async def test_items_have_stable_ids_and_come_in_pages(sdk: openai.AsyncOpenAI) 
     newest = [item async for item in sdk.conversations.items.list(made.id, limit=4)]
     assert newest == added[::-1]
     assert await sdk.conversations.items.retrieve(added[0].id, conversation_id=made.id) == added[0]
+
+
+async def test_a_conversation_takes_no_more_than_a_request(sdk: openai.AsyncOpenAI) -> None:
+    made = await sdk.conversations.create(items=[HELLO])
+    large: Any = {"role": "user", "content": "x" * 900}
+    for _ in range(3):
+        await sdk.conversations.items.create(made.id, items=[large])
+    with pytest.raises(openai.BadRequestError) as caught:
+        await sdk.conversations.items.create(made.id, items=[large])
+    assert (caught.value.code, caught.value.param) == ("conversation_full", "items")
+    assert len([item async for item in sdk.conversations.items.list(made.id)]) == 4
+    many: Any = [{"role": "user", "content": "x" * 190} for _ in range(16)]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await sdk.conversations.create(items=many)
+    assert caught.value.code == "conversation_full"
+
+
+async def test_a_conversation_is_read_without_its_items(
+    sdk: openai.AsyncOpenAI, conversations: ConversationStore
+) -> None:
+    made = await sdk.conversations.create(items=[HELLO])
+    whole = await conversations.get(made.id)
+    assert whole is not None
+    assert len(whole.added) == 1
+    assert await conversations.get(made.id, items=False) == replace(whole, added=[])
+    assert await conversations.get(made.id, owner="another", items=False) is None
 
 
 async def test_an_item_that_is_deleted_is_gone(sdk: openai.AsyncOpenAI) -> None:
@@ -198,6 +225,25 @@ async def test_a_fold_keeps_the_items_and_forgets_the_job(
     folded = await conversations.get(made.id)
     assert folded is not None
     assert (folded.last, folded.added) == (None, items)
+
+
+async def test_a_change_that_the_client_library_sends_twice_is_made_once(
+    conversations: ConversationStore, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = store.functions.call
+
+    async def twice(*args: Any) -> Any:
+        await call(*args)
+        return await call(*args)
+
+    made = await conversations.create("conv_1", "default", {}, [HELLO])
+    monkeypatch.setattr(store.functions, "call", twice)
+    assert await conversations.add(made.id, [HELLO])
+    assert await conversations.add(made.id, [HELLO])  # the same again, on purpose
+    monkeypatch.undo()
+    read = await conversations.get(made.id)
+    assert read is not None
+    assert read.added == [HELLO] * 3
 
 
 async def test_a_use_keeps_the_conversation_and_its_last_response(

@@ -12,10 +12,14 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
+from api.responses.history import room_for
+from api.services import Services
+from api.settings import ApiSettings
 from broker.db.client import connect
 from broker.db.errors import IdempotencyConflictError, QueueFullError, StoreUnavailableError
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.sealing import REQUEST, RESULT
 from broker.settings import BrokerSettings
 from jobs.failures import FailureCode
 from jobs.model import JobError
@@ -79,6 +83,33 @@ async def swept(store: JobStore, folder: Path) -> None:
     await files.emptied(keys)
 
 
+async def test_few_large_responses_are_in_memory_at_once(
+    store: JobStore, broker_settings: BrokerSettings
+) -> None:
+    services = Services(ApiSettings(redis_url=broker_settings.redis_url, namespace=broker_settings.namespace))
+    await alive(store)
+    now = most = 0
+
+    async def hold(job_id: str) -> None:
+        nonlocal now, most
+        async with room_for(services, job_id, None):
+            now += 1
+            most = max(most, now)
+            for _ in range(10):
+                await store.client.ping()
+            now -= 1
+
+    try:
+        for body, at_once in ((LARGE, 2), (b'{"input":"hi"}', 8)):
+            job = await store.accept(spec(body=body))
+            most = 0
+            await asyncio.gather(*(hold(job.id) for _ in range(8)))
+            assert most == at_once
+            await store.cancel(job.id)
+    finally:
+        await services.aclose()
+
+
 async def retire(store: JobStore, settings: BrokerSettings) -> None:
     """Have the reaper delete the records of ended jobs now."""
     eager = JobStore(store.client, settings.model_copy(update={"retention_s": 0.001}))
@@ -97,11 +128,13 @@ async def test_a_large_job_goes_through_the_storage_and_leaves_nothing(
     job = await large.accept(spec(body=LARGE), in_storage=True)
     record = large.keys("job", job.id)
     assert await large.client.memory_usage(record) < 2000
-    assert await large.request_bytes(job.id) == len(LARGE)
+    assert await large.body_bytes(job.id, REQUEST) == len(LARGE)
     claim = await take(large)
     assert (claim.body, claim.reference) == (b"", Reference(len(LARGE), 0))  # the reply brought no body
     assert await large.body_of(claim) == LARGE
     assert await large.finish(claim, W, JobState.SUCCEEDED, status=200, result=ANSWER)
+    assert await large.body_bytes(job.id, RESULT) == len(ANSWER)
+    assert await large.body_bytes(job.id, RESULT, owner="another") == 0
     assert await large.client.memory_usage(record) < 2000
     assert (await large.result(job.id)).body == ANSWER
     found, stored = await large.get_with_result(job.id)

@@ -81,6 +81,18 @@ async def test_a_deleted_item_of_a_response_is_not_continued(
     assert texts(await listed(client, talk)) == ["ONE", "two", "TWO"]
 
 
+async def test_what_a_response_took_makes_room_for_more(client: openai.AsyncOpenAI, worker: Puppet) -> None:
+    large: Any = {"role": "user", "content": "x" * 1500}
+    talk = (await client.conversations.create(items=[large])).id
+    await client.conversations.items.create(talk, items=[large])
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.conversations.items.create(talk, items=[large])
+    assert caught.value.code == "conversation_full"
+    await respond(client, worker, talk, "one", "ONE")
+    await client.conversations.items.create(talk, items=[large])
+    assert len(await listed(client, talk)) == 5
+
+
 async def test_a_deleted_response_leaves_its_items(client: openai.AsyncOpenAI, worker: Puppet) -> None:
     talk = (await client.conversations.create(items=[{"role": "user", "content": "zero"}])).id
     first = await respond(client, worker, talk, "one", "ONE")
@@ -101,6 +113,27 @@ async def test_another_response_must_wait(client: openai.AsyncOpenAI, worker: Pu
     await worker.fail(claim, JobError(FailureCode.ENGINE_ERROR, "broken"))
     assert await listed(client, talk) == [], "a response that failed leaves nothing"
     assert context(await respond(client, worker, talk, "two", "TWO")) == ["two"]
+
+
+async def test_a_response_that_another_one_continues_is_not_deleted(
+    client: openai.AsyncOpenAI, worker: Puppet
+) -> None:
+    talk = (await client.conversations.create(items=[{"role": "user", "content": "zero"}])).id
+    first = await respond(client, worker, talk, "one", "ONE")
+    await client.conversations.items.create(talk, items=[{"role": "user", "content": "added"}])
+    await client.responses.create(model=MODEL, input="two", conversation=talk, background=True)
+    with pytest.raises(openai.ConflictError) as caught:
+        await client.responses.delete(ident(first))
+    assert caught.value.code == "conversation_locked"
+    second = await worker.take()
+    await client.conversations.items.create(talk, items=[{"role": "user", "content": "late"}])
+    await worker.succeed(second, json.dumps(answer(second, "TWO")).encode())
+    whole = ["zero", "one", "ONE", "added", "two", "TWO", "late"]
+    assert texts(await listed(client, talk)) == whole
+    await client.responses.delete(ident(first))
+    await client.responses.delete(ident(second))
+    assert texts(await listed(client, talk)) == whole
+    assert context(await respond(client, worker, talk, "three", "THREE")) == [*whole, "three"]
 
 
 async def test_a_repeated_request_is_the_same_response(

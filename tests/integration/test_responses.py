@@ -503,6 +503,24 @@ async def test_a_conversation_goes_on(
     assert got.status_code == 404
 
 
+async def test_an_answer_that_is_larger_than_a_request_is_not_continued(
+    client: openai.AsyncOpenAI, worker: Puppet, http: httpx.AsyncClient
+) -> None:
+    talk = (await client.conversations.create()).id
+    first = await client.responses.create(model=MODEL, input="hi", background=True, conversation=talk)
+    claim = await worker.take()
+    await worker.succeed(claim, json.dumps(answer(claim, "y" * 5000)).encode())
+    for given in ({"previous_response_id": first.id}, {"conversation": talk}):
+        got = await http.post(RESPONSES, json={"model": MODEL, "input": "more", **given})
+        assert (got.status_code, got.json()["error"]["code"]) == (413, "body_too_large")
+        assert "begin another conversation" in got.json()["error"]["message"]
+    got = await http.get(f"/v1/conversations/{talk}/items")
+    assert (got.status_code, got.json()["error"]["code"]) == (413, "body_too_large")
+    assert len([item async for item in client.responses.input_items.list(first.id)]) == 1
+    await client.conversations.delete(talk)
+    await client.responses.delete(first.id)
+
+
 # ---- what there is not ----------------------------------------------------------------------------------------------
 
 

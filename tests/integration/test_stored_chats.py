@@ -86,6 +86,20 @@ async def test_stored_chat_completions_are_listed_in_pages(sdk: openai.AsyncOpen
     assert ([one.id for one in page.data], page.has_more) == ([ids[2]], True)
 
 
+async def test_a_page_of_large_ones_ends_early(sdk: openai.AsyncOpenAI, puppet: Puppet) -> None:
+    sizes = [7 << 20, 7 << 20, 7 << 20, 17 << 20, 1]
+    ids = [f"chatcmpl-{await ask(sdk, puppet, 'x' * size)}" for size in sizes]
+    after: str | openai.Omit = openai.omit
+    pages: list[list[int]] = []
+    while True:
+        page = await sdk.chat.completions.list(limit=100, after=after)
+        pages.append([ids.index(one.id) for one in page.data])
+        if not page.has_more:
+            break
+        after = page.data[-1].id
+    assert pages == [[0, 1], [2], [3], [4]]
+
+
 async def test_the_messages_of_a_stored_chat_completion(sdk: openai.AsyncOpenAI, puppet: Puppet) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,x"}}]
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}]

@@ -23,16 +23,20 @@ class ConversationCreate(Call[int]):
 class ConversationChange(Call[str]):
     """Change a conversation. Blob: items that are added.
 
-    Answers ``done``, ``gone``, or ``full``: too many calls have added items.
+    Answers ``done``, ``gone``, or ``full``: too many calls have added items, or too many bytes.
 
     Attributes:
         metadata: JSON, in place of the old.
         drop: id of an item that it has no longer.
+        most_bytes: of all items that were added since its last response.
+        nonce: drawn for this call, so that it changes nothing when the client library sends it again.
     """
 
     flags = WRITES
     id: str
     retention_ms: int
+    most_bytes: int
+    nonce: str
     keep_ms: int | None = None
     metadata: str | None = None
     drop: str | None = None
@@ -42,7 +46,7 @@ class ConversationChange(Call[str]):
 class ConversationFold(Call[str]):
     """Put all of a conversation's items into its own record. Blob: these items.
 
-    Answers ``done``, ``gone``, or ``moved``: it has changed since it was read.
+    Answers ``done``, ``gone``, ``moved``: it has changed since it was read, or ``busy``: a job continues it now.
 
     Attributes:
         turn: as it was read. ``parts``: the same.
