@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from broker.db.calls.webhooks import (
@@ -18,13 +17,13 @@ from broker.db.calls.webhooks import (
 from broker.db.errors import TooManyWebhooksError
 from broker.files import page_of_ids
 from broker.jobs import StorePart
+from broker.webhook_records import DeadLetter, Try, Webhook, dead_letter_of, event_of, try_of, webhook_of
 from jobs.access import Actor, encoded, owns
 from jobs.webhooks import (
     MOST_ENDPOINTS,
     OF_ONE_PREFIX,
     PING,
     TENANT_PREFIX,
-    Event,
     event_id,
     new_secret,
     subscription,
@@ -32,75 +31,6 @@ from jobs.webhooks import (
 
 _FIELD: Final = "secret"
 _STEP: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Webhook:
-    """An endpoint that gets events.
-
-    Attributes:
-        id: ``wh_...``; ``whe_...``: it gets the events of one job or batch, and lasts two days from its end.
-        events: types and groups, see :func:`jobs.webhooks.subscription`.
-        active: it gets what happens; else that is kept for it, up to a bound.
-        reason: why it is disabled; empty: somebody did it, or it is active.
-        overlap_ms: until when the secret before the last rotation signs, too; None: it does not.
-        pending: events that it has not got.
-        dead: events that were given up.
-    """
-
-    id: str
-    tenant: str
-    url: str
-    events: tuple[str, ...]
-    description: str
-    active: bool
-    reason: str
-    created_ms: int
-    overlap_ms: int | None
-    pending: int
-    dead: int
-
-
-@dataclass(frozen=True, slots=True)
-class Try:
-    """One try to deliver an event.
-
-    Attributes:
-        id: its place in the list.
-        at_ms: when it ended.
-        number: of this event, from 1.
-        status: of the answer; None: there was none.
-        error: why it failed, where that is not the status; empty: it did not.
-        took_ms: how long it took.
-        answer: the beginning of the answer's body.
-    """
-
-    id: str
-    at_ms: int
-    event: Event
-    number: int
-    status: int | None
-    error: str
-    took_ms: int
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event that was given up.
-
-    Attributes:
-        id: its place in the list.
-        at_ms: when it was given up.
-        why: a word: ``overflow``, ...
-        tries: how often it was sent.
-    """
-
-    id: str
-    at_ms: int
-    event: Event
-    why: str
-    tries: int
 
 
 class Webhooks(StorePart):
@@ -239,13 +169,13 @@ class Webhooks(StorePart):
         Args:
             after: only those before this one's id.
         """
-        return await self._entries("webhook_tries", webhook_id, _try, after, limit, owner)
+        return await self._entries("webhook_tries", webhook_id, try_of, after, limit, owner)
 
     async def dead(
         self, webhook_id: str, *, after: str | None = None, limit: int, owner: str | None = None
     ) -> tuple[list[DeadLetter], bool] | None:
         """List events that were given up, the newest first; see :meth:`tries`."""
-        return await self._entries("webhook_dead", webhook_id, _dead, after, limit, owner)
+        return await self._entries("webhook_dead", webhook_id, dead_letter_of, after, limit, owner)
 
     async def resend(
         self, webhook_id: str, event: str, *, owner: str | None = None, by: Actor | None = None
@@ -261,7 +191,7 @@ class Webhooks(StorePart):
             found = await self._find(key, webhook_id, event)
             if found is not None:
                 ident, fields = found
-                again = _event(fields)
+                again = event_of(fields)
                 letter = ident if key == "webhook_dead" else None
                 call = WebhookPut(
                     webhook_id,
@@ -309,43 +239,4 @@ class Webhooks(StorePart):
             pipe.xlen(self._keys("webhook_dead", ident))
         found = iter(await self._execute(pipe.execute()) if ids else ())
         rows = zip(ids, found, found, found, strict=False)
-        return [_webhook(*row) for row in rows if "url" in row[1]]
-
-
-def _webhook(ident: str, fields: Mapping[str, str], pending: int, dead: int) -> Webhook:
-    return Webhook(
-        id=ident,
-        tenant=fields["tenant"],
-        url=fields["url"],
-        events=tuple(fields["events"].split()),
-        description=fields.get("description", ""),
-        active=fields["state"] == "active",
-        reason=fields.get("reason", ""),
-        created_ms=int(fields["created"]),
-        overlap_ms=int(fields["until2"]) if "until2" in fields else None,
-        pending=pending,
-        dead=dead,
-    )
-
-
-def _event(fields: Mapping[str, str]) -> Event:
-    return Event(fields["event"], fields["type"], fields["object"], int(fields["at"]))
-
-
-def _try(ident: str, fields: Mapping[str, str]) -> Try:
-    status, at_ms = fields["status"], int(ident.partition("-")[0])
-    return Try(
-        ident,
-        at_ms,
-        _event(fields),
-        int(fields["n"]),
-        int(status) if status else None,
-        fields["error"],
-        int(fields["ms"]),
-        fields["answer"],
-    )
-
-
-def _dead(ident: str, fields: Mapping[str, str]) -> DeadLetter:
-    at_ms = int(ident.partition("-")[0])
-    return DeadLetter(ident, at_ms, _event(fields), fields["why"], int(fields["tries"]))
+        return [webhook_of(*row) for row in rows if "url" in row[1]]

@@ -27,7 +27,7 @@ from api.webhooks.schema import (
 from api.webhooks.view import NO_STORE, found_webhook, webhook_view
 from broker.db.errors import TooManyWebhooksError
 from broker.settings import TenantName
-from broker.webhooks import Webhook
+from broker.webhook_records import Webhook
 from jobs.webhooks import ENDPOINT_PREFIX, is_webhook_id
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from api.http.errors import ApiError
 from api.services import Services
-from broker.webhooks import DeadLetter, Try, Webhook
+from broker.webhook_records import DeadLetter, Try, Webhook
 from jobs.webhooks import Event, is_webhook_id
 
 NO_STORE: Final = {"cache-control": "no-store"}
