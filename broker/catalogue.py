@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.jobs import JobStore
+from jobs import capabilities
+from jobs.capabilities import Capabilities
 from jobs.placement import Device, Offer, Placement, rank
 
 MIN_GAP_S = 0.2
@@ -33,6 +35,7 @@ class Model:
         aliases: its further names.
         device: the device of the worker that registered it.
         engine: that worker's kind of engine; None: it did not say.
+        capabilities: what it can do.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     device: Device = field(default_factory=Device)
     engine: str | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         aliases=tuple(facts.get("aliases") or ()),
         device=_device(facts),
         engine=facts.get("engine"),
+        capabilities=capabilities.read(facts.get("capabilities")),
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from jobs.capabilities import Capabilities
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
@@ -117,6 +118,7 @@ class ModelInfo:
             lower bound of a text's token count; None if unknown.
         max_output_tokens: a request that asks for more completion tokens is refused, whatever its prompt; None if
             unknown.
+        capabilities: what it can do.
     """
 
     name: str
@@ -125,6 +127,7 @@ class ModelInfo:
     max_model_len: int | None = None
     max_token_bytes: int | None = None
     max_output_tokens: int | None = None
+    capabilities: Capabilities = field(default_factory=Capabilities)
 
 
 class Engine(Protocol):

@@ -73,6 +73,7 @@ async def register(
             "max_model_len": model.max_model_len,
             "max_token_bytes": model.max_token_bytes,
             "max_output_tokens": model.max_output_tokens,
+            "capabilities": model.capabilities.said(),
             "prompt_overhead": await prompt_overhead(engine, model),
             **{name: info[name] for name in ("engine", "device", "devices", "device_memory_bytes")},
         }

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, CLASSIFY, EMBEDDINGS, ENDPOINTS, MESSAGES, POOLING, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
@@ -30,6 +31,10 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
+
+_ABLE = Capabilities(
+    tasks=("generate", "embed", "classify", "score"), images=0, audios=0, videos=0, adapters=0
+)
 
 _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
@@ -82,7 +87,7 @@ class SimulatedEngine:
             "max_model_len": limit,
         }
         endpoints = tuple(ENDPOINTS)
-        return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit),)
+        return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit, capabilities=_ABLE),)
 
     def capacity(self) -> int:
         """See the Protocol."""

@@ -27,6 +27,7 @@ from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, wire
+from workers.engines.vllm.abilities import capabilities
 from workers.engines.vllm.boot import load, make_app, slots
 from workers.engines.vllm.compact import Shapes, plain
 from workers.engines.vllm.held_outputs import holds_outputs
@@ -128,8 +129,17 @@ class VllmEngine:
         config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
         limit, output = context_length(config), config.max_model_len
         claims = {} if self._settings.paced is None else {"penstock": {"paced": self._settings.paced.card()}}
+        able = capabilities(self._llm.vllm_config, args, tasks)
         self._models = tuple(
-            ModelInfo(card["id"], card | claims, endpoints, limit, token_bytes, output)
+            ModelInfo(
+                card["id"],
+                card | claims,
+                endpoints,
+                limit,
+                token_bytes,
+                output,
+                msgspec.structs.replace(able, adapter_of=card.get("parent")),
+            )
             for card in _decode(body)["data"]
         )
 

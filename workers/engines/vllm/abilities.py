@@ -1,0 +1,37 @@
+"""What vLLM's model can do, by its configuration: the record that the worker registers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from jobs.capabilities import Capabilities
+
+
+def capabilities(config: Any, args: Any, tasks: Collection[str]) -> Capabilities:
+    """Return the capabilities of the base model.
+
+    Args:
+        config: vLLM's configuration, ``VllmConfig``.
+        args: its parsed flags.
+        tasks: those that its engine supports.
+    """
+    model, lora, speculative = config.model_config, config.lora_config, config.speculative_config
+    generates = "generate" in tasks
+    return Capabilities(
+        tasks=tuple(sorted(tasks)),
+        images=most(model, "image"),
+        audios=most(model, "audio"),
+        videos=most(model, "video"),
+        adapters=0 if lora is None else lora.max_loras,
+        structured_output=generates,
+        tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
+        reasoning_parser=args.structured_outputs_config.reasoning_parser or None,
+        quantization=model.quantization,
+        speculation=None if speculative is None else speculative.method,
+    )
+
+
+def most(model: Any, kind: str) -> int:
+    """Return how many images, clips (``audio``) or videos a request may have."""
+    return int(model.multimodal_config.get_limit_per_prompt(kind)) if model.is_multimodal_model else 0
