@@ -5,7 +5,7 @@ from jobs.capabilities import Capabilities, read
 
 def test_only_what_is_known_is_said_and_comes_back() -> None:
     able = Capabilities(tasks=("generate",), images=0, reasoning_parser="qwen3")
-    assert able.said() == {"tasks": ["generate"], "images": 0, "reasoning_parser": "qwen3"}
+    assert able.said() == {"tasks": ("generate",), "images": 0, "reasoning_parser": "qwen3"}
     assert read(able.said()) == able
 
 
