@@ -9,6 +9,7 @@ from monitoring.otlp import traces_url
 from workers.devices.tiny_models import SERVED_NAME, TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
+from workers.engines.vllm.media import MediaRules
 from workers.engines.vllm.step_cost import parse
 from workers.settings import WorkerSettings
 
@@ -65,6 +66,11 @@ def engine_for(settings: WorkerSettings) -> Engine:
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
             log_json=settings.log_json,
+            media=MediaRules(
+                settings.private_media,
+                image_max_bytes=settings.image_max_bytes,
+                image_max_pixels=settings.image_max_pixels,
+            ),
             otlp_traces_url=traces,
         )
     )
@@ -89,7 +95,6 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         max_num_seqs=settings.concurrency,
         kv_cache_memory_bytes=kv_cache,
         cpu_memory_share=settings.cpu_memory_share,
-        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         extra_args=settings.engine_args,
     )
@@ -107,7 +112,6 @@ def _paced(settings: WorkerSettings, pace: str) -> VllmSettings:
         max_model_len=max_model_len,
         max_num_seqs=settings.concurrency or _PACED_SEQUENCES,
         kv_cache_memory_bytes=_kv_cache_bytes(settings),
-        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         tool_call_parser="hermes" if settings.model is None else None,
         paced=parse(pace),

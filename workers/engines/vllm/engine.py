@@ -129,7 +129,8 @@ class VllmEngine:
         config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
         limit, output = context_length(config), config.max_model_len
         claims = {} if self._settings.paced is None else {"penstock": {"paced": self._settings.paced.card()}}
-        able = capabilities(self._llm.vllm_config, args, tasks)
+        config, renderer = self._llm.vllm_config, self._llm.renderer
+        able = await asyncio.to_thread(capabilities, config, args, tasks, renderer)
         self._models = tuple(
             ModelInfo(
                 card["id"],
