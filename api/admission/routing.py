@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from api.admission.context_length import check_context
+from api.admission.media import NOTHING, Brought
+from api.admission.media_rights import check_taken
 from api.admission.tools import check_tools
 from api.http.body import parse_raw
 from api.http.errors import ApiError, invalid, no_worker
@@ -28,18 +30,20 @@ async def route(
     placement: Placement | None = None,
     tenant: str = DEFAULT_TENANT,
     models: Collection[str] | None = None,
+    brought: Brought = NOTHING,
 ) -> tuple[Model, bytes, int | None]:
     """Choose a pool that serves the model and can run the request.
 
-    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias.
+    The arguments are those of :func:`api.admission.admit.admit`; ``name`` is the model's, or an alias; ``brought`` what the
+    request has beside text.
 
     Returns:
         The model in the chosen pool; the body for its engine: as it came, or with the model's own name instead of
         an alias or of none; and the prompt's tokens, if they were counted.
 
     Raises:
-        ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no
-            pool can run it; 503 ``no_worker``.
+        ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported``, ``too_many_images``,
+            ``invalid_image_url`` or ``context_length_exceeded`` if no pool can run it; 503 ``no_worker``.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
@@ -52,7 +56,8 @@ async def route(
         try:
             check_endpoint(model, endpoint)
             check_tools(model, endpoint, request)
-            counted = await check_context(services, model, endpoint, request, named)
+            check_taken(model, brought)
+            counted = await check_context(services, model, endpoint, request, named, brought)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue

@@ -192,6 +192,7 @@ class EngineHost:
             storage,
             image_max_bytes=s.image_max_bytes,
             request_images_max_bytes=s.request_images_max_bytes,
+            request_images_max=s.request_images_max,
         )
         rows = RowRunner(
             self.engine,

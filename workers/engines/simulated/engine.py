@@ -32,9 +32,7 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
 
-_ABLE = Capabilities(
-    tasks=("generate", "embed", "classify", "score"), images=0, audios=0, videos=0, adapters=0
-)
+_ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), adapters=0)
 
 _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
