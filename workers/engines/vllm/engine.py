@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, RESPONSES
+from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
-from workers.engines.counting import context_length, count_prompts, read_count
+from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_assemble import ended_early
 from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
@@ -27,31 +27,20 @@ from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, wire
-from workers.engines.vllm.abilities import capabilities
 from workers.engines.vllm.boot import load, make_app, slots
-from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
+from workers.engines.vllm.introduction import Started, introduce
 from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
-from workers.engines.vllm.priority_probe import seen_priority
-from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
-from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
+from workers.engines.vllm.request_ids import of_job
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
-from workers.engines.vllm.tap import Tap
 
-_TAPPED: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
-"""For each endpoint with compact streams, the form of the id that vLLM gives its request, from the job's id."""
-
-_SEVERAL = ("cmpl-{}-", "resp_{}_", "transcribe-{}", "translate-{}")
-"""How the ids of several requests for one job begin: a completion has one for each prompt, a response one for each turn of
-its tools. Messages are chats for vLLM."""
-
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -68,8 +57,7 @@ class VllmEngine:
         self._app: Any = None
         self._leash: Leash | None = None
         self._endpoints: dict[str, Endpoint] = {}
-        self._shapes: dict[tuple[str, bool], Shapes] = {}
-        self._taps: dict[str, Tap] = {}
+        self._compact = CompactStreams()
         self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
         self._steps = Steps()
@@ -94,7 +82,7 @@ class VllmEngine:
         self._steps.clear()
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
-                load, settings, self._leash, self._taps, self._steps
+                load, settings, self._leash, self._compact.taps, self._steps
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             self._holds = holds_outputs(self._llm.vllm_config)
@@ -106,56 +94,15 @@ class VllmEngine:
             for path, one in ENDPOINTS.items():
                 with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
                     self._endpoints[path] = Endpoint(self._app, one.served_at)
-            await self._probe(args, tasks)
+            started = Started(self._llm, args, self._app, tasks)
+            known = await introduce(self, started, settings, self._compact, self._auth)
+            self._models, self._priority = known
         except EngineStartError:
             await self.stop()
             raise
         except Exception as error:
             await self.stop()
             raise EngineStartError(explain(error, wire.logged_errors())) from error
-
-    async def _probe(self, args: Any, tasks: Any) -> None:
-        """Ask the app for its models, and learn its chunks."""
-        endpoints: tuple[str, ...] = ()
-        if "generate" in tasks:
-            compact = self._settings.compact_streams
-            chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
-            await learn(self, COMPLETIONS, self._shapes, compact=compact)
-            endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
-            endpoints += served(self._app, BESIDE_CHAT) if chat else ()
-        endpoints += served(self._app, OTHERS)
-        self._priority = await seen_priority(self._llm, self.run, endpoints)
-        _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
-        config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
-        limit, output = context_length(config), config.max_model_len
-        claims = {} if self._settings.paced is None else {"penstock": {"paced": self._settings.paced.card()}}
-        able = capabilities(self._llm.vllm_config, args, tasks)
-        self._models = tuple(
-            ModelInfo(
-                card["id"],
-                card | claims,
-                endpoints,
-                limit,
-                token_bytes,
-                output,
-                msgspec.structs.replace(able, adapter_of=card.get("parent")),
-            )
-            for card in _decode(body)["data"]
-        )
-
-    def _harmony(self) -> bool:
-        """Whether conversations go another way than through a chat template."""
-        return bool(self._llm.model_config.hf_config.model_type == "gpt_oss")
-
-    def _plain_chat(self, args: Any) -> bool:
-        """Whether chat deltas reach the client as the engine makes them when a request has no tools."""
-        if args.structured_outputs_config.reasoning_parser or self._harmony():
-            return False
-        parser = getattr(self._app.state.openai_serving_chat, "parser_cls", None)
-        tool_parser = getattr(parser, "tool_parser_cls", None)
-        return parser is None or (
-            tool_parser is not None and not getattr(tool_parser, "engine_based_streaming", False)
-        )
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
@@ -216,7 +163,7 @@ class VllmEngine:
             body |= wire.own_response(request.id)
         form = ENDPOINTS[path].streams
         stream = request.stream and form is not None
-        tap_id = self._open_tap(request, body, emit) if stream and path in _TAPPED else None
+        tap_id = self._compact.open(request, body, emit) if stream else None
         as_sent = bool(body.get("stream")) == request.stream
         if stream and tap_id is None:
             body["stream"] = True
@@ -229,8 +176,7 @@ class VllmEngine:
             refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, refused, headers))
         finally:
-            if tap_id is not None:
-                del self._taps[tap_id]
+            self._compact.close(tap_id)
         parts = getattr(response, "body_iterator", None)
         if parts is None:
             return whole(response.status_code, bytes(response.body))
@@ -262,22 +208,11 @@ class VllmEngine:
             headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
         return headers
 
-    def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
-        """Prepare a compact stream; return the engine request's id, or None for the full way."""
-        usage = plain(body, chat=request.endpoint == CHAT)
-        shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
-        engine_id = _TAPPED[request.endpoint].format(request.id)
-        response_id = ENDPOINTS[request.endpoint].response_id
-        if shapes is None or engine_id in self._taps:
-            return None
-        self._taps[engine_id] = Tap(shapes, response_id.format(request.id), emit, request.handed_over)
-        return engine_id
-
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
-        if endpoint == CHAT and self._harmony():
+        if endpoint == CHAT and is_harmony(self._llm.model_config):
             return None  # vLLM's /tokenize takes the template all the same
         return await count_prompts(self._tokenize, endpoint, body)
 
@@ -289,9 +224,7 @@ class VllmEngine:
         llm = self._llm
         if llm is None or llm.errored:
             return
-        chat, several = _TAPPED[CHAT].format(request_id), tuple(one.format(request_id) for one in _SEVERAL)
-        known = list(llm.output_processor.external_req_ids)
-        if ours := [one for one in known if one == chat or one.startswith(several)]:
+        if ours := of_job(request_id, list(llm.output_processor.external_req_ids)):
             self._aborted.add(request_id)
             await aborts.abort(llm, ours, held=self._holds)
 
