@@ -39,6 +39,7 @@ from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
+from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
@@ -80,6 +81,8 @@ class VllmEngine:
         self._traced = False
         self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
+        self._slots = 0
+        self._sleep = Sleep(settings, self.start, self.stop)
         self._priority = EnginePriority.UNKNOWN
 
     async def start(self) -> None:
@@ -98,6 +101,7 @@ class VllmEngine:
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             self._holds = holds_outputs(self._llm.vllm_config)
+            self._slots = slots(self._llm.vllm_config)
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
@@ -163,7 +167,7 @@ class VllmEngine:
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return slots(self._llm.vllm_config)
+        return self._slots
 
     def holds_bulk(self) -> bool:
         """See the Protocol."""
@@ -275,6 +279,8 @@ class VllmEngine:
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
+        if self._sleep.asleep:
+            return None
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
         if endpoint == CHAT and self._harmony():
@@ -314,8 +320,18 @@ class VllmEngine:
 
     async def check(self) -> None:
         """See the Protocol."""
+        if self._llm is None and self._sleep.asleep:
+            return
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
+
+    async def sleep(self) -> None:
+        """See the Protocol."""
+        await self._sleep.begin(self._llm)
+
+    async def wake(self) -> None:
+        """See the Protocol."""
+        await self._sleep.end(self._llm)
 
     async def stop(self) -> None:
         """See the Protocol."""
