@@ -217,6 +217,24 @@ class Engine(Protocol):
             EngineDeadError: it is not.
         """
 
+    async def sleep(self) -> None:
+        """Free the devices for another model. Only without a request; until :meth:`wake` there must be none.
+
+        Meanwhile :meth:`models` and :meth:`capacity` answer as before, :meth:`check` finds nothing wrong, and :meth:`count`
+        may answer None. No effect while it sleeps, and if the devices are not this worker's.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+
+    async def wake(self) -> None:
+        """Take the devices again, and be ready to run. No effect if it is awake.
+
+        Raises:
+            EngineStartError: it cannot, with a message for the operator.
+            EngineDeadError: the engine is gone.
+        """
+
     async def stop(self) -> None:
         """Free everything, processes included. Safe to call twice, and after a failed start."""
 

@@ -38,6 +38,9 @@ class VllmSettings:
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
         paced: compute nothing, and let each step take the time that this says; see :mod:`workers.engines.vllm.paced`.
+        sleep_level: free the GPU's memory by vLLM's sleep mode: 1 keeps the weights in main memory, 2 reads them again.
+            None: by ending the engine's processes.
+        paced_wake_s: seconds that a paced engine takes to wake.
         extra_args: any other ``vllm serve`` flags, verbatim.
     """
 
@@ -64,6 +67,8 @@ class VllmSettings:
     log_json: bool = False
     otlp_traces_url: str | None = None
     paced: StepCost | None = None
+    sleep_level: int | None = None
+    paced_wake_s: float = 0.0
     extra_args: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
@@ -79,6 +84,8 @@ class VllmSettings:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         if self.paced is not None:
             args += flags(self.paced)
+        if self.sleep_level is not None:
+            args.append("--enable-sleep-mode")
         for flag in (
             *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization"),
             *("tensor_parallel_size", "dtype", "runner", "convert"),
@@ -152,6 +159,7 @@ class SimulatedSettings:
         embedding_dim: length of embedding vectors.
         max_model_len: context length that it claims, in tokens of four bytes.
         journal_path: append one JSON line per start, end and abort here; None keeps no journal.
+        wake_s: seconds that it takes to wake.
     """
 
     model: str = "simulated"
@@ -163,3 +171,4 @@ class SimulatedSettings:
     embedding_dim: int = 64
     max_model_len: int = 32768
     journal_path: Path | None = None
+    wake_s: float = 0.0

@@ -277,6 +277,12 @@ class OpenAIEngine:
         """Return how long the server may be silent. One that serves a request at a time says nothing beside it."""
         return max(_SILENT_S, self._settings.read_timeout_s) if self._running else _SILENT_S
 
+    async def sleep(self) -> None:
+        """See the Protocol. Its server decides what is on the devices."""
+
+    async def wake(self) -> None:
+        """See the Protocol."""
+
     async def stop(self) -> None:
         """See the Protocol. The server itself goes on running."""
         http, self._http = self._http, None

@@ -40,6 +40,7 @@ _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
 _DEAD = "the engine is stopped"
 _DIED = "a simulated death"
+_ASLEEP = "the engine sleeps"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -65,7 +66,7 @@ class SimulatedEngine:
         self._failed: set[str] = set()
         self._pooled = Pooled(settings)
         self._journal = Journal(settings.journal_path)
-        self._alive = False
+        self._alive = self._asleep = False
         self._hung_s: float | None = None
         self._generated = 0
 
@@ -104,6 +105,8 @@ class SimulatedEngine:
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
         await self.check()
+        if self._asleep:
+            raise EngineDeadError(_ASLEEP, reached=False)
         self._journal.write(request, "start")
         stop = self._stops[request.id] = asyncio.Event()
         task = asyncio.current_task()
@@ -311,6 +314,17 @@ class SimulatedEngine:
         """See the Protocol."""
         if not self._alive:
             raise EngineDeadError(_DEAD, reached=False)
+
+    async def sleep(self) -> None:
+        """See the Protocol. Nothing is freed, as it has nothing."""
+        await self.check()
+        self._asleep = True
+
+    async def wake(self) -> None:
+        """See the Protocol. It takes the time that its settings say."""
+        if self._asleep:
+            await asyncio.sleep(self._settings.wake_s)
+            self._asleep = False
 
     async def stop(self) -> None:
         """See the Protocol."""

@@ -37,6 +37,7 @@ from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.request_ids import of_job
+from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
@@ -68,6 +69,8 @@ class VllmEngine:
         self._traced = False
         self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
+        self._slots = 0
+        self._sleep = Sleep(settings, self.start, self.stop)
         self._priority = EnginePriority.UNKNOWN
 
     async def start(self) -> None:
@@ -86,6 +89,7 @@ class VllmEngine:
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             self._holds = holds_outputs(self._llm.vllm_config)
+            self._slots = slots(self._llm.vllm_config)
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
@@ -110,7 +114,7 @@ class VllmEngine:
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return slots(self._llm.vllm_config)
+        return self._slots
 
     def holds_bulk(self) -> bool:
         """See the Protocol."""
@@ -210,6 +214,8 @@ class VllmEngine:
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
+        if self._sleep.asleep:
+            return None
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
         if endpoint == CHAT and is_harmony(self._llm.model_config):
@@ -247,8 +253,18 @@ class VllmEngine:
 
     async def check(self) -> None:
         """See the Protocol."""
+        if self._llm is None and self._sleep.asleep:
+            return
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
+
+    async def sleep(self) -> None:
+        """See the Protocol."""
+        await self._sleep.begin(self._llm)
+
+    async def wake(self) -> None:
+        """See the Protocol."""
+        await self._sleep.end(self._llm)
 
     async def stop(self) -> None:
         """See the Protocol."""
