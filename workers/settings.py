@@ -24,7 +24,7 @@ class WorkerSettings(MetricsSettings):
     model: str | None = Field(
         None,
         description="Hub name or local path; without it vllm serves a tiny random model built on the spot. `tiny-embed`, "
-        "`tiny-rerank`, `tiny-classify` and `tiny-whisper` are others.",
+        "`tiny-rerank`, `tiny-classify`, `tiny-whisper` and `tiny-vision` are others.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
     engine_args: ShellWords = Field(

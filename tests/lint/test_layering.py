@@ -104,6 +104,7 @@ CONFINED = {
             "workers/devices/tiny_weights.py",
             "workers/devices/tiny_encoder.py",
             "workers/devices/tiny_speech.py",
+            "workers/devices/tiny_vision.py",
         ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),

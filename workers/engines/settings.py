@@ -105,7 +105,7 @@ class VllmSettings:
         extra_args: tuple[str, ...] = (),
     ) -> VllmSettings:
         """Return settings for a model of :mod:`workers.devices.tiny_models`, by its name: eager, small, with tools."""
-        generates, embeds = name == "tiny-random", name == "tiny-embed"
+        generates, embeds = name in {"tiny-random", "tiny-vision"}, name == "tiny-embed"
         pools = not generates and name != "tiny-whisper"
         return cls(
             model=str(model_path),
