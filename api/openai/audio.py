@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, tenant_of

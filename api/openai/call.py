@@ -7,8 +7,8 @@ later: by its idempotency key, or as a stored chat completion.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, tenant_of
