@@ -85,7 +85,16 @@ CONFINED = {
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (
-            *("aborts", "boot", "core_hooks", "cpu_memory", "held_outputs", "lane_scheduler", "lanes"),
+            *(
+                "aborts",
+                "adapters",
+                "boot",
+                "core_hooks",
+                "cpu_memory",
+                "held_outputs",
+                "lane_scheduler",
+                "lanes",
+            ),
             *(
                 "media",
                 "paced",
