@@ -103,23 +103,27 @@ class VllmEngine:
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
-            tasks = await self._llm.get_supported_tasks()
-            self._app = await make_app(self._llm, args, tasks)
-            for path, one in ENDPOINTS.items():
-                with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                    self._endpoints[path] = Endpoint(self._app, one.served_at)
-            started = Started(self._llm, args, self._app, tasks)
-            known = await introduce(self, started, settings, self._compact, self._auth)
-            self._models, self._priority = known
-            if self._llm.vllm_config.lora_config is not None:
-                served = self._app.state.openai_serving_models
-                self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
+            await self._open(args)
         except EngineStartError:
             await self.stop()
             raise
         except Exception as error:
             await self.stop()
             raise EngineStartError(explain(error, wire.logged_errors())) from error
+
+    async def _open(self, args: Any) -> None:
+        """Build vLLM's app over the engine client, and learn what it serves and how. ``args``: vLLM's parsed flags."""
+        tasks = await self._llm.get_supported_tasks()
+        self._app = await make_app(self._llm, args, tasks)
+        for path, one in ENDPOINTS.items():
+            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
+                self._endpoints[path] = Endpoint(self._app, one.served_at)
+        started = Started(self._llm, args, self._app, tasks)
+        known = await introduce(self, started, self._settings, self._compact, self._auth)
+        self._models, self._priority = known
+        if self._llm.vllm_config.lora_config is not None:
+            served = self._app.state.openai_serving_models
+            self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
