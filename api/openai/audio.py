@@ -52,7 +52,7 @@ class AudioCall(OpenAICall):
         )
         spec = keyed(await self._stored(scope, job_id, upload, writer), scope)
         with services.bodies.own(spec.body) as body:
-            last = await self._answer(spec, body, scope, receive, send, began)
+            last = await self._answer(spec, body, scope, send, began)
         await last()
 
     async def _stored(self, scope: Scope, job_id: str, upload: Upload, writer: Writer) -> JobSpec:
