@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from api.admission.abilities import check_abilities
 from api.admission.context_length import check_context
-from api.admission.tools import check_tools
 from api.http.body import parse_raw
-from api.http.errors import ApiError, invalid, no_worker
+from api.http.errors import ApiError, no_worker
 from api.services import Services
 from broker.catalogue import Model
 from jobs.access import DEFAULT_TENANT
@@ -50,8 +50,7 @@ async def route(
     for model in catalogue.ranked(name, placement):
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
-            check_endpoint(model, endpoint)
-            check_tools(model, endpoint, request)
+            await services.bodies.run(len(body), check_abilities, model, endpoint, request)
             counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
@@ -87,17 +86,6 @@ async def allowed_models(
     rights = ((await services.known_tenants.get(tenant)).models, models)
     named = [frozenset(map(services.catalogue.real_name, one)) for one in rights if one is not None]
     return frozenset.intersection(*named) if named else None
-
-
-def check_endpoint(model: Model, endpoint: str) -> None:
-    """Refuse an endpoint that the model does not serve.
-
-    Raises:
-        ApiError: 400 ``unsupported``.
-    """
-    if model.endpoints and endpoint not in model.endpoints:
-        message = f"the model {model.name!r} does not do {endpoint}; it does {', '.join(model.endpoints)}"
-        raise invalid(message, "model", "unsupported")
 
 
 def model_not_found(name: str, default: str | None = None) -> ApiError:
