@@ -17,6 +17,7 @@ from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
 from jobs.adapters import with_adapters
+from jobs.worker_states import WorkerState
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
@@ -107,7 +108,8 @@ class Registry(JobLookups):
         Args:
             worker: the incarnation.
             first: take the lease out.
-            info: the worker's description; the queue uses ``pool``, ``capacity``, ``bulk_capacity`` and ``state`` of it.
+            info: the worker's description; the queue uses ``pool``, ``capacity``, ``bulk_capacity`` and ``state`` of it, and
+                of one that is not awake ``wake_ms``, the milliseconds until it probably is.
             running: jobs that the worker knows of as its own.
             run: of the jobs that ended here since the last heartbeat; ``bulk_run``: of those of the lane ``bulk``.
 
@@ -116,13 +118,16 @@ class Registry(JobLookups):
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
-            slots = 0 if info.get("state") == "draining" else info.get("capacity", 0)
+            state, capacity = WorkerState(info.get("state", "ready")), info.get("capacity", 0)
+            bulk = min(capacity, info.get("bulk_capacity", capacity))
+            ready = state is WorkerState.READY
             call = msgspec.structs.replace(
                 call,
                 info=json.dumps(dict(info)),
                 pool=info["pool"],
-                slots=slots,
-                bulk_slots=min(slots, info.get("bulk_capacity", slots)),
+                slots=capacity if ready else 0,
+                bulk_slots=bulk if ready else 0,
+                asleep=f"{capacity} {bulk} {int(info.get('wake_ms') or 0)}" if state.comes_back else None,
                 run_ms=run and run.mean_ms,
                 runs=run and run.count,
                 bulk_run_ms=bulk_run and bulk_run.mean_ms,

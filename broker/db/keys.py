@@ -33,7 +33,7 @@ key                               type     holds                                
 ``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
 ``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
-``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
+``ns:pool:P:slots``               hash     worker -> ``<slots> <for bulk>``, of a sleeper both later, ms (until it is buried)
 ``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
 ``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
 ``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)

@@ -56,7 +56,7 @@ define('heartbeat', function(a)
   local key = K.worker(worker)
   if a.info then
     redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', exactly(a.ttl_ms), 'library', LIBRARY)
-    redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots)
+    redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots .. (a.asleep and ' ' .. a.asleep or ''))
     note_runs(a.pool, 'run', a.run_ms, a.runs)
     note_runs(a.pool, 'bulk_run', a.bulk_run_ms, a.bulk_runs)
   end
