@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from broker.jobs import JobStore
 from jobs import capabilities
+from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
 from jobs.placement import Device, Offer, Placement, rank
 
@@ -36,6 +39,7 @@ class Model:
         device: the device of the worker that registered it.
         engine: that worker's kind of engine; None: it did not say.
         capabilities: what it can do.
+        adapter: what is known of it, if it is a LoRA adapter that an operator has declared; None: it is none.
     """
 
     name: str
@@ -51,6 +55,21 @@ class Model:
     device: Device = field(default_factory=Device)
     engine: str | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
+    adapter: Offered | None = None
+
+    @property
+    def base(self) -> str:
+        """The name of the model that workers register for it: an adapter's base, else its own."""
+        return (self.capabilities.adapter_of or self.name) if self.adapter else self.name
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be listed: a declared adapter is as soon as a worker has it, and while it is not broken."""
+        return self.adapter is None or (self.adapter.ready and self.adapter.broken is None)
+
+    def open_to(self, tenant: str) -> bool:
+        """Whether a tenant may know of it: an adapter may belong to one."""
+        return self.adapter is None or self.adapter.of(tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +122,7 @@ class Catalogue:
 
     def live(self, model: Model) -> bool:
         """Whether a worker of the model's pool was alive at the last refresh."""
-        return (model.pool, model.name) in self._live
+        return (model.pool, model.base) in self._live
 
     def shares_storage(self, pool: str) -> bool:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
@@ -111,17 +130,20 @@ class Catalogue:
 
     def workers(self, model: Model) -> tuple[str, ...]:
         """Return the incarnations of the workers of the model's pool at the last refresh."""
-        return tuple(worker.incarnation for worker in self._live.get((model.pool, model.name), ()))
+        return tuple(worker.incarnation for worker in self._live.get((model.pool, model.base), ()))
 
     def listed(self) -> list[tuple[str, Model]]:
-        """Return the names that a request may use, each with its model: the default first, then models, then aliases.
+        """Return the names that a request may use, each with its model: the default first, then models, adapters, aliases.
 
-        They are the names of live workers' models; without a live worker, all known names.
+        They are the names of live workers' models; without a live worker, all known names. A declared adapter is among them
+        once a worker has it.
         """
-        models = {name: self.ranked(name)[0] for name in self._models}
+        ranked = {name: [one for one in self.ranked(name) if one.usable] for name in self._models}
+        models = {name: found[0] for name, found in ranked.items() if found}
         live = {name: model for name, model in models.items() if self.live(model)}
         shown = live or models
-        names = [*sorted(shown), *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
+        own = sorted(shown, key=lambda name: (shown[name].adapter is not None, name))
+        names = [*own, *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
         names.sort(key=lambda name: name != self._default)
         return [(name, shown[self.real_name(name)]) for name in names]
 
@@ -170,7 +192,7 @@ class Catalogue:
     def _offers(self, name: str) -> list[Offer]:
         offers = []
         for pool, model in self._models.get(name, {}).items():
-            alive = self._live.get((pool, name), ())
+            alive = self._live.get((pool, model.base), ())
             ready = [worker for worker in alive if not worker.draining]
             offers.append(
                 Offer(
@@ -274,6 +296,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         device=_device(facts),
         engine=facts.get("engine"),
         capabilities=capabilities.read(facts.get("capabilities")),
+        adapter=msgspec.convert(facts["adapter"], Offered) if "adapter" in facts else None,
     )
 
 
