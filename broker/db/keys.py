@@ -43,6 +43,7 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:swap:<machine>:<group>``     hash     members and grants of a swap group, see ``swap.lua``  (TTL, ten leases)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -142,6 +143,7 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "swap": "{ns}:swap:@1:@2",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",

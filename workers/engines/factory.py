@@ -54,6 +54,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 capacity=settings.simulated_capacity,
                 max_model_len=settings.simulated_max_model_len,
                 journal_path=settings.simulated_journal,
+                wake_s=settings.simulated_wake_s,
             )
         )
     traces = traces_url(settings.otlp_endpoint)
@@ -64,6 +65,8 @@ def engine_for(settings: WorkerSettings) -> Engine:
             bulk_reserve=settings.bulk_reserve,
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
+            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+            paced_wake_s=settings.paced_wake_s,
             log_json=settings.log_json,
             otlp_traces_url=traces,
         )
