@@ -16,6 +16,7 @@ from broker.db.functions import drop_libraries
 from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
+from jobs.adapters import with_adapters
 from jobs.worker_states import WorkerState
 
 DRAIN = "drain"
@@ -154,18 +155,21 @@ class Registry(JobLookups):
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``.
 
-        ``created`` is when a model was first served, in seconds.
+        ``created`` is when a model was first served, in seconds. A declared LoRA adapter has the facts of its base model,
+        and ``adapter``: :class:`jobs.adapters.Offered`.
         """
         pipe = self.client.pipeline(transaction=False)
-        pipe.hgetall(self.keys("models"))
-        pipe.hgetall(self.keys("served"))
-        rows, served = await self.execute(pipe.execute())
+        for key in ("models", "adapted", "served"):
+            pipe.hgetall(self.keys(key))
+        rows, adapted, served = await self.execute(pipe.execute())
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
-            name = field.removeprefix(f"{facts['pool']} ")
-            found.append({**facts, "name": name, "created": int(served.get(name, 0))})
-        return found
+            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
+        offered = ((*field.split(" ", 1), json.loads(text)) for field, text in sorted(adapted.items()))
+        return [
+            facts | {"created": int(served.get(facts["name"], 0))} for facts in with_adapters(found, offered)
+        ]
 
     async def paused(self, pools: Sequence[str]) -> frozenset[str]:
         """Return those of these pools that are paused."""

@@ -52,6 +52,8 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 ttft_s=settings.simulated_ttft_s,
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
+                adapters=settings.adapters_max,
+                adapter_max_rank=settings.adapter_max_rank,
                 max_model_len=settings.simulated_max_model_len,
                 journal_path=settings.simulated_journal,
                 wake_s=settings.simulated_wake_s,
@@ -67,6 +69,9 @@ def engine_for(settings: WorkerSettings) -> Engine:
             just_in_time=settings.just_in_time,
             sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
             paced_wake_s=settings.paced_wake_s,
+            adapters=settings.adapters_max,
+            adapters_cpu=settings.adapters_kept,
+            adapter_max_rank=settings.adapter_max_rank,
             log_json=settings.log_json,
             otlp_traces_url=traces,
         )

@@ -51,11 +51,13 @@ class Beat(Answer):
         lost: the lease is lost: abort everything and end.
         orders: jobs to abort, with the reason; ``drain`` with seconds or nothing.
         jobs: those that Redis counts as this worker's, if they are more than it says.
+        adapters: the version of its pool's adapters; None: it never had any.
     """
 
     lost: bool = False
     orders: tuple[tuple[str, str], ...] = ()
     jobs: list[str] | None = None
+    adapters: int | None = None
 
 
 class Heartbeat(Call[Beat]):

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,15 @@ import structlog
 from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.facts import EnginePriority, EngineStats
 from jobs.floats import read_float
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
+from workers.engines.base import (
+    AdapterBrokenError,
+    Emit,
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    Final,
+    ModelInfo,
+)
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
@@ -249,6 +258,18 @@ class OpenAIEngine:
             self._client().post(self._base + path, data=_encode(question)) as response,
         ):
             return read_count(response.status, await response.read())
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See the Protocol."""
+        del folder
+        raise AdapterBrokenError(f"the server behind this worker loads its own adapters: load {name!r} there")
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """See the Protocol."""
+
+    def adapters(self) -> frozenset[Path]:
+        """See the Protocol."""
+        return frozenset()
 
     def stats(self) -> EngineStats:
         """See the Protocol. The server's queue is not visible: only requests in flight are known."""
