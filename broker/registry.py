@@ -22,6 +22,9 @@ from jobs.worker_states import WorkerState
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
 
+SWAP = "swap"
+"""The same, in the order that tells a worker to look at its swap group."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:

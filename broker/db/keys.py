@@ -43,6 +43,7 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:swap:<machine>:<group>``     hash     members and grants of a swap group, see ``swap.lua``  (TTL, ten leases)
 ``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
 ``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
@@ -145,6 +146,7 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "swap": "{ns}:swap:@1:@2",
     "worker_adapters": "{ns}:worker:@1:adapters",
     "adapters": "{ns}:adapters:@1",
     "adapted": "{ns}:adapted",

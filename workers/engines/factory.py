@@ -56,6 +56,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 adapter_max_rank=settings.adapter_max_rank,
                 max_model_len=settings.simulated_max_model_len,
                 journal_path=settings.simulated_journal,
+                wake_s=settings.simulated_wake_s,
             )
         )
     traces = traces_url(settings.otlp_endpoint)
@@ -66,6 +67,8 @@ def engine_for(settings: WorkerSettings) -> Engine:
             bulk_reserve=settings.bulk_reserve,
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
+            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+            paced_wake_s=settings.paced_wake_s,
             adapters=settings.adapters_max,
             adapters_cpu=settings.adapters_kept,
             adapter_max_rank=settings.adapter_max_rank,
