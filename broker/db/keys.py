@@ -25,7 +25,7 @@ key                               type     holds                                
 ``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
 ``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
 ``ns:pools``                      set      every pool that had a job or a worker                        (for good)
-``ns:pool:P``                     hash     depths, virtual times, counts, mean runs; see ``2_queue.lua``  (for good)
+``ns:pool:P``                     hash     depths, virtual times, counts, mean runs, ...; see ``2_*.lua``   (for good)
 ``ns:pool:P:backlog:<lane>:<t>``  zset     a tenant's queued jobs in order; tenant '': jobs before all   (until claimed)
 ``ns:pool:P:turns:<lane>``        zset     tenants with a backlog, by their next turn             (while they have)
 ``ns:pool:P:tags:<lane>``         hash     tenant -> where its next job's cost begins      (until the lane is empty)
@@ -43,6 +43,9 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:rollout:<pool>``             hash     a pool's versions, see ``jobs/rollouts.py``                    (for good)
+``ns:keeper:<pool>``              string   the process that carries out its rollouts                   (TTL, seconds)
+``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -142,6 +145,9 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "rollout": "{ns}:rollout:@1",
+    "keeper": "{ns}:keeper:@1",
+    "aliases": "{ns}:aliases",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
                 max_model_len=settings.simulated_max_model_len,
+                seed=_seed_of(settings),
                 journal_path=settings.simulated_journal,
             )
         )
@@ -68,6 +70,13 @@ def engine_for(settings: WorkerSettings) -> Engine:
             otlp_traces_url=traces,
         )
     )
+
+
+def _seed_of(settings: WorkerSettings) -> int:
+    """Another model under the same name has other texts, so that versions can be told apart."""
+    if settings.served_model_name is None or settings.model in {None, settings.served_model_name}:
+        return 0
+    return zlib.crc32(str(settings.model).encode())
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
