@@ -33,7 +33,7 @@ key                               type     holds                                
 ``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
 ``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
-``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
+``ns:pool:P:slots``               hash     worker -> ``<slots> <for bulk>``, of a sleeper both later, ms (until it is buried)
 ``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
 ``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
 ``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)
@@ -46,6 +46,9 @@ key                               type     holds                                
 ``ns:rollout:<pool>``             hash     a pool's versions, see ``jobs/rollouts.py``                    (for good)
 ``ns:keeper:<pool>``              string   the process that carries out its rollouts                   (TTL, seconds)
 ``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
+``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
+``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
+``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -148,6 +151,9 @@ _TEMPLATES = {
     "rollout": "{ns}:rollout:@1",
     "keeper": "{ns}:keeper:@1",
     "aliases": "{ns}:aliases",
+    "worker_adapters": "{ns}:worker:@1:adapters",
+    "adapters": "{ns}:adapters:@1",
+    "adapted": "{ns}:adapted",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",
