@@ -64,6 +64,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
             bulk_reserve=settings.bulk_reserve,
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
+            speculation=settings.speculation,
             log_json=settings.log_json,
             otlp_traces_url=traces,
         )
@@ -80,6 +81,10 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         tiny = VllmSettings.tiny(
             path, name=name, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
         )
+        if settings.tool_parser != "auto":
+            tiny = replace(tiny, tool_call_parser=settings.tool_parser)
+        if settings.reasoning_parser != "auto":
+            tiny = replace(tiny, reasoning_parser=settings.reasoning_parser)
         if settings.model is not None and settings.served_model_name:
             tiny = replace(tiny, served_model_name=(settings.served_model_name,))
         return tiny if kv_cache is None else replace(tiny, kv_cache_memory_bytes=kv_cache)
@@ -91,6 +96,8 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         cpu_memory_share=settings.cpu_memory_share,
         private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
+        tool_call_parser=settings.tool_parser,
+        reasoning_parser=settings.reasoning_parser,
         extra_args=settings.engine_args,
     )
 

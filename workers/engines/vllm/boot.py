@@ -14,6 +14,7 @@ from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
+from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
 
@@ -58,6 +59,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
+    set_parsers(args, settings)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
