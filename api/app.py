@@ -25,8 +25,8 @@ from api.batches import tasks as batch_tasks
 from api.conversations import routes as conversations
 from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
-from api.http import handlers
-from api.http.asgi import UNMATCHED
+from api.http.asgi import UNMATCHED, direct_routes
+from api.http.handlers import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
@@ -132,9 +132,11 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         needs_key=needs_key,
     )
     errors = services.metrics.errors
-    handlers.install(app, errors)
+    answers = handlers(errors)
+    for kind, handler in answers.items():
+        app.add_exception_handler(kind, handler)
     # Each middleware wraps those before it.
-    app.add_middleware(Guard, count=errors)
+    app.add_middleware(Guard, direct=direct_routes(app.router.routes), handlers=answers, count=errors)
     if services.doors is not None:
         app.add_middleware(Authenticate, doors=services.doors, count=errors)
     _limit_pages(app, settings, errors)

@@ -13,6 +13,7 @@ from broker.jobs import JobStore
 from jobs import capabilities
 from jobs.capabilities import Capabilities
 from jobs.placement import Device, Offer, Placement, rank
+from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
 """Shortest time between refreshes after a miss, so that requests for unknown models do not load Redis."""
@@ -60,7 +61,7 @@ class _Worker:
     device: Device
     capacity: int
     running: int
-    draining: bool
+    state: WorkerState
     shares_storage: bool
 
 
@@ -171,15 +172,16 @@ class Catalogue:
         offers = []
         for pool, model in self._models.get(name, {}).items():
             alive = self._live.get((pool, name), ())
-            ready = [worker for worker in alive if not worker.draining]
+            staying = [worker for worker in alive if worker.state is not WorkerState.DRAINING]
+            ready = [worker for worker in staying if worker.state is WorkerState.READY]
             offers.append(
                 Offer(
                     pool,
-                    tuple(dict.fromkeys(worker.device for worker in ready or alive)) or (model.device,),
-                    live=bool(ready),
+                    tuple(dict.fromkeys(worker.device for worker in staying or alive)) or (model.device,),
+                    live=bool(staying),
                     paused=pool in self._paused,
                     capacity=sum(worker.capacity for worker in ready),
-                    load=sum(worker.running for worker in ready)
+                    load=sum(worker.running for worker in staying)
                     + self._queued.get(pool, 0)
                     + self._sent[pool],
                 )
@@ -284,7 +286,7 @@ def _worker(said: Mapping[str, Any]) -> _Worker:
         _device(said),
         said.get("capacity") or 0,
         said.get("running") or 0,
-        said.get("state") == "draining",
+        WorkerState(said.get("state", "ready")),
         said.get("shares_storage") is True,
     )
 

@@ -45,7 +45,7 @@ class WorkerFacts:
     Attributes:
         incarnation: its name with a part that changes with every start.
         pool: whose lanes it serves.
-        state: ``ready`` or ``draining``.
+        state: see :class:`jobs.worker_states.WorkerState`.
         active: jobs that it runs; of a batch, its rows on the engine.
         capacity: jobs that it may run at once.
     """

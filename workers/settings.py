@@ -15,6 +15,7 @@ from workers.engines.vllm.speculation import speculative_config
 from workers.engines.vllm.step_cost import label, parse
 
 _PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class WorkerSettings(MetricsSettings):
@@ -27,7 +28,7 @@ class WorkerSettings(MetricsSettings):
     model: str | None = Field(
         None,
         description="Hub name or local path; without it vllm serves a tiny random model built on the spot. `tiny-embed`, "
-        "`tiny-rerank`, `tiny-classify` and `tiny-whisper` are others.",
+        "`tiny-rerank`, `tiny-classify`, `tiny-whisper` and `tiny-vision` are others.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
     engine_args: ShellWords = Field(
@@ -191,6 +192,50 @@ class WorkerSettings(MetricsSettings):
         description="Run identical, deterministic rows of a batch once, and answer each of them with the result (rows of a "
         "chunk, 1,024 at a time).",
     )
+    adapters_max: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Most LoRA adapters in one batch of the engine, each of which takes memory; 0: the worker takes none.",
+    )
+    adapters_cpu_max: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Most LoRA adapters that the worker holds loaded; the least recently used goes first. At least "
+        "`adapters_max`. Default: twice that.",
+    )
+    adapter_max_rank: int = Field(
+        16,
+        ge=1,
+        le=512,
+        description="Rank of the largest LoRA adapter that the worker takes: 1, 8, 16, 32, 64, 128, 256, 320 or 512. Each "
+        "takes the memory of this rank.",
+    )
+
+    @field_validator("adapter_max_rank")
+    @classmethod
+    def _known_rank(cls, rank: int) -> int:
+        if rank not in _RANKS:
+            raise ValueError(f"vLLM knows the ranks {', '.join(map(str, _RANKS))}: take the next larger one")
+        return rank
+
+    @field_validator("adapters_max")
+    @classmethod
+    def _adaptable(cls, most: int, info: ValidationInfo) -> int:
+        if most and info.data.get("engine", "vllm") == "openai":
+            raise ValueError("the server behind the engine openai loads its own adapters: leave it out")
+        if most and info.data.get("paced") is not None:
+            raise ValueError("a paced engine has no model to adapt: leave out paced or adapters_max")
+        return most
+
+    @field_validator("adapters_cpu_max")
+    @classmethod
+    def _enough(cls, kept: int | None, info: ValidationInfo) -> int | None:
+        if kept is not None and kept < info.data.get("adapters_max", 0):
+            raise ValueError("it is less than adapters_max, and each adapter of a batch is held")
+        return kept
+
     drain_timeout_s: Seconds = Field(
         30.0,
         description="Time for running jobs in a drain, for example after SIGTERM; then they are given back.",
@@ -209,6 +254,11 @@ class WorkerSettings(MetricsSettings):
     def paced_name(self) -> str | None:
         """What a paced engine and its device are called; None: the engine is not paced."""
         return None if self.paced is None else label(self.paced)
+
+    @property
+    def adapters_kept(self) -> int:
+        """Most LoRA adapters that the worker holds loaded."""
+        return 2 * self.adapters_max if self.adapters_cpu_max is None else self.adapters_cpu_max
 
     @property
     def node_name(self) -> str:

@@ -109,7 +109,7 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     **{
         (method, path): Needs.NOTHING
         for method in ("GET", "HEAD")
-        for path in ("/health", "/health/live", "/health/ready")
+        for path in ("/health", "/health/accepting", "/health/live", "/health/ready")
     },
     ("GET", "/"): Needs.NOTHING,
     ("GET", "/docs"): Needs.NOTHING,

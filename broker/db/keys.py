@@ -33,7 +33,7 @@ key                               type     holds                                
 ``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
 ``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
-``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
+``ns:pool:P:slots``               hash     worker -> ``<slots> <for bulk>``, of a sleeper both later, ms (until it is buried)
 ``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
 ``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
 ``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)
@@ -43,6 +43,9 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
+``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
+``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -142,6 +145,9 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "worker_adapters": "{ns}:worker:@1:adapters",
+    "adapters": "{ns}:adapters:@1",
+    "adapted": "{ns}:adapted",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",

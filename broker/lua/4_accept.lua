@@ -31,6 +31,16 @@ local function slots_of(pool)
   return said[1] and slots, for_bulk, leaving
 end
 
+-- Slots that a pool's sleeping workers have once they are awake, those that they leave to bulk, and the milliseconds until the first is.
+local function sleeping_slots_of(pool)
+  local slots, for_bulk, wake_ms, said = 0, 0, nil, redis.call('HGETALL', K.slots(pool))
+  for i = 2, #said, 2 do
+    local all, bulk, ms = string.match(said[i], '%d+ %d+ (%d+) (%d+) (%d+)')
+    if all then slots, for_bulk, wake_ms = slots + all, for_bulk + bulk, math.min(wake_ms or math.huge, tonumber(ms)) end
+  end
+  return slots, for_bulk, wake_ms
+end
+
 -- How many more jobs of this lane the workers could run now.
 local function free_slots(pool, lane)
   local p = read(K.pool(pool), {'active', 'bulk', 'paused'})

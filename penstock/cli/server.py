@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = (
     "Hub name or local path. Without it: a tiny random model, for trying the plumbing; "
-    "tiny-embed, tiny-rerank, tiny-classify and tiny-whisper are others."
+    "tiny-embed, tiny-rerank, tiny-classify, tiny-whisper and tiny-vision are others."
 )
 _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"

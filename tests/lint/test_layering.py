@@ -85,7 +85,16 @@ CONFINED = {
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (
-            *("aborts", "boot", "core_hooks", "cpu_memory", "held_outputs", "lane_scheduler", "lanes"),
+            *(
+                "aborts",
+                "adapters",
+                "boot",
+                "core_hooks",
+                "cpu_memory",
+                "held_outputs",
+                "lane_scheduler",
+                "lanes",
+            ),
             *(
                 "media",
                 "paced",
@@ -106,6 +115,7 @@ CONFINED = {
             "workers/devices/tiny_weights.py",
             "workers/devices/tiny_encoder.py",
             "workers/devices/tiny_speech.py",
+            "workers/devices/tiny_vision.py",
         ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),

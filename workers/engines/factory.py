@@ -52,6 +52,8 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 ttft_s=settings.simulated_ttft_s,
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
+                adapters=settings.adapters_max,
+                adapter_max_rank=settings.adapter_max_rank,
                 max_model_len=settings.simulated_max_model_len,
                 journal_path=settings.simulated_journal,
             )
@@ -65,6 +67,9 @@ def engine_for(settings: WorkerSettings) -> Engine:
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
             speculation=settings.speculation,
+            adapters=settings.adapters_max,
+            adapters_cpu=settings.adapters_kept,
+            adapter_max_rank=settings.adapter_max_rank,
             log_json=settings.log_json,
             otlp_traces_url=traces,
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from jobs.stream_chunks import Text
 from workers.engines.base import Emit
+from workers.engines.vllm.adapters import shown_name
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
 from workers.engines.vllm.reasoning import Reader
 from workers.engines.vllm.rendering import arrived, end_in_turn
@@ -150,7 +151,7 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
                 end_in_turn(collector)
             else:
                 lora = kwargs.get("lora_request")
-                tap.attach(collector, None if lora is None else lora.lora_name)
+                tap.attach(collector, None if lora is None else shown_name(lora.lora_name))
             return collector
 
     return TappedLLM
