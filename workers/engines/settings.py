@@ -90,21 +90,9 @@ class VllmSettings:
             args += ["--served-model-name", *self.served_model_name]
         if self.enforce_eager:
             args.append("--enforce-eager")
-        if self.tool_call_parser not in {None, "auto", "none"}:
-            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
-        if self.reasoning_parser not in {None, "auto", "none"}:
-            args.append(f"--reasoning-parser={self.reasoning_parser}")
-        if self.speculation is not None:
-            args.append(f"--speculative-config={speculative_config(self.speculation)}")
+        args += self._abilities()
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
-        if self.adapters:
-            args += [
-                "--enable-lora",
-                f"--max-loras={self.adapters}",
-                f"--max-lora-rank={self.adapter_max_rank}",
-            ]
-            args.append(f"--max-cpu-loras={max(self.adapters, self.adapters_cpu)}")
         if self.paced is not None:
             args += flags(self.paced)
         if self.sleep_level is not None:
@@ -117,6 +105,24 @@ class VllmSettings:
             if value is not None:
                 args.append(f"--{flag.replace('_', '-')}={value}")
         return [*args, *self.extra_args]
+
+    def _abilities(self) -> list[str]:
+        """Write the flags of parsers, speculation and adapters."""
+        args: list[str] = []
+        if self.tool_call_parser not in {None, "auto", "none"}:
+            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        if self.reasoning_parser not in {None, "auto", "none"}:
+            args.append(f"--reasoning-parser={self.reasoning_parser}")
+        if self.speculation is not None:
+            args.append(f"--speculative-config={speculative_config(self.speculation)}")
+        if self.adapters:
+            args += [
+                "--enable-lora",
+                f"--max-loras={self.adapters}",
+                f"--max-lora-rank={self.adapter_max_rank}",
+            ]
+            args.append(f"--max-cpu-loras={max(self.adapters, self.adapters_cpu)}")
+        return args
 
     @classmethod
     def tiny(
