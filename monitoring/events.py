@@ -165,6 +165,8 @@ EVENTS = {
     "continues.",
     "orphan_not_noted": "An object that no job needs was deleted, but Redis is unreachable, so the sweep deletes it once "
     "more.",
+    "parsers_chosen": "Which of vLLM's parsers of tool calls and of reasoning a model starts with, and why. Settings: "
+    "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
