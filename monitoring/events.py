@@ -11,6 +11,8 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "alias_removed": "An operator removed an alias of a model.",
+    "alias_set": "An operator set an alias of a model.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
     "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
@@ -183,6 +185,7 @@ EVENTS = {
     "request_unreadable": "A worker cannot decrypt a job's request: it lacks the key (the job is tried again, maybe "
     "elsewhere), or the request was changed (the job fails).",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
+    "rollout_asked": "An operator started, aborted or returned from a new version of a model, or switched pools.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
     "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "
     "as failed.",

@@ -82,6 +82,12 @@ class WorkerSettings(MetricsSettings):
     pool: str = Field(
         "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool whose lanes it drains."
     )
+    pool_version: str | None = Field(
+        None,
+        pattern=r"^v[1-9][0-9]{0,5}$",
+        description="The version of the pool's model that it serves, such as `v2`: its pool is `<pool>-v2` then, with the "
+        "settings of the pool. A rollout gives it.",
+    )
     gpus: str | None = Field(
         None,
         pattern=r"^(all|\d+(,\d+)*)$",
