@@ -37,6 +37,14 @@ class AdapterFacts:
     base: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptAdapter:
+    """An adapter's object in storage: the SHA-256 of its bytes, in hexadecimal, and their number."""
+
+    digest: str
+    size: int
+
+
 def read_config(data: bytes) -> AdapterFacts:
     """Read ``adapter_config.json``.
 

@@ -11,6 +11,9 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "adapter_added": "An administrator added a LoRA adapter, or replaced its files.",
+    "adapter_pinned": "An administrator had workers keep a LoRA adapter loaded, or no longer.",
+    "adapter_removed": "An administrator removed a LoRA adapter.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
     "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "

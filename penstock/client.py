@@ -16,6 +16,7 @@ from penstock._core.requests import Request
 from penstock._core.retry import MAX_RETRY_S
 from penstock.errors import Retry
 from penstock.models import Health, Model, Page
+from penstock.resources.adapters import Adapters
 from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
@@ -45,6 +46,7 @@ class _Client(Part[Driver]):
         self.files = Files(driver)
         self.keys = Keys(driver)
         self.tenants = Tenants(driver)
+        self.adapters = Adapters(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)
         self.webhooks = Webhooks(driver)

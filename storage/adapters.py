@@ -24,6 +24,7 @@ from jobs.adapter_files import (
     WEIGHTS,
     AdapterFacts,
     BadAdapterError,
+    KeptAdapter,
     check_header,
     header_length,
     read_config,
@@ -45,14 +46,6 @@ class AdapterFiles:
     def of(cls, folder: Path) -> AdapterFiles:
         """Return those of a folder."""
         return cls(folder / CONFIG, folder / WEIGHTS)
-
-
-@dataclass(frozen=True, slots=True)
-class KeptAdapter:
-    """An adapter's object: the SHA-256 of its bytes, and their number."""
-
-    digest: str
-    size: int
 
 
 def check_files(files: AdapterFiles, most_bytes: int) -> AdapterFacts:

@@ -28,6 +28,7 @@ _CLIENT = {
     "webhooks": ("penstock.cli.webhooks", "webhooks", "Webhooks: be told when jobs and batches end."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
     "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
+    "adapters": ("penstock.cli.adapters", "adapters", "LoRA adapters: add, list, pin, remove them."),
     "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),
     "audit": ("penstock.cli.ledgers", "audit", "List administrative acts."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
