@@ -63,10 +63,11 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
+        "adapters": {"engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
-        "process": {TOP, "admission", "attempts", "batches", "engines"},
+        "process": {TOP, "adapters", "admission", "attempts", "batches", "engines"},
         "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
