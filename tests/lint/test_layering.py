@@ -106,6 +106,7 @@ CONFINED = {
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),
