@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 adapters=settings.adapters_max,
                 adapter_max_rank=settings.adapter_max_rank,
                 max_model_len=settings.simulated_max_model_len,
+                seed=_seed_of(settings),
                 journal_path=settings.simulated_journal,
+                wake_s=settings.simulated_wake_s,
             )
         )
     traces = traces_url(settings.otlp_endpoint)
@@ -66,6 +69,8 @@ def engine_for(settings: WorkerSettings) -> Engine:
             bulk_reserve=settings.bulk_reserve,
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
+            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+            paced_wake_s=settings.paced_wake_s,
             speculation=settings.speculation,
             adapters=settings.adapters_max,
             adapters_cpu=settings.adapters_kept,
@@ -74,6 +79,13 @@ def engine_for(settings: WorkerSettings) -> Engine:
             otlp_traces_url=traces,
         )
     )
+
+
+def _seed_of(settings: WorkerSettings) -> int:
+    """Another model under the same name has other texts, so that versions can be told apart."""
+    if settings.served_model_name is None or settings.model in {None, settings.served_model_name}:
+        return 0
+    return zlib.crc32(str(settings.model).encode())
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
