@@ -19,6 +19,7 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         videos: most videos in a request; 0: it takes none.
         media_domains: hosts from which its workers fetch media by URL; ``*``: every public one, empty: none. None: unknown.
         adapters: most LoRA adapters in one batch; 0: it takes none.
+        adapter_rank: largest rank of a LoRA adapter that it takes.
         adapter_of: the model that this LoRA adapter belongs to; None: it is no adapter.
         structured_output: whether it follows a JSON schema or a grammar.
         tool_parser: the engine's parser of tool calls.
@@ -34,6 +35,7 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     videos: int | None = None
     media_domains: tuple[str, ...] | None = None
     adapters: int | None = None
+    adapter_rank: int | None = None
     adapter_of: str | None = None
     structured_output: bool | None = None
     tool_parser: str | None = None

@@ -8,8 +8,6 @@ from typing import Any, TypedDict, Unpack
 from api.admission.end_users import hide_end_user, noted
 from api.admission.file_inputs import check_files
 from api.admission.fingerprints import affinity_of, coalescing_digest
-from api.admission.media import check_media
-from api.admission.media_rights import usual_tokens
 from api.admission.request_bodies import check_body
 from api.admission.rights import check_lane
 from api.admission.routing import route
@@ -91,29 +89,22 @@ async def admit(
     tenant = terms.get("tenant", DEFAULT_TENANT)
     owner = await check_lane(services, tenant, lane)
     streams = await run(len(body), check_body, endpoint, request)
-    brought = await run(len(body), check_media, services.settings, request)
     if MARK in body or ENDPOINTS[endpoint].multipart:
         await check_files(services, endpoint, request, tenant, uploaded=terms.get("upload") is not None)
     request, body = await run(len(body), hide_end_user, services.user_key, tenant, endpoint, request, body)
     name = model_name(request.get("model") if model is None else model, services.settings.default_model)
     served, body, counted = await route(
-        services,
-        name,
-        endpoint,
-        request,
-        body,
-        live=live,
-        placement=placement,
-        tenant=tenant,
-        models=models,
-        brought=brought,
+        services, name, endpoint, request, body, live=live, placement=placement, tenant=tenant, models=models
     )
-    if counted is None:
-        counted = usual_tokens(served, brought, len(body))
     stream = ENDPOINTS[endpoint].streams is not None and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache
     affinity = await run(
-        len(body), affinity_of, request, affinity_key, None if shared else terms.get("tenant")
+        len(body),
+        affinity_of,
+        request,
+        affinity_key,
+        None if shared else terms.get("tenant"),
+        None if served.adapter is None else served.name,
     )
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream)

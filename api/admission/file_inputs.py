@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
-from api.admission.media import check_pixels
+from api.admission.media import check_pixels, too_many
 from api.http.errors import ApiError, file_not_found, invalid
 from api.http.uploads import too_large
 from api.services import Services
@@ -33,8 +33,8 @@ async def check_files(
         uploaded: the file of an endpoint that takes a form came with the call.
 
     Raises:
-        ApiError: 400, it is no image, or has too many pixels; 404, it does not exist, or is another tenant's; 413, it is too
-            large, or all images together are.
+        ApiError: 400, it is no image, has too many pixels, or is one of too many; 404, it does not exist, or is another
+            tenant's; 413, it is too large, or all images together are.
         StorageError: storage fails.
         StoreUnavailableError: Redis is away.
     """
@@ -44,8 +44,11 @@ async def check_files(
             if file.size > services.settings.audio_max_bytes:
                 raise too_large(services.settings.audio_max_bytes, "audio_max_bytes")
         return
+    places, most = image_places(request), services.settings.request_images_max
+    if places.total() > most:
+        raise too_many(places.total(), most, "messages" if "messages" in request else "input")
     size = 0
-    for ident, count in image_places(request).items():
+    for ident, count in places.items():
         file = await _found(services, ident, tenant, "image_url")
         if file.size > services.settings.image_max_bytes:
             raise too_large(services.settings.image_max_bytes, "image_max_bytes")

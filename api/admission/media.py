@@ -59,9 +59,7 @@ def check_media(settings: ApiSettings, request: Mapping[str, Any]) -> Brought:
     if not found:
         return NOTHING
     if len(found) > settings.request_images_max:
-        most = f"at most {settings.request_images_max} are allowed (request_images_max)"
-        message = f"the request has {len(found)} images, audio clips and videos; {most}"
-        raise invalid(message, found[settings.request_images_max].param, "too_many_images")
+        raise too_many(len(found), settings.request_images_max, found[settings.request_images_max].param)
     first: dict[Kind, str] = {}
     counts: dict[Kind, int] = {}
     characters, hosts, inline = 0, [], True
@@ -77,6 +75,12 @@ def check_media(settings: ApiSettings, request: Mapping[str, Any]) -> Brought:
         if (host := _host(one)) is not None:
             hosts.append((one.param, host))
     return Brought(first, counts, characters, tuple(hosts), inline)
+
+
+def too_many(count: int, most: int, param: str) -> ApiError:
+    """Return the 400 for a request with more images, clips and videos than ``most``."""
+    message = f"the request has {count} images, audio clips and videos; at most {most} are allowed (request_images_max)"
+    return invalid(message, param, "too_many_images")
 
 
 def check_pixels(size: tuple[int, int], most: int, param: str) -> None:

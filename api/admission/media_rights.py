@@ -1,4 +1,7 @@
-"""Which images, audio and video a model takes, by what its workers registered."""
+"""How many images, clips and videos a model takes, from where, and their tokens, by what its workers registered.
+
+A model that takes none of a kind is :mod:`api.admission.abilities`' matter.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,19 @@ IMAGE_TOKENS = 1024
 """Tokens of an image, for the estimate of a request: a usual one. Models take from 64 to some thousands."""
 
 _INSTEAD = "send the media as a data: URL (base64)"
-_READS = {"image": "reads no images", "audio": "hears no audio", "video": "watches no videos"}
 
 
 def check_taken(model: Model, brought: Brought) -> None:
     """Refuse what the model's pool does not take.
 
     Raises:
-        ApiError: 400 ``unsupported``: the model takes none of the kind. 400 ``too_many_images``: it takes fewer. 400
-            ``invalid_image_url``: its workers fetch nothing from the host.
+        ApiError: 400 ``too_many_images``: the model takes fewer. 400 ``invalid_image_url``: its workers fetch nothing from
+            the host.
     """
     able = model.capabilities
     limits = {"image": able.images, "audio": able.audios, "video": able.videos}
     for kind, count in brought.counts.items():
         most, param = limits[kind], brought.first[kind]
-        if most == 0:
-            message = f"{param}: the model {model.name!r} {_READS[kind]}; choose another model, or leave the part out"
-            raise invalid(message, param, "unsupported")
         if most is not None and count > most:
             message = f"{param}: the model {model.name!r} takes at most {most} of this kind in a request, not {count}"
             raise invalid(message, param, "too_many_images")

@@ -138,8 +138,8 @@ def _write(folder: Path, size: TinySize) -> None:
 def _fingerprint(spec: TinySize | EncoderSize | SpeechSize | VisionSize) -> str:
     """Return what a model is named after: a change of its recipe, these modules, is another model."""
     recipe = hashlib.sha256(json.dumps(asdict(spec)).encode())
-    modules = tiny_tokenizer.__file__, tiny_weights.__file__, tiny_encoder.__file__, tiny_speech.__file__
-    for source in (__file__, *modules, tiny_vision.__file__):
+    modules = tiny_tokenizer, tiny_weights, tiny_encoder, tiny_speech, tiny_vision
+    for source in (__file__, *(str(module.__file__) for module in modules)):
         recipe.update(Path(source).read_bytes())
     return recipe.hexdigest()[:10]
 

@@ -8,9 +8,13 @@ from typing import Any
 import structlog
 
 from jobs.capabilities import Capabilities
+from workers.engines.vllm.adapters import most_at_once
 from workers.engines.vllm.media import domains
 
 log = structlog.get_logger(__name__)
+
+_AROUND = 16
+"""More than a chat template puts around an image."""
 
 
 def capabilities(config: Any, args: Any, tasks: Collection[str], renderer: Any) -> Capabilities:
@@ -22,7 +26,7 @@ def capabilities(config: Any, args: Any, tasks: Collection[str], renderer: Any) 
         tasks: those that its engine supports.
         renderer: what reads its requests.
     """
-    model, lora, speculative = config.model_config, config.lora_config, config.speculative_config
+    model, speculative = config.model_config, config.speculative_config
     generates = "generate" in tasks
     processor = getattr(renderer, "mm_processor", None)
     limits: Mapping[str, int] = {} if processor is None else processor.info.allowed_mm_limits
@@ -33,9 +37,10 @@ def capabilities(config: Any, args: Any, tasks: Collection[str], renderer: Any) 
         audios=limits.get("audio", 0),
         videos=limits.get("video", 0),
         media_domains=domains(model.allowed_media_domains) if limits else None,
-        adapters=0 if lora is None else lora.max_loras,
+        adapters=most_at_once(config),
+        adapter_rank=config.lora_config and config.lora_config.max_lora_rank,
         structured_output=generates,
-        tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
+        tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else _own_parser(model),
         reasoning_parser=args.structured_outputs_config.reasoning_parser or None,
         quantization=model.quantization,
         speculation=None if speculative is None else speculative.method,
@@ -56,5 +61,8 @@ def _image_tokens(processor: Any, max_model_len: int) -> int | None:
         return None
 
 
-_AROUND = 16
-"""More than a chat template puts around an image."""
+def _own_parser(model: Any) -> str | None:
+    """Return what reads tool calls although no flag names a parser: the form of conversations itself. None: nothing."""
+    if model.hf_config.model_type == "gpt_oss":
+        return "harmony"
+    return "mistral" if model.tokenizer_mode == "mistral" else None

@@ -16,10 +16,18 @@ from typing import Any
 
 import msgspec
 
-from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, RESPONSES
+from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
-from workers.engines.counting import context_length, count_prompts, read_count
+from workers.engines.base import (
+    AdapterBrokenError,
+    Emit,
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    Final,
+    ModelInfo,
+)
+from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_assemble import ended_early
 from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
@@ -27,31 +35,23 @@ from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, wire
-from workers.engines.vllm.abilities import capabilities
-from workers.engines.vllm.boot import load, make_app, slots
-from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.adapters import VllmAdapters
+from workers.engines.vllm.boot import load, make_app, mend, slots
+from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.inner_app import Endpoint, Headers, InvalidBodyError, call_app
+from workers.engines.vllm.introduction import Started, introduce
 from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
-from workers.engines.vllm.priority_probe import seen_priority
-from workers.engines.vllm.probe import learn
 from workers.engines.vllm.rendering import Way
-from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
+from workers.engines.vllm.request_ids import of_job
+from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
+from workers.engines.vllm.start_hints import check_format
 from workers.engines.vllm.steps import Steps
-from workers.engines.vllm.tap import Tap
 
-_TAPPED: dict[str, str] = {CHAT: "chatcmpl-{}", COMPLETIONS: "cmpl-{}-0"}
-"""For each endpoint with compact streams, the form of the id that vLLM gives its request, from the job's id."""
-
-_SEVERAL = ("cmpl-{}-", "resp_{}_", "transcribe-{}", "translate-{}")
-"""How the ids of several requests for one job begin: a completion has one for each prompt, a response one for each turn of
-its tools. Messages are chats for vLLM."""
-
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -68,10 +68,10 @@ class VllmEngine:
         self._app: Any = None
         self._leash: Leash | None = None
         self._endpoints: dict[str, Endpoint] = {}
-        self._shapes: dict[tuple[str, bool], Shapes] = {}
-        self._taps: dict[str, Tap] = {}
+        self._compact = CompactStreams()
         self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
+        self._adapters: VllmAdapters | None = None
         self._steps = Steps()
         self._report = LaneReport()
         self._way = Way()
@@ -80,11 +80,14 @@ class VllmEngine:
         self._traced = False
         self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
+        self._slots = 0
+        self._sleep = Sleep(settings, self.start, self.stop)
         self._priority = EnginePriority.UNKNOWN
 
     async def start(self) -> None:
         """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
         settings = self._settings
+        await asyncio.to_thread(check_format, settings.model)
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
         ):
@@ -94,19 +97,16 @@ class VllmEngine:
         self._steps.clear()
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
-                load, settings, self._leash, self._taps, self._steps
+                load, settings, self._leash, self._compact.taps, self._steps
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             self._holds = holds_outputs(self._llm.vllm_config)
+            self._slots = slots(self._llm.vllm_config)
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
-            tasks = await self._llm.get_supported_tasks()
-            self._app = await make_app(self._llm, args, tasks)
-            for path, one in ENDPOINTS.items():
-                with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                    self._endpoints[path] = Endpoint(self._app, one.served_at)
-            await self._probe(args, tasks)
+            await mend(self._llm)
+            await self._open(args)
         except EngineStartError:
             await self.stop()
             raise
@@ -114,49 +114,19 @@ class VllmEngine:
             await self.stop()
             raise EngineStartError(explain(error, wire.logged_errors())) from error
 
-    async def _probe(self, args: Any, tasks: Any) -> None:
-        """Ask the app for its models, and learn its chunks."""
-        endpoints: tuple[str, ...] = ()
-        if "generate" in tasks:
-            compact = self._settings.compact_streams
-            chat = await learn(self, CHAT, self._shapes, compact=compact and self._plain_chat(args))
-            await learn(self, COMPLETIONS, self._shapes, compact=compact)
-            endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
-            endpoints += served(self._app, BESIDE_CHAT) if chat else ()
-        endpoints += served(self._app, OTHERS)
-        self._priority = await seen_priority(self._llm, self.run, endpoints)
-        _, body = await call_app(self._app, "GET", "/v1/models", headers=self._auth)
-        config, token_bytes = self._llm.model_config, wire.max_token_bytes(self._llm.tokenizer)
-        limit, output = context_length(config), config.max_model_len
-        claims = {} if self._settings.paced is None else {"penstock": {"paced": self._settings.paced.card()}}
-        config, renderer = self._llm.vllm_config, self._llm.renderer
-        able = await asyncio.to_thread(capabilities, config, args, tasks, renderer)
-        self._models = tuple(
-            ModelInfo(
-                card["id"],
-                card | claims,
-                endpoints,
-                limit,
-                token_bytes,
-                output,
-                msgspec.structs.replace(able, adapter_of=card.get("parent")),
-            )
-            for card in _decode(body)["data"]
-        )
-
-    def _harmony(self) -> bool:
-        """Whether conversations go another way than through a chat template."""
-        return bool(self._llm.model_config.hf_config.model_type == "gpt_oss")
-
-    def _plain_chat(self, args: Any) -> bool:
-        """Whether chat deltas reach the client as the engine makes them when a request has no tools."""
-        if args.structured_outputs_config.reasoning_parser or self._harmony():
-            return False
-        parser = getattr(self._app.state.openai_serving_chat, "parser_cls", None)
-        tool_parser = getattr(parser, "tool_parser_cls", None)
-        return parser is None or (
-            tool_parser is not None and not getattr(tool_parser, "engine_based_streaming", False)
-        )
+    async def _open(self, args: Any) -> None:
+        """Build vLLM's app over the engine client, and learn what it serves and how. ``args``: vLLM's parsed flags."""
+        tasks = await self._llm.get_supported_tasks()
+        self._app = await make_app(self._llm, args, tasks)
+        for path, one in ENDPOINTS.items():
+            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
+                self._endpoints[path] = Endpoint(self._app, one.served_at)
+        started = Started(self._llm, args, self._app, tasks)
+        known = await introduce(self, started, self._settings, self._compact, self._auth)
+        self._models, self._priority = known
+        if self._llm.vllm_config.lora_config is not None:
+            served = self._app.state.openai_serving_models
+            self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
 
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
@@ -164,7 +134,7 @@ class VllmEngine:
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return slots(self._llm.vllm_config)
+        return self._slots
 
     def holds_bulk(self) -> bool:
         """See the Protocol."""
@@ -210,14 +180,15 @@ class VllmEngine:
         path, raw = request.endpoint, request.body
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
-            sent, _ = with_salt(with_priority(raw, request.priority), request.tenant)
+            named = raw if body is None or request.adapter is None else _encode(self._named(request, body))
+            sent, _ = with_salt(with_priority(named, request.priority), request.tenant)
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
         form = ENDPOINTS[path].streams
         stream = request.stream and form is not None
-        tap_id = self._open_tap(request, body, emit) if stream and path in _TAPPED else None
+        tap_id = self._compact.open(request, body, emit) if stream else None
         as_sent = bool(body.get("stream")) == request.stream
         if stream and tap_id is None:
             body["stream"] = True
@@ -225,13 +196,14 @@ class VllmEngine:
             body.pop("stream", None)
             body.pop("stream_options", None)
         try:
-            response, raw_request = await endpoint.call(salted(body, request.tenant), headers)
+            response, raw_request = await endpoint.call(
+                self._named(request, salted(body, request.tenant)), headers
+            )
         except InvalidBodyError:
             refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, refused, headers))
         finally:
-            if tap_id is not None:
-                del self._taps[tap_id]
+            self._compact.close(tap_id)
         parts = getattr(response, "body_iterator", None)
         if parts is None:
             return whole(response.status_code, bytes(response.body))
@@ -249,6 +221,12 @@ class VllmEngine:
             ask_usage=lambda: wire.usage_beside(raw_request),
         )
 
+    def _named(self, request: EngineRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """Return a body that names the adapter of its request, if it has one."""
+        if request.adapter is None or self._adapters is None:
+            return body
+        return body | {"model": self._adapters.name_of(request.adapter)}
+
     async def _run_form(self, request: EngineRequest, emit: Emit) -> Final:
         endpoint = self._endpoints.get(request.endpoint)
         return await run_form(self._app, endpoint, request, self._headers(request), emit)
@@ -263,26 +241,21 @@ class VllmEngine:
             headers += [(name.encode(), value.encode()) for name, value in request.trace.items()]
         return headers
 
-    def _open_tap(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
-        """Prepare a compact stream; return the engine request's id, or None for the full way."""
-        usage = plain(body, chat=request.endpoint == CHAT)
-        shapes = None if usage is None else self._shapes.get((request.endpoint, usage))
-        engine_id = _TAPPED[request.endpoint].format(request.id)
-        response_id = ENDPOINTS[request.endpoint].response_id
-        if shapes is None or engine_id in self._taps:
-            return None
-        self._taps[engine_id] = Tap(shapes, response_id.format(request.id), emit, request.handed_over)
-        return engine_id
-
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
+        if self._sleep.asleep:
+            return None
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
-        if endpoint == CHAT and self._harmony():
+        if endpoint == CHAT and is_harmony(self._llm.model_config):
             return None  # vLLM's /tokenize takes the template all the same
         return await count_prompts(self._tokenize, endpoint, body)
 
     async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
+        if (
+            self._adapters is not None and "model" in question
+        ):  # an adapter may not be loaded; tokens are the model's
+            question = question | {"model": self._models[0].name}
         return read_count(*await call_app(self._app, "POST", path, _encode(question), self._auth))
 
     async def abort(self, request_id: str) -> None:
@@ -290,11 +263,26 @@ class VllmEngine:
         llm = self._llm
         if llm is None or llm.errored:
             return
-        chat, several = _TAPPED[CHAT].format(request_id), tuple(one.format(request_id) for one in _SEVERAL)
-        known = list(llm.output_processor.external_req_ids)
-        if ours := [one for one in known if one == chat or one.startswith(several)]:
+        if ours := of_job(request_id, list(llm.output_processor.external_req_ids)):
             self._aborted.add(request_id)
             await aborts.abort(llm, ours, held=self._holds)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        if self._adapters is None:
+            raise AdapterBrokenError("this worker takes no adapters (adapters_max is 0)")
+        await self._adapters.load(name, folder)
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        if self._adapters is not None:
+            await self._adapters.unload(folder)
+
+    def adapters(self) -> frozenset[Path]:
+        """See the Protocol."""
+        return frozenset() if self._adapters is None else self._adapters.folders()
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
@@ -315,8 +303,18 @@ class VllmEngine:
 
     async def check(self) -> None:
         """See the Protocol."""
+        if self._llm is None and self._sleep.asleep:
+            return
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
+
+    async def sleep(self) -> None:
+        """See the Protocol."""
+        await self._sleep.begin(self._llm)
+
+    async def wake(self) -> None:
+        """See the Protocol."""
+        await self._sleep.end(self._llm)
 
     async def stop(self) -> None:
         """See the Protocol."""
