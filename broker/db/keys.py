@@ -44,6 +44,7 @@ key                               type     holds                                
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
 ``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
+``ns:node:P:<master>:<rank>``     string   a remote node of an engine lives                     (TTL, one lease)
 ``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
@@ -145,6 +146,7 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "node": "{ns}:node:@1:@2",
     "worker_adapters": "{ns}:worker:@1:adapters",
     "adapters": "{ns}:adapters:@1",
     "adapted": "{ns}:adapted",

@@ -18,7 +18,7 @@ Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 OWN = (
     *("model", "served_model_name", "aliases", "engine_args"),
-    *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
+    *("gpus", "tensor_parallel", "nodes", "node_master", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
 

@@ -38,6 +38,7 @@ from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
 from workers.inputs import Inputs
+from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
@@ -251,6 +252,8 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if (group := group_of(s)) is not None:
+            services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
