@@ -31,6 +31,8 @@ OBJECTS: Final = {
     "/v1/queues/{pool}": "pool",
     "/v1/admin/keys/{key_id}": "key",
     "/v1/admin/tenants/{name}": "tenant",
+    "/v1/admin/rollouts/{pool}": "pool",
+    "/v1/admin/aliases/{alias}": "alias",
 }
 """The kind of object that a path names, by the path up to its first parameter."""
 
@@ -47,6 +49,7 @@ MISSING: Final = {
     "pool": "no-such-pool",
     "key": "7" * 12,
     "tenant": "no-such-tenant",
+    "alias": "no-such-alias",
 }
 """An id of each kind that no object has."""
 
@@ -125,5 +128,8 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "POST /v1/admin/keys/{key_id}/rotate": {"json": {"overlap_s": 60}},
     "PUT /v1/admin/tenants/{name}": {"json": {"weight": 5}},
     "PATCH /v1/admin/tenants/{name}": {"json": {"weight": 5}},
+    "POST /v1/admin/rollouts/{pool}": {"json": {"model": "m"}},
+    "POST /v1/admin/rollouts/{pool}/switch": {"json": {"to": "other"}},
+    "PUT /v1/admin/aliases/{alias}": {"json": {"model": "puppet"}},
 }
 """A good body of each route with a body that names an object."""
