@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from broker.settings import MetricsSettings, Seconds
 from broker.sources import CommaList, ShellWords, check_sendable
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
-from workers.engines.vllm.speculation import speculative_config
+from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
 
 _PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
@@ -317,6 +317,11 @@ class WorkerSettings(MetricsSettings):
         if self.nodes is not None and self.swap_group is not None:
             raise ValueError("an engine on several machines cannot take turns: leave out nodes or swap_group")
         return self
+
+    @property
+    def draft_model(self) -> str | None:
+        """The draft model of :attr:`speculation`; None: it names none."""
+        return draft_model(self.speculation)
 
     @property
     def paced_name(self) -> str | None:

@@ -63,11 +63,13 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
+        "adapters": {"engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
         "nodes": {TOP, "devices", "engines"},
-        "process": {TOP, "admission", "attempts", "batches", "engines", "nodes"},
+        "swapping": {TOP, "admission", "attempts", "engines"},
+        "process": {TOP, "adapters", "admission", "attempts", "batches", "engines", "nodes", "swapping"},
         "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
@@ -83,6 +85,7 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
+    "huggingface_hub": ("storage/adapter_hub.py",),
     "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
@@ -109,6 +112,7 @@ CONFINED = {
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),
