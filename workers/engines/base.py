@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from jobs.stream_chunks import Chunk
@@ -45,8 +47,7 @@ class Upload:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     """One job, as an engine sees it.
 
     Attributes:
@@ -68,7 +69,7 @@ class EngineRequest:
     stream: bool = False
     priority: int = 0
     attempt: int = 1
-    trace: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = msgspec.field(default_factory=dict)
     handed_over: Callable[[], None] | None = None
     tenant: str | None = None
     upload: Upload | None = None
