@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -101,13 +102,35 @@ async def test_the_best_token_alone_is_the_greedy_text(guessing: Engine) -> None
         assert await ask(guessing, prompt, temperature=1, top_k=1) == await ask(guessing, prompt)
 
 
-async def test_nothing_guessed_has_no_best_tokens() -> None:
-    """What the workers of a speculating engine run instead of vLLM's function, which ends at it."""
+async def test_the_mended_functions_do_what_vllms_are_meant_to() -> None:
+    """What the workers of a speculating engine run: vLLM's end at no guess, and lose sampling options on a CPU."""
     import torch
-    from vllm.v1.sample.ops import topk_topp_sampler as sampler
+    from vllm.v1.sample import rejection_sampler
+    from vllm.v1.sample.ops import topk_topp_sampler
 
-    assert WorkerHooks().penstock_mend_top_k()
-    assert WorkerHooks().penstock_mend_top_k()  # once is enough
-    assert sampler.apply_top_k_only(torch.empty(0, 9), torch.empty(0, dtype=torch.long)).shape == (0, 9)
-    best = sampler.apply_top_k_only(torch.arange(9.0).reshape(1, 9), torch.tensor([2]))
+    assert WorkerHooks().penstock_mend_sampling()
+    assert WorkerHooks().penstock_mend_sampling()  # once is enough
+    top_k = topk_topp_sampler.apply_top_k_only
+    assert top_k(torch.empty(0, 9), torch.empty(0, dtype=torch.long)).shape == (0, 9)
+    best = top_k(torch.arange(9.0).reshape(1, 9), torch.tensor([2]))
     assert [value for value in best[0].tolist() if value >= 0] == [7.0, 8.0]
+    options, ends = torch.tensor([0.5, 0.0, 0.8]), torch.tensor([2, 3, 3], dtype=torch.int32)
+    wide = rejection_sampler.expand_batch_to_tokens(options, ends, 3, replace_from=0, replace_to=1)
+    assert wide.tolist() == [0.5, 0.5, 1.0]
+
+
+async def test_a_sampled_text_follows_the_temperature(guessing: Engine, vllm_engine: Engine) -> None:
+    """Of the second tokens after a first one, as many are the best one as without speculation."""
+    body = {"model": "tiny-random", "prompt": PROMPTS[0], "max_tokens": 3, "temperature": 1, "n": 16}
+
+    async def pairs(engine: Engine) -> Counter[tuple[int, ...]]:
+        found: Counter[tuple[int, ...]] = Counter()
+        for turn in range(16):
+            sent = json.dumps({**body, "seed": turn, "return_token_ids": True}).encode()
+            final = await engine.run(EngineRequest(f"job_{turn}", "/v1/completions", sent), lambda _: None)
+            found.update(tuple(choice["token_ids"][:2]) for choice in json.loads(final.body)["choices"])
+        return found
+
+    ours, theirs = await pairs(guessing), await pairs(vllm_engine)
+    apart = sum(abs(ours[pair] - theirs[pair]) for pair in ours | theirs) / 2 / 256
+    assert apart < 0.35  # two draws of the same distribution; without the mend 0.5
