@@ -154,7 +154,7 @@ def _speculation(able: Capabilities, _: str, request: Mapping[str, Any]) -> Lack
 
 
 _any_mark = re.compile(
-    rb"image|audio|video|file_id|tool|format|structured_outputs|thinking_token_budget|min_p|top_k|"
+    rb"image|audio|video|file_id|tool|format|structured_outputs|thinking_token_budget|min_p|"
     rb"logit_bias|allowed_token_ids|\\u00"
 ).search
 """A word of a field or a type above; or an escape, behind which one could hide."""
