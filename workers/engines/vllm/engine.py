@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
@@ -26,7 +27,7 @@ from workers.engines.full_stream import relay, whole
 from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import aborts, lanes, wire
+from workers.engines.vllm import aborts, lanes, refusals, wire
 from workers.engines.vllm.boot import load, make_app, slots
 from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
@@ -60,6 +61,7 @@ class VllmEngine:
         self._compact = CompactStreams()
         self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
+        self._able = Capabilities()
         self._steps = Steps()
         self._report = LaneReport()
         self._way = Way()
@@ -97,6 +99,7 @@ class VllmEngine:
             started = Started(self._llm, args, self._app, tasks)
             known = await introduce(self, started, settings, self._compact, self._auth)
             self._models, self._priority = known
+            self._able = next((model.capabilities for model in self._models), self._able)
         except EngineStartError:
             await self.stop()
             raise
@@ -138,7 +141,9 @@ class VllmEngine:
         except Exception as error:
             if llm.errored:
                 raise EngineDeadError(_DEAD) from error
-            raise
+            if (refused := refusals.of_error(request, error)) is None:
+                raise
+            final = refused
         finally:
             aborted = request.id in self._aborted
             self._aborted.discard(request.id)
@@ -149,7 +154,7 @@ class VllmEngine:
             raise EngineDeadError(_DEAD)
         if aborted and request.endpoint == RESPONSES and final.status == 200:
             return replace(final, body=ended_early(final.body))
-        return final
+        return refusals.settled(request, final)
 
     async def _run(self, request: EngineRequest, emit: Emit) -> Final:
         headers = self._headers(request)
@@ -158,6 +163,7 @@ class VllmEngine:
         if endpoint is None or body is None:
             sent, _ = with_salt(with_priority(raw, request.priority), request.tenant)
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
+        refusals.check(self._able, path, body)
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
@@ -173,8 +179,8 @@ class VllmEngine:
         try:
             response, raw_request = await endpoint.call(salted(body, request.tenant), headers)
         except InvalidBodyError:
-            refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
-            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, refused, headers))
+            quoted = raw if as_sent else with_priority(_encode(body), None)  # by the refusal
+            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, quoted, headers))
         finally:
             self._compact.close(tap_id)
         parts = getattr(response, "body_iterator", None)
