@@ -118,3 +118,8 @@ async def test_a_wrong_value_is_the_clients_error(vllm_engine: Engine, name: str
 async def test_a_schema_within_the_bound_is_followed(vllm_engine: Engine) -> None:
     schema = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 100_000}
     assert (await ask(vllm_engine, CHAT, {**SAY, "response_format": form(schema)})).status == 200
+
+
+async def test_its_sockets_lie_in_a_folder_of_its_own(vllm_engine: Engine) -> None:
+    folder = vllm_engine._sockets._folder  # type: ignore[attr-defined]
+    assert any(one.is_socket() for one in folder.iterdir())

@@ -38,6 +38,7 @@ from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.request_ids import of_job
+from workers.engines.vllm.scratch import Sockets
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.steps import Steps
@@ -57,6 +58,7 @@ class VllmEngine:
         self._close_media: Callable[[], Awaitable[None]] | None = None
         self._app: Any = None
         self._leash: Leash | None = None
+        self._sockets: Sockets | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._compact = CompactStreams()
         self._aborted: set[str] = set()
@@ -80,7 +82,7 @@ class VllmEngine:
         ):
             raise EngineStartError(f"model folder {settings.model} does not exist")
         await asyncio.to_thread(check_reachable, settings.model)
-        self._leash = Leash()
+        self._leash, self._sockets = Leash(), await asyncio.to_thread(Sockets)
         self._steps.clear()
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
@@ -262,6 +264,7 @@ class VllmEngine:
         llm, self._llm = self._llm, None
         close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
+        sockets, self._sockets = self._sockets, None
         if llm is not None:
             if (reader := getattr(llm, "output_handler", None)) is not None:
                 reader.cancel()  # or it reports the end of the engine process as a failure
@@ -273,6 +276,8 @@ class VllmEngine:
             await close_media()
         if leash is not None:
             await asyncio.to_thread(leash.release)
+        if sockets is not None:
+            sockets.remove()
 
 
 def _nothing(*_: object) -> None:
