@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
@@ -113,4 +114,7 @@ async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
         from vllm.entrypoints.openai.api_server import build_app, init_app_state
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    app.state.server = SimpleNamespace(
+        should_exit=False
+    )  # vLLM's handler of errors stops its own server by it
     return app
