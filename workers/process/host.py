@@ -282,7 +282,13 @@ class EngineHost:
             boarding.cancel()
             self._member.boarded()
             effects = Effects(
-                self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
+                self.engine,
+                gate,
+                self._runner,
+                self._metrics,
+                lambda: self._consumer,
+                s.swap_drain_s,
+                self._adapters,
             )
             services["swap member"] = self._member.run(effects)
         if self._adapters is not None:
