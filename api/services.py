@@ -34,6 +34,7 @@ from broker.events.hub import EventHub
 from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from broker.tasks import TaskStore
 from broker.tenants import TenantStore
 from broker.webhooks import Webhooks
@@ -110,6 +111,7 @@ class Services:
         self.tenant_store = TenantStore(self.store)
         self.adapters = Adapters(self.store)
         self.adapter_intake = asyncio.Semaphore(2)
+        self.rollouts = Rollouts(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None

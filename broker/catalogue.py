@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from broker.jobs import JobStore
+from broker.registry import Marks
 from jobs import capabilities
 from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
@@ -103,7 +104,7 @@ class Catalogue:
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
-        self._paused: frozenset[str] = frozenset()
+        self._marks = Marks()
         self._sent: Counter[str] = Counter()
         self.pools: tuple[str, ...] = ()
         self.alive: tuple[Mapping[str, Any], ...] = ()
@@ -113,8 +114,8 @@ class Catalogue:
 
     @property
     def has_worker(self) -> bool:
-        """Whether any worker was alive at the last refresh."""
-        return bool(self._live)
+        """Whether any worker was alive at the last refresh, or is about to start for a queue that stays open."""
+        return bool(self._live) or bool(self._marks.held)
 
     @property
     def empty(self) -> bool:
@@ -122,8 +123,8 @@ class Catalogue:
         return not self._models
 
     def live(self, model: Model) -> bool:
-        """Whether a worker of the model's pool was alive at the last refresh."""
-        return (model.pool, model.base) in self._live
+        """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
+        return (model.pool, model.base) in self._live or model.pool in self._marks.held
 
     def of_pool(self, pool: str) -> Model | None:
         """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
@@ -153,8 +154,12 @@ class Catalogue:
         names.sort(key=lambda name: name != self._default)
         return [(name, shown[self.real_name(name)]) for name in names]
 
+    def serves(self, name: str) -> bool:
+        """Whether a model has this as its own name."""
+        return name in self._models
+
     def real_name(self, name: str) -> str:
-        """Return the model's own name if ``name`` is an alias, else ``name``."""
+        """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
         return name if name in self._models else self._aliases.get(name, name)
 
     async def find(
@@ -197,7 +202,9 @@ class Catalogue:
 
     def _offers(self, name: str) -> list[Offer]:
         offers = []
-        for pool, model in self._models.get(name, {}).items():
+        pools = self._models.get(name, {})
+        serving = {pool: model for pool, model in pools.items() if pool not in self._marks.forward}
+        for pool, model in (serving or pools).items():
             alive = self._live.get((pool, model.base), ())
             staying = [worker for worker in alive if worker.state is not WorkerState.DRAINING]
             ready = [worker for worker in staying if worker.state is WorkerState.READY]
@@ -206,7 +213,7 @@ class Catalogue:
                     pool,
                     tuple(dict.fromkeys(worker.device for worker in staying or alive)) or (model.device,),
                     live=bool(staying),
-                    paused=pool in self._paused,
+                    paused=pool in self._marks.paused,
                     capacity=sum(worker.capacity for worker in ready),
                     load=sum(worker.running for worker in staying)
                     + self._queued.get(pool, 0)
@@ -261,10 +268,13 @@ class Catalogue:
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
-        # The number of waiting jobs matters only if a model has several pools.
+        given = await self._store.aliases()
+        # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        self._paused = await self._store.paused(rivals)
+        served = {said.get("pool", "default") for said in workers}
+        unserved = {pool for pools in models.values() for pool in pools} - served
+        self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
             pool: sum(depth for (of, _), depth in depths.items() if of == pool) for pool in rivals
         }
@@ -272,7 +282,7 @@ class Catalogue:
         self._models = models
         self._aliases = {
             alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases
-        }
+        } | given
         live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         sharing: dict[str, bool] = {}
         for said in workers:

@@ -22,6 +22,9 @@ from jobs.worker_states import WorkerState
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
 
+SWAP = "swap"
+"""The same, in the order that tells a worker to look at its swap group."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -29,6 +32,21 @@ class Runs:
 
     mean_ms: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Pools, by what is said of them.
+
+    Attributes:
+        paused: nothing is claimed from them.
+        forward: their jobs go to another pool.
+        held: their queue stays open without a live worker, as others are about to start.
+    """
+
+    paused: frozenset[str] = frozenset()
+    forward: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
 
 
 class Registry(JobLookups):
@@ -168,13 +186,19 @@ class Registry(JobLookups):
             facts | {"created": int(served.get(facts["name"], 0))} for facts in with_adapters(found, offered)
         ]
 
-    async def paused(self, pools: Sequence[str]) -> frozenset[str]:
-        """Return those of these pools that are paused."""
+    async def aliases(self) -> dict[str, str]:
+        """Return the aliases that operators have set as data: the model of each."""
+        return dict(await self.execute(self.client.hgetall(self.keys("aliases"))))
+
+    async def marks(self, pools: Sequence[str]) -> Marks:
+        """Return which of these pools are paused, forward to another one, or stay open without a worker."""
         pipe = self.client.pipeline(transaction=False)
         for pool in pools:
-            pipe.hexists(self.keys("pool", pool), "paused")
-        replies = await self.execute(pipe.execute()) if pools else []
-        return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
+            pipe.hmget(self.keys("pool", pool), "paused", "forward", "held")
+        rows = await self.execute(pipe.execute()) if pools else []
+        return Marks(
+            *(frozenset(pool for pool, row in zip(pools, rows, strict=True) if row[n]) for n in range(3))
+        )
 
     async def drop_unused_libraries(self) -> list[str]:
         """Delete the function libraries that workers of this namespace brought and that none of them calls any more.

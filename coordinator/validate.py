@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from broker.catalogue import Catalogue
+import msgspec
+
+from broker.catalogue import Catalogue, Model
 from broker.tenants import TenantStore
 from coordinator.context import ChangedError, Context
 from coordinator.digests import Digests, same_id, tag_of
+from jobs.abilities import asks, lack
 from jobs.batch_keys import plan_key
 from jobs.batch_model import Batch
-from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line
+from jobs.batch_rows import RowError, RowErrorCode, Rules, check_line, read_row
 from jobs.batches import BatchStatus, Chunk, Cutter
 from storage import MissingObjectError
 from storage.base import read_all, read_lines
@@ -63,6 +66,7 @@ class _Reading:
         self._errors: list[RowError] = []
         self._rows = 0
         self._looked = time.monotonic()
+        self._models: list[Model] | None = None
         self.digests = Digests()
 
     async def read(self) -> None:
@@ -75,6 +79,9 @@ class _Reading:
                     end = at + len(line) + 1
                     if line and not line.isspace():
                         self._take(line, number, at, end)
+                        if self._models is None and self._rules.model is not None:
+                            self._models = await self._served(self._rules.model)
+                        self._check_abilities(line, number)
                     at = end
                 if len(self._errors) >= MOST_ERRORS:
                     return
@@ -94,6 +101,25 @@ class _Reading:
             self._rules, self._model_line = Rules(self._batch.endpoint, model), number
         self.digests.add(custom_id, number)
         self._cutter.add(at, end, number)
+
+    async def _served(self, name: str) -> list[Model]:
+        """Return the batch's model in each of its pools."""
+        catalogue = Catalogue(self._context.store)
+        await catalogue.refresh()
+        return catalogue.ranked(name)
+
+    def _check_abilities(self, line: bytes, number: int) -> None:
+        """Note a row that no pool's model can do."""
+        if not self._models or len(self._errors) >= MOST_ERRORS or not asks(line):
+            return
+        try:
+            request = msgspec.json.decode(read_row(line).body)
+        except ValueError:  # it is noted already
+            return
+        found = [lack(model.capabilities, self._batch.endpoint, request) for model in self._models]
+        if (one := found[0]) is not None and all(found):
+            message = f"the model {self._models[0].name!r} cannot do this: {one.sentence}"
+            self._errors.append(RowError(RowErrorCode.UNSUPPORTED, message, number, f"body.{one.param}"))
 
     async def _look(self) -> None:
         """Stop if the batch was cancelled."""

@@ -20,6 +20,7 @@ class RowErrorCode(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     EMPTY_FILE = "empty_file"
     INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED = "unsupported"
 
 
 MAX_CUSTOM_ID = 512

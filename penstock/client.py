@@ -24,6 +24,7 @@ from penstock.resources.jobs import Jobs
 from penstock.resources.keys import Keys
 from penstock.resources.ledgers import Audit, Usage
 from penstock.resources.pools import Pools
+from penstock.resources.rollouts import Aliases, Rollouts
 from penstock.resources.tenants import Tenants
 from penstock.resources.webhooks import Webhooks
 from penstock.resources.workers import Workers
@@ -47,6 +48,8 @@ class _Client(Part[Driver]):
         self.keys = Keys(driver)
         self.tenants = Tenants(driver)
         self.adapters = Adapters(driver)
+        self.rollouts = Rollouts(driver)
+        self.aliases = Aliases(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)
         self.webhooks = Webhooks(driver)

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from api.admission.abilities import check_abilities
 from api.admission.context_length import check_context
-from api.admission.tools import check_tools
 from api.http.body import parse_raw
-from api.http.errors import ApiError, invalid, no_worker
+from api.http.errors import ApiError, no_worker
 from api.services import Services
 from broker.catalogue import Model
 from jobs.access import DEFAULT_TENANT
@@ -53,8 +53,7 @@ async def route(
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
             check_adapter(model)
-            check_endpoint(model, endpoint)
-            check_tools(model, endpoint, request)
+            await services.bodies.run(len(body), check_abilities, model, endpoint, request)
             counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
@@ -105,17 +104,6 @@ def check_adapter(model: Model) -> None:
             f"{model.adapter.broken}. An administrator can replace it with `penstock adapters add`, or remove it"
         )
         raise ApiError(404, message, "model_not_found", param="model")
-
-
-def check_endpoint(model: Model, endpoint: str) -> None:
-    """Refuse an endpoint that the model does not serve.
-
-    Raises:
-        ApiError: 400 ``unsupported``.
-    """
-    if model.endpoints and endpoint not in model.endpoints:
-        message = f"the model {model.name!r} does not do {endpoint}; it does {', '.join(model.endpoints)}"
-        raise invalid(message, "model", "unsupported")
 
 
 def model_not_found(name: str, default: str | None = None) -> ApiError:

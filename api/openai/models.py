@@ -54,6 +54,7 @@ def _card(name: str, model: Model) -> dict[str, Any]:
     """Return OpenAI's model object. ``created`` is when it was first served: an engine's own is the time of its start."""
     created = model.created or model.card.get("created") or 0
     card = {"object": "model", "owned_by": "penstock", **model.card, "id": name, "created": created}
-    if able := model.capabilities.said():
-        card["penstock"] = {**card.get("penstock", {}), "capabilities": able}
+    able = {"endpoints": model.endpoints, "capabilities": model.capabilities.said()}
+    if known := {name: value for name, value in able.items() if value}:
+        card["penstock"] = {**card.get("penstock", {}), **known}
     return card if name == model.name else card | {"root": model.name}

@@ -25,7 +25,7 @@ key                               type     holds                                
 ``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
 ``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
 ``ns:pools``                      set      every pool that had a job or a worker                        (for good)
-``ns:pool:P``                     hash     depths, virtual times, counts, mean runs; see ``2_queue.lua``  (for good)
+``ns:pool:P``                     hash     depths, virtual times, counts, mean runs, ...; see ``2_*.lua``   (for good)
 ``ns:pool:P:backlog:<lane>:<t>``  zset     a tenant's queued jobs in order; tenant '': jobs before all   (until claimed)
 ``ns:pool:P:turns:<lane>``        zset     tenants with a backlog, by their next turn             (while they have)
 ``ns:pool:P:tags:<lane>``         hash     tenant -> where its next job's cost begins      (until the lane is empty)
@@ -43,6 +43,10 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:swap:<machine>:<group>``     hash     members and grants of a swap group, see ``swap.lua``  (TTL, ten leases)
+``ns:rollout:<pool>``             hash     a pool's versions, see ``jobs/rollouts.py``                    (for good)
+``ns:keeper:<pool>``              string   the process that carries out its rollouts                   (TTL, seconds)
+``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
 ``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
 ``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
@@ -145,6 +149,10 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "swap": "{ns}:swap:@1:@2",
+    "rollout": "{ns}:rollout:@1",
+    "keeper": "{ns}:keeper:@1",
+    "aliases": "{ns}:aliases",
     "worker_adapters": "{ns}:worker:@1:adapters",
     "adapters": "{ns}:adapters:@1",
     "adapted": "{ns}:adapted",

@@ -122,7 +122,11 @@ define('accept', function(a, blobs)
 
   local refused = a.conversation and refuse_conversation(a)
   if refused then return refused end
-  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
+  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane, 'forward')
+  if p[3] then
+    pool = home_of(pool)
+    p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
+  end
   local depth = (number(p[1]) or 0) + (number(p[2]) or 0)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.

@@ -80,7 +80,8 @@ define('look', function(a)
     if s.state ~= 'queued' then return {rank = 0} end -- an empty table would be a list
     pool, lane, tenant = s.pool, s.lane, s.tenant
     if s.leader then
-      id, lane = s.leader, redis.call('HGET', K.job(s.leader), 'lane') or lane
+      local l = read(K.job(s.leader), {'pool', 'lane'})
+      id, pool, lane = s.leader, l.pool or pool, l.lane or lane
     end
   end
   local position, rank

@@ -14,6 +14,7 @@ TOKEN_KINDS = ("prompt", "completion")
 BATCH_ROW_OUTCOMES = ("completed", "failed")
 ADAPTER_LOADS = ("loaded", "broken")
 ATTEMPT_NUMBERS = ("1", "2", "3+")
+SWAP_PHASES = ("drain", "sleep", "wait", "wake")
 
 QUEUE_BUCKETS_S = (
     *(0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -59,6 +60,7 @@ class WorkerMetrics:
             (self.batch_rows, BATCH_ROW_OUTCOMES),
             (self.run_time, JOB_ENDS),
             (self.adapter_loads, ADAPTER_LOADS),
+            (self.swap_time, SWAP_PHASES),
         ):
             for value in values:
                 counter.labels(value)
@@ -172,6 +174,17 @@ class WorkerMetrics:
             "Adjustments of the lane controller, by reason: `open` raises the limit; `kv_cache` and `preempted` halve it,"
             " and do so again once bulk has come down to it.",
             ["reason"],
+        )
+        self.swaps = counter(
+            "penstock_swaps_total", "Times that this worker's model was loaded again after a sleep."
+        )
+        self.swap_time = Histogram(
+            "penstock_swap_seconds",
+            "Seconds of a swap, by phase: `drain` (running jobs end), `sleep` (the devices are freed), `wait` (the model "
+            "before makes way), `wake` (the model is loaded).",
+            ["phase"],
+            buckets=QUEUE_BUCKETS_S,
+            registry=registry,
         )
         self.beats = counter("penstock_heartbeats_total", "Leases prolonged.")
         self.beats_failed = counter(

@@ -27,6 +27,8 @@ _CLIENT = {
     "files": ("penstock.cli.files", "files", "Files on the server: inputs and outputs of batches."),
     "webhooks": ("penstock.cli.webhooks", "webhooks", "Webhooks: be told when jobs and batches end."),
     "workers": ("penstock.cli.workers", "workers", "List the live workers and how busy they are."),
+    "rollout": ("penstock.cli.rollouts", "rollout", "New versions of models: start, look, go back."),
+    "aliases": ("penstock.cli.rollouts", "aliases", "Further names of models: set and remove them."),
     "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
     "adapters": ("penstock.cli.adapters", "adapters", "LoRA adapters: add, list, pin, remove them."),
     "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),

@@ -26,21 +26,26 @@ def request_to(engine: Engine) -> EngineRequest:
 
 
 async def answer_of(engine: Engine) -> str:
-    final = await engine.run(request_to(engine), pytest.fail)
+    final = await engine.run(request_to(engine), lambda chunk: pytest.fail(str(chunk)))
     assert final.status == 200
     text = json.loads(final.body)["choices"][0]["message"]["content"]
     assert isinstance(text, str)
     return text
 
 
+def facts_of(engine: Engine) -> tuple[object, ...]:
+    models = [(one.name, one.endpoints, one.max_model_len, one.capabilities) for one in engine.models()]
+    return models, engine.capacity(), engine.holds_bulk()
+
+
 async def see_it_sleep(engine: Engine) -> None:
     """It answers the same before and after, and says the same of itself while it sleeps."""
-    before, models, capacity = await answer_of(engine), engine.models(), engine.capacity()
+    before, said = await answer_of(engine), facts_of(engine)
     for _ in range(2):
         await engine.sleep()
         await engine.sleep()
         await engine.check()
-        assert (engine.models(), engine.capacity()) == (models, capacity)
+        assert facts_of(engine) == said
         engine.stats()
         await engine.count(CHAT, request_to(engine).body)
         await engine.wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import sys
@@ -19,7 +20,7 @@ from broker.jobs import JobStore
 from jobs.adapter_files import CONFIG, WEIGHTS
 from penstock import ArgumentError, AsyncPenstock, BadRequestError, NotFoundError
 from storage import open_storage
-from storage.adapters import fetch
+from storage.base import read_all
 from tests.adapters import write_adapter
 from tests.apiserver import ApiServer
 from tests.environment import clean
@@ -69,10 +70,10 @@ async def test_an_adapter_from_an_uploaded_tar(
     assert (shown["source"], shown["base"], shown["pinned"]) == (source, f"org/{MODEL}", True)
     adapters = Adapters(puppet.store)
     (record,) = await adapters.of("default")
-    back = tmp_path / "back"
-    back.mkdir()
-    await fetch(open_storage(api.settings), record.key, back, record.digest)
-    assert sorted(one.name for one in back.iterdir()) == [CONFIG, WEIGHTS]
+    kept = await read_all(open_storage(api.settings), record.key)
+    assert (hashlib.sha256(kept).hexdigest(), len(kept)) == (record.digest, record.size_bytes)
+    with tarfile.open(fileobj=io.BytesIO(kept)) as tar:
+        assert tar.getnames() == [CONFIG, WEIGHTS]
     await http.delete(f"/v1/files/{source}")  # the adapter needs it no more
     await adapters.failed(puppet.name, record, "out of memory")
     (listed,) = (await http.get(PATH)).json()["data"]

@@ -77,6 +77,7 @@ ROOMS = {
 CONFINED = {
     "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
+    "hiredis": ("broker/",),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),

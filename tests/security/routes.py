@@ -32,6 +32,8 @@ OBJECTS: Final = {
     "/v1/admin/keys/{key_id}": "key",
     "/v1/admin/tenants/{name}": "tenant",
     "/v1/admin/adapters/{pool}": "adapter",
+    "/v1/admin/rollouts/{pool}": "pool",
+    "/v1/admin/aliases/{alias}": "alias",
 }
 """The kind of object that a path names, by the path up to its first parameter."""
 
@@ -49,6 +51,7 @@ MISSING: Final = {
     "key": "7" * 12,
     "tenant": "no-such-tenant",
     "adapter": "no-such-pool",
+    "alias": "no-such-alias",
 }
 """An id of each kind that no object has."""
 
@@ -128,5 +131,8 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "PUT /v1/admin/tenants/{name}": {"json": {"weight": 5}},
     "PATCH /v1/admin/tenants/{name}": {"json": {"weight": 5}},
     "PATCH /v1/admin/adapters/{pool}/{name}": {"json": {"pinned": True}},
+    "POST /v1/admin/rollouts/{pool}": {"json": {"model": "m"}},
+    "POST /v1/admin/rollouts/{pool}/switch": {"json": {"to": "other"}},
+    "PUT /v1/admin/aliases/{alias}": {"json": {"model": "puppet"}},
 }
 """A good body of each route with a body that names an object."""

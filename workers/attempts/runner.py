@@ -124,6 +124,13 @@ class Runner:
     def stop_all(self, reason: StopReason) -> None:
         """Stop every job that runs here, and those that are still to come."""
         self._closing = reason
+        self._stop_running(reason)
+
+    def release(self) -> None:
+        """Give back every job that runs here now. Those that are still to come run."""
+        self._stop_running(StopReason.RELEASED)
+
+    def _stop_running(self, reason: StopReason) -> None:
         for job_id in list(self._attempts):
             self.stop(job_id, reason)
 

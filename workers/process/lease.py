@@ -20,7 +20,7 @@ from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
-from broker.registry import DRAIN
+from broker.registry import DRAIN, SWAP
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
@@ -44,6 +44,7 @@ class Lease:
         state: returns the worker's record as of now.
         known: returns the jobs that it knows as its own.
         on_adapters: gets the version of its pool's adapters.
+        look: has it look at its swap group; None: it has none.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Lease:
         state: Callable[[], Mapping[str, Any]],
         known: Callable[[], frozenset[str]],
         on_adapters: Callable[[int | None], None],
+        look: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
-        self._state, self._known, self._on_adapters = state, known, on_adapters
+        self._state, self._known, self._on_adapters, self._look = state, known, on_adapters, look
         self._unknown: frozenset[str] = frozenset()
         self._drains = False
         self._beat_now = asyncio.Event()
@@ -173,6 +175,9 @@ class Lease:
         """Stop a job, or drain. The control channel says it at once, and each heartbeat's answer repeats it."""
         if subject == CHANGED:
             self._on_adapters(int(word))
+        elif subject == SWAP:
+            if self._look is not None:
+                self._look()
         elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from api.admission.abilities import check_abilities
 from api.admission.admit import model_name
 from api.admission.request_bodies import SCHEMAS, check_body
-from api.admission.routing import check_endpoint
 from api.http.body import parse_object, validate
 from api.http.errors import ApiError
 from api.http.idempotency import idempotency_key
@@ -24,9 +24,9 @@ from jobs.endpoints import JOB_ENDPOINTS
 
 
 def test_endpoints() -> None:
-    check_endpoint(Model("m"), "/v1/embeddings")
+    check_abilities(Model("m"), "/v1/embeddings", {})
     with pytest.raises(ApiError, match="does not do"):
-        check_endpoint(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings")
+        check_abilities(Model("m", endpoints=("/v1/completions",)), "/v1/embeddings", {})
     assert set(SCHEMAS) == set(JOB_ENDPOINTS)
     assert {one.core.path for one in OPENAI_ENDPOINTS} <= set(JOB_ENDPOINTS)
 

@@ -35,7 +35,8 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
 
-_ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), images=0, audios=0, videos=0)
+_ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), tool_parser="simulated")
+"""It looks at no image, schema or tool, and refuses none: so it does not say how many it takes."""
 
 _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 

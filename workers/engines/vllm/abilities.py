@@ -27,11 +27,18 @@ def capabilities(config: Any, args: Any, tasks: Collection[str]) -> Capabilities
         adapters=most_at_once(config),
         adapter_rank=config.lora_config and config.lora_config.max_lora_rank,
         structured_output=generates,
-        tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
+        tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else _own_parser(model),
         reasoning_parser=args.structured_outputs_config.reasoning_parser or None,
         quantization=model.quantization,
         speculation=None if speculative is None else speculative.method,
     )
+
+
+def _own_parser(model: Any) -> str | None:
+    """Return what reads tool calls although no flag names a parser: the form of conversations itself. None: nothing."""
+    if model.hf_config.model_type == "gpt_oss":
+        return "harmony"
+    return "mistral" if model.tokenizer_mode == "mistral" else None
 
 
 def most(model: Any, kind: str) -> int:

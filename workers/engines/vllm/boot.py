@@ -15,6 +15,7 @@ from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire
 from workers.engines.vllm.adapters import free_the_last_place
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
+from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
 
@@ -59,6 +60,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
+    set_parsers(args, settings)
     free_the_last_place(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
