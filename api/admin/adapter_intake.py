@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from api.admin.adapter_schema import AdapterRequest
-from api.files.view import found_file
-from api.http.errors import ApiError, invalid
+from api.http.errors import ApiError, file_not_found, invalid
 from api.services import Services
 from jobs.access import Actor
 from jobs.adapter_files import BadAdapterError, check_fit
@@ -23,7 +22,7 @@ from storage.adapters import AdapterFiles, check_files, keep, opened
 _REFUSED = {
     "full": "the pool {pool!r} has its {most} adapters (setting adapters_per_pool); remove one first",
     "model": "{name!r} is a model of the pool {pool!r}; choose another name",
-    "alias": "{name!r} is an alias in the pool {pool!r}; choose another name",
+    "alias": "{name!r} is an alias of a model; choose another name",
     "other": "the pool {pool!r} has another adapter {name!r}; choose another name, or remove that one first",
 }
 
@@ -97,7 +96,9 @@ async def _files(
             "`penstock adapters add` uploads a folder",
             "source",
         )
-    file = await found_file(services, request.source, owner)
+    file = await services.files.get(request.source, owner=owner)
+    if file is None:
+        raise file_not_found(request.source)
     if file.size > most + most // 8:  # a tar is little larger than what is in it
         raise BadAdapterError(
             f"it has {file.size} bytes, more than the {most} of the setting adapter_max_bytes"

@@ -26,6 +26,7 @@ end
 
 -- Who else has the name: a model, an alias, or other files in another pool.
 local function taken(a)
+  if redis.call('HEXISTS', K.aliases(), a.name) == 1 then return {kind = 'alias', pool = a.pool} end
   local flat = redis.call('HGETALL', K.models())
   for i = 1, #flat, 2 do
     local pool, name = string.match(flat[i], '^(%S+) (.*)$')

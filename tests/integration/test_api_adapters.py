@@ -190,7 +190,7 @@ async def test_what_does_not_fit_is_refused(
         ({"source": large, "any_base": True}, 400, "its rank is 16, and the pool's workers take 8 at most"),
         ({"source": source, "any_base": True, "name": "../x"}, 400, "a name begins with"),
         ({"source": source, "any_base": True, "name": MODEL}, 400, "is a model of the pool 'default'"),
-        ({"source": source, "any_base": True, "name": "gpt-4o"}, 400, "is an alias in the pool 'default'"),
+        ({"source": source, "any_base": True, "name": "gpt-4o"}, 400, "is an alias of a model"),
         ({"source": source, "pool": "nowhere"}, 404, "the pool 'nowhere' does not exist"),
         ({"source": "/etc"}, 400, "neither the id of an uploaded file nor hf:org/name"),
         ({"source": f"file-{7:032x}"}, 404, "file"),
