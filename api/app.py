@@ -77,7 +77,7 @@ TAGS = [
     },
     {
         "name": "admin",
-        "description": "API keys; tenants: their shares, bounds, rights, quotas; versions of models; LoRA adapters; audit.",
+        "description": "API keys; tenants with shares, bounds and quotas; LoRA adapters; versions of models; audit.",
     },
     {"name": "operations", "description": "Queues, workers, usage, health and metrics."},
 ]

@@ -109,9 +109,9 @@ class Services:
         self.doors = _doors(settings, self.access)
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
+        self.rollouts = Rollouts(self.store)
         self.adapters = Adapters(self.store)
         self.adapter_intake = asyncio.Semaphore(2)
-        self.rollouts = Rollouts(self.store)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None

@@ -12,7 +12,7 @@ from broker.settings import MetricsSettings, Seconds
 from broker.sources import JSON_TABLE, CommaList, ShellWords, check_sendable
 from jobs.adapters import wrong_name
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
-from workers.engines.vllm.speculation import speculative_config
+from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
 
 _PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
@@ -306,6 +306,11 @@ class WorkerSettings(MetricsSettings):
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
+
+    @property
+    def draft_model(self) -> str | None:
+        """The draft model of :attr:`speculation`; None: it names none."""
+        return draft_model(self.speculation)
 
     @property
     def paced_name(self) -> str | None:

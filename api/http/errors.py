@@ -43,8 +43,8 @@ _OWN_CODES = {
         "tenant_suspended",
     ),
     404: (
-        "adapter_not_found",
         "alias_not_found",
+        "adapter_not_found",
         "batch_not_found",
         "event_not_found",
         "chat_completion_not_found",

@@ -59,8 +59,8 @@ class WorkerMetrics:
             (self.bulk_limits, limit_reasons),
             (self.batch_rows, BATCH_ROW_OUTCOMES),
             (self.run_time, JOB_ENDS),
-            (self.adapter_loads, ADAPTER_LOADS),
             (self.swap_time, SWAP_PHASES),
+            (self.adapter_loads, ADAPTER_LOADS),
         ):
             for value in values:
                 counter.labels(value)

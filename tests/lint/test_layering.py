@@ -109,6 +109,7 @@ CONFINED = {
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),

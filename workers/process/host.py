@@ -270,8 +270,8 @@ class EngineHost:
             metrics=self._metrics,
             state=self._state,
             known=self._known,
-            on_adapters=self._adapters.changed if self._adapters else lambda _: None,
             look=None if self._member is None else self._member.look,
+            on_adapters=self._adapters.changed if self._adapters else lambda _: None,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -283,8 +283,6 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
-        if self._adapters is not None:
-            services["adapters"] = self._adapters.keep()
         if self._member is not None and boarding is not None:
             boarding.cancel()
             self._member.boarded()
@@ -304,6 +302,8 @@ class EngineHost:
                     most_bytes=s.adapter_max_bytes,
                 )
             )
+        if self._adapters is not None:
+            services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)

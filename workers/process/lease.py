@@ -43,8 +43,8 @@ class Lease:
         ending: begun when the lease is lost, and by a drain.
         state: returns the worker's record as of now.
         known: returns the jobs that it knows as its own.
-        on_adapters: gets the version of its pool's adapters.
         look: has it look at its swap group; None: it has none.
+        on_adapters: gets the version of its pool's adapters.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class Lease:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
-        self._state, self._known, self._on_adapters, self._look = state, known, on_adapters, look
+        self._state, self._known, self._look = state, known, look
+        self._on_adapters = on_adapters
         self._unknown: frozenset[str] = frozenset()
         self._drains = False
         self._beat_now = asyncio.Event()
@@ -173,11 +174,11 @@ class Lease:
 
     def _obey(self, subject: str, word: str) -> None:
         """Stop a job, or drain. The control channel says it at once, and each heartbeat's answer repeats it."""
-        if subject == CHANGED:
-            self._on_adapters(int(word))
-        elif subject == SWAP:
+        if subject == SWAP:
             if self._look is not None:
                 self._look()
+        elif subject == CHANGED:
+            self._on_adapters(int(word))
         elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))
