@@ -22,6 +22,7 @@ EVENTS = {
     "adapter_ready": "The engine has loaded a LoRA adapter for the first time, and answered one token with it.",
     "adapter_refused": "A LoRA adapter of the settings is not taken over; `why` says what is wrong with it.",
     "adapter_removed": "An administrator removed a LoRA adapter.",
+    "adapter_taken_over": "A LoRA adapter of the settings was taken over.",
     "adapter_unloaded": "A LoRA adapter has left the engine: another needed its place, or it was removed or replaced.",
     "adapters_not_followed": "Penstock failed while it followed the pool's LoRA adapters; the line has the traceback. It is "
     "retried.",
