@@ -36,7 +36,7 @@ local function taken(a)
     end
   end
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
-    local there = pool ~= a.pool and offered(pool, a.name).digest
+    local there = pool ~= a.pool and home_of(pool) ~= home_of(a.pool) and offered(pool, a.name).digest
     if there and there ~= a.digest then return {kind = 'other', pool = pool} end
   end
 end

@@ -17,7 +17,9 @@ from huggingface_hub import constants
 
 from broker.adapters import Adapters
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from jobs.adapter_files import CONFIG, WEIGHTS
+from jobs.rollouts import Mode
 from penstock import ArgumentError, AsyncPenstock, BadRequestError, NotFoundError
 from storage import open_storage
 from storage.base import read_all
@@ -160,6 +162,27 @@ async def test_the_command(api: ApiServer, puppet: Puppet, tmp_path: Path) -> No
     assert not unpinned["pinned"]
     assert await run("list", "--pool", "default") == [unpinned]
     assert await run("rm", "acme/sql") == [{"id": "default/acme/sql", "deleted": True}]
+
+
+async def test_a_pools_name_means_its_version_that_serves(
+    http: httpx.AsyncClient, puppet: Puppet, store: JobStore, tmp_path: Path
+) -> None:
+    first = await upload(http, tar_of(write_adapter(tmp_path / "a")))
+    assert (await add(http, first, "sql", any_base=True)).json()["id"] == "default/sql"
+    rollouts = Rollouts(store)
+    old = await rollouts.get("default")
+    started = await rollouts.write(old, old.start("m2", (), Mode.SURGE))
+    assert started is not None
+    await Puppet(store, "new", "default-v2").live()
+    assert await rollouts.write(started, started.flipped(), flip=True)
+    other = await upload(http, tar_of(write_adapter(tmp_path / "b", fill=1)))
+    replaced = await add(http, other, "sql", any_base=True)
+    assert replaced.status_code == 201, replaced.text
+    assert replaced.json()["id"] == "default-v2/sql"
+    assert [one["id"] for one in (await http.get(PATH)).json()["data"]] == ["default-v2/sql"]
+    assert (await http.get(f"{PATH}/default/sql")).json()["digest"] == replaced.json()["digest"]
+    assert (await http.delete(f"{PATH}/default/sql")).json()["id"] == "default-v2/sql"
+    assert (await http.get(PATH, params={"pool": "default"})).json()["data"] == []
 
 
 async def test_pages(http: httpx.AsyncClient, puppet: Puppet, tmp_path: Path) -> None:
