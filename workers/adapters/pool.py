@@ -196,7 +196,7 @@ class AdapterPool:
     # ---- for a swap of models ------------------------------------------------------------------------------------------
 
     async def rest(self) -> None:
-        """Unload all adapters, as the engine is about to free its devices. No job runs, and none comes until :meth:`wake`."""
+        """Unload all adapters, as the engine is about to free its devices. No job runs until :meth:`wake`."""
         self._awake.clear()
         await asyncio.gather(*self._loads.values(), return_exceptions=True)
         await self._places.clear()

@@ -42,6 +42,7 @@ from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
 from workers.inputs import Inputs
+from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
@@ -283,6 +284,8 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if (group := group_of(s)) is not None:
+            services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
         if self._member is not None and boarding is not None:
             boarding.cancel()
             self._member.boarded()
