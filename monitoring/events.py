@@ -16,9 +16,13 @@ EVENTS = {
     "`adapter_broken`.",
     "adapter_loaded": "The engine has loaded a LoRA adapter.",
     "adapter_not_loaded": "A LoRA adapter could not be copied or loaded now; it is retried.",
+    "adapter_not_taken_over": "A LoRA adapter of the settings could not be taken over, as Redis or the storage is "
+    "unreachable; it is retried.",
     "adapter_pinned": "An administrator had workers keep a LoRA adapter loaded, or no longer.",
     "adapter_ready": "The engine has loaded a LoRA adapter for the first time, and answered one token with it.",
+    "adapter_refused": "A LoRA adapter of the settings is not taken over; `why` says what is wrong with it.",
     "adapter_removed": "An administrator removed a LoRA adapter.",
+    "adapter_taken_over": "A LoRA adapter of the settings was taken over.",
     "adapter_unloaded": "A LoRA adapter has left the engine: another needed its place, or it was removed or replaced.",
     "adapters_not_followed": "Penstock failed while it followed the pool's LoRA adapters; the line has the traceback. It is "
     "retried.",

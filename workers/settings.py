@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from broker.settings import MetricsSettings, Seconds
-from broker.sources import CommaList, ShellWords, check_sendable
+from broker.sources import JSON_TABLE, CommaList, ShellWords, check_sendable
+from jobs.adapters import wrong_name
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
 from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
@@ -289,6 +290,23 @@ class WorkerSettings(MetricsSettings):
         if kept is not None and kept < info.data.get("adapters_max", 0):
             raise ValueError("it is less than adapters_max, and each adapter of a batch is held")
         return kept
+
+    adapters: Annotated[dict[str, str], JSON_TABLE] = Field(
+        {},
+        description='LoRA adapters with which the pool begins, for example `[pools.chat.adapters]` with `sql = "/data/sql"` '
+        'or `sql = "hf:acme/sql"` in `penstock.toml`. Each source is taken over once; change them later with '
+        "`penstock adapters`.",
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _taken(cls, adapters: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if adapters and not info.data.get("adapters_max", 0):
+            raise ValueError("the worker takes none: set adapters_max to the most adapters in one batch")
+        for name in adapters:
+            if why := wrong_name(name):
+                raise ValueError(f"{name[:100]!r}: {why}")
+        return adapters
 
     drain_timeout_s: Seconds = Field(
         30.0,

@@ -85,7 +85,7 @@ CONFINED = {
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
-    "huggingface_hub": ("storage/adapter_hub.py",),
+    "huggingface_hub": ("storage/adapter_hub.py", "workers/engines/vllm/hub.py"),
     "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"

@@ -21,6 +21,7 @@ OWN = (
         "model",
         "served_model_name",
         "aliases",
+        "adapters",
         "engine_args",
         "tool_parser",
         "reasoning_parser",

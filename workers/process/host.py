@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cache, partial
 from typing import Any
@@ -26,6 +26,7 @@ from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
+from workers.adapters.declared import take_over
 from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
@@ -100,7 +101,7 @@ class EngineHost:
         self._adapters: AdapterPool | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
-        self._returns: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
         self._closing = False
@@ -161,9 +162,13 @@ class EngineHost:
             with suppress(StoreError):  # the heartbeat finds them, too
                 await self._store.disown(self.worker, job_ids)
 
-        task = asyncio.get_running_loop().create_task(disown())
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
+        self._run_errand(disown())
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Run what ends by itself, until the worker ends."""
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _known(self) -> frozenset[str]:
         """Return the jobs that this worker knows as its own."""
@@ -285,9 +290,27 @@ class EngineHost:
             boarding.cancel()
             self._member.boarded()
             effects = Effects(
-                self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
+                self.engine,
+                gate,
+                self._runner,
+                self._metrics,
+                lambda: self._consumer,
+                s.swap_drain_s,
+                self._adapters,
             )
             services["swap member"] = self._member.run(effects)
+        if s.adapters:
+            self._run_errand(
+                take_over(
+                    s.adapters,
+                    s.pool,
+                    self.engine.models(),
+                    Adapters(store),
+                    storage,
+                    most=s.adapters_per_pool,
+                    most_bytes=s.adapter_max_bytes,
+                )
+            )
         if self._adapters is not None:
             services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
@@ -339,7 +362,7 @@ class EngineHost:
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
-        await _cancel([*self._jobs, *self._returns, *self._services])
+        await _cancel([*self._jobs, *self._errands, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files

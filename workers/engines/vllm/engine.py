@@ -327,6 +327,7 @@ class VllmEngine:
     async def stop(self) -> None:
         """See the Protocol."""
         self._report.stop()
+        self._adapters = None
         llm, self._llm = self._llm, None
         close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
