@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from broker.db.calls.adapters import AdapterAdd, AdapterPin, AdapterRemove, AdapterReport, Added
 from broker.jobs import StorePart
 from jobs.access import Actor, encoded
+from jobs.adapter_files import AdapterFacts, KeptAdapter
 from jobs.adapters import Adapter, AdapterState, Report
+from jobs.ids import make_id
 
 CHANGED = "adapters"
 """The order on a worker's control channel that its pool's adapters have changed; with it comes the new version."""
@@ -56,6 +60,42 @@ class Adapters(StorePart):
             by=encoded(by),
         )
         return await self._call(call)
+
+    async def declare(
+        self,
+        name: str,
+        pool: str,
+        source: str,
+        facts: AdapterFacts,
+        write: Callable[[str], Awaitable[KeptAdapter]],
+        *,
+        most: int,
+        tenant: str | None = None,
+        once: bool = False,
+        by: Actor | None = None,
+    ) -> Added:
+        """Store an adapter's files as an object of its own, and declare it; see :meth:`add`.
+
+        Args:
+            facts: of the files, which were checked.
+            write: writes the files as the object of this key.
+        """
+        ident = make_id("adapter-", time.time_ns() // 1_000_000, os.urandom(10))
+        key = f"adapters/{pool}/{ident}"
+        await self.announce(ident, key)
+        kept = await write(key)
+        adapter = Adapter(
+            name=name,
+            pool=pool,
+            source=source,
+            key=key,
+            digest=kept.digest,
+            size_bytes=kept.size,
+            rank=facts.rank,
+            base=facts.base,
+            tenant=tenant,
+        )
+        return await self.add(adapter, ident, most, once=once, by=by)
 
     async def taken_over(self, pool: str, name: str) -> str | None:
         """Return the source of the adapter that was taken over from settings under this name; None: none was."""

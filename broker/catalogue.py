@@ -126,6 +126,11 @@ class Catalogue:
         """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
         return (model.pool, model.base) in self._live or model.pool in self._marks.held
 
+    def of_pool(self, pool: str) -> Model | None:
+        """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
+        found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
+        return next((one for one in found if one.capabilities.adapter_of is None), None)
+
     def shares_storage(self, pool: str) -> bool:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
         return self._sharing.get(pool, False)

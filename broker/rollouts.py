@@ -55,6 +55,8 @@ class Rollouts(StorePart):
         """
         now_ms = await self._store.now_ms()
         new = replace(new, since_ms=now_ms if new.state is not old.state else old.since_ms)
+        begins = new.target if new.target != old.target else None
+        heir = None if begins is None or begins.pool == old.current.pool else begins.pool
         before = new.previous.pool if flip and new.previous is not None else None
         call = RolloutStep(
             pool=old.pool,
@@ -62,6 +64,8 @@ class Rollouts(StorePart):
             fields=_fields(new),
             held=held,
             unheld=unheld,
+            heir=heir,
+            heir_of=heir and old.current.pool,
             from_pool=before,
             to=new.current.pool if before else None,
             what=what,

@@ -11,6 +11,19 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "adapter_added": "An administrator added a LoRA adapter, or replaced its files.",
+    "adapter_broken": "The engine cannot load a LoRA adapter; `why` says what is wrong with it. Its jobs fail with "
+    "`adapter_broken`.",
+    "adapter_loaded": "The engine has loaded a LoRA adapter.",
+    "adapter_not_loaded": "A LoRA adapter could not be copied or loaded now; it is retried.",
+    "adapter_pinned": "An administrator had workers keep a LoRA adapter loaded, or no longer.",
+    "adapter_ready": "The engine has loaded a LoRA adapter for the first time, and answered one token with it.",
+    "adapter_removed": "An administrator removed a LoRA adapter.",
+    "adapter_unloaded": "A LoRA adapter has left the engine: another needed its place, or it was removed or replaced.",
+    "adapters_not_followed": "Penstock failed while it followed the pool's LoRA adapters; the line has the traceback. It is "
+    "retried.",
+    "adapters_not_read": "The pool's LoRA adapters could not be read, as Redis is unreachable; it is retried.",
+    "adapters_not_reported": "The state of a LoRA adapter could not be written, as Redis is unreachable; it is retried.",
     "alias_removed": "An operator removed an alias of a model.",
     "alias_set": "An operator set an alias of a model.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
@@ -165,6 +178,8 @@ EVENTS = {
     "continues.",
     "orphan_not_noted": "An object that no job needs was deleted, but Redis is unreachable, so the sweep deletes it once "
     "more.",
+    "parsers_chosen": "Which of vLLM's parsers of tool calls and of reasoning a model starts with, and why. Settings: "
+    "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",

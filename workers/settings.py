@@ -11,8 +11,10 @@ from pydantic import Field, ValidationInfo, field_validator
 from broker.settings import MetricsSettings, Seconds
 from broker.sources import CommaList, ShellWords, check_sendable
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
+from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
 
+_PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -33,6 +35,31 @@ class WorkerSettings(MetricsSettings):
         (),
         description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`.",
     )
+    tool_parser: str = Field(
+        "auto",
+        pattern=_PARSER,
+        description="Engine vllm: vLLM's parser of tool calls. `auto`: the one of the model's family, if it is known; "
+        "the log event `parsers_chosen` says which and why. `none`: none. `--tool-call-parser` in `engine_args` wins.",
+    )
+    reasoning_parser: str = Field(
+        "auto",
+        pattern=_PARSER,
+        description="Engine vllm: vLLM's parser of reasoning, likewise. `--reasoning-parser` in `engine_args` wins.",
+    )
+    speculation: str | None = Field(
+        None,
+        max_length=512,
+        description="Engine vllm: guess tokens ahead. `ngram`, or a draft model by its hub name or local path; with a "
+        "number of tokens as `ngram:5`. Other methods: `--speculative-config` in `engine_args`.",
+    )
+
+    @field_validator("speculation")
+    @classmethod
+    def _speculates(cls, speculation: str | None) -> str | None:
+        if speculation is not None:
+            speculative_config(speculation)
+        return speculation
+
     paced: str | None = Field(
         None,
         description="Compute nothing: vLLM's scheduler runs, each step takes the time of a cost model, and tokens are made "
@@ -261,6 +288,11 @@ class WorkerSettings(MetricsSettings):
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
+
+    @property
+    def draft_model(self) -> str | None:
+        """The draft model of :attr:`speculation`; None: it names none."""
+        return draft_model(self.speculation)
 
     @property
     def paced_name(self) -> str | None:

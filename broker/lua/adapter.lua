@@ -55,6 +55,15 @@ local function unused(a, answer)
   return answer
 end
 
+-- Have the sweeper delete an object, unless another pool has it: the next version of the model, or the one before.
+local function trash(pool, name, key)
+  for _, other in ipairs(redis.call('SMEMBERS', K.pools())) do
+    local text = other ~= pool and redis.call('HGET', K.adapters(other), name)
+    if text and cjson.decode(text).key == key then return end
+  end
+  redis.call('SADD', K.files_trash(), key)
+end
+
 define('adapter_add', function(a)
   local key, mark = K.adapters(a.pool), ':taken:' .. a.name
   local text = redis.call('HGET', key, a.name)
@@ -72,7 +81,7 @@ define('adapter_add', function(a)
   offer(a.pool, a.name, {digest = a.digest, tenant = a.tenant, ready = offered(a.pool, a.name).ready})
   redis.call('ZREM', K.files_announced(), a.announced .. ' ' .. a.key)
   redis.call('SREM', K.files_trash(), a.key)
-  if old then redis.call('SADD', K.files_trash(), old.key) end
+  if old then trash(a.pool, a.name, old.key) end
   adapters_changed(a.pool)
   audit(a, old and 'adapter.replace' or 'adapter.add', 'adapter ' .. a.name, {pool = a.pool, source = a.source, digest = a.digest, tenant = a.tenant})
   return {kind = old and 'replaced' or 'added', pool = a.pool}
@@ -85,7 +94,7 @@ define('adapter_remove', function(a)
   local old = cjson.decode(text)
   redis.call('HDEL', key, a.name)
   redis.call('HDEL', K.adapted(), a.pool .. ' ' .. a.name)
-  redis.call('SADD', K.files_trash(), old.key)
+  trash(a.pool, a.name, old.key)
   adapters_changed(a.pool)
   audit(a, 'adapter.remove', 'adapter ' .. a.name, {pool = a.pool, digest = old.digest, tenant = old.tenant})
   return true

@@ -26,7 +26,7 @@ def request_to(engine: Engine) -> EngineRequest:
 
 
 async def answer_of(engine: Engine) -> str:
-    final = await engine.run(request_to(engine), pytest.fail)
+    final = await engine.run(request_to(engine), lambda chunk: pytest.fail(str(chunk)))
     assert final.status == 200
     text = json.loads(final.body)["choices"][0]["message"]["content"]
     assert isinstance(text, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from jobs.endpoints import CHAT, MESSAGES, RESPONSES
 from jobs.stream_chunks import Chunk, Frames, Head, Text
-from tests.e2e.parsers import parsing
+from tests.e2e.parsers import TEMPLATE, parsing
 from workers.engines.assemble import SseReader
-from workers.engines.base import Engine, EngineRequest
+from workers.engines.base import Engine, EngineRequest, EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm.compact_streams import CompactStreams
+from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.probe import render
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
@@ -245,3 +248,69 @@ def parts(answer: dict[str, Any]) -> list[tuple[str, str]]:
             (item["type"], "".join(part["text"] for part in item["content"])) for item in answer["output"]
         ]
     return [(block["type"], block.get("thinking") or block.get("text") or "") for block in answer["content"]]
+
+
+def flags_for(folder: Path, change: dict[str, Any], *flags: str, **settings: Any) -> Any:
+    """Return vLLM's flags for a model of another type and with another template, after the choice of its parsers."""
+    from vllm.entrypoints.cli.serve import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    for name, said in change.items():
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **said}))
+    made = VllmSettings(str(folder), **{"tool_call_parser": "auto", "reasoning_parser": "auto", **settings})
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args([*made.argv(), *flags])
+    set_parsers(args, made)
+    return args
+
+
+@pytest.fixture
+def qwen3(tiny_model_path: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_path, folder)
+    return folder, {
+        "config.json": {"model_type": "qwen3"},
+        "tokenizer_config.json": {"chat_template": TEMPLATE},
+    }
+
+
+async def test_parsers_are_chosen_by_the_family_and_the_log_says_why(
+    qwen3: tuple[Path, dict[str, Any]],
+) -> None:
+    with capture_logs() as logs:
+        args = flags_for(*qwen3)
+    assert (args.tool_call_parser, args.enable_auto_tool_choice, args.reasoning_parser) == (
+        "hermes",
+        True,
+        "qwen3",
+    )
+    (line,) = [one for one in logs if one["event"] == "parsers_chosen"]
+    assert line["reasoning_parser_why"].startswith("Qwen3, by the model's type")
+
+
+async def test_flags_and_settings_win_over_the_family(qwen3: tuple[Path, dict[str, Any]]) -> None:
+    args = flags_for(*qwen3, "--tool-call-parser=llama3_json", reasoning_parser="none")
+    assert (args.tool_call_parser, args.enable_auto_tool_choice) == ("llama3_json", False)
+    assert not args.reasoning_parser
+    named = flags_for(*qwen3, tool_call_parser="none", reasoning_parser="deepseek_r1")
+    assert (named.tool_call_parser, named.reasoning_parser) == (None, "deepseek_r1")
+
+
+async def test_a_parser_that_the_tokenizer_does_not_fit_is_not_chosen(
+    qwen3: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, change = qwen3
+    change["config.json"]["model_type"] = "mistral"
+    change["tokenizer_config.json"]["chat_template"] += "{# [TOOL_CALLS] #}"
+    with capture_logs() as logs:
+        args = flags_for(folder, change)
+    assert not args.tool_call_parser
+    assert "does not fit" in logs[-1]["tool_parser_why"]
+
+
+@pytest.mark.parametrize("setting", ["tool_call_parser", "reasoning_parser"])
+async def test_an_unknown_parser_stops_the_start(qwen3: tuple[Path, dict[str, Any]], setting: str) -> None:
+    with pytest.raises(
+        EngineStartError, match=r"has no .*_parser 'mine': choose `auto`, `none` or one of .*hermes|qwen3"
+    ):
+        flags_for(*qwen3, **{setting: "mine"})

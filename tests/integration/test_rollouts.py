@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
+from broker.adapters import Adapters
 from broker.audit import AuditStream, Filter
 from broker.catalogue import Catalogue
 from broker.jobs import JobStore
 from broker.rollouts import Rollouts
 from jobs.access import Actor
+from jobs.adapters import Adapter
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import JobError
@@ -276,3 +278,20 @@ async def test_aliases_as_data(broker_settings: Any, store: JobStore, rollouts: 
         by = {act.by for act in acts}
         assert [act.what for act in acts] == ["alias.set", "alias.remove"]
         assert all(isinstance(one, Actor) for one in by)
+
+
+async def test_a_new_version_has_the_adapters_of_the_one_before(store: JobStore, rollouts: Rollouts) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "old", V1).live()
+    one = Adapter(name="tone", pool=V1, source="/somewhere", digest="d1", key="k1", size_bytes=1, rank=8)
+    await adapters.add(one, announced="a", most=5)
+    record = await rollouts.get(V1)
+    assert await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    (copy,) = await adapters.of(V2)
+    assert (copy.name, copy.digest, copy.key) == ("tone", "d1", "k1")
+    await Puppet(store, "new", V2).live()
+    assert {"tone", "puppet"} == (await rollouts.facts(V2)).keys()
+    await adapters.remove(V1, "tone")
+    assert not await store.client.sismember(store.keys("files_trash"), "k1")  # the new version needs it
+    await adapters.remove(V2, "tone")
+    assert await store.client.sismember(store.keys("files_trash"), "k1")

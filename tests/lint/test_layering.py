@@ -63,11 +63,12 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
+        "adapters": {"engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
         "swapping": {TOP, "admission", "attempts", "engines"},
-        "process": {TOP, "admission", "attempts", "batches", "engines", "swapping"},
+        "process": {TOP, "adapters", "admission", "attempts", "batches", "engines", "swapping"},
         "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
@@ -77,11 +78,13 @@ ROOMS = {
 CONFINED = {
     "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
+    "hiredis": ("broker/",),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
+    "huggingface_hub": ("storage/adapter_hub.py",),
     "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
@@ -107,6 +110,7 @@ CONFINED = {
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),

@@ -18,7 +18,15 @@ from workers.settings import WorkerSettings
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 OWN = (
-    *("model", "served_model_name", "aliases", "engine_args"),
+    *(
+        "model",
+        "served_model_name",
+        "aliases",
+        "engine_args",
+        "tool_parser",
+        "reasoning_parser",
+        "speculation",
+    ),
     *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""

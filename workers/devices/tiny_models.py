@@ -138,9 +138,9 @@ def _write(folder: Path, size: TinySize) -> None:
 def _fingerprint(spec: TinySize | EncoderSize | SpeechSize | VisionSize) -> str:
     """Return what a model is named after: a change of its recipe, these modules, is another model."""
     recipe = hashlib.sha256(json.dumps(asdict(spec)).encode())
-    for module in (tiny_tokenizer, tiny_weights, tiny_encoder, tiny_speech, tiny_vision):
-        recipe.update(Path(module.__file__).read_bytes())
-    recipe.update(Path(__file__).read_bytes())
+    modules = tiny_tokenizer, tiny_weights, tiny_encoder, tiny_speech, tiny_vision
+    for source in (__file__, *(str(module.__file__) for module in modules)):
+        recipe.update(Path(source).read_bytes())
     return recipe.hexdigest()[:10]
 
 

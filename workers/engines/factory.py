@@ -71,6 +71,7 @@ def engine_for(settings: WorkerSettings) -> Engine:
             just_in_time=settings.just_in_time,
             sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
             paced_wake_s=settings.paced_wake_s,
+            speculation=settings.speculation,
             adapters=settings.adapters_max,
             adapters_cpu=settings.adapters_kept,
             adapter_max_rank=settings.adapter_max_rank,
@@ -97,6 +98,10 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         tiny = VllmSettings.tiny(
             path, name=name, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
         )
+        if settings.tool_parser != "auto":
+            tiny = replace(tiny, tool_call_parser=settings.tool_parser)
+        if settings.reasoning_parser != "auto":
+            tiny = replace(tiny, reasoning_parser=settings.reasoning_parser)
         if settings.model is not None and settings.served_model_name:
             tiny = replace(tiny, served_model_name=(settings.served_model_name,))
         return tiny if kv_cache is None else replace(tiny, kv_cache_memory_bytes=kv_cache)
@@ -108,6 +113,8 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         cpu_memory_share=settings.cpu_memory_share,
         private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
+        tool_call_parser=settings.tool_parser,
+        reasoning_parser=settings.reasoning_parser,
         extra_args=settings.engine_args,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.endpoints import USUAL_ENDPOINTS
 from workers.engines.vllm.pacing import flags
+from workers.engines.vllm.speculation import speculative_config
 from workers.engines.vllm.step_cost import StepCost
 
 
@@ -25,7 +26,10 @@ class VllmSettings:
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
         dtype: weight type, such as ``bfloat16``.
-        tool_call_parser: name of vLLM's parser for tool calls; also turns on ``--enable-auto-tool-choice``.
+        tool_call_parser: name of vLLM's parser of tool calls; also turns on ``--enable-auto-tool-choice``. ``auto``: the one
+            of the model's family, if it is known; ``none`` or None: none but what ``extra_args`` name.
+        reasoning_parser: the same of reasoning.
+        speculation: guess tokens ahead; see :func:`workers.engines.vllm.speculation.speculative_config`. None: do not.
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
@@ -57,6 +61,8 @@ class VllmSettings:
     tensor_parallel_size: int | None = None
     dtype: str | None = None
     tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    speculation: str | None = None
     runner: str | None = None
     convert: str | None = None
     cpu_memory_share: float = 1.0
@@ -84,17 +90,9 @@ class VllmSettings:
             args += ["--served-model-name", *self.served_model_name]
         if self.enforce_eager:
             args.append("--enforce-eager")
-        if self.tool_call_parser:
-            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        args += self._abilities()
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
-        if self.adapters:
-            args += [
-                "--enable-lora",
-                f"--max-loras={self.adapters}",
-                f"--max-lora-rank={self.adapter_max_rank}",
-            ]
-            args.append(f"--max-cpu-loras={max(self.adapters, self.adapters_cpu)}")
         if self.paced is not None:
             args += flags(self.paced)
         if self.sleep_level is not None:
@@ -107,6 +105,24 @@ class VllmSettings:
             if value is not None:
                 args.append(f"--{flag.replace('_', '-')}={value}")
         return [*args, *self.extra_args]
+
+    def _abilities(self) -> list[str]:
+        """Write the flags of parsers, speculation and adapters."""
+        args: list[str] = []
+        if self.tool_call_parser not in {None, "auto", "none"}:
+            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        if self.reasoning_parser not in {None, "auto", "none"}:
+            args.append(f"--reasoning-parser={self.reasoning_parser}")
+        if self.speculation is not None:
+            args.append(f"--speculative-config={speculative_config(self.speculation)}")
+        if self.adapters:
+            args += [
+                "--enable-lora",
+                f"--max-loras={self.adapters}",
+                f"--max-lora-rank={self.adapter_max_rank}",
+            ]
+            args.append(f"--max-cpu-loras={max(self.adapters, self.adapters_cpu)}")
+        return args
 
     @classmethod
     def tiny(

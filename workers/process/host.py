@@ -7,12 +7,13 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from typing import Any
 
 import structlog
 
+from broker.adapters import Adapters
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
@@ -25,6 +26,7 @@ from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
+from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
 from workers.admission.policy import LaneController
@@ -94,6 +96,7 @@ class EngineHost:
         self.info: dict[str, Any] = {}
         self._tracer = Tracer()
         self._lease: Lease | None = None
+        self._adapters: AdapterPool | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
         self._returns: set[asyncio.Task[None]] = set()
@@ -201,12 +204,25 @@ class EngineHost:
             image_max_bytes=s.image_max_bytes,
             request_images_max_bytes=s.request_images_max_bytes,
         )
+        if s.adapters_max:
+            self._adapters = AdapterPool(
+                self.engine,
+                Adapters(store),
+                self._metrics,
+                storage,
+                s.data_dir.resolve() / "adapters",
+                worker=self.worker,
+                pool=s.pool,
+                most=s.adapters_kept,
+            )
+        adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
         rows = RowRunner(
             self.engine,
             inputs,
             RetryPolicy(s.retry_base_s, s.retry_max_s),
             s.max_result_bytes,
             self._tracer,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
         )
         chunks = ChunkRunner(
@@ -230,6 +246,7 @@ class EngineHost:
             max_result_bytes=s.max_result_bytes,
             device_share=device_share,
             inputs=inputs,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
@@ -249,6 +266,7 @@ class EngineHost:
             state=self._state,
             known=self._known,
             look=None if self._member is None else self._member.look,
+            on_adapters=self._adapters.changed if self._adapters else lambda _: None,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -267,6 +285,8 @@ class EngineHost:
                 self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
             )
             services["swap member"] = self._member.run(effects)
+        if self._adapters is not None:
+            services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
@@ -298,6 +318,7 @@ class EngineHost:
             "engine_priority": self.engine.priority().value,
             "gpus": self.gpus.facts,
             "shares_storage": self._store.large.shared,
+            **(self._adapters.state() if self._adapters else {}),
             **self._runner.accounts.pulse.read(stats.generated),
         }
 
@@ -317,7 +338,10 @@ class EngineHost:
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
         await _cancel([*self._jobs, *self._returns, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
-        for error in await asyncio.gather(*closing, return_exceptions=True):
+        ended = await asyncio.gather(*closing, return_exceptions=True)
+        if self._adapters is not None:  # after the engine, which may read their files
+            self._adapters.close()
+        for error in ended:
             if error is not None:
                 raise error
 

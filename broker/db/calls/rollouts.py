@@ -15,6 +15,7 @@ class RolloutStep(Call[bool]):
         step: of the record that was read; 0: there was none.
         fields: as texts; '' removes a field.
         held: a pool whose queue stays open without a live worker; ``unheld``: one of which this ends.
+        heir: a pool that gets the LoRA adapters of the pool ``heir_of``.
         to: takes the jobs of the pool ``from_pool`` from now on.
         what: the act, for the audit stream, with ``details``; ``by``: who asked.
     """
@@ -25,6 +26,8 @@ class RolloutStep(Call[bool]):
     fields: Mapping[str, str]
     held: str | None = None
     unheld: str | None = None
+    heir: str | None = None
+    heir_of: str | None = None
     from_pool: str | None = None
     to: str | None = None
     what: str | None = None

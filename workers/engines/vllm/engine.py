@@ -36,7 +36,7 @@ from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, wire
 from workers.engines.vllm.adapters import VllmAdapters
-from workers.engines.vllm.boot import load, make_app, slots
+from workers.engines.vllm.boot import load, make_app, mend, slots
 from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
@@ -49,6 +49,7 @@ from workers.engines.vllm.request_ids import of_job
 from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
+from workers.engines.vllm.start_hints import check_format
 from workers.engines.vllm.steps import Steps
 
 _encode = msgspec.json.Encoder().encode
@@ -86,6 +87,7 @@ class VllmEngine:
     async def start(self) -> None:
         """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
         settings = self._settings
+        await asyncio.to_thread(check_format, settings.model)
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
         ):
@@ -103,6 +105,7 @@ class VllmEngine:
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
+            await mend(self._llm)
             await self._open(args)
         except EngineStartError:
             await self.stop()
