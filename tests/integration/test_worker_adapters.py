@@ -347,3 +347,22 @@ async def test_a_version_under_which_two_workers_ended_is_tried_no_more(
     await until(adapters, worker, a=FAILED)
     with pytest.raises(AdapterBrokenError, match="two workers ended"):
         await worker.ask("a")
+
+
+async def test_a_sleep_of_the_engine_takes_them_out_and_they_come_back_after_it(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    """As a member of a swap group does: the engine loses what it had, and none is loaded while it sleeps."""
+    worker = await start()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
+    await until(adapters, worker, a=LOADED)
+    before = await worker.says("a")
+    await worker.pool.before_sleep()
+    assert worker.pool.state() == {"adapters": []}
+    await worker.engine.sleep()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "b", 2), "b")
+    await until(adapters, worker, a=STORED)
+    await worker.engine.wake()
+    worker.pool.after_wake()
+    await until(adapters, worker, b=LOADED)
+    assert await worker.says("a") == before

@@ -141,6 +141,14 @@ class Places:
             if not (place.users or place.loading):
                 self._leave(place)
 
+    async def empty(self) -> None:
+        """Unload every version. No request runs."""
+        async with self._turn:
+            for folder in list(self._places):
+                self.drop(folder)
+            going = [place.going for place in self._places.values() if place.going is not None]
+            await asyncio.gather(*going, return_exceptions=True)
+
     def pin(self, folders: Collection[Path]) -> None:
         """Set which versions are not evicted, of those that have a place now."""
         for place in self._places.values():

@@ -81,6 +81,7 @@ class AdapterPool:
         self._known: dict[str, Known] = {}
         self._loads: dict[Path, asyncio.Task[None]] = {}
         self._version: int | None = None
+        self._asleep = False
         self._reading, self._look = asyncio.Lock(), asyncio.Event()
         self._places = Places(self._load_now, engine.unload_adapter, most, self._on_evicted)
         self._files = AdapterFiles(storage, root, _COPIES * most, self._in_use)
@@ -167,6 +168,8 @@ class AdapterPool:
         self._reports.failed(known.adapter, reason)
 
     async def _load_now(self, name: str, folder: Path) -> None:
+        if self._asleep:
+            raise EngineDeadError("the engine sleeps", reached=False)
         self._files.begin_trial(folder)
         began_s = time.monotonic()
         try:
@@ -191,6 +194,18 @@ class AdapterPool:
 
     def _in_use(self) -> frozenset[Path]:
         return self._places.folders() | self._loads.keys()
+
+    # ---- for a swap of models ------------------------------------------------------------------------------------------
+
+    async def before_sleep(self) -> None:
+        """Unload every version: a sleep loses them. Until :meth:`after_wake` none is loaded."""
+        self._asleep = True
+        await self._places.empty()
+
+    def after_wake(self) -> None:
+        """Load again: what is pinned now, other versions when a job wants them."""
+        self._asleep = False
+        self._look.set()
 
     # ---- for the heartbeat ---------------------------------------------------------------------------------------------
 
@@ -251,6 +266,8 @@ class AdapterPool:
 
     async def _try_all(self) -> bool:
         """Load each version that the engine never had, and those that are pinned. Return whether nothing is left to do."""
+        if self._asleep:
+            return True
         done = True
         for name, known in list(self._known.items()):
             wanted = not known.tried or known.adapter.pinned

@@ -282,7 +282,14 @@ class EngineHost:
             boarding.cancel()
             self._member.boarded()
             effects = Effects(
-                self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
+                self.engine,
+                gate,
+                self._runner,
+                self._metrics,
+                lambda: self._consumer,
+                s.swap_drain_s,
+                before_sleep=self._adapters.before_sleep if self._adapters else None,
+                after_wake=self._adapters.after_wake if self._adapters else lambda: None,
             )
             services["swap member"] = self._member.run(effects)
         if self._adapters is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -45,6 +45,7 @@ class Effects:
         gate, runner: of this worker.
         consumer: returns what asks for jobs; None: nothing does yet.
         drain_s: time for running jobs.
+        before_sleep: called once no job is here, while the engine is still awake; ``after_wake``: when it is again.
     """
 
     def __init__(
@@ -55,9 +56,13 @@ class Effects:
         metrics: WorkerMetrics,
         consumer: Callable[[], Consumer | None],
         drain_s: float,
+        *,
+        before_sleep: Callable[[], Awaitable[None]] | None = None,
+        after_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine, self._gate, self._runner, self._metrics = engine, gate, runner, metrics
         self._consumer, self._drain_s = consumer, drain_s
+        self._before_sleep, self._after_wake = before_sleep, after_wake
 
     @property
     def busy(self) -> bool:
@@ -78,6 +83,8 @@ class Effects:
             await self._stop_claiming()
             await self._let_end()
         with self._timed("sleep") as took_ms:
+            if self._before_sleep is not None:
+                await self._before_sleep()
             await self._engine.sleep()
         return took_ms()
 
@@ -93,6 +100,7 @@ class Effects:
         """
         with self._timed("wake") as took_ms:
             await self._engine.wake()
+        self._after_wake()
         self._metrics.swaps.inc()
         return took_ms()
 
