@@ -228,8 +228,6 @@ def _gives_way(holder: Member, comer: Member, rules: Rules) -> bool:
     cost = cost_ms(holder, comer)
     if holder.idle_ms is not None and holder.idle_ms >= LINGER * cost:
         return True
-    if comer.boots:
-        return True
     if (holder.awake_ms or 0.0) < rules.min_stay_ms:
         return False
     if _rank(comer, rules):

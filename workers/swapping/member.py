@@ -165,6 +165,8 @@ class SwapMember:
         """Leave the group. The engine must have stopped."""
         with suppress(StoreUnavailableError):
             await self._group.give(leaves=True)
+            if self._boots:  # it never registered, so nobody else ends its lease
+                await self._store.bury(self._worker)
 
     async def _obey(self, view: View, effects: Effects) -> None:
         wanted = self._worker in view.wanted
