@@ -98,8 +98,13 @@ async def drive(base: Base, args: argparse.Namespace) -> dict[str, list[float]]:
 
 
 async def warm_up(base: Base) -> None:
-    """Ask each model once, so that the cost of waking it is known."""
+    """Wait for all models, and ask each twice, so that the cost of waking it is known."""
     link = Connection(*base)
+    while True:
+        listed = json.loads((await link.request("GET", "/v1/models")).body)["data"]
+        if len(listed) == len(MODELS):
+            break
+        await asyncio.sleep(0.5)
     for model in (*MODELS, *MODELS):
         body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1}).encode()
         reply = await link.request("POST", "/v1/completions", body)
