@@ -18,7 +18,7 @@ class WorkerState(StrEnum):
 
     @classmethod
     def read(cls, text: str | None) -> WorkerState:
-        """Return the state that a record says. A worker of an older version says none, a newer one may say another: ready."""
+        """Return the state that a record says. Workers of other versions may say none, or one more: they count as ready."""
         return next((state for state in cls if state == text), cls.READY)
 
     @property
