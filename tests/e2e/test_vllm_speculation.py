@@ -97,6 +97,20 @@ async def test_a_sampled_request_does_not_end_the_engine(guessing: Engine, more:
     await guessing.check()
 
 
+async def test_only_allowed_tokens_are_drawn(guessing: Engine) -> None:
+    allowed = [1243, 3108, 386, 3869]
+    body = {
+        "model": "tiny-random",
+        "prompt": PROMPTS[0],
+        "max_tokens": 40,
+        "temperature": 1,
+        "ignore_eos": True,
+    }
+    sent = json.dumps({**body, "allowed_token_ids": allowed, "return_token_ids": True}).encode()
+    final = await guessing.run(EngineRequest("job_1", "/v1/completions", sent), lambda _: None)
+    assert set(json.loads(final.body)["choices"][0]["token_ids"]) <= set(allowed)
+
+
 async def test_the_best_token_alone_is_the_greedy_text(guessing: Engine) -> None:
     for prompt in PROMPTS:
         assert await ask(guessing, prompt, temperature=1, top_k=1) == await ask(guessing, prompt)
