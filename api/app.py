@@ -11,11 +11,13 @@ from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.access.scopes import needs_key, require_scopes
+from api.admin import adapters as admin_adapters
 from api.admin import aliases as admin_aliases
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
 from api.admin import rollouts as admin_rollouts
 from api.admin import tenants as admin_tenants
+from api.admin.adapter_schema import AdapterChange, AdapterRequest
 from api.admin.key_schema import KeyRequest, RotateRequest
 from api.admin.rollout_schema import AliasRequest, BackRequest, RolloutRequest, SwitchRequest
 from api.admin.tenant_schema import TenantFields
@@ -75,7 +77,7 @@ TAGS = [
     },
     {
         "name": "admin",
-        "description": "API keys; tenants: their shares, bounds, rights and quotas; versions of models; the audit stream.",
+        "description": "API keys; tenants with shares, bounds and quotas; LoRA adapters; versions of models; audit.",
     },
     {"name": "operations", "description": "Queues, workers, usage, health and metrics."},
 ]
@@ -86,7 +88,7 @@ ROUTES = {
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
-    "admin": (admin_keys, admin_tenants, admin_rollouts, admin_aliases, admin_audit),
+    "admin": (admin_keys, admin_tenants, admin_adapters, admin_rollouts, admin_aliases, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -127,7 +129,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         [
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
-            *(KeyRequest, RotateRequest, TenantFields),
+            *(KeyRequest, RotateRequest, TenantFields, AdapterRequest, AdapterChange),
             *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
             *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest),

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from broker.db.calls.adapters import AdapterAdd, AdapterPin, AdapterRemove, AdapterReport, Added
 from broker.jobs import StorePart
 from jobs.access import Actor, encoded
+from jobs.adapter_files import AdapterFacts, KeptAdapter
 from jobs.adapters import Adapter, AdapterState, Report
+from jobs.ids import make_id
 
 CHANGED = "adapters"
 """The order on a worker's control channel that its pool's adapters have changed; with it comes the new version."""
 
 _OWN = ":"
 """With this begin the fields of a pool's hash that are no adapters."""
+
+_MOST_VERSIONS = 100
 
 _REPORTS = msgspec.json.Decoder(Report)
 _RECORDS = msgspec.json.Decoder(Adapter)
@@ -57,6 +63,42 @@ class Adapters(StorePart):
         )
         return await self._call(call)
 
+    async def declare(
+        self,
+        name: str,
+        pool: str,
+        source: str,
+        facts: AdapterFacts,
+        write: Callable[[str], Awaitable[KeptAdapter]],
+        *,
+        most: int,
+        tenant: str | None = None,
+        once: bool = False,
+        by: Actor | None = None,
+    ) -> Added:
+        """Store an adapter's files as an object of its own, and declare it; see :meth:`add`.
+
+        Args:
+            facts: of the files, which were checked.
+            write: writes the files as the object of this key.
+        """
+        ident = make_id("adapter-", time.time_ns() // 1_000_000, os.urandom(10))
+        key = f"adapters/{pool}/{ident}"
+        await self.announce(ident, key)
+        kept = await write(key)
+        adapter = Adapter(
+            name=name,
+            pool=pool,
+            source=source,
+            key=key,
+            digest=kept.digest,
+            size_bytes=kept.size,
+            rank=facts.rank,
+            base=facts.base,
+            tenant=tenant,
+        )
+        return await self.add(adapter, ident, most, once=once, by=by)
+
     async def taken_over(self, pool: str, name: str) -> str | None:
         """Return the source of the adapter that was taken over from settings under this name; None: none was."""
         taken: str | None = await self._execute(
@@ -81,15 +123,24 @@ class Adapters(StorePart):
         )
         return None if text is None else _RECORDS.decode(text)
 
+    async def home(self, pool: str) -> str:
+        """Return the version of a pool that serves: whose adapters count. Mostly that is the pool itself."""
+        for _ in range(_MOST_VERSIONS):
+            to = await self._execute(self._client.hget(self._keys("pool", pool), "forward"))
+            if to is None:
+                break
+            pool = to
+        return pool
+
     async def of(self, pool: str) -> list[Adapter]:
         """Return a pool's adapters, by name."""
         rows: Mapping[str, str] = await self._execute(self._client.hgetall(self._keys("adapters", pool)))
         return [_RECORDS.decode(text) for name, text in sorted(rows.items()) if not name.startswith(_OWN)]
 
     async def all(self) -> list[Adapter]:
-        """Return the adapters of all pools, by pool and name."""
+        """Return the adapters of all pools that serve, by pool and name."""
         pools = sorted(await self._execute(self._client.smembers(self._keys("pools"))))
-        return [adapter for pool in pools for adapter in await self.of(pool)]
+        return [adapter for pool in pools if await self.home(pool) == pool for adapter in await self.of(pool)]
 
     async def version(self, pool: str) -> int | None:
         """Return a number that every change of the pool's adapters raises; None: it never had one.

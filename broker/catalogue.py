@@ -65,9 +65,14 @@ class Model:
         return (self.capabilities.adapter_of or self.name) if self.adapter else self.name
 
     @property
+    def broken(self) -> str | None:
+        """Why no live worker of its pool can load it; None: it is no adapter, or one can, or has not tried."""
+        return None if self.adapter is None else self.adapter.broken
+
+    @property
     def usable(self) -> bool:
         """Whether it may be listed: a declared adapter is as soon as a worker has it, and while it is not broken."""
-        return self.adapter is None or (self.adapter.ready and self.adapter.broken is None)
+        return self.adapter is None or (self.adapter.ready and self.broken is None)
 
     def open_to(self, tenant: str) -> bool:
         """Whether a tenant may know of it: an adapter may belong to one."""
@@ -125,6 +130,11 @@ class Catalogue:
     def live(self, model: Model) -> bool:
         """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
         return (model.pool, model.base) in self._live or model.pool in self._marks.held
+
+    def of_pool(self, pool: str) -> Model | None:
+        """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
+        found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
+        return next((one for one in found if one.capabilities.adapter_of is None), None)
 
     def shares_storage(self, pool: str) -> bool:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""

@@ -96,6 +96,18 @@ class Offered(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.tenant is None or self.tenant == tenant
 
 
+def state_of(adapter: Adapter, reports: Iterable[Report | None]) -> str:
+    """Return the state of an adapter in its pool, by what each live worker says; None: it says nothing.
+
+    ``loaded`` or ``stored`` if a worker says so; ``failed``: every worker does; else ``pending``.
+    """
+    said = {report.state if report and report.digest == adapter.digest else None for report in reports}
+    for state in (AdapterState.LOADED, AdapterState.STORED):
+        if state in said:
+            return state.value
+    return AdapterState.FAILED.value if said == {AdapterState.FAILED} else "pending"
+
+
 def wrong_name(name: str) -> str | None:
     """Return what is wrong with an adapter's name; None: nothing."""
     if len(name) > MOST_NAME:

@@ -1,7 +1,8 @@
 """Sampling options that an engine with speculative decoding cannot follow, by its method. Pure: one table.
 
 With vLLM 0.32 a draft is accepted or not by the target's own distribution, for which some options have no code: it refuses
-them, ignores them, or dies of them. A method that is not in the table is taken to be like a draft model.
+them, or ignores them. A method that is not in the table is taken to be like a draft model. ``top_k`` is not in the table:
+vLLM dies of it, and :mod:`workers.engines.vllm.worker_hooks` mends that, as many models have it in their defaults.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-_SAMPLED: Final = ("top_k",)
+_SAMPLED: Final = ("min_p",)
 """Fields that matter only while tokens are drawn: at temperature 0 the best token is taken."""
 
-_ALWAYS: Final = ("min_p", "logit_bias")
+_ALWAYS: Final = ("logit_bias",)
 
 LIMITS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "ngram": (_SAMPLED, _ALWAYS),
@@ -20,7 +21,7 @@ LIMITS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
 }
 """By method: fields that it does not take in a sampled request, and those that it takes in none."""
 
-_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {"top_k": (0, -1), "min_p": (0,)}
+_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {"min_p": (0,)}
 """Values that leave a field without effect, besides null and an empty one."""
 
 

@@ -16,6 +16,7 @@ from penstock._core.requests import Request
 from penstock._core.retry import MAX_RETRY_S
 from penstock.errors import Retry
 from penstock.models import Health, Model, Page
+from penstock.resources.adapters import Adapters
 from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
@@ -48,6 +49,7 @@ class _Client(Part[Driver]):
         self.tenants = Tenants(driver)
         self.rollouts = Rollouts(driver)
         self.aliases = Aliases(driver)
+        self.adapters = Adapters(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)
         self.webhooks = Webhooks(driver)

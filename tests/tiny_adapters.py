@@ -1,14 +1,22 @@
-"""Random LoRA adapters for the tiny Llama, and broken ones."""
+"""Random LoRA adapters for the tiny Llama, and broken ones; and how one is declared."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import tarfile
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+
+from broker.adapters import Adapters
+from jobs.adapters import Adapter
+from storage import Storage
 
 _SIZES = {
     "q_proj": ("num_attention_heads",),
@@ -65,3 +73,35 @@ def make_adapter(
     }
     (folder / "adapter_config.json").write_text(json.dumps(said | config))
     return folder
+
+
+def tiny_adapter(folder: Path, seed: int, *, rank: int = 8) -> Path:
+    """Write an adapter for no model at all, which the simulated engine takes. Other seeds are other versions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "seed": seed}))
+    (folder / "adapter_model.safetensors").write_bytes(b"weights %d" % seed)
+    return folder
+
+
+async def declare(
+    adapters: Adapters, storage: Storage, folder: Path, name: str, pool: str = "default"
+) -> Adapter:
+    """Put an adapter into storage and declare it, or replace it, as the api does. Return its record."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, file.name)
+    data = packed.getvalue()
+    adapter = Adapter(
+        name=name,
+        pool=pool,
+        source=str(folder),
+        key=f"adapters/{uuid.uuid4().hex}",
+        digest=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        rank=json.loads((folder / "adapter_config.json").read_text()).get("r", 0),
+    )
+    await adapters.announce(adapter.key, adapter.key)
+    await storage.put(adapter.key, data)
+    assert (await adapters.add(adapter, adapter.key, 1000)).kind in {"added", "replaced"}
+    return adapter

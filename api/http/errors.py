@@ -44,6 +44,7 @@ _OWN_CODES = {
     ),
     404: (
         "alias_not_found",
+        "adapter_not_found",
         "batch_not_found",
         "event_not_found",
         "chat_completion_not_found",

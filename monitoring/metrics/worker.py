@@ -12,6 +12,7 @@ from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 TOKEN_KINDS = ("prompt", "completion")
 BATCH_ROW_OUTCOMES = ("completed", "failed")
+ADAPTER_LOADS = ("loaded", "broken")
 ATTEMPT_NUMBERS = ("1", "2", "3+")
 SWAP_PHASES = ("drain", "sleep", "wait", "wake")
 
@@ -45,6 +46,7 @@ class WorkerMetrics:
         self._make_outcomes(registry)
         self._make_times(registry)
         self._make_own(registry)
+        self._make_adapters(registry)
         self.reaper = ReaperMetrics(registry)
         self.store_faults = store_faults(registry)
         self._tokens = Children(self.tokens)
@@ -58,6 +60,7 @@ class WorkerMetrics:
             (self.batch_rows, BATCH_ROW_OUTCOMES),
             (self.run_time, JOB_ENDS),
             (self.swap_time, SWAP_PHASES),
+            (self.adapter_loads, ADAPTER_LOADS),
         ):
             for value in values:
                 counter.labels(value)
@@ -187,4 +190,26 @@ class WorkerMetrics:
         self.beats_failed = counter(
             "penstock_heartbeats_failed_total",
             "Heartbeats that Redis did not answer; the lease goes on until it ends.",
+        )
+
+    def _make_adapters(self, registry: CollectorRegistry) -> None:
+        self.adapters_loaded = Gauge(
+            "penstock_adapters_loaded", "LoRA adapters in this worker's engine.", registry=registry
+        )
+        self.adapter_loads = Counter(
+            "penstock_adapter_loads_total",
+            "Loads of LoRA adapters into the engine, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.adapter_load_time = Histogram(
+            "penstock_adapter_load_seconds",
+            "Seconds in which the engine loaded and tried a LoRA adapter; the copy of its files is not in it.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.adapter_evictions = Counter(
+            "penstock_adapter_evictions_total",
+            "LoRA adapters that left the engine: others needed their place, or they were removed or replaced.",
+            registry=registry,
         )

@@ -30,6 +30,7 @@ _CLIENT = {
     "rollout": ("penstock.cli.rollouts", "rollout", "New versions of models: start, look, go back."),
     "aliases": ("penstock.cli.rollouts", "aliases", "Further names of models: set and remove them."),
     "tenants": ("penstock.cli.tenants", "tenants", "Set tenants: shares, bounds, rights, quotas."),
+    "adapters": ("penstock.cli.adapters", "adapters", "LoRA adapters: add, list, pin, remove them."),
     "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),
     "audit": ("penstock.cli.ledgers", "audit", "List administrative acts."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),

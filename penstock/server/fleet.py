@@ -27,6 +27,8 @@ OPTIONS = {
     "served_model_name": "--served-model-name",
     "aliases": "--alias",
     "tensor_parallel": "--tensor-parallel",
+    "nodes": "--nodes",
+    "node_master": "--node-master",
     "concurrency": "--concurrency",
     "kv_cache_gib": "--kv-cache-gib",
     "cpu_memory_share": "--cpu-memory-share",

@@ -63,10 +63,13 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
+        "adapters": {"engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
-        "process": {TOP, "admission", "attempts", "batches", "engines"},
+        "nodes": {TOP, "devices", "engines"},
+        "swapping": {TOP, "admission", "attempts", "engines"},
+        "process": {TOP, "adapters", "admission", "attempts", "batches", "engines", "nodes", "swapping"},
         "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
@@ -76,11 +79,13 @@ ROOMS = {
 CONFINED = {
     "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
+    "hiredis": ("broker/",),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
+    "huggingface_hub": ("storage/adapter_hub.py", "workers/engines/vllm/hub.py"),
     "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
@@ -90,6 +95,7 @@ CONFINED = {
                 "adapters",
                 "boot",
                 "core_hooks",
+                "headless",
                 "cpu_memory",
                 "held_outputs",
                 "lane_scheduler",
@@ -106,6 +112,7 @@ CONFINED = {
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),

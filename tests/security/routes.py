@@ -33,6 +33,7 @@ OBJECTS: Final = {
     "/v1/admin/tenants/{name}": "tenant",
     "/v1/admin/rollouts/{pool}": "pool",
     "/v1/admin/aliases/{alias}": "alias",
+    "/v1/admin/adapters/{pool}": "adapter",
 }
 """The kind of object that a path names, by the path up to its first parameter."""
 
@@ -50,13 +51,14 @@ MISSING: Final = {
     "key": "7" * 12,
     "tenant": "no-such-tenant",
     "alias": "no-such-alias",
+    "adapter": "no-such-pool",
 }
 """An id of each kind that no object has."""
 
 EVENT: Final = f"evt_{7:040x}"
 """An event that each webhook of the tests has given up."""
 
-OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low", "event": EVENT, "item_id": "kept"}
+OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low", "event": EVENT, "item_id": "kept", "name": "sql"}
 """Parameters of paths that name no object, with a value of each."""
 
 
@@ -131,5 +133,6 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "POST /v1/admin/rollouts/{pool}": {"json": {"model": "m"}},
     "POST /v1/admin/rollouts/{pool}/switch": {"json": {"to": "other"}},
     "PUT /v1/admin/aliases/{alias}": {"json": {"model": "puppet"}},
+    "PATCH /v1/admin/adapters/{pool}/{name}": {"json": {"pinned": True}},
 }
 """A good body of each route with a body that names an object."""

@@ -21,12 +21,13 @@ OWN = (
         "model",
         "served_model_name",
         "aliases",
+        "adapters",
         "engine_args",
         "tool_parser",
         "reasoning_parser",
         "speculation",
     ),
-    *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
+    *("gpus", "tensor_parallel", "nodes", "node_master", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
 

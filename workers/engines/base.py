@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from jobs.capabilities import Capabilities
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
@@ -55,8 +57,7 @@ class Upload:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     """One job, as an engine sees it.
 
     Attributes:
@@ -79,7 +80,7 @@ class EngineRequest:
     stream: bool = False
     priority: int = 0
     attempt: int = 1
-    trace: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = msgspec.field(default_factory=dict)
     handed_over: Callable[[], None] | None = None
     tenant: str | None = None
     upload: Upload | None = None

@@ -6,13 +6,14 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from typing import Any
 
 import structlog
 
+from broker.adapters import Adapters
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
@@ -25,6 +26,8 @@ from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
+from workers.adapters.declared import take_over
+from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
 from workers.admission.policy import LaneController
@@ -39,6 +42,7 @@ from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
 from workers.inputs import Inputs
+from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
@@ -96,9 +100,10 @@ class EngineHost:
         self._reloads = Reloads(engine, self._announce, lambda: self._member is not None)
         self._tracer = Tracer()
         self._lease: Lease | None = None
+        self._adapters: AdapterPool | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
-        self._returns: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
         self._closing = False
@@ -159,9 +164,13 @@ class EngineHost:
             with suppress(StoreError):  # the heartbeat finds them, too
                 await self._store.disown(self.worker, job_ids)
 
-        task = asyncio.get_running_loop().create_task(disown())
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
+        self._run_errand(disown())
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Run what ends by itself, until the worker ends."""
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _known(self) -> frozenset[str]:
         """Return the jobs that this worker knows as its own."""
@@ -203,12 +212,25 @@ class EngineHost:
             image_max_bytes=s.image_max_bytes,
             request_images_max_bytes=s.request_images_max_bytes,
         )
+        if s.adapters_max:
+            self._adapters = AdapterPool(
+                self.engine,
+                Adapters(store),
+                self._metrics,
+                storage,
+                s.data_dir.resolve() / "adapters",
+                worker=self.worker,
+                pool=s.pool,
+                most=s.adapters_kept,
+            )
+        adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
         rows = RowRunner(
             self.engine,
             inputs,
             RetryPolicy(s.retry_base_s, s.retry_max_s),
             s.max_result_bytes,
             self._tracer,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
         )
         chunks = ChunkRunner(
@@ -232,6 +254,7 @@ class EngineHost:
             max_result_bytes=s.max_result_bytes,
             device_share=device_share,
             inputs=inputs,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
@@ -252,6 +275,7 @@ class EngineHost:
             known=self._known,
             look=None if self._member is None else self._member.look,
             reload=self._reloads.order,
+            on_adapters=self._adapters.changed if self._adapters else lambda _: None,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -263,14 +287,36 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if (group := group_of(s)) is not None:
+            services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
         effects = Effects(
-            self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
+            self.engine,
+            gate,
+            self._runner,
+            self._metrics,
+            lambda: self._consumer,
+            s.swap_drain_s,
+            self._adapters,
         )
         services["reloads"] = self._reloads.run(effects)
         if self._member is not None and boarding is not None:
             boarding.cancel()
             self._member.boarded()
             services["swap member"] = self._member.run(effects)
+        if s.adapters:
+            self._run_errand(
+                take_over(
+                    s.adapters,
+                    s.pool,
+                    self.engine.models(),
+                    Adapters(store),
+                    storage,
+                    most=s.adapters_per_pool,
+                    most_bytes=s.adapter_max_bytes,
+                )
+            )
+        if self._adapters is not None:
+            services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
@@ -305,6 +351,7 @@ class EngineHost:
             "engine_priority": self.engine.priority().value,
             "gpus": self.gpus.facts,
             "shares_storage": self._store.large.shared,
+            **(self._adapters.state() if self._adapters else {}),
             **self._runner.accounts.pulse.read(stats.generated),
         }
 
@@ -322,9 +369,12 @@ class EngineHost:
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
-        await _cancel([*self._jobs, *self._returns, *self._services])
+        await _cancel([*self._jobs, *self._errands, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
-        for error in await asyncio.gather(*closing, return_exceptions=True):
+        ended = await asyncio.gather(*closing, return_exceptions=True)
+        if self._adapters is not None:  # after the engine, which may read their files
+            self._adapters.close()
+        for error in ended:
             if error is not None:
                 raise error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from broker.adapters import CHANGED
 from broker.db.calls.workers import Beat
 from broker.db.client import connect
 from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
@@ -44,6 +45,7 @@ class Lease:
         known: returns the jobs that it knows as its own.
         look: has it look at its swap group; None: it has none.
         reload: takes an order to load other weights; None: there is nothing to load.
+        on_adapters: gets the version of its pool's adapters.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Lease:
         metrics: WorkerMetrics,
         state: Callable[[], Mapping[str, Any]],
         known: Callable[[], frozenset[str]],
+        on_adapters: Callable[[int | None], None],
         look: Callable[[], None] | None = None,
         reload: Callable[[str], None] | None = None,
     ) -> None:
@@ -66,6 +69,7 @@ class Lease:
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
         self._state, self._known, self._look, self._reload = state, known, look, reload
+        self._on_adapters = on_adapters
         self._unknown: frozenset[str] = frozenset()
         self._drains = False
         self._beat_now = asyncio.Event()
@@ -117,6 +121,7 @@ class Lease:
             self._metrics.beats.inc()
             for subject, word in beat.orders:
                 self._obey(subject, word)
+            self._on_adapters(beat.adapters)
             await self._return_strays(beat.jobs or ())
 
     async def _beat(self) -> Beat:
@@ -177,6 +182,8 @@ class Lease:
         elif subject == RELOAD:
             if self._reload is not None:
                 self._reload(word)
+        elif subject == CHANGED:
+            self._on_adapters(int(word))
         elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))

@@ -37,6 +37,16 @@ class Consumer(Protocol):
         """Return the jobs of claims that have not reached the runner yet."""
 
 
+class Adapters(Protocol):
+    """The LoRA adapters of the engine; see :class:`workers.adapters.pool.AdapterPool`."""
+
+    async def rest(self) -> None:
+        """Unload them all."""
+
+    def wake(self) -> None:
+        """Load them again, as they are wanted."""
+
+
 class Effects:
     """All of it is called on the engine's loop.
 
@@ -45,6 +55,7 @@ class Effects:
         gate, runner: of this worker.
         consumer: returns what asks for jobs; None: nothing does yet.
         drain_s: time for running jobs.
+        adapters: the engine's LoRA adapters; None: it takes none.
     """
 
     def __init__(
@@ -55,9 +66,10 @@ class Effects:
         metrics: WorkerMetrics,
         consumer: Callable[[], Consumer | None],
         drain_s: float,
+        adapters: Adapters | None = None,
     ) -> None:
         self._engine, self._gate, self._runner, self._metrics = engine, gate, runner, metrics
-        self._consumer, self._drain_s = consumer, drain_s
+        self._consumer, self._drain_s, self._adapters = consumer, drain_s, adapters
 
     @property
     def busy(self) -> bool:
@@ -76,6 +88,8 @@ class Effects:
         with self._timed("drain"):
             await self.rest(self._drain_s)
         with self._timed("sleep") as took_ms:
+            if self._adapters is not None:  # their weights go with the engine's
+                await self._adapters.rest()
             await self._engine.sleep()
         return took_ms()
 
@@ -97,6 +111,8 @@ class Effects:
         """
         with self._timed("wake") as took_ms:
             await self._engine.wake()
+            if self._adapters is not None:
+                self._adapters.wake()
         self._metrics.swaps.inc()
         return took_ms()
 

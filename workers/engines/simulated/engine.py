@@ -93,7 +93,7 @@ class SimulatedEngine:
             "max_model_len": limit,
         }
         endpoints = tuple(ENDPOINTS)
-        able = replace(_ABLE, adapters=self._settings.adapters)
+        able = replace(_ABLE, adapters=self._settings.adapters, adapter_rank=self._settings.adapter_max_rank)
         return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit, capabilities=able),)
 
     def capacity(self) -> int:

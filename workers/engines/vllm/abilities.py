@@ -25,6 +25,7 @@ def capabilities(config: Any, args: Any, tasks: Collection[str]) -> Capabilities
         audios=most(model, "audio"),
         videos=most(model, "video"),
         adapters=most_at_once(config),
+        adapter_rank=config.lora_config and config.lora_config.max_lora_rank,
         structured_output=generates,
         tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else _own_parser(model),
         reasoning_parser=args.structured_outputs_config.reasoning_parser or None,

@@ -7,11 +7,12 @@ import io
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire
+from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
 from workers.engines.vllm.adapters import free_the_last_place
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
@@ -70,6 +71,8 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     if settings.paced is not None:
         set_pace(config, engine_args, penstock_config(config), settings.paced)
     lanes.use(config, penstock_config(config), settings)
+    if config.speculative_config is not None and not config.parallel_config.worker_extension_cls:
+        config.parallel_config.worker_extension_cls = worker_hooks.NAME
     rendering.set_defaults(config)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
@@ -96,6 +99,12 @@ def slots(config: Any) -> int:
     return int(config.scheduler_config.max_num_seqs * max(ours, 1))
 
 
+async def mend(llm: Any) -> None:
+    """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
+    if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
+        await llm.collective_rpc(worker_hooks.MEND_SAMPLING)
+
+
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
     """Return vLLM's own FastAPI app over its engine client."""
     try:
@@ -105,4 +114,7 @@ async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
         from vllm.entrypoints.openai.api_server import build_app, init_app_state
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    app.state.server = SimpleNamespace(
+        should_exit=False
+    )  # vLLM's handler of errors stops its own server by it
     return app

@@ -24,20 +24,26 @@ def speculative_config(speculation: str) -> str:
     Raises:
         ValueError: the number is not 1 to 32, or there is no name.
     """
+    name, tokens = _read(speculation)
+    own: dict[str, str | int] = {"method": "draft_model", "model": name}
+    if name == NGRAM:
+        own = {"method": NGRAM, "prompt_lookup_max": _LOOK_BACK, "prompt_lookup_min": 1}
+    return json.dumps({**own, "num_speculative_tokens": tokens})
+
+
+def draft_model(speculation: str | None) -> str | None:
+    """Return the draft model that a value of the setting names; None: it needs none."""
+    name = NGRAM if speculation is None else _read(speculation)[0]
+    return None if name == NGRAM else name
+
+
+def _read(speculation: str) -> tuple[str, int]:
     name, colon, said = speculation.rpartition(":")
     if not (colon and said.isdigit()):
         name, said = speculation, ""
     tokens = int(said) if said else _TOKENS.get(name, _DRAFT_TOKENS)
     if not name or not 1 <= tokens <= _MOST_TOKENS:
         raise ValueError(
-            f"{speculation!r}: write `ngram`, `ngram:5`, a draft model or `MODEL:5`, with 1 to {_MOST_TOKENS} tokens"
+            f"{speculation!r}: write `ngram` or a draft model, with 1 to {_MOST_TOKENS} tokens as `ngram:5`"
         )
-    config: dict[str, str | int] = {
-        "method": NGRAM if name == NGRAM else "draft_model",
-        "num_speculative_tokens": tokens,
-    }
-    if name == NGRAM:
-        config |= {"prompt_lookup_max": _LOOK_BACK, "prompt_lookup_min": 1}
-    else:
-        config["model"] = name
-    return json.dumps(config)
+    return name, tokens
