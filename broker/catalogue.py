@@ -329,7 +329,7 @@ def _worker(said: Mapping[str, Any]) -> _Worker:
         _device(said),
         said.get("capacity") or 0,
         said.get("running") or 0,
-        WorkerState(said.get("state", "ready")),
+        WorkerState.read(said.get("state")),
         said.get("shares_storage") is True,
     )
 

@@ -140,7 +140,7 @@ class Registry(JobLookups):
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
-            state, capacity = WorkerState(info.get("state", "ready")), info.get("capacity", 0)
+            state, capacity = WorkerState.read(info.get("state")), info.get("capacity", 0)
             bulk = min(capacity, info.get("bulk_capacity", capacity))
             ready = state is WorkerState.READY
             call = msgspec.structs.replace(

@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +22,7 @@ from tests.support import eventually
 from tests.tiny_adapters import make_adapter
 
 MODEL = "tiny-random"
-HI = [{"role": "user", "content": "hello world"}]
+HI: Any = [{"role": "user", "content": "hello world"}]
 
 pytestmark = [pytest.mark.full, pytest.mark.asyncio, pytest.mark.xdist_group("vllm")]
 
@@ -59,7 +60,7 @@ def tiny(stack: Stack) -> Path:
 
 
 async def chat(openai: AsyncOpenAI, model: str, tokens: int = 12) -> str:
-    answer = await openai.chat.completions.create(model=model, messages=HI, max_tokens=tokens, temperature=0)  # type: ignore[arg-type]
+    answer = await openai.chat.completions.create(model=model, messages=HI, max_tokens=tokens, temperature=0)
     assert answer.model == model
     return answer.choices[0].message.content or ""
 
@@ -87,7 +88,7 @@ async def test_adapters_answer_by_name_everywhere(
             messages=HI,
             max_tokens=12,
             temperature=0,
-            stream=True,  # type: ignore[arg-type]
+            stream=True,
         )
         parts = [chunk async for chunk in stream]
         assert {part.model for part in parts} == {"b"}
@@ -109,9 +110,7 @@ async def test_churn_of_fifty_adapters_in_eight_places(
         client.adapters.add(name, str(make_adapter(tmp_path / name, tiny, number)), any_base=True)
     victims, kept = names[:5], names[5:]
     chance, texts = random.Random(1), dict[str, set[str]]()
-    async with AsyncOpenAI(
-        base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=httpx.Timeout(120)
-    ) as openai:
+    async with AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=120) as openai:
 
         async def caller() -> None:
             for name in chance.choices([*kept, MODEL], k=25):

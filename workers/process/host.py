@@ -274,8 +274,8 @@ class EngineHost:
             state=self._state,
             known=self._known,
             look=None if self._member is None else self._member.look,
-            reload=self._reloads.order,
             on_adapters=self._adapters.changed if self._adapters else lambda _: None,
+            reload=self._reloads.order,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)

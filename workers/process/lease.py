@@ -44,8 +44,8 @@ class Lease:
         state: returns the worker's record as of now.
         known: returns the jobs that it knows as its own.
         look: has it look at its swap group; None: it has none.
-        reload: takes an order to load other weights; None: there is nothing to load.
         on_adapters: gets the version of its pool's adapters.
+        reload: takes an order to load other weights; None: there is nothing to load.
     """
 
     def __init__(
@@ -179,11 +179,11 @@ class Lease:
         if subject == SWAP:
             if self._look is not None:
                 self._look()
+        elif subject == CHANGED:
+            self._on_adapters(int(word))
         elif subject == RELOAD:
             if self._reload is not None:
                 self._reload(word)
-        elif subject == CHANGED:
-            self._on_adapters(int(word))
         elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))
