@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -133,6 +134,30 @@ def test_other_weights_in_place(up: Up, client: Penstock) -> None:
     assert set(load.texts) == {before, after}
     assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
     assert client.workers.list()[0].pid == pid
+
+
+@pytest.mark.full
+def test_the_way_back_while_the_old_version_ends_and_a_death_of_its_worker(up: Up, client: Penstock) -> None:
+    before = text_now(client)
+    with Load(up.url) as load:
+        long = client.submit(PROMPT | {"max_tokens": 2000}).id  # the old version ends after that: ten seconds
+        wait_until(lambda: client.jobs.get(long).state == "running")
+        client.rollouts.start("default", "another-one")
+        until(client, "default", "moving", "failed")
+        after = text_now(client)
+        (old,) = [worker for worker in client.workers.list() if worker.pool == "default"]
+        os.kill(old.pid, signal.SIGKILL)
+        wait_until(
+            lambda: client.jobs.get(long).state == "running" and client.jobs.get(long).attempt == 2, 30
+        )
+        client.rollouts.back("default")
+        back = until(client, "default", "done", "failed")
+        assert (back.state, back.current.pool) == ("done", "default"), back.message
+        assert client.wait(long).state == "succeeded"
+        assert text_now(client) == before
+    assert set(load.texts) <= {before, after}
+    assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
+    assert [worker.pool for worker in client.workers.list()] == ["default"]
 
 
 @pytest.mark.full
