@@ -5,6 +5,7 @@ UV ?= uv
 BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 SERVERS := $(PYTHON) tools/setup_redis_servers.py
+HELM := $(PYTHON) tools/setup_helm.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
@@ -24,11 +25,13 @@ PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loa
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
 	@$(SETUP) --prometheus
 	@$(SERVERS)
+	@$(HELM)
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
+	@$(HELM)
 	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)

@@ -11,10 +11,15 @@ from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
 from api.access.scopes import needs_key, require_scopes
+from api.admin import adapters as admin_adapters
+from api.admin import aliases as admin_aliases
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
+from api.admin import rollouts as admin_rollouts
 from api.admin import tenants as admin_tenants
+from api.admin.adapter_schema import AdapterChange, AdapterRequest
 from api.admin.key_schema import KeyRequest, RotateRequest
+from api.admin.rollout_schema import AliasRequest, BackRequest, RolloutRequest, SwitchRequest
 from api.admin.tenant_schema import TenantFields
 from api.admission.request_bodies import SCHEMAS
 from api.background import run_background
@@ -25,8 +30,8 @@ from api.batches import tasks as batch_tasks
 from api.conversations import routes as conversations
 from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
-from api.http import handlers
-from api.http.asgi import UNMATCHED
+from api.http.asgi import UNMATCHED, direct_routes
+from api.http.handlers import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
@@ -72,7 +77,7 @@ TAGS = [
     },
     {
         "name": "admin",
-        "description": "API keys; tenants: their shares, bounds, rights and quotas; the audit stream.",
+        "description": "API keys; tenants with shares, bounds and quotas; LoRA adapters; versions of models; audit.",
     },
     {"name": "operations", "description": "Queues, workers, usage, health and metrics."},
 ]
@@ -83,7 +88,7 @@ ROUTES = {
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
-    "admin": (admin_keys, admin_tenants, admin_audit),
+    "admin": (admin_keys, admin_tenants, admin_adapters, admin_rollouts, admin_aliases, admin_audit),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -124,17 +129,20 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         [
             *SCHEMAS.values(),
             *(JobRequest, JobChange, DeadRetryRequest),
-            *(KeyRequest, RotateRequest, TenantFields),
+            *(KeyRequest, RotateRequest, TenantFields, AdapterRequest, AdapterChange),
             *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
+            *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest),
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],
         needs_key=needs_key,
     )
     errors = services.metrics.errors
-    handlers.install(app, errors)
+    answers = handlers(errors)
+    for kind, handler in answers.items():
+        app.add_exception_handler(kind, handler)
     # Each middleware wraps those before it.
-    app.add_middleware(Guard, count=errors)
+    app.add_middleware(Guard, direct=direct_routes(app.router.routes), handlers=answers, count=errors)
     if services.doors is not None:
         app.add_middleware(Authenticate, doors=services.doors, count=errors)
     _limit_pages(app, settings, errors)

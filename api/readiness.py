@@ -34,6 +34,10 @@ class Report:
         """The names of the checks that failed."""
         return [name for name, state in self.checks.items() if state != OK]
 
+    def without_worker(self) -> Report:
+        """Return what it says of this process and of Redis alone."""
+        return Report({name: state for name, state in self.checks.items() if name != "worker"}, self.models)
+
     @property
     def status(self) -> int:
         """The HTTP status of a health check."""

@@ -24,6 +24,7 @@ from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.access import AccessStore
+from broker.adapters import Adapters
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
 from broker.conversations import ConversationStore
@@ -33,6 +34,7 @@ from broker.events.hub import EventHub
 from broker.events.token_counts import CountClient
 from broker.files import FileStore
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from broker.tasks import TaskStore
 from broker.tenants import TenantStore
 from broker.webhooks import Webhooks
@@ -59,6 +61,7 @@ class Services:
             random, and :meth:`agree` makes it the same in every process.
         large_bodies: whoever repeats a job with a large request, or continues or lists large items, takes one: stored
             bodies then go through this process.
+        adapter_intake: whoever brings an adapter takes one.
     """
 
     def __init__(self, settings: ApiSettings) -> None:
@@ -106,6 +109,9 @@ class Services:
         self.doors = _doors(settings, self.access)
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
+        self.rollouts = Rollouts(self.store)
+        self.adapters = Adapters(self.store)
+        self.adapter_intake = asyncio.Semaphore(2)
         self.known_tenants = KnownTenants(self.tenant_store)
         self.access_version = AccessVersion(self.store, self.known_tenants.forget)
         self._storage: Storage | None = None

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from broker.jobs import JobStore
+from broker.registry import Marks
 from jobs import capabilities
+from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
 from jobs.placement import Device, Offer, Placement, rank
+from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
 """Shortest time between refreshes after a miss, so that requests for unknown models do not load Redis."""
@@ -36,6 +41,7 @@ class Model:
         device: the device of the worker that registered it.
         engine: that worker's kind of engine; None: it did not say.
         capabilities: what it can do.
+        adapter: what is known of it, if it is a LoRA adapter that an operator has declared; None: it is none.
     """
 
     name: str
@@ -51,6 +57,21 @@ class Model:
     device: Device = field(default_factory=Device)
     engine: str | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
+    adapter: Offered | None = None
+
+    @property
+    def base(self) -> str:
+        """The name of the model that workers register for it: an adapter's base, else its own."""
+        return (self.capabilities.adapter_of or self.name) if self.adapter else self.name
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be listed: a declared adapter is as soon as a worker has it, and while it is not broken."""
+        return self.adapter is None or (self.adapter.ready and self.adapter.broken is None)
+
+    def open_to(self, tenant: str) -> bool:
+        """Whether a tenant may know of it: an adapter may belong to one."""
+        return self.adapter is None or self.adapter.of(tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +81,7 @@ class _Worker:
     device: Device
     capacity: int
     running: int
-    draining: bool
+    state: WorkerState
     shares_storage: bool
 
 
@@ -83,7 +104,7 @@ class Catalogue:
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
-        self._paused: frozenset[str] = frozenset()
+        self._marks = Marks()
         self._sent: Counter[str] = Counter()
         self.pools: tuple[str, ...] = ()
         self.alive: tuple[Mapping[str, Any], ...] = ()
@@ -93,8 +114,8 @@ class Catalogue:
 
     @property
     def has_worker(self) -> bool:
-        """Whether any worker was alive at the last refresh."""
-        return bool(self._live)
+        """Whether any worker was alive at the last refresh, or is about to start for a queue that stays open."""
+        return bool(self._live) or bool(self._marks.held)
 
     @property
     def empty(self) -> bool:
@@ -102,8 +123,13 @@ class Catalogue:
         return not self._models
 
     def live(self, model: Model) -> bool:
-        """Whether a worker of the model's pool was alive at the last refresh."""
-        return (model.pool, model.name) in self._live
+        """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
+        return (model.pool, model.base) in self._live or model.pool in self._marks.held
+
+    def of_pool(self, pool: str) -> Model | None:
+        """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
+        found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
+        return next((one for one in found if one.capabilities.adapter_of is None), None)
 
     def shares_storage(self, pool: str) -> bool:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
@@ -111,22 +137,29 @@ class Catalogue:
 
     def workers(self, model: Model) -> tuple[str, ...]:
         """Return the incarnations of the workers of the model's pool at the last refresh."""
-        return tuple(worker.incarnation for worker in self._live.get((model.pool, model.name), ()))
+        return tuple(worker.incarnation for worker in self._live.get((model.pool, model.base), ()))
 
     def listed(self) -> list[tuple[str, Model]]:
-        """Return the names that a request may use, each with its model: the default first, then models, then aliases.
+        """Return the names that a request may use, each with its model: the default first, then models, adapters, aliases.
 
-        They are the names of live workers' models; without a live worker, all known names.
+        They are the names of live workers' models; without a live worker, all known names. A declared adapter is among them
+        once a worker has it.
         """
-        models = {name: self.ranked(name)[0] for name in self._models}
+        ranked = {name: [one for one in self.ranked(name) if one.usable] for name in self._models}
+        models = {name: found[0] for name, found in ranked.items() if found}
         live = {name: model for name, model in models.items() if self.live(model)}
         shown = live or models
-        names = [*sorted(shown), *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
+        own = sorted(shown, key=lambda name: (shown[name].adapter is not None, name))
+        names = [*own, *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
         names.sort(key=lambda name: name != self._default)
         return [(name, shown[self.real_name(name)]) for name in names]
 
+    def serves(self, name: str) -> bool:
+        """Whether a model has this as its own name."""
+        return name in self._models
+
     def real_name(self, name: str) -> str:
-        """Return the model's own name if ``name`` is an alias, else ``name``."""
+        """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
         return name if name in self._models else self._aliases.get(name, name)
 
     async def find(
@@ -169,17 +202,20 @@ class Catalogue:
 
     def _offers(self, name: str) -> list[Offer]:
         offers = []
-        for pool, model in self._models.get(name, {}).items():
-            alive = self._live.get((pool, name), ())
-            ready = [worker for worker in alive if not worker.draining]
+        pools = self._models.get(name, {})
+        serving = {pool: model for pool, model in pools.items() if pool not in self._marks.forward}
+        for pool, model in (serving or pools).items():
+            alive = self._live.get((pool, model.base), ())
+            staying = [worker for worker in alive if worker.state is not WorkerState.DRAINING]
+            ready = [worker for worker in staying if worker.state is WorkerState.READY]
             offers.append(
                 Offer(
                     pool,
-                    tuple(dict.fromkeys(worker.device for worker in ready or alive)) or (model.device,),
-                    live=bool(ready),
-                    paused=pool in self._paused,
+                    tuple(dict.fromkeys(worker.device for worker in staying or alive)) or (model.device,),
+                    live=bool(staying),
+                    paused=pool in self._marks.paused,
                     capacity=sum(worker.capacity for worker in ready),
-                    load=sum(worker.running for worker in ready)
+                    load=sum(worker.running for worker in staying)
                     + self._queued.get(pool, 0)
                     + self._sent[pool],
                 )
@@ -232,10 +268,13 @@ class Catalogue:
         models: dict[str, dict[str, Model]] = {}
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
-        # The number of waiting jobs matters only if a model has several pools.
+        given = await self._store.aliases()
+        # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        self._paused = await self._store.paused(rivals)
+        served = {said.get("pool", "default") for said in workers}
+        unserved = {pool for pools in models.values() for pool in pools} - served
+        self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
             pool: sum(depth for (of, _), depth in depths.items() if of == pool) for pool in rivals
         }
@@ -243,7 +282,7 @@ class Catalogue:
         self._models = models
         self._aliases = {
             alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases
-        }
+        } | given
         live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         sharing: dict[str, bool] = {}
         for said in workers:
@@ -274,6 +313,7 @@ def _model(facts: Mapping[str, Any]) -> Model:
         device=_device(facts),
         engine=facts.get("engine"),
         capabilities=capabilities.read(facts.get("capabilities")),
+        adapter=msgspec.convert(facts["adapter"], Offered) if "adapter" in facts else None,
     )
 
 
@@ -284,7 +324,7 @@ def _worker(said: Mapping[str, Any]) -> _Worker:
         _device(said),
         said.get("capacity") or 0,
         said.get("running") or 0,
-        said.get("state") == "draining",
+        WorkerState(said.get("state", "ready")),
         said.get("shares_storage") is True,
     )
 

@@ -7,7 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from operator import attrgetter
 
 import msgspec
 from redis.asyncio import Redis
@@ -67,6 +68,8 @@ _KEPT = (
 )
 """The fields of a submission that the function gets as they are."""
 
+_kept = attrgetter(*_KEPT)
+
 _REFUSALS: Mapping[str, Callable[[str], Exception]] = {
     "conflict": IdempotencyConflictError,
     "unfinished": UnfinishedError,
@@ -80,8 +83,7 @@ _ACCEPT_WITHIN_MS = 4_000
 """Less than the time-out in ``broker/db/client.py``, after which a submission fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True):
     """The answer to a submission.
 
     Attributes:
@@ -186,13 +188,12 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     async def _accept(self, spec: JobSpec, digest: str, body: Stored, by: Actor | None) -> calls.Accepted:
         """Call the function; Redis does not carry it out after this call has timed out."""
         blobs = encode_facts(Facts.of(spec)), body.blob
-        call = msgspec.structs.replace(
-            self._call_for(spec, digest), by=encoded(by), objects=list(body.keys) or None
-        )
+        call = self._call_for(spec, digest)
+        call.by, call.objects = encoded(by), list(body.keys) or None
         give_up_at = _now_ms() + _ACCEPT_WITHIN_MS
         while True:
             if self._clock_offset_ms is not None:
-                call = msgspec.structs.replace(call, not_after=give_up_at + self._clock_offset_ms)
+                call.not_after = give_up_at + self._clock_offset_ms
             answer = await self.functions.call(call, *blobs)
             if answer.kind == "accepted":
                 self._clock_offset_ms = answer.at - _now_ms()
@@ -205,7 +206,7 @@ class JobStore(JobListings, QueueControl, Registry, Attempts):
     def _call_for(self, spec: JobSpec, digest: str) -> calls.Accept:
         s = self._settings
         return calls.Accept(
-            **{name: getattr(spec, name) for name in _KEPT},
+            **dict(zip(_KEPT, _kept(spec), strict=True)),
             lane=spec.lane.value,
             tokens=tokens_of(spec),
             most_tokens=spec.max_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -60,23 +60,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @classmethod
     def of(cls, spec: JobSpec) -> Facts:
         """Return the facts of a submission."""
-        return cls(
-            **{
-                name: getattr(spec, name)
-                for name in cls.__struct_fields__
-                if name not in {"metadata", "shown"}
-            },
-            metadata=dict(spec.metadata),
-            shown=dict(spec.shown),
-        )
+        told = dict(zip(_TOLD, _told(spec), strict=True))
+        return cls(**told, metadata=dict(spec.metadata), shown=dict(spec.shown))
+
+
+_TOLD = tuple(name for name in Facts.__struct_fields__ if name not in {"metadata", "shown"})
+_told = attrgetter(*_TOLD)
 
 
 encode_facts = msgspec.json.Encoder().encode
 decode_facts = msgspec.json.Decoder(Facts).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a job ended, as in its last event.
 
     Attributes:
@@ -99,7 +95,17 @@ class Ending:
     in_queue: bool = False
     result: bytes = b""
     once: bool = False
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+
+class _Usage(msgspec.Struct):
+    p: int
+    c: int
+    t: int
+    h: int = 0
+
+
+_read_usage = msgspec.json.Decoder(_Usage).decode
 
 
 def encode_usage(usage: Usage | None) -> str | None:
@@ -114,8 +120,8 @@ def decode_usage(text: str | None) -> Usage | None:
     """Read what :func:`encode_usage` wrote."""
     if not text:
         return None
-    u = json.loads(text)
-    return Usage(u["p"], u["c"], u["t"], u.get("h", 0))
+    u = _read_usage(text)
+    return Usage(u.p, u.c, u.t, u.h)
 
 
 def encode_error(error: JobError | None) -> str | None:
@@ -134,19 +140,37 @@ def decode_error(text: str | None) -> JobError | None:
     return JobError(code, e["message"], e.get("param"))
 
 
+class _End(msgspec.Struct):
+    """The header of an end event, as a function or :func:`ending_payload` writes it."""
+
+    state: JobState
+    attempt: int
+    created: int
+    finished: int
+    started: int | None = None
+    first: int | None = None
+    status: int | str | None = None
+    usage: str | None = None
+    error: str | None = None
+    in_queue: bool | None = None
+
+
+_read_end = msgspec.json.Decoder(_End).decode
+
+
 def decode_ending(payload: str) -> Ending:
     """Read the payload of an end event: ``e``, a JSON header, and, when published, a newline and the result."""
     header, _, result = payload[1:].partition("\n")
-    h = json.loads(header)
+    end = _read_end(header)
     return Ending(
-        state=JobState(h["state"]),
-        status=_int(h.get("status")),
-        attempt=h["attempt"],
-        timings=Timings(h["created"], h.get("started"), h.get("first"), h["finished"]),
-        usage=decode_usage(h.get("usage")),
-        error=decode_error(h.get("error")),
-        in_queue=h.get("in_queue") is True,
-        result=result.encode(),
+        end.state,
+        _int(end.status),
+        end.attempt,
+        Timings(end.created, end.started, end.first, end.finished),
+        decode_usage(end.usage),
+        decode_error(end.error),
+        end.in_queue is True,
+        result.encode(),
     )
 
 

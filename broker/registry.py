@@ -16,9 +16,14 @@ from broker.db.functions import drop_libraries
 from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
+from jobs.adapters import with_adapters
+from jobs.worker_states import WorkerState
 
 DRAIN = "drain"
 """Takes the place of a job id in the order that tells a worker to drain."""
+
+SWAP = "swap"
+"""The same, in the order that tells a worker to look at its swap group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,21 @@ class Runs:
 
     mean_ms: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Pools, by what is said of them.
+
+    Attributes:
+        paused: nothing is claimed from them.
+        forward: their jobs go to another pool.
+        held: their queue stays open without a live worker, as others are about to start.
+    """
+
+    paused: frozenset[str] = frozenset()
+    forward: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()
 
 
 class Registry(JobLookups):
@@ -106,7 +126,8 @@ class Registry(JobLookups):
         Args:
             worker: the incarnation.
             first: take the lease out.
-            info: the worker's description; the queue uses ``pool``, ``capacity``, ``bulk_capacity`` and ``state`` of it.
+            info: the worker's description; the queue uses ``pool``, ``capacity``, ``bulk_capacity`` and ``state`` of it, and
+                of one that is not awake ``wake_ms``, the milliseconds until it probably is.
             running: jobs that the worker knows of as its own.
             run: of the jobs that ended here since the last heartbeat; ``bulk_run``: of those of the lane ``bulk``.
 
@@ -115,13 +136,16 @@ class Registry(JobLookups):
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
-            slots = 0 if info.get("state") == "draining" else info.get("capacity", 0)
+            state, capacity = WorkerState(info.get("state", "ready")), info.get("capacity", 0)
+            bulk = min(capacity, info.get("bulk_capacity", capacity))
+            ready = state is WorkerState.READY
             call = msgspec.structs.replace(
                 call,
                 info=json.dumps(dict(info)),
                 pool=info["pool"],
-                slots=slots,
-                bulk_slots=min(slots, info.get("bulk_capacity", slots)),
+                slots=capacity if ready else 0,
+                bulk_slots=bulk if ready else 0,
+                asleep=f"{capacity} {bulk} {int(info.get('wake_ms') or 0)}" if state.comes_back else None,
                 run_ms=run and run.mean_ms,
                 runs=run and run.count,
                 bulk_run_ms=bulk_run and bulk_run.mean_ms,
@@ -146,26 +170,35 @@ class Registry(JobLookups):
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``.
 
-        ``created`` is when a model was first served, in seconds.
+        ``created`` is when a model was first served, in seconds. A declared LoRA adapter has the facts of its base model,
+        and ``adapter``: :class:`jobs.adapters.Offered`.
         """
         pipe = self.client.pipeline(transaction=False)
-        pipe.hgetall(self.keys("models"))
-        pipe.hgetall(self.keys("served"))
-        rows, served = await self.execute(pipe.execute())
+        for key in ("models", "adapted", "served"):
+            pipe.hgetall(self.keys(key))
+        rows, adapted, served = await self.execute(pipe.execute())
         found = []
         for field, text in sorted(rows.items()):
             facts = json.loads(text)
-            name = field.removeprefix(f"{facts['pool']} ")
-            found.append({**facts, "name": name, "created": int(served.get(name, 0))})
-        return found
+            found.append({**facts, "name": field.removeprefix(f"{facts['pool']} ")})
+        offered = ((*field.split(" ", 1), json.loads(text)) for field, text in sorted(adapted.items()))
+        return [
+            facts | {"created": int(served.get(facts["name"], 0))} for facts in with_adapters(found, offered)
+        ]
 
-    async def paused(self, pools: Sequence[str]) -> frozenset[str]:
-        """Return those of these pools that are paused."""
+    async def aliases(self) -> dict[str, str]:
+        """Return the aliases that operators have set as data: the model of each."""
+        return dict(await self.execute(self.client.hgetall(self.keys("aliases"))))
+
+    async def marks(self, pools: Sequence[str]) -> Marks:
+        """Return which of these pools are paused, forward to another one, or stay open without a worker."""
         pipe = self.client.pipeline(transaction=False)
         for pool in pools:
-            pipe.hexists(self.keys("pool", pool), "paused")
-        replies = await self.execute(pipe.execute()) if pools else []
-        return frozenset(pool for pool, paused in zip(pools, replies, strict=True) if paused)
+            pipe.hmget(self.keys("pool", pool), "paused", "forward", "held")
+        rows = await self.execute(pipe.execute()) if pools else []
+        return Marks(
+            *(frozenset(pool for pool, row in zip(pools, rows, strict=True) if row[n]) for n in range(3))
+        )
 
     async def drop_unused_libraries(self) -> list[str]:
         """Delete the function libraries that workers of this namespace brought and that none of them calls any more.

@@ -97,6 +97,12 @@ class BrokerSettings(BaseSettings):
         le=86_400,
         description="How long the result of a job with `store: false` is kept if nobody fetches it.",
     )
+    adapter_max_bytes: int = Field(
+        2 * 1024**3, ge=1024, description="Bytes of the files of a LoRA adapter; a larger one is refused."
+    )
+    adapters_per_pool: int = Field(
+        500, ge=1, le=100_000, description="LoRA adapters that a pool may have; further ones are refused."
+    )
     queue_max: int = Field(
         1_000_000,
         ge=1,

@@ -159,11 +159,15 @@ class _Reading:
     async def _find_model(self, model: str) -> None:
         catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
-        pools, real = catalogue.ranked(model), catalogue.real_name(model)
+        pools = [one for one in catalogue.ranked(model) if one.open_to(self._batch.tenant)]
+        real = catalogue.real_name(model)
         message, code = "", RowErrorCode.INVALID_REQUEST
         allowed = (await TenantStore(self._context.store).get(self._batch.tenant)).models
         if not pools or not (allowed is None or real in map(catalogue.real_name, allowed)):
             message = f"the model {model[:100]!r} does not exist; GET /v1/models lists what there is"
+            code = RowErrorCode.MODEL_NOT_FOUND
+        elif broken := next((one.adapter.broken for one in pools if one.adapter), None):
+            message = f"the model {model[:100]!r} is a LoRA adapter that no worker can load: {broken}"
             code = RowErrorCode.MODEL_NOT_FOUND
         elif real != model:  # the engine gets the rows unchanged
             message = f"{model!r} is an alias of {real!r}; a batch names the model itself"

@@ -17,6 +17,7 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         audios: most audio clips in a request; 0: it takes none.
         videos: most videos in a request; 0: it takes none.
         adapters: most LoRA adapters in one batch; 0: it takes none.
+        adapter_rank: largest rank of a LoRA adapter that it takes.
         adapter_of: the model that this LoRA adapter belongs to; None: it is no adapter.
         structured_output: whether it follows a JSON schema or a grammar.
         tool_parser: the engine's parser of tool calls.
@@ -30,6 +31,7 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     audios: int | None = None
     videos: int | None = None
     adapters: int | None = None
+    adapter_rank: int | None = None
     adapter_of: str | None = None
     structured_output: bool | None = None
     tool_parser: str | None = None

@@ -45,7 +45,7 @@ class WorkerFacts:
     Attributes:
         incarnation: its name with a part that changes with every start.
         pool: whose lanes it serves.
-        state: ``ready`` or ``draining``.
+        state: see :class:`jobs.worker_states.WorkerState`.
         active: jobs that it runs; of a batch, its rows on the engine.
         capacity: jobs that it may run at once.
     """
@@ -148,6 +148,21 @@ class EnginePriority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class SpeculationStats:
+    """How well an engine with speculative decoding guesses. Counts since the start.
+
+    Attributes:
+        drafts: guesses: one for each sequence and step.
+        drafted: tokens that were guessed.
+        accepted: those of them that became output. Each guess that was checked gives one token more.
+    """
+
+    drafts: int
+    drafted: int
+    accepted: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """An engine's own signals. None: it does not report the figure.
 
@@ -159,6 +174,7 @@ class EngineStats:
         generated: tokens generated since the start.
         evictions: bulk requests that made way in the batch for others, since the start; no ``preemptions``.
         step_s: what a step costs, in seconds, by part: ``base``, each ``decode``, each ``prompt_token``; empty if unknown.
+        speculation: of speculative decoding; None: it has none.
     """
 
     running: int | None = None
@@ -168,3 +184,4 @@ class EngineStats:
     generated: int | None = None
     evictions: int = 0
     step_s: Mapping[str, float] = field(default_factory=dict)
+    speculation: SpeculationStats | None = None

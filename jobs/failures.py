@@ -23,6 +23,7 @@ class FailureCode(StrEnum):
     DECRYPTION_FAILED = "decryption_failed"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     FILE_NOT_FOUND = "file_not_found"
+    ADAPTER_BROKEN = "adapter_broken"
     INTERNAL = "internal_error"
 
 
@@ -94,6 +95,11 @@ FAILURES: dict[FailureCode, FailureInfo] = {
         "invalid_request_error",
         "A file that the request names does not exist: it was deleted, has expired, or is another tenant's; or it is no "
         "image, or it or all images together are too large.",
+    ),
+    FailureCode.ADAPTER_BROKEN: FailureInfo(
+        400,
+        "invalid_request_error",
+        "The engine cannot load the LoRA adapter that the request names; the message says why.",
     ),
     FailureCode.INTERNAL: FailureInfo(
         500, "server_error", "Penstock itself failed; the worker's log has the traceback."

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
+
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
@@ -35,9 +37,8 @@ class Place:
     parts: int
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """A validated submission, ready to be accepted.
+class JobSpec(msgspec.Struct, frozen=True):
+    """A validated submission, ready to be accepted. A struct: each call makes one, of some forty fields.
 
     Attributes:
         id: see :func:`jobs.ids.make_job_id`.
@@ -82,7 +83,7 @@ class JobSpec:
     pool: str = "default"
     lane: Lane = Lane.NORMAL
     stream: bool = False
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     tenant: str = "default"
     max_attempts: int = 3
     expires_in_ms: int | None = None
@@ -103,7 +104,7 @@ class JobSpec:
     keep_ms: int | None = None
     once: bool = False
     key: str | None = None
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = msgspec.field(default_factory=dict)
     conversation: Place | None = None
     webhook: str | None = None
     listed: bool = False
@@ -122,8 +123,7 @@ class Usage:
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(msgspec.Struct, frozen=True):
     """The times of a job's life. None: not yet, or never."""
 
     queued_ms: int

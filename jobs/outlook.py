@@ -22,6 +22,8 @@ class Snapshot:
         run_ms: mean run of the other lanes' jobs, ``bulk_run_ms``: of bulk; None: not measured. Chunks of batches count in
             neither, as their rows are the jobs.
         most: the bound of the pool; ``tenant_most``: of the tenant.
+        wake_ms: until one of its workers is awake, which all sleep now; then ``slots`` are those that they will have. None:
+            one is awake.
     """
 
     position: int | None = None
@@ -38,6 +40,7 @@ class Snapshot:
     bulk_run_ms: float | None = None
     most: int | None = None
     tenant_most: int | None = None
+    wake_ms: float | None = None
 
     @property
     def mean_run_ms(self) -> float | None:
@@ -55,11 +58,17 @@ def start_ms(facts: Snapshot) -> int | None:
 def start_after(facts: Snapshot, ahead: int) -> int | None:
     """Return in how many milliseconds a job starts that has ``ahead`` jobs before it; None as for :func:`start_ms`.
 
-    While there are free slots they start at once; then one starts whenever one ends.
+    While there are free slots they start at once; then one starts whenever one ends. Before all that, the model wakes.
     """
     if facts.paused or not facts.slots:
         return None
-    slots = min(facts.slots, facts.most or facts.slots)
+    waits = _turn_ms(facts, facts.slots, ahead)
+    return None if waits is None else waits + int(facts.wake_ms or 0)
+
+
+def _turn_ms(facts: Snapshot, slots: int, ahead: int) -> int | None:
+    """Return how long a job waits for its turn, while a worker is awake."""
+    slots = min(slots, facts.most or slots)
     free = slots - facts.active
     if facts.lane == Lane.BULK:
         kept = 0 if facts.most is None else max(1, math.ceil(facts.most / 4))  # of the bound, see 1_lib.lua

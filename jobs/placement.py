@@ -68,9 +68,9 @@ class Offer:
 
     Attributes:
         devices: those of its live workers; without any, the last known.
-        live: whether a live worker takes jobs.
+        live: whether a live worker takes jobs, now or once its model is awake.
         paused: an operator has paused it, so no job is dispatched.
-        capacity: jobs that its live workers run at once.
+        capacity: jobs that its live workers run at once; none while their model sleeps.
         load: jobs that they run, and jobs that wait for them.
     """
 

@@ -6,8 +6,9 @@ chunk from the stream's head), and verbatim JSON frames if the engine's own pars
 ====  ==================  ==========================================================================
 kind  class               text after the kind letter
 ====  ==================  ==========================================================================
-h     :class:`Head`       JSON ``{"first": [frame, ...], "pre": str, "post": str}``
+h     :class:`Head`       JSON ``{"first": [frame, ...], "pre": str, "post": str, "reasoning": [str, str]}``
 t     :class:`Text`       the delta's text itself; rendered as ``pre + json(text) + post``
+r     :class:`Text`       the same of a model's reasoning; the head's ``reasoning`` has both halves of its frame
 j     :class:`Frames`     one or more complete JSON frames, separated by newlines
 s     state               JSON ``{"state": ..., "attempt": ...}``; made by the scripts (running, queued)
 e     end                 JSON header of the terminal state; made by the finishing scripts
@@ -29,18 +30,26 @@ class Head:
         first: complete JSON frames that precede all others (for chat, the chunk with the role).
         pre: the text before the JSON string of a delta.
         post: the text after it.
+        reasoning: the same two of a delta of the model's reasoning; None: its stream has none.
     """
 
     first: tuple[str, ...]
     pre: str
     post: str
+    reasoning: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Generated text of choice 0, unrendered."""
+    """Generated text of choice 0, unrendered.
+
+    Attributes:
+        text: the delta.
+        reasoning: its channel: the model's reasoning, or else its answer.
+    """
 
     text: str
+    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +61,20 @@ class Frames:
 
 Chunk: TypeAlias = Head | Text | Frames
 
+TEXT_KINDS = "tr"
+"""The kind letters of texts."""
+
 
 def encode(chunk: Chunk) -> str:
     """Return a chunk as the payload of a log entry."""
     if isinstance(chunk, Text):
-        return "t" + chunk.text
+        return ("r" if chunk.reasoning else "t") + chunk.text
     if isinstance(chunk, Frames):
         return "j" + "\n".join(chunk.frames)
-    return "h" + json.dumps({"first": chunk.first, "pre": chunk.pre, "post": chunk.post}, ensure_ascii=False)
+    head = {"first": chunk.first, "pre": chunk.pre, "post": chunk.post}
+    if chunk.reasoning is not None:
+        head["reasoning"] = chunk.reasoning
+    return "h" + json.dumps(head, ensure_ascii=False)
 
 
 def decode(payload: str) -> Chunk:
@@ -69,20 +84,26 @@ def decode(payload: str) -> Chunk:
         ValueError: the payload is of another kind.
     """
     kind, text = payload[:1], payload[1:]
-    if kind == "t":
-        return Text(text)
+    if kind and kind in TEXT_KINDS:
+        return Text(text, kind == "r")
     if kind == "j":
         return Frames(tuple(text.split("\n")))
     if kind == "h":
         head = json.loads(text)
-        return Head(tuple(head["first"]), head["pre"], head["post"])
+        reasoning = head.get("reasoning")
+        return Head(
+            tuple(head["first"]),
+            head["pre"],
+            head["post"],
+            None if reasoning is None else (reasoning[0], reasoning[1]),
+        )
     raise ValueError(f"not a chunk: kind {kind!r}")
 
 
 def merge(first: Chunk, second: Chunk) -> Chunk | None:
     """Join two neighbouring chunks of a stream; None: they cannot be joined."""
-    if isinstance(first, Text) and isinstance(second, Text):
-        return Text(first.text + second.text)
+    if isinstance(first, Text) and isinstance(second, Text) and first.reasoning is second.reasoning:
+        return Text(first.text + second.text, first.reasoning)
     if isinstance(first, Frames) and isinstance(second, Frames):
         return Frames(first.frames + second.frames)
     return None

@@ -11,6 +11,21 @@ EVENTS = {
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
+    "adapter_added": "An administrator added a LoRA adapter, or replaced its files.",
+    "adapter_broken": "The engine cannot load a LoRA adapter; `why` says what is wrong with it. Its jobs fail with "
+    "`adapter_broken`.",
+    "adapter_loaded": "The engine has loaded a LoRA adapter.",
+    "adapter_not_loaded": "A LoRA adapter could not be copied or loaded now; it is retried.",
+    "adapter_pinned": "An administrator had workers keep a LoRA adapter loaded, or no longer.",
+    "adapter_ready": "The engine has loaded a LoRA adapter for the first time, and answered one token with it.",
+    "adapter_removed": "An administrator removed a LoRA adapter.",
+    "adapter_unloaded": "A LoRA adapter has left the engine: another needed its place, or it was removed or replaced.",
+    "adapters_not_followed": "Penstock failed while it followed the pool's LoRA adapters; the line has the traceback. It is "
+    "retried.",
+    "adapters_not_read": "The pool's LoRA adapters could not be read, as Redis is unreachable; it is retried.",
+    "adapters_not_reported": "The state of a LoRA adapter could not be written, as Redis is unreachable; it is retried.",
+    "alias_removed": "An operator removed an alias of a model.",
+    "alias_set": "An operator set an alias of a model.",
     "api_keys_ignored": "Keys of the setting `api_keys` have no effect, as the setting was taken over before they were set: "
     "make keys with `penstock keys create`, and remove the setting.",
     "api_keys_still_valid": "Keys were removed from the setting `api_keys`, but Redis has taken them over: revoke them "
@@ -93,6 +108,9 @@ EVENTS = {
     "force. `closed`: its lease had ended and its engine had stopped.",
     "engine_abort_late": "vLLM's engine process did not answer an abort in time. The response lacks the last tokens, which "
     "that process held back.",
+    "engine_asleep": "The model was taken off the devices, for another of its swap group. `took_ms`: by the engine, "
+    "after the running jobs.",
+    "engine_awake": "The model is on the devices again, and the worker takes jobs. `took_ms`: by the engine.",
     "engine_dead": "The engine died, or could not be reached, while it ran a job.",
     "engine_died": "The engine was found dead, or takes no step. The worker releases its jobs and ends with status 1.",
     "engine_paced": "The engine is paced: it computes nothing, its tokens are made up, and its steps take the time of "
@@ -160,6 +178,8 @@ EVENTS = {
     "continues.",
     "orphan_not_noted": "An object that no job needs was deleted, but Redis is unreachable, so the sweep deletes it once "
     "more.",
+    "parsers_chosen": "Which of vLLM's parsers of tool calls and of reasoning a model starts with, and why. Settings: "
+    "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
@@ -180,6 +200,7 @@ EVENTS = {
     "request_unreadable": "A worker cannot decrypt a job's request: it lacks the key (the job is tried again, maybe "
     "elsewhere), or the request was changed (the job fails).",
     "revoked": "Jobs were cancelled by Celery's revoke, for example from Flower.",
+    "rollout_asked": "An operator started, aborted or returned from a new version of a model, or switched pools.",
     "row_crashed": "The code around the engine failed while it ran a batch's row, which fails with `internal_error`.",
     "row_failed_here": "Penstock itself failed while it ran a row of a batch; the line has the traceback. The row ends "
     "as failed.",
@@ -201,6 +222,12 @@ EVENTS = {
     "traceback. It is opened again.",
     "subscription_lost": "The connection that carries events was lost; it is opened again, and the gap is read from "
     "the logs.",
+    "swap_decided": "A member of a swap group decided, for all of them, which workers should have the devices.",
+    "swap_gives_back": "The model makes way for another, and the time for its running jobs is over: they go back to the "
+    "queue.",
+    "swap_grant_lost": "Redis lost this member's right to the devices and gave it to another. The model sleeps at once.",
+    "swap_not_seen": "A member of a swap group could not look at it, as Redis is unreachable; everything stays as it is.",
+    "swap_waits": "The worker waits for the devices of its swap group before it loads its model for the first time.",
     "sweep_failed": "Old files and parts could not be deleted; it is retried.",
     "task_ended": "A task that must run for ever ended. The process ends with status 1.",
     "task_failed": "A background loop of the api or of a coordinator failed because of a bug in Penstock; the line has the "

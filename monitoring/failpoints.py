@@ -40,6 +40,8 @@ WINDOWS: Final[dict[str, str]] = {
     "worker.before_ack": "the record is terminal, but Celery has no acknowledgement",
     "worker.before_release": "a draining worker is about to release a job",
     "worker.before_beat": "the lease is about to be prolonged, on the engine's event loop",
+    "swap.granted": "a member of a swap group has the devices, but its engine has not loaded",
+    "swap.freed": "a member's engine sleeps, but its grant is not given back",
     "engine.run": "the simulated engine has started a request",
     "reaper.before_round": "between two rounds of a reaper, in any process",
     "api.before_accept": "the submission is valid, but not sent to Redis",

@@ -16,6 +16,7 @@ from penstock._core.requests import Request
 from penstock._core.retry import MAX_RETRY_S
 from penstock.errors import Retry
 from penstock.models import Health, Model, Page
+from penstock.resources.adapters import Adapters
 from penstock.resources.batches import Batches
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
@@ -23,6 +24,7 @@ from penstock.resources.jobs import Jobs
 from penstock.resources.keys import Keys
 from penstock.resources.ledgers import Audit, Usage
 from penstock.resources.pools import Pools
+from penstock.resources.rollouts import Aliases, Rollouts
 from penstock.resources.tenants import Tenants
 from penstock.resources.webhooks import Webhooks
 from penstock.resources.workers import Workers
@@ -45,6 +47,9 @@ class _Client(Part[Driver]):
         self.files = Files(driver)
         self.keys = Keys(driver)
         self.tenants = Tenants(driver)
+        self.rollouts = Rollouts(driver)
+        self.aliases = Aliases(driver)
+        self.adapters = Adapters(driver)
         self.usage = Usage(driver)
         self.audit = Audit(driver)
         self.webhooks = Webhooks(driver)

@@ -28,7 +28,8 @@ class Worker(Wire):
     Attributes:
         id: this incarnation; a restarted worker has another.
         name: its node name, such as ``gpu0@host``. Names need not be unique.
-        state: ``ready``, or ``draining``: it finishes its jobs, takes no new ones, and ends.
+        state: ``ready``, or ``draining``: it finishes its jobs, takes no new ones, and ends; of a model that shares its
+            devices with others also ``asleep`` and ``waking``.
         device: the name of its engine's device, ``devices`` of them, with ``device_memory_bytes`` together; ``cpu``
             without a GPU, None if unknown.
         running: jobs it runs; ``chunks`` of them are chunks of batches, which have ``rows`` rows on its engine.

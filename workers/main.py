@@ -86,7 +86,7 @@ def run_worker(overrides: dict[str, Any]) -> None:
         replace_commands(host.cancel, host.ending.drain)
         failpoints.hit("worker.before_consume")
         worker = _celery_worker(app, settings, host)
-        host.watch(worker.claimer.ids)
+        host.watch(worker)
         host.ending.on_begin(worker.stop)
         collect_seldom()
         worker.run()

@@ -11,7 +11,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from broker.settings import MetricsSettings, Seconds
 from broker.sources import CommaList, ShellWords, check_sendable
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
+from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
+
+_PARSER = r"^[A-Za-z0-9_.-]{1,64}$"
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class WorkerSettings(MetricsSettings):
@@ -24,13 +28,38 @@ class WorkerSettings(MetricsSettings):
     model: str | None = Field(
         None,
         description="Hub name or local path; without it vllm serves a tiny random model built on the spot. `tiny-embed`, "
-        "`tiny-rerank`, `tiny-classify` and `tiny-whisper` are others.",
+        "`tiny-rerank`, `tiny-classify`, `tiny-whisper` and `tiny-vision` are others.",
     )
     served_model_name: str | None = Field(None, description="The name clients use; default: the model's own.")
     engine_args: ShellWords = Field(
         (),
         description="Further flags for vLLM, as `vllm serve` takes them, for example `--max-model-len=4096`.",
     )
+    tool_parser: str = Field(
+        "auto",
+        pattern=_PARSER,
+        description="Engine vllm: vLLM's parser of tool calls. `auto`: the one of the model's family, if it is known; "
+        "the log event `parsers_chosen` says which and why. `none`: none. `--tool-call-parser` in `engine_args` wins.",
+    )
+    reasoning_parser: str = Field(
+        "auto",
+        pattern=_PARSER,
+        description="Engine vllm: vLLM's parser of reasoning, likewise. `--reasoning-parser` in `engine_args` wins.",
+    )
+    speculation: str | None = Field(
+        None,
+        max_length=512,
+        description="Engine vllm: guess tokens ahead. `ngram`, or a draft model by its hub name or local path; with a "
+        "number of tokens as `ngram:5`. Other methods: `--speculative-config` in `engine_args`.",
+    )
+
+    @field_validator("speculation")
+    @classmethod
+    def _speculates(cls, speculation: str | None) -> str | None:
+        if speculation is not None:
+            speculative_config(speculation)
+        return speculation
+
     paced: str | None = Field(
         None,
         description="Compute nothing: vLLM's scheduler runs, each step takes the time of a cost model, and tokens are made "
@@ -79,6 +108,12 @@ class WorkerSettings(MetricsSettings):
     )
     pool: str = Field(
         "default", pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool whose lanes it drains."
+    )
+    pool_version: str | None = Field(
+        None,
+        pattern=r"^v[1-9][0-9]{0,5}$",
+        description="The version of the pool's model that it serves, such as `v2`: its pool is `<pool>-v2` then, with the "
+        "settings of the pool. A rollout gives it.",
     )
     gpus: str | None = Field(
         None,
@@ -163,6 +198,81 @@ class WorkerSettings(MetricsSettings):
         description="Run identical, deterministic rows of a batch once, and answer each of them with the result (rows of a "
         "chunk, 1,024 at a time).",
     )
+    swap_group: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="Workers of one machine with the same group and the same `gpus` take turns on their devices: the "
+        "model of one is loaded, the others sleep. See [sharing a GPU](../operate/sharing-a-gpu.md).",
+    )
+    swap_awake: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Members of the swap group that are loaded at once; they must fit together.",
+    )
+    swap_min_stay_s: float = Field(
+        5.0, ge=0, le=3600, description="How long a model that has work stays loaded at least."
+    )
+    swap_max_wait_s: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="How long a job waits at most until its model is the next to be loaded, whatever waits for others.",
+    )
+    swap_drain_s: Seconds = Field(
+        30.0, description="Time for running jobs when their model makes way; then they go back to the queue."
+    )
+    swap_sleep_level: int = Field(
+        1,
+        ge=1,
+        le=2,
+        description="Engine vllm on GPUs: how a model sleeps. 1: its weights stay in main memory, and waking copies them. "
+        "2: they are read from disk again, and take no main memory.",
+    )
+    adapters_max: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Most LoRA adapters in one batch of the engine, each of which takes memory; 0: the worker takes none.",
+    )
+    adapters_cpu_max: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="Most LoRA adapters that the worker holds loaded; the least recently used goes first. At least "
+        "`adapters_max`. Default: twice that.",
+    )
+    adapter_max_rank: int = Field(
+        16,
+        ge=1,
+        le=512,
+        description="Rank of the largest LoRA adapter that the worker takes: 1, 8, 16, 32, 64, 128, 256, 320 or 512. Each "
+        "takes the memory of this rank.",
+    )
+
+    @field_validator("adapter_max_rank")
+    @classmethod
+    def _known_rank(cls, rank: int) -> int:
+        if rank not in _RANKS:
+            raise ValueError(f"vLLM knows the ranks {', '.join(map(str, _RANKS))}: take the next larger one")
+        return rank
+
+    @field_validator("adapters_max")
+    @classmethod
+    def _adaptable(cls, most: int, info: ValidationInfo) -> int:
+        if most and info.data.get("engine", "vllm") == "openai":
+            raise ValueError("the server behind the engine openai loads its own adapters: leave it out")
+        if most and info.data.get("paced") is not None:
+            raise ValueError("a paced engine has no model to adapt: leave out paced or adapters_max")
+        return most
+
+    @field_validator("adapters_cpu_max")
+    @classmethod
+    def _enough(cls, kept: int | None, info: ValidationInfo) -> int | None:
+        if kept is not None and kept < info.data.get("adapters_max", 0):
+            raise ValueError("it is less than adapters_max, and each adapter of a batch is held")
+        return kept
+
     drain_timeout_s: Seconds = Field(
         30.0,
         description="Time for running jobs in a drain, for example after SIGTERM; then they are given back.",
@@ -173,14 +283,26 @@ class WorkerSettings(MetricsSettings):
     simulated_max_model_len: int = Field(
         32_768, ge=2, description="Simulated engine: context length in tokens, of four bytes each."
     )
+    simulated_wake_s: float = Field(0.0, ge=0, description="Simulated engine: seconds that it takes to wake.")
+    paced_wake_s: float = Field(0.0, ge=0, description="Paced engine: seconds that it takes to wake.")
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
 
     @property
+    def draft_model(self) -> str | None:
+        """The draft model of :attr:`speculation`; None: it names none."""
+        return draft_model(self.speculation)
+
+    @property
     def paced_name(self) -> str | None:
         """What a paced engine and its device are called; None: the engine is not paced."""
         return None if self.paced is None else label(self.paced)
+
+    @property
+    def adapters_kept(self) -> int:
+        """Most LoRA adapters that the worker holds loaded."""
+        return 2 * self.adapters_max if self.adapters_cpu_max is None else self.adapters_cpu_max
 
     @property
     def node_name(self) -> str:

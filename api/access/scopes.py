@@ -97,6 +97,20 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("PUT", "/v1/admin/tenants/{name}"): _ADMIN,
     ("PATCH", "/v1/admin/tenants/{name}"): _ADMIN,
     ("DELETE", "/v1/admin/tenants/{name}"): _ADMIN,
+    ("GET", "/v1/admin/rollouts"): _ADMIN,
+    ("GET", "/v1/admin/rollouts/{pool}"): _ADMIN,
+    ("POST", "/v1/admin/rollouts/{pool}"): _ADMIN,
+    ("POST", "/v1/admin/rollouts/{pool}/back"): _ADMIN,
+    ("POST", "/v1/admin/rollouts/{pool}/abort"): _ADMIN,
+    ("POST", "/v1/admin/rollouts/{pool}/switch"): _ADMIN,
+    ("GET", "/v1/admin/aliases"): _ADMIN,
+    ("PUT", "/v1/admin/aliases/{alias:path}"): _ADMIN,
+    ("DELETE", "/v1/admin/aliases/{alias:path}"): _ADMIN,
+    ("GET", "/v1/admin/adapters"): _ADMIN,
+    ("POST", "/v1/admin/adapters"): _ADMIN,
+    ("GET", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
+    ("PATCH", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
+    ("DELETE", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
     ("GET", "/v1/usage"): _READ,
     ("GET", "/v1/admin/audit"): _ADMIN,
     ("GET", "/v1/queues"): _READ,
@@ -109,7 +123,7 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     **{
         (method, path): Needs.NOTHING
         for method in ("GET", "HEAD")
-        for path in ("/health", "/health/live", "/health/ready")
+        for path in ("/health", "/health/accepting", "/health/live", "/health/ready")
     },
     ("GET", "/"): Needs.NOTHING,
     ("GET", "/docs"): Needs.NOTHING,

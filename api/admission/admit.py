@@ -99,7 +99,12 @@ async def admit(
     stream = ENDPOINTS[endpoint].streams is not None and (streams if stream is None else stream)
     shared = services.settings.shared_prefix_cache
     affinity = await run(
-        len(body), affinity_of, request, affinity_key, None if shared else terms.get("tenant")
+        len(body),
+        affinity_of,
+        request,
+        affinity_key,
+        None if shared else terms.get("tenant"),
+        None if served.adapter is None else served.name,
     )
     coalesced = (
         await run(len(body), coalescing_digest, endpoint, request, stream=stream)

@@ -19,21 +19,29 @@ _canonical = msgspec.json.Encoder(order="deterministic").encode
 
 
 def affinity_of(
-    request: Mapping[str, Any], explicit: str | None = None, tenant: str | None = None
+    request: Mapping[str, Any],
+    explicit: str | None = None,
+    tenant: str | None = None,
+    adapter: str | None = None,
 ) -> str | None:
-    """Name the prefix that a request shares with others: they prefer the worker whose prefix cache holds it.
+    """Name what a request shares with others: they prefer the worker that has it.
+
+    That is a prefix, which its prefix cache holds, or a LoRA adapter, which its engine has loaded.
 
     Args:
         request: the OpenAI request body.
         explicit: the client's own name for the prefix; None: ``prompt_cache_key`` of the body.
         tenant: with whose requests alone it shares a prefix; None: with those of every tenant.
+        adapter: the model is this LoRA adapter. It counts more than a long prefix: a worker that lacks it has to load it.
 
     Returns:
-        A short name; None: the request has no name, no long first system message and no long prompt.
+        A short name; None: the request has no name, no adapter, no long first system message and no long prompt.
     """
     named = explicit or request.get("prompt_cache_key")
     if isinstance(named, str) and named:
         return _digest("named", named, tenant)
+    if adapter is not None:
+        return _digest("adapter", adapter)
     text = _system_text(request) or request.get("prompt")
     if not isinstance(text, str) or len(text) < MIN_PREFIX:
         return None

@@ -38,8 +38,8 @@ async def route(
         an alias or of none; and the prompt's tokens, if they were counted.
 
     Raises:
-        ApiError: 404 ``model_not_found``; 400 ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no
-            pool can run it; 503 ``no_worker``.
+        ApiError: 404 ``model_not_found``, also for a LoRA adapter that no worker of its pools can load; 400
+            ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no pool can run it; 503 ``no_worker``.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
@@ -48,8 +48,11 @@ async def route(
     await check_model(services, tenant, name, models)
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
+        if not model.open_to(tenant):
+            continue
         named = await services.bodies.run(len(body), _under_its_name, body, request, model)
         try:
+            check_adapter(model)
             await services.bodies.run(len(body), check_abilities, model, endpoint, request)
             counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
@@ -61,8 +64,7 @@ async def route(
             )
         catalogue.book(model)
         return model, named, counted
-    assert refused is not None  # noqa: S101 - there was a model, and it was refused
-    raise refused
+    raise refused or model_not_found(name, services.settings.default_model)
 
 
 async def check_model(
@@ -75,7 +77,9 @@ async def check_model(
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
     allowed = await allowed_models(services, tenant, models)
-    if allowed is not None and services.catalogue.real_name(name) not in allowed:
+    known = services.catalogue.ranked(name)
+    hidden = known and not any(model.open_to(tenant) for model in known)
+    if hidden or (allowed is not None and services.catalogue.real_name(name) not in allowed):
         raise model_not_found(name, services.settings.default_model)
 
 
@@ -86,6 +90,20 @@ async def allowed_models(
     rights = ((await services.known_tenants.get(tenant)).models, models)
     named = [frozenset(map(services.catalogue.real_name, one)) for one in rights if one is not None]
     return frozenset.intersection(*named) if named else None
+
+
+def check_adapter(model: Model) -> None:
+    """Refuse a declared LoRA adapter that no live worker of its pool can load. One that no worker has yet is accepted.
+
+    Raises:
+        ApiError: 404 ``model_not_found``, with the reason.
+    """
+    if model.adapter is not None and model.adapter.broken is not None:
+        message = (
+            f"the model {model.name!r} is a LoRA adapter that no worker of the pool {model.pool!r} can load: "
+            f"{model.adapter.broken}. An administrator can replace it with `penstock adapters add`, or remove it"
+        )
+        raise ApiError(404, message, "model_not_found", param="model")
 
 
 def model_not_found(name: str, default: str | None = None) -> ApiError:

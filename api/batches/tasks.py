@@ -15,8 +15,9 @@ from api.admission.rights import check_lane
 from api.batches.create import refuse_limited_key
 from api.batches.schema import BatchObject, Verified
 from api.batches.view import batch_not_found, batch_view, found_batch
-from api.http.asgi import json_response, until_hangup
+from api.http.asgi import json_response
 from api.http.errors import SERVER, ApiError
+from api.http.hangup import until_hangup
 from api.http.openapi import answers
 from api.middleware.trace import asked_by, place_of
 from api.services import Services
@@ -102,7 +103,7 @@ async def _performed(
     owner = owner_of(request.scope)
     with services.hub.inbox(services.tasks.topic(kind, batch.id)) as inbox:
         run = await _asked(services, kind, batch, args, owner)
-        async with until_hangup(request.receive):
+        with until_hangup(request.scope):
             while True:
                 events: list[tuple[str, str]] = []
                 with suppress(TimeoutError):

@@ -25,6 +25,7 @@ from api.connections.refusals import (
 )
 from api.connections.upgrades import head_without_upgrade
 from api.http.errors import READER_TOO_SLOW, ApiError, invalid
+from api.http.hangup import HANGUP, Hangup
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a connection, or cut it: one that is open already never suffers for a new one."""
         self._transport = LingeringTransport(transport, self._unread, self._watch)
         super().connection_made(cast("asyncio.Transport", self._transport))
+        self._hangup = Hangup(self.flow.resume_reading)
         over = len(self.connections) - self._limits.max_connections
         if over > _OVER:
             self._refused = True
@@ -103,6 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._lost = True
         self._transport.forget()
         super().connection_lost(exc)
+        self._hangup.happen()
         self._unset_keepalive_if_required()
 
     @property
@@ -125,10 +128,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def cut(self) -> None:
-        """End the present call, because the process ends. For the application the client is gone."""
+        """End the present call, because the process ends."""
         if self._busy():
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+            self._leave_cycle()
             answered = self.cycle.response_started or self._refused or self._transport.is_closing()
             if not answered and not self.pipeline:
                 error = stopping()
@@ -194,6 +196,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._progress, self._part = True, _Part.HEAD
         self._lead = self._fed
         super().on_message_begin()
+        self.scope[HANGUP] = self._hangup  # type: ignore[typeddict-unknown-key]
 
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large or has to be parsed again."""
@@ -258,11 +261,16 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._part is not _Part.BODY:  # an earlier request is being answered, and still is
                 self.cycle.keep_alive = False
                 return
-            self.cycle.disconnected = True  # for the application the client is gone
-            self.cycle.message_event.set()
+            self._leave_cycle()
         if self._part is not _Part.BODY or not self._answered():
             self.transport.write(whole_answer(error, self.server_state.default_headers))
         self.transport.close()
+
+    def _leave_cycle(self) -> None:
+        """End the present call: for the application the client is gone."""
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        self._hangup.happen()
 
     def _answered(self) -> bool:
         """Return whether the present request has its answer, or a part of it."""

@@ -9,8 +9,9 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.identity import owner_of
 from api.files.view import found_file
-from api.http.asgi import header, until_hangup
+from api.http.asgi import header
 from api.http.errors import ApiError, file_not_found
+from api.http.hangup import until_hangup
 from api.services import Services
 from storage import MissingObjectError
 
@@ -42,19 +43,17 @@ class FileContent:
         ]
         if partial:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, end - 1, file.size)))
-        await receive()  # the empty body, so that the next message is the hang-up
-        async with (
-            until_hangup(receive),
-            aclosing(self._services.storage.read(file.key, start, end)) as pieces,
-        ):
-            try:
-                first = await anext(pieces, b"")  # an immediate failure is still answered with its status
-            except MissingObjectError:
-                raise file_not_found(file_id) from None
-            await send({"type": "http.response.start", "status": 206 if partial else 200, "headers": headers})
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        with until_hangup(scope):
+            async with aclosing(self._services.storage.read(file.key, start, end)) as pieces:
+                try:
+                    first = await anext(pieces, b"")  # an immediate failure is still answered with its status
+                except MissingObjectError:
+                    raise file_not_found(file_id) from None
+                status = 206 if partial else 200
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -1,19 +1,18 @@
-"""Replies, the client's hang-up, and routes that bypass FastAPI.
+"""Replies, and routes that bypass FastAPI.
 
 The hot routes are plain ASGI: FastAPI's dependency machinery would cost more than all of their own work.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from fastapi import APIRouter, Response
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Scope, Send
 
 from jobs.ids import is_batch_id, is_conversation_id, is_file_id, is_job_id
 
@@ -24,10 +23,6 @@ JSON_TYPE: Header = (b"content-type", b"application/json")
 
 UNMATCHED = "unmatched"
 """Stands for the route of requests that match none, whatever their path: labels of metrics must stay few."""
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection before it had its answer."""
 
 
 def template_of(scope: Scope) -> str:
@@ -75,38 +70,8 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return None
 
 
-class until_hangup:  # noqa: N801 - reads as a verb: `async with until_hangup(receive):`
-    """Runs the block until the client hangs up, then raises ClientGoneError out of it.
-
-    Works like ``asyncio.timeout``: it cancels the block's task and turns the cancellation into the error.
-    Enter it after the request's body was read.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._gone = False
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("until_hangup must run inside a task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._listener = asyncio.get_running_loop().create_task(self._listen())
-        return self
-
-    async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._task.cancel()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._listener.cancel()
-        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise ClientGoneError from None
+class RawRoute(APIRoute):
+    """A route that a plain ASGI application answers."""
 
 
 def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **documented: Any) -> None:
@@ -115,8 +80,28 @@ def add_raw_route(router: APIRouter, method: str, path: str, raw: ASGIApp, **doc
     async def endpoint() -> None:
         """Give FastAPI a function without parameters to inspect."""
 
-    route = APIRoute(
+    route = RawRoute(
         path, endpoint, methods=[method], tags=router.tags, response_class=Response, **documented
     )
     route.app = raw
     router.routes.append(route)
+
+
+Direct: TypeAlias = Mapping[tuple[str, str], RawRoute]
+"""Routes by method and path."""
+
+
+def direct_routes(routes: Sequence[BaseRoute]) -> Direct:
+    """Return the raw routes of one fixed path each, which can be called without a search through all routes.
+
+    Args:
+        routes: all, in the order of the search; a raw route that the search would not find is left out.
+    """
+    found = {}
+    for route in routes:
+        if isinstance(route, RawRoute) and not route.param_convertors:
+            for method in route.methods:
+                scope = {"type": "http", "method": method, "path": route.path}
+                if next(one for one in routes if one.matches(scope)[0] is Match.FULL) is route:
+                    found[method, route.path] = route
+    return found

@@ -14,8 +14,9 @@ from fastapi import Depends, Request
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message, Receive, Scope
 
-from api.http.asgi import ClientGoneError, header
+from api.http.asgi import header
 from api.http.errors import ApiError, invalid, validation_error
+from api.http.hangup import ClientGoneError
 from api.http.shape import check_shape
 from jobs.floats import read_float
 

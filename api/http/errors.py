@@ -43,6 +43,8 @@ _OWN_CODES = {
         "tenant_suspended",
     ),
     404: (
+        "alias_not_found",
+        "adapter_not_found",
         "batch_not_found",
         "event_not_found",
         "chat_completion_not_found",
@@ -62,7 +64,7 @@ _OWN_CODES = {
         *("batch_finished", "batch_not_finished", "conversation_locked", "file_in_use"),
         *("idempotency_conflict", "job_cancelled"),
         *("job_not_finished", "job_not_queued", "key_inactive", "no_pepper"),
-        *("nothing_to_retry", "too_many_webhooks"),
+        *("nothing_to_retry", "rollout_refused", "too_many_webhooks"),
     ),
     410: ("cursor_expired", "file_gone", "result_gone", "storage_object_missing"),
     413: ("body_too_large", "file_too_large"),

@@ -1,13 +1,13 @@
-"""One table from every exception that a route can raise to its answer, and the handlers that FastAPI calls."""
+"""One table from every exception that a route can raise to its answer, and the handlers made of it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import Counter
 from starlette.exceptions import HTTPException
@@ -173,15 +173,15 @@ def foreign_errors() -> dict[type[Exception], Callable[[Any], ApiError]]:
     }
 
 
-def install(app: FastAPI, count: Counter) -> None:
-    """Register the table with the application. ``count``: answered errors by code."""
-    for kind, convert in foreign_errors().items():
-        app.add_exception_handler(kind, _handler(convert, count))
+Handler: TypeAlias = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _handler(
-    convert: Callable[[Any], ApiError], count: Counter
-) -> Callable[[Request, Exception], Awaitable[Response]]:
+def handlers(count: Counter) -> dict[type[Exception], Handler]:
+    """Return what answers each exception of the table. ``count``: answered errors by code."""
+    return {kind: _handler(convert, count) for kind, convert in foreign_errors().items()}
+
+
+def _handler(convert: Callable[[Any], ApiError], count: Counter) -> Handler:
     logged_at = 0.0
 
     # async though it awaits nothing: Starlette runs other handlers in a thread, which costs more than the whole refusal.

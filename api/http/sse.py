@@ -9,7 +9,7 @@ import msgspec
 
 from api.http.asgi import Header
 from broker.events.inbox import EventId
-from jobs.stream_chunks import Frames, Head, decode
+from jobs.stream_chunks import TEXT_KINDS, Frames, Head, decode
 
 PING = b": ping\n\n"
 HEADERS: list[Header] = [
@@ -32,37 +32,40 @@ def event_frame(eid: EventId, event: str, data: bytes) -> bytes:
 
 def merged(events: Sequence[tuple[EventId, str]]) -> Sequence[tuple[EventId, str]]:
     """Join neighbouring texts among log entries if there are more than :data:`MERGE_ABOVE`; the last one's id stays."""
-    if sum(payload[0] == "t" for _, payload in events) <= MERGE_ABOVE:
+    if sum(payload[0] in TEXT_KINDS for _, payload in events) <= MERGE_ABOVE:
         return events
     out: list[tuple[EventId, str]] = []
-    for is_text, group in itertools.groupby(events, lambda event: event[1][0] == "t"):
+    for kind, group in itertools.groupby(events, lambda event: event[1][0]):
         run = list(group)
-        out += [(run[-1][0], "t" + "".join(payload[1:] for _, payload in run))] if is_text else run
+        if kind in TEXT_KINDS:
+            run = [(run[-1][0], kind + "".join(payload[1:] for _, payload in run))]
+        out += run
     return out
 
 
 class Texts:
-    """Renders ``t`` payloads: a text is put between the two halves of its stream's head."""
+    """Renders ``t`` and ``r`` payloads: a text is put between the two halves that its stream's head has for its kind."""
 
     def __init__(self) -> None:
-        self._pre = b""
-        self._post = b""
-        self.known = False
+        self._around: dict[str, tuple[bytes, bytes]] = {}
 
     def read(self, payload: str) -> Sequence[str]:
         """Return the whole frames in an ``h`` or ``j`` payload, and remember its head."""
         chunk = decode(payload)
         if isinstance(chunk, Head):
-            self._pre, self._post, self.known = chunk.pre.encode(), chunk.post.encode(), True
+            self._around = {"t": (chunk.pre.encode(), chunk.post.encode())}
+            if chunk.reasoning is not None:
+                self._around["r"] = (chunk.reasoning[0].encode(), chunk.reasoning[1].encode())
             return chunk.first
         return chunk.frames if isinstance(chunk, Frames) else ()
 
-    def frame(self, text: str) -> bytes:
-        """Return a text's chunk as JSON.
+    def frame(self, payload: str) -> bytes:
+        """Return the chunk of a ``t`` or ``r`` payload as JSON.
 
         Raises:
-            ValueError: there was no head.
+            ValueError: there was no head for it.
         """
-        if not self.known:
+        around = self._around.get(payload[0])
+        if around is None:
             raise ValueError("a text came before its stream's head")
-        return self._pre + json_string(text) + self._post
+        return around[0] + json_string(payload[1:]) + around[1]

@@ -9,9 +9,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.types import Receive, Scope
 
-from api.http.asgi import ClientGoneError, header
+from api.http.asgi import header
 from api.http.body import announced_bytes
 from api.http.errors import ApiError, invalid
+from api.http.hangup import ClientGoneError
 from storage import Storage, Writer
 from storage.base import BLOCK
 

@@ -8,10 +8,11 @@ import re
 from typing import Any
 
 from starlette.datastructures import QueryParams
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
-from api.http.asgi import header, until_hangup
+from api.http.asgi import header
 from api.http.errors import invalid
+from api.http.hangup import until_hangup
 from api.http.openapi import parameter
 from broker.events.hub import EventHub
 from broker.events.inbox import Inbox
@@ -62,16 +63,17 @@ def _query_wait(text: str, max_wait_s: float) -> float:
     return wait_s
 
 
-async def wait_for_end(hub: EventHub, job_id: str, inbox: Inbox, wait_s: float, receive: Receive) -> None:
+async def wait_for_end(hub: EventHub, job_id: str, inbox: Inbox, wait_s: float, scope: Scope) -> None:
     """Return when the job has ended, its record is gone or the time is up, whichever is first.
 
-    ``inbox`` was registered before the job was accepted or watched, and the request was read to its end.
+    ``inbox`` was registered before the job was accepted or watched.
 
     Raises:
         ClientGoneError: the client hung up.
     """
     try:
-        async with until_hangup(receive), asyncio.timeout(wait_s):
-            await hub.ending(job_id, inbox)
+        with until_hangup(scope):
+            async with asyncio.timeout(wait_s):
+                await hub.ending(job_id, inbox)
     except (TimeoutError, LookupError):
         return  # the caller reads the record, which tells them apart

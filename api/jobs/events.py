@@ -10,7 +10,8 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import owner_of
-from api.http.asgi import header, until_hangup
+from api.http.asgi import header
+from api.http.hangup import until_hangup
 from api.http.pings import pings
 from api.http.sse import HEADERS, event_frame
 from api.jobs.frames import Cursor, EventFrames, read_cursor
@@ -41,20 +42,18 @@ class JobEvents:
         job_id, owner = scope["path_params"]["job_id"], owner_of(scope)
         cursor = _cursor(scope)
         checked_id(job_id)
-        await receive()  # the empty body, so that the next message is the hang-up
         frames = EventFrames(job_id, cursor)
-        with self._services.hub.inbox(job_id) as inbox:
-            async with until_hangup(receive):
-                job = await found_job(self._services, job_id, owner)
-                if job.state.terminal and (cursor.attempt, cursor.seq) >= (job.attempt, SEQ_END):
-                    await send({"type": "http.response.start", "status": 204, "headers": []})
-                    await send({"type": "http.response.body", "body": b""})
-                    return  # the reader has the end; 204 stops a browser's EventSource from reconnecting
-                if cursor.attempt and cursor.seq:
-                    head = await self._services.store.log_entry(job_id, f"{cursor.attempt}-1", owner=owner)
-                    frames.take_head(head or " ")
-                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-                last = await self._follow(job_id, owner, inbox, cursor, frames, send)
+        with self._services.hub.inbox(job_id) as inbox, until_hangup(scope):
+            job = await found_job(self._services, job_id, owner)
+            if job.state.terminal and (cursor.attempt, cursor.seq) >= (job.attempt, SEQ_END):
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body", "body": b""})
+                return  # the reader has the end; 204 stops a browser's EventSource from reconnecting
+            if cursor.attempt and cursor.seq:
+                head = await self._services.store.log_entry(job_id, f"{cursor.attempt}-1", owner=owner)
+                frames.take_head(head or " ")
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            last = await self._follow(job_id, owner, inbox, cursor, frames, send)
         await send({"type": "http.response.body", "body": last})
 
     async def _follow(

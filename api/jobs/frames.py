@@ -16,6 +16,7 @@ from api.http.errors import invalid
 from api.http.sse import Texts, event_frame, merged
 from broker.events.hub import parse_cursor
 from broker.events.inbox import EventId
+from jobs.stream_chunks import TEXT_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,8 @@ class EventFrames:
 
     def _take(self, eid: EventId, payload: str, out: list[bytes]) -> None:
         kind = payload[0]
-        if kind == "t":
-            out.append(event_frame(eid, "chunk", self._texts.frame(payload[1:])))
+        if kind in TEXT_KINDS:
+            out.append(event_frame(eid, "chunk", self._texts.frame(payload)))
         elif kind == "s":
             out.append(self._state(eid, payload))
         elif kind in "hj":

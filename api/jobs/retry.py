@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
+from msgspec.structs import replace
 from starlette.types import Scope
 
 from api.access.identity import actor_of, identity_of, owner_of, tenant_of

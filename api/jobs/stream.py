@@ -25,4 +25,4 @@ class JobStream:
         """
         after, owner = starting_after(scope), owner_of(scope)
         job = await found_job(self._services, scope["path_params"]["job_id"], owner)
-        await resume(self._services, job, owner, after, receive, send)
+        await resume(self._services, job, owner, after, scope, send)

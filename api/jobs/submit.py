@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, owner_of, tenant_of
@@ -67,13 +67,13 @@ class Jobs:
                 job: Job | None
                 stored: StoredResult | None = None
                 if accepted.replayed:
-                    job, stored = await self._look(accepted.id, identity.owner, wait_s, receive)
+                    job, stored = await self._look(accepted.id, identity.owner, wait_s, scope)
                 else:
                     limited = spec.expires_in_ms is not None or spec.queue_timeout_ms is not None
                     place = await self._place(spec.id) if limited or not wait_s else Snapshot()
                     warnings = deadline_warnings(spec, place)
                     if wait_s:
-                        await wait_for_end(services.hub, spec.id, inbox, wait_s, receive)
+                        await wait_for_end(services.hub, spec.id, inbox, wait_s, scope)
                         job, stored = await services.store.get_with_result(spec.id, owner=identity.owner)
                     else:
                         job = _fresh(spec, accepted, place, span.context)
@@ -89,9 +89,7 @@ class Jobs:
         job_id = checked_id(scope["path_params"]["job_id"])
         wait_s, applied = asked_wait(scope, self._services.settings.max_wait_s)
         headers = [(b"preference-applied", applied.encode())] if applied else []
-        if wait_s:
-            await receive()  # the empty body, so that the next message is the hang-up
-        job, stored = await self._look(job_id, owner_of(scope), wait_s, receive)
+        job, stored = await self._look(job_id, owner_of(scope), wait_s, scope)
         await _show(job, stored, job_id, send, 200, headers)
         await self._forget(job, stored, scope)
 
@@ -164,7 +162,7 @@ class Jobs:
             return Snapshot()
 
     async def _look(
-        self, job_id: str, owner: str | None, wait_s: float, receive: Receive
+        self, job_id: str, owner: str | None, wait_s: float, scope: Scope
     ) -> tuple[Job, StoredResult] | tuple[None, None]:
         """Read a job and its result, at its end or after ``wait_s`` seconds."""
         services = self._services
@@ -172,7 +170,7 @@ class Jobs:
             with services.hub.inbox(job_id) as inbox:
                 state = await services.store.watch(job_id, services.process, owner=owner)
                 if state is not None and not state.terminal:
-                    await wait_for_end(services.hub, job_id, inbox, wait_s, receive)
+                    await wait_for_end(services.hub, job_id, inbox, wait_s, scope)
         return await services.store.get_with_result(job_id, owner=owner)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, tenant_of
@@ -52,7 +52,7 @@ class AudioCall(OpenAICall):
         )
         spec = keyed(await self._stored(scope, job_id, upload, writer), scope)
         with services.bodies.own(spec.body) as body:
-            last = await self._answer(spec, body, scope, receive, send, began)
+            last = await self._answer(spec, body, scope, send, began)
         await last()
 
     async def _stored(self, scope: Scope, job_id: str, upload: Upload, writer: Writer) -> JobSpec:

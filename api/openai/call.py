@@ -7,8 +7,8 @@ later: by its idempotency key, or as a stored chat completion.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
+from msgspec.structs import replace
 from starlette.types import Receive, Scope, Send
 
 from api.access.identity import identity_of, tenant_of
@@ -16,9 +16,10 @@ from api.admission.accept import accept
 from api.admission.admit import admit
 from api.admission.tiers import tier_of
 from api.fetched import drop_fetched
-from api.http.asgi import header, until_hangup
+from api.http.asgi import header
 from api.http.bodies import Body
 from api.http.body import parse_object
+from api.http.hangup import until_hangup
 from api.http.idempotency import idempotency_key
 from api.http.rates import with_rates
 from api.middleware.trace import request_span
@@ -52,9 +53,7 @@ class OpenAICall:
         """
         began = time.perf_counter()
         with await self._services.bodies.read(scope, receive) as body:
-            last = await self._answer(
-                keyed(await self._admit(scope, body), scope), body, scope, receive, send, began
-            )
+            last = await self._answer(keyed(await self._admit(scope, body), scope), body, scope, send, began)
         await last()
 
     async def _admit(self, scope: Scope, body: Body) -> JobSpec:
@@ -78,9 +77,7 @@ class OpenAICall:
             sink=services.process,
         )
 
-    async def _answer(
-        self, spec: JobSpec, body: Body, scope: Scope, receive: Receive, send: Send, began: float
-    ) -> Last:
+    async def _answer(self, spec: JobSpec, body: Body, scope: Scope, send: Send, began: float) -> Last:
         """Queue the job, release the body, and answer; return what sends the end of the response.
 
         The caller keeps no reference to ``spec``, which has the body too.
@@ -90,7 +87,7 @@ class OpenAICall:
         over, kept = False, spec.idempotency_key is not None
         with services.hub.inbox(spec.id) as inbox:
             try:
-                async with until_hangup(receive):
+                with until_hangup(scope):
                     failpoints.hit("api.before_accept")
                     accepted = await accept(services, spec, span)
                     send = with_rates(send, accepted.rates)

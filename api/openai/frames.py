@@ -17,6 +17,7 @@ from api.openai.closing import closes, closing, empty_like
 from broker.events.inbox import EventId
 from broker.records import Ending, decode_ending
 from jobs.states import JobState
+from jobs.stream_chunks import TEXT_KINDS
 
 DONE = b"data: [DONE]\n\n"
 
@@ -52,9 +53,9 @@ class OpenAIStream:
         if len(events) > MERGE_ABOVE:
             events = merged(events)
         for _, payload in events:
-            if payload[0] == "t":
+            if payload[0] in TEXT_KINDS:
                 self._release(out)
-                out.append(b"data: %b\n\n" % self._texts.frame(payload[1:]))
+                out.append(b"data: %b\n\n" % self._texts.frame(payload))
                 continue
             self._take(payload[0], payload, out)
             if self.over:

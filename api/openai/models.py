@@ -7,8 +7,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from api.access.identity import identity_of
-from api.admission.routing import allowed_models, check_model, model_not_found
+from api.admission.routing import allowed_models, check_adapter, check_model, model_not_found
 from api.http.asgi import json_response
+from api.http.errors import ApiError
 from api.http.openapi import error_docs
 from api.services import Services
 from broker.catalogue import Model
@@ -22,6 +23,7 @@ def register(router: APIRouter, services: Services) -> None:
         """The models of live workers, the default first, and their aliases, with `root` naming the model.
 
         If no worker is alive: every model that was ever served here. A caller sees those that its tenant and key may use.
+        A LoRA adapter is listed as soon as one worker has it, with `parent` naming its base model.
         """
         await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
         caller = identity_of(request.scope)
@@ -29,7 +31,7 @@ def register(router: APIRouter, services: Services) -> None:
         cards = [
             _card(name, model)
             for name, model in services.catalogue.listed()
-            if allowed is None or model.name in allowed
+            if (allowed is None or model.name in allowed) and model.open_to(caller.tenant)
         ]
         return json_response({"object": "list", "data": cards})
 
@@ -41,6 +43,10 @@ def register(router: APIRouter, services: Services) -> None:
             raise model_not_found(name)
         caller = identity_of(request.scope)
         await check_model(services, caller.tenant, name, caller.models)
+        check_adapter(model)
+        if not model.usable:
+            message = f"the model {name!r} is a LoRA adapter that no worker has loaded yet; a request for it waits for that"
+            raise ApiError(404, message, "model_not_found", param="model")
         return json_response(_card(name, model))
 
 

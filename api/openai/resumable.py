@@ -28,6 +28,7 @@ from broker.records import Ending, decode_ending
 from jobs.anthropic import error_body
 from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.states import JobState
+from jobs.stream_chunks import TEXT_KINDS
 
 
 class _Event(msgspec.Struct):
@@ -75,6 +76,7 @@ class ResumableStream:
         self._seen = after > 0
         self._texts = Texts()
         self._waiting: list[str] = []
+        self._kind = ""
         self._held: list[tuple[int, str]] = []
         self._last = ""
 
@@ -86,17 +88,13 @@ class ResumableStream:
     def feed(self, events: Sequence[tuple[EventId, str]]) -> bytes:
         """Take a batch of log entries; return the bytes to write now."""
         out: list[bytes] = []
-        merge = sum(payload[0] == "t" for _, payload in events) > MERGE_ABOVE
+        merge = sum(payload[0] in TEXT_KINDS for _, payload in events) > MERGE_ABOVE
         for eid, payload in events:
             self._enter(int(eid.partition("-")[0]), out)
             if self.over:
                 break
-            if payload[0] == "t":
-                self._release(out)
-                self._number += 1
-                self._empty, self._last = False, ""
-                if self._wanted(self._number):
-                    self._waiting.append(payload[1:])
+            if payload[0] in TEXT_KINDS:
+                self._text(payload, out)
                 if not merge:
                     self._flush(out)
                 continue
@@ -144,11 +142,22 @@ class ResumableStream:
         else:
             self._write(self._number, frame, out)
 
+    def _text(self, payload: str, out: list[bytes]) -> None:
+        """Let a text wait, with those of its kind."""
+        self._release(out)
+        if payload[0] != self._kind:
+            self._flush(out)
+            self._kind = payload[0]
+        self._number += 1
+        self._empty, self._last = False, ""
+        if self._wanted(self._number):
+            self._waiting.append(payload[1:])
+
     def _flush(self, out: list[bytes]) -> None:
         """Write the texts that wait, as one chunk."""
         if self._waiting:
-            text, self._waiting = "".join(self._waiting), []
-            self._write(self._number, self._texts.frame(text).decode(), out)
+            payload, self._waiting = self._kind + "".join(self._waiting), []
+            self._write(self._number, self._texts.frame(payload).decode(), out)
 
     def _release(self, out: list[bytes]) -> None:
         """Write what was held back: the end has not come yet."""
@@ -182,7 +191,7 @@ class ResumableStream:
         """Write the chunk that closes a stream of chunks, and its end."""
         if not self._held:
             self._number += 1
-            template = self._last or self._texts.frame("").decode()
+            template = self._last or self._texts.frame("t").decode()
             self._held.append((self._number, empty_like(template)))
         number, frame = self._held[-1]
         self._write(number, closing(frame, self._job_id, ending, self._shown), out)

@@ -6,11 +6,12 @@ from contextlib import aclosing
 
 import structlog
 from starlette.datastructures import QueryParams
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope, Send
 
-from api.http.asgi import header, until_hangup
+from api.http.asgi import header
 from api.http.errors import invalid
 from api.http.handlers import broken_off
+from api.http.hangup import until_hangup
 from api.http.job_end import timing_headers
 from api.http.openapi import parameter
 from api.http.pings import pings
@@ -54,7 +55,7 @@ def starting_after(scope: Scope) -> int:
 
 
 async def resume(
-    services: Services, job: Job, owner: str | None, after: int, receive: Receive, send: Send
+    services: Services, job: Job, owner: str | None, after: int, scope: Scope, send: Send
 ) -> None:
     """Send a job's stream until its end. A reader that leaves does not cancel the job.
 
@@ -69,10 +70,9 @@ async def resume(
     if not job.stream or ENDPOINTS[job.endpoint].streams is None:
         message = f"{job.id} was submitted without `stream: true`, so it has no stream; get its result"
         raise invalid(message, "stream")
-    await receive()  # the empty body, so that the next message is the hang-up
     if services.settings.openai_strict:
         send = shaped_stream(job.endpoint, send)
-    async with until_hangup(receive):
+    with until_hangup(scope):
         headers = [*HEADERS, *timing_headers(job.id)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         last = await _follow(services, job, owner, after, send)

@@ -172,7 +172,7 @@ class GetChat:
         if QueryParams(scope.get("query_string", b"")).get("stream", "").lower() in {"true", "1"}:
             after = starting_after(scope)
             job = await _found(self._services, ident, owner)
-            await resume(self._services, job, owner, after, receive, send)
+            await resume(self._services, job, owner, after, scope, send)
             return
         await reply(send, *await _chat(self._services, ident, owner))
 

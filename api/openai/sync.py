@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 import structlog
+from msgspec.structs import replace
 from starlette.types import Send
 
 from api.http.asgi import Header, reply

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.access.identity import identity_of
 from api.http.asgi import json_response
-from api.readiness import CHECKS
+from api.readiness import CHECKS, OK
 from api.services import Services
 from jobs.access import Scope
 from monitoring.metrics import WithoutTenants
@@ -50,8 +50,19 @@ def register(router: APIRouter, services: Services) -> None:
         report = await services.readiness.report()
         return json_response(_view(report.checks, report.missing), report.status)
 
+    @router.get(
+        "/health/accepting",
+        summary="Will a job that is submitted now be accepted?",
+        responses=_example(checks={name: OK for name in CHECKS if name != "worker"}),
+    )
+    async def accepting() -> Response:
+        """As `/health/ready`, but without a look at the workers: a job may wait for one. For an orchestrator's probes."""
+        report = (await services.readiness.report()).without_worker()
+        return json_response(_view(report.checks, report.missing), report.status)
+
     for path, answer in (
         ("/health", health),
+        ("/health/accepting", accepting),
         ("/health/live", live),
         ("/health/ready", ready),
     ):  # for balancers

@@ -39,7 +39,9 @@ class WorkerObject(BaseModel):
     id: str = Field(description="Its incarnation, which changes with every start.")
     object: Literal["worker"]
     name: str = Field(examples=["gpu0@host"])
-    state: Literal["ready", "draining"]
+    state: Literal["ready", "draining", "asleep", "waking"] = Field(
+        description="`asleep` and `waking`: its model shares its devices with others, and is not on them now."
+    )
     host: str | None
     pid: int | None
     pool: str

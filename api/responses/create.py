@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import structlog
-from starlette.types import Receive, Scope, Send
+from msgspec.structs import replace
+from starlette.types import Scope, Send
 
 from api.access.identity import identity_of, owner_of, tenant_of
 from api.admission.accept import accept
@@ -78,11 +78,9 @@ class CreateResponse(OpenAICall):
             return {**terms, "owner": caller.owner, "webhook": webhook}
         return {**terms, "expires_in_ms": self._life_ms, "queue_timeout_ms": self._queue_ms}
 
-    async def _answer(
-        self, spec: JobSpec, body: Body, scope: Scope, receive: Receive, send: Send, began: float
-    ) -> Last:
+    async def _answer(self, spec: JobSpec, body: Body, scope: Scope, send: Send, began: float) -> Last:
         if not spec.shown["background"]:
-            return await super()._answer(spec, body, scope, receive, send, began)
+            return await super()._answer(spec, body, scope, send, began)
         services = self._services
         queued = await waiting_view(services, spec, spec.body)
         with services.hub.inbox(spec.id) as inbox:
@@ -91,11 +89,11 @@ class CreateResponse(OpenAICall):
             body.release()
             spec = replace(spec, body=b"")
             if accepted.replayed:
-                return await self._replay(accepted.id, scope, receive, send, stream=spec.stream)
+                return await self._replay(accepted.id, scope, send, stream=spec.stream)
             if not spec.stream:
                 return partial(reply, send, 200, queued, timing_headers(spec.id))
             frames = NumberedStream(queued, spec.shown)
-            await Reader(services, spec.id, owner_of(scope), inbox).send(frames, receive, send, live=True)
+            await Reader(services, spec.id, owner_of(scope), inbox).send(frames, scope, send, live=True)
         return _nothing
 
     async def _accept(self, spec: JobSpec, scope: Scope) -> Accepted:
@@ -110,7 +108,7 @@ class CreateResponse(OpenAICall):
         failpoints.hit("api.after_accept")
         return accepted
 
-    async def _replay(self, job_id: str, scope: Scope, receive: Receive, send: Send, *, stream: bool) -> Last:
+    async def _replay(self, job_id: str, scope: Scope, send: Send, *, stream: bool) -> Last:
         """Answer with the response that an earlier request with the same idempotency key made."""
         services, owner = self._services, owner_of(scope)
         with services.hub.inbox(job_id) as inbox:
@@ -120,7 +118,7 @@ class CreateResponse(OpenAICall):
                     reply, send, 200, await response_view(services, job, stored), timing_headers(job_id)
                 )
             frames = await frames_for(services, job, -1)
-            await Reader(services, job_id, owner, inbox).send(frames, receive, send)
+            await Reader(services, job_id, owner, inbox).send(frames, scope, send)
         return _nothing
 
 

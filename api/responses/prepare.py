@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 from pydantic import Field, ValidationError
 
 from api.admission.end_users import NOTE

@@ -53,7 +53,6 @@ class GetResponse:
         """
         services, owner, ident = self._services, owner_of(scope), scope["path_params"]["response_id"]
         stream, after = _asked(scope)
-        await receive()  # the empty body, so that the next message is the hang-up
         job_id = checked_job_id(ident)
         with services.hub.inbox(job_id) as inbox:
             job, stored = await found_response(services, ident, owner)
@@ -65,7 +64,7 @@ class GetResponse:
                 raise invalid(message, "stream")
             if stream:
                 frames = await frames_for(services, job, after)
-                await Reader(services, job_id, owner, inbox).send(frames, receive, send)
+                await Reader(services, job_id, owner, inbox).send(frames, scope, send)
                 ended = frames.over
             else:
                 body = await response_view(services, job, stored)
@@ -107,7 +106,7 @@ def register(router: APIRouter, services: Services) -> None:
                 await services.store.watch(job_id, services.process, owner=owner)
                 await services.store.cancel(job_id, owner=owner, by=actor_of(request.scope))
                 log.info("cancel_asked", job_id=job_id, state=job.state.value, tenant=asked_by(request.scope))
-                await wait_for_end(services.hub, job_id, inbox, CANCEL_WAIT_S, request.receive)
+                await wait_for_end(services.hub, job_id, inbox, CANCEL_WAIT_S, request.scope)
                 job, stored = await found_response(services, response_id, owner)
         return Response(await response_view(services, job, stored), media_type="application/json")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import aclosing
 
 import structlog
-from starlette.types import Receive, Send
+from starlette.types import Scope, Send
 
-from api.http.asgi import Header, until_hangup
+from api.http.asgi import Header
 from api.http.errors import ApiError
 from api.http.handlers import broken_off
+from api.http.hangup import until_hangup
 from api.http.job_end import timing_headers
 from api.http.pings import pings
 from api.http.sse import HEADERS
@@ -44,7 +45,7 @@ class Reader:
     async def send(
         self,
         frames: NumberedStream | ResponseStream,
-        receive: Receive,
+        scope: Scope,
         send: Send,
         *,
         live: bool = False,
@@ -61,7 +62,7 @@ class Reader:
         """
         if self._services.settings.openai_strict:
             send = shaped_stream(RESPONSES, send)
-        async with until_hangup(receive):
+        with until_hangup(scope):
             head = [*HEADERS, *timing_headers(self._job_id), *(headers or [])]
             await send({"type": "http.response.start", "status": 200, "headers": head})
             last = await self._follow(frames, send, live=live)

@@ -85,6 +85,7 @@ class Claimer:
 
     Attributes:
         asked_ns: when the last claim was sent, Unix nanoseconds.
+        rests: how often it had no room and nothing to wait for. Once that grows, no claim is on its way.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Claimer:
         self._ask_at = self._pause_until = self._bulk_at = 0.0
         self._empty_left, self._empty_at = _EMPTY_PER_S, monotonic()
         self._claims: dict[str, Claim] = {}
-        self.asked_ns = 0
+        self.asked_ns = self.rests = 0
 
     @property
     def own_bell(self) -> str:
@@ -133,6 +134,7 @@ class Claimer:
             self._call = replace(self._call, again=True)
             return self._ask(self._call)
         if room.jobs <= 0:
+            self.rests += 1
             return None
         if now < self._pause_until:
             return self._wait([self.own_bell], self._pause_until - now)

@@ -19,9 +19,9 @@ JOBS: Final = (
     "schema job log jobs jobs_of objects storage files_announced files_trash"
     " ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
     " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
-    " bell bulk_bell own_bell"
+    " bell bulk_bell own_bell aliases rollout keeper"
 )
-WORKERS: Final = "leases worker worker_jobs worker_orders"
+WORKERS: Final = "leases worker worker_jobs worker_orders worker_adapters adapters adapted swap"
 FILES: Final = "file files files_of files_of_purpose files_by_purpose files_expiry file_was"
 BATCHES: Final = (
     "batch batch_open batch_done batch_lease batches batches_of batches_active batches_parts batches_retire"
@@ -97,12 +97,15 @@ ROLES: Final[Mapping[str, Role]] = {
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval info",
         writes=(
             f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
-            " tasks task worker_jobs worker_orders"
+            " tasks task worker_jobs worker_orders adapters adapted"
         ),
-        reads="leases worker models served coordinators",
+        reads="leases worker worker_adapters models served coordinators",
         channels=CHANNELS,
         # Its reaper ends leases whose time is over.
-        extra=(("zadd zrem", "leases"), ("del", "worker worker_orders")),
+        extra=(
+            ("zadd zrem", "leases"),
+            ("del", "worker worker_orders worker_adapters"),
+        ),
         prepares=True,
     ),
     "worker": Role(
@@ -118,7 +121,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
         writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
-        reads="tenants tenant leases worker worker_jobs models served",
+        reads="tenants tenant leases worker worker_jobs models adapted served",
         channels=CHANNELS,
         prepares=True,
     ),

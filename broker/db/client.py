@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
 
+from hiredis import pack_command
 from redis import ConnectionPool as SyncPool
 from redis import Redis as SyncRedis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -22,8 +23,11 @@ from broker.db.sentinel import client_options, connection_class, sync_connection
 from broker.db.urls import sentinels_of, without_password
 
 T = TypeVar("T")
+Command: TypeAlias = tuple[Any, ...]
+"""A command's name and its arguments: texts, bytes and numbers."""
 
 _CONNECTIONS = 32
+_RENEW_S = 1.0
 
 
 class _Retry(Retry):
@@ -95,6 +99,62 @@ class _Connection(AbstractConnection):
         except BaseException:
             await self.disconnect(nowait=True)  # half a command may have been sent
             raise
+
+    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands together; return their replies, not decoded. An error reply is an exception in its place.
+
+        redis-py's pipeline makes a timer, four coroutines and a copy of the options for each command.
+        """
+        await self.send_packed_command([pack_command(command) for command in commands])
+        loop, limit_s = asyncio.get_running_loop(), self.socket_timeout
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(limit_s) as timer:
+                renew_at = loop.time() + _RENEW_S
+                for _ in commands:
+                    reply = await self._parser.read_response(disable_decoding=True)  # type: ignore[attr-defined]
+                    replies.append(reply)
+                    if limit_s is not None and loop.time() > renew_at:  # the limit is that of each reply
+                        renew_at = loop.time() + _RENEW_S
+                        timer.reschedule(loop.time() + limit_s)
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("timeout reading from the socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"error reading from the socket: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)  # replies of these commands may still come
+            raise
+        self.next_health_check = loop.time() + self.health_check_interval
+        for reply in replies:
+            if isinstance(reply, ReadOnlyError | MasterDownError):
+                await self.disconnect(nowait=True)
+                raise RedisConnectionError(f"no longer the master: {reply}") from reply
+        return replies
+
+
+async def exchange(client: Redis, commands: Sequence[Command]) -> list[Any]:
+    """Send commands together, again after a broken connection; return their replies, not decoded.
+
+    An error reply is an exception in its place.
+
+    Args:
+        client: one that :func:`connect` made.
+
+    Raises:
+        RedisError: Redis cannot be reached.
+    """
+    pool = client.connection_pool
+    connection: _Connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+
+    async def reconnect(_: Exception) -> None:
+        await connection.disconnect(nowait=True)
+
+    try:
+        return await connection.retry.call_with_retry(lambda: connection.exchange(commands), reconnect)
+    finally:
+        await pool.release(connection)
 
 
 def is_stray_cancellation() -> bool:

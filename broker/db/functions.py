@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from redis.asyncio import Redis
-from redis.client import NEVER_DECODE
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from broker.db.calls.base import READS, Call
+from broker.db.client import exchange
 from broker.db.faults import NO_FUNCTION, Faults
 from broker.db.keys import Keys
 from broker.db.library import Library, answer_to, library
@@ -133,12 +133,8 @@ class Functions:
         return replies
 
     async def _run(self, batch: list[_Waiting]) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        for call, blobs, _ in batch:
-            command = self._library.command(self._namespace, call, blobs)
-            pipe.execute_command(*command, **{NEVER_DECODE: True})
-        replies: list[Any] = await pipe.execute(raise_on_error=False)
-        return replies
+        commands = [self._library.command(self._namespace, call, blobs) for call, blobs, _ in batch]
+        return await exchange(self._client, commands)
 
     async def aclose(self) -> None:
         """Wait for what was asked for."""

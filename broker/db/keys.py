@@ -25,7 +25,7 @@ key                               type     holds                                
 ``ns:reaper``                     hash     ``tick``: when the last round was                            (for good)
 ``ns:libraries``                  set      function libraries that this namespace's workers brought     (for good)
 ``ns:pools``                      set      every pool that had a job or a worker                        (for good)
-``ns:pool:P``                     hash     depths, virtual times, counts, mean runs; see ``2_queue.lua``  (for good)
+``ns:pool:P``                     hash     depths, virtual times, counts, mean runs, ...; see ``2_*.lua``   (for good)
 ``ns:pool:P:backlog:<lane>:<t>``  zset     a tenant's queued jobs in order; tenant '': jobs before all   (until claimed)
 ``ns:pool:P:turns:<lane>``        zset     tenants with a backlog, by their next turn             (while they have)
 ``ns:pool:P:tags:<lane>``         hash     tenant -> where its next job's cost begins      (until the lane is empty)
@@ -33,7 +33,7 @@ key                               type     holds                                
 ``ns:pool:P:attached``            hash     ``<lane> <tenant>`` -> jobs that wait for an identical one  (while there are)
 ``ns:pool:P:active``              hash     tenant -> running jobs                           (0 for who had some)
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
-``ns:pool:P:slots``               hash     worker -> ``<slots> <slots for bulk>``            (until it is buried)
+``ns:pool:P:slots``               hash     worker -> ``<slots> <for bulk>``, of a sleeper both later, ms (until it is buried)
 ``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
 ``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
 ``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)
@@ -43,6 +43,13 @@ key                               type     holds                                
 ``ns:worker:<w>``                 hash     a worker's description, pool and models          (TTL, ten leases)
 ``ns:worker:<w>:jobs``            set      jobs it runs                                     (until it has none)
 ``ns:worker:<w>:orders``          hash     orders for it: job to abort -> reason; ``drain`` -> seconds  (until the end)
+``ns:swap:<machine>:<group>``     hash     members and grants of a swap group, see ``swap.lua``  (TTL, ten leases)
+``ns:rollout:<pool>``             hash     a pool's versions, see ``jobs/rollouts.py``                    (for good)
+``ns:keeper:<pool>``              string   the process that carries out its rollouts                   (TTL, seconds)
+``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
+``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
+``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
+``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -142,6 +149,13 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "swap": "{ns}:swap:@1:@2",
+    "rollout": "{ns}:rollout:@1",
+    "keeper": "{ns}:keeper:@1",
+    "aliases": "{ns}:aliases",
+    "worker_adapters": "{ns}:worker:@1:adapters",
+    "adapters": "{ns}:adapters:@1",
+    "adapted": "{ns}:adapted",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",

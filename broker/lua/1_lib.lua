@@ -185,5 +185,5 @@ end
 local function forget_worker(worker)
   forget_slots(worker)
   redis.call('ZREM', K.leases(), worker)
-  redis.call('DEL', K.worker(worker), K.worker_orders(worker))
+  redis.call('DEL', K.worker(worker), K.worker_orders(worker), K.worker_adapters(worker))
 end

@@ -104,6 +104,7 @@ local function end_job(id, j, to, retention, f, result, spent)
       if not redis.call('ZSCORE', K.backlog(k.pool, k.lane, k.tenant), follower)
         and not redis.call('ZSCORE', K.backlog(k.pool, k.lane, FIRST), follower) then
         count_attached(k.pool, k.lane, k.tenant, -1)
+        bring_home(follower, k)
         enqueue_ahead(k.pool, k.lane, k.tenant, follower, unpaid(k))
       end
     end
@@ -131,6 +132,7 @@ local function requeue(id, to, j, reason, delay)
   redis.call('HSET', job, 'state', to, 'hist', cjson.encode(hist), 'back', exactly(now))
   redis.call('HDEL', job, 'worker', 'started', 'first')
   release_place(j.pool, j.lane, j.tenant)
+  bring_home(id, j)
   publish_state(id, j.stream, j.sinks, j.attempt .. '-' .. SEQ_BACK, to, tonumber(j.attempt))
   if delay and delay > 0 then
     redis.call('HSET', job, 'due', exactly(now + delay))

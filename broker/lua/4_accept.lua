@@ -31,6 +31,16 @@ local function slots_of(pool)
   return said[1] and slots, for_bulk, leaving
 end
 
+-- Slots that a pool's sleeping workers have once they are awake, those that they leave to bulk, and the milliseconds until the first is.
+local function sleeping_slots_of(pool)
+  local slots, for_bulk, wake_ms, said = 0, 0, nil, redis.call('HGETALL', K.slots(pool))
+  for i = 2, #said, 2 do
+    local all, bulk, ms = string.match(said[i], '%d+ %d+ (%d+) (%d+) (%d+)')
+    if all then slots, for_bulk, wake_ms = slots + all, for_bulk + bulk, math.min(wake_ms or math.huge, tonumber(ms)) end
+  end
+  return slots, for_bulk, wake_ms
+end
+
 -- How many more jobs of this lane the workers could run now.
 local function free_slots(pool, lane)
   local p = read(K.pool(pool), {'active', 'bulk', 'paused'})
@@ -112,7 +122,11 @@ define('accept', function(a, blobs)
 
   local refused = a.conversation and refuse_conversation(a)
   if refused then return refused end
-  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
+  local p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane, 'forward')
+  if p[3] then
+    pool = home_of(pool)
+    p = redis.call('HMGET', K.pool(pool), 'depth:' .. lane, 'attached:' .. lane)
+  end
   local depth = (number(p[1]) or 0) + (number(p[2]) or 0)
   local rejects = a.reject and lane ~= 'bulk' and not a.batch
   -- A job that finds a free slot is still in the lane for a moment, and does not count as waiting.

@@ -80,7 +80,8 @@ define('look', function(a)
     if s.state ~= 'queued' then return {rank = 0} end -- an empty table would be a list
     pool, lane, tenant = s.pool, s.lane, s.tenant
     if s.leader then
-      id, lane = s.leader, redis.call('HGET', K.job(s.leader), 'lane') or lane
+      local l = read(K.job(s.leader), {'pool', 'lane'})
+      id, pool, lane = s.leader, l.pool or pool, l.lane or lane
     end
   end
   local position, rank
@@ -92,10 +93,12 @@ define('look', function(a)
   end
   local runs = redis.call('HMGET', K.pool(pool), 'run', 'bulk_run')
   local slots, bulk_slots, leaving = slots_of(pool)
+  local wake_ms
+  if slots == 0 then slots, bulk_slots, wake_ms = sleeping_slots_of(pool) end
   return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = number(p.active) or 0,
     bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
     tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,
-    tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil}
+    tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil, wake_ms = wake_ms}
 end)
 
 -- A job that ran is its worker's until the reaper finds that this one is gone.

@@ -153,6 +153,7 @@ define('reap', function(a)
     local j = read(K.job(id), {'state', 'pool', 'lane', 'created'})
     if j.state == 'queued' then
       redis.call('HDEL', K.job(id), 'due')
+      bring_home(id, j)
       enqueue_first(j.pool, j.lane, id, j.created)
       done.due = done.due + 1
     end
@@ -167,8 +168,13 @@ define('reap', function(a)
   retire(a, done)
   trim_audit()
   local ageing = limit('ageing_ms') or a.ageing_ms
-  for _, pool in ipairs(ageing > 0 and redis.call('SMEMBERS', K.pools()) or {}) do
-    for lane in pairs(ABOVE) do age(pool, lane, ageing, a, done) end
+  local left = a.most
+  for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
+    left = left - move_on(pool, left)
+    if ageing > 0 then
+      for lane in pairs(ABOVE) do age(pool, lane, ageing, a, done) end
+    end
   end
+  done.more = done.more or left <= 0
   return done
 end)

@@ -56,16 +56,18 @@ define('heartbeat', function(a)
   local key = K.worker(worker)
   if a.info then
     redis.call('HSET', key, 'info', a.info, 'pool', a.pool, 'ttl', exactly(a.ttl_ms), 'library', LIBRARY)
-    redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots)
+    redis.call('HSET', K.slots(a.pool), worker, a.slots .. ' ' .. a.bulk_slots .. (a.asleep and ' ' .. a.asleep or ''))
     note_runs(a.pool, 'run', a.run_ms, a.runs)
     note_runs(a.pool, 'bulk_run', a.bulk_run_ms, a.bulk_runs)
   end
   redis.call('PEXPIRE', key, exactly(a.ttl_ms * 10))
+  redis.call('PEXPIRE', K.worker_adapters(worker), exactly(a.ttl_ms * 10))
   local orders = {}
   local flat = redis.call('HGETALL', K.worker_orders(worker))
   for i = 1, #flat, 2 do orders[#orders + 1] = {flat[i], flat[i + 1]} end
   local strays = a.running and redis.call('SCARD', K.worker_jobs(worker)) > a.running and redis.call('SMEMBERS', K.worker_jobs(worker))
-  return {orders = orders, jobs = strays or nil}
+  local adapters = a.pool and number(redis.call('HGET', K.adapters(a.pool), ':version'))
+  return {orders = orders, jobs = strays or nil, adapters = adapters or nil}
 end)
 
 -- End the lease of a worker that has ended, so that the reaper need not wait for it.

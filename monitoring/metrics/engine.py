@@ -47,6 +47,17 @@ class EngineGauges(Asked):
         "What a step of the engine costs: itself (base), each decode, each prompt_token; fitted while it runs.",
         ("part",),
     )
+    DRAFTS = Family(
+        "penstock_spec_drafts",
+        "Guesses of speculative decoding: one for each sequence and step.",
+        counter=True,
+    )
+    DRAFTED = Family(
+        "penstock_spec_drafted_tokens", "Tokens that speculative decoding guessed.", counter=True
+    )
+    ACCEPTED = Family(
+        "penstock_spec_accepted_tokens", "Guessed tokens that the model accepted as output.", counter=True
+    )
     FAMILIES: ClassVar[tuple[Family, ...]] = (
         RUNNING,
         WAITING,
@@ -54,6 +65,9 @@ class EngineGauges(Asked):
         PREEMPTIONS,
         EVICTIONS,
         GENERATED,
+        DRAFTS,
+        DRAFTED,
+        ACCEPTED,
         PRIORITY,
         STEP,
     )
@@ -70,9 +84,11 @@ class EngineGauges(Asked):
     def collect(self) -> Iterator[Metric]:
         """Read the engine."""
         state = self._ask()
+        guesses = state.speculation
         said = (
             *(state.running, state.waiting, state.kv_cache_usage),
             *(state.preemptions, state.evictions, state.generated),
+            *((None,) * 3 if guesses is None else (guesses.drafts, guesses.drafted, guesses.accepted)),
         )
         for family, value in zip(self.FAMILIES[:-2], said, strict=True):
             metric = family.metric()

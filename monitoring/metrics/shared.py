@@ -12,10 +12,10 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
+from jobs.worker_states import WorkerState
 from monitoring.metrics.common import TenantNames
 from monitoring.metrics.webhooks import WebhookState
 
-WORKER_STATES = ("ready", "draining")
 UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
 """State and code of jobs that end without a worker; other codes come from an identical job that ran."""
 
@@ -88,7 +88,7 @@ class SharedState:
         )
         self.capacity = gauge(
             "penstock_pool_capacity_jobs",
-            "Jobs that the pool may run at once: what its workers take (draining ones nothing), or `max_active` if less.",
+            "Jobs that the pool may run at once: what its workers take (only ready ones take any), or `max_active` if less.",
             ["pool"],
         )
         self.joined = counter(
@@ -177,10 +177,10 @@ class SharedState:
         alive = Tally((worker.pool, worker.state) for worker in workers)
         for pool in self._pools:
             mine = [worker for worker in workers if worker.pool == pool]
-            for state in WORKER_STATES:
+            for state in WorkerState:
                 self.workers.labels(pool, state).set(alive[pool, state])
             self.active.labels(pool).set(sum(worker.active for worker in mine))
-            capacity = sum(worker.capacity for worker in mine if worker.state != "draining")
+            capacity = sum(worker.capacity for worker in mine if worker.state == WorkerState.READY)
             self.capacity.labels(pool).set(min(capacity, self._max_active or capacity))
             self.joined.labels(pool)
             self.left.labels(pool)

@@ -12,7 +12,9 @@ from monitoring.metrics.common import LATENCY_BUCKETS_S, Children, ReaperMetrics
 JOB_ENDS = ("succeeded", "failed", "cancelled", "expired")
 TOKEN_KINDS = ("prompt", "completion")
 BATCH_ROW_OUTCOMES = ("completed", "failed")
+ADAPTER_LOADS = ("loaded", "broken")
 ATTEMPT_NUMBERS = ("1", "2", "3+")
+SWAP_PHASES = ("drain", "sleep", "wait", "wake")
 
 QUEUE_BUCKETS_S = (
     *(0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
@@ -44,6 +46,7 @@ class WorkerMetrics:
         self._make_outcomes(registry)
         self._make_times(registry)
         self._make_own(registry)
+        self._make_adapters(registry)
         self.reaper = ReaperMetrics(registry)
         self.store_faults = store_faults(registry)
         self._tokens = Children(self.tokens)
@@ -56,6 +59,8 @@ class WorkerMetrics:
             (self.bulk_limits, limit_reasons),
             (self.batch_rows, BATCH_ROW_OUTCOMES),
             (self.run_time, JOB_ENDS),
+            (self.swap_time, SWAP_PHASES),
+            (self.adapter_loads, ADAPTER_LOADS),
         ):
             for value in values:
                 counter.labels(value)
@@ -170,8 +175,41 @@ class WorkerMetrics:
             " and do so again once bulk has come down to it.",
             ["reason"],
         )
+        self.swaps = counter(
+            "penstock_swaps_total", "Times that this worker's model was loaded again after a sleep."
+        )
+        self.swap_time = Histogram(
+            "penstock_swap_seconds",
+            "Seconds of a swap, by phase: `drain` (running jobs end), `sleep` (the devices are freed), `wait` (the model "
+            "before makes way), `wake` (the model is loaded).",
+            ["phase"],
+            buckets=QUEUE_BUCKETS_S,
+            registry=registry,
+        )
         self.beats = counter("penstock_heartbeats_total", "Leases prolonged.")
         self.beats_failed = counter(
             "penstock_heartbeats_failed_total",
             "Heartbeats that Redis did not answer; the lease goes on until it ends.",
+        )
+
+    def _make_adapters(self, registry: CollectorRegistry) -> None:
+        self.adapters_loaded = Gauge(
+            "penstock_adapters_loaded", "LoRA adapters in this worker's engine.", registry=registry
+        )
+        self.adapter_loads = Counter(
+            "penstock_adapter_loads_total",
+            "Loads of LoRA adapters into the engine, by outcome.",
+            ["outcome"],
+            registry=registry,
+        )
+        self.adapter_load_time = Histogram(
+            "penstock_adapter_load_seconds",
+            "Seconds in which the engine loaded and tried a LoRA adapter; the copy of its files is not in it.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.adapter_evictions = Counter(
+            "penstock_adapter_evictions_total",
+            "LoRA adapters that left the engine: others needed their place, or they were removed or replaced.",
+            registry=registry,
         )

@@ -29,6 +29,8 @@ _STYLES = {
     "cancelled": "yellow",
     "ready": "green",
     "draining": "yellow",
+    "asleep": "dim",
+    "waking": "cyan",
 }
 
 # Generated text is not to be trusted with the terminal: control characters go, but newline and tab stay.

@@ -20,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ENGINES = click.Choice(["vllm", "openai", "simulated"])
 _MODEL_HELP = (
     "Hub name or local path. Without it: a tiny random model, for trying the plumbing; "
-    "tiny-embed, tiny-rerank, tiny-classify and tiny-whisper are others."
+    "tiny-embed, tiny-rerank, tiny-classify, tiny-whisper and tiny-vision are others."
 )
 _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
@@ -80,6 +80,9 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 @click.option("--kv-cache-gib", type=float, metavar="GIB", help=_KV_CACHE_HELP)
 @click.option("--drain-timeout-s", type=float, metavar="S", help="Time for running jobs at the stop.")
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
+@click.option(
+    "--as-configured", is_flag=True, default=None, help="Return from rollouts to what the settings name."
+)
 @click.option("--verbose", is_flag=True, help="Show the processes' logs here too.")
 def up(*, verbose: bool, **options: Any) -> None:
     """Run everything on this machine until Ctrl-C: queue, api, coordinator, workers, Flower.
@@ -146,6 +149,9 @@ def coordinator(**options: Any) -> None:
     "--pool",
     metavar="NAME",
     help="Its pool; a table of penstock.toml, where that has any.  [default: default]",
+)
+@click.option(
+    "--pool-version", metavar="VN", help="A version of the pool's model, as v2: its pool is POOL-v2."
 )
 @click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
 @click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)

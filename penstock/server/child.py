@@ -32,6 +32,7 @@ class ChildSpec:
         stop_timeout_s: from SIGTERM to SIGKILL.
         pass_fds: descriptors it inherits.
         may_finish: exit status 0 means that it was told to end, and is not started again.
+        on_trial: one that ends by itself before it was ready is not started again, however long the others run.
         on_end: called with its process id each time it has ended, however it did.
     """
 
@@ -43,6 +44,7 @@ class ChildSpec:
     stop_timeout_s: float = 10.0
     pass_fds: tuple[int, ...] = ()
     may_finish: bool = False
+    on_trial: bool = False
     on_end: OnEnd | None = None
 
 
@@ -56,6 +58,8 @@ class Child:
         started_at: of that life, by the monotonic clock.
         was_ready: it has done what it was started for, in this life or an earlier one.
         finished: it ended as it was told to.
+        failure: why one on trial is not started again; None: it is.
+        leaving: it is being ended for good.
     """
 
     spec: ChildSpec
@@ -67,6 +71,8 @@ class Child:
     restarts: int = 0
     was_ready: bool = False
     finished: bool = False
+    failure: str | None = None
+    leaving: bool = False
 
     def obituary(self, status: int) -> str:
         """Say how it ended before everything was ready, in its own words."""

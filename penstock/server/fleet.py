@@ -34,6 +34,7 @@ OPTIONS = {
     "openai_base_url": "--openai-base-url",
     "drain_timeout_s": "--drain-timeout-s",
     "engine_args": "--engine-arg",
+    "pool_version": "--pool-version",
     "data_dir": "--data-dir",
     "redis_url": "--redis-url",
     "namespace": "--namespace",
@@ -151,7 +152,7 @@ def _parts(
     for n, group in enumerate(groups, 1):
         flags = ["--workers", "1"]  # whatever the file and the environment say
         if pool is not None or "pool" in overrides:
-            flags += ["--pool", settings.pool]
+            flags += ["--pool", settings.pool.removesuffix(f"-{settings.pool_version}")]
         if group:
             flags += ["--gpus", indices(group)]
         name = settings.name or (None if group or not (several or pool) else pool or "worker")

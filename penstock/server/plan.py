@@ -90,9 +90,9 @@ class Plan:
         child = self._penstock("coordinator", "coordinator", flags, _STOP_COORDINATOR, 15.0)
         return replace(child, on_end=on_end)
 
-    def workers(self, on_end: OnEnd | None = None) -> list[ChildSpec]:
-        """Return the workers' processes; ``on_end`` is called with the process id of one that has ended."""
-        return [worker_child(part, self.logs, self._redirect, on_end) for part in self.parts]
+    def worker(self, part: Part, on_end: OnEnd | None = None) -> ChildSpec:
+        """Return a worker's process; ``on_end`` is called with its process id when it has ended."""
+        return worker_child(part, self.logs, self._redirect, on_end)
 
     def flower(self) -> ChildSpec | None:
         """Return Flower's process."""

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from api.settings import ApiSettings, TlsSettings
 from broker.secret_files import DIR_VARIABLE
-from broker.settings import BrokerSettings
+from broker.settings import BrokerSettings, Seconds
 from broker.sources import FILE_VARIABLE
 from coordinator.settings import CoordinatorSettings
 from workers.settings import WorkerSettings
@@ -28,6 +28,15 @@ class UpSettings(WorkerSettings, TlsSettings):
     )
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
+
+    rollout_drain_s: Seconds = Field(
+        600.0,
+        description="Time for the running jobs of a version of a model that was replaced; then they go to the new one.",
+    )
+    as_configured: bool = Field(
+        default=False,
+        description="Return to the models that the settings name, whatever rollouts began since.",
+    )
 
     @property
     def own_redis(self) -> bool:

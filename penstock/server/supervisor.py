@@ -73,6 +73,18 @@ class Supervisor:
         child = self._children[name]
         return child.process.returncode if child.recorder.done else None
 
+    def failure(self, name: str) -> str | None:
+        """Return why a child on trial is not started again; None: it runs, or is started again."""
+        return self._children[name].failure
+
+    def finished(self, name: str) -> bool:
+        """Return whether a child has ended as it was told to."""
+        return self._children[name].finished
+
+    def was_ready(self, name: str) -> bool:
+        """Return whether a child has done what it was started for, in this life or an earlier one."""
+        return self._children[name].was_ready
+
     def request_stop(self) -> None:
         """Ask for an orderly stop; the second time, for a quick one."""
         if self._stop.is_set():
@@ -91,6 +103,27 @@ class Supervisor:
         self._guardian.add(child.process.pid)
         child.watcher = asyncio.create_task(self._watch(child), name=f"watch {spec.name}")
         self._children[spec.name] = child
+
+    def replace_spec(self, name: str, spec: ChildSpec) -> None:
+        """Have a child's next life follow another specification."""
+        self._children[name].spec = spec
+
+    async def end(self, name: str) -> None:
+        """End a child for good, and forget it: SIGTERM, and SIGKILL when its time is up. One that has ended is forgotten."""
+        child = self._children[name]
+        child.leaving = True
+        if child.process.returncode is None:
+            await self._stop_child(child)
+        elif child.watcher is not None:  # it may wait for its next life
+            child.watcher.cancel()
+            await asyncio.gather(child.watcher, return_exceptions=True)
+        if child.process.returncode is None:  # which began just now
+            kill_group(child.process.pid)
+            await child.process.wait()
+        self._end_group(child.process.pid)
+        await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
+        child.log.close()
+        self._children.pop(name, None)
 
     def mark_ready(self, pids: Collection[int]) -> None:
         """Take it that the children with these process ids have done what they were started for."""
@@ -154,7 +187,9 @@ class Supervisor:
             self._end_group(child.process.pid)
             if child.spec.on_end is not None:
                 self._endings.begin(child.spec.name, child.spec.on_end(child.process.pid))
-            if self._stop.is_set():
+            if self._stop.is_set() or child.leaving:
+                return
+            if await self._fails_its_trial(child, status):
                 return
             if await self._ends_the_start(child, status):
                 return
@@ -167,6 +202,14 @@ class Supervisor:
             while not await self._restart(child, status):
                 if self._stop.is_set():
                     return
+
+    async def _fails_its_trial(self, child: Child, status: int) -> bool:
+        """Take note that a child on trial ended by itself, or was killed too often, before it was ready."""
+        if not child.spec.on_trial or child.was_ready or (status < 0 and child.restarts < _START_RESTARTS):
+            return False
+        await asyncio.to_thread(child.recorder.join, _LAST_WORDS_S)
+        child.failure = child.obituary(status)
+        return True
 
     async def _ends_the_start(self, child: Child, status: int) -> bool:
         """Let the start fail because a child ended, unless it survives that; false: the child goes on as any other."""

@@ -10,13 +10,16 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from api.settings import ApiSettings
-from broker.db.client import ping
+from broker.db.client import connect, ping
 from broker.db.errors import StoreError
+from broker.jobs import JobStore
 from coordinator.settings import CoordinatorSettings
 from penstock.server.address import announced
+from penstock.server.child import ChildSpec
 from penstock.server.errors import UpStartError
 from penstock.server.first_key import FirstKey, Secrets, first_key
 from penstock.server.fleet import Part, parts_of_machine
@@ -24,6 +27,7 @@ from penstock.server.leases import end_lease, end_leases_of_the_dead, until_aliv
 from penstock.server.logs import LogLimits, follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
+from penstock.server.rollout import PoolRollouts, followed
 from penstock.server.screen import Screen
 from penstock.server.settings import UpSettings
 from penstock.server.signals import on_signals
@@ -82,11 +86,12 @@ async def _up(
                     path = plan.logs / ("valkey.log" if name == "redis" else f"{name}.log")
                     task = asyncio.create_task(follow(path, name, screen.line))
                     stack.callback(task.cancel)
-            first = await _start(supervisor, plan, screen, keys)
+            first, rollouts = await _start(supervisor, plan, screen, keys)
             screen.ready(http_address(settings.host, plan.port, settings.scheme))
             if first is not None:
                 screen.admin_key(first)
-            await supervisor.supervise()
+            async with followed(rollouts):
+                await supervisor.supervise()
     except (ChildEndedError, StoreError) as error:
         raise UpStartError(str(error)) from error
     except StoppedError:
@@ -117,8 +122,10 @@ def _plan(settings: UpSettings, parts: Sequence[Part], api_grace_s: float | None
     return Plan(settings, redis_url, embedded, port, flower_port, parts, api_grace_s)
 
 
-async def _start(supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secrets) -> FirstKey | None:
-    """Start the processes. Return the administrator's key, if keys are required."""
+async def _start(
+    supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secrets
+) -> tuple[FirstKey | None, list[PoolRollouts]]:
+    """Start the processes. Return the administrator's key, if keys are required, and what carries out rollouts."""
     server = plan.redis()
     if server is not None and plan.embedded is not None:
         await supervisor.start(server)
@@ -137,13 +144,17 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secre
     def alive(names: Sequence[str], until: Callable[..., Awaitable[None]]) -> Awaitable[None]:
         return until(plan.redis_url, plan.settings, lambda: supervisor.awaited(names), supervisor.mark_ready)
 
-    for spec in (plan.api(), plan.coordinator(ended), *plan.workers(ended), plan.flower()):
+    rollouts = _rollouts(supervisor, plan, screen, lambda part: plan.worker(part, ended))
+    as_configured = plan.settings.as_configured
+    parts = [part for one in rollouts for part in await one.begin(as_configured=as_configured)]
+    workers = [plan.worker(part, ended) for part in parts]
+    for spec in (plan.api(), plan.coordinator(ended), *workers, plan.flower()):
         if spec is not None:
             await supervisor.start(spec)
     with screen.waiting() as waiting:
         # Ready means one of the workers, and we say it of all. The api looks again when it is asked again, and knows
         # them all.
-        leased = asyncio.ensure_future(alive([part.name for part in plan.parts], until_alive))
+        leased = asyncio.ensure_future(alive([part.name for part in parts], until_alive))
         try:
             await supervisor.during_start(_until_ready(plan, waiting))
             flower = [] if plan.flower_port is None else ["flower"]
@@ -155,7 +166,20 @@ async def _start(supervisor: Supervisor, plan: Plan, screen: Screen, keys: Secre
         finally:
             leased.cancel()
         await supervisor.during_start(_until_ready(plan, waiting))
-    return first
+    return first, rollouts
+
+
+def _rollouts(
+    supervisor: Supervisor, plan: Plan, screen: Screen, spec_of: Callable[[Part], ChildSpec]
+) -> list[PoolRollouts]:
+    """Make what carries out the rollouts of each pool."""
+    drain_s = plan.settings.rollout_drain_s
+
+    def store() -> JobStore:
+        return JobStore(connect(plan.redis_url), plan.settings)
+
+    pools = groupby(plan.parts, key=lambda part: part.settings.pool)
+    return [PoolRollouts(store(), list(of), supervisor, spec_of, screen.line, drain_s) for _, of in pools]
 
 
 async def _until_ready(plan: Plan, waiting: Callable[[str], None]) -> None:

@@ -74,7 +74,7 @@ async def test_calls_say_how_long_they_took(http: httpx.AsyncClient, puppet: Pup
     assert int((await asked).headers["openai-processing-ms"]) >= 30
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+@pytest.mark.parametrize("path", ["/health", "/health/accepting", "/health/live", "/health/ready"])
 async def test_a_balancer_may_ask_for_the_head_only(
     http: httpx.AsyncClient, puppet: Puppet, path: str
 ) -> None:

@@ -362,6 +362,9 @@ async def test_without_a_live_worker_a_call_is_refused_and_a_job_is_taken(
 ) -> None:
     await puppet.store.bury(puppet.name)
     assert (await http.get("/health/ready")).status_code == 503  # the api has looked
+    accepting = await http.get("/health/accepting")
+    assert (accepting.status_code, accepting.json()["status"]) == (200, "ready")
+    assert "worker" not in accepting.json()["checks"]
     got = await http.post(CHAT, json=BODY)
     assert (got.status_code, got.json()["error"]["code"]) == (503, "no_worker")
     assert 1 <= int(got.headers["retry-after"]) <= 120

@@ -13,6 +13,7 @@ from broker.attempts import Claim, claims_of
 from broker.db.calls.jobs import Claim as ClaimCall
 from broker.db.errors import QueueFullError
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from broker.settings import BrokerSettings, TenantSettings
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FailureCode
@@ -26,11 +27,13 @@ from tests.support import eventually, new_id
 
 pytestmark = pytest.mark.asyncio
 
-WORKERS = {"worker-a": 9, "worker-b": 3}
+WORKERS = {"worker-a": 9, "worker-b": 3, "worker-c": 5}
+POOLS = ("default", "default-v2")
+POOL_OF = {"worker-a": POOLS[0], "worker-b": POOLS[0], "worker-c": POOLS[1]}
 STEPS = ["accept"] * 8 + ["take"] * 5 + ["finish"] * 4
 RARE = [
     *("release", "retry", "later", "kill", "fail", "cancel", "move", "reap", "pause", "purge"),
-    *("lost_answer", "disown", "die", "newer", "limits"),
+    *("lost_answer", "disown", "die", "newer", "limits", "flip", "flip"),
 ]
 LIMITS: list[dict[str, Any]] = [
     {"tenant_max_active": 6, "tenants": {"b": TenantSettings(weight=2, max_active=3)}},
@@ -61,7 +64,7 @@ class Walk:
     async def register(self) -> None:
         """Have leases, whatever became of the last ones."""
         for name, capacity in WORKERS.items():
-            info = {"name": name, "pool": "default", "capacity": capacity, "bulk_capacity": capacity - 1}
+            info = {"name": name, "pool": POOL_OF[name], "capacity": capacity, "bulk_capacity": capacity - 1}
             await self.store.heartbeat(name, first=True, info=info)
 
     async def step(self) -> None:
@@ -109,11 +112,11 @@ class Walk:
     async def lost_answer(self) -> None:
         await self.claim(version=SCHEMA_VERSION, lost=True)
 
-    async def claim(self, *, version: int, lost: bool = False) -> None:
-        worker = self.rng.choice(list(WORKERS))
+    async def claim(self, *, version: int, lost: bool = False, worker: str | None = None) -> None:
+        worker = worker or self.rng.choice(list(WORKERS))
         call = ClaimCall(
             worker=worker,
-            pool="default",
+            pool=POOL_OF[worker],
             room=self.rng.choice([1, 1, 2, 5]),
             bulk_room=self.rng.choice([0, 1, 2]),
             suspects=self.rng.choice([0, 1]),
@@ -185,11 +188,18 @@ class Walk:
         await self.store.reap()
 
     async def pause(self) -> None:
-        await self.store.pause("default", paused=self.rng.random() < 0.5)
+        await self.store.pause(self.rng.choice(POOLS), paused=self.rng.random() < 0.5)
 
     async def purge(self) -> None:
         if self.rng.random() < 0.2:
-            await self.store.purge("default", self.lane())
+            await self.store.purge(self.rng.choice(POOLS), self.lane())
+
+    async def flip(self) -> None:
+        """Another version of the pool serves now: the jobs that wait in the other one are moved."""
+        rollouts = Rollouts(self.store)
+        record = await rollouts.get("default")
+        pool = next(one for one in POOLS if one != record.current.pool)
+        assert await rollouts.write(record, record.switch(pool), flip=True)
 
     async def limits(self) -> None:
         """An api with other limits, and other turns, starts."""
@@ -203,7 +213,8 @@ class Walk:
         while self.claims:
             claim, worker = self.claims.pop()
             await self.store.finish(claim, worker, JobState.SUCCEEDED)
-        await self.claim(version=99)
+        for worker in WORKERS:
+            await self.claim(version=99, worker=worker)
         jobs = [await self.store.client.hget(self.store.keys("job", job), "state") for job in self.ids]
         return not {"queued", "running"} & set(jobs)
 
@@ -219,7 +230,8 @@ async def test_whatever_happens_the_parts_agree(
         for _ in range(250):
             await walk.step()
             check_queues(client, walk.store.keys)
-        await walk.store.pause("default", paused=False)
+        for pool in POOLS:
+            await walk.store.pause(pool, paused=False)
         await eventually(walk.over)
         check_queues(client, walk.store.keys)
     for key in ("deadlines", "delayed"):
@@ -235,7 +247,8 @@ async def test_of_jobs_whose_retention_is_over_nothing_is_left_but_what_is_for_g
     await walk.register()
     for _ in range(150):
         await walk.step()
-    await walk.store.pause("default", paused=False)
+    for pool in POOLS:
+        await walk.store.pause(pool, paused=False)
     await eventually(walk.over)
     for name in WORKERS:
         await walk.store.bury(name)

@@ -154,7 +154,8 @@ def commands(page: Path) -> list[list[str]]:
     inline = [span for span in re.findall(r"`([^`\n]+)`", prose(page)) if "--" in span]
     for body in [*blocks(page, "bash", "ini", "sh"), *inline]:
         for line in body.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True) if "curl" not in line and "$(" not in line else []
+            others = line.startswith("helm ") or "curl" in line or "$(" in line
+            words = [] if others else shlex.split(line, comments=True)
             if passed := next((word[5:] for word in words if word.startswith("ARGS=")), None):
                 if "up" in words:
                     found.append(["up", *passed.split()])

@@ -63,10 +63,11 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
+        "adapters": {"engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},
-        "process": {TOP, "admission", "attempts", "batches", "engines"},
+        "process": {TOP, "adapters", "admission", "attempts", "batches", "engines"},
         "celery": {TOP, "admission", "attempts"},
         TOP: {"admission", "celery", "devices", "engines", "process"},
     },
@@ -76,25 +77,39 @@ ROOMS = {
 CONFINED = {
     "aiohttp": ("coordinator/webhooks/", "workers/engines/openai/", "workers/engines/vllm/media.py"),
     "redis": ("broker/", "penstock/server/valkey.py"),
+    "hiredis": ("broker/",),
     "kombu": ("broker/celery/",),
     "celery": ("broker/celery/", "workers/"),
     "fastapi": ("api/",),
     "starlette": ("api/", "workers/engines/vllm/inner_app.py"),  # there, the request type of vLLM's own app
     "obstore": ("storage/",),
+    "huggingface_hub": ("storage/adapter_hub.py",),
     "cryptography": ("jobs/sealing.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (
-            *("aborts", "boot", "core_hooks", "cpu_memory", "held_outputs", "lane_scheduler", "lanes"),
+            *(
+                "aborts",
+                "adapters",
+                "boot",
+                "core_hooks",
+                "cpu_memory",
+                "held_outputs",
+                "lane_scheduler",
+                "lanes",
+            ),
             *(
                 "media",
                 "paced",
                 "paced_tokens",
                 "priority_probe",
+                "parsers",
                 "quick_slots",
+                "reasoning",
                 "rendering",
                 "tap",
                 "timed_scheduler",
+                "worker_hooks",
             ),
         )
     ),
@@ -104,6 +119,7 @@ CONFINED = {
             "workers/devices/tiny_weights.py",
             "workers/devices/tiny_encoder.py",
             "workers/devices/tiny_speech.py",
+            "workers/devices/tiny_vision.py",
         ),
         "workers/engines/vllm/paced_tokens.py",  # what vLLM takes and gives as tensors
     ),

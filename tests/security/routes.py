@@ -31,6 +31,9 @@ OBJECTS: Final = {
     "/v1/queues/{pool}": "pool",
     "/v1/admin/keys/{key_id}": "key",
     "/v1/admin/tenants/{name}": "tenant",
+    "/v1/admin/rollouts/{pool}": "pool",
+    "/v1/admin/aliases/{alias}": "alias",
+    "/v1/admin/adapters/{pool}": "adapter",
 }
 """The kind of object that a path names, by the path up to its first parameter."""
 
@@ -47,13 +50,15 @@ MISSING: Final = {
     "pool": "no-such-pool",
     "key": "7" * 12,
     "tenant": "no-such-tenant",
+    "alias": "no-such-alias",
+    "adapter": "no-such-pool",
 }
 """An id of each kind that no object has."""
 
 EVENT: Final = f"evt_{7:040x}"
 """An event that each webhook of the tests has given up."""
 
-OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low", "event": EVENT, "item_id": "kept"}
+OTHER_PARAMETERS: Final = {"action": "pause", "lane": "low", "event": EVENT, "item_id": "kept", "name": "sql"}
 """Parameters of paths that name no object, with a value of each."""
 
 
@@ -125,5 +130,9 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "POST /v1/admin/keys/{key_id}/rotate": {"json": {"overlap_s": 60}},
     "PUT /v1/admin/tenants/{name}": {"json": {"weight": 5}},
     "PATCH /v1/admin/tenants/{name}": {"json": {"weight": 5}},
+    "POST /v1/admin/rollouts/{pool}": {"json": {"model": "m"}},
+    "POST /v1/admin/rollouts/{pool}/switch": {"json": {"to": "other"}},
+    "PUT /v1/admin/aliases/{alias}": {"json": {"model": "puppet"}},
+    "PATCH /v1/admin/adapters/{pool}/{name}": {"json": {"pinned": True}},
 }
 """A good body of each route with a body that names an object."""

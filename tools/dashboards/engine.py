@@ -151,6 +151,30 @@ ENGINE = Board(
                     ),
                 ),
                 lines(
+                    "Speculation",
+                    "percentunit",
+                    "Part of the guessed tokens that the model accepted. Empty without speculative decoding.",
+                    (
+                        ratio(
+                            f"sum by (worker) (rate(penstock_spec_accepted_tokens_total{WORKER}[$__rate_interval]))",
+                            f"sum by (worker) (rate(penstock_spec_drafted_tokens_total{WORKER}[$__rate_interval]))",
+                        ),
+                        "{{worker}}",
+                    ),
+                ),
+                lines(
+                    "Accepted tokens in a step",
+                    "short",
+                    "Guessed tokens that a sequence gains in a step, beside the one that it makes anyway.",
+                    (
+                        ratio(
+                            f"sum by (worker) (rate(penstock_spec_accepted_tokens_total{WORKER}[$__rate_interval]))",
+                            f"sum by (worker) (rate(penstock_spec_drafts_total{WORKER}[$__rate_interval]))",
+                        ),
+                        "{{worker}}",
+                    ),
+                ),
+                lines(
                     "Preemptions",
                     "short",
                     "Requests per second that were taken out of the batch for want of KV cache.",

@@ -63,6 +63,10 @@ class Gate:
     Args:
         engine: started; its own signals count.
         lanes, pace: decide for this gate alone.
+
+    Attributes:
+        closed: nothing more is admitted, neither jobs nor rows. From any thread.
+        running_rows: rows that have a place.
     """
 
     def __init__(self, engine: Engine, lanes: LaneController, pace: Pace) -> None:
@@ -79,6 +83,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         self._row_wait_s = _RECHECK_S
         self._next: asyncio.Handle | None = None
+        self.closed = False
         self.running_rows = 0
         self._promoted = 0  # of these, rows of lanes above bulk
 
@@ -112,12 +117,14 @@ class Gate:
 
     def free(self) -> int:
         """Return how many more jobs may be claimed. Bulk takes none of it from others where the engine holds bulk."""
+        if self.closed:
+            return 0
         return self._lanes.capacity - (self._others if self._lanes.ahead else self.jobs)
 
     def free_bulk(self) -> int:
         """Return how many more bulk jobs may be claimed: none while rows of chunks are here, or about to be, and wait."""
         self._paced_s = None
-        if self._coming:
+        if self._coming or self.closed:
             return 0
         left = self.rows_left()
         with self._deciding:
@@ -135,6 +142,17 @@ class Gate:
         if self._paced_s is not None:
             return min(_NO_ROOM_S, max(_LEAST_RECHECK_S, self._paced_s))
         return _NO_ROOM_LONG_S if self.rows_left() > self._lanes.capacity else _NO_ROOM_S
+
+    # ---- the whole gate, on the engine's loop ------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Admit nothing more; what was admitted goes on."""
+        self.closed = True
+
+    def open(self) -> None:
+        """Admit again."""
+        self.closed = False
+        self._admit()
 
     # ---- chunks and rows, on the engine's loop -----------------------------------------------------------------
 
@@ -239,6 +257,8 @@ class Gate:
         The engine makes bulk alone wait. So rows of higher lanes do not count on the places of those that wait inside it.
         A server that is not this worker's own never gets more than its capacity: it may refuse, or bill, what is beyond.
         """
+        if self.closed:
+            return 0
         overcommit = self._engine.in_process and self._lanes.capacity >= self._engine.capacity()
         with self._deciding:
             free = self._room(self.running_rows, overcommit=overcommit)

@@ -22,7 +22,7 @@ from monitoring.metrics import WorkerMetrics
 from storage import StorageError, UnreadableObjectError
 from workers.attempts.attempt import Attempt, Outcome
 from workers.attempts.reasons import STOP_RULES, StopReason
-from workers.engines.base import Engine, Final, death_counts
+from workers.engines.base import AdapterBrokenError, Engine, Final, death_counts
 from workers.inputs import NoSuchFileError
 
 log = structlog.get_logger(__name__)
@@ -103,16 +103,22 @@ class Endings:
         return await self.fail(attempt, error.code, error.message)
 
     async def unfetched(
-        self, attempt: Attempt, error: StorageError | StoreUnavailableError | NoSuchFileError
+        self,
+        attempt: Attempt,
+        error: StorageError | StoreUnavailableError | NoSuchFileError | AdapterBrokenError,
     ) -> Outcome:
-        """End an attempt at a job whose request, or a file of it, could not be read. Another worker may do it."""
+        """End an attempt at a job whose request, file or adapter could not be read. Another worker may do it."""
         if isinstance(error, NoSuchFileError):
             return await self.fail(attempt, FailureCode.FILE_NOT_FOUND, str(error))
+        if isinstance(error, AdapterBrokenError):
+            return await self.fail(attempt, FailureCode.ADAPTER_BROKEN, str(error))
         if isinstance(error, UnreadableObjectError):
             return await self.unreadable(attempt, JobError(error.code, str(error)))
         reason = error.reason if isinstance(error, StorageError) else "redis_unavailable"
         log.warning("request_not_fetched", reason=reason, error=str(error))
-        message = f"the request is in the storage of files, and the worker could not read it: {error}"
+        message = (
+            f"the worker could not read the request, or its LoRA adapter, from the storage of files: {error}"
+        )
         return await self.retry(attempt, JobError(FailureCode.STORAGE_UNAVAILABLE, message[:500]))
 
     async def stopped(self, attempt: Attempt, reason: StopReason, final: Final | None = None) -> Outcome:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -31,7 +33,15 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import STOP_RULES, StopReason
 from workers.attempts.spans import begin_attempt
 from workers.attempts.stream import Flusher, StreamBuffer
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, being_cancelled, record_final
+from workers.engines.base import (
+    AdapterBrokenError,
+    Engine,
+    EngineDeadError,
+    EngineRequest,
+    Final,
+    being_cancelled,
+    record_final,
+)
 from workers.inputs import Inputs, NoSuchFileError
 
 log = structlog.get_logger(__name__)
@@ -50,6 +60,7 @@ class Runner:
         max_result_bytes: a larger response fails its job.
         device_share: devices of this worker for each of its slots.
         inputs: reads what a request needs.
+        adapter_for: keeps a model's LoRA adapter loaded while a request runs.
         share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
         run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
@@ -69,6 +80,7 @@ class Runner:
         max_result_bytes: int,
         device_share: float,
         inputs: Inputs,
+        adapter_for: Callable[[str], AbstractAsyncContextManager[Path | None]],
         share_prefixes: bool,
         run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
@@ -76,7 +88,7 @@ class Runner:
     ) -> None:
         self._engine, self._store, self._worker, self._pool = engine, store, worker, pool
         self._quarantine, self._metrics, self._tracer = quarantine, metrics, tracer
-        self._share_prefixes, self._inputs = share_prefixes, inputs
+        self._share_prefixes, self._inputs, self._adapter_for = share_prefixes, inputs, adapter_for
         self._run_chunk, self._abort_chunk = run_chunk, abort_chunk
         self._die = die
         self._endings = Endings(engine, store, worker, metrics, max_result_bytes, device_share)
@@ -112,6 +124,13 @@ class Runner:
     def stop_all(self, reason: StopReason) -> None:
         """Stop every job that runs here, and those that are still to come."""
         self._closing = reason
+        self._stop_running(reason)
+
+    def release(self) -> None:
+        """Give back every job that runs here now. Those that are still to come run."""
+        self._stop_running(StopReason.RELEASED)
+
+    def _stop_running(self, reason: StopReason) -> None:
         for job_id in list(self._attempts):
             self.stop(job_id, reason)
 
@@ -207,7 +226,7 @@ class Runner:
             raise RuntimeError("the engine's own code cancelled the run") from None
         except EngineDeadError as error:
             return await self._engine_dead(attempt, error)
-        except (StorageError, StoreUnavailableError, NoSuchFileError) as error:
+        except (StorageError, StoreUnavailableError, NoSuchFileError, AdapterBrokenError) as error:
             return await endings.unfetched(attempt, error)
         except Exception as error:
             log.exception("run_crashed", attempt=claim.attempt)
@@ -256,7 +275,8 @@ class Runner:
                 if claim.endpoint == CHUNK_ENDPOINT:
                     final = await self._run_chunk(claim, span.context)
                 else:
-                    final = await self._engine.run(request, emit)
+                    async with self._adapter_for(claim.model) as adapter:
+                        final = await self._engine.run(replace(request, adapter=adapter), emit)
                 record_final(span, final)
             except BaseException as error:
                 span.error(type(error).__name__)

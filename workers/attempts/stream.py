@@ -28,7 +28,10 @@ class StreamBuffer:
         held: Redis refused its chunks for a fault. The attempt's end writes them, or fails.
     """
 
-    __slots__ = ("_pending", "_sending", "_texts", "attempt", "begun", "dirty", "held", "job_id", "seq")
+    __slots__ = (
+        *("_pending", "_reasons", "_sending", "_texts"),
+        *("attempt", "begun", "dirty", "held", "job_id", "seq"),
+    )
 
     def __init__(self, job_id: str, attempt: int) -> None:
         self.job_id = job_id
@@ -39,12 +42,16 @@ class StreamBuffer:
         self.held = False
         self._pending: list[Chunk] = []
         self._texts: list[str] = []
+        self._reasons = False
         self._sending: list[tuple[int, str]] = []
 
     def append(self, chunk: Chunk) -> None:
         """Add a chunk."""
         self.begun = True
         if isinstance(chunk, Text):
+            if chunk.reasoning is not self._reasons:
+                self._join_texts()
+                self._reasons = chunk.reasoning
             self._texts.append(chunk.text)
             return
         self._join_texts()
@@ -56,7 +63,7 @@ class StreamBuffer:
 
     def _join_texts(self) -> None:
         if self._texts:
-            self._pending.append(Text("".join(self._texts)))
+            self._pending.append(Text("".join(self._texts), self._reasons))
             self._texts.clear()
 
     def take(self) -> list[tuple[int, str]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
@@ -20,7 +23,15 @@ from jobs.retry import RetryPolicy
 from monitoring.trace_context import TraceContext
 from monitoring.tracing import Kind, Span, Tracer
 from storage import StorageError
-from workers.engines.base import Engine, EngineDeadError, EngineRequest, Final, death_counts, record_final
+from workers.engines.base import (
+    AdapterBrokenError,
+    Engine,
+    EngineDeadError,
+    EngineRequest,
+    Final,
+    death_counts,
+    record_final,
+)
 from workers.inputs import Inputs, NoSuchFileError
 
 log = structlog.get_logger(__name__)
@@ -76,6 +87,7 @@ class RowRunner:
     Args:
         engine: a started engine.
         inputs: reads the files that rows name.
+        adapter_for: keeps a model's LoRA adapter loaded while a row runs.
         retry: how long a row waits for its next try.
         max_result_bytes: a larger response fails its row.
         share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
@@ -89,8 +101,10 @@ class RowRunner:
         max_result_bytes: int,
         tracer: Tracer,
         *,
+        adapter_for: Callable[[str], AbstractAsyncContextManager[Path | None]],
         share_prefixes: bool,
     ) -> None:
+        self._adapter_for = adapter_for
         self._engine, self._retry, self._share_prefixes = engine, retry, share_prefixes
         self._inputs = inputs
         self._max_result_bytes, self._tracer = max_result_bytes, tracer
@@ -122,7 +136,8 @@ class RowRunner:
                     trace={} if span.context is None else span.context.headers(),
                     tenant=None if self._share_prefixes else chunk.claim.tenant,
                 )
-                final = await self._engine.run(request, _ignore)
+                async with self._adapter_for(chunk.claim.model) as adapter:
+                    final = await self._engine.run(replace(request, adapter=adapter), _ignore)
                 record_final(span, final)
             except EngineDeadError as error:
                 if await self._engine_is_dead(chunk, error):
@@ -130,6 +145,8 @@ class RowRunner:
                 final = Final(*failure_body(FailureCode.ENGINE_UNAVAILABLE, str(error)[:500]), None)
             except NoSuchFileError as error:
                 final = Final(*failure_body(FailureCode.FILE_NOT_FOUND, str(error)), None)
+            except AdapterBrokenError as error:
+                final = Final(*failure_body(FailureCode.ADAPTER_BROKEN, str(error)[:500]), None)
             except (StorageError, StoreUnavailableError) as error:
                 final = Final(*failure_body(FailureCode.STORAGE_UNAVAILABLE, str(error)[:500]), None)
             except Exception as error:  # an engine's bug must not take the chunk with it

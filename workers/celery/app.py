@@ -105,6 +105,21 @@ class CeleryWorker:
         worker_ready.connect(self._ready, weak=False)
         self._worker.start()
 
+    @property
+    def rests(self) -> int:
+        """See :attr:`broker.celery.claimer.Claimer.rests`. From any thread."""
+        return self.claimer.rests
+
+    def wake(self) -> None:
+        """Have Celery's loop look at the gate now. From any thread; no effect before it claims."""
+        pool = getattr(self._worker, "pool", None)
+        if pool is not None:
+            pool.wake()
+
+    def undelivered(self) -> frozenset[str]:
+        """Return the jobs whose claims are on their way to ``submit``. From any thread."""
+        return self.claimer.ids()
+
     def _room(self) -> Room:
         self._worker.pool.settle()  # what has ended makes room
         return room_for(self._gate, self._quarantine)
@@ -115,6 +130,4 @@ class CeleryWorker:
     def stop(self) -> None:
         """Claim no more. Callable from any thread, and from signal handlers."""
         worker_state.should_stop = 0
-        pool = getattr(self._worker, "pool", None)
-        if pool is not None:  # otherwise it has not begun to claim
-            pool.wake()
+        self.wake()

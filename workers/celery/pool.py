@@ -148,7 +148,7 @@ class LoopPool(BasePool):  # type: ignore[misc]
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()
-        return info | {"running": self.gate.jobs}
+        return info | {"running": self.gate.jobs, "asleep": self.gate.closed}
 
 
 def room_for(gate: Gate, quarantine: Quarantine) -> Room:

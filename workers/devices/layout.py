@@ -66,6 +66,8 @@ def groups_for(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[Group]:
     if settings.engine == "vllm" and settings.model is not None and groups[0]:
         share = flag(settings.engine_args, "--gpu-memory-utilization")
         need = weights_bytes(settings.model, settings.engine_args)
+        if need is not None and (draft := settings.draft_model) is not None:
+            need += weights_bytes(draft) or 0
         for group in groups:
             check_room(settings.model, need, group, copies, _share(share))
     return groups

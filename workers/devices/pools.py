@@ -17,7 +17,15 @@ from workers.settings import WorkerSettings
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 OWN = (
-    *("model", "served_model_name", "aliases", "engine_args"),
+    *(
+        "model",
+        "served_model_name",
+        "aliases",
+        "engine_args",
+        "tool_parser",
+        "reasoning_parser",
+        "speculation",
+    ),
     *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
@@ -25,7 +33,7 @@ OWN = (
 KEYS = tuple(
     name
     for name in sorted(WorkerSettings.model_fields, key=MetricsSettings.model_fields.__contains__)
-    if name not in BrokerSettings.model_fields and name not in {"pool", "name", "data_dir"}
+    if name not in BrokerSettings.model_fields and name not in {"pool", "pool_version", "name", "data_dir"}
 )
 """The keys that a table may hold; those that a worker shares with other processes come last."""
 
@@ -81,6 +89,13 @@ def worker_settings(overrides: Mapping[str, Any]) -> WorkerSettings:
         pydantic.ValidationError: a bad setting outside of the tables.
         PoolsStartError: a bad table, or no or an unknown pool was named.
     """
+    settings = _of_its_pool(overrides)
+    if settings.pool_version is None:
+        return settings
+    return settings.model_copy(update={"pool": f"{settings.pool}-{settings.pool_version}"})
+
+
+def _of_its_pool(overrides: Mapping[str, Any]) -> WorkerSettings:
     tables = read_tables()
     flat = WorkerSettings(**overrides)
     if not tables:

@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workers.devices import tiny_encoder, tiny_speech, tiny_tokenizer, tiny_weights
+from workers.devices import tiny_encoder, tiny_speech, tiny_tokenizer, tiny_vision, tiny_weights
 from workers.devices.tiny_encoder import EncoderSize
 from workers.devices.tiny_speech import SpeechSize
 from workers.devices.tiny_tokenizer import SPECIAL
+from workers.devices.tiny_vision import VisionSize
 from workers.devices.tiny_weights import TinySize
 
 SERVED_NAME = "tiny-random"
@@ -32,6 +33,7 @@ TINY_MODELS: dict[str, str] = {
     "tiny-rerank": "rerank",
     "tiny-classify": "classify",
     "tiny-whisper": "whisper",
+    "tiny-vision": "vision",
 }
 """Names that a worker takes for its model, and the size that it builds for each."""
 
@@ -57,6 +59,9 @@ ENCODERS: dict[str, EncoderSize] = {
 
 SPEECH: dict[str, SpeechSize] = {"whisper": SpeechSize()}
 """Sizes of :mod:`workers.devices.tiny_speech`: models that hear."""
+
+VISION: dict[str, VisionSize] = {"vision": VisionSize()}
+"""Sizes of :mod:`workers.devices.tiny_vision`: models that see. The text is that of the size ``tiny``."""
 
 CHAT_TEMPLATE = """\
 {%- if tools %}
@@ -130,11 +135,11 @@ def _write(folder: Path, size: TinySize) -> None:
     save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
 
 
-def _fingerprint(spec: TinySize | EncoderSize | SpeechSize) -> str:
+def _fingerprint(spec: TinySize | EncoderSize | SpeechSize | VisionSize) -> str:
     """Return what a model is named after: a change of its recipe, these modules, is another model."""
     recipe = hashlib.sha256(json.dumps(asdict(spec)).encode())
-    modules = tiny_tokenizer.__file__, tiny_weights.__file__, tiny_encoder.__file__, tiny_speech.__file__
-    for source in (__file__, *modules):
+    modules = tiny_tokenizer, tiny_weights, tiny_encoder, tiny_speech, tiny_vision
+    for source in (__file__, *(str(module.__file__) for module in modules)):
         recipe.update(Path(source).read_bytes())
     return recipe.hexdigest()[:10]
 
@@ -144,7 +149,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
 
     Args:
         cache_dir: where models are kept; created if missing.
-        size: a key of :data:`SIZES`, :data:`ENCODERS` or :data:`SPEECH`.
+        size: a key of :data:`SIZES`, :data:`ENCODERS`, :data:`SPEECH` or :data:`VISION`.
 
     Returns:
         The model's folder, a Hugging Face checkpoint.
@@ -153,7 +158,7 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
         KeyError: no such size.
         OSError: the folder cannot be written.
     """
-    spec = SIZES.get(size) or ENCODERS.get(size) or SPEECH[size]
+    spec = SIZES.get(size) or ENCODERS.get(size) or SPEECH.get(size) or VISION[size]
     target = cache_dir / f"{size}-random-{_fingerprint(spec)}"
     if target.is_dir():
         return target
@@ -165,6 +170,8 @@ def build_tiny_model(cache_dir: Path, size: str = "tiny") -> Path:
             tiny_encoder.write(made, spec)
         elif isinstance(spec, SpeechSize):
             tiny_speech.write(made, spec)
+        elif isinstance(spec, VisionSize):
+            tiny_vision.write(made, spec, build_tiny_model(cache_dir))
         else:
             _write(made, spec)
         try:

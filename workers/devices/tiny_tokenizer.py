@@ -14,6 +14,10 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END = SPECIAL[2]
 """Ends an answer."""
 
+THOUGHTS = ("<think>", "</think>")
+"""The last two ids: tokens that a model which reasons puts around its reasoning. A tiny model writes them only when a
+request's ``logit_bias`` makes it."""
+
 _WORD_LIST = """
 the of and to in a is that for it as was with be by on not he his but at are this have from or had an they
 which one you were all her she there would their we him been has when who will no more if out so up said
@@ -64,19 +68,20 @@ def _corpus() -> Iterator[str]:
 
 def train(vocab: int) -> Any:
     """Train the byte-level BPE tokenizer (about a second)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab,
+        vocab_size=vocab - len(THOUGHTS),
         special_tokens=list(SPECIAL),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         min_frequency=1,
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in THOUGHTS])
     if tokenizer.get_vocab_size() != vocab:
         # Ids beyond the tokenizer's would decode to nothing.
         raise RuntimeError(f"the corpus gives {tokenizer.get_vocab_size()} tokens, not {vocab}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from jobs.capabilities import Capabilities
@@ -38,6 +39,10 @@ class EngineStartError(Exception):
     """The engine could not start. The message is for the operator."""
 
 
+class AdapterBrokenError(Exception):
+    """The engine cannot use a LoRA adapter. The message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A file that belongs to a request."""
@@ -61,6 +66,7 @@ class EngineRequest:
         tenant: with whose requests alone it shares cached prefixes (:mod:`workers.engines.salt`); None: with all.
         handed_over: called once what the engine does before scheduling (templates, tokens) is done, if it can tell.
         upload: the file of an endpoint that takes a form; None: it takes none. ``file`` in the body does not count.
+        adapter: the folder of the loaded LoRA adapter to run with, in place of the body's ``model``; None: as the body says.
     """
 
     id: str
@@ -73,6 +79,7 @@ class EngineRequest:
     handed_over: Callable[[], None] | None = None
     tenant: str | None = None
     upload: Upload | None = None
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +211,32 @@ class Engine(Protocol):
             EngineDeadError: the engine is gone.
         """
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter beside those that are loaded, and try it with a request of one token.
+
+        Requests run with it by :attr:`EngineRequest.adapter`. Nothing else changes: another version of the same name is
+        another folder.
+
+        Args:
+            name: the model's name in answers.
+            folder: its files, which must stay until :meth:`unload_adapter` has returned. The folder's own name stands for
+                the content: the engine may find cached prefixes by it.
+
+        Raises:
+            AdapterBrokenError: it cannot be used; nothing of it stays in the engine.
+            EngineDeadError: the engine is gone.
+        """
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """Forget a LoRA adapter that no running request uses. No effect if it is not loaded.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+
+    def adapters(self) -> frozenset[Path]:
+        """Return the folders of the LoRA adapters that are loaded."""
+
     def stats(self) -> EngineStats:
         """Return its signals, as of the last step."""
 
@@ -215,6 +248,24 @@ class Engine(Protocol):
 
         Raises:
             EngineDeadError: it is not.
+        """
+
+    async def sleep(self) -> None:
+        """Free the devices for another model. Only without a request; until :meth:`wake` there must be none.
+
+        Meanwhile :meth:`models` and :meth:`capacity` answer as before, :meth:`check` finds nothing wrong, and :meth:`count`
+        may answer None. No effect while it sleeps, and if the devices are not this worker's.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+
+    async def wake(self) -> None:
+        """Take the devices again, and be ready to run. No effect if it is awake.
+
+        Raises:
+            EngineStartError: it cannot, with a message for the operator.
+            EngineDeadError: the engine is gone.
         """
 
     async def stop(self) -> None:

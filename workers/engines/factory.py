@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,8 +53,12 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 ttft_s=settings.simulated_ttft_s,
                 inter_token_s=settings.simulated_inter_token_s,
                 capacity=settings.simulated_capacity,
+                adapters=settings.adapters_max,
+                adapter_max_rank=settings.adapter_max_rank,
                 max_model_len=settings.simulated_max_model_len,
+                seed=_seed_of(settings),
                 journal_path=settings.simulated_journal,
+                wake_s=settings.simulated_wake_s,
             )
         )
     traces = traces_url(settings.otlp_endpoint)
@@ -64,10 +69,23 @@ def engine_for(settings: WorkerSettings) -> Engine:
             bulk_reserve=settings.bulk_reserve,
             interactive_slo_ms=settings.interactive_slo_ms,
             just_in_time=settings.just_in_time,
+            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+            paced_wake_s=settings.paced_wake_s,
+            speculation=settings.speculation,
+            adapters=settings.adapters_max,
+            adapters_cpu=settings.adapters_kept,
+            adapter_max_rank=settings.adapter_max_rank,
             log_json=settings.log_json,
             otlp_traces_url=traces,
         )
     )
+
+
+def _seed_of(settings: WorkerSettings) -> int:
+    """Another model under the same name has other texts, so that versions can be told apart."""
+    if settings.served_model_name is None or settings.model in {None, settings.served_model_name}:
+        return 0
+    return zlib.crc32(str(settings.model).encode())
 
 
 def _vllm(settings: WorkerSettings) -> VllmSettings:
@@ -80,6 +98,10 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         tiny = VllmSettings.tiny(
             path, name=name, max_num_seqs=settings.concurrency or 64, extra_args=settings.engine_args
         )
+        if settings.tool_parser != "auto":
+            tiny = replace(tiny, tool_call_parser=settings.tool_parser)
+        if settings.reasoning_parser != "auto":
+            tiny = replace(tiny, reasoning_parser=settings.reasoning_parser)
         if settings.model is not None and settings.served_model_name:
             tiny = replace(tiny, served_model_name=(settings.served_model_name,))
         return tiny if kv_cache is None else replace(tiny, kv_cache_memory_bytes=kv_cache)
@@ -91,6 +113,8 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         cpu_memory_share=settings.cpu_memory_share,
         private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
+        tool_call_parser=settings.tool_parser,
+        reasoning_parser=settings.reasoning_parser,
         extra_args=settings.engine_args,
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.endpoints import USUAL_ENDPOINTS
 from workers.engines.vllm.pacing import flags
+from workers.engines.vllm.speculation import speculative_config
 from workers.engines.vllm.step_cost import StepCost
 
 
@@ -25,7 +26,10 @@ class VllmSettings:
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
         dtype: weight type, such as ``bfloat16``.
-        tool_call_parser: name of vLLM's parser for tool calls; also turns on ``--enable-auto-tool-choice``.
+        tool_call_parser: name of vLLM's parser of tool calls; also turns on ``--enable-auto-tool-choice``. ``auto``: the one
+            of the model's family, if it is known; ``none`` or None: none but what ``extra_args`` name.
+        reasoning_parser: the same of reasoning.
+        speculation: guess tokens ahead; see :func:`workers.engines.vllm.speculation.speculative_config`. None: do not.
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
@@ -37,7 +41,13 @@ class VllmSettings:
         just_in_time: make a step up only shortly before the one before it ends.
         log_json: write vLLM's log lines as JSON, as ours.
         otlp_traces_url: where vLLM sends its own spans, as OTLP over HTTP; None sends none.
+        adapters: most LoRA adapters in one batch; 0 takes none.
+        adapters_cpu: most that are kept in the memory of the CPU, at least as many.
+        adapter_max_rank: rank of the largest that it takes, one of vLLM's.
         paced: compute nothing, and let each step take the time that this says; see :mod:`workers.engines.vllm.paced`.
+        sleep_level: free the GPU's memory by vLLM's sleep mode: 1 keeps the weights in main memory, 2 reads them again.
+            None: by ending the engine's processes.
+        paced_wake_s: seconds that a paced engine takes to wake.
         extra_args: any other ``vllm serve`` flags, verbatim.
     """
 
@@ -51,6 +61,8 @@ class VllmSettings:
     tensor_parallel_size: int | None = None
     dtype: str | None = None
     tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    speculation: str | None = None
     runner: str | None = None
     convert: str | None = None
     cpu_memory_share: float = 1.0
@@ -63,7 +75,12 @@ class VllmSettings:
     log_level: str = "WARNING"
     log_json: bool = False
     otlp_traces_url: str | None = None
+    adapters: int = 0
+    adapters_cpu: int = 0
+    adapter_max_rank: int = 16
     paced: StepCost | None = None
+    sleep_level: int | None = None
+    paced_wake_s: float = 0.0
     extra_args: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
@@ -73,12 +90,13 @@ class VllmSettings:
             args += ["--served-model-name", *self.served_model_name]
         if self.enforce_eager:
             args.append("--enforce-eager")
-        if self.tool_call_parser:
-            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        args += self._abilities()
         if self.otlp_traces_url is not None:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         if self.paced is not None:
             args += flags(self.paced)
+        if self.sleep_level is not None:
+            args.append("--enable-sleep-mode")
         for flag in (
             *("max_model_len", "max_num_seqs", "kv_cache_memory_bytes", "gpu_memory_utilization"),
             *("tensor_parallel_size", "dtype", "runner", "convert"),
@@ -87,6 +105,24 @@ class VllmSettings:
             if value is not None:
                 args.append(f"--{flag.replace('_', '-')}={value}")
         return [*args, *self.extra_args]
+
+    def _abilities(self) -> list[str]:
+        """Write the flags of parsers, speculation and adapters."""
+        args: list[str] = []
+        if self.tool_call_parser not in {None, "auto", "none"}:
+            args += ["--enable-auto-tool-choice", f"--tool-call-parser={self.tool_call_parser}"]
+        if self.reasoning_parser not in {None, "auto", "none"}:
+            args.append(f"--reasoning-parser={self.reasoning_parser}")
+        if self.speculation is not None:
+            args.append(f"--speculative-config={speculative_config(self.speculation)}")
+        if self.adapters:
+            args += [
+                "--enable-lora",
+                f"--max-loras={self.adapters}",
+                f"--max-lora-rank={self.adapter_max_rank}",
+            ]
+            args.append(f"--max-cpu-loras={max(self.adapters, self.adapters_cpu)}")
+        return args
 
     @classmethod
     def tiny(
@@ -98,7 +134,7 @@ class VllmSettings:
         extra_args: tuple[str, ...] = (),
     ) -> VllmSettings:
         """Return settings for a model of :mod:`workers.devices.tiny_models`, by its name: eager, small, with tools."""
-        generates, embeds = name == "tiny-random", name == "tiny-embed"
+        generates, embeds = name in {"tiny-random", "tiny-vision"}, name == "tiny-embed"
         pools = not generates and name != "tiny-whisper"
         return cls(
             model=str(model_path),
@@ -151,7 +187,9 @@ class SimulatedSettings:
         seed: other seed, other texts.
         embedding_dim: length of embedding vectors.
         max_model_len: context length that it claims, in tokens of four bytes.
+        adapters: most LoRA adapters; 0 takes none. ``adapter_max_rank``: rank of the largest.
         journal_path: append one JSON line per start, end and abort here; None keeps no journal.
+        wake_s: seconds that it takes to wake.
     """
 
     model: str = "simulated"
@@ -162,4 +200,7 @@ class SimulatedSettings:
     seed: int = 0
     embedding_dim: int = 64
     max_model_len: int = 32768
+    adapters: int = 0
+    adapter_max_rank: int = 16
     journal_path: Path | None = None
+    wake_s: float = 0.0

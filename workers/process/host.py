@@ -7,12 +7,13 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from typing import Any
 
 import structlog
 
+from broker.adapters import Adapters
 from broker.attempts import Claim
 from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
@@ -21,9 +22,11 @@ from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
 from jobs.retry import RetryPolicy
+from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
+from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
 from workers.admission.policy import LaneController
@@ -46,6 +49,9 @@ from workers.process.loop import EngineLoop
 from workers.process.registration import description
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
+from workers.swapping.boarding import board, member_for
+from workers.swapping.effects import Consumer, Effects
+from workers.swapping.member import SwapMember
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +87,7 @@ class EngineHost:
         self.ending = Ending(
             self._loop,
             settings.drain_timeout_s,
-            announce=self._announce_end,
+            announce=self._announce,
             release=self._release,
             close=self._close,
         )
@@ -90,10 +96,12 @@ class EngineHost:
         self.info: dict[str, Any] = {}
         self._tracer = Tracer()
         self._lease: Lease | None = None
+        self._adapters: AdapterPool | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
         self._returns: set[asyncio.Task[None]] = set()
-        self._undelivered: Callable[[], frozenset[str]] = frozenset
+        self._consumer: Consumer | None = None
+        self._member: SwapMember | None = None
         self._closing = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
@@ -112,9 +120,9 @@ class EngineHost:
         stall_s = max(_MIN_STALL_S, 2 * self.settings.lease_ttl_s)
         Watchdog(self._loop, stall_s, self.ending.die).start()
 
-    def watch(self, undelivered: Callable[[], frozenset[str]]) -> None:
-        """Set what returns the jobs whose claims are on their way to :meth:`submit`. It is called on the loop."""
-        self._undelivered = undelivered
+    def watch(self, consumer: Consumer) -> None:
+        """Set what asks for the jobs that come to :meth:`submit`."""
+        self._consumer = consumer
 
     def submit(self, claim: Claim, asked_ns: int, done: Callable[[Outcome | BaseException], None]) -> None:
         """Run a claimed job.
@@ -158,18 +166,21 @@ class EngineHost:
 
     def _known(self) -> frozenset[str]:
         """Return the jobs that this worker knows as its own."""
-        return self._undelivered() | self._runner.ids()
+        undelivered = frozenset[str]() if self._consumer is None else self._consumer.undelivered()
+        return undelivered | self._runner.ids()
 
     async def _start(self, info: Callable[[], dict[str, Any]]) -> None:
         s = self.settings
-        await self.engine.start()
-        log.info("engine_ready", engine=self.engine.name)
-        report_priority(self.engine.name, self.engine.priority())
-        self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         storage = cache(partial(open_storage, s))
         self._store = store = JobStore(
             connect(s.redis_url), s, self._metrics.store_faults.inc, StoredBodies(storage)
         )
+        self._member = member_for(s, store, self.worker, lambda: self.ending.begun, self._announce)
+        boarding = None if self._member is None else await board(self._member)
+        await self.engine.start()
+        log.info("engine_ready", engine=self.engine.name)
+        report_priority(self.engine.name, self.engine.priority())
+        self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         with suppress(StoreError):
             await store.large.look()
         capacity = s.concurrency or self.engine.capacity()
@@ -193,12 +204,25 @@ class EngineHost:
             image_max_bytes=s.image_max_bytes,
             request_images_max_bytes=s.request_images_max_bytes,
         )
+        if s.adapters_max:
+            self._adapters = AdapterPool(
+                self.engine,
+                Adapters(store),
+                self._metrics,
+                storage,
+                s.data_dir.resolve() / "adapters",
+                worker=self.worker,
+                pool=s.pool,
+                most=s.adapters_kept,
+            )
+        adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
         rows = RowRunner(
             self.engine,
             inputs,
             RetryPolicy(s.retry_base_s, s.retry_max_s),
             s.max_result_bytes,
             self._tracer,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
         )
         chunks = ChunkRunner(
@@ -222,6 +246,7 @@ class EngineHost:
             max_result_bytes=s.max_result_bytes,
             device_share=device_share,
             inputs=inputs,
+            adapter_for=adapter_for,
             share_prefixes=s.shared_prefix_cache,
             run_chunk=chunks.run,
             abort_chunk=chunks.abort,
@@ -240,6 +265,8 @@ class EngineHost:
             metrics=self._metrics,
             state=self._state,
             known=self._known,
+            look=None if self._member is None else self._member.look,
+            on_adapters=self._adapters.changed if self._adapters else lambda _: None,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -251,6 +278,15 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if self._member is not None and boarding is not None:
+            boarding.cancel()
+            self._member.boarded()
+            effects = Effects(
+                self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
+            )
+            services["swap member"] = self._member.run(effects)
+        if self._adapters is not None:
+            services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
         for task in self._services:
             task.add_done_callback(self._on_service_end)
@@ -268,9 +304,11 @@ class EngineHost:
         self.ending.die(f"the {task.get_name()} ended: {error!r}")
 
     def _state(self) -> dict[str, Any]:
-        stats = self.engine.stats()
+        stats, member = self.engine.stats(), self._member
+        state = WorkerState.READY if member is None else member.state
         return self.info | {
-            "state": "draining" if self.ending.begun else "ready",
+            "state": WorkerState.DRAINING if self.ending.begun else state,
+            **({} if member is None else {"wake_ms": member.wake_ms, "swap_group": self.settings.swap_group}),
             "running": self._runner.running,
             "chunks": sum(self.gate.chunks()),
             "rows": self.gate.running_rows,
@@ -280,10 +318,11 @@ class EngineHost:
             "engine_priority": self.engine.priority().value,
             "gpus": self.gpus.facts,
             "shares_storage": self._store.large.shared,
+            **(self._adapters.state() if self._adapters else {}),
             **self._runner.accounts.pulse.read(stats.generated),
         }
 
-    def _announce_end(self) -> None:
+    def _announce(self) -> None:
         if self._lease is not None:
             self._lease.beat_now()
 
@@ -298,10 +337,28 @@ class EngineHost:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
         await _cancel([*self._jobs, *self._returns, *self._services])
-        closing = self._end_lease(abandoned), self.engine.stop(), asyncio.to_thread(self._tracer.close)
-        for error in await asyncio.gather(*closing, return_exceptions=True):
+        closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
+        ended = await asyncio.gather(*closing, return_exceptions=True)
+        if self._adapters is not None:  # after the engine, which may read their files
+            self._adapters.close()
+        for error in ended:
             if error is not None:
                 raise error
+
+    async def _free(self, abandoned: frozenset[str]) -> None:
+        """End the lease and stop the engine; of a member of a swap group first the engine: the devices go with the lease."""
+        if self._member is None:
+            for error in await asyncio.gather(
+                self._end_lease(abandoned), self.engine.stop(), return_exceptions=True
+            ):
+                if error is not None:
+                    raise error
+            return
+        try:
+            await self.engine.stop()
+        finally:
+            await self._member.give()
+            await self._end_lease(abandoned)
 
     async def _end_lease(self, abandoned: frozenset[str]) -> None:
         if self._lease is not None:

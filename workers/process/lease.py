@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from broker.adapters import CHANGED
 from broker.db.calls.workers import Beat
 from broker.db.client import connect
 from broker.db.errors import StoreError, StoreFaultError, StoreUnavailableError
@@ -19,7 +20,7 @@ from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
-from broker.registry import DRAIN
+from broker.registry import DRAIN, SWAP
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
@@ -42,6 +43,8 @@ class Lease:
         ending: begun when the lease is lost, and by a drain.
         state: returns the worker's record as of now.
         known: returns the jobs that it knows as its own.
+        look: has it look at its swap group; None: it has none.
+        on_adapters: gets the version of its pool's adapters.
     """
 
     def __init__(
@@ -57,11 +60,14 @@ class Lease:
         metrics: WorkerMetrics,
         state: Callable[[], Mapping[str, Any]],
         known: Callable[[], frozenset[str]],
+        on_adapters: Callable[[int | None], None],
+        look: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
-        self._state, self._known = state, known
+        self._state, self._known, self._look = state, known, look
+        self._on_adapters = on_adapters
         self._unknown: frozenset[str] = frozenset()
         self._drains = False
         self._beat_now = asyncio.Event()
@@ -113,6 +119,7 @@ class Lease:
             self._metrics.beats.inc()
             for subject, word in beat.orders:
                 self._obey(subject, word)
+            self._on_adapters(beat.adapters)
             await self._return_strays(beat.jobs or ())
 
     async def _beat(self) -> Beat:
@@ -167,7 +174,12 @@ class Lease:
 
     def _obey(self, subject: str, word: str) -> None:
         """Stop a job, or drain. The control channel says it at once, and each heartbeat's answer repeats it."""
-        if subject != DRAIN:
+        if subject == SWAP:
+            if self._look is not None:
+                self._look()
+        elif subject == CHANGED:
+            self._on_adapters(int(word))
+        elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))
             except ValueError:

@@ -13,6 +13,7 @@ call as blobs, as they are.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args
 
 import msgspec
@@ -39,6 +40,7 @@ class Call(msgspec.Struct, Generic[R_co], omit_defaults=True):
     flags: ClassVar[tuple[str, ...]] = KEEPS
 
     @classmethod
+    @cache
     def function(cls) -> str:
         """Return the function's name in Lua."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()

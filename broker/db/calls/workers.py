@@ -51,11 +51,13 @@ class Beat(Answer):
         lost: the lease is lost: abort everything and end.
         orders: jobs to abort, with the reason; ``drain`` with seconds or nothing.
         jobs: those that Redis counts as this worker's, if they are more than it says.
+        adapters: the version of its pool's adapters; None: it never had any.
     """
 
     lost: bool = False
     orders: tuple[tuple[str, str], ...] = ()
     jobs: list[str] | None = None
+    adapters: int | None = None
 
 
 class Heartbeat(Call[Beat]):
@@ -64,6 +66,7 @@ class Heartbeat(Call[Beat]):
     Attributes:
         info: its description, JSON; None: as before, and so are its slots.
         slots: jobs that it takes at once now; ``bulk_slots``: of the lane ``bulk``.
+        asleep: both once it is awake, and the milliseconds until then, separated by spaces; None: it is awake, or ends.
         running: jobs that it knows of.
         run_ms: mean run of the ``runs`` jobs that ended since the last heartbeat; ``bulk_run_ms``, ``bulk_runs``: of bulk.
     """
@@ -75,6 +78,7 @@ class Heartbeat(Call[Beat]):
     pool: str | None = None
     slots: int | None = None
     bulk_slots: int | None = None
+    asleep: str | None = None
     running: int | None = None
     run_ms: float | None = None
     runs: int | None = None

@@ -10,9 +10,9 @@ import pytest_asyncio
 from starlette.types import Message, Scope
 
 from api.http import body_memory
-from api.http.asgi import ClientGoneError
 from api.http.bodies import SMALL_BYTES, Bodies, Body
 from api.http.errors import ApiError
+from api.http.hangup import ClientGoneError
 
 pytestmark = pytest.mark.asyncio
 

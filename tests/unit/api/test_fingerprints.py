@@ -26,3 +26,10 @@ def test_a_prefix_is_shared_within_a_tenant(request_: dict[str, Any], explicit: 
     names = [affinity_of(request_, explicit, tenant) for tenant in ("alice", "alice", "bob", None)]
     assert names[0] == names[1]
     assert len({*names}) == 3
+
+
+def test_an_adapter_counts_more_than_a_prefix_and_less_than_a_name() -> None:
+    first, second = (affinity_of({"prompt": LONG}, None, tenant, "sql") for tenant in ("alice", "bob"))
+    assert first == second is not None
+    assert first not in {affinity_of({"prompt": LONG}, adapter="other"), affinity_of({"prompt": LONG})}
+    assert affinity_of({}, "k", adapter="sql") == affinity_of({}, "k")

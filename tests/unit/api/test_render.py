@@ -68,6 +68,22 @@ def test_a_compact_stream() -> None:
     assert stream.ending is not None
 
 
+def test_reasoning_has_a_frame_of_its_own() -> None:
+    head = Head((), '{"t":', "}", reasoning=('{"r":', "}"))
+    thought, said = [Text("a", reasoning=True)] * (MERGE_ABOVE + 1), [Text("b")] * (MERGE_ABOVE + 1)
+    assert parsed(OpenAIStream(JOB).feed(entries(head, *thought, *said))) == [
+        {"r": "a" * (MERGE_ABOVE + 1)},
+        {"t": "b" * (MERGE_ABOVE + 1)},
+    ]
+    read = EventFrames(JOB, Cursor()).feed(entries(head, Text("a", reasoning=True), Text("b")))
+    assert [line for line in read.decode().split("\n") if line.startswith("data")] == [
+        'data: {"r":"a"}',
+        'data: {"t":"b"}',
+    ]
+    with pytest.raises(ValueError, match="head"):
+        OpenAIStream(JOB).feed(entries(HEAD, Text("a", reasoning=True)))
+
+
 def test_many_waiting_texts_become_one_frame() -> None:
     texts = [Text(str(n % 10)) for n in range(MERGE_ABOVE + 1)]
     stream = OpenAIStream(JOB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -102,6 +103,25 @@ def test_a_cut_anywhere_loses_and_repeats_nothing(cut: int, first: list[int], se
     assert numbers == sorted(set(numbers))
     assert text(before) + text(rest) == text(ALL)
     assert others(before + rest) == others(ALL)
+
+
+THOUGHTS = Head((), '{"t":', "}", reasoning=('{"r":', "}"))
+REASONED = [
+    queued(),
+    *attempt(1, THOUGHTS, *(Text(f"{n}", n % 5 < 3) for n in range(30)), Frames((CLOSED,))),
+    end(),
+]
+
+
+@given(st.integers(0, 40), *(st.lists(st.integers(1, 20), min_size=1),) * 2)
+def test_a_cut_keeps_reasoning_and_answer_apart(cut: int, first: list[int], second: list[int]) -> None:
+    before = [one for one in read(REASONED, groups=first) if one.number <= cut]
+    rest = read(REASONED, before[-1].number if before else 0, groups=second)
+    said = [one.data for one in before + rest if one.data != "[DONE]"]
+    order = "".join(key + part for one in said for key in "rt" for part in one.get(key, ""))
+    assert re.sub(r"[rt]", "", order) == "".join(f"{n}" for n in range(30))
+    thoughts = "".join(one.get("r", "") for one in said)
+    assert thoughts == "".join(f"{n}" for n in range(30) if n % 5 < 3)
 
 
 LOST = [queued(), *attempt(1, HEAD, Text("a"), Text("b")), queued(1)]

@@ -62,17 +62,22 @@ def test_timings() -> None:
 @given(st.text())
 def test_text_survives_the_log(text: str) -> None:
     assert decode(encode(Text(text))) == Text(text)
+    assert decode(encode(Text(text, reasoning=True))) == Text(text, reasoning=True)
 
 
 @given(st.lists(st.text().filter(lambda t: "\n" not in t), min_size=1).map(tuple), st.text(), st.text())
 def test_head_and_frames_survive_the_log(frames: tuple[str, ...], pre: str, post: str) -> None:
     assert decode(encode(Frames(frames))) == Frames(frames)
     assert decode(encode(Head(frames, pre, post))) == Head(frames, pre, post)
+    both = Head(frames, pre, post, reasoning=(post, pre))
+    assert decode(encode(both)) == both
 
 
 def test_neighbours_merge_only_with_their_like() -> None:
     assert merge(Text("a"), Text("b")) == Text("ab")
     assert merge(Frames(("1",)), Frames(("2", "3"))) == Frames(("1", "2", "3"))
+    assert merge(Text("a", reasoning=True), Text("b", reasoning=True)) == Text("ab", reasoning=True)
+    assert merge(Text("a", reasoning=True), Text("b")) is None
     assert merge(Text("a"), Frames(("1",))) is None
     assert merge(Head((), "", ""), Text("a")) is None
 

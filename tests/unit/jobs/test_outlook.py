@@ -82,3 +82,17 @@ def test_bulk_has_its_share_of_the_slots(facts: dict[str, object], expected: int
 def test_a_number_of_jobs_stands_for_a_position() -> None:
     facts = snapshot(position=None, active=4)
     assert [start_after(facts, ahead) for ahead in (0, 1, 7)] == [250, 500, 2000]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, 8000),
+        ({"position": 7}, 9000),
+        ({"active": 4}, 8250),
+        ({"slots": 0}, None),
+        ({"paused": True}, None),
+    ],
+)
+def test_a_model_that_sleeps_wakes_first(facts: dict[str, object], expected: int | None) -> None:
+    assert start_ms(snapshot(wake_ms=8000.0, **facts)) == expected

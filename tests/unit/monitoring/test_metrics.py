@@ -8,7 +8,15 @@ import pynvml
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from jobs.facts import EnginePriority, EngineStats, QueueFacts, Reaped, WebhookFacts, WorkerFacts
+from jobs.facts import (
+    EnginePriority,
+    EngineStats,
+    QueueFacts,
+    Reaped,
+    SpeculationStats,
+    WebhookFacts,
+    WorkerFacts,
+)
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from monitoring.metrics import (
@@ -150,6 +158,14 @@ def test_what_an_engine_does_not_say_has_no_series(registry: CollectorRegistry) 
     EngineGauges(registry, lambda: EngineStats(running=4), lambda: EnginePriority.IGNORED)
     assert value(registry, "penstock_engine_requests_running") == 4
     assert value(registry, "penstock_engine_kv_cache_usage_ratio") is None
+    assert value(registry, "penstock_spec_drafts_total") is None
+
+
+def test_an_engine_that_speculates_says_how_well_it_guesses(registry: CollectorRegistry) -> None:
+    stats = EngineStats(speculation=SpeculationStats(drafts=10, drafted=40, accepted=25))
+    EngineGauges(registry, lambda: stats, lambda: EnginePriority.WORKS)
+    names = ("drafts", "drafted_tokens", "accepted_tokens")
+    assert [value(registry, f"penstock_spec_{name}_total") for name in names] == [10, 40, 25]
 
 
 @pytest.mark.parametrize("now", EnginePriority)

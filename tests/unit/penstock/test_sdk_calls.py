@@ -233,7 +233,7 @@ async def test_the_async_client_does_the_same(server):
         assert (await client.jobs.get(ID)).done
 
 
-RESOURCES = ("jobs", "pools", "workers", "dead", "batches", "files")
+RESOURCES = ("jobs", "pools", "workers", "dead", "batches", "files", "adapters")
 
 
 def public(one):

@@ -400,3 +400,44 @@ def test_the_guardian_spares_what_it_was_told_to_forget():
         for group in groups:
             group.kill()
             group.wait()
+
+
+@pytest.mark.asyncio
+async def test_a_child_on_trial_that_ends_by_itself_stays_away_with_its_last_words(spec, lines):
+    supervisor = Supervisor(lines.append)
+    other = spec("api", SLEEP)
+    await supervisor.start(other)
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    failing = spec("worker-v2", "print('penstock worker: no such model'); raise SystemExit(1)", on_trial=True)
+    await supervisor.start(failing)
+    await until(lambda: supervisor.failure("worker-v2"))
+    assert "no such model" in supervisor.failure("worker-v2")
+    assert not [line for line in lines if "starting it again" in line]
+    await supervisor.end("worker-v2")
+    assert supervisor.pids.keys() == {"api"}
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()
+
+
+@pytest.mark.asyncio
+async def test_a_child_that_is_ended_for_good_is_not_started_again(spec, lines):
+    supervisor = Supervisor(lines.append)
+    for name in ("api", "worker"):
+        await supervisor.start(spec(name, SLEEP))
+    running = asyncio.create_task(supervisor.supervise())
+    await asyncio.sleep(0)
+    pid = supervisor.pids["worker"]
+    await supervisor.end("worker")
+    assert not alive(pid)
+    assert supervisor.pids.keys() == {"api"}
+    assert not [line for line in lines if "starting it again" in line]
+    # Nor one that waits for its next life.
+    await supervisor.start(spec("broken", "raise SystemExit(1)"))
+    await until(lambda: any("broken ended" in line for line in lines))
+    await supervisor.end("broken")
+    assert supervisor.pids.keys() == {"api"}
+    supervisor.request_stop()
+    await running
+    await supervisor.stop()

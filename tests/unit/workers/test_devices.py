@@ -105,6 +105,18 @@ def test_weights_that_do_not_fit_are_refused():
         check_room("m", 30_000_000_000, (L4[0], Gpu(1, "small", 8_000_000_000)), 1, 0.9)
 
 
+def test_a_draft_model_needs_room_too(tmp_path):
+    for name, size in (("main", 12_000_000), ("draft", 11_000_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"\0" * size)
+    small = Gpu(0, "small", 24_000_000)
+    settings = WorkerSettings(model=str(tmp_path / "main"))
+    assert groups_for(settings, (small,)) == [(small,)]
+    guessing = settings.model_copy(update={"speculation": f"{tmp_path / 'draft'}:4"})
+    with pytest.raises(DeviceStartError, match="does not fit"):
+        groups_for(guessing, (small,))
+
+
 def test_this_machine_is_looked_at():
     found = look()
     assert len({gpu.index for gpu in found}) == len(found)

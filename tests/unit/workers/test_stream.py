@@ -22,3 +22,10 @@ def test_what_is_not_known_to_be_written_goes_with_the_end() -> None:
     buffer.append(Text("b"))
     assert buffer.take() == [(1, "ta"), (2, "tb")]
     assert buffer.take() == []
+
+
+def test_reasoning_and_answer_are_merged_apart() -> None:
+    buffer = StreamBuffer("job", 1)
+    for said, reasoning in (("a", True), ("b", True), ("c", False), ("d", False), ("e", True)):
+        buffer.append(Text(said, reasoning))
+    assert buffer.take() == [(1, "rab"), (2, "tcd"), (3, "re")]

@@ -14,6 +14,7 @@ from workers.devices.tiny_models import (
     SIZES,
     SPEECH,
     TINY_MODELS,
+    VISION,
     build_tiny_model,
 )
 from workers.devices.tiny_tokenizer import WORDS, train
@@ -62,14 +63,31 @@ def test_a_whisper_is_small_and_the_same_every_time(tmp_path: Path) -> None:
     assert json.loads((first / "config.json").read_text())["model_type"] == "whisper"
 
 
+def test_a_model_that_sees_is_small_and_the_same_every_time(tmp_path: Path) -> None:
+    first, second = (build_tiny_model(tmp_path / name, "vision") for name in "ab")
+    assert sum(file.stat().st_size for file in first.iterdir()) < 20_000_000
+    weights = [(one / "model.safetensors").read_bytes() for one in (first, second)]
+    assert weights[0] == weights[1]
+    assert json.loads((first / "config.json").read_text())["model_type"] == "idefics3"
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(
+        (first / "chat_template.jinja").read_text()
+    )
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    said = [{"role": "user", "content": parts}, {"role": "assistant", "content": "A gate."}]
+    assert template.render(messages=said) == (
+        "<|im_start|>user\n<image>What?<|im_end|>\n<|im_start|>assistant\nA gate.<|im_end|>\n"
+    )
+
+
 def test_every_name_has_a_size() -> None:
-    assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS, *SPEECH}
+    assert set(TINY_MODELS.values()) <= {*SIZES, *ENCODERS, *SPEECH, *VISION}
 
 
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
         ("tiny-random", {"--tool-call-parser=hermes"}),
+        ("tiny-vision", {"--tool-call-parser=hermes"}),
         ("tiny-embed", {"--runner=pooling", "--convert=embed"}),
         ("tiny-rerank", {"--runner=pooling"}),
         ("tiny-classify", {"--runner=pooling"}),

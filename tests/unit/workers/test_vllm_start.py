@@ -18,6 +18,7 @@ from workers.engines.vllm import wire
 from workers.engines.vllm.cpu_memory import SMALLEST, WORK_SPACE, kv_cache_bytes
 from workers.engines.vllm.hub import check_reachable
 from workers.engines.vllm.start_errors import explain
+from workers.engines.vllm.start_hints import check_format
 
 GIB = 1 << 30
 POINTER = (
@@ -156,3 +157,46 @@ def test_a_hub_that_answers_is_left_to_vllm(hub, status):
     with LoopbackServer(Hub, "hub") as server:
         hub(server.url)
         check_reachable("a/b")
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            "1 validation error for VllmConfig Value error, torch.float32 is not supported for quantization method awq.",
+            "a checkpoint quantised with awq does not run in float32: set --engine-arg=--dtype=bfloat16",
+        ),
+        ("GPTQ group activation ordering (desc_act=True) is no longer supported.", "Take one without"),
+        ("Marlin does not support weight_bits = uint8b128.", "no code for the checkpoint's quantisation"),
+        ("Failed to find a kernel that can implement the WNA16 linear layer. Reasons: ...", "(WNA16)"),
+        ("_C::static_scaled_fp8_quant() expected at most 0 argument(s)", "(static_scaled_fp8_quant)"),
+    ],
+)
+def test_what_a_quantised_checkpoint_lacks_is_a_sentence(said, sentence):
+    told = explain(RuntimeError(said), [])
+    assert sentence in told
+    assert f"vLLM says: {said}" in told
+
+
+def test_a_death_at_the_first_request_is_told_by_its_cause():
+    logged = [
+        "NotImplementedError: \"cpu_gemm_wna16\" not implemented for 'Float'",
+        "AsyncLLM output_handler failed.",
+    ]
+    told = explain(RuntimeError("vLLM's engine process is dead"), logged)
+    assert "weights of 4 bits does not run in float32 on a CPU" in told
+    assert "cpu_gemm_wna16" in told
+
+
+@pytest.mark.parametrize("name", ["org/Model-8B-GGUF", "./model.Q4_K_M.gguf"])
+def test_gguf_is_refused_with_what_to_do(name):
+    with pytest.raises(EngineStartError, match=r"GGUF, which this vLLM does not read.*llama\.cpp"):
+        check_format(name)
+
+
+def test_a_folder_of_gguf_files_is_refused(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(EngineStartError, match="GGUF"):
+        check_format(str(tmp_path))
+    (tmp_path / "config.json").touch()
+    check_format(str(tmp_path))

@@ -31,6 +31,10 @@ MIXTRAL = {
 }
 
 
+AWQ = {"quant_method": "awq", "bits": 4}
+CT_W8A8 = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}}
+
+
 @pytest.fixture
 def folder(tmp_path):
     def make(config=None, **files):
@@ -76,8 +80,9 @@ def test_what_cannot_be_told(folder, tmp_path, monkeypatch):
     assert weights_bytes("not/downloaded") is None
     assert weights_bytes(folder()) is None
     assert weights_bytes(folder({"model_type": "odd"})) is None
-    assert weights_bytes(folder({**QWEN_7B, "quantization_config": {"bits": 4}})) is None
-    assert weights_bytes(folder(QWEN_7B, model=1000), ["--quantization=fp8"]) is None
+    assert weights_bytes(folder({**QWEN_7B, "quantization_config": {"quant_method": "odd"}})) is None
+    assert weights_bytes(folder(QWEN_7B, model=1000), ["--quantization=bitsandbytes"]) is None
+    assert weights_bytes(folder({**QWEN_7B, "quantization_config": AWQ}, model=1000), ["-q", "fp8"]) is None
 
 
 def test_a_downloaded_model_is_found(tmp_path, monkeypatch):
@@ -98,3 +103,22 @@ def test_flags():
     assert flag(args, "--tensor-parallel-size") == "2"
     assert flag(args, "-tp") == ""
     assert flag(args, "--c") is None
+
+
+# The sizes on the hub of Qwen2.5-7B-Instruct-AWQ and of neuralmagic's w8a8 of it, in bytes.
+@pytest.mark.parametrize(
+    ("how", "size"), [(AWQ, 5.57e9), (CT_W8A8, 8.70e9), ({"quant_method": "fp8"}, 8.70e9)]
+)
+def test_a_quantised_model_is_smaller(folder, how, size):
+    assert weights_bytes(folder({**QWEN_7B, "quantization_config": how})) == pytest.approx(size, rel=0.04)
+
+
+def test_the_files_of_a_quantised_model_are_its_size(folder):
+    model = folder({**QWEN_7B, "quantization_config": AWQ}, model=1000)
+    assert weights_bytes(model) == weights_bytes(model, ["--quantization=awq_marlin"]) == 1000
+    assert weights_bytes(model, ["--dtype=float32"]) == 1000
+
+
+def test_what_vllm_quantises_as_it_loads(folder):
+    model = folder(QWEN_7B, model=15_000)
+    assert weights_bytes(model, ["--quantization=fp8"]) == pytest.approx(8.70e9, rel=0.04)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,15 @@ import structlog
 from jobs.endpoints import CHAT, ENDPOINTS
 from jobs.facts import EnginePriority, EngineStats
 from jobs.floats import read_float
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
+from workers.engines.base import (
+    AdapterBrokenError,
+    Emit,
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    Final,
+    ModelInfo,
+)
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_stream import relay_events
 from workers.engines.full_stream import relay, whole
@@ -250,6 +259,18 @@ class OpenAIEngine:
         ):
             return read_count(response.status, await response.read())
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See the Protocol."""
+        del folder
+        raise AdapterBrokenError(f"the server behind this worker loads its own adapters: load {name!r} there")
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """See the Protocol."""
+
+    def adapters(self) -> frozenset[Path]:
+        """See the Protocol."""
+        return frozenset()
+
     def stats(self) -> EngineStats:
         """See the Protocol. The server's queue is not visible: only requests in flight are known."""
         return EngineStats(running=self._running)
@@ -276,6 +297,12 @@ class OpenAIEngine:
     def _patience_s(self) -> float:
         """Return how long the server may be silent. One that serves a request at a time says nothing beside it."""
         return max(_SILENT_S, self._settings.read_timeout_s) if self._running else _SILENT_S
+
+    async def sleep(self) -> None:
+        """See the Protocol. Its server decides what is on the devices."""
+
+    async def wake(self) -> None:
+        """See the Protocol."""
 
     async def stop(self) -> None:
         """See the Protocol. The server itself goes on running."""

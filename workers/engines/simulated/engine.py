@@ -8,9 +8,11 @@ import hashlib
 import heapq
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, CLASSIFY, EMBEDDINGS, ENDPOINTS, MESSAGES, POOLING, RESPONSES
@@ -20,6 +22,7 @@ from monitoring import failpoints
 from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import event_shapes, shapes
+from workers.engines.simulated.adapters import SimulatedAdapters
 from workers.engines.simulated.journal import Journal
 from workers.engines.simulated.pooled import Pooled, RefusedError
 from workers.engines.simulated.request import Body, inputs_of, read_body, token_count
@@ -32,13 +35,14 @@ above valley walls so nobody waits long for power or bread at night when rivers 
 _WORDS = tuple(f" {word}" for word in _TEXT.split())
 
 
-_ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), adapters=0, tool_parser="simulated")
+_ABLE = Capabilities(tasks=("generate", "embed", "classify", "score"), tool_parser="simulated")
 """It looks at no image, schema or tool, and refuses none: so it does not say how many it takes."""
 
 _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 
 _DEAD = "the engine is stopped"
 _DIED = "a simulated death"
+_ASLEEP = "the engine sleeps"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -63,8 +67,9 @@ class SimulatedEngine:
         self._tasks: dict[str, asyncio.Task[Any]] = {}
         self._failed: set[str] = set()
         self._pooled = Pooled(settings)
+        self._adapters = SimulatedAdapters(settings.adapters, settings.adapter_max_rank)
         self._journal = Journal(settings.journal_path)
-        self._alive = False
+        self._alive = self._asleep = False
         self._hung_s: float | None = None
         self._generated = 0
 
@@ -86,7 +91,8 @@ class SimulatedEngine:
             "max_model_len": limit,
         }
         endpoints = tuple(ENDPOINTS)
-        return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit, capabilities=_ABLE),)
+        able = replace(_ABLE, adapters=self._settings.adapters)
+        return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit, capabilities=able),)
 
     def capacity(self) -> int:
         """See the Protocol."""
@@ -103,6 +109,8 @@ class SimulatedEngine:
     async def run(self, request: EngineRequest, emit: Emit) -> Final:
         """See the Protocol."""
         await self.check()
+        if self._asleep:
+            raise EngineDeadError(_ASLEEP, reached=False)
         self._journal.write(request, "start")
         stop = self._stops[request.id] = asyncio.Event()
         task = asyncio.current_task()
@@ -171,7 +179,8 @@ class SimulatedEngine:
             await asyncio.Event().wait()
         if body.simulate is not None and (fault := self._fault(request.id, body.simulate)):
             return fault
-        if body.model is not None and body.model != self._settings.model:
+        name = self._name_for(request)
+        if request.adapter is None and body.model not in (None, name):
             return _refuse(404, f"The model `{body.model}` does not exist.", "NotFoundError", "model")
         if self._pooled.answers(request.endpoint):
             return await self._pool(request)
@@ -190,7 +199,9 @@ class SimulatedEngine:
         if prompt_tokens >= limit or count > limit:  # vLLM's rule, see counting.py
             return _refuse(400, f"This model's maximum context length is {limit} tokens.")
         count = min(count, limit - prompt_tokens)
-        words = self._words(prompt, count)
+        words = self._words(
+            prompt + (b"" if request.adapter is None else request.adapter.name.encode()), count
+        )
         shape = self._shape(request, body, prompt_tokens)
         if request.stream:
             said = await self._stream(emit, words, shape, stop, prompt_tokens)
@@ -201,7 +212,7 @@ class SimulatedEngine:
         return Final(200, shape.whole("".join(words[:said]), usage, reason), usage)
 
     def _shape(self, request: EngineRequest, body: Body, prompt_tokens: int) -> shapes.Shape:
-        model, created = self._settings.model, int(time.time())
+        model, created = self._name_for(request), int(time.time())
         ident = ENDPOINTS[request.endpoint].response_id.format(request.id)
         if request.endpoint == RESPONSES:
             return event_shapes.Response(request.id, created, model, msgspec.json.decode(request.body))
@@ -210,6 +221,13 @@ class SimulatedEngine:
         with_usage = body.stream_options is not None and body.stream_options.include_usage
         chat = request.endpoint == CHAT
         return shapes.Chunks(ident, created, model, chat=chat, with_usage=with_usage)
+
+    def _name_for(self, request: EngineRequest) -> str:
+        try:
+            return self._adapters.use(request.adapter, self._settings.model)
+        except EngineDeadError:
+            self._fault(request.id, "die")
+            raise
 
     def _fault(self, request_id: str, kind: str) -> Final | None:
         if kind == "die":
@@ -295,6 +313,20 @@ class SimulatedEngine:
         except (msgspec.DecodeError, ValueError, LookupError):
             return None  # no request that it would run
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        await self._adapters.load(name, folder)
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        self._adapters.unload(folder)
+
+    def adapters(self) -> frozenset[Path]:
+        """See the Protocol."""
+        return self._adapters.folders()
+
     def stats(self) -> EngineStats:
         """See the Protocol."""
         usage = self._running / self._settings.capacity
@@ -310,6 +342,17 @@ class SimulatedEngine:
         """See the Protocol."""
         if not self._alive:
             raise EngineDeadError(_DEAD, reached=False)
+
+    async def sleep(self) -> None:
+        """See the Protocol. Nothing is freed, as it has nothing."""
+        await self.check()
+        self._asleep = True
+
+    async def wake(self) -> None:
+        """See the Protocol. It takes the time that its settings say."""
+        if self._asleep:
+            await asyncio.sleep(self._settings.wake_s)
+            self._asleep = False
 
     async def stop(self) -> None:
         """See the Protocol."""

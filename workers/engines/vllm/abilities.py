@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from jobs.capabilities import Capabilities
+from workers.engines.vllm.adapters import most_at_once
 
 
 def capabilities(config: Any, args: Any, tasks: Collection[str]) -> Capabilities:
@@ -16,14 +17,15 @@ def capabilities(config: Any, args: Any, tasks: Collection[str]) -> Capabilities
         args: its parsed flags.
         tasks: those that its engine supports.
     """
-    model, lora, speculative = config.model_config, config.lora_config, config.speculative_config
+    model, speculative = config.model_config, config.speculative_config
     generates = "generate" in tasks
     return Capabilities(
         tasks=tuple(sorted(tasks)),
         images=most(model, "image"),
         audios=most(model, "audio"),
         videos=most(model, "video"),
-        adapters=0 if lora is None else lora.max_loras,
+        adapters=most_at_once(config),
+        adapter_rank=config.lora_config and config.lora_config.max_lora_rank,
         structured_output=generates,
         tool_parser=args.tool_call_parser if args.enable_auto_tool_choice else _own_parser(model),
         reasoning_parser=args.structured_outputs_config.reasoning_parser or None,

@@ -12,9 +12,11 @@ from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire
+from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
+from workers.engines.vllm.adapters import free_the_last_place
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
+from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
 
@@ -59,6 +61,8 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         msg = f"vLLM does not take these arguments: {said.getvalue().strip().rpartition('error: ')[2]}"
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
+    set_parsers(args, settings)
+    free_the_last_place(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
@@ -67,6 +71,8 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     if settings.paced is not None:
         set_pace(config, engine_args, penstock_config(config), settings.paced)
     lanes.use(config, penstock_config(config), settings)
+    if config.speculative_config is not None and not config.parallel_config.worker_extension_cls:
+        config.parallel_config.worker_extension_cls = worker_hooks.NAME
     rendering.set_defaults(config)
     with leash.hold_new_children(), wire.otel_environment(traced=settings.otlp_traces_url is not None):
         llm = tapped(AsyncLLM, taps).from_vllm_config(
@@ -91,6 +97,12 @@ def slots(config: Any) -> int:
     parallel = config.parallel_config
     ours = parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
     return int(config.scheduler_config.max_num_seqs * max(ours, 1))
+
+
+async def mend(llm: Any) -> None:
+    """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
+    if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
+        await llm.collective_rpc(worker_hooks.MEND_TOP_K)
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:

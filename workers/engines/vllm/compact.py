@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,7 @@ _PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
     "suffix": (None,),
     "use_beam_search": (False,),
     "return_token_ids": (False, None),
+    "include_reasoning": (True,),
 }
 
 _LOGPROBS = {True: (False, None), False: (None,)}
@@ -121,23 +122,45 @@ def _dump(tree: Any) -> str:
     return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
 
 
+class Forms(NamedTuple):
+    """The JSON of a delta before and after the string of its one text, by channel."""
+
+    content: tuple[str, str]
+    reasoning: tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream ended: the last delta's text and the engine's reasons; token counts of the whole
-    request.
+    """How a stream ended: the last delta and the engine's reasons; token counts of the whole request.
+
+    Attributes:
+        delta: the last text or, if a parser reads the stream, the JSON of the last delta.
+        reasoning_tokens: of the completion's tokens; None: no parser of reasoning counts them.
     """
 
-    text: str
+    delta: str
     finish_reason: str
     stop_reason: int | str | None
     prompt_tokens: int
     completion_tokens: int
+    reasoning_tokens: int | None = None
 
 
 class Shapes:
-    """The chunks of one endpoint, as learned, for streams with or without the usage chunk."""
+    """The chunks of one endpoint, as learned, for streams with or without the usage chunk.
 
-    def __init__(self, chat: bool, probes: Sequence[Sequence[str]], *, usage: bool) -> None:  # noqa: FBT001
+    Attributes:
+        parsed: a parser of vLLM's reads the text of these streams, so that a delta may say more than its text.
+    """
+
+    def __init__(
+        self,
+        chat: bool,  # noqa: FBT001
+        probes: Sequence[Sequence[str]],
+        *,
+        usage: bool,
+        parsed: bool = False,
+    ) -> None:
         """Learn from two probe streams: one that ended by length with text, one that ended by a stop token
         with none.
 
@@ -146,9 +169,9 @@ class Shapes:
             LookupError: likewise.
         """
         by_length, by_stop = probes
-        content: tuple[str | int, ...] = (
-            ("choices", 0, "delta", "content") if chat else ("choices", 0, "text")
-        )
+        self.parsed = parsed
+        delta: tuple[str | int, ...] = ("choices", 0, "delta")
+        content = delta if parsed else (*delta, "content") if chat else ("choices", 0, "text")
         base: dict[str, tuple[str | int, ...]] = {"id": ("id",), "created": ("created",), "model": ("model",)}
         end: dict[str, tuple[str | int, ...]] = {
             **base,
@@ -166,29 +189,48 @@ class Shapes:
             raise ValueError("text chunks differ in more than their text")
         self._text = _Template(frames[0], {**base, "text": content})
         empty = json.loads(ends[-1])["choices"][0]
-        has_text = "content" in empty["delta"] if chat else "text" in empty
+        has_text = parsed or ("content" in empty["delta"] if chat else "text" in empty)
         self._last_empty = _Template(ends[-1], {**end, "text": content} if has_text else end)
         self.model = json.dumps(json.loads(frames[0])["model"], ensure_ascii=False)
 
-    @staticmethod
-    def _learn_usage(frames: list[str], base: dict[str, tuple[str | int, ...]]) -> _Template:
+    def _learn_usage(self, frames: list[str], base: dict[str, tuple[str | int, ...]]) -> _Template:
         frame = frames.pop()
-        fields = ("prompt_tokens", "completion_tokens", "total_tokens")
+        holes: dict[str, tuple[str | int, ...]] = {name: ("usage", name) for name in _COUNTS}
         tree = json.loads(frame)
-        if set(tree["usage"]) != set(fields) or tree["choices"] or "metrics" in tree:
+        usage, details = tree["usage"], "completion_tokens_details"
+        if self.parsed and set(usage.get(details, ())) == {"reasoning_tokens"}:
+            del usage[details]
+            holes["reasoning_tokens"] = ("usage", details, "reasoning_tokens")
+        if set(usage) != set(_COUNTS) or tree["choices"] or "metrics" in tree:
             raise ValueError("the usage chunk says more than token counts")
-        return _Template(frame, {**base, **{name: ("usage", name) for name in fields}})
+        return _Template(frame, {**base, **holes})
 
-    def head(self, values: Mapping[str, str]) -> Head:
-        """Render the opening chunks. ``values``: JSON of id, created and model."""
-        return Head((self._first.fill(values),) if self._first else (), *self._text.around("text", values))
+    def head(self, values: Mapping[str, str], forms: Forms | None = None) -> Head:
+        """Render the opening chunks.
+
+        Args:
+            values: JSON of id, created and model.
+            forms: those of the stream's deltas, if a parser reads it.
+        """
+        before, after = self._text.around("text", values)
+        first = (self._first.fill(values),) if self._first else ()
+        if forms is None:
+            return Head(first, before, after)
+        (pre, post), (reasoning_pre, reasoning_post) = forms.content, forms.reasoning
+        return Head(
+            first, before + pre, post + after, reasoning=(before + reasoning_pre, reasoning_post + after)
+        )
+
+    def chunk(self, values: Mapping[str, str], delta: str) -> Frames:
+        """Render the chunk of a delta, given as JSON, of a stream that a parser reads."""
+        return Frames((self._text.fill({**values, "text": delta}),))
 
     def tail(self, values: Mapping[str, str], end: Ending) -> Frames:
         """Render the closing chunks."""
-        last = self._last if end.text else self._last_empty
+        last = self._last if end.delta else self._last_empty
         filled = {
             **values,
-            "text": json.dumps(end.text, ensure_ascii=False),
+            "text": end.delta if self.parsed else json.dumps(end.delta, ensure_ascii=False),
             "finish": json.dumps(end.finish_reason),
             "stop": json.dumps(end.stop_reason, ensure_ascii=False),
         }
@@ -198,9 +240,11 @@ class Shapes:
                 "prompt_tokens": str(end.prompt_tokens),
                 "completion_tokens": str(end.completion_tokens),
                 "total_tokens": str(end.prompt_tokens + end.completion_tokens),
+                "reasoning_tokens": str(end.reasoning_tokens),
             }
             frames.append(self._usage.fill({**values, **counts}))
         return Frames(tuple(frames))
 
 
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _BLANK = {"id": '""', "created": "0", "model": '""', "text": '""'}

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import Enum, auto
 from typing import Any
 
 from jobs.endpoints import CHAT, ENDPOINTS
 from workers.engines.base import Emit, EngineRequest
 from workers.engines.vllm.compact import Shapes, plain
+from workers.engines.vllm.reasoning import read_with_parsers
 from workers.engines.vllm.request_ids import TAPPED
 from workers.engines.vllm.tap import Tap
+
+
+class ChatStreams(Enum):
+    """How the deltas of a chat without tools reach its client."""
+
+    PLAIN = auto()
+    """As the engine makes them."""
+    PARSED = auto()
+    """As vLLM's parser of the request makes them."""
+    WHOLE = auto()
+    """In vLLM's own chunks: they go another way."""
 
 
 class CompactStreams:
@@ -27,6 +41,11 @@ class CompactStreams:
     def open(self, request: EngineRequest, body: dict[str, Any], emit: Emit) -> str | None:
         """Prepare a compact stream.
 
+        Args:
+            request: what is to be run.
+            body: the same that vLLM gets; the request's id may be put in.
+            emit: takes the chunks.
+
         Returns:
             The id of vLLM's request, for :meth:`close`; None: vLLM's own chunks go to the client.
         """
@@ -38,6 +57,8 @@ class CompactStreams:
         response_id = ENDPOINTS[request.endpoint].response_id
         if shapes is None or engine_id in self.taps:
             return None
+        if shapes.parsed:
+            body["request_id"] = request.id  # by which the parser finds the tap
         self.taps[engine_id] = Tap(shapes, response_id.format(request.id), emit, request.handed_over)
         return engine_id
 
@@ -52,18 +73,21 @@ def is_harmony(model_config: Any) -> bool:
     return bool(model_config.hf_config.model_type == "gpt_oss")
 
 
-def plain_chat(app: Any, args: Any, model_config: Any) -> bool:
-    """Return whether chat deltas reach the client as the engine makes them, if a request has no tools.
+def chats_stream(app: Any, model_config: Any, taps: Mapping[str, Tap]) -> ChatStreams:
+    """Return how chats without tools may stream, and prepare vLLM's app for it.
 
     Args:
         app: vLLM's app.
-        args: its parsed flags.
         model_config: of its model.
+        taps: see :class:`CompactStreams`.
     """
-    if args.structured_outputs_config.reasoning_parser or is_harmony(model_config):
-        return False
-    parser = getattr(app.state.openai_serving_chat, "parser_cls", None)
-    tool_parser = getattr(parser, "tool_parser_cls", None)
-    return parser is None or (
-        tool_parser is not None and not getattr(tool_parser, "engine_based_streaming", False)
-    )
+    if is_harmony(model_config):
+        return ChatStreams.WHOLE
+    serving = app.state.openai_serving_chat
+    parser = getattr(serving, "parser_cls", None)
+    if parser is None:
+        return ChatStreams.PLAIN
+    tool_parser = parser.tool_parser_cls
+    if parser.reasoning_parser_cls is None and not getattr(tool_parser, "engine_based_streaming", False):
+        return ChatStreams.PLAIN
+    return ChatStreams.PARSED if read_with_parsers(serving, taps) else ChatStreams.WHOLE

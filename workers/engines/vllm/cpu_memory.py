@@ -105,7 +105,13 @@ def _free_bytes() -> tuple[int, bool]:
 
 
 def _weights(config: Any, settings: VllmSettings) -> int:
-    """Return the bytes of one copy of the weights; 0 if that cannot be told before they are loaded."""
+    """Return the bytes of one copy of the weights, a draft model's too; 0 if that cannot be told before they are loaded."""
+    speculative = config.speculative_config
+    draft = None if speculative is None or speculative.method != "draft_model" else speculative.model
+    return _own_weights(config, settings) + ((draft and weights_bytes(draft)) or 0)
+
+
+def _own_weights(config: Any, settings: VllmSettings) -> int:
     stored = weights_bytes(settings.model, settings.argv())
     if stored is not None:
         return stored

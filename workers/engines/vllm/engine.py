@@ -19,7 +19,15 @@ import msgspec
 from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, EngineStartError, Final, ModelInfo
+from workers.engines.base import (
+    AdapterBrokenError,
+    Emit,
+    EngineDeadError,
+    EngineRequest,
+    EngineStartError,
+    Final,
+    ModelInfo,
+)
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_assemble import ended_early
 from workers.engines.events_stream import relay_events
@@ -28,7 +36,8 @@ from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import aborts, lanes, refusals, wire
-from workers.engines.vllm.boot import load, make_app, slots
+from workers.engines.vllm.adapters import VllmAdapters
+from workers.engines.vllm.boot import load, make_app, mend, slots
 from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
 from workers.engines.vllm.held_outputs import holds_outputs
 from workers.engines.vllm.hub import check_reachable
@@ -39,8 +48,10 @@ from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.request_ids import of_job
 from workers.engines.vllm.scratch import Sockets
+from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
+from workers.engines.vllm.start_hints import check_format
 from workers.engines.vllm.steps import Steps
 
 _encode = msgspec.json.Encoder().encode
@@ -64,6 +75,7 @@ class VllmEngine:
         self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
         self._able = Capabilities()
+        self._adapters: VllmAdapters | None = None
         self._steps = Steps()
         self._report = LaneReport()
         self._way = Way()
@@ -72,11 +84,14 @@ class VllmEngine:
         self._traced = False
         self._seen_steps = self._computed_s = 0
         self._holds = self._lanes_on = False
+        self._slots = 0
+        self._sleep = Sleep(settings, self.start, self.stop)
         self._priority = EnginePriority.UNKNOWN
 
     async def start(self) -> None:
         """See the Protocol. Loading happens in a thread: the event loop stays free, but holds the GIL at times."""
         settings = self._settings
+        await asyncio.to_thread(check_format, settings.model)
         if settings.model.startswith(("/", "./", "../")) and not await asyncio.to_thread(
             Path(settings.model).is_dir
         ):
@@ -90,18 +105,12 @@ class VllmEngine:
             )
             self._traced = self._llm.vllm_config.observability_config.otlp_traces_endpoint is not None
             self._holds = holds_outputs(self._llm.vllm_config)
+            self._slots = slots(self._llm.vllm_config)
             self._lanes_on = lanes.used(self._llm.vllm_config)
             if self._lanes_on:
                 self._report.start(self._llm)
-            tasks = await self._llm.get_supported_tasks()
-            self._app = await make_app(self._llm, args, tasks)
-            for path, one in ENDPOINTS.items():
-                with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
-                    self._endpoints[path] = Endpoint(self._app, one.served_at)
-            started = Started(self._llm, args, self._app, tasks)
-            known = await introduce(self, started, settings, self._compact, self._auth)
-            self._models, self._priority = known
-            self._able = next((model.capabilities for model in self._models), self._able)
+            await mend(self._llm)
+            await self._open(args)
         except EngineStartError:
             await self.stop()
             raise
@@ -109,13 +118,28 @@ class VllmEngine:
             await self.stop()
             raise EngineStartError(explain(error, wire.logged_errors())) from error
 
+    async def _open(self, args: Any) -> None:
+        """Build vLLM's app over the engine client, and learn what it serves and how. ``args``: vLLM's parsed flags."""
+        tasks = await self._llm.get_supported_tasks()
+        self._app = await make_app(self._llm, args, tasks)
+        for path, one in ENDPOINTS.items():
+            with contextlib.suppress(LookupError):  # such an endpoint is called through the whole app
+                self._endpoints[path] = Endpoint(self._app, one.served_at)
+        started = Started(self._llm, args, self._app, tasks)
+        known = await introduce(self, started, self._settings, self._compact, self._auth)
+        self._models, self._priority = known
+        self._able = self._models[0].capabilities
+        if self._llm.vllm_config.lora_config is not None:
+            served = self._app.state.openai_serving_models
+            self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
+
     def models(self) -> tuple[ModelInfo, ...]:
         """See the Protocol."""
         return self._models
 
     def capacity(self) -> int:
         """See the Protocol."""
-        return slots(self._llm.vllm_config)
+        return self._slots
 
     def holds_bulk(self) -> bool:
         """See the Protocol."""
@@ -163,7 +187,8 @@ class VllmEngine:
         path, raw = request.endpoint, request.body
         endpoint, body = self._endpoints.get(path), wire.parse_body(raw)
         if endpoint is None or body is None:
-            sent, _ = with_salt(with_priority(raw, request.priority), request.tenant)
+            named = raw if body is None or request.adapter is None else _encode(self._named(request, body))
+            sent, _ = with_salt(with_priority(named, request.priority), request.tenant)
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
         refusals.check(self._able, path, body)
         body["priority"] = request.priority  # embeddings and older versions read only this
@@ -179,7 +204,9 @@ class VllmEngine:
             body.pop("stream", None)
             body.pop("stream_options", None)
         try:
-            response, raw_request = await endpoint.call(salted(body, request.tenant), headers)
+            response, raw_request = await endpoint.call(
+                self._named(request, salted(body, request.tenant)), headers
+            )
         except InvalidBodyError:
             quoted = raw if as_sent else with_priority(_encode(body), None)  # by the refusal
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, quoted, headers))
@@ -202,6 +229,12 @@ class VllmEngine:
             ask_usage=lambda: wire.usage_beside(raw_request),
         )
 
+    def _named(self, request: EngineRequest, body: dict[str, Any]) -> dict[str, Any]:
+        """Return a body that names the adapter of its request, if it has one."""
+        if request.adapter is None or self._adapters is None:
+            return body
+        return body | {"model": self._adapters.name_of(request.adapter)}
+
     async def _run_form(self, request: EngineRequest, emit: Emit) -> Final:
         endpoint = self._endpoints.get(request.endpoint)
         return await run_form(self._app, endpoint, request, self._headers(request), emit)
@@ -218,6 +251,8 @@ class VllmEngine:
 
     async def count(self, endpoint: str, body: bytes) -> int | None:
         """See the Protocol."""
+        if self._sleep.asleep:
+            return None
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
         if endpoint == CHAT and is_harmony(self._llm.model_config):
@@ -225,6 +260,10 @@ class VllmEngine:
         return await count_prompts(self._tokenize, endpoint, body)
 
     async def _tokenize(self, path: str, question: dict[str, Any]) -> int | None:
+        if (
+            self._adapters is not None and "model" in question
+        ):  # an adapter may not be loaded; tokens are the model's
+            question = question | {"model": self._models[0].name}
         return read_count(*await call_app(self._app, "POST", path, _encode(question), self._auth))
 
     async def abort(self, request_id: str) -> None:
@@ -235,6 +274,23 @@ class VllmEngine:
         if ours := of_job(request_id, list(llm.output_processor.external_req_ids)):
             self._aborted.add(request_id)
             await aborts.abort(llm, ours, held=self._holds)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        if self._adapters is None:
+            raise AdapterBrokenError("this worker takes no adapters (adapters_max is 0)")
+        await self._adapters.load(name, folder)
+
+    async def unload_adapter(self, folder: Path) -> None:
+        """See the Protocol."""
+        await self.check()
+        if self._adapters is not None:
+            await self._adapters.unload(folder)
+
+    def adapters(self) -> frozenset[Path]:
+        """See the Protocol."""
+        return frozenset() if self._adapters is None else self._adapters.folders()
 
     def stats(self) -> EngineStats:
         """See the Protocol."""
@@ -255,8 +311,18 @@ class VllmEngine:
 
     async def check(self) -> None:
         """See the Protocol."""
+        if self._llm is None and self._sleep.asleep:
+            return
         if self._llm is None or self._llm.errored:
             raise EngineDeadError(_DEAD)
+
+    async def sleep(self) -> None:
+        """See the Protocol."""
+        await self._sleep.begin(self._llm)
+
+    async def wake(self) -> None:
+        """See the Protocol."""
+        await self._sleep.end(self._llm)
 
     async def stop(self) -> None:
         """See the Protocol."""

@@ -13,7 +13,7 @@ from workers.engines.counting import context_length
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import wire
 from workers.engines.vllm.abilities import capabilities
-from workers.engines.vllm.compact_streams import CompactStreams, plain_chat
+from workers.engines.vllm.compact_streams import ChatStreams, CompactStreams, chats_stream
 from workers.engines.vllm.inner_app import Headers, call_app
 from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
@@ -48,12 +48,13 @@ async def introduce(
         compact: gets the forms of chunks.
         auth: headers that vLLM's app asks for.
     """
-    llm, args, app, tasks = started
+    llm, _, app, tasks = started
     endpoints: tuple[str, ...] = ()
     if "generate" in tasks:
         wanted = settings.compact_streams
-        plain = wanted and plain_chat(app, args, llm.model_config)
-        chat = await learn(engine, CHAT, compact.shapes, compact=plain)
+        way = chats_stream(app, llm.model_config, compact.taps) if wanted else ChatStreams.WHOLE
+        parsed, compactly = way is ChatStreams.PARSED, way is not ChatStreams.WHOLE
+        chat = await learn(engine, CHAT, compact.shapes, compact=compactly, parsed=parsed)
         await learn(engine, COMPLETIONS, compact.shapes, compact=wanted)
         endpoints = (CHAT, COMPLETIONS) if chat else (COMPLETIONS,)
         endpoints += served(app, BESIDE_CHAT) if chat else ()

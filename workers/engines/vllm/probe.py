@@ -20,7 +20,12 @@ _TOKENS = 6
 
 
 async def learn(
-    engine: Engine, path: str, shapes: MutableMapping[tuple[str, bool], Shapes], *, compact: bool
+    engine: Engine,
+    path: str,
+    shapes: MutableMapping[tuple[str, bool], Shapes],
+    *,
+    compact: bool,
+    parsed: bool = False,
 ) -> bool:
     """Probe one endpoint, and teach the engine its chunks.
 
@@ -30,6 +35,7 @@ async def learn(
         shapes: gets an entry for (path, with usage chunk) if its form was learned and checked. Without an entry, requests
             are streamed by the server's own chunks.
         compact: learn at all; otherwise only see whether the endpoint works.
+        parsed: a parser of the engine's reads the texts, so that the deltas differ.
 
     Returns:
         Whether the endpoint answers at all (a chat endpoint does not where the model has no chat template).
@@ -46,7 +52,7 @@ async def learn(
             break
         stopped = {**body, "stop_token_ids": choice["token_ids"][:1]}
         for usage in _missing(path, shapes):
-            await _learn_one(engine, path, shapes, (body, stopped), usage=usage)
+            await _learn_one(engine, path, shapes, (body, stopped), usage=usage, parsed=parsed)
         if not _missing(path, shapes):
             break
     if served and compact and _missing(path, shapes):
@@ -66,11 +72,12 @@ async def _learn_one(
     bodies: tuple[dict[str, Any], dict[str, Any]],
     *,
     usage: bool,
+    parsed: bool,
 ) -> None:
     asked = [{**body, "stream_options": {"include_usage": True}} if usage else body for body in bodies]
     probes = [await _stream(engine, path, body) for body in asked]
     try:
-        lesson = Shapes("chat" in path, probes, usage=usage)
+        lesson = Shapes("chat" in path, probes, usage=usage, parsed=parsed)
     except (ValueError, LookupError, TypeError):
         return
     shapes[path, usage] = lesson
@@ -110,7 +117,8 @@ def render(chunks: list[Chunk]) -> list[str]:
         elif isinstance(chunk, Frames):
             frames += chunk.frames
         elif isinstance(chunk, Text):
-            frames.append(head.pre + json.dumps(chunk.text, ensure_ascii=False) + head.post)
+            pre, post = (head.reasoning if chunk.reasoning else None) or (head.pre, head.post)
+            frames.append(pre + json.dumps(chunk.text, ensure_ascii=False) + post)
     return frames
 
 

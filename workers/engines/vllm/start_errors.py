@@ -11,9 +11,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from workers.engines.vllm.start_hints import hint
+
 _KEEP_BYTES = 64 * 1024
 _SHOWN = 600
-_POINTERS = ("initialization failed", "see stack trace", "see root cause", "failed core proc")
+_POINTERS = (
+    *("initialization failed", "see stack trace", "see root cause", "failed core proc"),
+    *("engine process is dead", "output_handler failed", "enginecore encountered"),
+)
 """Words of errors that only point at another one."""
 
 _MEMORY = re.compile(
@@ -59,6 +64,8 @@ def explain(error: Exception, logged: Sequence[str]) -> str:
     """
     raised = " ".join(str(error).split()) or type(error).__name__
     cause = next((line for line in [raised, *logged] if not _points_away(line)), raised)
+    if (meaning := next(filter(None, map(hint, [raised, *logged])), None)) is not None:
+        return f"vLLM did not start: {meaning}\n  vLLM says: {cause[:_SHOWN]}"
     text = f"vLLM did not start: {cause[:_SHOWN]}"
     if _MEMORY.search(cause):
         return f"{text}\n  {_MEMORY_HINT}"

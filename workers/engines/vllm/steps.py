@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.facts import EngineStats
+from jobs.facts import EngineStats, SpeculationStats
 
 _COUNTED = ("num_preempted_reqs", "num_generation_tokens")
+_GUESSED = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
 
 
 class Steps:
@@ -19,12 +20,14 @@ class Steps:
     def __init__(self) -> None:
         self.count = 0
         self._last: dict[int, Any] = {}
-        self._sums = dict.fromkeys(_COUNTED, 0)
+        self._sums = dict.fromkeys((*_COUNTED, *_GUESSED), 0)
+        self._speculates = False
 
     def clear(self) -> None:
         """Forget all: another engine starts."""
         self._last.clear()
-        self._sums = dict.fromkeys(_COUNTED, 0)
+        self._sums = dict.fromkeys((*_COUNTED, *_GUESSED), 0)
+        self._speculates = False
 
     def stats(self, held: int) -> EngineStats:
         """Return the sum over the engines.
@@ -38,8 +41,9 @@ class Steps:
         running = min(held, sum(step.num_running_reqs for step in steps))
         waiting = min(held - running, sum(step.num_waiting_reqs for step in steps))
         usage = max(step.kv_cache_usage for step in steps) if held else 0.0
-        preemptions, generated = self._sums.values()
-        return EngineStats(running, waiting, usage, preemptions, generated)
+        preemptions, generated, *guessed = self._sums.values()
+        speculation = SpeculationStats(*guessed) if self._speculates else None
+        return EngineStats(running, waiting, usage, preemptions, generated, speculation=speculation)
 
     def logger(self, base: Any) -> Any:
         """Return a stat logger class for vLLM that writes here. ``base``: vLLM's ``StatLoggerBase``."""
@@ -48,6 +52,7 @@ class Steps:
         class LastStep(base):  # type: ignore[misc]
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 self._index = engine_index
+                steps._speculates = vllm_config.speculative_config is not None
 
             def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
                 steps.count += 1
@@ -55,6 +60,10 @@ class Steps:
                     last[self._index] = scheduler_stats
                 for name in _COUNTED:
                     sums[name] += getattr(iteration_stats, name, 0)
+                guessed = getattr(scheduler_stats, "spec_decoding_stats", None)
+                if guessed is not None:
+                    for name in _GUESSED:
+                        sums[name] += getattr(guessed, name)
 
             def log_engine_initialized(self) -> None:
                 pass

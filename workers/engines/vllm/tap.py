@@ -9,7 +9,9 @@ from typing import Any
 
 from jobs.stream_chunks import Text
 from workers.engines.base import Emit
+from workers.engines.vllm.adapters import shown_name
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
+from workers.engines.vllm.reasoning import Reader
 from workers.engines.vllm.rendering import arrived, end_in_turn
 
 
@@ -18,6 +20,10 @@ class Tap:
 
     No task is woken per token and no chunk object is made: vLLM's output loop calls :meth:`on_output`, which emits the
     text at once. The response is built by vLLM from the one output that is let through.
+
+    Attributes:
+        reads: makes what splits the text into reasoning and content, when the request is ready; None: nothing does.
+        used: whether the request ran through this.
     """
 
     __slots__ = (
@@ -26,10 +32,12 @@ class Tap:
         "_held",
         "_id",
         "_put",
+        "_reader",
         "_shapes",
         "_started",
         "_tokens",
         "_values",
+        "reads",
         "used",
     )
 
@@ -42,6 +50,8 @@ class Tap:
         self._started = False
         self._values: dict[str, str] = {}
         self._put: Callable[[Any], None] | None = None
+        self._reader: Reader | None = None
+        self.reads: Callable[[], Reader] | None = None
         self.used = False
 
     def attach(self, collector: Any, lora_name: str | None) -> None:
@@ -49,6 +59,7 @@ class Tap:
         model = self._shapes.model if lora_name is None else encode_str(lora_name).decode()
         self._values = {"id": encode_str(self._id).decode(), "created": str(int(time.time())), "model": model}
         self._put = collector.put
+        self._reader = None if self.reads is None else self.reads()
         self.used = True
         if self._handed_over is not None:
             self._handed_over()
@@ -63,27 +74,56 @@ class Tap:
         if isinstance(output, Exception):
             self._put(output)
             return
-        choice = output.outputs[0]
         if not self._started:
             self._started = True
-            self._emit(self._shapes.head(self._values))
-        if choice.finish_reason is None:
-            self._tokens.extend(choice.token_ids)
-            if choice.text:
-                self._held.append(choice.text)
-                self._emit(Text(choice.text))
-            return
+            forms = None if self._reader is None else self._reader.forms
+            self._emit(self._shapes.head(self._values, forms))
+        choice = output.outputs[0]
         self._tokens.extend(choice.token_ids)
-        # vLLM's serving code turns "error" into an error response; the end event closes an aborted stream.
-        if choice.finish_reason not in {"error", "abort"}:
-            prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
-            end = Ending(choice.text, choice.finish_reason, choice.stop_reason, prompt, len(self._tokens))
-            self._emit(self._shapes.tail(self._values, end))
+        if self._reader is None:
+            self._pass_on(choice, output)
+        else:
+            try:
+                self._read(self._reader, choice, output)
+            except Exception as error:  # noqa: BLE001 - a parser's, which is the request's end, and nobody else's
+                self._put(error)
+                return
+        if choice.text:
+            self._held.append(choice.text)
+        if choice.finish_reason is not None:
+            choice.text, choice.token_ids = "".join(self._held), self._tokens
+            self._put(output)
+
+    def _pass_on(self, choice: Any, output: Any) -> None:
+        if self._ends(choice):
+            self._end(choice, output, choice.text)
         elif choice.text:
             self._emit(Text(choice.text))
-        self._held.append(choice.text)
-        choice.text, choice.token_ids = "".join(self._held), self._tokens
-        self._put(output)
+
+    def _read(self, reader: Reader, choice: Any, output: Any) -> None:
+        """Emit what vLLM's parser makes of an output."""
+        if not choice.text and not self._tokens:
+            return  # the prompt is read in parts
+        delta = reader.delta(choice, output)
+        if self._ends(choice):
+            self._end(choice, output, reader.last(delta), reader)
+        elif delta is not None:
+            text = reader.text(delta)
+            self._emit(self._shapes.chunk(self._values, reader.json(delta)) if text is None else text)
+
+    @staticmethod
+    def _ends(choice: Any) -> bool:
+        # vLLM's serving code turns "error" into an error response; the end event closes an aborted stream.
+        return choice.finish_reason is not None and choice.finish_reason not in {"error", "abort"}
+
+    def _end(self, choice: Any, output: Any, delta: str, reader: Reader | None = None) -> None:
+        prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
+        reason = choice.finish_reason
+        reasoning = None
+        if reader is not None:
+            reason, reasoning = reader.finish_reason(reason), reader.reasoning_tokens(self._tokens)
+        end = Ending(delta, reason, choice.stop_reason, prompt, len(self._tokens), reasoning)
+        self._emit(self._shapes.tail(self._values, end))
 
 
 def tapped(base: Any, taps: dict[str, Tap]) -> Any:
@@ -111,7 +151,7 @@ def tapped(base: Any, taps: dict[str, Tap]) -> Any:
                 end_in_turn(collector)
             else:
                 lora = kwargs.get("lora_request")
-                tap.attach(collector, None if lora is None else lora.lora_name)
+                tap.attach(collector, None if lora is None else shown_name(lora.lora_name))
             return collector
 
     return TappedLLM

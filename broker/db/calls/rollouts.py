@@ -1,0 +1,57 @@
+"""The functions of new versions of models, and of aliases as data: see :mod:`broker.db.calls.base`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from broker.db.calls.base import WRITES, Call
+
+
+class RolloutStep(Call[bool]):
+    """Change a pool's record of versions, and what jobs see of it. False: it was changed since it was read.
+
+    Attributes:
+        step: of the record that was read; 0: there was none.
+        fields: as texts; '' removes a field.
+        held: a pool whose queue stays open without a live worker; ``unheld``: one of which this ends.
+        heir: a pool that gets the LoRA adapters of the pool ``heir_of``.
+        to: takes the jobs of the pool ``from_pool`` from now on.
+        what: the act, for the audit stream, with ``details``; ``by``: who asked.
+    """
+
+    flags = WRITES
+    pool: str
+    step: int
+    fields: Mapping[str, str]
+    held: str | None = None
+    unheld: str | None = None
+    heir: str | None = None
+    heir_of: str | None = None
+    from_pool: str | None = None
+    to: str | None = None
+    what: str | None = None
+    details: Mapping[str, Any] | None = None
+    by: str | None = None
+
+
+class PoolForget(Call[bool]):
+    """Forget the models of a pool that forwards to another one. Answers whether it did: no job and no worker is there."""
+
+    pool: str
+
+
+class AliasSet(Call[bool]):
+    """Have an alias mean a model. Answers whether that changed anything."""
+
+    flags = WRITES
+    alias: str
+    model: str
+    by: str | None = None
+
+
+class AliasDrop(Call[bool]):
+    """Remove an alias that was set as data. Answers whether there was one."""
+
+    alias: str
+    by: str | None = None

@@ -1,0 +1,211 @@
+"""What the Helm chart renders, by the schemas of Kubernetes, KEDA and the Prometheus operator, and by our own settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from pydantic import BaseModel
+
+from api.settings import ApiSettings
+from tests.helm import CHART, EXAMPLES, ROOT, HelmError, helm, rendered, values
+from workers.devices.pools import read_tables, worker_settings
+
+KUBERNETES = ("1.29", "1.33", "1.37")
+CUSTOM: dict[str, type[BaseModel]] = {
+    "ScaledObject": ScaledObject,
+    "PrometheusRule": PrometheusRule,
+    "ServiceMonitor": ServiceMonitor,
+}
+
+LEAST = ("--set", "redis.url=redis://queue.data:6379/0")
+EVERYTHING = (
+    *values("mixed-fleet"),
+    *("--set", "encryption.enabled=true"),
+    *("--set", "image.pullSecrets={registry}", "--set", "image.registry=registry.example.com"),
+    *("--set", "valkey.enabled=true", "--set", "files.credentialsSecret=s3"),
+    *("--set", "pools.chat.runtimeClassName=nvidia", "--set", "pools.chat.hfToken=true"),
+    *("--set", "api.priorityClassName=high", "--set", "valkey.storageClass=fast"),
+)
+MATRIX: dict[str, tuple[str, ...]] = {
+    "least": LEAST,
+    "everything": EVERYTHING,
+    **{name: values(name) for name in EXAMPLES},
+    "no network policies, no flower": (
+        *LEAST,
+        *("--set", "networkPolicy.enabled=false", "--set", "flower.enabled=false"),
+    ),
+    "long names": (*LEAST, "--set", f"fullnameOverride={'x' * 60}", "--set", f"pools.{'P_' * 20}.gpus=8"),
+}
+
+
+def of_kind(objects: Iterable[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    return [one for one in objects if one["kind"] in kinds]
+
+
+def one(objects: Iterable[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (each for each in of_kind(objects, kind) if each["metadata"]["name"] == name)
+    return found
+
+
+def containers(objects: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        container
+        for each in of_kind(objects, "Deployment", "StatefulSet")
+        for container in each["spec"]["template"]["spec"]["containers"]
+    ]
+
+
+def env_of(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each.get("value", "") for each in container["env"]}
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_every_object_fits_its_schema(case: str) -> None:
+    for each in rendered(*MATRIX[case]):
+        assert len(each["metadata"]["name"]) <= 63
+        if model := CUSTOM.get(each["kind"]):
+            again = model.model_validate(each).model_dump(by_alias=True, exclude_unset=True, mode="json")
+            assert again == each  # the models drop what they do not know
+        else:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_helm_finds_nothing_to_complain_of(example: str) -> None:
+    helm("lint", "--strict", str(CHART), *values(example))
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_every_container_is_bounded_and_may_do_little(case: str) -> None:
+    objects = rendered(*MATRIX[case])
+    for each in of_kind(objects, "Deployment", "StatefulSet"):
+        pod = each["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["enableServiceLinks"] is False
+        assert pod["automountServiceAccountToken"] is False
+        claims = each["spec"].get("volumeClaimTemplates", [])
+        mounted = {volume["name"] for volume in pod["volumes"]} | {one["metadata"]["name"] for one in claims}
+        for container in pod["containers"]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert {mount["name"] for mount in container["volumeMounts"]} <= mounted
+    if case in EXAMPLES:
+        assert all("memory" in container["resources"]["limits"] for container in containers(objects))
+
+
+@pytest.mark.parametrize("case", [*EXAMPLES, "everything"])
+def test_the_processes_take_their_settings(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = rendered(*MATRIX[case])
+    toml = one(objects, "ConfigMap", "penstock-settings")["data"]["penstock.toml"]
+    (tmp_path / "penstock.toml").write_text(toml)
+    (tmp_path / "penstock_key_pepper").write_text("x" * 48)
+    for container in containers(objects):
+        if container["name"] == "valkey":
+            continue
+        for name, value in env_of(container).items():
+            if value:
+                monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(tmp_path / "penstock.toml"))
+        monkeypatch.setenv("PENSTOCK_SECRETS_DIR", str(tmp_path))
+        if container["name"] == "api":
+            settings = ApiSettings()
+            assert settings.keys_required is (case != "kind")
+            assert "penstock-api.llm" in settings.allowed_hosts
+        elif container["name"] == "worker":
+            pool = container["args"][container["args"].index("--pool") + 1]
+            said = worker_settings({"pool": pool})
+            gpus = container["resources"]["limits"].get("nvidia.com/gpu")
+            assert (said.tensor_parallel or 1) == (gpus or 1)
+            assert ("--gpus" in container["args"]) is bool(gpus)
+    assert tomllib.loads(toml)["pools"].keys() == read_tables().keys()
+
+
+def test_a_pod_outlives_its_drain() -> None:
+    objects = rendered(*values("mixed-fleet"))
+    toml = tomllib.loads(one(objects, "ConfigMap", "penstock-settings")["data"]["penstock.toml"])
+    for each in of_kind(objects, "Deployment"):
+        pod = each["spec"]["template"]["spec"]
+        if pool := each["metadata"]["labels"].get("penstock.dev/pool"):
+            drain_s = toml["pools"][pool]["drain_timeout_s"]
+            assert pod["terminationGracePeriodSeconds"] == drain_s + 20
+    scaled = one(objects, "ScaledObject", "penstock-worker-chat")["spec"]
+    down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert down["stabilizationWindowSeconds"] > toml["pools"]["chat"]["drain_timeout_s"]
+
+
+def test_our_rules_and_dashboards_are_in_it() -> None:
+    objects = rendered(*values("mixed-fleet"))
+    groups = one(objects, "PrometheusRule", "penstock")["spec"]["groups"]
+    written = [
+        group
+        for name in ("recording", "alerts")
+        for group in yaml.safe_load((ROOT / f"monitoring/prometheus/rules/{name}.yml").read_text())["groups"]
+    ]
+    assert groups == written
+    boards = {
+        name: text
+        for each in of_kind(objects, "ConfigMap")
+        for name, text in each["data"].items()
+        if name.endswith(".json")
+    }
+    folder = ROOT / "monitoring" / "grafana" / "dashboards"
+    assert boards == {path.name: path.read_text() for path in folder.glob("*.json")}
+
+
+def test_network_policies_cover_every_pod_and_port() -> None:
+    objects = rendered(*EVERYTHING)
+    policies = of_kind(objects, "NetworkPolicy")
+    for each in of_kind(objects, "Deployment", "StatefulSet"):
+        labels = each["spec"]["template"]["metadata"]["labels"]
+        (policy,) = (p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels.items())
+        opened = {port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert opened == {port["containerPort"] for port in container["ports"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), r"redis\.url is not set"),
+        ((*LEAST, "--set", "pools.chat.replicas=many"), r"replicas"),
+        ((*LEAST, "--set", "pools.chat.modell=x"), r"modell"),
+        ((*LEAST, "--set", "api.replica=3"), r"replica"),
+        ((*LEAST, "--set", "pools.chat.engine=magic"), r"engine"),
+        ((*LEAST, "--set", "pools.a b.gpus=1"), r"a b"),
+        ((*LEAST, "--set", "pools.chat.autoscaling.enabled=true"), r"autoscaling\.slots is not set"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(options: tuple[str, ...], says: str) -> None:
+    with pytest.raises(HelmError, match=re.compile(says)):
+        rendered(*options)
+
+
+def test_every_default_is_in_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def check(value: Any, said: dict[str, Any], at: str) -> None:
+        said = schema["$defs"][said["$ref"].rpartition("/")[2]] if "$ref" in said else said
+        if isinstance(value, dict) and "properties" in said:
+            assert said["additionalProperties"] is False, at
+            assert value.keys() <= said["properties"].keys(), at
+            for name, inner in value.items():
+                check(inner, said["properties"][name], f"{at}.{name}")
+
+    check(defaults, schema, "values")
+    assert schema["properties"].keys() - {"global"} == defaults.keys()

@@ -1,0 +1,88 @@
+"""The chart's life in a cluster: install, upgrade, rollback and uninstall by Helm itself, against a server in memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helm import CHART, helm, values
+from tests.kubernetes import Cluster
+
+
+class Release:
+    """A release of the chart in a cluster of its own."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self._config = cluster.kubeconfig(folder / "config")
+
+    def run(self, command: str, *words: str) -> str:
+        return helm(command, "penstock", *words, "--namespace", "llm", kubeconfig=self._config)
+
+    def apply(self, command: str, *words: str) -> str:
+        return self.run(command, str(CHART), "--disable-openapi-validation", *values("one-gpu"), *words)
+
+    def secret(self) -> dict[str, str]:
+        data: dict[str, str] = self.cluster.named("Secret")["penstock-secrets"]["data"]
+        return data
+
+    def history(self) -> list[tuple[int, str]]:
+        listed: list[dict[str, Any]] = json.loads(self.run("history", "--output", "json"))
+        return [(each["revision"], each["status"]) for each in listed]
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Iterator[Release]:
+    with Cluster() as cluster:
+        yield Release(cluster, tmp_path)
+
+
+def test_install_upgrade_rollback_uninstall(release: Release) -> None:
+    notes = release.apply("install")
+    assert "rollout status deploy/penstock-worker-chat" in notes
+    assert "penstock keys create --direct" in notes
+    worker = "penstock-worker-chat"
+    deployed = release.cluster.named("Deployment")
+    assert deployed.keys() == {"penstock-api", "penstock-coordinator", "penstock-flower", worker}
+    made = release.secret()
+    assert len(base64.b64decode(made["key_pepper"])) == 48
+
+    release.apply("upgrade", "--set", "pools.chat.replicas=3", "--set", "pools.more.gpus=1")
+    deployed = release.cluster.named("Deployment")
+    assert deployed[worker]["spec"]["replicas"] == 3
+    assert "penstock-worker-more" in deployed
+    assert release.secret() == made  # with another pepper every key would be lost
+
+    release.run("rollback", "1")
+    deployed = release.cluster.named("Deployment")
+    assert deployed[worker]["spec"]["replicas"] == 1
+    assert "penstock-worker-more" not in deployed
+    assert release.secret() == made
+    assert release.history() == [(1, "superseded"), (2, "superseded"), (3, "deployed")]
+
+    release.run("uninstall")
+    left = {one["metadata"]["name"] for one in release.cluster.objects.values()}
+    assert left == {"penstock-secrets", "penstock-files"}  # what cannot be made again
+
+    release.apply("install", "--take-ownership")
+    assert release.secret() == made
+
+
+def test_a_change_of_settings_starts_new_pods(release: Release) -> None:
+    def pods(name: str) -> dict[str, str]:
+        found: dict[str, str] = release.cluster.named("Deployment")[name]["spec"]["template"]["metadata"][
+            "annotations"
+        ]
+        return found
+
+    release.apply("install")
+    before = pods("penstock-worker-chat")
+    release.apply("upgrade", "--set", "api.replicas=2")
+    assert pods("penstock-worker-chat") == before
+    release.apply("upgrade", "--set", "settings.retention_s=3600")
+    assert pods("penstock-worker-chat") != before

@@ -1,0 +1,145 @@
+"""New versions of a model under ``penstock up``, under load: no call fails, no job is lost, no answer is of two versions."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from penstock import ConflictError, Penstock
+from penstock.rollout_models import Rollout
+from tests.integration.test_up import Up
+from tests.support import wait_until
+
+MODEL = "chat"
+PROMPT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 24}
+ARGS = ("--engine", "simulated", "--no-flower", "--model", MODEL)
+SLOW = {"PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.005", "PENSTOCK_ROLLOUT_DRAIN_S": "20"}
+
+
+class Load:
+    """Callers who wait, streams and jobs, until it is told to end. It remembers the texts, and what failed."""
+
+    def __init__(self, url: str, callers: int = 3) -> None:
+        self.url = url
+        self.texts: Counter[str] = Counter()
+        self.failed: list[BaseException] = []
+        self.jobs: list[str] = []
+        self._end = threading.Event()
+        kinds = (self._call, self._stream, self._submit)
+        self._threads = [threading.Thread(target=self._run, args=(kinds[n % 3],)) for n in range(callers)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, act: Any) -> None:
+        with Penstock(self.url, max_retries=0) as client:
+            while not self._end.is_set():
+                try:
+                    act(client)
+                except BaseException as error:
+                    self.failed.append(error)
+                    return
+
+    def _call(self, client: Penstock) -> None:
+        self.texts[client.wait(client.submit(PROMPT).id).text] += 1
+
+    def _stream(self, client: Penstock) -> None:
+        self.texts["".join(client.stream(client.submit(PROMPT, stream=True).id))] += 1
+
+    def _submit(self, client: Penstock) -> None:
+        self.jobs.append(client.submit(PROMPT, priority="low").id)
+        time.sleep(0.02)
+
+
+def until(client: Penstock, pool: str, *states: str) -> Rollout:
+    wait_until(lambda: client.rollouts.get(pool).state in states, 60)
+    return client.rollouts.get(pool)
+
+
+def text_now(client: Penstock) -> str:
+    return str(client.wait(client.submit(PROMPT).id).text)
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    one = Up(tmp_path_factory.mktemp("rollouts"), *ARGS, **SLOW)
+    try:
+        one.until_ready()
+        yield one
+    finally:
+        one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def client(up: Up) -> Iterator[Penstock]:
+    with Penstock(up.url) as made:
+        yield made
+
+
+@pytest.mark.parametrize("mode", ["surge", pytest.param("no_surge", marks=pytest.mark.full)])
+def test_there_and_back_under_load(up: Up, client: Penstock, mode: str) -> None:
+    before = text_now(client)
+    with Load(up.url) as load:
+        begun = client.rollouts.start("default", f"weights-{mode}", mode=mode)
+        assert begun.state == "starting"
+        with pytest.raises(ConflictError, match="under way"):
+            client.rollouts.start("default", "another")
+        there = until(client, "default", "done", "failed")
+        assert (there.state, there.current.model) == ("done", f"weights-{mode}"), there.message
+        after = text_now(client)
+        assert after != before
+        assert client.rollouts.back("default").target == there.previous
+        assert until(client, "default", "done", "failed").state == "done"
+    assert load.failed == []
+    assert set(load.texts) == {before, after}  # each wholly of one version
+    ended = [client.wait(job) for job in load.jobs]
+    assert {job.state for job in ended} == {"succeeded"}
+    texts = {one.pool: one.text for one in ended}
+    assert texts[there.current.pool] == after
+    assert {worker.pool for worker in client.workers.list()} == {"default"}
+
+
+@pytest.mark.full
+def test_after_a_death_the_version_that_serves_comes_back(tmp_path: Path) -> None:
+    one = Up(tmp_path, *ARGS, **SLOW)
+    try:
+        one.until_ready()
+        with Penstock(one.url) as client:
+            first = text_now(client)
+            waiting = [client.submit(PROMPT).id for _ in range(20)]
+            client.rollouts.start("default", "other")
+            wait_until(lambda: client.rollouts.get("default").state in {"moving", "done"}, 30)
+        one.process.kill()  # in the middle of it
+        one.process.wait()
+        one = Up(tmp_path, *ARGS, **SLOW)
+        one.until_ready()
+        assert one.printed("the pool default serves its version default-v2 (other)")
+        with Penstock(one.url) as client:
+            assert until(client, "default", "done").current.pool == "default-v2"
+            assert {client.wait(job).state for job in waiting} == {"succeeded"}
+            assert text_now(client) != first
+        one.process.send_signal(signal.SIGINT)
+        assert one.process.wait(60) == 0
+        assert one.nothing_left()
+        one = Up(tmp_path, *ARGS, "--as-configured", **SLOW)
+        one.until_ready()
+        with Penstock(one.url) as client:
+            assert text_now(client) == first
+    finally:
+        one.process.kill()
+        one.process.wait()

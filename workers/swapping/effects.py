@@ -1,0 +1,144 @@
+"""What a swap does to this worker: stop claiming, let running jobs end, and free or take the devices."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import structlog
+
+from monitoring.metrics import WorkerMetrics
+from workers.admission.gate import Gate
+from workers.attempts.runner import Runner
+from workers.engines.base import Engine
+
+log = structlog.get_logger(__name__)
+
+_LOOK_S = 0.01
+_LOOK_SELDOM_S = 0.1
+_ANSWER_S = 30.0
+"""Celery's loop turns at least once a second."""
+
+
+class Consumer(Protocol):
+    """What asks for jobs, on a thread of its own."""
+
+    @property
+    def rests(self) -> int:
+        """See :attr:`broker.celery.claimer.Claimer.rests`."""
+
+    def wake(self) -> None:
+        """Have it look at the gate now."""
+
+    def undelivered(self) -> frozenset[str]:
+        """Return the jobs of claims that have not reached the runner yet."""
+
+
+class Effects:
+    """All of it is called on the engine's loop.
+
+    Args:
+        engine: started.
+        gate, runner: of this worker.
+        consumer: returns what asks for jobs; None: nothing does yet.
+        drain_s: time for running jobs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        gate: Gate,
+        runner: Runner,
+        metrics: WorkerMetrics,
+        consumer: Callable[[], Consumer | None],
+        drain_s: float,
+    ) -> None:
+        self._engine, self._gate, self._runner, self._metrics = engine, gate, runner, metrics
+        self._consumer, self._drain_s = consumer, drain_s
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is here."""
+        return bool(self._gate.jobs or self._runner.running)
+
+    async def free_devices(self) -> float:
+        """Take no more jobs, let the running ones end, give back the rest, and have the engine free the devices.
+
+        Returns:
+            Milliseconds that the engine took.
+
+        Raises:
+            EngineDeadError: the engine is gone.
+        """
+        with self._timed("drain"):
+            self._gate.close()
+            await self._stop_claiming()
+            await self._let_end()
+        with self._timed("sleep") as took_ms:
+            await self._engine.sleep()
+        return took_ms()
+
+    async def take_devices(self) -> float:
+        """Have the engine take the devices, and take jobs again.
+
+        Returns:
+            Milliseconds that the engine took.
+
+        Raises:
+            EngineStartError: it cannot.
+            EngineDeadError: the engine is gone.
+        """
+        with self._timed("wake") as took_ms:
+            await self._engine.wake()
+        self._metrics.swaps.inc()
+        return took_ms()
+
+    def admit(self) -> None:
+        """Take jobs again."""
+        self._gate.open()
+        if (consumer := self._consumer()) is not None:
+            consumer.wake()
+
+    def waited(self, seconds: float) -> None:
+        """Note how long the devices came after they were asked for."""
+        self._metrics.swap_time.labels("wait").observe(seconds)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[Callable[[], float]]:
+        begun_s = time.monotonic()
+        yield lambda: (time.monotonic() - begun_s) * 1000
+        self._metrics.swap_time.labels(phase).observe(time.monotonic() - begun_s)
+
+    async def _stop_claiming(self) -> None:
+        """Wait until no claim is on its way. The consumer asks only while the gate is open, else it rests."""
+        consumer = self._consumer()
+        if consumer is None:
+            return
+        before = consumer.rests
+        async with asyncio.timeout(_ANSWER_S):
+            while consumer.rests == before:
+                consumer.wake()
+                await asyncio.sleep(_LOOK_S)
+
+    async def _let_end(self) -> None:
+        """Wait for the running jobs. Chunks of batches go back once their running rows have ended: they begin no others."""
+        end_s = time.monotonic() + self._drain_s
+        while self._left() and time.monotonic() < end_s:
+            if self._runner.running and self._only_chunks():
+                break
+            await asyncio.sleep(_LOOK_S)
+        if self._runner.running:
+            log.info("swap_gives_back", jobs=self._runner.running, waited_s=self._drain_s)
+        while self._left():
+            self._runner.release()
+            await asyncio.sleep(_LOOK_SELDOM_S)
+
+    def _left(self) -> bool:
+        consumer = self._consumer()
+        return self.busy or bool(consumer is not None and consumer.undelivered())
+
+    def _only_chunks(self) -> bool:
+        return not self._gate.running_rows and self._runner.running <= sum(self._gate.chunks())
