@@ -65,9 +65,14 @@ class Model:
         return (self.capabilities.adapter_of or self.name) if self.adapter else self.name
 
     @property
+    def broken(self) -> str | None:
+        """Why no live worker of its pool can load it; None: it is no adapter, or one can, or has not tried."""
+        return None if self.adapter is None else self.adapter.broken
+
+    @property
     def usable(self) -> bool:
         """Whether it may be listed: a declared adapter is as soon as a worker has it, and while it is not broken."""
-        return self.adapter is None or (self.adapter.ready and self.adapter.broken is None)
+        return self.adapter is None or (self.adapter.ready and self.broken is None)
 
     def open_to(self, tenant: str) -> bool:
         """Whether a tenant may know of it: an adapter may belong to one."""
@@ -324,7 +329,7 @@ def _worker(said: Mapping[str, Any]) -> _Worker:
         _device(said),
         said.get("capacity") or 0,
         said.get("running") or 0,
-        WorkerState(said.get("state", "ready")),
+        WorkerState.read(said.get("state")),
         said.get("shares_storage") is True,
     )
 

@@ -98,10 +98,10 @@ def check_adapter(model: Model) -> None:
     Raises:
         ApiError: 404 ``model_not_found``, with the reason.
     """
-    if model.adapter is not None and model.adapter.broken is not None:
+    if model.broken is not None:
         message = (
             f"the model {model.name!r} is a LoRA adapter that no worker of the pool {model.pool!r} can load: "
-            f"{model.adapter.broken}. An administrator can replace it with `penstock adapters add`, or remove it"
+            f"{model.broken}. An administrator can replace it with `penstock adapters add`, or remove it"
         )
         raise ApiError(404, message, "model_not_found", param="model")
 

@@ -21,7 +21,7 @@ JOBS: Final = (
     " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
     " bell bulk_bell own_bell aliases rollout keeper"
 )
-WORKERS: Final = "leases worker worker_jobs worker_orders worker_adapters adapters adapted swap"
+WORKERS: Final = "leases worker worker_jobs worker_orders worker_adapters adapters adapted swap node"
 FILES: Final = "file files files_of files_of_purpose files_by_purpose files_expiry file_was"
 BATCHES: Final = (
     "batch batch_open batch_done batch_lease batches batches_of batches_active batches_parts batches_retire"

@@ -48,6 +48,7 @@ key                               type     holds                                
 ``ns:keeper:<pool>``              string   the process that carries out its rollouts                   (TTL, seconds)
 ``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
 ``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
+``ns:node:P:<node>``             string   a remote node of an engine lives                     (TTL, one lease)
 ``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
@@ -149,6 +150,7 @@ _TEMPLATES = {
     "worker": "{ns}:worker:@1",
     "worker_jobs": "{ns}:worker:@1:jobs",
     "worker_orders": "{ns}:worker:@1:orders",
+    "node": "{ns}:node:@1:@2",
     "swap": "{ns}:swap:@1:@2",
     "rollout": "{ns}:rollout:@1",
     "keeper": "{ns}:keeper:@1",

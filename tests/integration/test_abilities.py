@@ -45,7 +45,7 @@ async def text_only(store: JobStore) -> None:
 REFUSED = [
     (CHAT, say(IMAGE), "messages"),
     (CHAT, {**say(), "tools": [TOOL]}, "tools"),
-    (CHAT, {**say(), "logit_bias": {"5": 1}}, "logit_bias"),
+    (CHAT, {**say(), "min_p": 0.5}, "min_p"),
     (COMPLETIONS, {"prompt": "x", "min_p": 0.5}, "min_p"),
     (
         RESPONSES,

@@ -238,6 +238,23 @@ async def _only(worker: Worker, count: int) -> bool:
     return len(worker.engine.adapters()) == count
 
 
+async def test_an_engine_that_sleeps_has_none(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    worker = await start()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
+    await until(adapters, worker, a=LOADED)
+    text = await worker.says("a")
+    await worker.pool.rest()
+    assert worker.engine.adapters() == frozenset()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "b", 2), "b")
+    await until(adapters, worker, a=STORED)
+    assert worker.engine.adapters() == frozenset()
+    worker.pool.wake()
+    assert await worker.says("a") == text
+    await until(adapters, worker, a=LOADED, b=LOADED)
+
+
 async def test_one_that_waits_for_a_place_gets_it_although_all_are_busy(
     adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
 ) -> None:

@@ -81,7 +81,8 @@ class AdapterPool:
         self._known: dict[str, Known] = {}
         self._loads: dict[Path, asyncio.Task[None]] = {}
         self._version: int | None = None
-        self._reading, self._look = asyncio.Lock(), asyncio.Event()
+        self._reading, self._look, self._awake = asyncio.Lock(), asyncio.Event(), asyncio.Event()
+        self._awake.set()
         self._places = Places(self._load_now, engine.unload_adapter, most, self._on_evicted)
         self._files = AdapterFiles(storage, root, _COPIES * most, self._in_use)
         self._reports = Reports(records, worker, self._look.set)
@@ -192,6 +193,19 @@ class AdapterPool:
     def _in_use(self) -> frozenset[Path]:
         return self._places.folders() | self._loads.keys()
 
+    # ---- for a swap of models ------------------------------------------------------------------------------------------
+
+    async def rest(self) -> None:
+        """Unload all adapters, as the engine is about to free its devices. No job runs until :meth:`wake`."""
+        self._awake.clear()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await self._places.clear()
+
+    def wake(self) -> None:
+        """Load adapters again, as they are wanted."""
+        self._awake.set()
+        self._look.set()
+
     # ---- for the heartbeat ---------------------------------------------------------------------------------------------
 
     def changed(self, version: int | None) -> None:
@@ -215,6 +229,7 @@ class AdapterPool:
                     async with asyncio.timeout(None if done else _AGAIN_S):
                         await self._look.wait()
                 self._look.clear()
+                await self._awake.wait()
                 try:
                     await self._read()
                     done = await self._try_all()
@@ -255,6 +270,8 @@ class AdapterPool:
         for name, known in list(self._known.items()):
             wanted = not known.tried or known.adapter.pinned
             there = known.broken is not None or self._places.get(known.folder) is not None
+            if not self._awake.is_set():
+                return False
             if self._known.get(name) is not known or not wanted or there:
                 continue
             try:

@@ -61,23 +61,32 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 wake_s=settings.simulated_wake_s,
             )
         )
-    traces = traces_url(settings.otlp_endpoint)
-    return make_engine(
-        replace(
-            _vllm(settings),
-            lane_scheduler=settings.lane_scheduler,
-            bulk_reserve=settings.bulk_reserve,
-            interactive_slo_ms=settings.interactive_slo_ms,
-            just_in_time=settings.just_in_time,
-            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
-            paced_wake_s=settings.paced_wake_s,
-            speculation=settings.speculation,
-            adapters=settings.adapters_max,
-            adapters_cpu=settings.adapters_kept,
-            adapter_max_rank=settings.adapter_max_rank,
-            log_json=settings.log_json,
-            otlp_traces_url=traces,
-        )
+    return make_engine(vllm_settings(settings))
+
+
+def vllm_settings(settings: WorkerSettings) -> VllmSettings:
+    """Return the settings of vLLM for a worker. Builds a tiny model if it has none, or one by name.
+
+    Raises:
+        OSError: a tiny model cannot be written.
+    """
+    return replace(
+        _vllm(settings),
+        lane_scheduler=settings.lane_scheduler,
+        bulk_reserve=settings.bulk_reserve,
+        interactive_slo_ms=settings.interactive_slo_ms,
+        just_in_time=settings.just_in_time,
+        sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+        paced_wake_s=settings.paced_wake_s,
+        speculation=settings.speculation,
+        adapters=settings.adapters_max,
+        adapters_cpu=settings.adapters_kept,
+        adapter_max_rank=settings.adapter_max_rank,
+        log_json=settings.log_json,
+        otlp_traces_url=traces_url(settings.otlp_endpoint),
+        nodes=settings.nodes,
+        node_master=settings.node_master,
+        tensor_parallel_size=settings.tensor_parallel,
     )
 
 

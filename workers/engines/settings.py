@@ -25,6 +25,8 @@ class VllmSettings:
             the free memory; see :mod:`workers.engines.vllm.cpu_memory`.
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
+        nodes: machines that hold one copy of the model.
+        node_master: ``host:port`` of the first of them.
         dtype: weight type, such as ``bfloat16``.
         tool_call_parser: name of vLLM's parser of tool calls; also turns on ``--enable-auto-tool-choice``. ``auto``: the one
             of the model's family, if it is known; ``none`` or None: none but what ``extra_args`` name.
@@ -59,6 +61,8 @@ class VllmSettings:
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int | None = None
+    nodes: int | None = None
+    node_master: str | None = None
     dtype: str | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
@@ -95,6 +99,7 @@ class VllmSettings:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         if self.paced is not None:
             args += flags(self.paced)
+        args += self._of_nodes()
         if self.sleep_level is not None:
             args.append("--enable-sleep-mode")
         for flag in (
@@ -105,6 +110,13 @@ class VllmSettings:
             if value is not None:
                 args.append(f"--{flag.replace('_', '-')}={value}")
         return [*args, *self.extra_args]
+
+    def _of_nodes(self) -> list[str]:
+        if self.nodes is None or self.node_master is None:
+            return []
+        host, _, port = self.node_master.rpartition(":")
+        where = [f"--master-addr={host}", f"--master-port={port}"]
+        return [f"--nnodes={self.nodes}", *where, "--distributed-executor-backend=mp"]
 
     def _abilities(self) -> list[str]:
         """Write the flags of parsers, speculation and adapters."""

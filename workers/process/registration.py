@@ -43,6 +43,7 @@ def description(
         "models": [model.name for model in engine.models()],
         "aliases": list(settings.aliases),
         "capacity": capacity,
+        **({} if settings.nodes is None else {"nodes": settings.nodes, "node_master": settings.node_master}),
         "bulk_capacity": bulk_capacity,
     }
 

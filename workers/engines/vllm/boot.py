@@ -102,7 +102,7 @@ def slots(config: Any) -> int:
 async def mend(llm: Any) -> None:
     """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
     if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
-        await llm.collective_rpc(worker_hooks.MEND_TOP_K)
+        await llm.collective_rpc(worker_hooks.MEND_SAMPLING)
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
