@@ -8,6 +8,8 @@ from __future__ import annotations
 EVENTS = {
     "abandoned_job_not_cancelled": "The job of a caller who disconnected could not be cancelled: Redis stayed "
     "unreachable.",
+    "ability_refused": "The engine refused a request by which its worker tries an `ability` of the model at the start. It "
+    "serves everything else.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
