@@ -336,4 +336,4 @@ async def test_an_unknown_parser_stops_the_start(qwen3: tuple[Path, dict[str, An
     with pytest.raises(
         EngineStartError, match=r"has no .*_parser 'mine': choose `auto`, `none` or one of .*hermes|qwen3"
     ):
-        flags_for(*qwen3, **given)
+        flags_for(qwen3[0], qwen3[1], **dict[str, Any]({setting: "mine"}))
