@@ -26,6 +26,10 @@ SWAP = "swap"
 """The same, in the order that tells a worker to look at its swap group."""
 
 
+RELOAD = "reload"
+"""The same of an order to load other weights: JSON with ``id``, ``model`` and ``drain_s``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Runs:
     """Some runs of jobs: how many, and how long they took in the mean."""
@@ -166,6 +170,17 @@ class Registry(JobLookups):
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
         call = calls.Drain(worker=worker, timeout_s=timeout_s, by=encoded(by))
         return await self.functions.call(call)
+
+    async def reload(self, worker: str, ident: str, model: str, drain_s: float) -> bool:
+        """Tell a worker to replace its weights; its record's ``weights`` will have the id. False: it is not alive.
+
+        Args:
+            ident: of this order, so that a repeated one is known.
+            model: whose weights.
+            drain_s: time for running jobs; then they are given back.
+        """
+        word = json.dumps({"id": ident, "model": model, "drain_s": drain_s})
+        return await self.functions.call(calls.WorkerOrder(worker=worker, order=RELOAD, word=word))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``.

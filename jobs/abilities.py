@@ -158,7 +158,7 @@ def _thinking(able: Capabilities, _: str, request: Mapping[str, Any]) -> Lack | 
 
 
 def _speculation(able: Capabilities, _: str, request: Mapping[str, Any]) -> Lack | None:
-    if able.speculation is None or (param := limit_of(able.speculation, request)) is None:
+    if able.speculation is None or (param := limit_of(request)) is None:
         return None
     told = f"it runs with speculative decoding ({able.speculation}), which does not take {param}; leave the field out"
     return Lack(param, told)
@@ -178,6 +178,6 @@ _FATAL: Final = (_speculation, _grammar)
 
 _any_mark = re.compile(
     rb"image|audio|video|file_id|tool|format|structured_outputs|output_config|thinking_token_budget|min_p|"
-    rb"logit_bias|allowed_token_ids|\\u00"
+    rb"logit_bias|\\u00"
 ).search
 """A word of a field or a type above; or an escape, behind which one could hide."""

@@ -266,6 +266,8 @@ EVENTS = {
     "webhook_rotated": "A caller made a new secret for a webhook endpoint, or for the single jobs of a tenant.",
     "webhook_waits_for_redis": "An event was sent, but that could not be noted, as Redis is unreachable; it is "
     "retried.",
+    "weights_not_replaced": "The weights of a running engine stayed as they were: the line says why.",
+    "weights_replaced": "A running engine has other weights, by a rollout in place.",
     "worker_ended": "The worker ends with status 1, for this reason.",
     "worker_ready": "The worker takes jobs.",
 }

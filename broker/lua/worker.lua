@@ -81,6 +81,15 @@ define('bury', function(a)
   return true
 end)
 
+-- Tell a worker something: at once over its channel, and with its next heartbeats in case it missed that.
+define('worker_order', function(a)
+  local lease = redis.call('ZSCORE', K.leases(), a.worker)
+  if not lease or tonumber(lease) < now_ms() then return false end
+  redis.call('HSET', K.worker_orders(a.worker), a.order, a.word)
+  redis.call('PUBLISH', K.ctl_channel(a.worker), cmsgpack.pack({a.order, a.word}))
+  return true
+end)
+
 -- Tell a worker to drain: at once over its channel, and with its next heartbeat in case it missed that.
 define('drain', function(a)
   local lease = redis.call('ZSCORE', K.leases(), a.worker)

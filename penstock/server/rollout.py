@@ -20,6 +20,7 @@ from broker.rollouts import Rollouts
 from jobs.rollouts import Mode, Rollout, RolloutError, RolloutState, Version, check_successor
 from penstock.server.child import ChildSpec
 from penstock.server.fleet import Part
+from penstock.server.in_place import GoneError, Weights
 from penstock.server.supervisor import Supervisor
 from penstock.server.versions import is_ours, parts_of_version
 
@@ -127,6 +128,9 @@ class PoolRollouts:
         """Bring the new version up, and have it serve."""
         self._report(f"the pool {self.pool}: starting its version {_words(target)}")
         stale = record.previous
+        if record.mode is Mode.IN_PLACE:
+            await self._start_in_place(record, target)
+            return
         try:
             if record.mode is Mode.NO_SURGE:
                 await self._note(record, "the old version ends; calls wait for the new one")
@@ -138,7 +142,7 @@ class PoolRollouts:
                 await self._rollouts.facts(target.pool),
             )
             check_successor(old, new)
-        except _GoneError:  # it was aborted, or somebody else changed it
+        except GoneError:  # it was aborted, or somebody else changed it
             await self._withdraw(record, target)
             return
         except RolloutError as error:
@@ -153,12 +157,43 @@ class PoolRollouts:
         await self._serve(target)
         await self._finish(flipped, stale)
 
+    async def _start_in_place(self, record: Rollout, target: Version) -> None:
+        """Have the running workers load other weights."""
+        weights = Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
+        try:
+            await weights.replace(record, target)
+        except GoneError:
+            await weights.put_back(record)
+            return
+        except RolloutError as error:
+            await weights.put_back(record)
+            await self._fail(record, str(error))
+            return
+        now = await self._rollouts.get(self.pool)
+        flipped = await self._rollouts.write(now, now.flipped()) if now.target == target else None
+        if flipped is None:
+            await weights.put_back(record)
+            return
+        await self._serve(target)
+        await self._finish(flipped)
+
+    def _model_of(self, version: Version) -> str:
+        """Return the model whose weights a version has.
+
+        Raises:
+            RolloutError: it is not known.
+        """
+        model = version.model or self._parts[0].settings.model
+        if model is None:
+            raise RolloutError("the pool's settings name no model, so there is no way back to its weights")
+        return model
+
     async def _bring_up(self, record: Rollout, target: Version) -> Rollout:
         """Start a version's workers, and wait until all of them are ready. Return the record as it is then.
 
         Raises:
             RolloutError: one cannot start. The message has its last words.
-            _GoneError: the rollout is not wanted any more.
+            GoneError: the rollout is not wanted any more.
         """
         names = await self._launch(target, on_trial=True)
         while True:
@@ -168,18 +203,18 @@ class PoolRollouts:
             if await self._alive(target.pool, names):
                 now = await self._rollouts.get(self.pool)
                 if now.target != target or now.state is not RolloutState.STARTING:
-                    raise _GoneError
+                    raise GoneError
                 return now
             with suppress(StoreUnavailableError):
                 await self._keep()
                 now = await self._rollouts.get(self.pool)
                 if now.target != target or now.state is not RolloutState.STARTING:
-                    raise _GoneError
+                    raise GoneError
             await asyncio.sleep(WATCH_EVERY_S)
 
     async def _serve(self, current: Version) -> None:
         """Run the version that serves here, and end all others once its workers are ready."""
-        names = self.running.get(current)
+        names = self._renamed(current) or self.running.get(current)
         if names is None:
             names = await self._launch(current)
         while not await self._alive(current.pool, names):
@@ -189,6 +224,16 @@ class PoolRollouts:
                     return
             await asyncio.sleep(WATCH_EVERY_S)
         await self._end([one for one in self.running if one != current], self._drain_s)
+
+    def _renamed(self, current: Version) -> tuple[str, ...] | None:
+        """If workers of the version's pool run here, with other weights before, note what they are in their next lives."""
+        same = [one for one in self.running if one.pool == current.pool and one != current]
+        if not same:
+            return None
+        names = self.running[current] = self.running.pop(same[0])
+        for part in parts_of_version(self._parts, current):
+            self._supervisor.replace_spec(part.name, self._spec_of(part))
+        return names
 
     async def _finish(self, record: Rollout, stale: Version | None = None) -> None:
         """Say that it is done once nothing is left of the version before. ``stale``: one that nobody returns to any more."""
@@ -269,10 +314,6 @@ class PoolRollouts:
 
     def _pids(self, names: Iterable[str]) -> set[int]:
         return {self._supervisor.pids[name] for name in names}
-
-
-class _GoneError(Exception):
-    """The rollout is not wanted any more."""
 
 
 def _words(version: Version) -> str:

@@ -65,8 +65,8 @@ class Load:
         time.sleep(0.02)
 
 
-def until(client: Penstock, pool: str, *states: str) -> Rollout:
-    wait_until(lambda: client.rollouts.get(pool).state in states, 60)
+def until(client: Penstock, pool: str, *states: str, timeout_s: float = 60) -> Rollout:
+    wait_until(lambda: client.rollouts.get(pool).state in states, timeout_s)
     return client.rollouts.get(pool)
 
 
@@ -112,6 +112,27 @@ def test_there_and_back_under_load(up: Up, client: Penstock, mode: str) -> None:
     texts = {one.pool: one.text for one in ended}
     assert texts[there.current.pool] == after
     assert {worker.pool for worker in client.workers.list()} == {"default"}
+
+
+def test_other_weights_in_place(up: Up, client: Penstock) -> None:
+    before, pid = text_now(client), client.workers.list()[0].pid
+    with Load(up.url) as load:
+        client.rollouts.start("default", "weights-of-another-unlike", mode="in_place")
+        failed = until(client, "default", "done", "failed")
+        assert (failed.state, failed.target) == ("failed", None)
+        assert "other shapes" in (failed.message or "")
+        assert text_now(client) == before
+        client.rollouts.start("default", "weights-of-another", mode="in_place")
+        there = until(client, "default", "done", "failed")
+        assert (there.state, there.current.pool) == ("done", "default"), there.message
+        after = text_now(client)
+        client.rollouts.back("default")
+        assert until(client, "default", "done", "failed").state == "done"
+        assert text_now(client) == before
+    assert load.failed == []
+    assert set(load.texts) == {before, after}
+    assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
+    assert client.workers.list()[0].pid == pid
 
 
 @pytest.mark.full

@@ -45,6 +45,10 @@ class AdapterBrokenError(Exception):
     """The engine cannot use a LoRA adapter. The message says why."""
 
 
+class ReloadRefusedError(Exception):
+    """Other weights cannot be loaded into a running engine. The message is for the operator."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A file that belongs to a request."""
@@ -266,6 +270,23 @@ class Engine(Protocol):
 
         Raises:
             EngineStartError: it cannot, with a message for the operator.
+            EngineDeadError: the engine is gone.
+        """
+
+    async def check_weights(self, model: str) -> None:
+        """Return if the weights of another model can take the place of those that run. Nothing changes.
+
+        Raises:
+            ReloadRefusedError: they cannot: other shapes, missing files, or this engine cannot do that.
+        """
+
+    async def reload(self, model: str) -> None:
+        """Replace the weights by those of a model that :meth:`check_weights` has let pass, under the same names.
+
+        Only without a request. What was cached of the ones before is forgotten. :meth:`wake` brings the new ones, too.
+
+        Raises:
+            ReloadRefusedError: the engine refuses the files; its weights are of no version then.
             EngineDeadError: the engine is gone.
         """
 

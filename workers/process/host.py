@@ -49,6 +49,7 @@ from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
 from workers.process.registration import description
+from workers.process.reloads import Reloads
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 from workers.swapping.boarding import board, member_for
@@ -96,6 +97,7 @@ class EngineHost:
         self.gpus = GpuWatch()
         self.quarantine = Quarantine(_SUSPECT_WINDOW_S)
         self.info: dict[str, Any] = {}
+        self._reloads = Reloads(engine, self._announce, lambda: self._member is not None)
         self._tracer = Tracer()
         self._lease: Lease | None = None
         self._adapters: AdapterPool | None = None
@@ -273,6 +275,7 @@ class EngineHost:
             known=self._known,
             look=None if self._member is None else self._member.look,
             on_adapters=self._adapters.changed if self._adapters else lambda _: None,
+            reload=self._reloads.order,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -286,18 +289,19 @@ class EngineHost:
         }
         if (group := group_of(s)) is not None:
             services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
+        effects = Effects(
+            self.engine,
+            gate,
+            self._runner,
+            self._metrics,
+            lambda: self._consumer,
+            s.swap_drain_s,
+            self._adapters,
+        )
+        services["reloads"] = self._reloads.run(effects)
         if self._member is not None and boarding is not None:
             boarding.cancel()
             self._member.boarded()
-            effects = Effects(
-                self.engine,
-                gate,
-                self._runner,
-                self._metrics,
-                lambda: self._consumer,
-                s.swap_drain_s,
-                self._adapters,
-            )
             services["swap member"] = self._member.run(effects)
         if s.adapters:
             self._run_errand(
@@ -332,7 +336,10 @@ class EngineHost:
     def _state(self) -> dict[str, Any]:
         stats, member = self.engine.stats(), self._member
         state = WorkerState.READY if member is None else member.state
+        if self._reloads.busy and state is WorkerState.READY:
+            state = WorkerState.WAKING
         return self.info | {
+            **self._reloads.said,
             "state": WorkerState.DRAINING if self.ending.begun else state,
             **({} if member is None else {"wake_ms": member.wake_ms, "swap_group": self.settings.swap_group}),
             "running": self._runner.running,

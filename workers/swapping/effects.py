@@ -86,14 +86,18 @@ class Effects:
             EngineDeadError: the engine is gone.
         """
         with self._timed("drain"):
-            self._gate.close()
-            await self._stop_claiming()
-            await self._let_end()
+            await self.rest(self._drain_s)
         with self._timed("sleep") as took_ms:
             if self._adapters is not None:  # their weights go with the engine's
                 await self._adapters.rest()
             await self._engine.sleep()
         return took_ms()
+
+    async def rest(self, drain_s: float) -> None:
+        """Take no more jobs, let the running ones end within these seconds, and give back the rest."""
+        self._gate.close()
+        await self._stop_claiming()
+        await self._let_end(drain_s)
 
     async def take_devices(self) -> float:
         """Have the engine take the devices, and take jobs again.
@@ -139,15 +143,15 @@ class Effects:
                 consumer.wake()
                 await asyncio.sleep(_LOOK_S)
 
-    async def _let_end(self) -> None:
+    async def _let_end(self, drain_s: float) -> None:
         """Wait for the running jobs. Chunks of batches go back once their running rows have ended: they begin no others."""
-        end_s = time.monotonic() + self._drain_s
+        end_s = time.monotonic() + drain_s
         while self._left() and time.monotonic() < end_s:
             if self._runner.running and self._only_chunks():
                 break
             await asyncio.sleep(_LOOK_S)
         if self._runner.running:
-            log.info("swap_gives_back", jobs=self._runner.running, waited_s=self._drain_s)
+            log.info("swap_gives_back", jobs=self._runner.running, waited_s=drain_s)
         while self._left():
             self._runner.release()
             await asyncio.sleep(_LOOK_SELDOM_S)

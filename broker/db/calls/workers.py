@@ -98,3 +98,16 @@ class Drain(Call[bool]):
     worker: str
     timeout_s: float | None = None
     by: str | None = None
+
+
+class WorkerOrder(Call[bool]):
+    """Tell a worker something. False: its lease is not alive.
+
+    Attributes:
+        order: what; see :mod:`broker.registry`.
+        word: the rest of it.
+    """
+
+    worker: str
+    order: str
+    word: str

@@ -35,7 +35,7 @@ from workers.engines.full_stream import relay, whole
 from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import aborts, lanes, refusals, wire
+from workers.engines.vllm import aborts, lanes, refusals, reloading, wire
 from workers.engines.vllm.adapters import VllmAdapters
 from workers.engines.vllm.boot import load, make_app, mend, slots
 from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
@@ -323,6 +323,20 @@ class VllmEngine:
     async def wake(self) -> None:
         """See the Protocol."""
         await self._sleep.end(self._llm)
+
+    async def check_weights(self, model: str) -> None:
+        """See the Protocol."""
+        await reloading.check_weights(self._settings, self._llm, model)
+
+    async def reload(self, model: str) -> None:
+        """See the Protocol."""
+        folder = await reloading.check_weights(self._settings, self._llm, model)
+        await reloading.reload(self._llm, folder)
+        names = self._settings.served_model_name or (self._settings.model,)
+        self._settings = replace(
+            self._settings, model=str(folder), served_model_name=names
+        )  # of its next start
+        self._sleep.weights = str(folder)
 
     async def stop(self) -> None:
         """See the Protocol."""

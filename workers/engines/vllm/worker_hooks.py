@@ -21,7 +21,7 @@ class WorkerHooks:
           process.
         - On a CPU, ``temperature``, ``top_k`` and ``top_p`` of a request are to be repeated for each of its guesses. Where
           they are no 64-bit integers the result is written into a copy, so that guesses are drawn with whatever was in
-          memory: mostly the best token, whatever the temperature.
+          memory: mostly the best token, whatever the temperature, and tokens that ``allowed_token_ids`` leaves out.
 
         Returns:
             Whether this vLLM has both.
