@@ -82,9 +82,9 @@ async def check_model(
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
     allowed = await allowed_models(services, tenant, models)
-    known = services.catalogue.ranked(name)
-    hidden = known and not any(model.open_to(tenant) for model in known)
-    if hidden or (allowed is not None and services.catalogue.real_name(name) not in allowed):
+    catalogue = services.catalogue
+    closed = allowed is not None and catalogue.real_name(name) not in allowed
+    if closed or not catalogue.open_to(name, tenant):
         raise model_not_found(name, services.settings.default_model)
 
 
