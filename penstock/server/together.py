@@ -8,7 +8,6 @@ import signal
 import threading
 from typing import Any
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from api.main import run_api
@@ -16,8 +15,6 @@ from coordinator.loop import Coordinator
 from coordinator.settings import CoordinatorSettings
 from jobs.lanes import Lane
 from monitoring.metrics import AcceptedJobs
-
-log = structlog.get_logger(__name__)
 
 END_S = 10.0
 """Longest time of the coordinator's end, after the api's."""
@@ -58,11 +55,13 @@ class _Beside:
         self._thread.join(END_S)
 
     def _run(self) -> None:
+        asked = False
         try:
             self._loop.run_until_complete(self._main())
-        except Exception:  # without it batches would stand still: the process ends, and is started again
-            log.exception("coordinator_failed")
-            os.kill(os.getpid(), signal.SIGTERM)
+            asked = True
+        finally:
+            if not asked:  # it failed, and batches would stand still: the process ends, and is started again
+                os.kill(os.getpid(), signal.SIGTERM)
 
     async def _main(self) -> None:
         self._coordinator = Coordinator(self._settings, AcceptedJobs(CollectorRegistry(), list(Lane)))
