@@ -141,8 +141,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     given = report["settings"]
     said = (
         f"vLLM with the tiny model on the CPU, one worker with {given['places']} places and {given['adapters']} LoRA"
-        f" adapters of rank 8; {given['clients']} callers of the base model and as many of adapters, {given['tokens']} tokens a"
-        " call."
+        f" adapters of rank 8; {given['clients']} callers of the base model and as many of adapters,"
+        f" {given['tokens']} tokens a call."
     )
     rows = [
         [

@@ -35,9 +35,9 @@ _NOT_JSON = "Out of range float values"
 def set_places(args: Any) -> None:
     """Have a place in the host's memory for each adapter of the flags, and on a CPU one place that stays empty.
 
-    vLLM reads an evicted adapter from its folder again, and dies if that is gone. Its kernels for the CPU (0.32) take the place
-    -1 of a request without an adapter for the last one: in a batch with others, such a request would run with the adapter
-    that is there.
+    vLLM reads an evicted adapter from its folder again, and dies if that is gone. Its kernels for the CPU (0.32) take the
+    place -1 of a request without an adapter for the last one: in a batch with others, such a request would run with the
+    adapter that is there.
 
     Args:
         args: vLLM's parsed flags.
