@@ -358,7 +358,7 @@ async def test_a_version_under_which_two_workers_ended_is_tried_no_more(
         dying = await start()
         await until(adapters, dying, a=LOADED)
         (folder,) = dying.engine.adapters()
-        dying.pool._files.begin_trial(folder)  # the process ends here: its engine died while it loaded
+        dying.pool._loader.files.begin_trial(folder)  # the process ends here: its engine died while it loaded
         dying.pool.close()
     worker = await start()
     await until(adapters, worker, a=FAILED)

@@ -27,6 +27,7 @@ from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
 from workers.adapters.declared import take_over
+from workers.adapters.opening import open_adapters
 from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
 from workers.admission.pace import Pace
@@ -213,17 +214,7 @@ class EngineHost:
             request_images_max_bytes=s.request_images_max_bytes,
             request_images_max=s.request_images_max,
         )
-        if s.adapters_max:
-            self._adapters = AdapterPool(
-                self.engine,
-                Adapters(store),
-                self._metrics,
-                storage,
-                s.data_dir.resolve() / "adapters",
-                worker=self.worker,
-                pool=s.pool,
-                most=s.adapters_kept,
-            )
+        self._adapters = await open_adapters(s, self.engine, store, self._metrics, storage, self.worker)
         adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
         rows = RowRunner(
             self.engine,
@@ -374,7 +365,7 @@ class EngineHost:
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files
-            self._adapters.close()
+            await asyncio.to_thread(self._adapters.close)
         for error in ended:
             if error is not None:
                 raise error

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
-from workers.engines.vllm.adapters import free_the_last_place
+from workers.engines.vllm.adapters import set_places
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
@@ -68,7 +68,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     set_parsers(args, settings)
-    free_the_last_place(args)
+    set_places(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
