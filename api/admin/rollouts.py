@@ -66,9 +66,10 @@ def register(router: APIRouter, services: Services) -> None:
         rollout for its end.
         """
         await acts.check_keeper(pool)
+        taken = await rollouts.pools()
         return await acts.change(
             pool,
-            lambda old: old.start(body.model, body.engine_args, Mode(body.mode)),
+            lambda old: old.start(body.model, body.engine_args, Mode(body.mode), taken),
             "start",
             request,
             hold=True,

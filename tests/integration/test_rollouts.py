@@ -208,6 +208,30 @@ async def test_requests_go_to_the_version_that_serves_and_an_open_queue_counts_a
     assert (model.pool, catalogue.live(model), catalogue.has_worker) == (V1, True, True)
 
 
+async def test_a_version_that_starts_gets_no_job_before_it_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    old, new = Puppet(store, "old", V1), Puppet(store, "new", V2)
+    await old.live()
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    await new.live()
+    catalogue = Catalogue(store)
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V1]
+    job = (await store.accept(spec("a", pool=V2))).id  # an api process that looked before
+    assert await pool_of(store, job) == V1
+    flipped = await rollouts.write(begun, begun.flipped(), flip=True)
+    assert flipped
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+    assert await pool_of(store, job) == V2
+    assert await rollouts.write(flipped, flipped.back())
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+
+
 async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, rollouts: Rollouts) -> None:
     old, new = Puppet(store, "old", V1), Puppet(store, "new", "blue")
     await old.live()
