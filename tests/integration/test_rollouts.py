@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from broker.adapters import Adapters
 from broker.audit import AuditStream, Filter
@@ -22,6 +24,7 @@ from jobs.model import JobError
 from jobs.rollouts import Mode, RolloutState
 from jobs.states import JobState
 from penstock import ConflictError, NotFoundError, Penstock
+from penstock.cli.main import cli
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
@@ -230,6 +233,48 @@ async def test_a_version_that_starts_gets_no_job_before_it_serves(
     assert await rollouts.write(flipped, flipped.back())
     await catalogue.refresh()
     assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+
+
+async def test_workers_of_a_version_get_no_job_before_the_switch(store: JobStore, rollouts: Rollouts) -> None:
+    await Puppet(store, "old", V1).live()
+    info = {"name": "new@host", "pool": V2, "models": ["puppet"], "version_of": V1, "capacity": 5}
+    await store.register(NEW, info, {"puppet": {}})
+    await store.heartbeat(NEW, first=True, info=info)
+    catalogue = Catalogue(store)
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V1]
+    await flip(rollouts)
+    await store.register(NEW, info, {"puppet": {}})  # another start changes nothing
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+
+
+async def test_the_commands(broker_settings: Any, store: JobStore, rollouts: Rollouts) -> None:
+    await Puppet(store).live()
+    assert await rollouts.keep(V1, "host 1", 60_000)
+    with ApiServer(broker_settings) as api:
+
+        def ran(*args: str, code: int = 0) -> str:
+            done = CliRunner().invoke(cli, ["--url", api.url, *args])
+            assert done.exit_code == code, done.output
+            return done.output
+
+        def all_of_them() -> None:
+            ran("rollout", "status")
+            said = ran("rollout", "start", V1, "--model", "m2", "--engine-arg=--seed=1", "--json")
+            begun = json.loads(said.splitlines()[-1])  # after lines of the api's log
+            assert (begun["state"], begun["target"]["pool"]) == ("starting", V2)
+            assert "default-v2 (m2 --seed=1)" in ran("rollout", "status", V1)
+            assert V1 in ran("rollout", "status")
+            assert "aborted" in ran("rollout", "abort", V1)
+            assert "rollout_refused" in ran("rollout", "back", V1, code=4)
+            assert "rollout_refused" in ran("rollout", "switch", V1, "--to", "nowhere", code=4)
+            ran("rollout", "start", V1, "--model", "m", "--no-surge", "--in-place", code=2)
+            assert "gpt means puppet" in ran("aliases", "set", "gpt", "puppet")
+            assert "gpt" in ran("aliases", "list")
+            assert "gpt is removed" in ran("aliases", "rm", "gpt")
+
+        await asyncio.to_thread(all_of_them)
 
 
 async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, rollouts: Rollouts) -> None:
