@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -261,9 +260,7 @@ async def test_the_commands(broker_settings: Any, store: JobStore, rollouts: Rol
 
         def all_of_them() -> None:
             ran("rollout", "status")
-            said = ran("rollout", "start", V1, "--model", "m2", "--engine-arg=--seed=1", "--json")
-            begun = json.loads(said.splitlines()[-1])  # after lines of the api's log
-            assert (begun["state"], begun["target"]["pool"]) == ("starting", V2)
+            assert "starting" in ran("rollout", "start", V1, "--model", "m2", "--engine-arg=--seed=1")
             assert "default-v2 (m2 --seed=1)" in ran("rollout", "status", V1)
             assert V1 in ran("rollout", "status")
             assert "aborted" in ran("rollout", "abort", V1)
