@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from api.admission.abilities import check_abilities
+from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
 from api.services import Services
-from broker.catalogue import Model
+from broker.catalogue import MIN_GAP_S, Model
 from jobs.access import DEFAULT_TENANT
 from jobs.placement import Device, Placement
 
@@ -54,6 +54,8 @@ async def route(
         try:
             check_adapter(model)
             await services.bodies.run(len(body), check_abilities, model, endpoint, request)
+            if poisoned := catalogue.poisoned(model):
+                await services.bodies.run(len(body), check_kind, model, endpoint, request, poisoned)
             counted = await check_context(services, model, endpoint, request, named)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
@@ -76,11 +78,21 @@ async def check_model(
         ApiError: 404 ``model_not_found``.
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
-    allowed = await allowed_models(services, tenant, models)
     known = services.catalogue.ranked(name)
     hidden = known and not any(model.open_to(tenant) for model in known)
-    if hidden or (allowed is not None and services.catalogue.real_name(name) not in allowed):
+    if not hidden and await _is_named(services, tenant, name, models):
+        return
+    await services.catalogue.refresh(
+        MIN_GAP_S
+    )  # a right may name an alias that a worker has registered just now
+    if hidden or not await _is_named(services, tenant, name, models):
         raise model_not_found(name, services.settings.default_model)
+
+
+async def _is_named(services: Services, tenant: str, name: str, models: Collection[str] | None) -> bool:
+    """Return whether the rights of a tenant and of a key name a model, or name none."""
+    allowed = await allowed_models(services, tenant, models)
+    return allowed is None or services.catalogue.real_name(name) in allowed
 
 
 async def allowed_models(

@@ -34,7 +34,7 @@ _OWN_CODES = {
             "missing_required_parameter",
         ),
         *("conversation_full", "conversation_locked", "mutually_exclusive_parameters", "no_such_device"),
-        *("previous_response_not_completed", "previous_response_not_found"),
+        *("poisoned_kind", "previous_response_not_completed", "previous_response_not_found"),
         "unknown_parameter",
     ),
     401: ("invalid_api_key",),
