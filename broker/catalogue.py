@@ -169,6 +169,11 @@ class Catalogue:
         """Whether a model has this as its own name."""
         return name in self._models
 
+    def open_to(self, name: str, tenant: str) -> bool:
+        """Whether a tenant may know of a name. Of one that is not known it may."""
+        pools = self._models.get(self.real_name(name), {})
+        return not pools or any(model.open_to(tenant) for model in pools.values())
+
     def real_name(self, name: str) -> str:
         """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
         return name if name in self._models else self._aliases.get(name, name)

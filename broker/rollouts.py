@@ -58,6 +58,8 @@ class Rollouts(StorePart):
         begins = new.target if new.target != old.target else None
         heir = None if begins is None or begins.pool == old.current.pool else begins.pool
         before = new.previous.pool if flip and new.previous is not None else None
+        if before == new.current.pool:  # its weights were replaced in place
+            before = None
         call = RolloutStep(
             pool=old.pool,
             step=old.step,

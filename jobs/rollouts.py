@@ -143,12 +143,13 @@ class Rollout:
         return self._begin(Version(pool, model or self.current.model, args), mode, number)
 
     def back(self, mode: Mode | None = None) -> Rollout:
-        """Begin the way back to the version before. ``mode``: None: that of the last rollout.
+        """Begin the way back to the version before, also while that ends. ``mode``: None: that of the last rollout.
 
         Raises:
-            RolloutError: one is under way, or there is no version before.
+            RolloutError: a new version starts, or there is no version before.
         """
-        self._check_free()
+        if self.state is RolloutState.STARTING:
+            self._check_free()
         if self.previous is None:
             raise RolloutError(f"the pool {self.pool!r} has no version before {self.current.pool!r}")
         in_place = self.previous.pool == self.current.pool
@@ -198,9 +199,7 @@ class Rollout:
             RolloutError: the new version serves already, or nothing is under way.
         """
         if self.state is RolloutState.MOVING:
-            raise RolloutError(
-                "the new version serves already; when the old one has ended, `rollout back` returns to it"
-            )
+            raise RolloutError("the new version serves already; `rollout back` returns to the one before")
         if self.state is not RolloutState.STARTING:
             raise RolloutError(f"no rollout of the pool {self.pool!r} is under way")
         return self.ended(RolloutState.ABORTED)

@@ -137,6 +137,8 @@ EVENTS = {
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
     "hub_waits_for_redis": "The api serves requests, but cannot follow jobs yet, as Redis is unreachable.",
+    "image_tokens_unknown": "The model's processor does not tell how many tokens its largest image takes: prompts with "
+    "images are not checked against the context before they are queued.",
     "issuer_keys": "An api has new public keys of the OIDC issuer.",
     "issuer_unavailable": "The OIDC issuer's public keys could not be fetched; those at hand are used for "
     "`oidc_max_stale_s`.",

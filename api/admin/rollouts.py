@@ -205,7 +205,8 @@ class _Acts:
             except RolloutError as error:
                 raise _refused(str(error)) from error
             held = old.current.pool if hold and wanted.mode is Mode.NO_SURGE else None
-            unheld = old.current.pool if wanted.state is RolloutState.ABORTED else None
+            aborted = wanted.state is RolloutState.ABORTED and await self._rollouts.keeper(pool) is None
+            unheld = old.current.pool if aborted else None  # else once the old workers are back
             written = await self._rollouts.write(
                 old, wanted, flip=flip, held=held, unheld=unheld, what=what, by=by
             )

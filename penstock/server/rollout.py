@@ -195,7 +195,11 @@ class PoolRollouts:
             RolloutError: one cannot start. The message has its last words.
             GoneError: the rollout is not wanted any more.
         """
-        names = await self._launch(target, on_trial=True)
+        names = self.running.get(target, ())
+        if any(self._supervisor.leaves(name) for name in names):  # they drain, as it served just before
+            await self._end([target], self._drain_s)
+            names = ()
+        names = names or await self._launch(target, on_trial=True)
         while True:
             for name in names:
                 if failure := self._supervisor.failure(name):
@@ -220,7 +224,8 @@ class PoolRollouts:
         while not await self._alive(current.pool, names):
             with suppress(StoreUnavailableError):
                 await self._keep()
-                if (await self._rollouts.get(self.pool)).current != current:
+                now = await self._rollouts.get(self.pool)
+                if now.current != current or now.state is RolloutState.STARTING:
                     return
             await asyncio.sleep(WATCH_EVERY_S)
         await self._end([one for one in self.running if one != current], self._drain_s)
@@ -242,6 +247,8 @@ class PoolRollouts:
         while before != record.current.pool:
             with suppress(StoreUnavailableError):
                 await self._keep()
+                if (await self._rollouts.get(self.pool)).step != record.step:  # somebody wants the way back
+                    return
                 live = await self._rollouts.live(before)
                 for one in live:
                     await self._store.drain(one["incarnation"], self._drain_s)
@@ -257,14 +264,19 @@ class PoolRollouts:
         """End the new version's workers. If the old ones have ended before, start them again; then calls need not wait."""
         await self._end([target], 0.0)
         if record.current not in self.running:
-            await self._serve(record.current)
+            names = await self._launch(record.current)
+            while not await self._alive(record.current.pool, names):
+                with suppress(StoreUnavailableError):
+                    await self._keep()
+                await asyncio.sleep(WATCH_EVERY_S)
+        if record.mode is Mode.NO_SURGE:
+            now = await self._rollouts.get(self.pool)
+            await self._rollouts.write(now, now, unheld=record.current.pool)
 
     async def _fail(self, record: Rollout, message: str) -> None:
         now = await self._rollouts.get(self.pool)
         if now.target == record.target and now.state is RolloutState.STARTING:
-            await self._rollouts.write(
-                now, now.ended(RolloutState.FAILED, message), unheld=record.current.pool
-            )
+            await self._rollouts.write(now, now.ended(RolloutState.FAILED, message))
         self._report(f"the pool {self.pool}: {message}")
 
     async def _note(self, record: Rollout, message: str) -> None:
@@ -272,13 +284,13 @@ class PoolRollouts:
 
     async def _launch(self, version: Version, *, on_trial: bool = False) -> tuple[str, ...]:
         parts = parts_of_version(self._parts, version)
-        names = self.running[version] = tuple(part.name for part in parts)
         for part in parts:
             try:
                 await self._supervisor.start(replace(self._spec_of(part), on_trial=on_trial))
             except OSError as error:
                 raise RolloutError(f"the new version cannot be started: {error}") from error
-        return names
+            self.running[version] = (*self.running.get(version, ()), part.name)
+        return self.running[version]
 
     async def _alive(self, pool: str, names: Collection[str]) -> bool:
         """Whether each of these processes has a live lease."""
@@ -294,7 +306,10 @@ class PoolRollouts:
         """Drain the workers of these versions, and wait for their ends."""
         for version in versions:
             names = self.running.get(version, ())
-            for one in await self._rollouts.live(version.pool):
+            live = await self._rollouts.live(version.pool)
+            for name in names:
+                self._supervisor.let_go(name)
+            for one in live:
                 if one["host"] == platform.node() and one["pid"] in self._pids(names):
                     await self._store.drain(one["incarnation"], drain_s)
             async with asyncio.TaskGroup() as ends:
@@ -306,7 +321,7 @@ class PoolRollouts:
         """Wait for a worker that was told to drain. One that is not ready to hear that is ended."""
         ready = self._supervisor.was_ready(name)
         deadline = asyncio.get_running_loop().time() + (drain_s + _DRAIN_MARGIN_S if ready else 0.0)
-        while not self._supervisor.finished(name) and asyncio.get_running_loop().time() < deadline:
+        while not self._supervisor.gone(name) and asyncio.get_running_loop().time() < deadline:
             with suppress(StoreUnavailableError):
                 await self._keep()
             await asyncio.sleep(WATCH_EVERY_S)

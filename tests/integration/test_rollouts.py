@@ -240,9 +240,11 @@ async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, 
         assert (begun.state, begun.under_way, begun.keeper) == ("starting", True, "host 1")
         assert await store.client.hget(store.keys("pool", "blue"), "held") == "1"
         assert "under way" in await asyncio.to_thread(refused, lambda: client.rollouts.start(V1, "m3"))
+        await rollouts.leave(V1, "host 1")  # it would open the queue once the old workers are back
         aborted = await asyncio.to_thread(client.rollouts.abort, V1)
         assert (aborted.state, aborted.target) == ("aborted", None)
         assert await store.client.hget(store.keys("pool", "blue"), "held") is None
+        assert await rollouts.keep(V1, "host 1", 60_000)
         flag = "--trust-remote-code"
         said = await asyncio.to_thread(refused, lambda: client.rollouts.start(V1, "m", engine_args=[flag]))
         assert flag in said

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.endpoints import USUAL_ENDPOINTS
+from workers.engines.vllm.media import MediaRules
 from workers.engines.vllm.pacing import flags
 from workers.engines.vllm.speculation import speculative_config
 from workers.engines.vllm.step_cost import StepCost
@@ -35,7 +36,7 @@ class VllmSettings:
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
-        private_media: fetch media by URL from private networks too, if ``--allowed-media-domains`` has the host.
+        media: what requests may bring as images, audio and video.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
         lane_scheduler: put calls before bulk inside the engine too; see :mod:`workers.engines.vllm.lane_scheduler`.
         bulk_reserve: share of the engine's sequences that bulk never gets, 0.0 to 1.0 (exclusive).
@@ -70,7 +71,7 @@ class VllmSettings:
     runner: str | None = None
     convert: str | None = None
     cpu_memory_share: float = 1.0
-    private_media: bool = False
+    media: MediaRules = field(default_factory=MediaRules)
     compact_streams: bool = True
     lane_scheduler: bool = True
     bulk_reserve: float = 0.25

@@ -211,6 +211,7 @@ class EngineHost:
             storage,
             image_max_bytes=s.image_max_bytes,
             request_images_max_bytes=s.request_images_max_bytes,
+            request_images_max=s.request_images_max,
         )
         if s.adapters_max:
             self._adapters = AdapterPool(

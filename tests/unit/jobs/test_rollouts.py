@@ -45,6 +45,13 @@ def test_there_and_back_and_there_again() -> None:
     assert done(back.start("m3", (), Mode.SURGE)).current == Version("chat-v3", "m3")
 
 
+def test_the_way_back_may_begin_while_the_version_before_ends() -> None:
+    moving = NEW.start("m2", (), Mode.SURGE).flipped()
+    assert moving.back().target == Version("chat")
+    with pytest.raises(RolloutError, match="is under way"):
+        moving.start("m3", (), Mode.SURGE)
+
+
 def test_what_is_not_said_stays_as_the_version_before_has_it() -> None:
     args = ("--dtype=float32",)
     there = done(NEW.start("m2", args, Mode.SURGE))

@@ -43,6 +43,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    media.set_defaults(settings.media)  # vLLM makes its threads when it is imported
     from vllm import envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
@@ -52,7 +53,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     envs.disable_envs_cache()  # of an engine before this one
-    close_media = media.guard(private=settings.private_media)
+    close_media = media.guard(settings.media)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

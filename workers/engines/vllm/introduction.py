@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import msgspec
@@ -62,7 +63,7 @@ async def introduce(
         endpoints += served(app, BESIDE_CHAT) if chat else ()
     endpoints += served(app, OTHERS)
     priority = await seen_priority(llm, engine.run, endpoints)
-    able = capabilities(llm.vllm_config, started.args, tasks)
+    able = await asyncio.to_thread(capabilities, llm.vllm_config, started.args, tasks, llm.renderer)
     if settings.paced is None and STRUCTURED in await try_abilities(engine, endpoints, able):
         able = msgspec.structs.replace(able, structured_output=False)
     _, body = await call_app(app, "GET", "/v1/models", headers=auth)
