@@ -72,7 +72,7 @@ class Registry(JobLookups):
 
         Args:
             worker: the incarnation.
-            info: its description, with ``name`` and ``pool``.
+            info: its description, with ``name`` and ``pool``; ``version_of``: the pool whose version its pool is.
             models: facts by name: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
             aliases: further names, and the model of each.
 
@@ -97,6 +97,7 @@ class Registry(JobLookups):
             info=json.dumps(dict(info)),
             names=names,
             facts=facts,
+            version_of=info.get("version_of"),
         )
         answer = await self.functions.call(call)
         if answer.kind == "ok":

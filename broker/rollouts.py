@@ -24,12 +24,16 @@ class Rollouts(StorePart):
 
     async def all(self) -> list[Rollout]:
         """Read the records of all pools that have one, by name."""
-        pools = sorted(await self._execute(self._client.smembers(self._keys("pools"))))
+        pools = sorted(await self.pools())
         pipe = self._client.pipeline(transaction=False)
         for pool in pools:
             pipe.hgetall(self._keys("rollout", pool))
         rows = await self._execute(pipe.execute()) if pools else []
         return [_rollout(pool, row) for pool, row in zip(pools, rows, strict=True) if row]
+
+    async def pools(self) -> frozenset[str]:
+        """Return the names of all pools."""
+        return frozenset(await self._execute(self._client.smembers(self._keys("pools"))))
 
     async def write(
         self,

@@ -66,9 +66,10 @@ def register(router: APIRouter, services: Services) -> None:
         rollout for its end.
         """
         await acts.check_keeper(pool)
+        taken = await rollouts.pools()
         return await acts.change(
             pool,
-            lambda old: old.start(body.model, body.engine_args, Mode(body.mode)),
+            lambda old: old.start(body.model, body.engine_args, Mode(body.mode), taken),
             "start",
             request,
             hold=True,
@@ -164,8 +165,8 @@ class _Acts:
         await self.known(pool)
         if await self._rollouts.keeper(pool) is None:
             raise _refused(
-                f"no `penstock up` runs the workers of the pool {pool!r}: start those of the new version in a pool of their "
-                "own, with the same served name, and have it serve with `penstock rollout switch`"
+                f"no `penstock up` runs the workers of the pool {pool!r}: start those of the new version with "
+                "--pool-version and the same served name, and have it serve with `penstock rollout switch`"
             )
 
     async def check_ready(self, old: Rollout, to: str) -> None:

@@ -41,6 +41,11 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    if (
+        settings.one_process
+    ):  # what makes vLLM accept it on a CPU; the engine has a process of its own all the same
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     media.set_defaults(settings.media)  # vLLM makes its threads when it is imported
