@@ -68,7 +68,8 @@ class Worker:
         answer = await self.ask(model)
         assert answer["status"] == 200, answer
         assert answer["model"] == model
-        return answer["choices"][0]["message"]["content"]
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
 
     def counted(self, name: str, **labels: str) -> float:
         return self._registry.get_sample_value(name, labels) or 0.0
@@ -214,7 +215,8 @@ async def test_requests_in_flight_keep_the_version_they_began_with(
             await leave.wait()
             body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],"max_tokens":4}'
             final = await worker.engine.run(EngineRequest("held", CHAT, body, adapter=folder), lambda _: None)
-            return msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            answer: str = msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            return answer
 
     held = asyncio.create_task(hold())
     await entered.wait()
