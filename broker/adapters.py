@@ -21,6 +21,8 @@ CHANGED = "adapters"
 _OWN = ":"
 """With this begin the fields of a pool's hash that are no adapters."""
 
+_MOST_VERSIONS = 100
+
 _REPORTS = msgspec.json.Decoder(Report)
 _RECORDS = msgspec.json.Decoder(Adapter)
 
@@ -121,15 +123,24 @@ class Adapters(StorePart):
         )
         return None if text is None else _RECORDS.decode(text)
 
+    async def home(self, pool: str) -> str:
+        """Return the version of a pool that serves: whose adapters count. Mostly that is the pool itself."""
+        for _ in range(_MOST_VERSIONS):
+            to = await self._execute(self._client.hget(self._keys("pool", pool), "forward"))
+            if to is None:
+                break
+            pool = to
+        return pool
+
     async def of(self, pool: str) -> list[Adapter]:
         """Return a pool's adapters, by name."""
         rows: Mapping[str, str] = await self._execute(self._client.hgetall(self._keys("adapters", pool)))
         return [_RECORDS.decode(text) for name, text in sorted(rows.items()) if not name.startswith(_OWN)]
 
     async def all(self) -> list[Adapter]:
-        """Return the adapters of all pools, by pool and name."""
+        """Return the adapters of all pools that serve, by pool and name."""
         pools = sorted(await self._execute(self._client.smembers(self._keys("pools"))))
-        return [adapter for pool in pools for adapter in await self.of(pool)]
+        return [adapter for pool in pools if await self.home(pool) == pool for adapter in await self.of(pool)]
 
     async def version(self, pool: str) -> int | None:
         """Return a number that every change of the pool's adapters raises; None: it never had one.

@@ -62,6 +62,10 @@ class Stored:
     keys: tuple[str, ...] = ()
 
 
+EMPTY: Final = Stored(b"")
+"""What an empty body becomes."""
+
+
 class LargeBodies:
     """Stores and opens the bodies of jobs, of any size.
 
@@ -98,6 +102,8 @@ class LargeBodies:
             writer: the attempt that writes it; 0: the submission.
             here: store it in Redis, whatever its size.
         """
+        if not body:
+            return EMPTY
         if self._storage is None or here or not self.shared or len(body) <= self._inline_bytes:
             return Stored(await self._sealer.seal(job_id, name, body))
         reference = Reference(len(body), writer)

@@ -17,6 +17,7 @@ from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
 from jobs.adapters import with_adapters
+from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
 
 DRAIN = "drain"
@@ -24,6 +25,10 @@ DRAIN = "drain"
 
 SWAP = "swap"
 """The same, in the order that tells a worker to look at its swap group."""
+
+
+RELOAD = "reload"
+"""The same of an order to load other weights: JSON with ``id``, ``model`` and ``drain_s``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ class Registry(JobLookups):
 
         Args:
             worker: the incarnation.
-            info: its description, with ``name`` and ``pool``.
+            info: its description, with ``name`` and ``pool``; ``version_of``: the pool whose version its pool is.
             models: facts by name: ``card``, ``endpoints``, ``device``, limits such as ``max_model_len``.
             aliases: further names, and the model of each.
 
@@ -93,6 +98,7 @@ class Registry(JobLookups):
             info=json.dumps(dict(info)),
             names=names,
             facts=facts,
+            version_of=info.get("version_of"),
         )
         answer = await self.functions.call(call)
         if answer.kind == "ok":
@@ -136,7 +142,7 @@ class Registry(JobLookups):
         """
         call = calls.Heartbeat(worker=worker, ttl_ms=self._lease_ttl_ms, first=first or None, running=running)
         if info:
-            state, capacity = WorkerState(info.get("state", "ready")), info.get("capacity", 0)
+            state, capacity = WorkerState.read(info.get("state")), info.get("capacity", 0)
             bulk = min(capacity, info.get("bulk_capacity", capacity))
             ready = state is WorkerState.READY
             call = msgspec.structs.replace(
@@ -166,6 +172,17 @@ class Registry(JobLookups):
         """Tell a worker incarnation to drain, within ``timeout_s`` seconds or its own setting. False: it is not alive."""
         call = calls.Drain(worker=worker, timeout_s=timeout_s, by=encoded(by))
         return await self.functions.call(call)
+
+    async def reload(self, worker: str, ident: str, model: str, drain_s: float) -> bool:
+        """Tell a worker to replace its weights; its record's ``weights`` will have the id. False: it is not alive.
+
+        Args:
+            ident: of this order, so that a repeated one is known.
+            model: whose weights.
+            drain_s: time for running jobs; then they are given back.
+        """
+        word = json.dumps({"id": ident, "model": model, "drain_s": drain_s})
+        return await self.functions.call(calls.WorkerOrder(worker=worker, order=RELOAD, word=word))
 
     async def models(self) -> list[dict[str, Any]]:
         """Read the models that each pool serves, or served last: facts, with ``name``, ``pool`` and ``aliases``.
@@ -199,6 +216,24 @@ class Registry(JobLookups):
         return Marks(
             *(frozenset(pool for pool, row in zip(pools, rows, strict=True) if row[n]) for n in range(3))
         )
+
+    async def poisoned(self, pools: Sequence[str]) -> dict[str, dict[str, Remembered]]:
+        """Return the kinds of requests that these pools refuse, by their digests; a pool without any is left out."""
+        pipe = self.client.pipeline(transaction=False)
+        for pool in pools:
+            pipe.hgetall(self.keys("poison", pool))
+        rows = await self.execute(pipe.execute()) if pools else []
+        if not any(rows):
+            return {}
+        now = await self.now_ms()
+        read = {
+            pool: {digest: msgspec.json.decode(said, type=Remembered) for digest, said in row.items()}
+            for pool, row in zip(pools, rows, strict=True)
+            if row
+        }
+        return {
+            pool: {d: one for d, one in kinds.items() if one.until_ms > now} for pool, kinds in read.items()
+        }
 
     async def drop_unused_libraries(self) -> list[str]:
         """Delete the function libraries that workers of this namespace brought and that none of them calls any more.

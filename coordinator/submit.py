@@ -174,7 +174,8 @@ class Submitter:
         catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
         ranked = catalogue.ranked(batch.model or "")
-        pools = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
+        able = [one for one in ranked if not one.endpoints or batch.endpoint in one.endpoints]
+        pools = [one for one in able if one.broken is None and one.open_to(batch.tenant)] or able
         try:
             accepted = await self._context.store.accept(
                 JobSpec(

@@ -106,7 +106,7 @@ class _Reading:
         """Return the batch's model in each of its pools."""
         catalogue = Catalogue(self._context.store)
         await catalogue.refresh()
-        return catalogue.ranked(name)
+        return [one for one in catalogue.ranked(name) if one.open_to(self._batch.tenant)]
 
     def _check_abilities(self, line: bytes, number: int) -> None:
         """Note a row that no pool's model can do."""
@@ -166,8 +166,10 @@ class _Reading:
         if not pools or not (allowed is None or real in map(catalogue.real_name, allowed)):
             message = f"the model {model[:100]!r} does not exist; GET /v1/models lists what there is"
             code = RowErrorCode.MODEL_NOT_FOUND
-        elif broken := next((one.adapter.broken for one in pools if one.adapter), None):
-            message = f"the model {model[:100]!r} is a LoRA adapter that no worker can load: {broken}"
+        elif all(one.broken for one in pools):
+            message = (
+                f"the model {model[:100]!r} is a LoRA adapter that no worker can load: {pools[0].broken}"
+            )
             code = RowErrorCode.MODEL_NOT_FOUND
         elif real != model:  # the engine gets the rows unchanged
             message = f"{model!r} is an alias of {real!r}; a batch names the model itself"

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, MESSAGES, RESPONSES
+from jobs.grammars import MOST_ITEMS, countless
 from jobs.speculation import limit_of
 
 GENERATING: Final = (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
@@ -42,8 +43,18 @@ def lack(able: Capabilities, endpoint: str, request: Mapping[str, Any]) -> Lack 
     """
     checks: tuple[Callable[[Capabilities, str, Mapping[str, Any]], Lack | None], ...] = (_media,)
     if endpoint in GENERATING:
-        checks = (_media, _structured, _tools, _thinking, _speculation)
+        checks = (_media, _structured, _tools, _thinking, *_FATAL)
     return next((found for check in checks if (found := check(able, endpoint, request)) is not None), None)
+
+
+def fatal(able: Capabilities, endpoint: str, request: Mapping[str, Any]) -> Lack | None:
+    """Return the first thing of a request that the model's engine would die of; None: it survives it, as far as is known.
+
+    A part of :func:`lack`. A worker asks again, as the request may have been accepted for an engine with other options.
+    """
+    if endpoint not in GENERATING:
+        return None
+    return next((found for check in _FATAL if (found := check(able, endpoint, request)) is not None), None)
 
 
 def asks(body: bytes) -> bool:
@@ -147,14 +158,26 @@ def _thinking(able: Capabilities, _: str, request: Mapping[str, Any]) -> Lack | 
 
 
 def _speculation(able: Capabilities, _: str, request: Mapping[str, Any]) -> Lack | None:
-    if able.speculation is None or (param := limit_of(able.speculation, request)) is None:
+    if able.speculation is None or (param := limit_of(request)) is None:
         return None
     told = f"it runs with speculative decoding ({able.speculation}), which does not take {param}; leave the field out"
     return Lack(param, told)
 
 
+def _grammar(_: Capabilities, __: str, request: Mapping[str, Any]) -> Lack | None:
+    if (found := countless(request)) is None:
+        return None
+    param, keyword = found
+    told = (
+        f"its engine would write out every item of an array with this {keyword}; ask for {MOST_ITEMS} at most"
+    )
+    return Lack(param, told)
+
+
+_FATAL: Final = (_speculation, _grammar)
+
 _any_mark = re.compile(
-    rb"image|audio|video|file_id|tool|format|structured_outputs|thinking_token_budget|min_p|top_k|"
-    rb"logit_bias|allowed_token_ids|\\u00"
+    rb"image|audio|video|file_id|tool|format|structured_outputs|output_config|thinking_token_budget|min_p|"
+    rb"logit_bias|\\u00"
 ).search
 """A word of a field or a type above; or an escape, behind which one could hide."""

@@ -97,8 +97,12 @@ def _words(value: Any, depth: int = 4) -> str:
     return f"{'.'.join(map(str, place))}: {said}" if said and isinstance(place, list) else said
 
 
-def failure_body(code: FailureCode, message: str) -> tuple[int, bytes]:
-    """Return the response of a request that failed in Penstock, not in the engine: HTTP status and JSON."""
+def failure_body(code: FailureCode, message: str, param: str | None = None) -> tuple[int, bytes]:
+    """Return the response of a request that failed in Penstock, not in the engine: HTTP status and JSON.
+
+    Args:
+        param: the field of the request that is the cause.
+    """
     info = FAILURES[code]
-    error = {"message": message, "type": info.error_type, "param": None, "code": code.value}
+    error = {"message": message, "type": info.error_type, "param": param, "code": code.value}
     return info.http_status, _encode({"error": error})

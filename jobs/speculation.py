@@ -1,7 +1,8 @@
-"""Sampling options that an engine with speculative decoding cannot follow, by its method. Pure: one table.
+"""Sampling options that an engine with speculative decoding cannot follow. Pure: one table.
 
-With vLLM 0.32 a draft is accepted or not by the target's own distribution, for which some options have no code: it refuses
-them, ignores them, or dies of them. A method that is not in the table is taken to be like a draft model.
+vLLM 0.32 refuses them, whatever its method. It also ends at a sampled ``top_k``, and on a CPU loses ``allowed_token_ids``,
+``top_p`` and ``temperature``; :mod:`workers.engines.vllm.worker_hooks` mends these, as many models have them in their
+defaults.
 """
 
 from __future__ import annotations
@@ -9,30 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-_SAMPLED: Final = ("top_k",)
+_SAMPLED: Final = ("min_p",)
 """Fields that matter only while tokens are drawn: at temperature 0 the best token is taken."""
 
-_ALWAYS: Final = ("min_p", "logit_bias")
+_ALWAYS: Final = ("logit_bias",)
 
-LIMITS: Final[Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    "ngram": (_SAMPLED, _ALWAYS),
-    "draft_model": (_SAMPLED, (*_ALWAYS, "allowed_token_ids")),
-}
-"""By method: fields that it does not take in a sampled request, and those that it takes in none."""
-
-_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {"top_k": (0, -1), "min_p": (0,)}
+_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {"min_p": (0,)}
 """Values that leave a field without effect, besides null and an empty one."""
 
 
-def limit_of(method: str, request: Mapping[str, Any]) -> str | None:
-    """Return the field of a request that this method of speculation does not take; None: it takes them all.
+def limit_of(request: Mapping[str, Any]) -> str | None:
+    """Return the field of a request that speculation does not take; None: it takes them all.
 
     Args:
-        method: the engine's name of it, such as ``ngram``.
         request: a body of an endpoint that generates.
     """
-    sampled, always = LIMITS.get(method, LIMITS["draft_model"])
-    fields = always if request.get("temperature") == 0 else (*sampled, *always)
+    fields = _ALWAYS if request.get("temperature") == 0 else (*_SAMPLED, *_ALWAYS)
     return next((field for field in fields if _acts(field, request.get(field))), None)
 
 

@@ -36,7 +36,7 @@ PATIENCE = 3.0
 LEAST_SHARE, MOST_SHARE = 0.5, 4.0
 """Bounds of the factor by which the numbers of their jobs change that: the square root of their ratio."""
 
-LINGER = 0.25
+LINGER = 0.1
 """For so much of what the swap costs an idle member keeps the devices: its next call may be about to come."""
 
 _NEAR_MS = 1000.0
@@ -227,8 +227,6 @@ def _gives_way(holder: Member, comer: Member, rules: Rules) -> bool:
     """Whether a member that is awake makes way for one that asks."""
     cost = cost_ms(holder, comer)
     if holder.idle_ms is not None and holder.idle_ms >= LINGER * cost:
-        return True
-    if comer.boots:
         return True
     if (holder.awake_ms or 0.0) < rules.min_stay_ms:
         return False

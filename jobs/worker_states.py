@@ -16,6 +16,11 @@ class WorkerState(StrEnum):
     WAKING = "waking"
     """It waits for the device, or loads its model."""
 
+    @classmethod
+    def read(cls, text: str | None) -> WorkerState:
+        """Return the state that a record says. Workers of other versions may say none, or one more: they count as ready."""
+        return next((state for state in cls if state == text), cls.READY)
+
     @property
     def comes_back(self) -> bool:
         """Whether it takes no jobs now and will later: its model counts as served."""

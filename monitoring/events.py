@@ -8,6 +8,8 @@ from __future__ import annotations
 EVENTS = {
     "abandoned_job_not_cancelled": "The job of a caller who disconnected could not be cancelled: Redis stayed "
     "unreachable.",
+    "ability_refused": "The engine refused a request by which its worker tries an `ability` of the model at the start. It "
+    "serves everything else.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
@@ -16,9 +18,13 @@ EVENTS = {
     "`adapter_broken`.",
     "adapter_loaded": "The engine has loaded a LoRA adapter.",
     "adapter_not_loaded": "A LoRA adapter could not be copied or loaded now; it is retried.",
+    "adapter_not_taken_over": "A LoRA adapter of the settings could not be taken over, as Redis or the storage is "
+    "unreachable; it is retried.",
     "adapter_pinned": "An administrator had workers keep a LoRA adapter loaded, or no longer.",
     "adapter_ready": "The engine has loaded a LoRA adapter for the first time, and answered one token with it.",
+    "adapter_refused": "A LoRA adapter of the settings is not taken over; `why` says what is wrong with it.",
     "adapter_removed": "An administrator removed a LoRA adapter.",
+    "adapter_taken_over": "A LoRA adapter of the settings was taken over.",
     "adapter_unloaded": "A LoRA adapter has left the engine: another needed its place, or it was removed or replaced.",
     "adapters_not_followed": "Penstock failed while it followed the pool's LoRA adapters; the line has the traceback. It is "
     "retried.",
@@ -125,6 +131,8 @@ EVENTS = {
     "event_stream_cut": "A reader's event stream was ended early; the reader can resume it at the same place.",
     "event_unreadable": "An event of a job is encrypted and cannot be read: this process lacks the key, or the event was "
     "changed. Its reader gets the error.",
+    "first_node_gone": "The worker that is the first node of this engine has no lease any more; the node ends its "
+    "processes, and begins anew for the worker's next start.",
     "gpu_does_not_say": "The driver does not report one of a GPU's figures; that metric has no series.",
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
@@ -173,6 +181,9 @@ EVENTS = {
     "migration_done": "The data of an earlier version was taken over; `jobs` says how many jobs there were.",
     "no_gpu_metrics": "There is no NVIDIA driver, or it does not answer: there are no GPU metrics.",
     "no_redis_metrics": "Redis's access rules forbid `INFO` to the api: Redis's own figures are not exported.",
+    "node_ended": "The processes of a remote node ended by themselves; they are started again.",
+    "node_started": "A remote node started the processes of its rank; `master` is where they join the first node.",
+    "nodes_unknown": "Redis could not be asked about the nodes of an engine; it is asked again.",
     "object_left_behind": "An object without a file could not be marked for deletion, as Redis is unreachable; it "
     "stays in storage.",
     "open_files_limit_low": "The system allows the api fewer open files than `max_connections` needs: raise `ulimit -n`.",
@@ -184,6 +195,7 @@ EVENTS = {
     "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
+    "pool_unpoisoned": "An operator had a pool take kinds of requests again that had killed its engines.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "
@@ -259,6 +271,8 @@ EVENTS = {
     "webhook_rotated": "A caller made a new secret for a webhook endpoint, or for the single jobs of a tenant.",
     "webhook_waits_for_redis": "An event was sent, but that could not be noted, as Redis is unreachable; it is "
     "retried.",
+    "weights_not_replaced": "The weights of a running engine stayed as they were: the line says why.",
+    "weights_replaced": "A running engine has other weights, by a rollout in place.",
     "worker_ended": "The worker ends with status 1, for this reason.",
     "worker_ready": "The worker takes jobs.",
 }

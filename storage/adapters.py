@@ -11,7 +11,7 @@ import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,22 +95,6 @@ async def keep(files: AdapterFiles, storage: Storage, key: str) -> KeptAdapter:
         raise
 
 
-async def fetch(storage: Storage, key: str, folder: Path, digest: str) -> None:
-    """Read an adapter's object into a folder, which must exist.
-
-    Raises:
-        BadAdapterError: the object is not the one of this digest.
-        StorageError: storage failed.
-        OSError: the disk failed.
-    """
-    with TemporaryDirectory(dir=folder, prefix=".fetch-") as room:
-        tar, summed = Path(room) / "adapter.tar", hashlib.sha256()
-        await _copy(storage, key, tar, summed.update)
-        if summed.hexdigest() != digest:
-            raise BadAdapterError(f"the object {key} in storage was changed: its digest is another")
-        await asyncio.to_thread(unpack, tar, folder, tar.stat().st_size)
-
-
 @asynccontextmanager
 async def opened(
     storage: Storage, key: str, config: bytes | None, most_bytes: int
@@ -177,10 +161,9 @@ def _pour(source: IO[bytes], out: IO[bytes]) -> None:
         out.write(piece)
 
 
-async def _copy(storage: Storage, key: str, path: Path, see: Callable[[bytes], object] = bool) -> None:
+async def _copy(storage: Storage, key: str, path: Path) -> None:
     with path.open("xb") as out:
         async for piece in storage.read(key):
-            see(piece)
             await asyncio.to_thread(out.write, piece)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import Any
 
 import structlog
@@ -17,7 +16,6 @@ from broker.jobs import JobStore
 from broker.migration import prepare
 from jobs.failures import FailureCode
 from jobs.lanes import Lane
-from jobs.placement import Device
 from monitoring import failpoints
 from monitoring.logging import configure_logging
 from monitoring.metrics import DataDisk, EngineGauges, Gpus, WorkerMetrics, serve_metrics, set_up
@@ -25,9 +23,8 @@ from storage import local_folders
 from workers.admission.policy import LimitReason
 from workers.celery.app import CeleryWorker, quiet_celery, register_task
 from workers.celery.control import replace_commands
-from workers.devices.layout import device_for, gpus_for, groups_for
-from workers.devices.nvml import DeviceStartError, indices
 from workers.devices.pools import worker_settings
+from workers.devices.taking import take_devices
 from workers.engines.factory import engine_for
 from workers.process.garbage import collect_seldom
 from workers.process.host import EngineHost
@@ -120,28 +117,6 @@ def _celery_worker(app: Any, settings: WorkerSettings, host: EngineHost) -> Cele
         on_ready=lambda: log.info("worker_ready", **ready),
         on_stop=host.ending.stopped_claiming,
     )
-
-
-def take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
-    """Take the GPUs of this process, and hide the others from the engine.
-
-    Returns:
-        The settings with the indices of the GPUs, and the device that they make.
-
-    Raises:
-        DeviceStartError: they are missing, too small for the model, or enough for several workers.
-    """
-    groups = groups_for(settings, gpus_for(settings))
-    if len(groups) != 1:
-        msg = f"these settings make {len(groups)} workers, and this process is one: start them with `penstock worker`"
-        raise DeviceStartError(msg)
-    (group,) = groups
-    device = device_for(settings, group)
-    if group and settings.engine == "vllm":
-        os.environ["CUDA_VISIBLE_DEVICES"] = indices(group)
-        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's; CUDA's own puts the fastest first
-    log.info("device", device=str(device), gpus=indices(group) or "none: this worker runs on the CPU")
-    return settings.model_copy(update={"gpus": indices(group) or None}), device
 
 
 def _serve_metrics(settings: WorkerSettings, host: EngineHost) -> str:

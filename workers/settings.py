@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from broker.settings import MetricsSettings, Seconds
-from broker.sources import CommaList, ShellWords, check_sendable
+from broker.sources import JSON_TABLE, CommaList, ShellWords, check_sendable
+from jobs.adapters import wrong_name
 from jobs.endpoints import ENDPOINTS, USUAL_ENDPOINTS
 from workers.engines.vllm.speculation import draft_model, speculative_config
 from workers.engines.vllm.step_cost import label, parse
@@ -126,6 +127,23 @@ class WorkerSettings(MetricsSettings):
         le=1024,
         description="GPUs that hold one copy of the model; default: the value in `engine_args`, or 1.",
     )
+    nodes: int | None = Field(
+        None,
+        ge=2,
+        le=64,
+        description="Machines that hold one copy of the model together, with this one; see `node_master`. Default: one.",
+    )
+    node_master: str | None = Field(
+        None,
+        pattern=r"^[^\s:/]+:\d{1,5}$",
+        description="With `nodes`: `host:port` of this worker's machine, as the other nodes reach it (`penstock worker "
+        "follow`). The port is vLLM's, and free.",
+    )
+    placement: Literal["local", "external"] = Field(
+        "local",
+        description="external: the engine's devices are placed by something else, such as Ray. Then no GPU of this machine "
+        "is looked for, hidden or checked.",
+    )
     workers: int | None = Field(
         None, ge=1, le=64, description="Worker processes; default: one for each group of GPUs, or 1."
     )
@@ -157,6 +175,11 @@ class WorkerSettings(MetricsSettings):
         gt=0,
         le=1,
         description="Part of the free memory that vLLM on the CPU counts on; several workers started together divide it.",
+    )
+    one_engine_process: bool = Field(
+        default=False,
+        description="On the CPU: run the model in vLLM's engine process, and not in one more. It saves some 400 MB; the "
+        "cores are then chosen by `OMP_NUM_THREADS`.",
     )
     private_media: bool = Field(
         default=False,
@@ -273,6 +296,23 @@ class WorkerSettings(MetricsSettings):
             raise ValueError("it is less than adapters_max, and each adapter of a batch is held")
         return kept
 
+    adapters: Annotated[dict[str, str], JSON_TABLE] = Field(
+        {},
+        description='LoRA adapters with which the pool begins, for example `[pools.chat.adapters]` with `sql = "/data/sql"` '
+        'or `sql = "hf:acme/sql"` in `penstock.toml`. Each source is taken over once; change them later with '
+        "`penstock adapters`.",
+    )
+
+    @field_validator("adapters")
+    @classmethod
+    def _taken(cls, adapters: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if adapters and not info.data.get("adapters_max", 0):
+            raise ValueError("the worker takes none: set adapters_max to the most adapters in one batch")
+        for name in adapters:
+            if why := wrong_name(name):
+                raise ValueError(f"{name[:100]!r}: {why}")
+        return adapters
+
     drain_timeout_s: Seconds = Field(
         30.0,
         description="Time for running jobs in a drain, for example after SIGTERM; then they are given back.",
@@ -288,6 +328,18 @@ class WorkerSettings(MetricsSettings):
     simulated_journal: Path | None = Field(
         None, description="Simulated engine: file for its journal of runs, for fault tests."
     )
+
+    @model_validator(mode="after")
+    def _whole_group(self) -> Self:
+        if (self.nodes is None) != (self.node_master is None):
+            raise ValueError(
+                "nodes and node_master belong together: the number of machines, and host:port of the first"
+            )
+        if self.nodes is not None and self.engine != "vllm":
+            raise ValueError(f"nodes are for the engine vllm, and the engine is {self.engine}")
+        if self.nodes is not None and self.swap_group is not None:
+            raise ValueError("an engine on several machines cannot take turns: leave out nodes or swap_group")
+        return self
 
     @property
     def draft_model(self) -> str | None:

@@ -51,9 +51,9 @@ def register(router: APIRouter, services: Services) -> None:
         """Its files are checked and copied into storage, so the source may go. An adapter of this name gets these files:
         requests that run keep the files that they began with.
         """
-        await take_in(services, request, owner_of(asked.scope), actor_of(asked.scope))
-        log.info("adapter_added", adapter=request.name, pool=request.pool, tenant=asked_by(asked.scope))
-        return await _shown(services, request.pool, request.name, 201)
+        pool = await take_in(services, request, owner_of(asked.scope), actor_of(asked.scope))
+        log.info("adapter_added", adapter=request.name, pool=pool, tenant=asked_by(asked.scope))
+        return await _shown(services, pool, request.name, 201)
 
     @router.get("/v1/admin/adapters", summary="List adapters", responses=answers(AdapterList, 400, 503))
     async def list_adapters(
@@ -64,7 +64,7 @@ def register(router: APIRouter, services: Services) -> None:
         limit: Limit = 20,
     ) -> Response:
         """By pool and name, with what each live worker says of it."""
-        every = await (adapters.all() if pool is None else adapters.of(pool))
+        every = await (adapters.all() if pool is None else adapters.of(await adapters.home(pool)))
         rest = [one for one in every if after is None or (one.pool, one.name) > _place(after)]
         return json_response(list_view(await _views(services, rest[:limit]), more=len(rest) > limit))
 
@@ -75,7 +75,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def get_adapter(pool: Pool, name: Name) -> Response:
         """What is known of it, with what each live worker says of it."""
-        return await _shown(services, pool, name)
+        return await _shown(services, await adapters.home(pool), name)
 
     @router.patch(
         "/v1/admin/adapters/{pool}/{name:path}",
@@ -87,6 +87,7 @@ def register(router: APIRouter, services: Services) -> None:
         pool: Pool, name: Name, asked: Request, request: Annotated[AdapterChange, control_body(AdapterChange)]
     ) -> Response:
         """Have workers keep it loaded, or no longer."""
+        pool = await adapters.home(pool)
         if not await adapters.pin(pool, name, pinned=request.pinned, by=actor_of(asked.scope)):
             raise _not_found(pool, name)
         log.info(
@@ -101,6 +102,7 @@ def register(router: APIRouter, services: Services) -> None:
     )
     async def remove_adapter(pool: Pool, name: Name, asked: Request) -> Response:
         """Its name is no model any more. Requests that run end as they began."""
+        pool = await adapters.home(pool)
         if not await adapters.remove(pool, name, by=actor_of(asked.scope)):
             raise _not_found(pool, name)
         log.info("adapter_removed", adapter=name, pool=pool, tenant=asked_by(asked.scope))

@@ -64,10 +64,13 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return a request header's first value; ``name`` in lower case."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return None
+    known: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if known is None:  # asked for a handful of them, each call would look through all
+        known = scope[_HEADERS] = dict(reversed(scope["headers"]))
+    return known.get(name)
+
+
+_HEADERS = "penstock.headers"
 
 
 class RawRoute(APIRoute):

@@ -12,6 +12,31 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
+TURN_MS = 5000.0
+"""For so long each model has its turn in a round robin: as long as the policy lets one stay that has work."""
+
+
+def in_turns(members: Any, wanted: frozenset[str], rules: Any, *, skip_idle: bool = False) -> frozenset[str]:
+    """Decide as a round robin does: each model in turn for a fixed time, or only those that have work."""
+    everyone = {one.worker: one for one in sorted(members, key=lambda one: one.worker)}
+    kept = [worker for worker in wanted if worker in everyone]
+    if not kept:
+        return frozenset(list(everyone)[: rules.awake])
+    (holder,) = kept
+    moving = any(one.holds and one.worker != holder for one in everyone.values())
+    stays = everyone[holder].awake_ms is not None and everyone[holder].awake_ms < TURN_MS
+    if skip_idle and everyone[holder].idle_ms is not None:
+        stays = False
+    if moving or stays or everyone[holder].awake_ms is None:
+        return wanted
+    names = list(everyone)
+    place = names.index(holder)
+    for name in names[place + 1 :] + names[:place]:
+        if everyone[name].wants or not skip_idle:
+            return frozenset({name})
+    return wanted
+
+
 PATCHES: dict[str, dict[str, dict[str, Any]]] = {
     "held_outputs": {
         "workers.engines.vllm.held_outputs": {"is_read_at_the_end": lambda _request: False},
@@ -21,6 +46,12 @@ PATCHES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "bulk_turns": {
         "workers.engines.vllm.turns": {"Turns.after": lambda _self, work: work()},
+    },
+    "swap_policy": {"jobs.swapping": {"decide": in_turns}},
+    "swap_policy_of_the_idle": {
+        "jobs.swapping": {
+            "decide": lambda members, wanted, rules: in_turns(members, wanted, rules, skip_idle=True)
+        },
     },
     "bulk_pace": {
         "workers.admission.pace": {"Pace.room": lambda _self, free, _now_s: max(0, free)},

@@ -8,9 +8,9 @@ and the queue in it placeholders. ``tests/integration/test_envelope.py`` compare
 from __future__ import annotations
 
 import base64
-import json
 from typing import Any, cast
 
+import msgspec
 from celery import Celery
 from kombu import Connection, Queue
 from kombu.utils.json import dumps
@@ -19,6 +19,8 @@ from broker.celery.app import TASK_NAME
 
 ID = "@ID@"
 QUEUE = "@QUEUE@"
+
+_read = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Envelope:
@@ -33,8 +35,7 @@ class Envelope:
 
     def message(self, job_id: str, queue: str) -> dict[str, Any]:
         """Return the message of a job that came from ``queue``."""
-        message: dict[str, Any] = json.loads(self._text.replace(ID, job_id).replace(QUEUE, queue))
-        return message
+        return _read(self._text.replace(ID, job_id).replace(QUEUE, queue))
 
 
 def learn_envelope(app: Celery) -> Envelope:

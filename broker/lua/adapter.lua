@@ -26,6 +26,7 @@ end
 
 -- Who else has the name: a model, an alias, or other files in another pool.
 local function taken(a)
+  if redis.call('HEXISTS', K.aliases(), a.name) == 1 then return {kind = 'alias', pool = a.pool} end
   local flat = redis.call('HGETALL', K.models())
   for i = 1, #flat, 2 do
     local pool, name = string.match(flat[i], '^(%S+) (.*)$')
@@ -35,7 +36,7 @@ local function taken(a)
     end
   end
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
-    local there = pool ~= a.pool and offered(pool, a.name).digest
+    local there = pool ~= a.pool and home_of(pool) ~= home_of(a.pool) and offered(pool, a.name).digest
     if there and there ~= a.digest then return {kind = 'other', pool = pool} end
   end
 end

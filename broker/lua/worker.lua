@@ -34,6 +34,10 @@ define('register', function(a)
   redis.call('PEXPIRE', K.worker(a.worker), exactly(a.ttl_ms * 10))
   redis.call('ZADD', K.leases(), exactly(now + a.ttl_ms), a.worker)
   redis.call('SADD', K.pools(), a.pool)
+  if a.version_of and redis.call('HEXISTS', K.pool(a.pool), 'forward') == 0 then -- until it is said that this version serves
+    local said = redis.call('HGET', K.rollout(a.version_of), 'current')
+    set_forward(a.pool, said and cjson.decode(said).pool or a.version_of)
+  end
   redis.call('SADD', K.libraries(), LIBRARY)
   look('')
   return {kind = 'ok'}
@@ -78,6 +82,15 @@ define('bury', function(a)
   else
     forget_worker(a.worker)
   end
+  return true
+end)
+
+-- Tell a worker something: at once over its channel, and with its next heartbeats in case it missed that.
+define('worker_order', function(a)
+  local lease = redis.call('ZSCORE', K.leases(), a.worker)
+  if not lease or tonumber(lease) < now_ms() then return false end
+  redis.call('HSET', K.worker_orders(a.worker), a.order, a.word)
+  redis.call('PUBLISH', K.ctl_channel(a.worker), cmsgpack.pack({a.order, a.word}))
   return true
 end)
 

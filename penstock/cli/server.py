@@ -24,6 +24,8 @@ _MODEL_HELP = (
 )
 _GPUS_HELP = "GPU indices, as 0,1, or all: one worker for each group.  [default: the first, or the CPU]"
 _TENSOR_HELP = "GPUs in a group, which hold one copy of the model.  [default: 1]"
+_NODES_HELP = "Machines that hold one copy of the model together.  [default: 1]"
+_MASTER_HELP = "With --nodes: the first machine, as the others reach it, and a free port."
 _PACED_HELP = (
     "Compute nothing; steps take the time of a cost model: H100-8B, H100-1B, or three numbers in ms."
 )
@@ -59,6 +61,9 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 
 
 @click.command("up")
+@click.option(
+    "--profile", type=click.Choice(["edge"]), help="Defaults for a kind of machine. edge: little memory."
+)
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
 @click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
@@ -107,9 +112,11 @@ def up(*, verbose: bool, **options: Any) -> None:
 @_tls_options
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
-def api(host: str | None, port: int | None, **options: Any) -> None:
+@click.option("--with-coordinator", is_flag=True, help="Run a coordinator in the same process: less memory.")
+def api(host: str | None, port: int | None, *, with_coordinator: bool, **options: Any) -> None:
     """Run the HTTP api."""
-    _start("api", "api.main:run_api", host=host, port=port, overrides=_given(**options), version=__version__)
+    target = "penstock.server.together:run_together" if with_coordinator else "api.main:run_api"
+    _start("api", target, host=host, port=port, overrides=_given(**options), version=__version__)
 
 
 @click.command("coordinator")
@@ -139,7 +146,7 @@ def coordinator(**options: Any) -> None:
     _start("coordinator", "coordinator.main:run_coordinator", _given(**options))
 
 
-@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME | check]")
+@click.group("worker", invoke_without_command=True, subcommand_metavar="[drain NAME | follow RANK | check]")
 @click.option("--engine", type=_ENGINES, help="What generates.  [default: vllm]")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--paced", metavar="PACE", help=_PACED_HELP)
@@ -155,6 +162,8 @@ def coordinator(**options: Any) -> None:
 )
 @click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
 @click.option("--tensor-parallel", type=int, metavar="N", help=_TENSOR_HELP)
+@click.option("--nodes", type=int, metavar="N", help=_NODES_HELP)
+@click.option("--node-master", metavar="HOST:PORT", help=_MASTER_HELP)
 @click.option("--workers", type=int, metavar="N", help=_WORKERS_HELP)
 @click.option("--alias", "aliases", multiple=True, metavar="NAME", help=_ALIAS_HELP)
 @click.option("--concurrency", type=int, metavar="N", help="Jobs on the engine at once.")
@@ -208,7 +217,39 @@ def check(**options: Any) -> None:
     _start("worker check", "penstock.server.check:check_worker", _given(**options))
 
 
+@click.command("follow")
+@click.argument("rank", type=click.IntRange(1, 63))
+@click.option(
+    "--pool", metavar="NAME", help="The worker's pool; a table of penstock.toml, where that has any."
+)
+@click.option("--model", metavar="NAME_OR_PATH", help="As the worker's.")
+@click.option("--nodes", type=int, metavar="N", help=_NODES_HELP)
+@click.option("--node-master", metavar="HOST:PORT", help=_MASTER_HELP)
+@click.option("--gpus", metavar="LIST", help=_GPUS_HELP)
+@click.option(
+    "--tensor-parallel", type=int, metavar="N", help="GPUs of all nodes that hold one copy of the model."
+)
+@click.option("--kv-cache-gib", type=float, metavar="GIB", help=_KV_CACHE_HELP)
+@click.option("--engine-arg", "engine_args", multiple=True, metavar="FLAG", help=_ENGINE_ARG_HELP)
+@click.option("--data-dir", metavar="DIR", help="Where the tiny model is kept.  [default: .penstock]")
+@click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
+@click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
+def follow(*, rank: int, **options: Any) -> None:
+    """Run a remote node of a worker whose engine is on several machines: its rank, from 1. The worker is rank 0.
+
+    \b
+    Examples:
+      penstock worker --pool big                      # on the first machine; [pools.big] says nodes and node_master
+      penstock worker follow 1 --pool big             # on the second, with the same penstock.toml
+
+    It needs the worker's settings and Redis. When the worker ends, its processes end too, and wait for its next start. It
+    runs until SIGTERM.
+    """  # noqa: D301  # \b is click's mark
+    _start("worker follow", "workers.nodes.main:run_node", _given(**options), rank=rank)
+
+
 worker.add_command(drain)
+worker.add_command(follow)
 worker.add_command(check)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import click
 
 from monitoring.logging import configure_logging
+from workers.devices.taking import take_devices
 from workers.engines.base import EngineDeadError, EngineStartError
 from workers.engines.factory import engine_for
 from workers.engines.vllm.fitting import Workload
 from workers.engines.vllm.paced_config import STEP_LOG
 from workers.engines.vllm.step_cost import Fit, Sample, fit, medians
-from workers.main import take_devices
 from workers.settings import WorkerSettings
 
 _SCHEDULER = "workers.engines.vllm.timed_scheduler.make_scheduler"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from broker.sources import settings_file
@@ -18,6 +19,7 @@ from workers.devices.pools import (
     served_name,
     worker_settings,
 )
+from workers.devices.swap_groups import disagreement
 from workers.settings import WorkerSettings
 
 OPTIONS = {
@@ -27,6 +29,8 @@ OPTIONS = {
     "served_model_name": "--served-model-name",
     "aliases": "--alias",
     "tensor_parallel": "--tensor-parallel",
+    "nodes": "--nodes",
+    "node_master": "--node-master",
     "concurrency": "--concurrency",
     "kv_cache_gib": "--kv-cache-gib",
     "cpu_memory_share": "--cpu-memory-share",
@@ -112,33 +116,61 @@ def parts_of_machine(
         there = ", ".join(sorted(names))
         msg = f"default_model (PENSTOCK_DEFAULT_MODEL): no pool of {file} serves {default_model!r}; there are {there}"
         raise PoolsStartError(f"bad setting {msg}")
+    awake: dict[str, list[tuple[str, int]]] = {}
+    for pool, one in pools.items():
+        if one.swap_group is not None:
+            awake.setdefault(one.swap_group, []).append((pool, one.swap_awake))
+    if wrong := disagreement(awake):
+        raise PoolsStartError(f"{file}: {wrong}")
     parts: list[Part] = []
-    owner: dict[int, str] = {}
+    owner: dict[int, Part] = {}
     ports: Counter[int] = Counter()
     for pool, one in pools.items():
         try:
             found = _parts(one, overrides, pool, ports)
         except DeviceStartError as error:
             raise DeviceStartError(f"{file}: [pools.{pool}] {error}") from error
-        for gpu in (gpu for part in found for gpu in part.group):
-            if owner.setdefault(gpu.index, pool) != pool:
-                msg = f"{file}: [pools.{pool}] gpus: GPU {gpu.index} is taken by [pools.{owner[gpu.index]}]"
-                raise PoolsStartError(msg)
+        for part in found:
+            _take_gpus(file, part, owner)
         parts += found
     return _share_memory(parts)
 
 
+def _take_gpus(file: Path, part: Part, owner: dict[int, Part]) -> None:
+    """Note whose each GPU is. Only pools of one swap group may share some, and then as one group of GPUs."""
+    pool = part.settings.pool
+    for gpu in part.group:
+        other = owner.setdefault(gpu.index, part)
+        where = f"{file}: [pools.{pool}] gpus: GPU {gpu.index}"
+        if other.settings.pool == pool:
+            continue
+        if part.settings.swap_group is None or part.settings.swap_group != other.settings.swap_group:
+            hint = "give both the same swap_group, and they share it in turns"
+            raise PoolsStartError(f"{where} is taken by [pools.{other.settings.pool}]; {hint}")
+        if other.group != part.group:
+            both = f"GPU {indices(other.group)} there and GPU {indices(part.group)} here"
+            msg = f"{where} is shared with [pools.{other.settings.pool}], which has other GPUs beside it ({both})"
+            raise PoolsStartError(f"{msg}: the pools of a swap group need the same gpus and tensor_parallel")
+
+
 def _share_memory(parts: list[Part]) -> list[Part]:
-    """Divide the machine's free memory among the workers whose engine runs on the CPU: each sizes its KV cache from it."""
+    """Divide the machine's free memory among the workers whose engine runs on the CPU: each sizes its KV cache from it.
+
+    Of a swap group, only those that are awake use it.
+    """
     on_cpu = [part for part in parts if part.settings.engine == "vllm" and not part.group]
+
+    groups = Counter(part.settings.swap_group for part in on_cpu)
+    awake = {part.settings.swap_group: part.settings.swap_awake for part in on_cpu}
+    users = sum(size if group is None else min(size, awake[group]) for group, size in groups.items())
 
     def shared(part: Part) -> Part:
         if part not in on_cpu:
             return part
-        share = part.settings.cpu_memory_share / len(on_cpu)
+        share = part.settings.cpu_memory_share / users
         return replace(part, flags=(*part.flags, f"--cpu-memory-share={share:.4f}"))
 
-    return [shared(part) for part in parts] if len(on_cpu) > 1 else parts
+    return [shared(part) for part in parts] if users > 1 else parts
 
 
 def _parts(

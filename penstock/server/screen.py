@@ -123,6 +123,8 @@ def _workers(pool: str, parts: Sequence[Part]) -> str:
     where = ""
     if settings.engine == "vllm":
         where = ", on " + " | ".join(dict.fromkeys(part.place for part in parts))
+    if settings.swap_group is not None:
+        where += f", in turns with the swap group {settings.swap_group}"
     also = f", also called {', '.join(settings.aliases)}" if settings.aliases else ""
     return ("" if pool == "default" else f"pool {pool}: ") + times + what + where + also
 

@@ -211,6 +211,7 @@ class EmbeddedServer:
             'save ""',  # the append-only file is the one truth
             "maxmemory-policy noeviction",  # an evicted key would be a lost job
             "hash-max-listpack-value 1024",  # most records then take two thirds of the memory
+            "latency-tracking no",  # a histogram for each command, which nobody reads
             "timeout 0",
         ]
         conf = self.dir / "valkey.conf"

@@ -73,7 +73,7 @@ async def test_every_window_is_some_scenarios() -> None:
     apis = {point.split("=")[0] for point in POINTS}
     # The last is reached in tests/integration/test_worker_failures.py.
     here = windows(PAIRS) | apis | {"worker.before_release", "worker.before_consume"}
-    names = ("test_batch_faults.py", "test_coordinator.py", "test_webhook_kills.py")
+    names = ("test_batch_faults.py", "test_coordinator.py", "test_swapping.py", "test_webhook_kills.py")
     others = "".join((ROOT / "tests" / "integration" / name).read_text() for name in names)
     assert here | {window for window in WINDOWS if re.search(f'"{window}["=]', others)} == set(WINDOWS)
 

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,27 @@ def channels(frames: list[str]) -> tuple[str, str]:
     return reasoning, content
 
 
+async def test_a_parser_that_fails_ends_its_request_alone(
+    parsed: Parsing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = parsed.engine
+    parser, turns = engine._app.state.openai_serving_chat.parser_cls, count()
+    original = parser.parse_delta
+
+    def fails(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(turns) == 3:
+            raise IndexError("a parser's mistake")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(parser, "parse_delta", fails)
+    chunks: list[Chunk] = []
+    request = EngineRequest("job_1", CHAT, json.dumps(chat(stream=True)).encode(), stream=True)
+    final = await parsed.engine.run(request, chunks.append)
+    assert final.status == 500, final.body
+    assert not any(isinstance(chunk, Frames) and 'finish_reason":"' in chunk.frames[0] for chunk in chunks)
+    await parsed.stream(chat(stream=True))
+
+
 @pytest.mark.parametrize(
     "more", [{"logprobs": True}, {"n": 2, "temperature": 1}, {"include_reasoning": False}]
 )
@@ -313,4 +335,4 @@ async def test_an_unknown_parser_stops_the_start(qwen3: tuple[Path, dict[str, An
     with pytest.raises(
         EngineStartError, match=r"has no .*_parser 'mine': choose `auto`, `none` or one of .*hermes|qwen3"
     ):
-        flags_for(*qwen3, **{setting: "mine"})
+        flags_for(qwen3[0], qwen3[1], **dict[str, Any]({setting: "mine"}))

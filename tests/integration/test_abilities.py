@@ -45,7 +45,7 @@ async def text_only(store: JobStore) -> None:
 REFUSED = [
     (CHAT, say(IMAGE), "messages"),
     (CHAT, {**say(), "tools": [TOOL]}, "tools"),
-    (CHAT, {**say(), "top_k": 5}, "top_k"),
+    (CHAT, {**say(), "min_p": 0.5}, "min_p"),
     (COMPLETIONS, {"prompt": "x", "min_p": 0.5}, "min_p"),
     (
         RESPONSES,
@@ -93,18 +93,18 @@ async def test_rows_are_refused_when_their_batch_is_validated(
     await text_only(store)
     rows: list[Any] = [row(n, model=MODEL) for n in range(4)]
     rows[1]["body"]["messages"][0]["content"] = [IMAGE]
-    rows[3]["body"]["top_k"] = 5
+    rows[3]["body"]["min_p"] = 0.5
     batch = await ended(client, (await create(client, rows)).id)
     assert batch.status == "failed"
     found = [(one.code, one.line, one.param) for one in batch.errors.data]
-    assert found == [("unsupported", 2, "body.messages"), ("unsupported", 4, "body.top_k")]
+    assert found == [("unsupported", 2, "body.messages"), ("unsupported", 4, "body.min_p")]
     assert "takes no images" in batch.errors.data[0].message
     assert sum((await store.depths(["texts"])).values()) == 0
 
 
 async def test_what_an_engine_does_not_say_is_left_to_it(client: openai.AsyncOpenAI, work: Callable) -> None:
     await work()
-    rows = [row("image", model="simulated"), row("tools", model="simulated", tools=[TOOL], top_k=5)]
+    rows = [row("image", model="simulated"), row("tools", model="simulated", tools=[TOOL], min_p=0.5)]
     rows[0]["body"]["messages"][0]["content"] = [IMAGE]
     batch = await ended(client, (await create(client, rows)).id)
     assert (batch.status, batch.request_counts.completed) == ("completed", 2)

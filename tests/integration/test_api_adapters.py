@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import sys
@@ -16,10 +17,12 @@ from huggingface_hub import constants
 
 from broker.adapters import Adapters
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from jobs.adapter_files import CONFIG, WEIGHTS
+from jobs.rollouts import Mode
 from penstock import ArgumentError, AsyncPenstock, BadRequestError, NotFoundError
 from storage import open_storage
-from storage.adapters import fetch
+from storage.base import read_all
 from tests.adapters import write_adapter
 from tests.apiserver import ApiServer
 from tests.environment import clean
@@ -69,10 +72,10 @@ async def test_an_adapter_from_an_uploaded_tar(
     assert (shown["source"], shown["base"], shown["pinned"]) == (source, f"org/{MODEL}", True)
     adapters = Adapters(puppet.store)
     (record,) = await adapters.of("default")
-    back = tmp_path / "back"
-    back.mkdir()
-    await fetch(open_storage(api.settings), record.key, back, record.digest)
-    assert sorted(one.name for one in back.iterdir()) == [CONFIG, WEIGHTS]
+    kept = await read_all(open_storage(api.settings), record.key)
+    assert (hashlib.sha256(kept).hexdigest(), len(kept)) == (record.digest, record.size_bytes)
+    with tarfile.open(fileobj=io.BytesIO(kept)) as tar:
+        assert tar.getnames() == [CONFIG, WEIGHTS]
     await http.delete(f"/v1/files/{source}")  # the adapter needs it no more
     await adapters.failed(puppet.name, record, "out of memory")
     (listed,) = (await http.get(PATH)).json()["data"]
@@ -161,6 +164,27 @@ async def test_the_command(api: ApiServer, puppet: Puppet, tmp_path: Path) -> No
     assert await run("rm", "acme/sql") == [{"id": "default/acme/sql", "deleted": True}]
 
 
+async def test_a_pools_name_means_its_version_that_serves(
+    http: httpx.AsyncClient, puppet: Puppet, store: JobStore, tmp_path: Path
+) -> None:
+    first = await upload(http, tar_of(write_adapter(tmp_path / "a")))
+    assert (await add(http, first, "sql", any_base=True)).json()["id"] == "default/sql"
+    rollouts = Rollouts(store)
+    old = await rollouts.get("default")
+    started = await rollouts.write(old, old.start("m2", (), Mode.SURGE))
+    assert started is not None
+    await Puppet(store, "new", "default-v2").live()
+    assert await rollouts.write(started, started.flipped(), flip=True)
+    other = await upload(http, tar_of(write_adapter(tmp_path / "b", fill=1)))
+    replaced = await add(http, other, "sql", any_base=True)
+    assert replaced.status_code == 201, replaced.text
+    assert replaced.json()["id"] == "default-v2/sql"
+    assert [one["id"] for one in (await http.get(PATH)).json()["data"]] == ["default-v2/sql"]
+    assert (await http.get(f"{PATH}/default/sql")).json()["digest"] == replaced.json()["digest"]
+    assert (await http.delete(f"{PATH}/default/sql")).json()["id"] == "default-v2/sql"
+    assert (await http.get(PATH, params={"pool": "default"})).json()["data"] == []
+
+
 async def test_pages(http: httpx.AsyncClient, puppet: Puppet, tmp_path: Path) -> None:
     source = await upload(http, tar_of(write_adapter(tmp_path / "a")))
     for name in ("b", "a", "c"):
@@ -189,7 +213,7 @@ async def test_what_does_not_fit_is_refused(
         ({"source": large, "any_base": True}, 400, "its rank is 16, and the pool's workers take 8 at most"),
         ({"source": source, "any_base": True, "name": "../x"}, 400, "a name begins with"),
         ({"source": source, "any_base": True, "name": MODEL}, 400, "is a model of the pool 'default'"),
-        ({"source": source, "any_base": True, "name": "gpt-4o"}, 400, "is an alias in the pool 'default'"),
+        ({"source": source, "any_base": True, "name": "gpt-4o"}, 400, "is an alias of a model"),
         ({"source": source, "pool": "nowhere"}, 404, "the pool 'nowhere' does not exist"),
         ({"source": "/etc"}, 400, "neither the id of an uploaded file nor hf:org/name"),
         ({"source": f"file-{7:032x}"}, 404, "file"),

@@ -68,7 +68,8 @@ class Worker:
         answer = await self.ask(model)
         assert answer["status"] == 200, answer
         assert answer["model"] == model
-        return answer["choices"][0]["message"]["content"]
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
 
     def counted(self, name: str, **labels: str) -> float:
         return self._registry.get_sample_value(name, labels) or 0.0
@@ -214,7 +215,8 @@ async def test_requests_in_flight_keep_the_version_they_began_with(
             await leave.wait()
             body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],"max_tokens":4}'
             final = await worker.engine.run(EngineRequest("held", CHAT, body, adapter=folder), lambda _: None)
-            return msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            answer: str = msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            return answer
 
     held = asyncio.create_task(hold())
     await entered.wait()
@@ -236,6 +238,23 @@ async def test_requests_in_flight_keep_the_version_they_began_with(
 
 async def _only(worker: Worker, count: int) -> bool:
     return len(worker.engine.adapters()) == count
+
+
+async def test_an_engine_that_sleeps_has_none(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    worker = await start()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
+    await until(adapters, worker, a=LOADED)
+    text = await worker.says("a")
+    await worker.pool.rest()
+    assert worker.engine.adapters() == frozenset()
+    await declare(adapters, storage, tiny_adapter(tmp_path / "b", 2), "b")
+    await until(adapters, worker, a=STORED)
+    assert worker.engine.adapters() == frozenset()
+    worker.pool.wake()
+    assert await worker.says("a") == text
+    await until(adapters, worker, a=LOADED, b=LOADED)
 
 
 async def test_one_that_waits_for_a_place_gets_it_although_all_are_busy(
@@ -341,7 +360,7 @@ async def test_a_version_under_which_two_workers_ended_is_tried_no_more(
         dying = await start()
         await until(adapters, dying, a=LOADED)
         (folder,) = dying.engine.adapters()
-        dying.pool._files.begin_trial(folder)  # the process ends here: its engine died while it loaded
+        dying.pool._loader.files.begin_trial(folder)  # the process ends here: its engine died while it loaded
         dying.pool.close()
     worker = await start()
     await until(adapters, worker, a=FAILED)

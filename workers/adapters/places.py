@@ -141,6 +141,10 @@ class Places:
             if not (place.users or place.loading):
                 self._leave(place)
 
+    async def clear(self) -> None:
+        """Unload all of them; no request uses one. What is being loaded must have come to its end."""
+        await asyncio.gather(*(self._leave(place) for place in list(self._places.values())))
+
     def pin(self, folders: Collection[Path]) -> None:
         """Set which versions are not evicted, of those that have a place now."""
         for place in self._places.values():

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from broker.attempts import Claim
@@ -251,6 +251,7 @@ class Runner:
             self._flusher.schedule(buffer)
 
         body, upload = await self._inputs.of(claim)
+        attempt.suspect = body if claim.kills else b""
         with self._quarantine.window(claim) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000

@@ -38,6 +38,11 @@ def gpus_for(settings: WorkerSettings) -> tuple[Gpu, ...]:
         if settings.gpus is not None:
             raise DeviceStartError("a paced engine uses no GPU: leave out gpus (--gpus)")
         return ()
+    if settings.placement == "external":
+        if settings.gpus is not None or (settings.workers or 1) > 1:
+            msg = "with placement external the engine's devices are not this machine's: leave out gpus and workers"
+            raise DeviceStartError(msg)
+        return ()
     if settings.engine == "vllm":
         return () if vllm_runs_on_cpu() else visible(look(), os.environ.get(VISIBLE))
     if settings.gpus is None or settings.gpus == "all":
@@ -62,14 +67,22 @@ def groups_for(settings: WorkerSettings, gpus: Sequence[Gpu]) -> list[Group]:
             "a paced engine is one device: leave out tensor, pipeline and data parallelism, and choose a pace (paced) "
             "of the whole group"
         )
-    groups = cut(settings.gpus, size, gpus, settings.workers)
+    nodes = settings.nodes or 1
+    if size % nodes:
+        msg = f"the engine has {size} devices, which {nodes} nodes cannot share"
+        raise DeviceStartError(
+            f"{msg}: tensor_parallel times the stages of its pipeline is a multiple of nodes"
+        )
+    if nodes > 1 and (settings.workers or 1) > 1:
+        raise DeviceStartError("an engine on several machines is one worker: leave out workers")
+    groups = cut(settings.gpus, size // nodes, gpus, settings.workers)
     if settings.engine == "vllm" and settings.model is not None and groups[0]:
         share = flag(settings.engine_args, "--gpu-memory-utilization")
         need = weights_bytes(settings.model, settings.engine_args)
         if need is not None and (draft := settings.draft_model) is not None:
             need += weights_bytes(draft) or 0
         for group in groups:
-            check_room(settings.model, need, group, copies, _share(share))
+            check_room(settings.model, None if need is None else need // nodes, group, copies, _share(share))
     return groups
 
 
@@ -90,15 +103,20 @@ def group_size(settings: WorkerSettings) -> tuple[int, int]:
 
 
 def device_for(settings: WorkerSettings, group: Group) -> Device:
-    """Return the device for the worker's record."""
+    """Return the device for the worker's record: those of all its nodes."""
+    count, nodes = len(group) or 1, settings.nodes or 1
+    if settings.placement == "external":
+        count, nodes = group_size(settings)[0], 1
     if settings.device is not None or settings.device_memory_gb is not None:
         memory = None if settings.device_memory_gb is None else int(settings.device_memory_gb * GB)
-        return Device(settings.device, memory, len(group) or 1)
+        return Device(settings.device, memory, count * nodes)
     if settings.paced is not None:
         return Device(settings.paced_name)
-    if settings.engine == "openai":
-        return Device()  # behind a server that does not name it
-    return device_of(group if settings.engine == "vllm" else ())
+    if settings.engine == "openai" or settings.placement == "external":
+        return Device(count=count)  # elsewhere, and nobody names it
+    here = device_of(group if settings.engine == "vllm" else ())
+    memory = None if here.memory_bytes is None else here.memory_bytes * nodes
+    return Device(here.name, memory, here.count * nodes)
 
 
 def _count(text: str | None) -> int | None:

@@ -12,6 +12,7 @@ import pydantic
 
 from broker.settings import BrokerSettings, MetricsSettings
 from broker.sources import given, settings_file
+from workers.devices.swap_groups import MODELS, BadModelsError, expanded
 from workers.settings import WorkerSettings
 
 Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -21,12 +22,13 @@ OWN = (
         "model",
         "served_model_name",
         "aliases",
+        "adapters",
         "engine_args",
         "tool_parser",
         "reasoning_parser",
         "speculation",
     ),
-    *("gpus", "tensor_parallel", "workers", "device", "device_memory_gb"),
+    *("gpus", "tensor_parallel", "nodes", "node_master", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""
 
@@ -47,6 +49,8 @@ class PoolsStartError(Exception):
 def read_tables() -> Tables:
     """Return the file's ``[pools.*]`` by name; empty if there is no file or no pool in it.
 
+    A table with several ``models`` is a table for each; see :mod:`workers.devices.swap_groups`.
+
     Raises:
         PoolsStartError: it is not TOML, or a table, its name or a key is wrong.
     """
@@ -58,25 +62,37 @@ def read_tables() -> Tables:
         return {}
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PoolsStartError(f"{file} cannot be read: {error}") from error
-    tables = whole.get("pools", {})
-    if not isinstance(tables, dict):
+    written = whole.get("pools", {})
+    if not isinstance(written, dict):
         raise PoolsStartError(f"{file}: pools must be tables, such as [pools.chat]")
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise PoolsStartError(f"{file}: [pools] {name}: a pool is a table of its own, [pools.{name}]")
-        if not _NAME.fullmatch(name):
-            raise PoolsStartError(
-                f"{file}: [pools.{name}]: a pool's name is up to 64 letters, digits, - and _"
-            )
-        for key in table:
-            if key not in KEYS:
-                raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
+    tables: dict[str, Mapping[str, Any]] = {}
+    for name, table in written.items():
+        pools = _pools_of(name, table)
+        if twice := pools.keys() & tables.keys() | (pools.keys() - {name}) & written.keys():
+            raise PoolsStartError(f"{file}: [pools.{name}] {MODELS}: there is another pool {min(twice)!r}")
+        tables |= pools
     beside = [key for key in OWN if key in whole] if tables else []
     if beside:
         raise PoolsStartError(
             f"{file}: {beside[0]}: it stands beside the pools {_names(tables)}; move it into the table of one"
         )
     return tables
+
+
+def _pools_of(name: str, table: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the pools of one table, which may be anything that TOML has."""
+    file = settings_file()
+    if not isinstance(table, dict):
+        raise PoolsStartError(f"{file}: [pools] {name}: a pool is a table of its own, [pools.{name}]")
+    if not _NAME.fullmatch(name):
+        raise PoolsStartError(f"{file}: [pools.{name}]: a pool's name is up to 64 letters, digits, - and _")
+    for key in table:
+        if key not in KEYS and key != MODELS:
+            raise PoolsStartError(f"{file}: [pools.{name}] {key}: {_unknown(key)}")
+    try:
+        return expanded(name, table)
+    except BadModelsError as error:
+        raise PoolsStartError(f"{file}: [pools.{name}] {error}") from error
 
 
 def worker_settings(overrides: Mapping[str, Any]) -> WorkerSettings:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from jobs.capabilities import Capabilities
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
@@ -43,6 +45,10 @@ class AdapterBrokenError(Exception):
     """The engine cannot use a LoRA adapter. The message says why."""
 
 
+class ReloadRefusedError(Exception):
+    """Other weights cannot be loaded into a running engine. The message is for the operator."""
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """A file that belongs to a request."""
@@ -51,8 +57,7 @@ class Upload:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+class EngineRequest(msgspec.Struct, frozen=True):
     """One job, as an engine sees it.
 
     Attributes:
@@ -75,7 +80,7 @@ class EngineRequest:
     stream: bool = False
     priority: int = 0
     attempt: int = 1
-    trace: Mapping[str, str] = field(default_factory=dict)
+    trace: Mapping[str, str] = msgspec.field(default_factory=dict)
     handed_over: Callable[[], None] | None = None
     tenant: str | None = None
     upload: Upload | None = None
@@ -265,6 +270,23 @@ class Engine(Protocol):
 
         Raises:
             EngineStartError: it cannot, with a message for the operator.
+            EngineDeadError: the engine is gone.
+        """
+
+    async def check_weights(self, model: str) -> None:
+        """Return if the weights of another model can take the place of those that run. Nothing changes.
+
+        Raises:
+            ReloadRefusedError: they cannot: other shapes, missing files, or this engine cannot do that.
+        """
+
+    async def reload(self, model: str) -> None:
+        """Replace the weights by those of a model that :meth:`check_weights` has let pass, under the same names.
+
+        Only without a request. What was cached of the ones before is forgotten. :meth:`wake` brings the new ones, too.
+
+        Raises:
+            ReloadRefusedError: the engine refuses the files; its weights are of no version then.
             EngineDeadError: the engine is gone.
         """
 

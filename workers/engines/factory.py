@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monitoring.otlp import traces_url
+from workers.devices.nvml import vllm_runs_on_cpu
 from workers.devices.tiny_models import SERVED_NAME, TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
@@ -62,28 +63,38 @@ def engine_for(settings: WorkerSettings) -> Engine:
                 wake_s=settings.simulated_wake_s,
             )
         )
-    traces = traces_url(settings.otlp_endpoint)
-    return make_engine(
-        replace(
-            _vllm(settings),
-            lane_scheduler=settings.lane_scheduler,
-            bulk_reserve=settings.bulk_reserve,
-            interactive_slo_ms=settings.interactive_slo_ms,
-            just_in_time=settings.just_in_time,
-            sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
-            paced_wake_s=settings.paced_wake_s,
-            speculation=settings.speculation,
-            adapters=settings.adapters_max,
-            adapters_cpu=settings.adapters_kept,
-            adapter_max_rank=settings.adapter_max_rank,
-            log_json=settings.log_json,
-            media=MediaRules(
-                settings.private_media,
-                image_max_bytes=settings.image_max_bytes,
-                image_max_pixels=settings.image_max_pixels,
-            ),
-            otlp_traces_url=traces,
-        )
+    return make_engine(vllm_settings(settings))
+
+
+def vllm_settings(settings: WorkerSettings) -> VllmSettings:
+    """Return the settings of vLLM for a worker. Builds a tiny model if it has none, or one by name.
+
+    Raises:
+        OSError: a tiny model cannot be written.
+    """
+    return replace(
+        _vllm(settings),
+        lane_scheduler=settings.lane_scheduler,
+        bulk_reserve=settings.bulk_reserve,
+        interactive_slo_ms=settings.interactive_slo_ms,
+        just_in_time=settings.just_in_time,
+        sleep_level=settings.swap_sleep_level if settings.swap_group and settings.gpus else None,
+        paced_wake_s=settings.paced_wake_s,
+        speculation=settings.speculation,
+        adapters=settings.adapters_max,
+        adapters_cpu=settings.adapters_kept,
+        adapter_max_rank=settings.adapter_max_rank,
+        log_json=settings.log_json,
+        media=MediaRules(
+            settings.private_media,
+            image_max_bytes=settings.image_max_bytes,
+            image_max_pixels=settings.image_max_pixels,
+        ),
+        otlp_traces_url=traces_url(settings.otlp_endpoint),
+        one_process=settings.one_engine_process and vllm_runs_on_cpu(),
+        nodes=settings.nodes,
+        node_master=settings.node_master,
+        tensor_parallel_size=settings.tensor_parallel,
     )
 
 

@@ -26,6 +26,9 @@ class VllmSettings:
             the free memory; see :mod:`workers.engines.vllm.cpu_memory`.
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
+        one_process: on the CPU, run the model in the engine's process.
+        nodes: machines that hold one copy of the model.
+        node_master: ``host:port`` of the first of them.
         dtype: weight type, such as ``bfloat16``.
         tool_call_parser: name of vLLM's parser of tool calls; also turns on ``--enable-auto-tool-choice``. ``auto``: the one
             of the model's family, if it is known; ``none`` or None: none but what ``extra_args`` name.
@@ -60,6 +63,9 @@ class VllmSettings:
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int | None = None
+    one_process: bool = False
+    nodes: int | None = None
+    node_master: str | None = None
     dtype: str | None = None
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
@@ -96,6 +102,9 @@ class VllmSettings:
             args.append(f"--otlp-traces-endpoint={self.otlp_traces_url}")
         if self.paced is not None:
             args += flags(self.paced)
+        args += self._of_nodes()
+        if self.one_process:
+            args.append("--distributed-executor-backend=uni")
         if self.sleep_level is not None:
             args.append("--enable-sleep-mode")
         for flag in (
@@ -106,6 +115,13 @@ class VllmSettings:
             if value is not None:
                 args.append(f"--{flag.replace('_', '-')}={value}")
         return [*args, *self.extra_args]
+
+    def _of_nodes(self) -> list[str]:
+        if self.nodes is None or self.node_master is None:
+            return []
+        host, _, port = self.node_master.rpartition(":")
+        where = [f"--master-addr={host}", f"--master-port={port}"]
+        return [f"--nnodes={self.nodes}", *where, "--distributed-executor-backend=mp"]
 
     def _abilities(self) -> list[str]:
         """Write the flags of parsers, speculation and adapters."""

@@ -6,8 +6,8 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -15,38 +15,35 @@ import structlog
 
 from broker.adapters import Adapters
 from broker.attempts import Claim
-from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
 from broker.db.errors import StoreError
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
-from jobs.retry import RetryPolicy
 from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
 from storage import StoredBodies, open_storage
+from workers.adapters.declared import take_over
+from workers.adapters.opening import open_adapters
 from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
-from workers.admission.pace import Pace
-from workers.admission.policy import LaneController
 from workers.attempts.attempt import Outcome
 from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
 from workers.attempts.spans import tracer_for
-from workers.batches.chunk import ChunkRunner
-from workers.batches.plan import Planner
-from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
-from workers.inputs import Inputs
+from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
+from workers.process.parts import Parts
 from workers.process.registration import description
+from workers.process.reloads import Reloads
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
 from workers.swapping.boarding import board, member_for
@@ -94,12 +91,13 @@ class EngineHost:
         self.gpus = GpuWatch()
         self.quarantine = Quarantine(_SUSPECT_WINDOW_S)
         self.info: dict[str, Any] = {}
+        self._reloads = Reloads(engine, self._announce, lambda: self._member is not None)
         self._tracer = Tracer()
         self._lease: Lease | None = None
         self._adapters: AdapterPool | None = None
         self._services: list[asyncio.Task[None]] = []
         self._jobs: set[asyncio.Task[Outcome]] = set()
-        self._returns: set[asyncio.Task[None]] = set()
+        self._errands: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
         self._closing = False
@@ -160,9 +158,13 @@ class EngineHost:
             with suppress(StoreError):  # the heartbeat finds them, too
                 await self._store.disown(self.worker, job_ids)
 
-        task = asyncio.get_running_loop().create_task(disown())
-        self._returns.add(task)
-        task.add_done_callback(self._returns.discard)
+        self._run_errand(disown())
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Run what ends by itself, until the worker ends."""
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
 
     def _known(self) -> frozenset[str]:
         """Return the jobs that this worker knows as its own."""
@@ -183,77 +185,18 @@ class EngineHost:
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         with suppress(StoreError):
             await store.large.look()
-        capacity = s.concurrency or self.engine.capacity()
-        lanes = LaneController(
-            capacity,
-            s.bulk_reserve,
-            # An engine with more slots would run what should wait in it.
-            holds_bulk=self.engine.holds_bulk() and capacity >= self.engine.capacity(),
-            on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc(),
-        )
-        pace = Pace(lanes.ceiling + lanes.ahead, lanes.ahead)
-        self.gate = gate = Gate(self.engine, lanes, pace)
-        self._metrics.capacity.set(capacity)
-        self._metrics.bulk_limit.set_function(lambda: lanes.limit)
-        self._metrics.bulk_pace.set_function(lambda: pace.rate)
-        self._metrics.rows_running.set_function(lambda: gate.running_rows)
-        device_share = self._device.count / capacity
-        inputs = Inputs(
-            store,
-            storage,
-            image_max_bytes=s.image_max_bytes,
-            request_images_max_bytes=s.request_images_max_bytes,
-            request_images_max=s.request_images_max,
-        )
-        if s.adapters_max:
-            self._adapters = AdapterPool(
-                self.engine,
-                Adapters(store),
-                self._metrics,
-                storage,
-                s.data_dir.resolve() / "adapters",
-                worker=self.worker,
-                pool=s.pool,
-                most=s.adapters_kept,
-            )
-        adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
-        rows = RowRunner(
-            self.engine,
-            inputs,
-            RetryPolicy(s.retry_base_s, s.retry_max_s),
-            s.max_result_bytes,
-            self._tracer,
-            adapter_for=adapter_for,
-            share_prefixes=s.shared_prefix_cache,
-        )
-        chunks = ChunkRunner(
-            rows,
-            storage,
-            ChunkStore(store),
-            self._metrics,
-            gate,
-            one_by_one=capacity,
-            planner=Planner(s.batch_prefix_order, s.batch_answer_identical_once),
-            device_share=device_share,
-        )
-        self._runner = Runner(
-            self.engine,
-            store,
+        self._adapters = await open_adapters(s, self.engine, store, self._metrics, storage, self.worker)
+        parts = Parts(s, self.engine, store, storage, self._metrics, self._tracer)
+        self.gate = gate = parts.gate()
+        self._runner = parts.runner(
             self.worker,
-            pool=s.pool,
+            gate,
+            device_share=self._device.count / parts.capacity,
             quarantine=self.quarantine,
-            metrics=self._metrics,
-            tracer=self._tracer,
-            max_result_bytes=s.max_result_bytes,
-            device_share=device_share,
-            inputs=inputs,
-            adapter_for=adapter_for,
-            share_prefixes=s.shared_prefix_cache,
-            run_chunk=chunks.run,
-            abort_chunk=chunks.abort,
+            adapters=self._adapters,
             die=self.ending.die,
         )
-        facts = description(s, self.engine, self._device, capacity, lanes.ceiling)
+        facts = description(s, self.engine, self._device, parts.capacity, parts.lanes.ceiling)
         self.info = facts | {"started_at": time.time(), **info()}
         self._lease = lease = Lease(
             store,
@@ -268,6 +211,7 @@ class EngineHost:
             known=self._known,
             look=None if self._member is None else self._member.look,
             on_adapters=self._adapters.changed if self._adapters else lambda _: None,
+            reload=self._reloads.order,
         )
         await lease.take(s.aliases)
         reaper = reap_forever(store, s.reap_interval_s, on_round=self._metrics.reaper.count)
@@ -279,13 +223,34 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if (group := group_of(s)) is not None:
+            services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
+        effects = Effects(
+            self.engine,
+            gate,
+            self._runner,
+            self._metrics,
+            lambda: self._consumer,
+            s.swap_drain_s,
+            self._adapters,
+        )
+        services["reloads"] = self._reloads.run(effects)
         if self._member is not None and boarding is not None:
             boarding.cancel()
             self._member.boarded()
-            effects = Effects(
-                self.engine, gate, self._runner, self._metrics, lambda: self._consumer, s.swap_drain_s
-            )
             services["swap member"] = self._member.run(effects)
+        if s.adapters:
+            self._run_errand(
+                take_over(
+                    s.adapters,
+                    s.pool,
+                    self.engine.models(),
+                    Adapters(store),
+                    storage,
+                    most=s.adapters_per_pool,
+                    most_bytes=s.adapter_max_bytes,
+                )
+            )
         if self._adapters is not None:
             services["adapters"] = self._adapters.keep()
         self._services = [asyncio.create_task(one, name=name) for name, one in services.items()]
@@ -307,7 +272,10 @@ class EngineHost:
     def _state(self) -> dict[str, Any]:
         stats, member = self.engine.stats(), self._member
         state = WorkerState.READY if member is None else member.state
+        if self._reloads.busy and state is WorkerState.READY:
+            state = WorkerState.WAKING
         return self.info | {
+            **self._reloads.said,
             "state": WorkerState.DRAINING if self.ending.begun else state,
             **({} if member is None else {"wake_ms": member.wake_ms, "swap_group": self.settings.swap_group}),
             "running": self._runner.running,
@@ -337,11 +305,11 @@ class EngineHost:
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
-        await _cancel([*self._jobs, *self._returns, *self._services])
+        await _cancel([*self._jobs, *self._errands, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files
-            self._adapters.close()
+            await asyncio.to_thread(self._adapters.close)
         for error in ended:
             if error is not None:
                 raise error

@@ -20,7 +20,7 @@ from broker.db.urls import without_password
 from broker.events.subscriber import Subscriber
 from broker.events.token_counts import CountRequest, CountServer
 from broker.jobs import JobStore
-from broker.registry import DRAIN, SWAP
+from broker.registry import DRAIN, RELOAD, SWAP
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
 from workers.attempts.reasons import StopReason
@@ -45,6 +45,7 @@ class Lease:
         known: returns the jobs that it knows as its own.
         look: has it look at its swap group; None: it has none.
         on_adapters: gets the version of its pool's adapters.
+        reload: takes an order to load other weights; None: there is nothing to load.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class Lease:
         known: Callable[[], frozenset[str]],
         on_adapters: Callable[[int | None], None],
         look: Callable[[], None] | None = None,
+        reload: Callable[[str], None] | None = None,
     ) -> None:
         self._store, self._worker = store, worker
         self._redis_url, self._interval_s = redis_url, interval_s
         self._engine, self._runner, self._ending, self._metrics = engine, runner, ending, metrics
-        self._state, self._known, self._look = state, known, look
+        self._state, self._known, self._look, self._reload = state, known, look, reload
         self._on_adapters = on_adapters
         self._unknown: frozenset[str] = frozenset()
         self._drains = False
@@ -179,6 +181,9 @@ class Lease:
                 self._look()
         elif subject == CHANGED:
             self._on_adapters(int(word))
+        elif subject == RELOAD:
+            if self._reload is not None:
+                self._reload(word)
         elif subject != DRAIN:
             try:
                 self._runner.stop(subject, StopReason(word))

@@ -31,7 +31,9 @@ def description(
         engine: started.
         bulk_capacity: bulk jobs of these at most.
     """
+    version = settings.pool_version
     return {
+        **({} if version is None else {"version_of": settings.pool.removesuffix(f"-{version}")}),
         "name": settings.node_name,
         "host": platform.node(),
         "pid": os.getpid(),
@@ -43,6 +45,7 @@ def description(
         "models": [model.name for model in engine.models()],
         "aliases": list(settings.aliases),
         "capacity": capacity,
+        **({} if settings.nodes is None else {"nodes": settings.nodes, "node_master": settings.node_master}),
         "bulk_capacity": bulk_capacity,
     }
 

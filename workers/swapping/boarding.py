@@ -46,7 +46,14 @@ def member_for(
     )
     rules = Rules(settings.swap_awake, settings.swap_min_stay_s * 1000, settings.swap_max_wait_s * 1000)
     return SwapMember(
-        store, group, rules, worker, heartbeat_s=settings.heartbeat_s, leaves=leaves, changed=changed
+        store,
+        group,
+        rules,
+        worker,
+        heartbeat_s=settings.heartbeat_s,
+        reap_interval_s=settings.reap_interval_s,
+        leaves=leaves,
+        changed=changed,
     )
 
 

@@ -37,6 +37,16 @@ class Consumer(Protocol):
         """Return the jobs of claims that have not reached the runner yet."""
 
 
+class Adapters(Protocol):
+    """The LoRA adapters of the engine; see :class:`workers.adapters.pool.AdapterPool`."""
+
+    async def rest(self) -> None:
+        """Unload them all."""
+
+    def wake(self) -> None:
+        """Load them again, as they are wanted."""
+
+
 class Effects:
     """All of it is called on the engine's loop.
 
@@ -45,6 +55,7 @@ class Effects:
         gate, runner: of this worker.
         consumer: returns what asks for jobs; None: nothing does yet.
         drain_s: time for running jobs.
+        adapters: the engine's LoRA adapters; None: it takes none.
     """
 
     def __init__(
@@ -55,9 +66,10 @@ class Effects:
         metrics: WorkerMetrics,
         consumer: Callable[[], Consumer | None],
         drain_s: float,
+        adapters: Adapters | None = None,
     ) -> None:
         self._engine, self._gate, self._runner, self._metrics = engine, gate, runner, metrics
-        self._consumer, self._drain_s = consumer, drain_s
+        self._consumer, self._drain_s, self._adapters = consumer, drain_s, adapters
 
     @property
     def busy(self) -> bool:
@@ -74,12 +86,18 @@ class Effects:
             EngineDeadError: the engine is gone.
         """
         with self._timed("drain"):
-            self._gate.close()
-            await self._stop_claiming()
-            await self._let_end()
+            await self.rest(self._drain_s)
         with self._timed("sleep") as took_ms:
+            if self._adapters is not None:  # their weights go with the engine's
+                await self._adapters.rest()
             await self._engine.sleep()
         return took_ms()
+
+    async def rest(self, drain_s: float) -> None:
+        """Take no more jobs, let the running ones end within these seconds, and give back the rest."""
+        self._gate.close()
+        await self._stop_claiming()
+        await self._let_end(drain_s)
 
     async def take_devices(self) -> float:
         """Have the engine take the devices, and take jobs again.
@@ -93,6 +111,8 @@ class Effects:
         """
         with self._timed("wake") as took_ms:
             await self._engine.wake()
+            if self._adapters is not None:
+                self._adapters.wake()
         self._metrics.swaps.inc()
         return took_ms()
 
@@ -123,15 +143,15 @@ class Effects:
                 consumer.wake()
                 await asyncio.sleep(_LOOK_S)
 
-    async def _let_end(self) -> None:
+    async def _let_end(self, drain_s: float) -> None:
         """Wait for the running jobs. Chunks of batches go back once their running rows have ended: they begin no others."""
-        end_s = time.monotonic() + self._drain_s
+        end_s = time.monotonic() + drain_s
         while self._left() and time.monotonic() < end_s:
             if self._runner.running and self._only_chunks():
                 break
             await asyncio.sleep(_LOOK_S)
         if self._runner.running:
-            log.info("swap_gives_back", jobs=self._runner.running, waited_s=self._drain_s)
+            log.info("swap_gives_back", jobs=self._runner.running, waited_s=drain_s)
         while self._left():
             self._runner.release()
             await asyncio.sleep(_LOOK_SELDOM_S)

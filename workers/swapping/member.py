@@ -15,6 +15,7 @@ import structlog
 
 from broker.db.errors import StoreUnavailableError
 from broker.jobs import JobStore
+from broker.reaper import reap_forever
 from broker.swapping import Said, SwapGroup, View
 from jobs.swapping import Rules, decide, expected_wake_ms
 from jobs.worker_states import WorkerState
@@ -68,11 +69,13 @@ class SwapMember:
         worker: str,
         *,
         heartbeat_s: float,
+        reap_interval_s: float,
         leaves: Callable[[], bool],
         changed: Callable[[], None],
     ) -> None:
         self._store, self._group, self._rules, self._worker = store, group, rules, worker
-        self._heartbeat_s, self._leaves, self._changed = heartbeat_s, leaves, changed
+        self._heartbeat_s, self._reap_interval_s = heartbeat_s, reap_interval_s
+        self._leaves, self._changed = leaves, changed
         self._look_now = asyncio.Event()
         self._costs = Costs()
         self._has = False
@@ -92,13 +95,13 @@ class SwapMember:
         """Wait until the devices are this member's, for the first time.
 
         Returns:
-            What prolongs its lease until it is registered, to be cancelled then.
+            What prolongs its lease, and ends those of others, until it is registered; to be cancelled then.
 
         Raises:
             StoreUnavailableError: Redis cannot be reached.
         """
         await self._store.heartbeat(self._worker, first=True)
-        lease = asyncio.create_task(self._prolong(), name="lease before the start")
+        lease = asyncio.create_task(self._live(), name="lease before the start")
         try:
             await self._wait_to_board()
         except BaseException:
@@ -119,6 +122,10 @@ class SwapMember:
                 log.info("swap_waits", worker=self._worker)
                 said = True
             await asyncio.sleep(LOOK_S)
+
+    async def _live(self) -> None:
+        """Prolong the lease, and reap: a member that was killed may hold the devices, and no other process may be there."""
+        await asyncio.gather(self._prolong(), reap_forever(self._store, self._reap_interval_s))
 
     async def _prolong(self) -> None:
         while True:
@@ -158,6 +165,8 @@ class SwapMember:
         """Leave the group. The engine must have stopped."""
         with suppress(StoreUnavailableError):
             await self._group.give(leaves=True)
+            if self._boots:  # it never registered, so nobody else ends its lease
+                await self._store.bury(self._worker)
 
     async def _obey(self, view: View, effects: Effects) -> None:
         wanted = self._worker in view.wanted

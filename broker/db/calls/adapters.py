@@ -10,7 +10,7 @@ class Added(Answer):
 
     Attributes:
         kind: ``added``; ``replaced``: the name had other files; ``same``: it had these; ``skipped``: these settings were
-            taken over before; ``full``: the pool has its most adapters; ``model``, ``alias``: the name is one of a pool's;
+            taken over before; ``full``: the pool has its most adapters; ``model``, ``alias``: the name means a model;
             ``other``: another pool has other files of this name.
         pool: the pool that has the name.
     """

@@ -196,7 +196,9 @@ def test_what_a_machine_refuses(file, overrides, default_model, message):
 
 def test_two_pools_do_not_share_a_gpu(file):
     file("[pools.a]\nengine='simulated'\ngpus='0,1'\n[pools.b]\nengine='simulated'\nmodel='y'\ngpus='1'\n")
-    with pytest.raises(PoolsStartError, match=r"\[pools.b\] gpus: GPU 1 is taken by \[pools.a\]"):
+    with pytest.raises(
+        PoolsStartError, match=r"\[pools.b\] gpus: GPU 1 is taken by \[pools.a\]; give both the same"
+    ):
         machine()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from jobs.lanes import Lane
 from tests.support import eventually
@@ -49,7 +49,7 @@ async def test_one_that_lives_long_lets_the_next_in() -> None:
 async def test_an_attempt_that_is_over_frees_no_later_one_of_its_job() -> None:
     quarantine = Quarantine(60.0)
     before = claim(kills=1)
-    again = dataclasses.replace(before, attempt=2)
+    again = replace(before, attempt=2)
     quarantine.enter(before)
     quarantine.enter(again)
     quarantine.leave(before)

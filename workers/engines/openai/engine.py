@@ -25,6 +25,7 @@ from workers.engines.base import (
     EngineStartError,
     Final,
     ModelInfo,
+    ReloadRefusedError,
 )
 from workers.engines.counting import count_prompts, read_count
 from workers.engines.events_stream import relay_events
@@ -300,6 +301,14 @@ class OpenAIEngine:
 
     async def sleep(self) -> None:
         """See the Protocol. Its server decides what is on the devices."""
+
+    async def check_weights(self, model: str) -> None:
+        """See the Protocol."""
+        raise ReloadRefusedError(f"the weights of another server cannot be replaced by those of {model} here")
+
+    async def reload(self, model: str) -> None:
+        """See the Protocol."""
+        await self.check_weights(model)
 
     async def wake(self) -> None:
         """See the Protocol."""

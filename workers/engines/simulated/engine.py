@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import heapq
 import itertools
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from jobs.endpoints import CHAT, CLASSIFY, EMBEDDINGS, ENDPOINTS, MESSAGES, POOL
 from jobs.facts import EnginePriority, EngineStats
 from jobs.model import Usage
 from monitoring import failpoints
-from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo
+from workers.engines.base import Emit, EngineDeadError, EngineRequest, Final, ModelInfo, ReloadRefusedError
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated import event_shapes, shapes
 from workers.engines.simulated.adapters import SimulatedAdapters
@@ -91,7 +93,7 @@ class SimulatedEngine:
             "max_model_len": limit,
         }
         endpoints = tuple(ENDPOINTS)
-        able = replace(_ABLE, adapters=self._settings.adapters)
+        able = replace(_ABLE, adapters=self._settings.adapters, adapter_rank=self._settings.adapter_max_rank)
         return (ModelInfo(name, card, endpoints, limit, max_output_tokens=limit, capabilities=able),)
 
     def capacity(self) -> int:
@@ -347,6 +349,17 @@ class SimulatedEngine:
         """See the Protocol. Nothing is freed, as it has nothing."""
         await self.check()
         self._asleep = True
+
+    async def check_weights(self, model: str) -> None:
+        """See the Protocol. A model whose name ends in ``-unlike`` has other shapes."""
+        if model.endswith("-unlike"):
+            raise ReloadRefusedError(f"the weights of {model} have other shapes")
+
+    async def reload(self, model: str) -> None:
+        """See the Protocol."""
+        await self.check()
+        seed = 0 if model == self._settings.model else zlib.crc32(model.encode())
+        self._settings = dataclasses.replace(self._settings, seed=seed)
 
     async def wake(self) -> None:
         """See the Protocol. It takes the time that its settings say."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 from jobs.model import Usage
@@ -35,10 +36,15 @@ class Chunks:
 
     def __init__(self, ident: str, created: int, model: str, *, chat: bool, with_usage: bool) -> None:
         self._top = ident, created, model
-        kind = "chat.completion.chunk" if chat else "text_completion"
-        start = {"id": ident, "object": kind, "created": created, "model": model}
-        self._start = json.dumps(start, separators=(",", ":"))[:-1]
         self._chat, self._with_usage = chat, with_usage
+
+    @cached_property
+    def _start(self) -> str:
+        """The beginning of each chunk of a stream."""
+        ident, created, model = self._top
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        start = {"id": ident, "object": kind, "created": created, "model": model}
+        return json.dumps(start, separators=(",", ":"))[:-1]
 
     def head(self) -> Head:
         """See the Protocol."""

@@ -7,12 +7,13 @@ import io
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
-from workers.engines.vllm.adapters import free_the_last_place
+from workers.engines.vllm.adapters import set_places
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
@@ -40,6 +41,11 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    if (
+        settings.one_process
+    ):  # what makes vLLM accept it on a CPU; the engine has a process of its own all the same
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     media.set_defaults(settings.media)  # vLLM makes its threads when it is imported
@@ -62,7 +68,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     set_parsers(args, settings)
-    free_the_last_place(args)
+    set_places(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
@@ -102,7 +108,7 @@ def slots(config: Any) -> int:
 async def mend(llm: Any) -> None:
     """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
     if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
-        await llm.collective_rpc(worker_hooks.MEND_TOP_K)
+        await llm.collective_rpc(worker_hooks.MEND_SAMPLING)
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
@@ -114,4 +120,7 @@ async def make_app(llm: Any, args: Any, tasks: Any) -> Any:
         from vllm.entrypoints.openai.api_server import build_app, init_app_state
     app = build_app(args, tasks, llm.model_config)
     await init_app_state(llm, app.state, args, tasks)
+    app.state.server = SimpleNamespace(
+        should_exit=False
+    )  # vLLM's handler of errors stops its own server by it
     return app

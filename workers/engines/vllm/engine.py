@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, ENDPOINTS, RESPONSES
 from jobs.facts import EnginePriority, EngineStats
 from workers.engines.base import (
@@ -34,7 +35,7 @@ from workers.engines.full_stream import relay, whole
 from workers.engines.priority import with_priority
 from workers.engines.salt import salted, with_salt
 from workers.engines.settings import VllmSettings
-from workers.engines.vllm import aborts, lanes, wire
+from workers.engines.vllm import aborts, lanes, refusals, reloading, wire
 from workers.engines.vllm.adapters import VllmAdapters
 from workers.engines.vllm.boot import load, make_app, mend, slots
 from workers.engines.vllm.compact_streams import CompactStreams, is_harmony
@@ -46,6 +47,7 @@ from workers.engines.vllm.lane_report import LaneReport
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.rendering import Way
 from workers.engines.vllm.request_ids import of_job
+from workers.engines.vllm.scratch import Sockets
 from workers.engines.vllm.sleeping import Sleep
 from workers.engines.vllm.speech import run_form
 from workers.engines.vllm.start_errors import explain
@@ -67,11 +69,13 @@ class VllmEngine:
         self._close_media: Callable[[], Awaitable[None]] | None = None
         self._app: Any = None
         self._leash: Leash | None = None
+        self._sockets: Sockets | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._compact = CompactStreams()
         self._aborted: set[str] = set()
         self._models: tuple[ModelInfo, ...] = ()
         self._adapters: VllmAdapters | None = None
+        self._able = Capabilities()
         self._steps = Steps()
         self._report = LaneReport()
         self._way = Way()
@@ -93,7 +97,7 @@ class VllmEngine:
         ):
             raise EngineStartError(f"model folder {settings.model} does not exist")
         await asyncio.to_thread(check_reachable, settings.model)
-        self._leash = Leash()
+        self._leash, self._sockets = Leash(), await asyncio.to_thread(Sockets)
         self._steps.clear()
         try:
             self._llm, args, self._close_media = await asyncio.to_thread(
@@ -124,6 +128,7 @@ class VllmEngine:
         started = Started(self._llm, args, self._app, tasks)
         known = await introduce(self, started, self._settings, self._compact, self._auth)
         self._models, self._priority = known
+        self._able = self._models[0].capabilities
         if self._llm.vllm_config.lora_config is not None:
             served = self._app.state.openai_serving_models
             self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)
@@ -162,7 +167,9 @@ class VllmEngine:
         except Exception as error:
             if llm.errored:
                 raise EngineDeadError(_DEAD) from error
-            raise
+            if (refused := refusals.of_error(request, error)) is None:
+                raise
+            final = refused
         finally:
             aborted = request.id in self._aborted
             self._aborted.discard(request.id)
@@ -173,7 +180,7 @@ class VllmEngine:
             raise EngineDeadError(_DEAD)
         if aborted and request.endpoint == RESPONSES and final.status == 200:
             return replace(final, body=ended_early(final.body))
-        return final
+        return refusals.settled(request, final)
 
     async def _run(self, request: EngineRequest, emit: Emit) -> Final:
         headers = self._headers(request)
@@ -183,6 +190,7 @@ class VllmEngine:
             named = raw if body is None or request.adapter is None else _encode(self._named(request, body))
             sent, _ = with_salt(with_priority(named, request.priority), request.tenant)
             return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, sent, headers))
+        refusals.check(self._able, path, body)
         body["priority"] = request.priority  # embeddings and older versions read only this
         if path == RESPONSES:
             body |= wire.own_response(request.id)
@@ -200,8 +208,8 @@ class VllmEngine:
                 self._named(request, salted(body, request.tenant)), headers
             )
         except InvalidBodyError:
-            refused = raw if as_sent else with_priority(_encode(body), None)  # the refusal may quote it
-            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, refused, headers))
+            quoted = raw if as_sent else with_priority(_encode(body), None)  # by the refusal
+            return whole(*await call_app(self._app, "POST", ENDPOINTS[path].served_at, quoted, headers))
         finally:
             self._compact.close(tap_id)
         parts = getattr(response, "body_iterator", None)
@@ -316,12 +324,28 @@ class VllmEngine:
         """See the Protocol."""
         await self._sleep.end(self._llm)
 
+    async def check_weights(self, model: str) -> None:
+        """See the Protocol."""
+        await reloading.check_weights(self._settings, self._llm, model)
+
+    async def reload(self, model: str) -> None:
+        """See the Protocol."""
+        folder = await reloading.check_weights(self._settings, self._llm, model)
+        await reloading.reload(self._llm, folder)
+        names = self._settings.served_model_name or (self._settings.model,)
+        self._settings = replace(
+            self._settings, model=str(folder), served_model_name=names
+        )  # of its next start
+        self._sleep.weights = str(folder)
+
     async def stop(self) -> None:
         """See the Protocol."""
         self._report.stop()
+        self._adapters = None
         llm, self._llm = self._llm, None
         close_media, self._close_media = self._close_media, None
         leash, self._leash = self._leash, None
+        sockets, self._sockets = self._sockets, None
         if llm is not None:
             if (reader := getattr(llm, "output_handler", None)) is not None:
                 reader.cancel()  # or it reports the end of the engine process as a failure
@@ -333,6 +357,8 @@ class VllmEngine:
             await close_media()
         if leash is not None:
             await asyncio.to_thread(leash.release)
+        if sockets is not None:
+            sockets.remove()
 
 
 def _nothing(*_: object) -> None:

@@ -15,6 +15,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 Headers = list[tuple[bytes, bytes]]
 
+_NOT_TAKEN = "EngineGenerateError"
+"""vLLM's error of a request that it could not hand to its engine process. Its handler does not say whose error it is."""
+
 
 async def call_app(
     app: Any,
@@ -174,4 +177,6 @@ class Endpoint:
 
     def _handler(self, error: Exception) -> Callable[..., Awaitable[Any]] | None:
         handlers = self._app.exception_handlers
+        if type(error).__name__ == _NOT_TAKEN:
+            return None
         return next((handlers[cls] for cls in type(error).__mro__ if cls in handlers), None)

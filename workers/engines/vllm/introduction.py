@@ -19,6 +19,7 @@ from workers.engines.vllm.compact_streams import ChatStreams, CompactStreams, ch
 from workers.engines.vllm.inner_app import Headers, call_app
 from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
+from workers.engines.vllm.probes import STRUCTURED, try_abilities
 from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
 
 
@@ -62,13 +63,19 @@ async def introduce(
         endpoints += served(app, BESIDE_CHAT) if chat else ()
     endpoints += served(app, OTHERS)
     priority = await seen_priority(llm, engine.run, endpoints)
+    able = await asyncio.to_thread(capabilities, llm.vllm_config, started.args, tasks, llm.renderer)
+    if settings.paced is None and STRUCTURED in await try_abilities(engine, endpoints, able):
+        able = msgspec.structs.replace(able, structured_output=False)
     _, body = await call_app(app, "GET", "/v1/models", headers=auth)
-    able = await asyncio.to_thread(capabilities, llm.vllm_config, started.args, started.tasks, llm.renderer)
-    return Introduction(_models(started, settings, endpoints, body, able), priority)
+    return Introduction(_models(started, settings, endpoints, able, body), priority)
 
 
 def _models(
-    started: Started, settings: VllmSettings, endpoints: tuple[str, ...], listed: bytes, able: Capabilities
+    started: Started,
+    settings: VllmSettings,
+    endpoints: tuple[str, ...],
+    able: Capabilities,
+    listed: bytes,
 ) -> tuple[ModelInfo, ...]:
     """Return the record of each model that the app lists: ``listed`` is its answer to ``GET /v1/models``."""
     llm = started.llm

@@ -24,6 +24,7 @@ class Sleep:
 
     Attributes:
         asleep: it gave the devices away.
+        weights: the folder of the weights that were loaded last; None: the settings' own.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Sleep:
     ) -> None:
         self._settings, self._start, self._stop = settings, start, stop
         self.asleep = False
+        self.weights: str | None = None
 
     async def begin(self, llm: Any) -> None:
         """Free the devices. ``llm``: vLLM's client; see :meth:`workers.engines.base.Engine.sleep`."""
@@ -58,16 +60,16 @@ class Sleep:
         elif self._settings.paced is not None:
             await asyncio.sleep(self._settings.paced_wake_s)
         else:
-            await _wake(llm, self._settings.sleep_level)
+            await _wake(llm, self._settings.sleep_level, self.weights)
         self.asleep = False
 
 
-async def _wake(llm: Any, level: int | None) -> None:
+async def _wake(llm: Any, level: int | None, weights: str | None) -> None:
     """Bring the weights back, then the KV cache: both at once may need more memory than there is."""
     try:
         await llm.wake_up(["weights"])
         if level == 2:
-            await llm.collective_rpc("reload_weights")
+            await llm.collective_rpc("reload_weights", kwargs={"weights_path": weights} if weights else None)
         await llm.wake_up(["kv_cache"])
         await llm.reset_prefix_cache()
     except Exception as error:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import msgspec
 from jobs.floats import read_float
 from jobs.model import Usage
 from monitoring.logging import vllm_logging_config
+from workers.engines.vllm import scratch
 
 _decode = msgspec.json.Decoder(float_hook=read_float).decode
 
@@ -46,7 +44,7 @@ def use_our_log_form(level: str, *, as_json: bool) -> None:
         return
     if {_LOG_FORM, "VLLM_CONFIGURE_LOGGING"} & os.environ.keys():
         return
-    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
+    folder = scratch.folder()
     form = vllm_logging_config(level, as_json=as_json, service="vllm")
     form["handlers"]["errors"] = {
         "class": "workers.engines.vllm.start_errors.FirstErrors",
@@ -54,9 +52,8 @@ def use_our_log_form(level: str, *, as_json: bool) -> None:
     }
     form["loggers"]["vllm"]["handlers"].append("errors")
     (folder / "logging.json").write_text(json.dumps(form))
-    (folder / _ERRORS).touch()
+    (folder / _ERRORS).write_text("")
     os.environ[_LOG_FORM] = str(folder / "logging.json")
-    atexit.register(_forget, folder, os.getpid())
 
 
 def logged_errors() -> list[str]:
@@ -66,20 +63,14 @@ def logged_errors() -> list[str]:
 
 
 _LOG_FORM = "VLLM_LOGGING_CONFIG_PATH"
-_FOLDER = "penstock-vllm-"
 _ERRORS = "errors.txt"
 
 
 def _errors_file() -> Path | None:
     """Return the file of errors beside our configuration; None if the configuration is not ours."""
     folder = Path(os.environ.get(_LOG_FORM, "")).parent
-    ours = folder.name.startswith(_FOLDER) and (folder / _ERRORS).exists()
+    ours = folder.name.startswith(scratch.PREFIX) and (folder / _ERRORS).exists()
     return folder / _ERRORS if ours else None
-
-
-def _forget(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # not a process that was forked from us
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def parse_body(raw: bytes) -> dict[str, Any] | None:
