@@ -195,6 +195,7 @@ EVENTS = {
     "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
+    "pool_unpoisoned": "An operator had a pool take kinds of requests again that had killed its engines.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "
