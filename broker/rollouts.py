@@ -24,12 +24,16 @@ class Rollouts(StorePart):
 
     async def all(self) -> list[Rollout]:
         """Read the records of all pools that have one, by name."""
-        pools = sorted(await self._execute(self._client.smembers(self._keys("pools"))))
+        pools = sorted(await self.pools())
         pipe = self._client.pipeline(transaction=False)
         for pool in pools:
             pipe.hgetall(self._keys("rollout", pool))
         rows = await self._execute(pipe.execute()) if pools else []
         return [_rollout(pool, row) for pool, row in zip(pools, rows, strict=True) if row]
+
+    async def pools(self) -> frozenset[str]:
+        """Return the names of all pools."""
+        return frozenset(await self._execute(self._client.smembers(self._keys("pools"))))
 
     async def write(
         self,
@@ -58,6 +62,8 @@ class Rollouts(StorePart):
         begins = new.target if new.target != old.target else None
         heir = None if begins is None or begins.pool == old.current.pool else begins.pool
         before = new.previous.pool if flip and new.previous is not None else None
+        if before == new.current.pool:  # its weights were replaced in place
+            before = None
         call = RolloutStep(
             pool=old.pool,
             step=old.step,

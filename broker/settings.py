@@ -206,14 +206,27 @@ class BrokerSettings(BaseSettings):
     image_max_bytes: int = Field(
         20 * 1024**2,
         ge=1024,
-        description="A larger file is refused where a request names it as an image: 413. A worker has it in memory while the"
-        " request runs, a third larger. The api and the workers need the same.",
+        description="A larger image in a request is refused: 400; 413 of a file that the request names. A worker has it in"
+        " memory while the request runs, a third larger. The api and the workers need the same.",
     )
     request_images_max_bytes: int = Field(
         64 * 1024**2,
         ge=1024,
         description="The files that a request names as images may have this many bytes together; a file counts at each place"
         " that names it. Beyond it: 413. The api and the workers need the same.",
+    )
+    image_max_pixels: int = Field(
+        64 * 1024**2,
+        ge=1024,
+        description="An image of more pixels is refused: 400. It takes three bytes a pixel while it is read. The api and the"
+        " workers need the same.",
+    )
+    request_images_max: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Most images, audio clips and videos of one request together; then 400. A model may take fewer. The api"
+        " and the workers need the same.",
     )
     inline_bytes: int = Field(
         256 * 1024,

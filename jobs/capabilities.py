@@ -9,13 +9,15 @@ import msgspec
 
 
 class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A model's capabilities. None, or an empty tuple: its engine does not say.
+    """A model's capabilities. None, or no tasks: its engine does not say.
 
     Attributes:
         tasks: what the engine calls its tasks: ``generate``, ``embed``, ``classify``, ``score``, ``transcription``, ...
         images: most images in a request; 0: it takes none.
+        image_tokens: most tokens of a prompt that an image takes.
         audios: most audio clips in a request; 0: it takes none.
         videos: most videos in a request; 0: it takes none.
+        media_domains: hosts from which its workers fetch media by URL; ``*``: every public one, empty: none. None: unknown.
         adapters: most LoRA adapters in one batch; 0: it takes none.
         adapter_rank: largest rank of a LoRA adapter that it takes.
         adapter_of: the model that this LoRA adapter belongs to; None: it is no adapter.
@@ -28,8 +30,10 @@ class Capabilities(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     tasks: tuple[str, ...] = ()
     images: int | None = None
+    image_tokens: int | None = None
     audios: int | None = None
     videos: int | None = None
+    media_domains: tuple[str, ...] | None = None
     adapters: int | None = None
     adapter_rank: int | None = None
     adapter_of: str | None = None

@@ -20,32 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from jobs.ids import FILE_PREFIX, is_file_id
+from jobs.media_parts import Part, parts
 
 MARK: Final = FILE_PREFIX.encode()
 """Found in every request that names a file; without it there is nothing to look for."""
-
-MOST_FILES: Final = 64
-"""Most places of one request that name files. Each is an image in the body that the engine gets."""
-
-_MAGIC: Final = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-)
-
-HEAD_BYTES: Final = 16
-"""First bytes of a file that tell whether it is an image."""
-
-_Part = dict[str, Any]
-
-
-def image_type(head: bytes) -> str | None:
-    """Return the media type of an image by its first bytes; None: it is no image that engines read."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
 
 
 def image_places(request: Mapping[str, Any]) -> Counter[str]:
@@ -66,23 +44,13 @@ def with_images(request: Mapping[str, Any], images: Mapping[str, tuple[str, byte
 
 def _places(request: Mapping[str, Any]) -> Iterator[tuple[Callable[[str, str], None], str]]:
     """Yield (what puts an image there, the file's id) for each place that names a file."""
-    for part in _parts(request):
+    for _, part in parts(request):
         found = _reference(part)
         if found is not None and is_file_id(found[1]):
             yield found
 
 
-def _parts(request: Mapping[str, Any]) -> Iterator[_Part]:
-    for field in ("messages", "input"):
-        items = request.get(field)
-        for item in items if isinstance(items, list) else ():
-            content = item.get("content") if isinstance(item, dict) else None
-            for part in content if isinstance(content, list) else ():
-                if isinstance(part, dict):
-                    yield part
-
-
-def _reference(part: _Part) -> tuple[Callable[[str, str], None], str] | None:
+def _reference(part: Part) -> tuple[Callable[[str, str], None], str] | None:
     """Return what puts an image into a part, and the text in the place of the file's id; None: it names no file."""
     inner: Any
     match part:
@@ -101,12 +69,12 @@ def _reference(part: _Part) -> tuple[Callable[[str, str], None], str] | None:
     return None
 
 
-def _become_image(part: _Part, kind: str, data: str) -> None:
+def _become_image(part: Part, kind: str, data: str) -> None:
     del part["file"]
     part.update(type="image_url", image_url={"url": _uri(kind, data)})
 
 
-def _become_input_image(part: _Part, kind: str, data: str) -> None:
+def _become_input_image(part: Part, kind: str, data: str) -> None:
     del part["file_id"]
     part.update(image_url=_uri(kind, data))
 

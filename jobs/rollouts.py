@@ -8,7 +8,7 @@ All serve the same names. Jobs of the pool go to the version that serves; the ot
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
@@ -123,8 +123,10 @@ class Rollout:
         """Whether it has not ended."""
         return self.state in UNDER_WAY
 
-    def start(self, model: str | None, engine_args: Sequence[str], mode: Mode) -> Rollout:
-        """Begin with a new version.
+    def start(
+        self, model: str | None, engine_args: Sequence[str], mode: Mode, taken: Collection[str] = ()
+    ) -> Rollout:
+        """Begin with a new version. ``taken``: names that its pool cannot have, as others have them.
 
         Raises:
             RolloutError: one is under way; the flags or the name are refused.
@@ -136,6 +138,8 @@ class Rollout:
         if model is None and not engine_args:
             raise RolloutError("the new version is like the old one: name a model or a flag of the engine")
         number = self.number + 1
+        while f"{self.pool}-v{number}" in taken:
+            number += 1
         pool = self.current.pool if mode is Mode.IN_PLACE else f"{self.pool}-v{number}"
         if len(pool) > MOST_NAME:
             raise RolloutError(f"the pool's name is too long for {pool!r}: {MOST_NAME} characters at most")
@@ -143,12 +147,13 @@ class Rollout:
         return self._begin(Version(pool, model or self.current.model, args), mode, number)
 
     def back(self, mode: Mode | None = None) -> Rollout:
-        """Begin the way back to the version before. ``mode``: None: that of the last rollout.
+        """Begin the way back to the version before, also while that ends. ``mode``: None: that of the last rollout.
 
         Raises:
-            RolloutError: one is under way, or there is no version before.
+            RolloutError: a new version starts, or there is no version before.
         """
-        self._check_free()
+        if self.state is RolloutState.STARTING:
+            self._check_free()
         if self.previous is None:
             raise RolloutError(f"the pool {self.pool!r} has no version before {self.current.pool!r}")
         in_place = self.previous.pool == self.current.pool
@@ -198,9 +203,7 @@ class Rollout:
             RolloutError: the new version serves already, or nothing is under way.
         """
         if self.state is RolloutState.MOVING:
-            raise RolloutError(
-                "the new version serves already; when the old one has ended, `rollout back` returns to it"
-            )
+            raise RolloutError("the new version serves already; `rollout back` returns to the one before")
         if self.state is not RolloutState.STARTING:
             raise RolloutError(f"no rollout of the pool {self.pool!r} is under way")
         return self.ended(RolloutState.ABORTED)

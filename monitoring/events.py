@@ -8,6 +8,8 @@ from __future__ import annotations
 EVENTS = {
     "abandoned_job_not_cancelled": "The job of a caller who disconnected could not be cancelled: Redis stayed "
     "unreachable.",
+    "ability_refused": "The engine refused a request by which its worker tries an `ability` of the model at the start. It "
+    "serves everything else.",
     "abort_failed": "The engine raised an error when a run was to end early; the run was cancelled instead.",
     "access_version_unknown": "An api process could not read whether keys or tenants have changed, as Redis is "
     "unreachable.",
@@ -135,6 +137,8 @@ EVENTS = {
     "gpus_not_read": "The driver failed to report the GPUs' figures.",
     "heartbeat_failed": "The lease could not be prolonged, as Redis is unreachable.",
     "hub_waits_for_redis": "The api serves requests, but cannot follow jobs yet, as Redis is unreachable.",
+    "image_tokens_unknown": "The model's processor does not tell how many tokens its largest image takes: prompts with "
+    "images are not checked against the context before they are queued.",
     "issuer_keys": "An api has new public keys of the OIDC issuer.",
     "issuer_unavailable": "The OIDC issuer's public keys could not be fetched; those at hand are used for "
     "`oidc_max_stale_s`.",
@@ -191,6 +195,7 @@ EVENTS = {
     "`tool_parser`, `reasoning_parser`.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
+    "pool_unpoisoned": "An operator had a pool take kinds of requests again that had killed its engines.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "

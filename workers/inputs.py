@@ -13,8 +13,9 @@ from broker.files import FileStore
 from broker.jobs import JobStore
 from jobs.batch_model import File
 from jobs.endpoints import ENDPOINTS
-from jobs.file_inputs import HEAD_BYTES, MARK, MOST_FILES, image_places, image_type, with_images
+from jobs.file_inputs import MARK, image_places, with_images
 from jobs.floats import read_float
+from jobs.image_headers import HEAD_BYTES, image_type
 from jobs.references import upload_key
 from storage import MissingObjectError, Storage
 from storage.base import read_all
@@ -42,6 +43,7 @@ class Inputs:
         storage: opens the storage, at its first use.
         image_max_bytes: a larger image is not read.
         request_images_max_bytes: nor are images that have more together, each as often as the request names it.
+        request_images_max: nor are more of them.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Inputs:
         *,
         image_max_bytes: int,
         request_images_max_bytes: int,
+        request_images_max: int,
     ) -> None:
         self._store, self._files, self._storage = store, FileStore(store), storage
         self._image_max_bytes, self._request_max_bytes = image_max_bytes, request_images_max_bytes
+        self._request_max = request_images_max
 
     async def of(self, claim: Claim) -> tuple[bytes, Upload | None]:
         """Return a claimed job's body, with its images in place, and its file, if its endpoint takes a form.
@@ -99,8 +103,9 @@ class Inputs:
 
     async def _images(self, places: Counter[str], tenant: str) -> list[File]:
         """Return the records of images, if they are small enough to be read. Rows of batches pass no other check."""
-        if places.total() > MOST_FILES:
-            raise NoSuchFileError(f"{places.total()} places name files; at most {MOST_FILES} are allowed")
+        if places.total() > self._request_max:
+            most = f"at most {self._request_max} are allowed (request_images_max)"
+            raise NoSuchFileError(f"{places.total()} places name files; {most}")
         files, size = [], 0
         for ident, count in places.items():
             file = await self._record(ident, tenant)

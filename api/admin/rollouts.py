@@ -66,9 +66,10 @@ def register(router: APIRouter, services: Services) -> None:
         rollout for its end.
         """
         await acts.check_keeper(pool)
+        taken = await rollouts.pools()
         return await acts.change(
             pool,
-            lambda old: old.start(body.model, body.engine_args, Mode(body.mode)),
+            lambda old: old.start(body.model, body.engine_args, Mode(body.mode), taken),
             "start",
             request,
             hold=True,
@@ -164,8 +165,8 @@ class _Acts:
         await self.known(pool)
         if await self._rollouts.keeper(pool) is None:
             raise _refused(
-                f"no `penstock up` runs the workers of the pool {pool!r}: start those of the new version in a pool of their "
-                "own, with the same served name, and have it serve with `penstock rollout switch`"
+                f"no `penstock up` runs the workers of the pool {pool!r}: start those of the new version with "
+                "--pool-version and the same served name, and have it serve with `penstock rollout switch`"
             )
 
     async def check_ready(self, old: Rollout, to: str) -> None:
@@ -205,7 +206,8 @@ class _Acts:
             except RolloutError as error:
                 raise _refused(str(error)) from error
             held = old.current.pool if hold and wanted.mode is Mode.NO_SURGE else None
-            unheld = old.current.pool if wanted.state is RolloutState.ABORTED else None
+            aborted = wanted.state is RolloutState.ABORTED and await self._rollouts.keeper(pool) is None
+            unheld = old.current.pool if aborted else None  # else once the old workers are back
             written = await self._rollouts.write(
                 old, wanted, flip=flip, held=held, unheld=unheld, what=what, by=by
             )

@@ -8,7 +8,8 @@ The size alone decides most requests, in either direction:
   special tokens and the template's own words around it, ``prompt_overhead``. A conversation has at most as many tokens as
   its JSON has bytes: the template's text around each message (about 5 tokens) is shorter than the JSON around it
   (``{"role":"user","content":""},`` is 29 bytes). Tools count twice, since templates write them with spaces and null
-  fields. A tokenizer whose normalization lengthens text could break this bound; the engine then refuses the prompt.
+  fields. An image's base64 is no text: an image takes at most the model's ``image_tokens``. A tokenizer whose normalization
+  lengthens text could break this bound; the engine then refuses the prompt.
 
 In between, a live worker counts the tokens. Without an answer the request is accepted, and the engine decides.
 """
@@ -19,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from api.admission.media import NOTHING, Brought
+from api.admission.media_rights import tokens_of
 from api.http.errors import ApiError, invalid
 from api.services import Services
 from broker.catalogue import Model
@@ -30,7 +33,12 @@ _TRUNCATING = ("truncate_prompt_tokens", "max_tokens_per_query", "max_tokens_per
 
 
 async def check_context(
-    services: Services, model: Model, endpoint: str, request: Mapping[str, Any], body: bytes
+    services: Services,
+    model: Model,
+    endpoint: str,
+    request: Mapping[str, Any],
+    body: bytes,
+    brought: Brought = NOTHING,
 ) -> int | None:
     """Refuse a prompt that does not fit. A worker counts its tokens if its size does not decide.
 
@@ -40,7 +48,7 @@ async def check_context(
     Raises:
         ApiError: 400 ``context_length_exceeded``.
     """
-    param = await services.bodies.run(len(body), check_length, model, endpoint, request, len(body))
+    param = await services.bodies.run(len(body), check_length, model, endpoint, request, len(body), brought)
     limit = model.max_model_len
     if param is None or limit is None:
         return None
@@ -50,11 +58,14 @@ async def check_context(
     return tokens if param == "messages" or isinstance(request[param], str) else None
 
 
-def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int) -> str | None:
+def check_length(
+    model: Model, endpoint: str, body: Mapping[str, Any], size: int, brought: Brought = NOTHING
+) -> str | None:
     """Decide by size.
 
     Args:
-        size: the request's bytes. A prompt is never larger, so a small request needs no closer look.
+        size: the request's bytes. Its text is never larger, so a small request needs no closer look.
+        brought: what it has beside text.
 
     Returns:
         None: the prompt fits, or no worker can count it. Otherwise the field whose tokens must be counted.
@@ -69,8 +80,9 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
     longest = _longest(limit, endpoint)
     # Of texts that are scored only the engine knows whether its model reads both at once.
     around = None if one.pairs else model.prompt_overhead
-    most = size * (2 if body.get("tools") else 1) + (model.prompt_overhead or 0)
-    if most <= longest:
+    text, media = size - brought.characters, tokens_of(model, brought)
+    most = text * (2 if body.get("tools") else 1) + (model.prompt_overhead or 0)
+    if media is not None and most + media <= longest:
         return None
     doubtful = None
     for param, prompt in _prompts(one, body):
@@ -87,8 +99,8 @@ def check_length(model: Model, endpoint: str, body: Mapping[str, Any], size: int
             raise _too_long(limit, param, f"at least {least}")
         if around is not None and (param == "messages" or length + around > longest):
             doubtful = param
-    if doubtful == "messages" and not _only_text(body["messages"]):
-        return None  # only the engine knows how many tokens an image takes
+    if media is None or not brought.inline or (doubtful == "messages" and not _countable(body["messages"])):
+        return None  # only the engine knows
     return doubtful
 
 
@@ -151,11 +163,12 @@ def _texts(messages: list[Any]) -> Iterator[str]:
                     yield text
 
 
-def _only_text(messages: list[Any]) -> bool:
+def _countable(messages: list[Any]) -> bool:
+    """Whether a worker can count messages: they have text and images."""
     for message in messages:
         content = message.get("content") if isinstance(message, dict) else None
         if isinstance(content, list):
             for part in content:
-                if isinstance(part, dict) and "text" not in part:
+                if isinstance(part, dict) and part.keys().isdisjoint(("text", "image_url", "source")):
                     return False
     return True

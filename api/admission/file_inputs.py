@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
+from api.admission.media import check_pixels, too_many
 from api.http.errors import ApiError, file_not_found, invalid
 from api.http.uploads import too_large
 from api.services import Services
 from jobs.batch_model import File
 from jobs.endpoints import ENDPOINTS
-from jobs.file_inputs import HEAD_BYTES, MOST_FILES, image_places, image_type
+from jobs.file_inputs import image_places
 from jobs.ids import is_file_id
+from jobs.image_headers import image_size, image_type
 from storage import MissingObjectError
+
+_HEAD_BYTES = 64 * 1024
+"""First bytes of a file that are read for its format and its size in pixels."""
 
 
 async def check_files(
@@ -28,8 +33,8 @@ async def check_files(
         uploaded: the file of an endpoint that takes a form came with the call.
 
     Raises:
-        ApiError: 400, it is no image, or too many places name files; 404, it does not exist, or is another tenant's; 413, it
-            is too large, or all images together are.
+        ApiError: 400, it is no image, has too many pixels, or is one of too many; 404, it does not exist, or is another
+            tenant's; 413, it is too large, or all images together are.
         StorageError: storage fails.
         StoreUnavailableError: Redis is away.
     """
@@ -39,10 +44,9 @@ async def check_files(
             if file.size > services.settings.audio_max_bytes:
                 raise too_large(services.settings.audio_max_bytes, "audio_max_bytes")
         return
-    places = image_places(request)
-    if places.total() > MOST_FILES:
-        message = f"{places.total()} places of the request name files; at most {MOST_FILES} are allowed"
-        raise invalid(message, "messages" if "messages" in request else "input")
+    places, most = image_places(request), services.settings.request_images_max
+    if places.total() > most:
+        raise too_many(places.total(), most, "messages" if "messages" in request else "input")
     size = 0
     for ident, count in places.items():
         file = await _found(services, ident, tenant, "image_url")
@@ -51,9 +55,13 @@ async def check_files(
         size += file.size * count
         if size > services.settings.request_images_max_bytes:
             raise _too_much(services.settings.request_images_max_bytes)
-        if image_type(await _head(services, file)) is None:
+        head = await _head(services, file)
+        if image_type(head) is None:
             message = f"the file {ident} is no image that can be shown to a model; upload a PNG, JPEG, GIF, WebP or BMP"
             raise invalid(message, "image_url", "invalid_value")
+        pixels = image_size(head)
+        if pixels is not None:
+            check_pixels(pixels, services.settings.image_max_pixels, "image_url")
 
 
 async def _found(services: Services, ident: str, tenant: str, param: str) -> File:
@@ -73,7 +81,7 @@ def _too_much(most: int) -> ApiError:
 
 async def _head(services: Services, file: File) -> bytes:
     try:
-        async with aclosing(services.storage.read(file.key, 0, min(HEAD_BYTES, file.size))) as pieces:
+        async with aclosing(services.storage.read(file.key, 0, min(_HEAD_BYTES, file.size))) as pieces:
             return b"".join([piece async for piece in pieces])
     except MissingObjectError:  # it is being deleted
         raise file_not_found(file.id, "image_url") from None

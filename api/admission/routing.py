@@ -7,12 +7,14 @@ from typing import Any
 
 import msgspec
 
-from api.admission.abilities import check_abilities
+from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
+from api.admission.media import check_media
+from api.admission.media_rights import check_taken, usual_tokens
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
 from api.services import Services
-from broker.catalogue import Model
+from broker.catalogue import MIN_GAP_S, Model
 from jobs.access import DEFAULT_TENANT
 from jobs.placement import Device, Placement
 
@@ -35,11 +37,12 @@ async def route(
 
     Returns:
         The model in the chosen pool; the body for its engine: as it came, or with the model's own name instead of
-        an alias or of none; and the prompt's tokens, if they were counted.
+        an alias or of none; and the prompt's tokens, if they were counted, or the request brings more than text.
 
     Raises:
         ApiError: 404 ``model_not_found``, also for a LoRA adapter that no worker of its pools can load; 400
-            ``no_such_device``, ``unsupported`` or ``context_length_exceeded`` if no pool can run it; 503 ``no_worker``.
+            ``no_such_device``, ``unsupported``, ``context_length_exceeded`` or a code of :mod:`api.admission.media` if no
+            pool can run it; 503 ``no_worker``.
         StoreUnavailableError: the model is not known yet, and Redis is away.
     """
     catalogue = services.catalogue
@@ -54,7 +57,11 @@ async def route(
         try:
             check_adapter(model)
             await services.bodies.run(len(body), check_abilities, model, endpoint, request)
-            counted = await check_context(services, model, endpoint, request, named)
+            if poisoned := catalogue.poisoned(model):
+                await services.bodies.run(len(body), check_kind, model, endpoint, request, poisoned)
+            brought = await services.bodies.run(len(body), check_media, services.settings, request)
+            check_taken(model, brought)
+            counted = await check_context(services, model, endpoint, request, named, brought)
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue
@@ -63,7 +70,7 @@ async def route(
                 f"no worker for the model {name!r} is alive; retry later, or submit to /v1/jobs, where the job waits for one"
             )
         catalogue.book(model)
-        return model, named, counted
+        return model, named, usual_tokens(model, brought, len(named)) if counted is None else counted
     raise refused or model_not_found(name, services.settings.default_model)
 
 
@@ -76,11 +83,18 @@ async def check_model(
         ApiError: 404 ``model_not_found``.
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
-    allowed = await allowed_models(services, tenant, models)
-    known = services.catalogue.ranked(name)
-    hidden = known and not any(model.open_to(tenant) for model in known)
-    if hidden or (allowed is not None and services.catalogue.real_name(name) not in allowed):
+    if await _is_open(services, tenant, name, models):
+        return
+    # A right may name an alias that a worker has registered just now.
+    await services.catalogue.refresh(MIN_GAP_S)
+    if not await _is_open(services, tenant, name, models):
         raise model_not_found(name, services.settings.default_model)
+
+
+async def _is_open(services: Services, tenant: str, name: str, models: Collection[str] | None) -> bool:
+    allowed, catalogue = await allowed_models(services, tenant, models), services.catalogue
+    named = allowed is None or catalogue.real_name(name) in allowed
+    return named and catalogue.open_to(name, tenant)
 
 
 async def allowed_models(

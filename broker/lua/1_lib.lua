@@ -125,15 +125,16 @@ local function look(id)
   redis.call('PUBLISH', K.look_channel(), cmsgpack.pack({id}))
 end
 
--- All are read at once: most calls ask for several, and few are set.
+-- Those that the way of a job needs, which are read at once.
+local LIMITS = {'max_active', 'tenant_max_active', 'by_tenant', 'turns_in_jobs', 'usage_rows_max', 'webhooks'}
+
 local function limit(name)
-  if not limits_read then
-    local set = redis.call('HGETALL', K.limits())
-    limits_read = {}
-    for i = 1, #set, 2 do limits_read[set[i]] = set[i + 1] end
-  end
+  limits_read = limits_read or read(K.limits(), LIMITS)
   return number(limits_read[name])
 end
+
+-- Any other limit.
+local function rare_limit(name) return number(redis.call('HGET', K.limits(), name)) end
 
 -- What an operator has set for a tenant and functions read, by name, as text; see lua/tenant.lua. by_tenant: some tenant has a record. It is
 -- read in every call, so it is one field of JSON, which costs less than many fields.

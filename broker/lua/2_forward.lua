@@ -1,13 +1,17 @@
 -- A pool may forward to another one: a version of a model that was replaced, or that does not serve yet. Jobs that would be queued in it
 -- are queued there, whoever asks; those that wait in it are moved in steps. The field `forward` of pool:<pool> has the other's name.
 
--- The pool in which jobs for this one are queued. (A pool that others are forwarded to loses its own `forward`, so there is no ring.)
+-- The pool in which jobs for this one are queued. A pool that others are forwarded to loses its own `forward`, so there is no ring; HOPS is
+-- for a Redis that somebody else wrote to.
+local HOPS = 100
+
 local function home_of(pool)
-  while true do
+  for _ = 1, HOPS do
     local to = redis.call('HGET', K.pool(pool), 'forward')
     if not to then return pool end
     pool = to
   end
+  return pool
 end
 
 -- A job that is about to be queued again goes to the pool that its own forwards to. j: its record; its pool is set.
@@ -20,6 +24,7 @@ end
 
 -- Have one pool forward to another, which takes the jobs itself.
 local function set_forward(from, to)
+  if from == to then return end
   redis.call('HDEL', K.pool(to), 'forward')
   redis.call('HSET', K.pool(from), 'forward', to)
   redis.call('SADD', K.pools(), from, to)

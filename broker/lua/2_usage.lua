@@ -53,7 +53,7 @@ local function count_usage(tenant, key, model, counts)
   local day = K.usage(utc_day(now_ms()))
   local row, old = usage_row(day, tenant, key and string.sub(string.gsub(key, '%s', '_'), 1, 128) or '-', model, most)
   redis.call('HSET', day, row, add_usage(old or nil, counts))
-  if not old then redis.call('PEXPIRE', day, exactly(limit('usage_ms') or 34560000000)) end
+  if not old then redis.call('PEXPIRE', day, exactly(rare_limit('usage_ms') or 34560000000)) end
 end
 
 -- Count a job at its end. Rows of batches count where they are committed, and not with the jobs that carry them. A follower used nothing.

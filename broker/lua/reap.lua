@@ -133,7 +133,7 @@ end
 
 -- By the api's settings, which alone decide what is lost.
 local function trim_audit()
-  local age, most = limit('audit_ms'), limit('audit_most')
+  local age, most = rare_limit('audit_ms'), rare_limit('audit_most')
   if age then redis.call('XTRIM', K.audit(), 'MINID', '=', exactly(now_ms() - age)) end
   if most then redis.call('XTRIM', K.audit(), 'MAXLEN', '=', exactly(most)) end
 end
@@ -167,7 +167,7 @@ define('reap', function(a)
   done.more = done.more or #due == a.most or #late == a.most
   retire(a, done)
   trim_audit()
-  local ageing = limit('ageing_ms') or a.ageing_ms
+  local ageing = rare_limit('ageing_ms') or a.ageing_ms
   local left = a.most
   for _, pool in ipairs(redis.call('SMEMBERS', K.pools())) do
     left = left - move_on(pool, left)

@@ -33,7 +33,10 @@ define('rollout_step', function(a)
   redis.call('SADD', K.pools(), a.pool)
   if a.held then redis.call('HSET', K.pool(a.held), 'held', 1) end
   if a.unheld then redis.call('HDEL', K.pool(a.unheld), 'held') end
-  if a.heir then inherit(a.heir_of, a.heir) end
+  if a.heir then -- it has workers before it serves
+    set_forward(a.heir, a.heir_of)
+    inherit(a.heir_of, a.heir)
+  end
   if a.from_pool then
     set_forward(a.from_pool, a.to)
     move_on(a.from_pool, MOVED_AT_ONCE)

@@ -139,7 +139,7 @@ def switch(console: Console, *, pool: str, to: str, no_drain: bool) -> None:
 
     \b
     Examples:
-      penstock worker --pool chat-v2 --model ./step-2000 --served-model-name chat --redis-url …
+      penstock worker --pool chat --pool-version v2 --model ./step-2000 --served-model-name chat
       penstock rollout switch chat --to chat-v2
       penstock rollout switch chat --to chat      # back
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -22,12 +22,12 @@ from penstock.server.child import ChildSpec
 from penstock.server.fleet import Part
 from penstock.server.in_place import GoneError, Weights
 from penstock.server.supervisor import Supervisor
-from penstock.server.versions import is_ours, parts_of_version
+from penstock.server.version_workers import VersionWorkers
+from penstock.server.versions import is_ours
 
 LOOK_EVERY_S = 1.0
 WATCH_EVERY_S = 0.3
 KEEPER_TTL_MS = 10_000
-_DRAIN_MARGIN_S = 10.0  # to give jobs back, and for the engine's own end
 
 
 class PoolRollouts:
@@ -40,9 +40,6 @@ class PoolRollouts:
         spec_of: returns how to run a worker.
         report: takes a line for the person at the terminal.
         drain_s: how long running jobs of an old version may take.
-
-    Attributes:
-        running: the versions whose workers run here, with the names of their processes.
     """
 
     def __init__(
@@ -57,10 +54,10 @@ class PoolRollouts:
         self._store, self._rollouts = store, Rollouts(store)
         self._parts = tuple(parts)
         self.pool = parts[0].settings.pool
-        self._supervisor, self._spec_of, self._report = supervisor, spec_of, report
+        self._report = report
+        self._workers = VersionWorkers(store, parts, supervisor, spec_of, self._keep)
         self._drain_s = drain_s
         self._me = f"{platform.node()} {os.getpid()}"
-        self.running: dict[Version, tuple[str, ...]] = {}
 
     async def begin(self, *, as_configured: bool = False) -> list[Part]:
         """Return the workers to start with: those of the version that serves.
@@ -85,22 +82,21 @@ class PoolRollouts:
                 f"the pool {self.pool} forwards its jobs to the pool {serves.pool}, whose workers somebody else runs"
             )
             serves = Version(self.pool)
-        parts = parts_of_version(self._parts, serves)
         if serves != Version(self.pool):
             self._report(
                 f"the pool {self.pool} serves its version {_words(serves)}; `penstock rollout back` returns"
             )
-        self.running[serves] = tuple(part.name for part in parts)
-        return parts
+        return self._workers.begin(serves)
 
     async def run(self) -> None:
         """Follow what is wanted, for ever."""
         while True:
             try:
                 await self._look()
-            except StoreError as error:
-                if not isinstance(error, StoreUnavailableError):
-                    self._report(f"the rollout of the pool {self.pool}: {error}")
+            except StoreUnavailableError:
+                pass  # what was begun is found again
+            except Exception as error:  # noqa: BLE001 - what serves goes on, and an operator must be able to go back
+                self._report(f"the rollout of the pool {self.pool} failed, and is tried again: {error!r}")
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def leave(self) -> None:
@@ -119,7 +115,7 @@ class PoolRollouts:
             return
         if record.state is RolloutState.STARTING and record.target is not None and keeper:
             await self._start(record, record.target)
-        elif record.state is RolloutState.MOVING or set(self.running) != {record.current}:
+        elif record.state is RolloutState.MOVING or set(self._workers.running) != {record.current}:
             await self._serve(record.current)
             if keeper and record.state is RolloutState.MOVING:
                 await self._finish(record)
@@ -135,7 +131,7 @@ class PoolRollouts:
             if record.mode is Mode.NO_SURGE:
                 await self._note(record, "the old version ends; calls wait for the new one")
                 own_s = min(self._drain_s, self._parts[0].settings.drain_timeout_s)
-                await self._end([one for one in self.running if one != target], own_s)
+                await self._workers.end(self._workers.others(target), own_s)
             record = await self._bring_up(record, target)
             old, new = (
                 await self._rollouts.facts(record.current.pool),
@@ -195,12 +191,11 @@ class PoolRollouts:
             RolloutError: one cannot start. The message has its last words.
             GoneError: the rollout is not wanted any more.
         """
-        names = await self._launch(target, on_trial=True)
+        names = await self._workers.fresh(target, self._drain_s)
         while True:
-            for name in names:
-                if failure := self._supervisor.failure(name):
-                    raise RolloutError(f"the new version did not start: {failure}")
-            if await self._alive(target.pool, names):
+            if failure := self._workers.failure(names):
+                raise RolloutError(f"the new version did not start: {failure}")
+            if await self._workers.alive(target.pool, names):
                 now = await self._rollouts.get(self.pool)
                 if now.target != target or now.state is not RolloutState.STARTING:
                     raise GoneError
@@ -214,26 +209,17 @@ class PoolRollouts:
 
     async def _serve(self, current: Version) -> None:
         """Run the version that serves here, and end all others once its workers are ready."""
-        names = self._renamed(current) or self.running.get(current)
+        names = self._workers.renamed(current) or self._workers.running.get(current)
         if names is None:
-            names = await self._launch(current)
-        while not await self._alive(current.pool, names):
+            names = await self._workers.launch(current)
+        while not await self._workers.alive(current.pool, names):
             with suppress(StoreUnavailableError):
                 await self._keep()
-                if (await self._rollouts.get(self.pool)).current != current:
+                now = await self._rollouts.get(self.pool)
+                if now.current != current or now.state is RolloutState.STARTING:
                     return
             await asyncio.sleep(WATCH_EVERY_S)
-        await self._end([one for one in self.running if one != current], self._drain_s)
-
-    def _renamed(self, current: Version) -> tuple[str, ...] | None:
-        """If workers of the version's pool run here, with other weights before, note what they are in their next lives."""
-        same = [one for one in self.running if one.pool == current.pool and one != current]
-        if not same:
-            return None
-        names = self.running[current] = self.running.pop(same[0])
-        for part in parts_of_version(self._parts, current):
-            self._supervisor.replace_spec(part.name, self._spec_of(part))
-        return names
+        await self._workers.end(self._workers.others(current), self._drain_s)
 
     async def _finish(self, record: Rollout, stale: Version | None = None) -> None:
         """Say that it is done once nothing is left of the version before. ``stale``: one that nobody returns to any more."""
@@ -242,6 +228,8 @@ class PoolRollouts:
         while before != record.current.pool:
             with suppress(StoreUnavailableError):
                 await self._keep()
+                if (await self._rollouts.get(self.pool)).step != record.step:  # somebody wants the way back
+                    return
                 live = await self._rollouts.live(before)
                 for one in live:
                     await self._store.drain(one["incarnation"], self._drain_s)
@@ -255,65 +243,25 @@ class PoolRollouts:
 
     async def _withdraw(self, record: Rollout, target: Version) -> None:
         """End the new version's workers. If the old ones have ended before, start them again; then calls need not wait."""
-        await self._end([target], 0.0)
-        if record.current not in self.running:
-            await self._serve(record.current)
+        await self._workers.end([target], 0.0)
+        if record.current not in self._workers.running:
+            names = await self._workers.launch(record.current)
+            while not await self._workers.alive(record.current.pool, names):
+                with suppress(StoreUnavailableError):
+                    await self._keep()
+                await asyncio.sleep(WATCH_EVERY_S)
+        if record.mode is Mode.NO_SURGE:
+            now = await self._rollouts.get(self.pool)
+            await self._rollouts.write(now, now, unheld=record.current.pool)
 
     async def _fail(self, record: Rollout, message: str) -> None:
         now = await self._rollouts.get(self.pool)
         if now.target == record.target and now.state is RolloutState.STARTING:
-            await self._rollouts.write(
-                now, now.ended(RolloutState.FAILED, message), unheld=record.current.pool
-            )
+            await self._rollouts.write(now, now.ended(RolloutState.FAILED, message))
         self._report(f"the pool {self.pool}: {message}")
 
     async def _note(self, record: Rollout, message: str) -> None:
         await self._rollouts.write(record, replace(record, message=message))
-
-    async def _launch(self, version: Version, *, on_trial: bool = False) -> tuple[str, ...]:
-        parts = parts_of_version(self._parts, version)
-        names = self.running[version] = tuple(part.name for part in parts)
-        for part in parts:
-            try:
-                await self._supervisor.start(replace(self._spec_of(part), on_trial=on_trial))
-            except OSError as error:
-                raise RolloutError(f"the new version cannot be started: {error}") from error
-        return names
-
-    async def _alive(self, pool: str, names: Collection[str]) -> bool:
-        """Whether each of these processes has a live lease."""
-        wanted = self._supervisor.awaited(names)
-        try:
-            found = {one["pid"] for one in await self._rollouts.live(pool) if one["host"] == platform.node()}
-        except StoreUnavailableError:
-            return False
-        self._supervisor.mark_ready(found)
-        return wanted <= found
-
-    async def _end(self, versions: Iterable[Version], drain_s: float) -> None:
-        """Drain the workers of these versions, and wait for their ends."""
-        for version in versions:
-            names = self.running.get(version, ())
-            for one in await self._rollouts.live(version.pool):
-                if one["host"] == platform.node() and one["pid"] in self._pids(names):
-                    await self._store.drain(one["incarnation"], drain_s)
-            async with asyncio.TaskGroup() as ends:
-                for name in names:
-                    ends.create_task(self._end_child(name, drain_s))
-            self.running.pop(version, None)
-
-    async def _end_child(self, name: str, drain_s: float) -> None:
-        """Wait for a worker that was told to drain. One that is not ready to hear that is ended."""
-        ready = self._supervisor.was_ready(name)
-        deadline = asyncio.get_running_loop().time() + (drain_s + _DRAIN_MARGIN_S if ready else 0.0)
-        while not self._supervisor.finished(name) and asyncio.get_running_loop().time() < deadline:
-            with suppress(StoreUnavailableError):
-                await self._keep()
-            await asyncio.sleep(WATCH_EVERY_S)
-        await self._supervisor.end(name)
-
-    def _pids(self, names: Iterable[str]) -> set[int]:
-        return {self._supervisor.pids[name] for name in names}
 
 
 def _words(version: Version) -> str:

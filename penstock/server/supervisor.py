@@ -77,9 +77,17 @@ class Supervisor:
         """Return why a child on trial is not started again; None: it runs, or is started again."""
         return self._children[name].failure
 
-    def finished(self, name: str) -> bool:
-        """Return whether a child has ended as it was told to."""
-        return self._children[name].finished
+    def let_go(self, name: str) -> None:
+        """Start a child no more once it has ended, however it does."""
+        self._children[name].leaving = True
+
+    def leaves(self, name: str) -> bool:
+        """Return whether a child is not started again once it has ended."""
+        return self._children[name].leaving
+
+    def gone(self, name: str) -> bool:
+        """Return whether a child's present life has ended."""
+        return self._children[name].process.returncode is not None
 
     def was_ready(self, name: str) -> bool:
         """Return whether a child has done what it was started for, in this life or an earlier one."""

@@ -18,6 +18,8 @@ Tensors: TypeAlias = dict[str, Any]
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 _FP8_MOST = 448
+_LEAST = 1e-9
+"""Of a scale: some rows of the tiny model are zero."""
 
 
 class Format(NamedTuple):
@@ -51,7 +53,7 @@ def _grouped(weight: Any, group: int) -> Any:
 def _symmetric(weight: Any, group: int, bits: int) -> tuple[Any, Any]:
     """Return integers around 0, and the scale of each group."""
     grouped, top = _grouped(weight, group), 2 ** (bits - 1) - 1
-    scale = grouped.abs().amax(-1) / top
+    scale = (grouped.abs().amax(-1) / top).clamp(min=_LEAST)
     values = (grouped / scale[..., None]).round().clamp(-top - 1, top)
     return values.reshape(weight.shape).to(torch.int32), scale
 
@@ -60,7 +62,7 @@ def _asymmetric(weight: Any, group: int, bits: int) -> tuple[Any, Any, Any]:
     """Return integers from 0, and the scale and the zero point of each group."""
     grouped, top = _grouped(weight, group), 2**bits - 1
     low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
-    scale = (high - low) / top
+    scale = ((high - low) / top).clamp(min=_LEAST)
     zero = (-low / scale).round().clamp(0, top)
     values = (grouped / scale[..., None] + zero[..., None]).round().clamp(0, top)
     return values.reshape(weight.shape).to(torch.int32), scale, zero.to(torch.int32)
@@ -128,7 +130,7 @@ def _int(bits: int, group: int) -> Callable[[str, Any], Tensors]:
 
 
 def _float8(name: str, weight: Any) -> Tensors:
-    scale = weight.abs().amax(1, keepdim=True) / _FP8_MOST
+    scale = (weight.abs().amax(1, keepdim=True) / _FP8_MOST).clamp(min=_LEAST)
     values = (weight / scale).clamp(-_FP8_MOST, _FP8_MOST).to(torch.float8_e4m3fn)
     return {f"{name}.weight": values, f"{name}.weight_scale": scale.float()}
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import pytest_asyncio
 
 from jobs.stream_chunks import Chunk, Head, Text
-from tests.e2e.engines import QUICK_FLAGS
+from tests.e2e.engines import QUICK_ENV, QUICK_FLAGS
+from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.e2e.vllm_servers import Frontend
+from tests.loopback import LoopbackServer
 from tests.pictures import base64_of, data_uri, picture, shows
+from tests.support import wait_until
 from workers.devices.tiny_models import TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine, EngineRequest, Final
 from workers.engines.factory import make_engine
@@ -119,6 +125,53 @@ async def test_an_answer_is_vllms_own(seeing: Any, path: str, body: dict[str, An
 
 
 @pytest.mark.asyncio(loop_scope="session")
+async def test_it_says_what_it_reads(seeing: Any) -> None:
+    (model,) = seeing[0].models()
+    able = model.capabilities
+    assert able.images is not None
+    assert (able.images > 1, able.audios, able.videos, able.media_domains) == (True, 0, 0, ())
+    assert able.image_tokens is not None
+    assert 19 <= able.image_tokens < 60
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, chat(RED, BLUE)), (MESSAGES, message(picture(), picture("blue")))]
+)
+async def test_a_prompts_tokens_are_counted_with_its_images(
+    seeing: Any, path: str, body: dict[str, Any]
+) -> None:
+    engine, _ = seeing
+    answer = json.loads((await run(engine, path, body))[0].body)
+    assert await engine.count(path, json.dumps(body).encode()) == said(answer)[1]
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_image_that_is_elsewhere_is_not_counted(seeing: Any) -> None:
+    engine, _ = seeing
+    for url in ("http://example.org/a.png", "file-" + "0" * 32):
+        assert await engine.count(CHAT, json.dumps(chat(RED, url)).encode()) is None
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/a.png",
+        "file:///etc/hostname",
+        "data:image/png,red",
+        "data:image/png;base64,!!!!",
+        data_uri(picture()[:40]),
+        data_uri(b"\x89PNG\r\n\x1a\n" + bytes(100)),
+    ],
+)
+async def test_a_bad_image_is_the_clients_error(seeing: Any, url: str) -> None:
+    """The rows of batches come to the engine unseen: an error of the server's would be tried three times."""
+    final, _ = await run(seeing[0], CHAT, chat(url))
+    assert final.status == 400, final.body
+
+
+@pytest.mark.asyncio(loop_scope="session")
 @pytest.mark.parametrize("usage", [False, True])
 async def test_a_stream_is_compact_and_equal_to_vllms_own(seeing: Any, usage: bool) -> None:
     engine, theirs = seeing
@@ -140,3 +193,115 @@ def essence(frame: str) -> str:
     for name in ("id", "created"):
         frame = frame.replace(f'"{name}":{json.dumps(tree[name])}', "")
     return frame
+
+
+@pytest.fixture(scope="module")
+def seeing_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """`penstock up --model tiny-vision`."""
+    flags = (*QUICK_FLAGS, "--allowed-media-domains=127.0.0.1")
+    stack = start_stack(
+        tmp_path_factory.mktemp("seeing-stack"),
+        "--no-flower",
+        f"--model={MODEL}",
+        *(f"--engine-arg={flag}" for flag in flags),
+        **QUICK_ENV,  # type: ignore[arg-type]  # none of them is timeout_s
+        PENSTOCK_PRIVATE_MEDIA="true",
+    )
+    yield stack
+    stop_stack(stack)
+
+
+def test_the_whole_stack_shows_images(seeing_stack: Stack) -> None:
+    client = openai.OpenAI(base_url=f"{seeing_stack.url}/v1", api_key="none", max_retries=0)
+    able = client.models.retrieve(MODEL).model_extra["penstock"]["capabilities"]
+    assert able["media_domains"] == ["127.0.0.1"]
+    whole = client.chat.completions.create(**chat(RED)).choices[0].message.content
+    other = client.chat.completions.create(**chat(BLUE)).choices[0].message.content
+    assert whole
+    assert whole != other
+    # By stream.
+    chunks = list(client.chat.completions.create(**chat(RED, stream=True)))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    # From a file of ours.
+    file = client.files.create(file=("red.png", picture("red")), purpose="vision")
+    assert client.chat.completions.create(**chat(file.id)).choices[0].message.content == whole
+    # By the other endpoints, which have the same prompt.
+    assert (
+        client.responses.create(**response(RED)).output_text
+        == client.responses.create(**response(file.id)).output_text
+    )
+    anthropic = httpx.post(f"{seeing_stack.url}/v1/messages", json=message(picture("red")), timeout=60)
+    assert anthropic.status_code == 200
+    # As a job, and as a row of a batch.
+    body = {"endpoint": CHAT, "input": chat(RED)}
+    job = httpx.post(f"{seeing_stack.url}/v1/jobs?wait=60", json=body, timeout=70).json()
+    assert job["result"]["choices"][0]["message"]["content"] == whole
+    rows = [
+        {"custom_id": name, "method": "POST", "url": CHAT, "body": chat(url)}
+        for name, url in (("data", RED), ("file", file.id), ("bad", "data:image/png;base64,AAAA"))
+    ]
+    texts = run_batch(client, rows)
+    assert texts == {"data": whole, "file": whole, "bad": None}
+
+
+def test_the_whole_stack_shows_images_by_address(seeing_stack: Stack) -> None:
+    client = openai.OpenAI(base_url=f"{seeing_stack.url}/v1", api_key="none", max_retries=0)
+    whole = client.chat.completions.create(**chat(RED)).choices[0].message.content
+    with LoopbackServer(_Red, "red") as server:
+        assert (
+            client.chat.completions.create(**chat(f"{server.url}/red.png")).choices[0].message.content
+            == whole
+        )
+        gone = server.url
+    begun = time.monotonic()
+    with pytest.raises(openai.BadRequestError, match="cannot be fetched"):
+        client.chat.completions.create(**chat(f"{gone}/red.png"))
+    assert time.monotonic() - begun < 10  # it took 17.9 s: three attempts of three tries
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**chat("http://example.org/red.png"))
+    assert (caught.value.code, caught.value.param) == ("invalid_image_url", "messages.0.content.0")
+
+
+def test_the_edge_refuses_what_does_not_fit(seeing_stack: Stack) -> None:
+    client = openai.OpenAI(base_url=f"{seeing_stack.url}/v1", api_key="none", max_retries=0)
+    long = chat(*[RED] * 64)
+    long["messages"][0]["content"].append({"type": "text", "text": "river " * 3200})
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**long)
+    assert caught.value.code == "context_length_exceeded"
+    audio: Any = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": [audio]}])
+    assert caught.value.code == "unsupported"
+
+
+class _Red(BaseHTTPRequestHandler):
+    """Serves a red picture."""
+
+    def do_GET(self) -> None:
+        data = picture("red")
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+
+def run_batch(client: openai.OpenAI, rows: list[dict[str, Any]]) -> dict[str, str | None]:
+    """Return the text of each row's answer; None: it failed."""
+    lines = "\n".join(map(json.dumps, rows)).encode()
+    file = client.files.create(file=("rows.jsonl", lines), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    done = wait_until(lambda: (one := client.batches.retrieve(batch.id)).status == "completed" and one, 60)
+    texts: dict[str, str | None] = {}
+    for ident in (done.output_file_id, done.error_file_id):
+        for line in client.files.content(ident).text.splitlines() if ident else ():
+            read = json.loads(line)
+            answer = read["response"]
+            good = answer["status_code"] == 200
+            texts[read["custom_id"]] = answer["body"]["choices"][0]["message"]["content"] if good else None
+    return texts

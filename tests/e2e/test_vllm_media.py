@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import base64
 import gc
-import io
 import os
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
-from PIL import Image
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
 from tests.loopback import LoopbackServer
+from tests.pictures import base64_of, data_uri, picture
+from tests.support import free_port
 from workers.engines.vllm import media
-from workers.engines.vllm.media import NAME, PrivateAddressError, check_address, guard
+from workers.engines.vllm.media import NAME, MediaRules, PrivateAddressError, check_address, domains, guard
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
 
 
-def png() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (4, 4), "red").save(out, "PNG")
-    return out.getvalue()
+MOST_BYTES, MOST_PIXELS = 10_000, 10_000
+PNG = picture(size=(4, 4))
 
 
 class Images(BaseHTTPRequestHandler):
-    """Serves an image, and a redirect to it."""
+    """Serves an image, a redirect to it, one that is too large, and nothing."""
 
     asked: list[str]
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        body = b"" if self.path == "/elsewhere" else png()
-        self.send_response(200 if body else 302)
+        status = {"/elsewhere": 302, "/missing": 404, "/broken": 500}.get(self.path, 200)
+        body = b"" if status != 200 else PNG + bytes(MOST_BYTES) if self.path == "/large" else PNG
+        self.send_response(status)
         self.send_header("location", f"http://{self.headers['host']}/image.png")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -67,10 +64,12 @@ class Made:
 
     def __call__(self, *domains: str, private: bool = False) -> Any:
         """Return the connector as vLLM makes it for a request."""
-        for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MEDIA_URL_ALLOW_REDIRECTS"):
+        for name in ("VLLM_MEDIA_CONNECTOR", "VLLM_MEDIA_URL_ALLOW_REDIRECTS", "VLLM_MAX_IMAGE_PIXELS"):
             self._monkeypatch.setenv(name, "")
             self._monkeypatch.delenv(name)
-        self._close.append(guard(private=private))
+        self._close.append(
+            guard(MediaRules(private, image_max_bytes=MOST_BYTES, image_max_pixels=MOST_PIXELS))
+        )
         return MEDIA_CONNECTOR_REGISTRY.load(
             NAME, media_io_kwargs={}, allowed_local_media_path="", allowed_media_domains=list(domains) or None
         )
@@ -108,11 +107,11 @@ async def test_private_addresses_are_refused_in_allowed_domains_too(
     images: str, connector: Made, host: str
 ) -> None:
     url = images.replace("127.0.0.1", host)
-    for domains in ((host,), ("*",)):
+    for allowed in ((host,), ("*",)):
         with pytest.raises(
             VLLMValidationError, match=f"no media from {host}: its address is in a private network"
         ):
-            await connector(*domains).fetch_image_async(f"{url}/image.png")
+            await connector(*allowed).fetch_image_async(f"{url}/image.png")
     assert Images.asked == []
 
 
@@ -125,7 +124,7 @@ async def test_a_name_that_changes_its_address_after_the_check_is_refused(
         return
 
     monkeypatch.setattr(media, "_check_host", passed)
-    with pytest.raises((aiohttp.ClientError, PrivateAddressError)):
+    with pytest.raises(VLLMValidationError, match=r"127\.0\.0\.1"):
         await made.fetch_image_async(f"{images}/image.png")
     assert Images.asked == []
 
@@ -136,7 +135,7 @@ async def test_private_networks_can_be_allowed_but_redirects_are_not_followed(
     made = connector("127.0.0.1", private=True)
     image = await made.fetch_image_async(f"{images}/image.png")
     assert image.size == (4, 4)
-    with pytest.raises(ValueError, match="image"):
+    with pytest.raises(ValueError, match="cannot identify image"):
         await made.fetch_image_async(f"{images}/elsewhere")
     assert Images.asked == ["/image.png", "/elsewhere"]
 
@@ -147,20 +146,67 @@ async def test_what_was_opened_is_closed_at_the_end(images: str, connector: Made
     await connector.aclose()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        guard(private=False)  # the connector that was used is forgotten
+        guard(MediaRules())  # the connector that was used is forgotten
         gc.collect()
     assert [str(one.message) for one in seen if "client session" in str(one.message)] == []
 
 
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/missing", "cannot be fetched: it answered 404"),
+        ("/broken", "cannot be fetched: it answered 500"),
+        ("/large", f"exceeded maximum size of {MOST_BYTES} bytes"),
+    ],
+)
+async def test_a_url_that_gives_no_image_is_the_clients_error(
+    images: str, connector: Made, path: str, why: str
+) -> None:
+    with pytest.raises(VLLMValidationError, match=why):
+        await connector("127.0.0.1", private=True).fetch_image_async(f"{images}{path}")
+
+
+async def test_a_host_that_is_away_is_the_clients_error(
+    connector: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_MEDIA_FETCH_MAX_RETRIES", "1")
+    url = f"http://127.0.0.1:{free_port()}/image.png"
+    with pytest.raises(
+        VLLMValidationError, match=r"the media at 127.0.0.1 cannot be fetched: .*; send the media"
+    ):
+        await connector("127.0.0.1", private=True).fetch_image_async(url)
+
+
 async def test_data_urls_need_no_domain(connector: Made) -> None:
-    url = "data:image/png;base64," + base64.b64encode(png()).decode()
-    assert (await connector().fetch_image_async(url)).size == (4, 4)
+    assert (await connector().fetch_image_async(data_uri(PNG))).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hostname",
+        "data:image/png,red",
+        "data:image/png;base64,AAAA",
+        data_uri(picture(size=(101, 100))),
+        "data:image/png;base64," + base64_of(PNG[:40]),
+    ],
+)
+async def test_an_image_that_cannot_be_read_is_the_clients_error(connector: Made, url: str) -> None:
+    """vLLM answers 400 for these two exceptions, and 500 for any other, which is tried again."""
+    with pytest.raises((VLLMValidationError, ValueError)):
+        await connector().fetch_image_async(url)
 
 
 async def test_a_connector_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", "theirs")
-    guard(private=False)
+    guard(MediaRules())
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "theirs"
+    assert domains(["example.com"]) is None
+
+
+async def test_domains_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_MEDIA_CONNECTOR", NAME)
+    assert (domains(None), domains(["b.org", "a.org"])) == ((), ("a.org", "b.org"))
 
 
 @pytest.mark.parametrize(

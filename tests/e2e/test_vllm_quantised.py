@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.e2e.quantised import build
 from workers.devices.weights import weights_bytes
@@ -82,7 +83,10 @@ async def test_the_kv_cache_may_be_fp8(vllm_settings: VllmSettings, tiny_model_p
         ("gptq-desc-act", "bfloat16", "orders weights by activation"),
         ("gptq-8bit", "bfloat16", "no code for the checkpoint's quantisation"),
         ("w8a16", "bfloat16", "no code for the checkpoint's quantisation"),
-        ("fp8-per-tensor", "bfloat16", "no code for the checkpoint's quantisation"),
+        pytest.param(
+            *("fp8-per-tensor", "bfloat16", "no code for the checkpoint's quantisation"),
+            marks=pytest.mark.skipif(torch.cpu._is_amx_tile_supported(), reason="CPUs with AMX run it"),
+        ),
         ("w4a16", "float32", "weights of 4 bits does not run in float32 on a CPU"),
         ("awq", "float32", "quantised with awq does not run in float32"),
     ],

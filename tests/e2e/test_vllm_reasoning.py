@@ -332,8 +332,7 @@ async def test_a_parser_that_the_tokenizer_does_not_fit_is_not_chosen(
 
 @pytest.mark.parametrize("setting", ["tool_call_parser", "reasoning_parser"])
 async def test_an_unknown_parser_stops_the_start(qwen3: tuple[Path, dict[str, Any]], setting: str) -> None:
-    given: Any = {setting: "mine"}
     with pytest.raises(
         EngineStartError, match=r"has no .*_parser 'mine': choose `auto`, `none` or one of .*hermes|qwen3"
     ):
-        flags_for(*qwen3, **given)
+        flags_for(qwen3[0], qwen3[1], **dict[str, Any]({setting: "mine"}))

@@ -16,7 +16,7 @@ from workers.devices.tiny_models import build_tiny_model
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("vllm")]
 
 FLAGS = ("--distributed-executor-backend=uni", "--max-model-len=1024", "--max-num-seqs=8", "--enforce-eager")
-QUICK = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+QUICK = {"OMP_NUM_THREADS": "1"}
 PROMPT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 24, "temperature": 0}
 
 

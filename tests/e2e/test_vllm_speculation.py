@@ -143,8 +143,8 @@ async def test_a_sampled_text_follows_the_temperature(guessing: Engine, vllm_eng
         for turn in range(20):
             final = await engine.run(EngineRequest(f"job_{turn}", "/v1/completions", sent), lambda _: None)
             for choice in json.loads(final.body)["choices"]:
-                first, second, *_ = *choice["token_ids"], -1
-                after[first][second] += 1
+                ids: list[int] = [*choice["token_ids"], -1]
+                after[ids[0]][ids[1]] += 1
         commonest = sum(max(seconds.values()) for seconds in after.values())
         return commonest / sum(seconds.total() for seconds in after.values())
 

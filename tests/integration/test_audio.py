@@ -47,6 +47,7 @@ class House:
             lambda: storage,
             image_max_bytes=api.settings.image_max_bytes,
             request_images_max_bytes=api.settings.request_images_max_bytes,
+            request_images_max=api.settings.request_images_max,
         )
 
     async def call(self, path: str = TRANSCRIPTIONS, **fields: str) -> httpx.Response:

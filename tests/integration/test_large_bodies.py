@@ -33,6 +33,7 @@ from tests.encryption import key_line
 from tests.integration.test_transitions import W, alive, spec, take
 from tests.integration.test_worker import chat, ended, ready, start_worker
 from tests.namespaces import check_and_empty, new_namespace
+from tests.pictures import data_uri, image_part, picture
 from tests.puppet import FACTS, Puppet
 from tests.support import eventually, new_id
 
@@ -375,6 +376,36 @@ async def test_a_call_of_any_size_is_answered(valkey, tmp_path: Path) -> None:
     check_and_empty(settings)
 
 
+async def test_a_picture_of_nine_megabytes_does_not_go_through_redis(valkey, tmp_path: Path) -> None:
+    """Neither with its job, nor to a worker that could count its tokens; and its turn is not that of a huge prompt."""
+    settings = new_namespace(valkey)
+    uri = data_uri(picture() + bytes(9_000_000 * 3 // 4))
+    body = {"model": "puppet", "messages": [{"role": "user", "content": [image_part(uri)]}], "max_tokens": 5}
+    assert len(uri) > 9_000_000
+    with ApiServer(settings, data_dir=tmp_path) as api:
+        store = store_at(settings, tmp_path / "files")
+        await eventually(lambda: api.services.store.large.shared)
+        await store.large.look()
+        puppet = Puppet(store)
+        able = {"images": 4, "image_tokens": 4096}
+        await puppet.live(facts={**FACTS, "prompt_overhead": 8, "capabilities": able}, shares_storage=True)
+        await api_sees(api, shares=True)
+        async with api.client() as http:
+            before = (await store.client.info("stats"))["total_net_input_bytes"]
+            asked = asyncio.create_task(http.post("/v1/chat/completions", json=body))
+            claim = await puppet.take()
+            assert claim.reference is not None
+            after = (await store.client.info("stats"))["total_net_input_bytes"]
+            assert after - before < 1_000_000
+            assert json.loads(await store.body_of(claim)) == body
+            cost: Any = await store.client.hget(store.keys("job", claim.id), "cost")
+            assert 1024 <= int(cost) < 2048
+            await puppet.succeed(claim, ANSWER)
+            assert (await asked).content == ANSWER
+        await store.aclose()
+    check_and_empty(settings)
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 async def test_a_stream_says_that_its_large_result_is_not_there(valkey, tmp_path: Path, path: str) -> None:
     """The head was sent already, and the result that its end needs lies in a storage that this api does not have."""
@@ -402,7 +433,7 @@ async def test_a_stream_says_that_its_large_result_is_not_there(valkey, tmp_path
 
 
 def image(size: int) -> dict:
-    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * size}}
+    return image_part(data_uri(picture() + bytes(size)))
 
 
 async def test_a_worker_reads_large_requests_and_one_without_the_storage_gives_them_back(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from broker.db.errors import NewerRecordError, UnfinishedError
 from broker.jobs import JobStore
@@ -157,7 +157,7 @@ async def test_partial_responses_are_kept(store: JobStore) -> None:
 async def repeat(store: JobStore, job_id: str, **changes) -> JobSpec:
     again = await store.respec(job_id, new_id())
     assert again is not None
-    return dataclasses.replace(again, **changes)
+    return replace(again, **changes)
 
 
 async def test_a_finished_job_is_repeated_once(store: JobStore) -> None:

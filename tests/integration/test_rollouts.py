@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from broker.adapters import Adapters
 from broker.audit import AuditStream, Filter
@@ -22,6 +23,7 @@ from jobs.model import JobError
 from jobs.rollouts import Mode, RolloutState
 from jobs.states import JobState
 from penstock import ConflictError, NotFoundError, Penstock
+from penstock.cli.main import cli
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
@@ -208,6 +210,70 @@ async def test_requests_go_to_the_version_that_serves_and_an_open_queue_counts_a
     assert (model.pool, catalogue.live(model), catalogue.has_worker) == (V1, True, True)
 
 
+async def test_a_version_that_starts_gets_no_job_before_it_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    old, new = Puppet(store, "old", V1), Puppet(store, "new", V2)
+    await old.live()
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    await new.live()
+    catalogue = Catalogue(store)
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V1]
+    job = (await store.accept(spec("a", pool=V2))).id  # an api process that looked before
+    assert await pool_of(store, job) == V1
+    flipped = await rollouts.write(begun, begun.flipped(), flip=True)
+    assert flipped
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+    assert await pool_of(store, job) == V2
+    assert await rollouts.write(flipped, flipped.back())
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+
+
+async def test_workers_of_a_version_get_no_job_before_the_switch(store: JobStore, rollouts: Rollouts) -> None:
+    await Puppet(store, "old", V1).live()
+    info = {"name": "new@host", "pool": V2, "models": ["puppet"], "version_of": V1, "capacity": 5}
+    await store.register(NEW, info, {"puppet": {}})
+    await store.heartbeat(NEW, first=True, info=info)
+    catalogue = Catalogue(store)
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V1]
+    await flip(rollouts)
+    await store.register(NEW, info, {"puppet": {}})  # another start changes nothing
+    await catalogue.refresh()
+    assert [model.pool for model in catalogue.ranked("puppet")] == [V2]
+
+
+async def test_the_commands(broker_settings: Any, store: JobStore, rollouts: Rollouts) -> None:
+    await Puppet(store).live()
+    assert await rollouts.keep(V1, "host 1", 60_000)
+    with ApiServer(broker_settings) as api:
+
+        def ran(*args: str, code: int = 0) -> str:
+            done = CliRunner().invoke(cli, ["--url", api.url, *args])
+            assert done.exit_code == code, done.output
+            return done.output
+
+        def all_of_them() -> None:
+            ran("rollout", "status")
+            assert "starting" in ran("rollout", "start", V1, "--model", "m2", "--engine-arg=--seed=1")
+            assert '"engine_args":["--seed=1"]' in ran("rollout", "status", V1)
+            assert V1 in ran("rollout", "status")
+            assert "aborted" in ran("rollout", "abort", V1)
+            assert "rollout_refused" in ran("rollout", "back", V1, code=4)
+            assert "rollout_refused" in ran("rollout", "switch", V1, "--to", "nowhere", code=4)
+            ran("rollout", "start", V1, "--model", "m", "--no-surge", "--in-place", code=2)
+            assert '"model":"puppet"' in ran("aliases", "set", "gpt", "puppet")
+            assert "gpt" in ran("aliases", "list")
+            assert '"id":"gpt"' in ran("aliases", "rm", "gpt")
+
+        await asyncio.to_thread(all_of_them)
+
+
 async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, rollouts: Rollouts) -> None:
     old, new = Puppet(store, "old", V1), Puppet(store, "new", "blue")
     await old.live()
@@ -240,9 +306,11 @@ async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, 
         assert (begun.state, begun.under_way, begun.keeper) == ("starting", True, "host 1")
         assert await store.client.hget(store.keys("pool", "blue"), "held") == "1"
         assert "under way" in await asyncio.to_thread(refused, lambda: client.rollouts.start(V1, "m3"))
+        await rollouts.leave(V1, "host 1")  # it would open the queue once the old workers are back
         aborted = await asyncio.to_thread(client.rollouts.abort, V1)
         assert (aborted.state, aborted.target) == ("aborted", None)
         assert await store.client.hget(store.keys("pool", "blue"), "held") is None
+        assert await rollouts.keep(V1, "host 1", 60_000)
         flag = "--trust-remote-code"
         said = await asyncio.to_thread(refused, lambda: client.rollouts.start(V1, "m", engine_args=[flag]))
         assert flag in said

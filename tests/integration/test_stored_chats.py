@@ -16,6 +16,7 @@ from jobs.failures import FailureCode
 from jobs.model import JobError
 from tests.apiserver import ApiServer
 from tests.integration.test_job_streams import WORDS, speak
+from tests.pictures import data_uri, image_part, picture
 from tests.puppet import MODEL, Puppet
 
 pytestmark = pytest.mark.asyncio
@@ -101,7 +102,7 @@ async def test_a_page_of_large_ones_ends_early(sdk: openai.AsyncOpenAI, puppet: 
 
 
 async def test_the_messages_of_a_stored_chat_completion(sdk: openai.AsyncOpenAI, puppet: Puppet) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,x"}}]
+    parts = [{"type": "text", "text": "a"}, image_part(data_uri(picture()))]
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": parts}]
     ident = f"chatcmpl-{await ask(sdk, puppet, messages=messages)}"
     found = [one async for one in sdk.chat.completions.messages.list(ident, limit=1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 import pytest
 
+from broker.settings import BrokerSettings
 from penstock import ConflictError, Penstock
 from penstock.rollout_models import Rollout
 from tests.integration.test_up import Up
@@ -136,6 +138,30 @@ def test_other_weights_in_place(up: Up, client: Penstock) -> None:
 
 
 @pytest.mark.full
+def test_the_way_back_while_the_old_version_ends_and_a_death_of_its_worker(up: Up, client: Penstock) -> None:
+    before = text_now(client)
+    with Load(up.url) as load:
+        long = client.submit(PROMPT | {"max_tokens": 2000}).id  # the old version ends after that: ten seconds
+        wait_until(lambda: client.jobs.get(long).state == "running")
+        client.rollouts.start("default", "another-one")
+        until(client, "default", "moving", "failed")
+        after = text_now(client)
+        (old,) = [worker for worker in client.workers.list() if worker.pool == "default"]
+        os.kill(old.pid, signal.SIGKILL)
+        wait_until(
+            lambda: client.jobs.get(long).state == "running" and client.jobs.get(long).attempt == 2, 30
+        )
+        client.rollouts.back("default")
+        back = until(client, "default", "done", "failed")
+        assert (back.state, back.current.pool) == ("done", "default"), back.message
+        assert client.wait(long).state == "succeeded"
+        assert text_now(client) == before
+    assert set(load.texts) <= {before, after}
+    assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
+    assert [worker.pool for worker in client.workers.list()] == ["default"]
+
+
+@pytest.mark.full
 def test_after_a_death_the_version_that_serves_comes_back(tmp_path: Path) -> None:
     one = Up(tmp_path, *ARGS, **SLOW)
     try:
@@ -164,3 +190,33 @@ def test_after_a_death_the_version_that_serves_comes_back(tmp_path: Path) -> Non
     finally:
         one.process.kill()
         one.process.wait()
+
+
+@pytest.mark.full
+def test_two_machines_on_one_queue_end_with_the_same_version(
+    tmp_path: Path, broker_settings: BrokerSettings
+) -> None:
+    """One of the two carries the rollout out; the other follows when the new version serves."""
+    settings = {
+        "PENSTOCK_REDIS_URL": broker_settings.redis_url,
+        "PENSTOCK_NAMESPACE": broker_settings.namespace,
+    }
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    both = [Up(folder, *ARGS, **SLOW, **settings) for folder in folders]
+    try:
+        for one in both:
+            one.until_ready()
+        with Penstock(both[0].url) as client, Load(both[1].url) as load:
+            wait_until(lambda: len(client.workers.list()) == 2)
+            client.rollouts.start("default", "other")
+            assert until(client, "default", "done", "failed").state == "done"
+            wait_until(lambda: [one.pool for one in client.workers.list()] == ["default-v2"] * 2, 30)
+        assert load.failed == []
+        with Penstock(both[1].url) as client:
+            assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
+    finally:
+        for one in both:
+            one.process.kill()
+            one.process.wait()

@@ -68,7 +68,8 @@ class Worker:
         answer = await self.ask(model)
         assert answer["status"] == 200, answer
         assert answer["model"] == model
-        return answer["choices"][0]["message"]["content"]
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
 
     def counted(self, name: str, **labels: str) -> float:
         return self._registry.get_sample_value(name, labels) or 0.0
@@ -214,7 +215,8 @@ async def test_requests_in_flight_keep_the_version_they_began_with(
             await leave.wait()
             body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],"max_tokens":4}'
             final = await worker.engine.run(EngineRequest("held", CHAT, body, adapter=folder), lambda _: None)
-            return msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            answer: str = msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            return answer
 
     held = asyncio.create_task(hold())
     await entered.wait()
@@ -358,7 +360,7 @@ async def test_a_version_under_which_two_workers_ended_is_tried_no_more(
         dying = await start()
         await until(adapters, dying, a=LOADED)
         (folder,) = dying.engine.adapters()
-        dying.pool._files.begin_trial(folder)  # the process ends here: its engine died while it loaded
+        dying.pool._loader.files.begin_trial(folder)  # the process ends here: its engine died while it loaded
         dying.pool.close()
     worker = await start()
     await until(adapters, worker, a=FAILED)

@@ -22,6 +22,7 @@ import structlog
 
 from jobs.endpoints import CHAT, CLASSIFY, COMPLETIONS, COUNT_TOKENS, EMBEDDINGS, MESSAGES, POOLING, TOKENIZE
 from jobs.floats import read_float
+from jobs.media_parts import media
 from workers.engines.base import Engine, EngineDeadError, ModelInfo
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ _COPIED = (
 _POOLED = (EMBEDDINGS, CLASSIFY, POOLING)
 _PROMPT = {CHAT: "messages", COMPLETIONS: "prompt", **dict.fromkeys(_POOLED, "input")}
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
 
 _TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 _HELLO = [{"role": "user", "content": "x"}]
@@ -105,7 +107,7 @@ async def count_prompts(tokenize: Tokenize, endpoint: str, body: bytes) -> int |
     except msgspec.DecodeError:
         return None
     if endpoint == MESSAGES:
-        return await tokenize(COUNT_TOKENS, fields) if _all_text(fields) else None
+        return await tokenize(COUNT_TOKENS, fields) if _countable(fields) else None
     found = questions(endpoint, fields)
     if found is None:
         return None
@@ -153,7 +155,7 @@ def _is_ids(value: Any) -> TypeGuard[list[int]]:
 
 def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any] | None:
     """Return the question about a conversation; None if it cannot be asked."""
-    if not _all_text(body):
+    if not _countable(body):
         return None
     if body.get("tools") and body.get("tool_choice") == "none":
         return None  # a server's flag decides whether the template sees the tools
@@ -169,23 +171,29 @@ def _chat(body: Mapping[str, Any], *, generation_prompt: bool) -> dict[str, Any]
     return question
 
 
-def _all_text(body: Mapping[str, Any]) -> bool:
-    """Whether a conversation is one of text alone."""
+def _countable(body: Mapping[str, Any]) -> bool:
+    """Whether a conversation has only texts, and images that it brings itself: a server would fetch others once more."""
     messages = body.get("messages")
-    return isinstance(messages, list) and all(map(_is_text, messages))
+    return isinstance(messages, list) and all(map(_is_plain, messages))
 
 
-def _is_text(message: Any) -> bool:
-    """Whether a message holds no image, sound or the like."""
+def _is_plain(message: Any) -> bool:
     if not isinstance(message, dict):
         return False
     content = message.get("content")
     if isinstance(content, list):
         return all(
-            isinstance(part, str) or (isinstance(part, dict) and part.get("type") in _TEXT_PARTS)
-            for part in content
+            isinstance(part, str) or (isinstance(part, dict) and _is_counted(part)) for part in content
         )
     return content is None or isinstance(content, str)
+
+
+def _is_counted(part: dict[str, Any]) -> bool:
+    kind = part.get("type")
+    if kind in _IMAGE_PARTS:
+        found = next(media({"messages": [{"content": [part]}]}), None)
+        return found is not None and (found.url is None or found.url[:5].lower() == "data:")
+    return kind in _TEXT_PARTS
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from monitoring.otlp import traces_url
+from workers.devices.nvml import vllm_runs_on_cpu
 from workers.devices.tiny_models import SERVED_NAME, TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
+from workers.engines.vllm.media import MediaRules
 from workers.engines.vllm.step_cost import parse
 from workers.settings import WorkerSettings
 
@@ -83,7 +85,13 @@ def vllm_settings(settings: WorkerSettings) -> VllmSettings:
         adapters_cpu=settings.adapters_kept,
         adapter_max_rank=settings.adapter_max_rank,
         log_json=settings.log_json,
+        media=MediaRules(
+            settings.private_media,
+            image_max_bytes=settings.image_max_bytes,
+            image_max_pixels=settings.image_max_pixels,
+        ),
         otlp_traces_url=traces_url(settings.otlp_endpoint),
+        one_process=settings.one_engine_process and vllm_runs_on_cpu(),
         nodes=settings.nodes,
         node_master=settings.node_master,
         tensor_parallel_size=settings.tensor_parallel,
@@ -120,7 +128,6 @@ def _vllm(settings: WorkerSettings) -> VllmSettings:
         max_num_seqs=settings.concurrency,
         kv_cache_memory_bytes=kv_cache,
         cpu_memory_share=settings.cpu_memory_share,
-        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         tool_call_parser=settings.tool_parser,
         reasoning_parser=settings.reasoning_parser,
@@ -140,7 +147,6 @@ def _paced(settings: WorkerSettings, pace: str) -> VllmSettings:
         max_model_len=max_model_len,
         max_num_seqs=settings.concurrency or _PACED_SEQUENCES,
         kv_cache_memory_bytes=_kv_cache_bytes(settings),
-        private_media=settings.private_media,
         tensor_parallel_size=settings.tensor_parallel,
         tool_call_parser="hermes" if settings.model is None else None,
         paced=parse(pace),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jobs.endpoints import USUAL_ENDPOINTS
+from workers.engines.vllm.media import MediaRules
 from workers.engines.vllm.pacing import flags
 from workers.engines.vllm.speculation import speculative_config
 from workers.engines.vllm.step_cost import StepCost
@@ -25,6 +26,7 @@ class VllmSettings:
             the free memory; see :mod:`workers.engines.vllm.cpu_memory`.
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
+        one_process: on the CPU, run the model in the engine's process.
         nodes: machines that hold one copy of the model.
         node_master: ``host:port`` of the first of them.
         dtype: weight type, such as ``bfloat16``.
@@ -35,7 +37,7 @@ class VllmSettings:
         runner: ``generate`` or ``pooling``.
         convert: ``embed`` makes an embedding model of a generating one.
         cpu_memory_share: part of the free memory that an engine on a CPU may count on, above 0.0 and up to 1.0.
-        private_media: fetch media by URL from private networks too, if ``--allowed-media-domains`` has the host.
+        media: what requests may bring as images, audio and video.
         compact_streams: stream plain requests by deltas rather than by vLLM's chunks.
         lane_scheduler: put calls before bulk inside the engine too; see :mod:`workers.engines.vllm.lane_scheduler`.
         bulk_reserve: share of the engine's sequences that bulk never gets, 0.0 to 1.0 (exclusive).
@@ -61,6 +63,7 @@ class VllmSettings:
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int | None = None
+    one_process: bool = False
     nodes: int | None = None
     node_master: str | None = None
     dtype: str | None = None
@@ -70,7 +73,7 @@ class VllmSettings:
     runner: str | None = None
     convert: str | None = None
     cpu_memory_share: float = 1.0
-    private_media: bool = False
+    media: MediaRules = field(default_factory=MediaRules)
     compact_streams: bool = True
     lane_scheduler: bool = True
     bulk_reserve: float = 0.25
@@ -100,6 +103,8 @@ class VllmSettings:
         if self.paced is not None:
             args += flags(self.paced)
         args += self._of_nodes()
+        if self.one_process:
+            args.append("--distributed-executor-backend=uni")
         if self.sleep_level is not None:
             args.append("--enable-sleep-mode")
         for flag in (

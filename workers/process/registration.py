@@ -31,7 +31,9 @@ def description(
         engine: started.
         bulk_capacity: bulk jobs of these at most.
     """
+    version = settings.pool_version
     return {
+        **({} if version is None else {"version_of": settings.pool.removesuffix(f"-{version}")}),
         "name": settings.node_name,
         "host": platform.node(),
         "pid": os.getpid(),

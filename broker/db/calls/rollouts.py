@@ -15,7 +15,8 @@ class RolloutStep(Call[bool]):
         step: of the record that was read; 0: there was none.
         fields: as texts; '' removes a field.
         held: a pool whose queue stays open without a live worker; ``unheld``: one of which this ends.
-        heir: a pool that gets the LoRA adapters of the pool ``heir_of``.
+        heir: a pool whose workers start, and that forwards to the pool ``heir_of`` until then; it gets the LoRA adapters of
+            that.
         to: takes the jobs of the pool ``from_pool`` from now on.
         what: the act, for the audit stream, with ``details``; ``by``: who asked.
     """

@@ -33,6 +33,7 @@ class Register(Call[Registered]):
         info: its description, JSON.
         names: name or alias -> model.
         facts: model -> its facts, JSON.
+        version_of: the pool whose version this pool is; it gets no jobs before it is said to serve.
     """
 
     worker: str
@@ -42,6 +43,7 @@ class Register(Call[Registered]):
     info: str
     names: Mapping[str, str]
     facts: Mapping[str, str]
+    version_of: str | None = None
 
 
 class Beat(Answer):

@@ -6,10 +6,15 @@ from typing import Any
 import pytest
 
 from api.admission.context_length import check_length
+from api.admission.media import check_media
 from api.http.errors import ApiError
+from api.settings import ApiSettings
 from broker.catalogue import Model
+from jobs.capabilities import Capabilities
+from tests.pictures import data_uri, image_part, picture
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RED = data_uri(picture())
 MODEL = Model("m", max_model_len=10, max_token_bytes=4, max_output_tokens=10)
 COUNTS = Model("m", max_model_len=100, max_token_bytes=10, prompt_overhead=8)
 
@@ -19,7 +24,8 @@ def endpoint_of(body: dict[str, Any]) -> str:
 
 
 def length(body: dict[str, Any], model: Model = MODEL) -> str | None:
-    return check_length(model, endpoint_of(body), body, len(json.dumps(body, ensure_ascii=False).encode()))
+    size = len(json.dumps(body, ensure_ascii=False).encode())
+    return check_length(model, endpoint_of(body), body, size, check_media(ApiSettings(), body))
 
 
 def says(content: Any) -> dict[str, Any]:
@@ -34,7 +40,7 @@ FITS: list[dict[str, Any]] = [
     {"prompt": "é" * 18},
     {"prompt": "x" * 41, "truncate_prompt_tokens": 5},
     {"messages": [{"role": "user", "content": "x" * 18}] * 2},
-    says([{"type": "image_url", "image_url": {"url": "x" * 100}}]),
+    says([image_part("http://example.org/" + "x" * 100)]),
     {"input": ["x" * 40] * 5},
     {"input": [1] * 10},
     {"prompt": None, "messages": None},
@@ -84,12 +90,38 @@ def test_what_cannot_fit_is_refused(body: dict[str, Any], param: str) -> None:
         (says("x" * 45), "messages"),
         (says("x") | {"tools": [{"a": 1}] * 20}, "messages"),
         (says([{"type": "text", "text": "x" * 92}]), "messages"),
-        (says([{"type": "text", "text": "x" * 92}, {"type": "image_url", "image_url": {"url": "u"}}]), None),
+        (says([{"type": "text", "text": "x" * 92}, image_part(RED)]), None),
         ({"prompt": "x" * 500, "truncate_prompt_tokens": -1}, None),
     ],
 )
 def test_in_doubt_the_tokens_are_counted(body: dict[str, Any], param: str | None) -> None:
     assert length(body, COUNTS) == param
+
+
+SEES = Model(
+    "m", max_model_len=400, max_token_bytes=10, prompt_overhead=8, capabilities=Capabilities(image_tokens=50)
+)
+
+
+@pytest.mark.parametrize(
+    ("parts", "param"),
+    [
+        ([image_part(RED)] * 2, None),
+        ([image_part(RED)] * 7, "messages"),
+        ([{"type": "text", "text": "x" * 300}, image_part(RED)], "messages"),
+        ([image_part(RED)] * 6 + [image_part("http://example.org/a.png")], None),
+        ([image_part(RED)] * 6 + [image_part("file-" + "0" * 32)], None),
+        ([image_part(RED)] * 6 + [{"type": "input_audio", "input_audio": {"data": "AAAA"}}], None),
+    ],
+)
+def test_an_image_counts_its_tokens_and_not_its_bytes(parts: list[dict[str, Any]], param: str | None) -> None:
+    """A worker counts, if the most that images take may be too much. It fetches none for that."""
+    assert length(says(parts), SEES) == param
+
+
+def test_text_beside_an_image_can_be_certainly_too_long() -> None:
+    with pytest.raises(ApiError, match="context"):
+        length(says([{"type": "text", "text": "x" * 4001}, image_part(RED)]), SEES)
 
 
 def test_without_limits_everything_passes() -> None:

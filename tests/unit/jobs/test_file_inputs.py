@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs.file_inputs import image_places, image_type, with_images
+from jobs.file_inputs import image_places, with_images
 from jobs.ids import make_id
+from jobs.image_headers import image_type
 
 FILE, OTHER = (make_id("file-", 1, bytes([n] * 10)) for n in (1, 2))
 PNG = b"\x89PNG\r\n\x1a\n...."

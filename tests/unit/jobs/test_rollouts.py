@@ -45,6 +45,19 @@ def test_there_and_back_and_there_again() -> None:
     assert done(back.start("m3", (), Mode.SURGE)).current == Version("chat-v3", "m3")
 
 
+def test_the_way_back_may_begin_while_the_version_before_ends() -> None:
+    moving = NEW.start("m2", (), Mode.SURGE).flipped()
+    assert moving.back().target == Version("chat")
+    with pytest.raises(RolloutError, match="is under way"):
+        moving.start("m3", (), Mode.SURGE)
+
+
+def test_a_pool_of_somebody_else_is_passed_over() -> None:
+    begun = NEW.start("m2", (), Mode.SURGE, {"chat", "chat-v2", "chat-v3"})
+    assert begun.target == Version("chat-v4", "m2")
+    assert done(begun).start("m3", (), Mode.SURGE, {"chat", "chat-v4"}).target == Version("chat-v5", "m3")
+
+
 def test_what_is_not_said_stays_as_the_version_before_has_it() -> None:
     args = ("--dtype=float32",)
     there = done(NEW.start("m2", args, Mode.SURGE))

@@ -302,3 +302,56 @@ async def test_the_order_is_kept_when_vllm_gives_up_a_stuck_thread() -> None:
 async def test_an_unknown_renderer_is_left_alone() -> None:
     assert not by_priority(SimpleNamespace())
     assert not by_priority(SimpleNamespace(_executor=ThreadPoolExecutor(1)))
+
+
+async def test_images_of_a_call_are_processed_before_those_of_bulk_and_one_at_a_time() -> None:
+    order: list[str] = []
+    busy, go, way = threading.Event(), threading.Event(), Way()
+
+    def process(name: str) -> str:
+        if name == "first":
+            busy.set()
+            go.wait(10)
+        order.append(f"{name} in {threading.current_thread().name}")
+        return name
+
+    old, closed = ThreadPoolExecutor(1), []
+    renderer = SimpleNamespace(
+        _executor=SimpleNamespace(_inner=ThreadPoolExecutor(1), _max_workers=1, replace_inner=lambda: None),
+        mm_processor=object(),
+        _mm_executor=old,
+        _resources=SimpleNamespace(callback=lambda close, **_: closed.append(close)),
+        _process_multimodal=process,
+        clear_mm_cache=lambda: order.append("cleared"),
+    )
+    assert by_priority(renderer)
+    with pytest.raises(RuntimeError):
+        old.submit(print)  # it was shut down
+
+    async def render(name: str, priority: int) -> None:
+        async with way.taken(
+            priority, b"{}"
+        ):  # a short call's templates are rendered at once, its images are not
+            arrived()
+            assert await renderer._process_multimodal_async(name) == name
+
+    tasks = [asyncio.create_task(render("first", 0))]
+    await asyncio.to_thread(busy.wait, 10)
+    tasks += [asyncio.create_task(render(f"bulk{n}", BULK)) for n in range(3)]
+    await eventually(lambda: len(renderer._mm_executor._work) == 3)
+    tasks.append(asyncio.create_task(render("call", 0)))
+    await eventually(lambda: len(renderer._mm_executor._work) == 4)
+    go.set()
+    await asyncio.gather(*tasks)
+    await renderer._clear_mm_cache_async()
+    assert [line.partition(" ")[0] for line in order] == [
+        "first",
+        "call",
+        "bulk0",
+        "bulk1",
+        "bulk2",
+        "cleared",
+    ]
+    assert {line.partition(" in ")[2] for line in order if " in " in line} == {"render_0"}
+    for close in closed:
+        close()

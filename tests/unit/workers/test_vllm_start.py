@@ -17,6 +17,7 @@ from workers.engines.base import EngineStartError
 from workers.engines.vllm import wire
 from workers.engines.vllm.cpu_memory import SMALLEST, WORK_SPACE, kv_cache_bytes
 from workers.engines.vllm.hub import check_reachable
+from workers.engines.vllm.probes import AbilityError
 from workers.engines.vllm.start_errors import explain
 from workers.engines.vllm.start_hints import check_format
 
@@ -186,6 +187,21 @@ def test_a_death_at_the_first_request_is_told_by_its_cause():
     told = explain(RuntimeError("vLLM's engine process is dead"), logged)
     assert "weights of 4 bits does not run in float32 on a CPU" in told
     assert "cpu_gemm_wna16" in told
+
+
+def test_a_death_of_one_ability_names_it():
+    error = AbilityError(
+        "the model loads, but the engine dies of a request for images (/v1/chat/completions)"
+    )
+    told = explain(error, ["RuntimeError: no such kernel", "AsyncLLM output_handler failed."])
+    assert "dies of a request for images" in told
+    assert told.endswith("vLLM says: RuntimeError: no such kernel")
+    assert explain(error, []) == f"vLLM did not start: {error}"
+
+
+def test_heads_that_the_cpu_build_lacks_are_a_sentence():
+    told = explain(RuntimeError("Unsupported CPU attention configuration: head_dim=16 isa=2"), [])
+    assert "no attention on a CPU for heads of size 16. Take a model whose heads have 32" in told
 
 
 @pytest.mark.parametrize("name", ["org/Model-8B-GGUF", "./model.Q4_K_M.gguf"])

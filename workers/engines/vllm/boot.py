@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
-from workers.engines.vllm.adapters import free_the_last_place
+from workers.engines.vllm.adapters import set_places
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
@@ -41,8 +41,14 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    if (
+        settings.one_process
+    ):  # what makes vLLM accept it on a CPU; the engine has a process of its own all the same
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    media.set_defaults(settings.media)  # vLLM makes its threads when it is imported
     from vllm import envs
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.cli.serve import make_arg_parser  # where every version since 0.20 exports it
@@ -52,7 +58,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     from vllm.v1.metrics.loggers import StatLoggerBase
 
     envs.disable_envs_cache()  # of an engine before this one
-    close_media = media.guard(private=settings.private_media)
+    close_media = media.guard(settings.media)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -62,7 +68,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     set_parsers(args, settings)
-    free_the_last_place(args)
+    set_places(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.

@@ -128,7 +128,7 @@ class VllmEngine:
         started = Started(self._llm, args, self._app, tasks)
         known = await introduce(self, started, self._settings, self._compact, self._auth)
         self._models, self._priority = known
-        self._able = next((model.capabilities for model in self._models), self._able)
+        self._able = self._models[0].capabilities
         if self._llm.vllm_config.lora_config is not None:
             served = self._app.state.openai_serving_models
             self._adapters = VllmAdapters(self._llm, served, self.run, self._models[0].endpoints)

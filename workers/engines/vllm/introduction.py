@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import msgspec
 
+from jobs.capabilities import Capabilities
 from jobs.endpoints import CHAT, COMPLETIONS
 from jobs.facts import EnginePriority
 from workers.engines.base import Engine, ModelInfo
@@ -17,6 +19,7 @@ from workers.engines.vllm.compact_streams import ChatStreams, CompactStreams, ch
 from workers.engines.vllm.inner_app import Headers, call_app
 from workers.engines.vllm.priority_probe import seen_priority
 from workers.engines.vllm.probe import learn
+from workers.engines.vllm.probes import STRUCTURED, try_abilities
 from workers.engines.vllm.served import BESIDE_CHAT, OTHERS, served
 
 
@@ -60,19 +63,25 @@ async def introduce(
         endpoints += served(app, BESIDE_CHAT) if chat else ()
     endpoints += served(app, OTHERS)
     priority = await seen_priority(llm, engine.run, endpoints)
+    able = await asyncio.to_thread(capabilities, llm.vllm_config, started.args, tasks, llm.renderer)
+    if settings.paced is None and STRUCTURED in await try_abilities(engine, endpoints, able):
+        able = msgspec.structs.replace(able, structured_output=False)
     _, body = await call_app(app, "GET", "/v1/models", headers=auth)
-    return Introduction(_models(started, settings, endpoints, body), priority)
+    return Introduction(_models(started, settings, endpoints, able, body), priority)
 
 
 def _models(
-    started: Started, settings: VllmSettings, endpoints: tuple[str, ...], listed: bytes
+    started: Started,
+    settings: VllmSettings,
+    endpoints: tuple[str, ...],
+    able: Capabilities,
+    listed: bytes,
 ) -> tuple[ModelInfo, ...]:
     """Return the record of each model that the app lists: ``listed`` is its answer to ``GET /v1/models``."""
     llm = started.llm
     config, token_bytes = llm.model_config, wire.max_token_bytes(llm.tokenizer)
     limit, output = context_length(config), config.max_model_len
     claims = {} if settings.paced is None else {"penstock": {"paced": settings.paced.card()}}
-    able = capabilities(llm.vllm_config, started.args, started.tasks)
     return tuple(
         ModelInfo(
             card["id"],

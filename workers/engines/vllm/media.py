@@ -9,7 +9,8 @@ import asyncio
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 NAME = "penstock"
@@ -22,28 +23,68 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _INSTEAD = "send the media as a data: URL (base64)"
 
 
+_FEWEST_THREADS, _MOST_THREADS = 2, 16
+
+
 class PrivateAddressError(OSError):
     """The address is not one of the public internet."""
 
 
-def guard(*, private: bool) -> Callable[[], Awaitable[None]]:
-    """Make vLLM fetch media by our rules, unless the environment names another connector. Before an engine starts.
+@dataclass(frozen=True, slots=True)
+class MediaRules:
+    """What requests may bring.
 
-    Args:
-        private: allow addresses of private networks, for hosts in the allowed domains.
+    Attributes:
+        private: addresses of private networks are allowed, for hosts in the allowed domains.
+        image_max_bytes: largest image that is fetched; None: vLLM's own bound for media.
+        image_max_pixels: largest image that is opened; None: vLLM's own bound.
+    """
+
+    private: bool = False
+    image_max_bytes: int | None = None
+    image_max_pixels: int | None = None
+
+
+def set_defaults(rules: MediaRules) -> None:
+    """Set vLLM's own settings of media where the environment does not. Before anything of it is imported.
+
+    Several threads decode: a large image takes one of them for a second. A fetch is tried twice, with a second between:
+    vLLM's three tries of a host that is away take five seconds, and of a silent one minutes.
+    """
+    cores = len(os.sched_getaffinity(0))
+    defaults = {
+        "VLLM_MEDIA_LOADING_THREAD_COUNT": max(_FEWEST_THREADS, min(cores, _MOST_THREADS)),
+        "VLLM_MEDIA_FETCH_MAX_RETRIES": 2,
+        # A redirect leads to a host that was not checked against the domains.
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": 0,
+        "VLLM_MEDIA_CONNECTOR": NAME,
+    }
+    if rules.image_max_pixels is not None:
+        defaults["VLLM_MAX_IMAGE_PIXELS"] = rules.image_max_pixels
+    for name, value in defaults.items():
+        os.environ.setdefault(name, str(value))
+
+
+def guard(rules: MediaRules) -> Callable[[], Awaitable[None]]:
+    """Make vLLM fetch media by our rules, unless the environment names another connector. Before an engine starts.
 
     Returns:
         What closes the connections over which media were fetched. It is awaited on the loop of the engine.
     """
-    # A redirect leads to a host that was not checked against the domains.
-    os.environ.setdefault("VLLM_MEDIA_URL_ALLOW_REDIRECTS", "0")
-    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", NAME)
+    set_defaults(rules)
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
-    connection = _connection(private=private)
-    MEDIA_CONNECTOR_REGISTRY.register(NAME)(_connector(connection))
+    connection = _connection(private=rules.private)
+    MEDIA_CONNECTOR_REGISTRY.register(NAME)(_connector(connection, rules))
     close: Callable[[], Awaitable[None]] = connection.aclose
     return close
+
+
+def domains(allowed: Collection[str] | None) -> tuple[str, ...] | None:
+    """Return the hosts from which media are fetched, by vLLM's flag. None: another connector than ours decides."""
+    if os.environ.get("VLLM_MEDIA_CONNECTOR", NAME) != NAME:
+        return None
+    return tuple(sorted(allowed or ()))
 
 
 def check_address(address: str) -> None:
@@ -70,11 +111,15 @@ def _public_socket(info: Any) -> socket.socket:
 
 
 def _refusal(host: str, why: str) -> Exception:
+    return _wrong(f"this server fetches no media from {host}: {why}; {_INSTEAD}")
+
+
+def _wrong(message: str) -> Exception:
     """Return vLLM's exception for a request that is wrong: the client is answered 400 with this text."""
     from vllm.exceptions import VLLMValidationError
 
-    refused: Exception = VLLMValidationError(f"this server fetches no media from {host}: {why}; {_INSTEAD}")
-    return refused
+    wrong: Exception = VLLMValidationError(message)
+    return wrong
 
 
 async def _check_host(host: str) -> None:
@@ -118,20 +163,54 @@ def _connection(*, private: bool) -> Any:
                 await client.close()
 
         async def async_get_bytes(self, url: str, **options: Any) -> bytes:
+            host = URL(url).host or ""
             if not private:
-                await _check_host(URL(url).host or "")
-            return bytes(await super().async_get_bytes(url, **options))
+                await _check_host(host)
+            try:
+                return bytes(await super().async_get_bytes(url, **options))
+            except (aiohttp.ClientError, OSError, ValueError) as error:  # also of a time-out
+                raise _unreachable(host, error) from error
 
     return GuardedConnection()
 
 
-def _connector(connection: Any) -> Any:
+def _unreachable(host: str, error: Exception) -> Exception:
+    """Return the refusal of a URL that gives nothing: another worker would get no more from it, so no retry helps."""
+    from vllm.exceptions import VLLMValidationError
+
+    if isinstance(error, VLLMValidationError):
+        refused: Exception = error
+        return refused
+    status = getattr(error, "status", None)
+    why = f"it answered {status}" if status else str(error) or type(error).__name__
+    return _wrong(f"the media at {host} cannot be fetched: {why}; {_INSTEAD}")
+
+
+def _connector(connection: Any, rules: MediaRules) -> Any:
     """Return the class of our connector."""
-    from vllm.multimodal.media import MediaConnector
+    from vllm.exceptions import VLLMUnprocessableEntityError, VLLMValidationError
+    from vllm.multimodal.media import ImageMediaIO, MediaConnector
 
     class GuardedConnector(MediaConnector):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, connection=connection, **options)
+
+        async def load_from_url_async(self, url: str, media_io: Any, **options: Any) -> Any:
+            if rules.image_max_bytes is not None and isinstance(media_io, ImageMediaIO):
+                media_io.get_max_bytes = lambda: (
+                    rules.image_max_bytes
+                )  # vLLM has no bound of its own for images
+            try:
+                return await super().load_from_url_async(url, media_io, **options)
+            except (VLLMValidationError, VLLMUnprocessableEntityError, ValueError, MemoryError):
+                raise
+            except Exception as error:  # decoders raise anything for a broken file
+                raise _wrong(f"the media cannot be read: {error or type(error).__name__}") from error
+
+        def _load_file_url(self, url_spec: Any, media_io: Any) -> Any:
+            if self.allowed_local_media_path is None:
+                raise _wrong(f"this server reads no files of its own machine; {_INSTEAD}")
+            return super()._load_file_url(url_spec, media_io)
 
         def _assert_url_in_allowed_media_domains(self, url_spec: Any) -> None:
             allowed = self.allowed_media_domains

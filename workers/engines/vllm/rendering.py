@@ -144,11 +144,14 @@ def end_in_turn(collector: Any) -> None:
 class PriorityExecutor(Executor):
     """Threads that take the work of the smallest priority first, and of equal ones the first to come.
 
-    The priority is that of :meth:`Way.taken` where the work is submitted; 0 elsewhere. The work of short calls is done at
-    once, in the thread that submits it.
+    The priority is that of :meth:`Way.taken` where the work is submitted; 0 elsewhere.
+
+    Args:
+        at_once: do the work of short calls at once, in the thread that submits it.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, *, at_once: bool = True) -> None:
+        self._takes_at_once = at_once
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="render")
         self._work: list[tuple[int, int, Future[Any], Callable[[], Any]]] = []
         self._arrivals, self._lock = itertools.count(), threading.Lock()
@@ -161,7 +164,7 @@ class PriorityExecutor(Executor):
             RuntimeError: it was shut down.
         """
         future: Future[Any] = Future()
-        if _at_once.get():
+        if self._takes_at_once and _at_once.get():
             if self._at_once_s < AT_ONCE_S:
                 begun = time.monotonic()
                 _run(future, partial(fn, *args, **kwargs))
@@ -219,7 +222,28 @@ def by_priority(renderer: Any) -> bool:
 
     replace_inner()
     swappable.replace_inner = replace_inner  # vLLM calls it when a template takes too long
+    if getattr(renderer, "mm_processor", None) is not None:
+        _media_by_priority(renderer)
     return True
+
+
+def _media_by_priority(renderer: Any) -> None:
+    """Have images, audio and video processed in the order of priorities too, after the warm-up that may still run.
+
+    vLLM has one thread for them, and needs one: its cache of processed media and the engine core's see the same order.
+    """
+    renderer._mm_executor.shutdown()  # noqa: SLF001 - it waits
+    one = renderer._mm_executor = PriorityExecutor(1, at_once=False)  # noqa: SLF001
+    renderer._resources.callback(one.shutdown, wait=False)  # noqa: SLF001
+
+    def in_turn(work: Callable[..., Any]) -> Callable[..., Any]:
+        def submitted(*args: Any, **kwargs: Any) -> Any:
+            return asyncio.get_running_loop().run_in_executor(one, partial(work, *args, **kwargs))
+
+        return submitted
+
+    renderer._process_multimodal_async = in_turn(renderer._process_multimodal)  # noqa: SLF001
+    renderer._clear_mm_cache_async = in_turn(renderer.clear_mm_cache)  # noqa: SLF001
 
 
 def set_defaults(config: Any) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from workers.engines.vllm.probes import AbilityError
 from workers.engines.vllm.start_hints import hint
 
 _KEEP_BYTES = 64 * 1024
@@ -63,9 +64,13 @@ def explain(error: Exception, logged: Sequence[str]) -> str:
         logged: what :class:`FirstErrors` wrote meanwhile.
     """
     raised = " ".join(str(error).split()) or type(error).__name__
-    cause = next((line for line in [raised, *logged] if not _points_away(line)), raised)
+    told = isinstance(error, AbilityError)  # it says of which request the engine died, and the log says why
+    lines = logged if told else [raised, *logged]
+    cause = next((line for line in lines if not _points_away(line)), raised)
     if (meaning := next(filter(None, map(hint, [raised, *logged])), None)) is not None:
         return f"vLLM did not start: {meaning}\n  vLLM says: {cause[:_SHOWN]}"
+    if told and cause != raised:
+        return f"vLLM did not start: {raised}\n  vLLM says: {cause[:_SHOWN]}"
     text = f"vLLM did not start: {cause[:_SHOWN]}"
     if _MEMORY.search(cause):
         return f"{text}\n  {_MEMORY_HINT}"

@@ -47,6 +47,11 @@ HINTS = (
         ),
         f"this vLLM has no code for the checkpoint's quantisation on this device ({{0}}). {_OTHERS}",
     ),
+    Hint(
+        re.compile(r"Unsupported CPU attention configuration: head_dim=(\d+)"),
+        "this vLLM has no attention on a CPU for heads of size {0}. Take a model whose heads have 32, 64, 80, 96, 112, 128, "
+        "160, 192, 224, 256 or 512, or a GPU.",
+    ),
 )
 """The first that fits counts."""
 
