@@ -75,14 +75,23 @@ _MEDIA: Final = {
 }
 """By the type of a part of a message (or its field, if it names no type), the capability that it needs."""
 
+_FIELDS: Final = {
+    path: ("messages", "input", *(field for pair in one.pairs for field in pair))
+    for path, one in ENDPOINTS.items()
+}
+"""By endpoint, the fields whose parts may be media."""
+
 _NAMES: Final = {"images": "images", "audios": "audio", "videos": "video"}
 
 
 def _media(able: Capabilities, endpoint: str, request: Mapping[str, Any]) -> Lack | None:
     if able.images != 0 and able.audios != 0 and able.videos != 0:  # it takes all, or does not say
         return None
-    for param in ("messages", "input", *(field for pair in ENDPOINTS[endpoint].pairs for field in pair)):
-        for part in _parts(request.get(param)):
+    for param in _FIELDS[endpoint]:
+        given = request.get(param)
+        if isinstance(given, list):  # most messages are plain texts, and this is on the way of every call
+            given = [one for one in given if not (type(one) is dict and type(one.get("content")) is str)]
+        for part in _parts(given) if given else ():
             need = _need(part)
             if need is not None and getattr(able, need) == 0:
                 return Lack(param, f"it takes no {_NAMES[need]}; leave them out, or use a model that does")
