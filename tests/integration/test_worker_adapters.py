@@ -278,6 +278,22 @@ async def test_one_that_waits_for_a_place_gets_it_although_all_are_busy(
         await asyncio.gather(*crowd)
 
 
+async def test_a_request_may_give_up_while_it_waits_for_a_place(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    worker = await start(most=2)
+    for seed, name in enumerate("abc", 1):
+        await declare(adapters, storage, tiny_adapter(tmp_path / name, seed), name)
+    await until(adapters, worker, a=STORED, b=LOADED, c=LOADED)
+    async with worker.pool.held("b"), worker.pool.held("c"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), worker.pool.held("a"):
+                pytest.fail("there was no place")
+        assert await worker.says("b")
+    assert await worker.says("a")
+    assert len(worker.engine.adapters()) == 2
+
+
 async def test_a_broken_one_fails_its_requests_with_the_reason_and_hurts_nobody(
     adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
 ) -> None:
