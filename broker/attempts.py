@@ -17,6 +17,7 @@ from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION, JobError, Usage
+from jobs.poison import MOST_KINDS, REMEMBERED_MS, Kind
 from jobs.references import Reference
 from jobs.retry import MAX_KILLS, RetryPolicy
 from jobs.sealing import SealingError
@@ -269,14 +270,20 @@ class Attempts:
             device_us=device_us,
         )
 
-    async def release_from_dead_engine(self, claim: Claim, worker: str, message: str) -> JobState | None:
+    async def release_from_dead_engine(
+        self, claim: Claim, worker: str, message: str, kind: Kind | None = None
+    ) -> JobState | None:
         """Return a job under which the engine died to its queue; after :data:`jobs.retry.MAX_KILLS` times it fails.
+
+        Args:
+            kind: of its request, which is then refused; None: it is not remembered.
 
         Returns:
             The job's state now; None: this attempt no longer owned it.
         """
         code = FailureCode.ENGINE_UNAVAILABLE
-        return await self._release(claim, worker, "kill", message, code, status=FAILURES[code].http_status)
+        status = FAILURES[code].http_status
+        return await self._release(claim, worker, "kill", message, code, status=status, poison=kind)
 
     async def _release(
         self,
@@ -290,6 +297,7 @@ class Attempts:
         result: bytes = b"",
         delay_ms: int = 0,
         device_us: int | None = None,
+        poison: Kind | None = None,
     ) -> JobState | None:
         call = calls.Release(
             id=claim.id,
@@ -305,6 +313,10 @@ class Attempts:
             status=status,
             device_us=device_us,
         )
+        if poison is not None:
+            said = (poison.digest, poison.members)
+            bounds = {"poison_ms": REMEMBERED_MS, "most_poison": MOST_KINDS}
+            call = msgspec.structs.replace(call, poison=said, **bounds)
         body = await self.large.store(claim.id, RESULT, result, writer=claim.attempt)
         if body.keys:
             call = msgspec.structs.replace(call, objects=list(body.keys))

@@ -17,6 +17,7 @@ from jobs import capabilities
 from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
 from jobs.placement import Device, Offer, Placement, rank
+from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
@@ -106,6 +107,7 @@ class Catalogue:
         self._default = default_model
         self._models: dict[str, dict[str, Model]] = {}
         self._aliases: dict[str, str] = {}
+        self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
@@ -135,6 +137,10 @@ class Catalogue:
         """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
         found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
         return next((one for one in found if one.capabilities.adapter_of is None), None)
+
+    def poisoned(self, model: Model) -> Mapping[str, Remembered]:
+        """Return the kinds of requests that killed engines of the model's pool, by digest, at the last refresh."""
+        return self._poisoned.get(model.pool, {})
 
     def shares_storage(self, pool: str) -> bool:
         """Whether all workers of a pool had the api's storage at the last refresh; without a worker: False."""
@@ -279,6 +285,7 @@ class Catalogue:
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
         given = await self._store.aliases()
+        self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from broker.db.calls.jobs import Move
-from broker.db.calls.queues import Pause, Purge, SetLimits
+from broker.db.calls.queues import Pause, Purge, SetLimits, Unpoison
 from broker.lookups import JobLookups
 from broker.settings import BrokerSettings
 from jobs.access import Actor, encoded
@@ -99,6 +99,10 @@ class QueueControl(JobLookups):
     async def pause(self, pool: str, *, paused: bool, by: Actor | None = None) -> bool:
         """Pause or resume a pool: no job of it is claimed; running jobs continue. Return whether that changed anything."""
         return await self.functions.call(Pause(pool=pool, paused=paused, by=encoded(by)))
+
+    async def unpoison(self, pool: str, *, by: Actor | None = None) -> int:
+        """Forget the kinds of requests that killed engines of a pool (:mod:`jobs.poison`), and return their number."""
+        return await self.functions.call(Unpoison(pool=pool, by=encoded(by)))
 
     async def purge(self, pool: str, lane: Lane, *, by: Actor | None = None) -> int:
         """Cancel the jobs that wait in a lane, and return how many."""

@@ -17,6 +17,7 @@ from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
 from jobs.adapters import with_adapters
+from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
 
 DRAIN = "drain"
@@ -215,6 +216,24 @@ class Registry(JobLookups):
         return Marks(
             *(frozenset(pool for pool, row in zip(pools, rows, strict=True) if row[n]) for n in range(3))
         )
+
+    async def poisoned(self, pools: Sequence[str]) -> dict[str, dict[str, Remembered]]:
+        """Return the kinds of requests that these pools refuse, by their digests; a pool without any is left out."""
+        pipe = self.client.pipeline(transaction=False)
+        for pool in pools:
+            pipe.hgetall(self.keys("poison", pool))
+        rows = await self.execute(pipe.execute()) if pools else []
+        if not any(rows):
+            return {}
+        now = await self.now_ms()
+        read = {
+            pool: {digest: msgspec.json.decode(said, type=Remembered) for digest, said in row.items()}
+            for pool, row in zip(pools, rows, strict=True)
+            if row
+        }
+        return {
+            pool: {d: one for d, one in kinds.items() if one.until_ms > now} for pool, kinds in read.items()
+        }
 
     async def drop_unused_libraries(self) -> list[str]:
         """Delete the function libraries that workers of this namespace brought and that none of them calls any more.

@@ -13,6 +13,7 @@ from api.http.errors import ApiError, invalid
 from broker.catalogue import Model
 from jobs.abilities import lack
 from jobs.endpoints import RESPONSES
+from jobs.poison import Remembered, kind_of
 
 CLIENT_TOOLS = frozenset({"function", "custom", "namespace"})
 """Tools that the client runs itself."""
@@ -33,6 +34,31 @@ def check_abilities(model: Model, endpoint: str, request: Mapping[str, Any]) -> 
     _check_tools(model, endpoint, request)
     if (found := lack(model.capabilities, endpoint, request)) is not None:
         raise _unsupported(model, found.param, found.sentence)
+
+
+def check_kind(
+    model: Model, endpoint: str, request: Mapping[str, Any], poisoned: Mapping[str, Remembered]
+) -> None:
+    """Refuse a request of a kind that killed an engine of the model's pool twice: it would kill a third one.
+
+    Args:
+        poisoned: the kinds that the pool remembers, by digest.
+
+    Raises:
+        ApiError: 400 ``poisoned_kind``.
+    """
+    if (
+        not poisoned
+        or (kind := kind_of(endpoint, model.name, request)) is None
+        or kind.digest not in poisoned
+    ):
+        return
+    members = ", ".join(kind.members)
+    message = (
+        f"requests of this kind ({members}) to the model {model.name!r} ended its engine twice, so they are refused for "
+        f"some hours; leave out or change {members}. An operator lifts this with: penstock queue unpoison {model.pool}"
+    )
+    raise invalid(message, kind.members[0], "poisoned_kind")
 
 
 def _check_tools(model: Model, endpoint: str, request: Mapping[str, Any]) -> None:

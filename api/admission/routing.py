@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from api.admission.abilities import check_abilities
+from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
 from api.admission.media import check_media
 from api.admission.media_rights import check_taken, usual_tokens
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
 from api.services import Services
-from broker.catalogue import Model
+from broker.catalogue import MIN_GAP_S, Model
 from jobs.access import DEFAULT_TENANT
 from jobs.placement import Device, Placement
 
@@ -57,6 +57,8 @@ async def route(
         try:
             check_adapter(model)
             await services.bodies.run(len(body), check_abilities, model, endpoint, request)
+            if poisoned := catalogue.poisoned(model):
+                await services.bodies.run(len(body), check_kind, model, endpoint, request, poisoned)
             brought = await services.bodies.run(len(body), check_media, services.settings, request)
             check_taken(model, brought)
             counted = await check_context(services, model, endpoint, request, named, brought)
@@ -81,11 +83,18 @@ async def check_model(
         ApiError: 404 ``model_not_found``.
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
-    allowed = await allowed_models(services, tenant, models)
-    catalogue = services.catalogue
-    closed = allowed is not None and catalogue.real_name(name) not in allowed
-    if closed or not catalogue.open_to(name, tenant):
+    if await _is_open(services, tenant, name, models):
+        return
+    # A right may name an alias that a worker has registered just now.
+    await services.catalogue.refresh(MIN_GAP_S)
+    if not await _is_open(services, tenant, name, models):
         raise model_not_found(name, services.settings.default_model)
+
+
+async def _is_open(services: Services, tenant: str, name: str, models: Collection[str] | None) -> bool:
+    allowed, catalogue = await allowed_models(services, tenant, models), services.catalogue
+    named = allowed is None or catalogue.real_name(name) in allowed
+    return named and catalogue.open_to(name, tenant)
 
 
 async def allowed_models(

@@ -34,7 +34,7 @@ _OWN_CODES = {
             "missing_required_parameter",
         ),
         *("conversation_full", "conversation_locked", "mutually_exclusive_parameters", "no_such_device"),
-        *("previous_response_not_completed", "previous_response_not_found"),
+        *("poisoned_kind", "previous_response_not_completed", "previous_response_not_found"),
         *("empty_image_file", "image_file_too_large", "image_parse_error", "image_too_large"),
         *("invalid_audio", "invalid_base64_image", "invalid_image_format", "invalid_image_url"),
         *("too_many_images", "unsupported_image_media_type"),

@@ -135,13 +135,22 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/queues/{pool}/{action}",
-        summary="Pause or resume a pool",
+        summary="Pause or resume a pool, or let it take all kinds of requests",
         responses=answers(PoolObject, 404, 503),
     )
     async def pause_pool(
-        pool: str, action: Annotated[Literal["pause", "resume"], Path()], request: Request
+        pool: str, action: Annotated[Literal["pause", "resume", "unpoison"], Path()], request: Request
     ) -> Response:
-        """A paused pool accepts jobs and starts none; running jobs continue. Repeating the call changes nothing."""
+        """A paused pool accepts jobs and starts none; running jobs continue. Repeating the call changes nothing.
+
+        `unpoison`: kinds of requests that killed engines of the pool, and are refused as `poisoned_kind`, are taken again.
+        """
+        if action == "unpoison":
+            kinds = await store.unpoison(await known(pool), by=actor_of(request.scope))
+            log.info("pool_unpoisoned", pool=pool, kinds=kinds, tenant=asked_by(request.scope))
+            await catalogue.refresh()
+            (view,) = await store.queues([pool])
+            return json_response(pool_view(view, identity_of(request.scope)))
         changed = await store.pause(await known(pool), paused=action == "pause", by=actor_of(request.scope))
         log.info(
             "pool_paused" if action == "pause" else "pool_resumed",

@@ -18,7 +18,7 @@ from broker.db.keys import Keys
 JOBS: Final = (
     "schema job log jobs jobs_of objects storage files_announced files_trash"
     " ended dead dead_of deadlines delayed coalesce followers idem limits uncounted"
-    " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means affinity"
+    " reaper libraries pools pool backlog turns tags parked attached active active_bulk slots means poison affinity"
     " bell bulk_bell own_bell aliases rollout keeper"
 )
 WORKERS: Final = "leases worker worker_jobs worker_orders worker_adapters adapters adapted swap node"

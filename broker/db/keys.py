@@ -35,6 +35,7 @@ key                               type     holds                                
 ``ns:pool:P:active_bulk``         hash     the same, of the lane ``bulk`` only                           (same)
 ``ns:pool:P:slots``               hash     worker -> ``<slots> <for bulk>``, of a sleeper both later, ms (until it is buried)
 ``ns:pool:P:means``               hash     ``<tenant> <model>``, and `` <model>`` -> mean completion tokens  (for good)
+``ns:pool:P:poison``              hash     kinds of requests that kill its engines, see ``jobs/poison.py``  (TTL, hours)
 ``ns:pool:P:affinity:<key>``      string   the last worker with this prefix                   (TTL ten minutes)
 ``ns:pool:P:bell``                list     at most one entry: an idle worker takes it and claims   (until taken)
 ``ns:pool:P:bell:bulk``           list     the same, for who has room for bulk                           (same)
@@ -142,6 +143,7 @@ _TEMPLATES = {
     "active_bulk": "{ns}:pool:@1:active_bulk",
     "slots": "{ns}:pool:@1:slots",
     "means": "{ns}:pool:@1:means",
+    "poison": "{ns}:pool:@1:poison",
     "affinity": "{ns}:pool:@1:affinity:@2",
     "bell": "{ns}:pool:@1:bell",
     "bulk_bell": "{ns}:pool:@1:bell:bulk",

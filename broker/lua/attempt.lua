@@ -58,6 +58,22 @@ define('finish', function(a, blobs)
   return true
 end)
 
+-- Remember the kind of request that a convicted job is, for the api, which refuses the next one (jobs/poison.py).
+local function remember_kind(key, a)
+  local digest, now, kept, first = a.poison[1], now_ms(), 0, nil
+  local known = redis.call('HGETALL', key)
+  for i = 1, #known, 2 do
+    local ends = cjson.decode(known[i + 1]).until_ms
+    if known[i] ~= digest then
+      kept = kept + 1
+      if not first or ends < first.ends then first = {digest = known[i], ends = ends} end
+    end
+  end
+  if kept >= a.most_poison then redis.call('HDEL', key, first.digest) end
+  redis.call('HSET', key, digest, cjson.encode({until_ms = now + a.poison_ms, members = a.poison[2], job = a.id}))
+  redis.call('PEXPIRE', key, a.poison_ms)
+end
+
 -- A release ('back') does not count. Of a lost attempt ('retry', 'kill') it is counted how often. A job under which the engine died
 -- max_kills times counts as the cause and fails, so that it does not kill engine after engine. A pending cancel ends the job.
 define('release', function(a, blobs)
@@ -76,6 +92,7 @@ define('release', function(a, blobs)
     local lost, f, result = redis.call('HINCRBY', job, 'losses', 1), nil, given(blobs[1])
     if a.kind == 'kill' and redis.call('HINCRBY', job, 'kills', 1) >= a.max_kills then
       f = {status = 500, error = cjson.encode({code = 'poisoned', message = a.reason})}
+      if a.poison then remember_kind(K.poison(j.pool), a) end
     elseif lost >= a.max_attempts or (j.exp and now_ms() + a.delay_ms >= tonumber(j.exp)) then
       f = {status = a.status, error = cjson.encode({code = a.code, message = a.reason}), result = result}
     end

@@ -6,6 +6,13 @@ define('pause', function(a)
   return changed
 end)
 
+define('unpoison', function(a)
+  local known = redis.call('HLEN', K.poison(a.pool))
+  redis.call('DEL', K.poison(a.pool))
+  if known > 0 then audit(a, 'pool.unpoison', 'pool ' .. a.pool, {kinds = known}) end
+  return known
+end)
+
 -- One step of a purge. Only the first that cancels a job has `by`, so that a purge is one entry of the audit stream.
 define('purge', function(a)
   local cancelled, waiting = 0, redis.call('HGET', K.pool(a.pool), 'depth:' .. a.lane)

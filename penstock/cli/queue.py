@@ -85,6 +85,23 @@ def resume(console: Console, *, pool: str) -> None:
         _say(console, client.pools.resume(pool))
 
 
+@queue.command("unpoison", epilog=EXIT_CODES)
+@_POOL
+@client_command
+def unpoison(console: Console, *, pool: str) -> None:
+    """Take requests again whose kind ended engines of a pool.
+
+    \b
+    Examples:
+      penstock queue unpoison default
+
+    A request that ends an engine twice fails with `poisoned`, and others of its kind are refused with `poisoned_kind`
+    for six hours. Use this when the cause is mended: an engine of another version, or another option.
+    """  # noqa: D301  # \b is click's mark
+    with console.client() as client:
+        _say(console, client.pools.unpoison(pool))
+
+
 @queue.command("purge", epilog=EXIT_CODES)
 @_POOL
 @argument("lane", type=click.Choice(LANES))

@@ -61,6 +61,9 @@ def _start(command: str, target: str, *args: Any, **kw: Any) -> None:
 
 
 @click.command("up")
+@click.option(
+    "--profile", type=click.Choice(["edge"]), help="Defaults for a kind of machine. edge: little memory."
+)
 @click.option("--host", metavar="HOST", help="Where the api listens.  [default: 127.0.0.1]")
 @click.option("--port", type=int, metavar="PORT", help="The api's port.  [default: 8080]")
 @click.option("--require-keys", is_flag=True, default=None, help=_KEYED_HELP)
@@ -109,9 +112,11 @@ def up(*, verbose: bool, **options: Any) -> None:
 @_tls_options
 @click.option("--redis-url", metavar="URL", help="Redis or Valkey.")
 @click.option("--namespace", metavar="NAME", help="Prefix of every key.  [default: penstock]")
-def api(host: str | None, port: int | None, **options: Any) -> None:
+@click.option("--with-coordinator", is_flag=True, help="Run a coordinator in the same process: less memory.")
+def api(host: str | None, port: int | None, *, with_coordinator: bool, **options: Any) -> None:
     """Run the HTTP api."""
-    _start("api", "api.main:run_api", host=host, port=port, overrides=_given(**options), version=__version__)
+    target = "penstock.server.together:run_together" if with_coordinator else "api.main:run_api"
+    _start("api", target, host=host, port=port, overrides=_given(**options), version=__version__)
 
 
 @click.command("coordinator")

@@ -37,6 +37,15 @@ class Pools(Part[Driver]):
         return self._fetch(Request("POST", f"{_path(pool)}/resume"), Pool)
 
     @Call
+    def unpoison(self, pool: str) -> Flow[Pool]:
+        """Take all kinds of requests again, and return the pool.
+
+        A kind is refused (``poisoned_kind``) for some hours after a request of it ended the pool's engine twice. Raises as
+        :meth:`pause` does.
+        """
+        return self._fetch(Request("POST", f"{_path(pool)}/unpoison"), Pool)
+
+    @Call
     def purge(self, pool: str, lane: str) -> Flow[int]:
         """Cancel every job that waits in a lane, and return their number. Running jobs finish.
 

@@ -71,6 +71,8 @@ class Plan:
             flags += ("--without-keys",)
         if self.settings.require_keys:
             flags += ("--require-keys",)
+        if self.settings.coordinator_in_api:
+            flags += ("--with-coordinator",)
         flags += tls_flags(self.settings)
         env = dict(self._redirect)
         if self.pepper is not None:
@@ -81,11 +83,13 @@ class Plan:
         env["PENSTOCK_SHUTDOWN_GRACE_S"] = str(grace_s)
         return _child("api", ("api", *flags), self.logs, env, _STOP_API, grace_s + _API_MARGIN_S)
 
-    def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec:
-        """Return the coordinator's process. Its metrics have a free port: a fixed one is for the workers.
+    def coordinator(self, on_end: OnEnd | None = None) -> ChildSpec | None:
+        """Return the coordinator's process; None: the api has it. Its metrics' port is free: a fixed one is the workers'.
 
         ``on_end`` is called with its process id when it has ended.
         """
+        if self.settings.coordinator_in_api:
+            return None
         flags = ("--metrics-port", "0")
         child = self._penstock("coordinator", "coordinator", flags, _STOP_COORDINATOR, 15.0)
         return replace(child, on_end=on_end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
@@ -29,6 +29,13 @@ class UpSettings(WorkerSettings, TlsSettings):
     flower: bool = Field(default=True, description="Run Flower too.")
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port, on 127.0.0.1; 0: a free one.")
 
+    profile: Literal["edge"] | None = Field(
+        None,
+        description="Defaults for a kind of machine. edge: little memory; see [edge](../use/edge.md).",
+    )
+    coordinator_in_api: bool = Field(
+        default=False, description="Run the coordinator in the api's process, which saves the memory of one."
+    )
     rollout_drain_s: Seconds = Field(
         600.0,
         description="Time for the running jobs of a version of a model that was replaced; then they go to the new one.",

@@ -27,6 +27,7 @@ from penstock.server.leases import end_lease, end_leases_of_the_dead, until_aliv
 from penstock.server.logs import LogLimits, follow
 from penstock.server.plan import Plan
 from penstock.server.ports import claim_port, http_address, reachable
+from penstock.server.profiles import apply
 from penstock.server.rollout import PoolRollouts, followed
 from penstock.server.screen import Screen
 from penstock.server.settings import UpSettings
@@ -53,6 +54,7 @@ def run_up(overrides: dict[str, Any], *, verbose: bool = False) -> None:
         EmbeddedStartError: the embedded server cannot start.
         KeyFileStartError: a file of keys cannot be read or written.
     """
+    apply(UpSettings(**overrides).profile, overrides)
     settings = UpSettings(**overrides)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     CoordinatorSettings()  # a bad one stops the start here, before a process runs, as one of the api's does
@@ -160,7 +162,8 @@ async def _start(
             flower = [] if plan.flower_port is None else ["flower"]
             supervisor.mark_ready(supervisor.awaited(["api", *flower]))
             waiting("coordinator")
-            await supervisor.during_start(alive(["coordinator"], until_coordinated))
+            process = "api" if plan.settings.coordinator_in_api else "coordinator"
+            await supervisor.during_start(alive([process], until_coordinated))
             waiting("worker")
             await supervisor.during_start(leased)
         finally:

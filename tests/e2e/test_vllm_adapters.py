@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from jobs.stream_chunks import Chunk, Frames, Head, Text
+from tests.e2e.vllm_servers import server_process
 from tests.tiny_adapters import make_adapter
 from workers.engines.base import AdapterBrokenError, Engine, EngineRequest
 from workers.engines.factory import make_engine
@@ -100,16 +103,35 @@ async def test_adapters_answer_by_their_own_weights(
     assert await say(engine) == said[0]
 
 
+async def test_answers_are_those_of_vllms_own_server(
+    engine: Engine, vllm_settings: VllmSettings, tmp_path: Path, tiny_model_path: Path
+) -> None:
+    folders = {f"a{seed}": make_adapter(tmp_path / f"v{seed}", tiny_model_path, seed) for seed in (1, 2)}
+    modules = [f"{name}={folder}" for name, folder in folders.items()]
+    flags = ("--enable-lora", "--max-loras=3", "--max-lora-rank=8", "--lora-modules", *modules)
+    theirs = {}
+    with server_process(replace(vllm_settings, extra_args=flags), {**os.environ}, tmp_path / "log") as url:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            for name in folders:
+                body = {"model": name, "prompt": "hello world", "max_tokens": 24, "temperature": 0}
+                answer = (await http.post(COMPLETIONS, json=body | {"ignore_eos": True})).json()
+                theirs[name] = (answer["choices"][0]["text"], answer["model"])
+    for name, folder in folders.items():
+        await engine.load_adapter(name, folder)
+        assert await say(engine, folder) == theirs[name]
+        await engine.unload_adapter(folder)
+
+
 async def test_a_new_version_leaves_running_requests_theirs(
     engine: Engine, tmp_path: Path, tiny_model_path: Path
 ) -> None:
     old, new = (make_adapter(tmp_path / f"v{seed}", tiny_model_path, seed) for seed in (1, 2))
     await engine.load_adapter("a", old)
-    alone = await say(engine, old, 900)
-    running = asyncio.create_task(say(engine, old, 900))
+    alone = await say(engine, old, 400)
+    running = asyncio.create_task(say(engine, old, 400))
     await asyncio.sleep(0)
     await engine.load_adapter("a", new)
-    after = await say(engine, new, 900)
+    after = await say(engine, new, 400)
     assert await running == alone
     assert after[1] == alone[1] == "a"
     assert after[0] != alone[0]
@@ -156,8 +178,8 @@ async def test_a_broken_adapter_is_refused_and_hurts_nobody(
     folder = make_adapter(tmp_path / "v1", tiny_model_path, 1, **made)
     if then is not None:
         then(folder)
-    alone = await say(engine, count=300)
-    bystander = asyncio.create_task(say(engine, count=300))
+    alone = await say(engine, count=150)
+    bystander = asyncio.create_task(say(engine, count=150))
     with pytest.raises(AdapterBrokenError, match=why) as raised:
         await engine.load_adapter("a", folder)
     assert str(tmp_path) not in str(raised.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ async def listed(served: Served) -> set[str]:
 async def loaded(served: Served) -> list[list[str]]:
     """Return which adapters each worker has, by its last heartbeat."""
     workers = (await served.http.get("/v1/workers")).json()["data"]
-    return [one.get("adapters", []) for one in sorted(workers, key=lambda one: one["name"])]
+    return [one["adapters"] for one in sorted(workers, key=lambda one: one["name"])]
 
 
 async def test_adapters_are_served_replaced_and_removed_under_load(served: Served, tmp_path: Path) -> None:
@@ -105,6 +106,11 @@ async def test_adapters_are_served_replaced_and_removed_under_load(served: Serve
 
     await eventually(is_replaced)
     new = await text(served, "a")
+
+    async def is_loaded() -> bool:
+        return any("a" in names for names in await loaded(served))
+
+    await eventually(is_loaded)
     assert answers <= {old, new}  # and no mixture
     assert await served.adapters.remove("default", "a")
 
@@ -138,17 +144,21 @@ async def test_a_job_prefers_the_worker_that_has_its_adapter(served: Served, tmp
     for seed, name in enumerate("ab"):
         await declare(served.adapters, served.storage, tiny_adapter(tmp_path / name, seed), name)
         await text(served, name)
-    homes: dict[str, set[str]] = {"a": set(), "b": set()}
+    homes: dict[str, Counter[str]] = {"a": Counter(), "b": Counter()}
 
     async def run(name: str) -> None:
         body = {"input": {"model": name, "messages": [_HI], "max_tokens": 8}}
         job = (await served.http.post("/v1/jobs", params={"wait": 30}, json=body)).json()
         assert job["state"] == "succeeded", job
-        homes[name].add(job["worker"])
+        homes[name][job["worker"]] += 1
 
-    for order in ("ab", "ba") * 4:  # without a preference, whoever waits longest takes the first
+    for order in (
+        "ab",
+        "ba",
+    ) * 6:  # without a preference, whoever waits longest takes the first: each has half of both
         await asyncio.gather(*map(run, order))
-    assert all(len(home) == 1 for home in homes.values()), homes
+    away = sum(ran.total() - max(ran.values()) for ran in homes.values())
+    assert away <= 6, homes  # of 24: a job waits only a moment for the worker that has its adapter
 
 
 async def test_the_other_worker_takes_over(served: Served, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import openai
 import pytest
 import pytest_asyncio
 
+from broker.catalogue import MIN_GAP_S
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from broker.tenants import TenantStore
@@ -109,6 +110,21 @@ async def test_another_s_model_does_not_exist(http: httpx.AsyncClient, puppet: P
     await given(http, models=["pet"])  # an alias stands for its model
     assert (await http.post("/v1/jobs", json=JOB)).status_code == 202
     assert {one["id"] for one in (await http.get("/v1/models")).json()["data"]} == {MODEL, "pet"}
+
+
+async def test_a_right_may_name_an_alias_that_the_api_has_not_read_yet(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    assert (
+        await http.post("/v1/jobs", json=JOB)
+    ).status_code == 202  # now it knows the model, without the alias
+    await puppet.live(aliases=["new"])
+    await given(http, models=["new"])
+
+    async def taken() -> bool:
+        return (await http.post("/v1/jobs", json=JOB)).status_code == 202
+
+    await eventually(taken, 2 * MIN_GAP_S)  # as after any miss: the api reads no more often than that
 
 
 async def test_a_suspended_tenant_reads_and_submits_nothing(http: httpx.AsyncClient, puppet: Puppet) -> None:

@@ -63,7 +63,7 @@ ROOMS = {
     "workers": {
         "devices": {TOP},
         "engines": {TOP, "devices"},
-        "adapters": {"engines"},
+        "adapters": {TOP, "engines"},
         "admission": {"engines"},
         "attempts": {TOP, "admission", "engines"},
         "batches": {TOP, "admission", "engines"},

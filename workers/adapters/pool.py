@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -15,36 +13,16 @@ from broker.adapters import Adapters
 from broker.db.errors import StoreUnavailableError
 from jobs.adapters import Adapter
 from monitoring.metrics import WorkerMetrics
-from storage import MissingObjectError, Storage, StorageError
-from workers.adapters.files import AdapterFiles
-from workers.adapters.places import Place, Places
+from storage import Storage, StorageError
+from workers.adapters.loader import Known, Loader
+from workers.adapters.places import Place
 from workers.adapters.reports import Reports
-from workers.engines.base import AdapterBrokenError, Engine, EngineDeadError
+from workers.engines.base import Engine, EngineDeadError
 
 log = structlog.get_logger(__name__)
 
 _AGAIN_S = 5.0
 """After so long, what Redis or the storage did not allow is tried again."""
-
-_COPIES = 4
-"""Copies on the disk for each place in the engine."""
-
-
-@dataclass(slots=True, eq=False)
-class Known:
-    """A version that is declared.
-
-    Attributes:
-        adapter: its record.
-        folder: where its files are, once they are copied.
-        tried: the engine had it once.
-        broken: why the engine cannot have it; None: it can, or has not tried.
-    """
-
-    adapter: Adapter
-    folder: Path
-    tried: bool = False
-    broken: str | None = None
 
 
 class AdapterPool:
@@ -75,18 +53,15 @@ class AdapterPool:
         pool: str,
         most: int,
     ) -> None:
-        self._engine, self._records, self._metrics = engine, records, metrics
-        self._pool, self._most = pool, most
+        self._records, self._pool, self._most = records, pool, most
         self._models = frozenset(model.name for model in engine.models())
         self._known: dict[str, Known] = {}
-        self._loads: dict[Path, asyncio.Task[None]] = {}
         self._version: int | None = None
         self._reading, self._look, self._awake = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._awake.set()
-        self._places = Places(self._load_now, engine.unload_adapter, most, self._on_evicted)
-        self._files = AdapterFiles(storage, root, _COPIES * most, self._in_use)
+        self._loader = Loader(engine, metrics, storage, root, most, self)
+        self._places = self._loader.places
         self._reports = Reports(records, worker, self._look.set)
-        metrics.adapters_loaded.set_function(lambda: len(self._places.folders()))
 
     # ---- for jobs ------------------------------------------------------------------------------------------------------
 
@@ -110,95 +85,43 @@ class AdapterPool:
             return
         with ExitStack() as stack:
             with self._places.wanted(known.folder):
-                stack.enter_context(self._places.used(await self._placed(known)))
+                stack.enter_context(self._places.used(await self._loader.placed(known)))
             yield known.folder
 
-    async def _placed(self, known: Known) -> Place:
-        while (place := self._places.get(known.folder)) is None:
-            if known.broken is not None:
-                raise AdapterBrokenError(f"the adapter {known.adapter.name!r} cannot be used: {known.broken}")
-            try:
-                await self._load(known)
-            except EngineDeadError as error:
-                raise EngineDeadError(str(error), reached=False) from error  # it never had the request
-        return place
+    # ---- for the loader ------------------------------------------------------------------------------------------------
 
-    async def _load(self, known: Known) -> None:
-        """Load a version, once for all that wait for it, and to the end even if they are gone."""
-        task = self._loads.get(known.folder)
-        if task is None:
-            task = self._loads[known.folder] = asyncio.get_running_loop().create_task(
-                self._fetch_and_load(known)
-            )
-            task.add_done_callback(lambda ended: self._on_loaded(known, ended))
-        await asyncio.shield(task)
+    async def is_declared(self, adapter: Adapter) -> bool:
+        """See :class:`workers.adapters.loader.Owner`."""
+        now = await self._records.get(self._pool, adapter.name)
+        same = now is not None and now.key == adapter.key
+        if not same:
+            self._look.set()
+        return same
 
-    def _on_loaded(self, known: Known, ended: asyncio.Task[None]) -> None:
-        del self._loads[known.folder]
-        if not ended.cancelled():
-            ended.exception()  # whoever waits has it, too
+    def on_ready(self, known: Known) -> None:
+        """See the Protocol."""
+        self._pin()
+        if self._known.get(known.adapter.name) is known:
+            self._reports.loaded(known.adapter)
+        else:  # it was removed or replaced meanwhile
+            self._places.drop(known.folder)
 
-    async def _fetch_and_load(self, known: Known) -> None:
-        adapter = known.adapter
-        try:
-            await self._files.fetch(adapter)
-            await self._places.load(adapter.name, known.folder)
-        except AdapterBrokenError as error:
-            self._give_up(known, str(error))
-        except MissingObjectError:
-            now = await self._records.get(self._pool, adapter.name)
-            if now is None or now.key != adapter.key:  # it was removed or replaced
-                self._look.set()
-                raise
-            self._give_up(known, "its object in storage is gone: add it again")
-        else:
-            if not known.tried:
-                log.info("adapter_ready", adapter=adapter.name, digest=adapter.digest)
-            known.tried = True
-            self._pin()
-            if self._known.get(adapter.name) is not known:  # it was removed or replaced meanwhile
-                self._places.drop(known.folder)
-            else:
-                self._reports.loaded(adapter)
+    def on_broken(self, known: Known) -> None:
+        """See the Protocol."""
+        self._reports.failed(known.adapter, known.broken or "")
 
-    def _give_up(self, known: Known, reason: str) -> None:
-        known.broken = reason
-        self._metrics.adapter_loads.labels("broken").inc()
-        log.warning("adapter_broken", adapter=known.adapter.name, digest=known.adapter.digest, why=reason)
-        self._reports.failed(known.adapter, reason)
-
-    async def _load_now(self, name: str, folder: Path) -> None:
-        self._files.begin_trial(folder)
-        began_s = time.monotonic()
-        try:
-            await self._engine.load_adapter(name, folder)
-        except EngineDeadError:
-            raise  # it counts as a death of this version
-        except BaseException:
-            self._files.end_trial()
-            raise
-        self._files.end_trial()
-        took_s = time.monotonic() - began_s
-        self._metrics.adapter_loads.labels("loaded").inc()
-        self._metrics.adapter_load_time.observe(took_s)
-        log.debug("adapter_loaded", adapter=name, version=folder.name, seconds=round(took_s, 3))
-
-    def _on_evicted(self, place: Place) -> None:
-        self._metrics.adapter_evictions.inc()
-        log.debug("adapter_unloaded", adapter=place.name, version=place.folder.name)
+    def on_evicted(self, place: Place) -> None:
+        """See the Protocol."""
         known = self._known.get(place.name)
         if known is not None and known.folder == place.folder:
             self._reports.stored(known.adapter)
-
-    def _in_use(self) -> frozenset[Path]:
-        return self._places.folders() | self._loads.keys()
 
     # ---- for a swap of models ------------------------------------------------------------------------------------------
 
     async def rest(self) -> None:
         """Unload all adapters, as the engine is about to free its devices. No job runs until :meth:`wake`."""
         self._awake.clear()
-        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+        await self._loader.settle()
         await self._places.clear()
 
     def wake(self) -> None:
@@ -258,7 +181,7 @@ class AdapterPool:
                 if now is None:
                     self._reports.dropped(known.adapter)
             for name, adapter in declared.items():
-                known = self._known.setdefault(name, Known(adapter, self._files.folder(adapter)))
+                known = self._known.setdefault(name, Known(adapter, self._loader.files.folder(adapter)))
                 known.adapter = adapter
             self._version = version
             self._pin()
@@ -275,7 +198,7 @@ class AdapterPool:
             if self._known.get(name) is not known or not wanted or there:
                 continue
             try:
-                await self._load(known)
+                await self._loader.load(known)
             except (StorageError, StoreUnavailableError, EngineDeadError) as error:
                 log.warning("adapter_not_loaded", adapter=name, error=str(error))
                 done = False
@@ -291,4 +214,4 @@ class AdapterPool:
 
     def close(self) -> None:
         """Remove the copies. The engine has ended."""
-        self._files.close()
+        self._loader.files.close()

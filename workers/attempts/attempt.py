@@ -23,6 +23,7 @@ class Attempt:
         buffer: chunks of its stream that are not written yet.
         stop: why it was stopped; None while it was not.
         abort: the task that asks the engine to end the run early.
+        suspect: the request, if an engine died under it before.
         on_engine: the engine has, or had, the request.
         began_s: time of its claim, on a monotonic clock.
         first_s: time of its stream's first chunk; 0.0 before that.
@@ -34,6 +35,7 @@ class Attempt:
     task: asyncio.Task[Final] | None = None
     abort: asyncio.Task[None] | None = None
     on_engine: bool = False
+    suspect: bytes = b""
     spans: AttemptSpans = NO_SPANS
     began_s: float = field(default_factory=time.monotonic)
     first_s: float = 0.0

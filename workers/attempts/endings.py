@@ -16,6 +16,7 @@ from broker.jobs import JobStore
 from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.failures import FAILURES, FailureCode, code_for_status
 from jobs.model import Failed, JobError
+from jobs.poison import Kind, kind_of
 from jobs.states import JobState
 from monitoring import failpoints
 from monitoring.metrics import WorkerMetrics
@@ -174,8 +175,9 @@ class Endings:
             return await self.release(attempt)
         if not death_counts(self._engine, reached=reached):
             return await self.retry(attempt, JobError(FailureCode.ENGINE_UNAVAILABLE, message))
+        kind = _kind(attempt)
         return await self._give_back(
-            attempt, lambda: self._store.release_from_dead_engine(attempt.claim, self._worker, message)
+            attempt, lambda: self._store.release_from_dead_engine(attempt.claim, self._worker, message, kind)
         )
 
     async def crashed(self, attempt: Attempt, error: Exception) -> Outcome:
@@ -283,3 +285,15 @@ class Endings:
         ):  # rows of a batch count when they are committed
             self._metrics.count_tokens(claim.lane, claim.tenant, usage.prompt_tokens, usage.completion_tokens)
         return Outcome(state, error.code if error else None)
+
+
+def _kind(attempt: Attempt) -> Kind | None:
+    """Return the kind of a suspect's request; None: it has none."""
+    claim = attempt.claim
+    if not attempt.suspect or claim.endpoint == CHUNK_ENDPOINT:
+        return None
+    try:
+        request = msgspec.json.decode(attempt.suspect)
+    except msgspec.DecodeError:
+        return None
+    return kind_of(claim.endpoint, claim.model, request) if isinstance(request, dict) else None

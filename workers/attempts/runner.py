@@ -251,6 +251,7 @@ class Runner:
             self._flusher.schedule(buffer)
 
         body, upload = await self._inputs.of(claim)
+        attempt.suspect = body if claim.kills else b""
         with self._quarantine.window(claim) if claim.kills else nullcontext():
             if claim.timeout_ms is not None:
                 limit_s = claim.timeout_ms / 1000

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from monitoring.otlp import traces_url
+from workers.devices.nvml import vllm_runs_on_cpu
 from workers.devices.tiny_models import SERVED_NAME, TINY_MODELS, build_tiny_model
 from workers.engines.base import Engine
 from workers.engines.settings import OpenAISettings, SimulatedSettings, VllmSettings
@@ -90,6 +91,7 @@ def vllm_settings(settings: WorkerSettings) -> VllmSettings:
             image_max_pixels=settings.image_max_pixels,
         ),
         otlp_traces_url=traces_url(settings.otlp_endpoint),
+        one_process=settings.one_engine_process and vllm_runs_on_cpu(),
         nodes=settings.nodes,
         node_master=settings.node_master,
         tensor_parallel_size=settings.tensor_parallel,

@@ -26,6 +26,7 @@ class VllmSettings:
             the free memory; see :mod:`workers.engines.vllm.cpu_memory`.
         gpu_memory_utilization: share of the device's memory that vLLM may take, 0.0 to 1.0.
         tensor_parallel_size: devices that hold one copy of the model.
+        one_process: on the CPU, run the model in the engine's process.
         nodes: machines that hold one copy of the model.
         node_master: ``host:port`` of the first of them.
         dtype: weight type, such as ``bfloat16``.
@@ -62,6 +63,7 @@ class VllmSettings:
     kv_cache_memory_bytes: int | None = None
     gpu_memory_utilization: float | None = None
     tensor_parallel_size: int | None = None
+    one_process: bool = False
     nodes: int | None = None
     node_master: str | None = None
     dtype: str | None = None
@@ -101,6 +103,8 @@ class VllmSettings:
         if self.paced is not None:
             args += flags(self.paced)
         args += self._of_nodes()
+        if self.one_process:
+            args.append("--distributed-executor-backend=uni")
         if self.sleep_level is not None:
             args.append("--enable-sleep-mode")
         for flag in (

@@ -204,6 +204,9 @@ class Release(Call[str | None]):
         kind: ``back``: at no cost (a drain); ``retry``: the attempt failed and may succeed after ``delay_ms``; ``kill``: the
             engine died under it.
         device_us, objects: see :class:`Finish`. The objects count if the job fails.
+        poison: of a kill: the digest and the members of the request's kind (:mod:`jobs.poison`), which is remembered if the
+            job counts as the cause.
+        poison_ms, most_poison: how long a kind is remembered, and how many are.
     """
 
     id: str
@@ -219,6 +222,9 @@ class Release(Call[str | None]):
     status: int | None = None
     device_us: int | None = None
     objects: list[str] | None = None
+    poison: tuple[str, tuple[str, ...]] | None = None
+    poison_ms: int | None = None
+    most_poison: int | None = None
 
 
 class Disown(Call[bool]):

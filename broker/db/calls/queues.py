@@ -31,6 +31,13 @@ class Pause(Call[bool]):
     by: str | None = None
 
 
+class Unpoison(Call[int]):
+    """Forget the kinds of requests that a pool refuses, as they killed its engines. Answers with their number."""
+
+    pool: str
+    by: str | None = None
+
+
 class Purge(Call[int]):
     """Cancel those of these jobs that wait in a lane. Answers how many of them are cancelled now."""
 

@@ -16,7 +16,7 @@ from workers.settings import WorkerSettings
 
 HERMES = '<|im_start|>assistant <tool_call>{"name": <f>, "arguments": <json>}</tool_call>'
 BAR = "\N{FULLWIDTH VERTICAL LINE}"
-R1 = f"<{BAR}Assistant{BAR}><think>"
+R1 = f"{{{{content.split('</think>')}}}}<{BAR}Assistant{BAR}><think>"
 
 MODELS = {
     "Qwen2.5": ("qwen2", HERMES, "hermes", None),
@@ -25,6 +25,13 @@ MODELS = {
     "Qwen3-Coder": ("qwen3_moe", f"{HERMES}<function=x>", "qwen3_coder", None),
     "QwQ": ("qwen2", f"{HERMES}<think>", "hermes", "deepseek_r1"),
     "R1-Distill-Llama": ("llama", R1, None, "deepseek_r1"),
+    "R1-Distill-Qwen, earlier": ("qwen2", R1.removesuffix("<think>"), None, "deepseek_r1"),
+    "DeepSeek V3": (
+        "deepseek_v3",
+        f"<{BAR}Assistant{BAR}><{BAR}tool▁calls▁begin{BAR}>```json",
+        "deepseek_v3",
+        None,
+    ),
     "R1": ("deepseek_v3", f"{R1}<{BAR}tool▁calls▁begin{BAR}>```json", "deepseek_v3", "deepseek_r1"),
     "V3.1": ("deepseek_v3", f"{R1} thinking <{BAR}tool▁calls▁begin{BAR}>", "deepseek_v31", "deepseek_v3"),
     "gpt-oss": ("gpt_oss", "", "openai", "openai_gptoss"),

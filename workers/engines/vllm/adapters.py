@@ -32,24 +32,28 @@ _CALL = "Call to add_lora method failed: "
 _NOT_JSON = "Out of range float values"
 
 
-def free_the_last_place(args: Any) -> None:
-    """On a CPU, have one place more than adapters, so that the last one stays empty.
+def set_places(args: Any) -> None:
+    """Have a place in the host's memory for each adapter of the flags, and on a CPU one place that stays empty.
 
-    vLLM's kernels for the CPU (0.32) take the place -1 of a request without an adapter for the last one: in a batch with
-    others, such a request would run with the adapter that is there.
+    vLLM reads an evicted adapter from its folder again, and dies if that is gone. Its kernels for the CPU (0.32) take the
+    place -1 of a request without an adapter for the last one: in a batch with others, such a request would run with the
+    adapter that is there.
 
     Args:
         args: vLLM's parsed flags.
     """
     from vllm.platforms import current_platform
 
-    if args.enable_lora and current_platform.is_cpu():
-        asked = args.max_loras or 1, args.max_cpu_loras or 0, len(args.lora_modules or ())
-        args.max_loras = args.max_cpu_loras = max(asked) + 1
+    if not args.enable_lora:
+        return
+    args.max_loras = args.max_loras or 1
+    args.max_cpu_loras = max(args.max_loras, args.max_cpu_loras or 0, len(args.lora_modules or ()))
+    if current_platform.is_cpu():
+        args.max_loras = args.max_cpu_loras = args.max_cpu_loras + 1
 
 
 def most_at_once(config: Any) -> int:
-    """Return how many adapters a batch may have. ``config``: vLLM's; see :func:`free_the_last_place`."""
+    """Return how many adapters a batch may have. ``config``: vLLM's; see :func:`set_places`."""
     lora = config.lora_config
     return 0 if lora is None else lora.max_loras - (config.device_config.device_type == "cpu")
 

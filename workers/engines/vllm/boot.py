@@ -10,15 +10,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
+import structlog
+
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
-from workers.engines.vllm.adapters import free_the_last_place
+from workers.engines.vllm.adapters import set_places
 from workers.engines.vllm.leash import Leash
 from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Loaded: TypeAlias = tuple[Any, Any, Callable[[], Awaitable[None]]]
 
@@ -41,6 +45,11 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", settings.log_level)
     wire.use_our_log_form(os.environ["VLLM_LOGGING_LEVEL"], as_json=settings.log_json)
+    if (
+        settings.one_process
+    ):  # what makes vLLM accept it on a CPU; the engine has a process of its own all the same
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     media.set_defaults(settings.media)  # vLLM makes its threads when it is imported
@@ -63,7 +72,7 @@ def load(settings: VllmSettings, leash: Leash, taps: dict[str, Tap], steps: Step
         raise EngineStartError(msg) from error
     args.api_key = None  # the api authenticates
     set_parsers(args, settings)
-    free_the_last_place(args)
+    set_places(args)
     engine_args = AsyncEngineArgs.from_cli_args(args)
     cpu_memory.fit(engine_args, settings)
     # The defaults of `vllm serve`: without it as few as 128 sequences and 2,048 tokens in a step on any GPU.
@@ -102,8 +111,15 @@ def slots(config: Any) -> int:
 
 async def mend(llm: Any) -> None:
     """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
-    if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
-        await llm.collective_rpc(worker_hooks.MEND_SAMPLING)
+    if llm.vllm_config.parallel_config.worker_extension_cls != worker_hooks.NAME:
+        return
+    try:
+        done = all(await llm.collective_rpc(worker_hooks.MEND_SAMPLING))
+    except Exception as error:  # noqa: BLE001 - such as of a worker that another machine started without the method
+        log.warning("sampling_not_mended", error=str(error))
+        return
+    if not done:
+        log.warning("sampling_not_mended", error="this vLLM has no such function")
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:

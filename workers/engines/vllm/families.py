@@ -28,7 +28,7 @@ class Rule(NamedTuple):
 _QWEN3 = ("qwen3",)
 _MISTRALS = ("mistral", "ministral", "mixtral", "pixtral")
 _BAR = "\N{FULLWIDTH VERTICAL LINE}"
-_R1 = ("<think>", f"<{_BAR}Assistant{_BAR}>")
+_R1 = ("</think>", f"<{_BAR}Assistant{_BAR}>")
 _DEEPSEEK_CALLS = f"<{_BAR}tool▁calls▁begin{_BAR}>"
 
 TOOLS = (

@@ -51,13 +51,11 @@ class DeltaForms:
         )
         form = self._known.get(key)
         if form is None:
-            name = "reasoning" if reasoning else "content"
-            form = self._known[key] = self._cut(delta.model_copy(update={name: _MARK}))
-        if reasoning:
-            self.now = self.now._replace(reasoning=form)
-        else:
-            self.now = self.now._replace(content=form)
-        return bool(reasoning), reasoning or content, form
+            form = self._known[key] = self._cut(delta.model_copy(update={_BOTH[bool(reasoning)]: _MARK}))
+        reasons = bool(reasoning)
+        if self.now[reasons] is not form:
+            self.now = self.now._replace(**{_BOTH[reasons]: form})
+        return reasons, reasoning or content, form
 
     @staticmethod
     def _cut(delta: Any) -> tuple[str, str]:
@@ -68,6 +66,7 @@ class DeltaForms:
 
 
 _BOTH = ("content", "reasoning")
+"""The members of a delta that are texts: in the order of :class:`Forms`."""
 
 
 class Reader:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from jobs.stream_chunks import Chunk, Text
+from jobs.stream_chunks import Chunk, Frames, Text
 from workers.engines.base import Emit
 from workers.engines.vllm.adapters import shown_name
 from workers.engines.vllm.compact import Ending, Shapes, encode_str
@@ -88,7 +88,7 @@ class Tap:
                 self._emit(Text(choice.text))
             return
         elif self._ends(choice):
-            self._end(choice, output, choice.text)
+            self._emit(self._tail(choice, output, choice.text))
         elif choice.text:
             self._emit(Text(choice.text))
         if choice.finish_reason is not None:
@@ -100,31 +100,36 @@ class Tap:
         if not choice.text and not self._tokens:
             return  # the prompt is read in parts
         try:
-            delta = reader.delta(choice, output)
+            chunk = self._parsed(reader, choice, output)
         except Exception as error:  # noqa: BLE001 - of any parser
             assert self._put is not None  # noqa: S101 - attached
             self._put(error)
             self._emit = _nowhere
             return
+        if chunk is not None:
+            self._emit(chunk)
+
+    def _parsed(self, reader: Reader, choice: Any, output: Any) -> Chunk | None:
+        delta = reader.delta(choice, output)
         if self._ends(choice):
-            self._end(choice, output, reader.last(delta), reader)
-        elif delta is not None:
-            text = reader.text(delta)
-            self._emit(self._shapes.chunk(self._values, reader.json(delta)) if text is None else text)
+            return self._tail(choice, output, reader.last(delta), reader)
+        if delta is None:
+            return None
+        return reader.text(delta) or self._shapes.chunk(self._values, reader.json(delta))
 
     @staticmethod
     def _ends(choice: Any) -> bool:
         # vLLM's serving code turns "error" into an error response; the end event closes an aborted stream.
         return choice.finish_reason is not None and choice.finish_reason not in {"error", "abort"}
 
-    def _end(self, choice: Any, output: Any, delta: str, reader: Reader | None = None) -> None:
+    def _tail(self, choice: Any, output: Any, delta: str, reader: Reader | None = None) -> Frames:
         prompt = len(output.prompt_token_ids or ()) + len(output.encoder_prompt_token_ids or ())
         reason = choice.finish_reason
         reasoning = None
         if reader is not None:
             reason, reasoning = reader.finish_reason(reason), reader.reasoning_tokens(self._tokens)
         end = Ending(delta, reason, choice.stop_reason, prompt, len(self._tokens), reasoning)
-        self._emit(self._shapes.tail(self._values, end))
+        return self._shapes.tail(self._values, end)
 
 
 def _nowhere(_: Chunk) -> None:
