@@ -17,11 +17,16 @@ from workers.devices.tiny_models import build_tiny_model
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("vllm")]
 
 FLAGS = ("--distributed-executor-backend=uni", "--max-model-len=1024", "--max-num-seqs=8", "--enforce-eager")
-QUICK = {"OMP_NUM_THREADS": "1"}
+QUICK = {"OMP_NUM_THREADS": "1", "PENSTOCK_SERVED_MODEL_NAME": "tiny"}
 START_S = 240.0
 """An engine starts in 15 s of a core; others may use it, too."""
 
-PROMPT = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 24, "temperature": 0}
+PROMPT = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "hello"}],
+    "max_tokens": 24,
+    "temperature": 0,
+}
 
 
 @pytest.fixture(scope="module")
