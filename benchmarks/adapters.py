@@ -193,7 +193,7 @@ def main() -> None:
             "PENSTOCK_ADAPTERS_CPU_MAX": str(args.places),
             "PENSTOCK_ADAPTER_MAX_RANK": "8",
         }
-        with penstock_up("--engine=vllm", *flags, timeout_s=300, **env) as base:
+        with penstock_up("--engine=vllm", *flags, timeout_s=300, **env) as base:  # type: ignore[arg-type]  # none of them is code, flower or data_dir
             ways = uvloop.run(measure(base, args, model, Path(folder)))
     facts = {"benchmark": "adapters", "date": f"{datetime.now(UTC):%Y-%m-%d}", "machine": machine()}
     print(json.dumps(facts | {"settings": vars(args), "ways": ways}, indent=2))

@@ -198,11 +198,13 @@ def _stays_ms(holder: Member, comer: Member, rules: Rules) -> float:
 
 
 def _order(member: Member, rules: Rules) -> tuple[float, ...]:
-    """Return who goes first among those that ask, as a sort key: those that have never loaded, then those that waited for
-    too long, then by urgency.
+    """Return who goes first among those that ask, as a sort key.
+
+    Those that have never loaded, then those that waited for too long, then by urgency; many jobs count more than few.
     """
     rank = _rank(member, rules)
-    return (-rank, -member.away_ms if rank else -urgency_ms(member, 0.0), -member.away_ms)
+    urgency = urgency_ms(member, 0.0) * float(max(1, member.jobs) ** 0.5)
+    return (-rank, -member.away_ms if rank else -urgency, -member.away_ms)
 
 
 def _rank(member: Member, rules: Rules) -> int:

@@ -220,6 +220,8 @@ EVENTS = {
     "as failed.",
     "row_lost": "The code around a batch's row failed. The row was not finished; another attempt at its chunk runs it.",
     "run_crashed": "The code around the engine failed while it ran a job, which fails with `internal_error`.",
+    "sampling_not_mended": "A speculating engine runs vLLM's own sampling, as the functions that Penstock replaces in its "
+    "workers are others: a sampled request with `top_k` may end it.",
     "schema_refused": "The data in Redis belongs to a newer version of Penstock, or a process of an earlier version works "
     "with it. The process accepts no job; `error` says what to do.",
     "signal": "The worker received a signal.",

@@ -32,6 +32,7 @@ class Worker(Wire):
             devices with others also ``asleep`` and ``waking``.
         device: the name of its engine's device, ``devices`` of them, with ``device_memory_bytes`` together; ``cpu``
             without a GPU, None if unknown.
+        adapters: LoRA adapters that its engine has loaded.
         running: jobs it runs; ``chunks`` of them are chunks of batches, which have ``rows`` rows on its engine.
         capacity: jobs and rows that it may run at once.
         engine_running: requests that its engine computes now; ``engine_waiting`` more wait in the engine.
@@ -55,6 +56,7 @@ class Worker(Wire):
     device_memory_bytes: int | None = None
     models: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
     running: int = 0
     chunks: int | None = None
     rows: int | None = None

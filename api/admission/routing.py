@@ -83,19 +83,18 @@ async def check_model(
         ApiError: 404 ``model_not_found``.
         StoreUnavailableError: the tenant is not known yet, and Redis is away.
     """
-    hidden = not services.catalogue.open_to(name, tenant)
-    if not hidden and await _is_named(services, tenant, name, models):
+    if await _is_open(services, tenant, name, models):
         return
     # A right may name an alias that a worker has registered just now.
     await services.catalogue.refresh(MIN_GAP_S)
-    if hidden or not await _is_named(services, tenant, name, models):
+    if not await _is_open(services, tenant, name, models):
         raise model_not_found(name, services.settings.default_model)
 
 
-async def _is_named(services: Services, tenant: str, name: str, models: Collection[str] | None) -> bool:
-    """Return whether the rights of a tenant and of a key name a model, or name none."""
-    allowed = await allowed_models(services, tenant, models)
-    return allowed is None or services.catalogue.real_name(name) in allowed
+async def _is_open(services: Services, tenant: str, name: str, models: Collection[str] | None) -> bool:
+    allowed, catalogue = await allowed_models(services, tenant, models), services.catalogue
+    named = allowed is None or catalogue.real_name(name) in allowed
+    return named and catalogue.open_to(name, tenant)
 
 
 async def allowed_models(

@@ -53,6 +53,7 @@ class WorkerObject(BaseModel):
     device_memory_bytes: int | None = Field(description="Memory of these devices together.")
     models: list[str]
     aliases: list[str]
+    adapters: list[str] = Field(description="LoRA adapters that its engine has loaded.")
     running: int = Field(description="Jobs it runs; a chunk of a batch is one.")
     chunks: int | None = Field(
         description="Chunks of batches among `running`; null from a worker of an earlier version."
@@ -112,6 +113,7 @@ def worker_view(worker: Mapping[str, Any]) -> dict[str, Any]:
         "pool": worker.get("pool", "default"),
         "models": worker.get("models", []),
         "aliases": worker.get("aliases", []),
+        "adapters": worker.get("adapters", []),
         "running": worker.get("running", 0),
         "gpus": worker.get("gpus", []),
     }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.endpoints import CHAT, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support import eventually
 from workers.engines.base import Engine, EngineRequest, Final
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("vllm")]
@@ -89,8 +90,9 @@ async def ask(engine: Engine, endpoint: str, body: dict[str, Any], *, stream: bo
 
 
 async def lives(engine: Engine) -> None:
-    """See that the engine still answers."""
+    """See that the engine still answers, and that nothing is left in it, which would look like an engine that hangs."""
     assert (await ask(engine, COMPLETIONS, {"prompt": "a"})).status == 200
+    await eventually(lambda: engine.progress() is None, 2.0)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

@@ -82,7 +82,7 @@ async def listed(served: Served) -> set[str]:
 async def loaded(served: Served) -> list[list[str]]:
     """Return which adapters each worker has, by its last heartbeat."""
     workers = (await served.http.get("/v1/workers")).json()["data"]
-    return [one.get("adapters", []) for one in sorted(workers, key=lambda one: one["name"])]
+    return [one["adapters"] for one in sorted(workers, key=lambda one: one["name"])]
 
 
 async def test_adapters_are_served_replaced_and_removed_under_load(served: Served, tmp_path: Path) -> None:
@@ -106,6 +106,11 @@ async def test_adapters_are_served_replaced_and_removed_under_load(served: Serve
 
     await eventually(is_replaced)
     new = await text(served, "a")
+
+    async def is_loaded() -> bool:
+        return any("a" in names for names in await loaded(served))
+
+    await eventually(is_loaded)
     assert answers <= {old, new}  # and no mixture
     assert await served.adapters.remove("default", "a")
 

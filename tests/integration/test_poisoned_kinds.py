@@ -70,7 +70,9 @@ async def test_a_job_of_no_kind_leaves_nothing(http: httpx.AsyncClient, store: J
 
 async def test_a_pool_remembers_so_many_kinds_and_no_more(http: httpx.AsyncClient, store: JobStore) -> None:
     key = store.keys("poison", POOL)
-    old = {f"{n:016x}": f'{{"until_ms":{10**15 + n},"members":["a"],"job":"j"}}' for n in range(MOST_KINDS)}
+    old: dict[Any, Any] = {
+        f"{n:016x}": f'{{"until_ms":{10**15 + n},"members":["a"],"job":"j"}}' for n in range(MOST_KINDS)
+    }
     await store.client.hset(key, mapping=old)
     await convict(http, store, Kind("f" * 16, ("a",)))
     kinds = set(await store.client.hkeys(key))

@@ -68,7 +68,8 @@ class Worker:
         answer = await self.ask(model)
         assert answer["status"] == 200, answer
         assert answer["model"] == model
-        return answer["choices"][0]["message"]["content"]
+        text: str = answer["choices"][0]["message"]["content"]
+        return text
 
     def counted(self, name: str, **labels: str) -> float:
         return self._registry.get_sample_value(name, labels) or 0.0
@@ -214,7 +215,8 @@ async def test_requests_in_flight_keep_the_version_they_began_with(
             await leave.wait()
             body = b'{"model":"a","messages":[{"role":"user","content":"hi"}],"max_tokens":4}'
             final = await worker.engine.run(EngineRequest("held", CHAT, body, adapter=folder), lambda _: None)
-            return msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            answer: str = msgspec.json.decode(final.body)["choices"][0]["message"]["content"]
+            return answer
 
     held = asyncio.create_task(hold())
     await entered.wait()
@@ -274,6 +276,22 @@ async def test_one_that_waits_for_a_place_gets_it_although_all_are_busy(
     finally:
         stop.set()
         await asyncio.gather(*crowd)
+
+
+async def test_a_request_may_give_up_while_it_waits_for_a_place(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    worker = await start(most=2)
+    for seed, name in enumerate("abc", 1):
+        await declare(adapters, storage, tiny_adapter(tmp_path / name, seed), name)
+    await until(adapters, worker, a=STORED, b=LOADED, c=LOADED)
+    async with worker.pool.held("b"), worker.pool.held("c"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), worker.pool.held("a"):
+                pytest.fail("there was no place")
+        assert await worker.says("b")
+    assert await worker.says("a")
+    assert len(worker.engine.adapters()) == 2
 
 
 async def test_a_broken_one_fails_its_requests_with_the_reason_and_hurts_nobody(

@@ -19,6 +19,7 @@ _PROCESS = '{pool=~"$pool",worker=~"$worker",worker!=""}'
 """Every process has these, and ``.*`` takes those without the label too: the api's."""
 
 _VLLM = '{pool=~"$pool",worker=~"$worker"}'
+_SWAPS = '{pool=~"$pool",worker=~"$worker",phase=~"sleep|wake"}'
 
 ENGINE = Board(
     "penstock-engine",
@@ -180,6 +181,15 @@ ENGINE = Board(
                     "Requests per second that were taken out of the batch for want of KV cache.",
                     (
                         f"sum by (worker) (rate(penstock_engine_preemptions_total{WORKER}[$__rate_interval]))",
+                        "{{worker}}",
+                    ),
+                ),
+                lines(
+                    "Swaps",
+                    "percentunit",
+                    "Share of the time in which models that share devices are loaded or taken off.",
+                    (
+                        f"sum by (worker) (rate(penstock_swap_seconds_sum{_SWAPS}[$__rate_interval]))",
                         "{{worker}}",
                     ),
                 ),

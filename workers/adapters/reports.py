@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from broker.adapters import Adapters
-from broker.db.errors import StoreUnavailableError
+from broker.db.errors import StoreError
 from jobs.adapters import Adapter
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class Reports:
                 name, say = next(iter(self._unsaid.items()))
                 try:
                     known = await say()
-                except StoreUnavailableError as error:
+                except StoreError as error:
                     log.warning("adapters_not_reported", error=str(error))
                     await asyncio.sleep(_AGAIN_S)
                     continue

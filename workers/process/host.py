@@ -7,7 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -15,13 +15,11 @@ import structlog
 
 from broker.adapters import Adapters
 from broker.attempts import Claim
-from broker.batch_chunks import ChunkStore
 from broker.db.client import connect
 from broker.db.errors import StoreError
 from broker.jobs import JobStore
 from broker.reaper import reap_forever
 from jobs.placement import Device
-from jobs.retry import RetryPolicy
 from jobs.worker_states import WorkerState
 from monitoring.metrics import WorkerMetrics
 from monitoring.tracing import Tracer
@@ -30,25 +28,20 @@ from workers.adapters.declared import take_over
 from workers.adapters.opening import open_adapters
 from workers.adapters.pool import AdapterPool
 from workers.admission.gate import Gate
-from workers.admission.pace import Pace
-from workers.admission.policy import LaneController
 from workers.attempts.attempt import Outcome
 from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
 from workers.attempts.spans import tracer_for
-from workers.batches.chunk import ChunkRunner
-from workers.batches.plan import Planner
-from workers.batches.row import RowRunner
 from workers.engines.base import Engine
 from workers.engines.priority import report_priority
-from workers.inputs import Inputs
 from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
 from workers.process.engine_watch import EngineWatch
 from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
+from workers.process.parts import Parts
 from workers.process.registration import description
 from workers.process.reloads import Reloads
 from workers.process.watchdog import Watchdog
@@ -192,67 +185,18 @@ class EngineHost:
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
         with suppress(StoreError):
             await store.large.look()
-        capacity = s.concurrency or self.engine.capacity()
-        lanes = LaneController(
-            capacity,
-            s.bulk_reserve,
-            # An engine with more slots would run what should wait in it.
-            holds_bulk=self.engine.holds_bulk() and capacity >= self.engine.capacity(),
-            on_adjust=lambda reason: self._metrics.bulk_limits.labels(reason).inc(),
-        )
-        pace = Pace(lanes.ceiling + lanes.ahead, lanes.ahead)
-        self.gate = gate = Gate(self.engine, lanes, pace)
-        self._metrics.capacity.set(capacity)
-        self._metrics.bulk_limit.set_function(lambda: lanes.limit)
-        self._metrics.bulk_pace.set_function(lambda: pace.rate)
-        self._metrics.rows_running.set_function(lambda: gate.running_rows)
-        device_share = self._device.count / capacity
-        inputs = Inputs(
-            store,
-            storage,
-            image_max_bytes=s.image_max_bytes,
-            request_images_max_bytes=s.request_images_max_bytes,
-            request_images_max=s.request_images_max,
-        )
         self._adapters = await open_adapters(s, self.engine, store, self._metrics, storage, self.worker)
-        adapter_for = self._adapters.held if self._adapters else lambda _: nullcontext()
-        rows = RowRunner(
-            self.engine,
-            inputs,
-            RetryPolicy(s.retry_base_s, s.retry_max_s),
-            s.max_result_bytes,
-            self._tracer,
-            adapter_for=adapter_for,
-            share_prefixes=s.shared_prefix_cache,
-        )
-        chunks = ChunkRunner(
-            rows,
-            storage,
-            ChunkStore(store),
-            self._metrics,
-            gate,
-            one_by_one=capacity,
-            planner=Planner(s.batch_prefix_order, s.batch_answer_identical_once),
-            device_share=device_share,
-        )
-        self._runner = Runner(
-            self.engine,
-            store,
+        parts = Parts(s, self.engine, store, storage, self._metrics, self._tracer)
+        self.gate = gate = parts.gate()
+        self._runner = parts.runner(
             self.worker,
-            pool=s.pool,
+            gate,
+            device_share=self._device.count / parts.capacity,
             quarantine=self.quarantine,
-            metrics=self._metrics,
-            tracer=self._tracer,
-            max_result_bytes=s.max_result_bytes,
-            device_share=device_share,
-            inputs=inputs,
-            adapter_for=adapter_for,
-            share_prefixes=s.shared_prefix_cache,
-            run_chunk=chunks.run,
-            abort_chunk=chunks.abort,
+            adapters=self._adapters,
             die=self.ending.die,
         )
-        facts = description(s, self.engine, self._device, capacity, lanes.ceiling)
+        facts = description(s, self.engine, self._device, parts.capacity, parts.lanes.ceiling)
         self.info = facts | {"started_at": time.time(), **info()}
         self._lease = lease = Lease(
             store,

@@ -79,6 +79,11 @@ def test_of_those_that_waited_for_too_long_each_has_its_turn() -> None:
     assert told(*members) == {"b"}  # although jobs of c wait for longer
 
 
+def test_of_several_that_ask_the_one_with_most_to_do_is_next() -> None:
+    few, many = member("b", waits=waiting(6000)), member("c", waits=waiting(3000, jobs=16))
+    assert told(awake("a", idle_ms=9000.0), few, many) == {"c"}
+
+
 def test_nothing_changes_while_a_swap_is_under_way() -> None:
     late = member("c", waits=waiting(99_000))
     assert told(member("a", holds=True), late) == {"a"}  # it wakes

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
+import structlog
+
 from workers.engines.base import EngineStartError
 from workers.engines.settings import VllmSettings
 from workers.engines.vllm import cpu_memory, lanes, media, rendering, wire, worker_hooks
@@ -19,6 +21,8 @@ from workers.engines.vllm.pacing import set_pace
 from workers.engines.vllm.parsers import set_parsers
 from workers.engines.vllm.steps import Steps
 from workers.engines.vllm.tap import Tap, tapped
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 Loaded: TypeAlias = tuple[Any, Any, Callable[[], Awaitable[None]]]
 
@@ -107,8 +111,15 @@ def slots(config: Any) -> int:
 
 async def mend(llm: Any) -> None:
     """Change what the workers of a started engine run, where :mod:`.worker_hooks` says why."""
-    if llm.vllm_config.parallel_config.worker_extension_cls == worker_hooks.NAME:
-        await llm.collective_rpc(worker_hooks.MEND_SAMPLING)
+    if llm.vllm_config.parallel_config.worker_extension_cls != worker_hooks.NAME:
+        return
+    try:
+        done = all(await llm.collective_rpc(worker_hooks.MEND_SAMPLING))
+    except Exception as error:  # noqa: BLE001 - such as of a worker that another machine started without the method
+        log.warning("sampling_not_mended", error=str(error))
+        return
+    if not done:
+        log.warning("sampling_not_mended", error="this vLLM has no such function")
 
 
 async def make_app(llm: Any, args: Any, tasks: Any) -> Any:

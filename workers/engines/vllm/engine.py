@@ -167,6 +167,8 @@ class VllmEngine:
         except Exception as error:
             if llm.errored:
                 raise EngineDeadError(_DEAD) from error
+            # vLLM keeps a request that it could not hand to its engine process, as if it ran: for ever, without a step.
+            await self.abort(request.id)
             if (refused := refusals.of_error(request, error)) is None:
                 raise
             final = refused

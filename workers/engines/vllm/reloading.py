@@ -13,6 +13,8 @@ from workers.devices.weights import model_folder
 from workers.engines.base import EngineDeadError, ReloadRefusedError
 from workers.engines.settings import VllmSettings
 
+_TRIES, _PAUSE_S = 100, 0.02
+
 
 async def check_weights(settings: VllmSettings, llm: Any, model: str) -> Path:
     """Return the folder of a model whose weights can take the place of those that run.
@@ -54,13 +56,20 @@ async def reload(llm: Any, folder: Path) -> None:
     """
     try:
         await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        await _forget(llm)
     except Exception as error:
         if llm.errored:
             raise EngineDeadError(
                 "vLLM's engine process died while it read other weights", reached=False
             ) from error
         raise ReloadRefusedError(f"vLLM cannot read the weights in {folder}: {error}") from error
-    finally:
-        if not llm.errored:
-            await llm.reset_prefix_cache()
+
+
+async def _forget(llm: Any) -> None:
+    """Empty the caches: what the weights before computed would be read by requests that share its prefix."""
+    for _ in range(_TRIES):
+        if await llm.reset_prefix_cache():
             await llm.reset_mm_cache()
+            return
+        await asyncio.sleep(_PAUSE_S)  # blocks of a request that has just ended
+    raise RuntimeError("the prefix cache cannot be emptied, as its blocks are in use")
