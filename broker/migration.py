@@ -21,9 +21,10 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import NoPermissionError
 
+from broker.acceptance import BYTES_PER_TOKEN
 from broker.db.calls.jobs import Adopt
 from broker.db.errors import MixedFleetStartError, StoreFaultError, StoreUnavailableError
-from broker.jobs import BYTES_PER_TOKEN, JobStore
+from broker.jobs import JobStore
 from broker.records import Facts, encode_facts
 from jobs.model import SCHEMA_VERSION
 

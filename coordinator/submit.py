@@ -9,11 +9,11 @@ from collections import deque
 import msgspec
 import structlog
 
+from broker.acceptance import BYTES_PER_TOKEN
 from broker.batch_chunks import ChunkSpec
 from broker.batches import OpenChunk
 from broker.catalogue import Catalogue
 from broker.db.errors import BusyError, QueueFullError
-from broker.jobs import BYTES_PER_TOKEN
 from coordinator.context import Context
 from jobs.batch_model import Batch
 from jobs.batches import Chunk, lane_for

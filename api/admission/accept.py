@@ -8,8 +8,8 @@ import structlog
 from msgspec.structs import replace
 
 from api.services import Services
+from broker.acceptance import Accepted
 from broker.db.errors import StoreUnavailableError
-from broker.jobs import Accepted
 from jobs.access import Actor
 from jobs.endpoints import task_of
 from jobs.model import JobSpec
@@ -26,7 +26,7 @@ async def accept(
     links: Iterable[TraceContext | None] = (),
     by: Actor | None = None,
 ) -> Accepted:
-    """Accept a job as :meth:`broker.jobs.JobStore.accept` does, which see for the errors.
+    """Accept a job as :meth:`broker.acceptance.Acceptance.accept` does, which see for the errors.
 
     Args:
         links: related traces.

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from broker.jobs import BYTES_PER_TOKEN
+from broker.acceptance import BYTES_PER_TOKEN
 from jobs.endpoints import ENDPOINTS
 
 _MOST = 2**31

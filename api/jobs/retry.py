@@ -27,6 +27,7 @@ from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
+from broker.acceptance import Accepted
 from broker.db.errors import (
     BodyGoneError,
     BusyError,
@@ -37,7 +38,6 @@ from broker.db.errors import (
     StoreFaultError,
     UnfinishedError,
 )
-from broker.jobs import Accepted
 from broker.sealing import REQUEST
 from jobs.failures import FailureCode
 from jobs.sealing import SealingError

@@ -27,8 +27,8 @@ from api.jobs.view import checked_id, job_not_found, job_view
 from api.middleware.trace import request_span
 from api.responses.prepare import Prepared, prepare
 from api.services import Services
+from broker.acceptance import Accepted
 from broker.db.errors import StoreError
-from broker.jobs import Accepted
 from broker.lookups import StoredResult
 from jobs.access import Identity
 from jobs.endpoints import RESPONSES

@@ -27,8 +27,8 @@ from api.responses.prepare import Prepared, prepare
 from api.responses.stream import Reader, frames_for
 from api.responses.view import found_response, response_view, waiting_view
 from api.services import Services
+from broker.acceptance import Accepted
 from broker.db.errors import StoreError
-from broker.jobs import Accepted
 from jobs.endpoints import ENDPOINTS, RESPONSES
 from jobs.lanes import Lane
 from jobs.model import JobSpec
