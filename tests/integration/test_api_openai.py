@@ -350,9 +350,9 @@ async def test_models(http: httpx.AsyncClient, puppet: Puppet) -> None:
         return found
 
     (card,) = await eventually(listed)
-    assert card == CARD | {"created": card["created"]}
+    endpoints = ["/v1/chat/completions", "/v1/completions"]  # all that this worker says of what it can do
+    assert card == CARD | {"created": card["created"], "penstock": {"endpoints": endpoints}}
     assert (await http.get(f"/v1/models/{MODEL}")).json() == card
-    assert "penstock" not in card  # this worker does not say what it can do
     missing = await http.get("/v1/models/org/none")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 

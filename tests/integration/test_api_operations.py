@@ -84,6 +84,7 @@ NO_BODY = (
     "/pause",
     "/resume",
     "/compact",
+    "/abort",
     "/resend",
     "/test",
 )
