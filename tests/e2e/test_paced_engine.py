@@ -116,7 +116,7 @@ async def test_the_same_prompt_gets_the_same_text_in_any_batch(paced_engine: Eng
     assert text_of(await run(paced_engine, "known", "Say a word.", max_tokens=4)) == KNOWN
 
 
-KNOWN = " weres hearter houseer sos"
+KNOWN = " energyer forest sees dark"
 
 
 async def test_a_long_prompt_is_read_in_chunks_and_a_second_time_from_the_cache(
