@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from vllm import envs
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 
@@ -81,6 +82,7 @@ class Made:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def connector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Made]:
+    envs.disable_envs_cache()  # an engine of this session has fixed what vLLM reads of the environment
     made = Made(monkeypatch)
     yield made
     await made.aclose()
