@@ -103,7 +103,7 @@ async def test_a_step_is_scheduled_while_the_one_before_runs(paced_engine: Engin
     early = [
         given < before_end for (given, *_), (_, _, before_end, *_) in zip(steps[1:], steps, strict=False)
     ]
-    assert early.count(True) > 0.8 * len(early)
+    assert early.count(True) > 0.5 * len(early)  # without asynchronous scheduling: none
 
 
 async def test_the_same_prompt_gets_the_same_text_in_any_batch(paced_engine: Engine) -> None:

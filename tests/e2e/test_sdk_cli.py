@@ -149,8 +149,10 @@ def test_the_command_line_from_submit_to_cancel(stack):
     done = penstock(stack, "submit", "hello", "--stream", "--text", "--max-tokens", "8")
     assert (done.returncode, bool(done.stdout.strip())) == (0, True)
     assert "tok/s" in done.stderr
+    assert penstock(stack, "queue", "pause", "default").returncode == 0  # or it may end before it is cancelled
     job_id = json.loads(penstock(stack, "submit", "long", "--max-tokens", "4000").stdout)["id"]
     assert penstock(stack, "cancel", job_id).returncode == 0
+    assert penstock(stack, "queue", "resume", "default").returncode == 0
     assert penstock(stack, "wait", job_id, "--timeout", "1m").returncode == 1
     listed = penstock(stack, "list", "-n", "3").stdout.splitlines()
     assert json.loads(listed[0])["id"] == job_id
