@@ -149,7 +149,9 @@ def test_the_command_line_from_submit_to_cancel(stack):
     done = penstock(stack, "submit", "hello", "--stream", "--text", "--max-tokens", "8")
     assert (done.returncode, bool(done.stdout.strip())) == (0, True)
     assert "tok/s" in done.stderr
-    assert penstock(stack, "queue", "pause", "default").returncode == 0  # or it may end before it is cancelled
+    assert (
+        penstock(stack, "queue", "pause", "default").returncode == 0
+    )  # or it may end before it is cancelled
     job_id = json.loads(penstock(stack, "submit", "long", "--max-tokens", "4000").stdout)["id"]
     assert penstock(stack, "cancel", job_id).returncode == 0
     assert penstock(stack, "queue", "resume", "default").returncode == 0
