@@ -2,27 +2,6 @@
 -- counts its changes. One call has all effects of a change, so that api processes, workers and supervisors see either none or all.
 local MOVED_AT_ONCE = 100
 
--- A new version has the LoRA adapters of the one that serves. Its workers load them; it is offered those that are declared.
-local function inherit(from, to)
-  for _, field in ipairs(redis.call('HKEYS', K.adapters(to))) do redis.call('HDEL', K.adapted(), to .. ' ' .. field) end
-  redis.call('DEL', K.adapters(to))
-  local flat = redis.call('HGETALL', K.adapters(from))
-  for i = 1, #flat, 2 do
-    local record, named = flat[i + 1], string.sub(flat[i], 1, 1) ~= ':'
-    if named then
-      record = cjson.decode(record)
-      record.pool = to
-      record = cjson.encode(record)
-    end
-    redis.call('HSET', K.adapters(to), flat[i], record)
-    local known = named and redis.call('HGET', K.adapted(), from .. ' ' .. flat[i])
-    if known then
-      local offered = cjson.decode(known)
-      redis.call('HSET', K.adapted(), to .. ' ' .. flat[i], cjson.encode({digest = offered.digest, tenant = offered.tenant}))
-    end
-  end
-end
-
 define('rollout_step', function(a)
   local key = K.rollout(a.pool)
   if (number(redis.call('HGET', key, 'step')) or 0) ~= a.step then return false end
@@ -35,9 +14,10 @@ define('rollout_step', function(a)
   if a.unheld then redis.call('HDEL', K.pool(a.unheld), 'held') end
   if a.heir then -- it has workers before it serves
     set_forward(a.heir, a.heir_of)
-    inherit(a.heir_of, a.heir)
+    follow_adapters(a.heir_of, a.heir)
   end
   if a.from_pool then
+    follow_adapters(a.from_pool, a.to) -- they may have changed since it was started
     set_forward(a.from_pool, a.to)
     move_on(a.from_pool, MOVED_AT_ONCE)
     look('') -- batches submit their next chunks

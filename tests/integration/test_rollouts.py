@@ -24,6 +24,7 @@ from jobs.rollouts import Mode, RolloutState
 from jobs.states import JobState
 from penstock import ConflictError, NotFoundError, Penstock
 from penstock.cli.main import cli
+from tests.adapters import add, an_adapter
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
@@ -363,3 +364,45 @@ async def test_a_new_version_has_the_adapters_of_the_one_before(store: JobStore,
     assert not await store.client.sismember(store.keys("files_trash"), "k1")  # the new version needs it
     await adapters.remove(V2, "tone")
     assert await store.client.sismember(store.keys("files_trash"), "k1")
+
+
+async def test_adapters_that_change_while_a_version_starts_are_right_once_it_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "old", V1).live()
+    for name in ("stays", "goes", "changes"):
+        await add(adapters, an_adapter(name, pool=V1))
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    await Puppet(store, "new", V2).live()
+    for known in await adapters.of(V2):
+        assert await adapters.loaded("new", known)
+    version = await adapters.version(V2)
+    assert version
+    await adapters.remove(V1, "goes")
+    await add(adapters, an_adapter("changes", "d2", pool=V1))
+    await add(adapters, an_adapter("comes", pool=V1))
+    await adapters.pin(V1, "stays")
+    flipped = await rollouts.write(begun, begun.flipped(), flip=True)
+    assert flipped
+    now = {one.name: (one.digest, one.pinned, one.pool) for one in await adapters.of(V2)}
+    assert now == {"stays": ("d1", True, V2), "changes": ("d2", False, V2), "comes": ("d1", False, V2)}
+    facts = await rollouts.facts(V2)
+    assert facts.keys() == {*now, "puppet"}
+    assert facts["stays"]["adapter"] == {"digest": "d1", "ready": True}
+    assert facts["comes"]["adapter"] == {"digest": "d1"}
+    assert (await adapters.version(V2) or 0) > version  # its workers look
+    trash = await store.client.smembers(store.keys("files_trash"))
+    assert trash == {f"adapters/{V1}/goes-d1", f"adapters/{V1}/changes-d1"}
+
+
+async def test_a_switch_takes_the_adapters_along(store: JobStore, rollouts: Rollouts) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "old", V1).live()
+    await Puppet(store, "new", V2).live()
+    await add(adapters, an_adapter("tone", pool=V1))
+    await add(adapters, an_adapter("newer", pool=V2), once=True)  # of the new version's own settings
+    await flip(rollouts)
+    assert [(one.name, one.pool) for one in await adapters.all()] == [("newer", V2), ("tone", V2)]

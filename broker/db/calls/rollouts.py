@@ -17,7 +17,7 @@ class RolloutStep(Call[bool]):
         held: a pool whose queue stays open without a live worker; ``unheld``: one of which this ends.
         heir: a pool whose workers start, and that forwards to the pool ``heir_of`` until then; it gets the LoRA adapters of
             that.
-        to: takes the jobs of the pool ``from_pool`` from now on.
+        to: takes the jobs of the pool ``from_pool`` from now on; it gets the LoRA adapters of that as they are now.
         what: the act, for the audit stream, with ``details``; ``by``: who asked.
     """
 
