@@ -4,11 +4,13 @@ local MOVED_AT_ONCE = 100
 
 define('rollout_step', function(a)
   local key = K.rollout(a.pool)
-  if (number(redis.call('HGET', key, 'step')) or 0) ~= a.step then return false end
+  local now = read(key, {'step', 'nonce'})
+  local step = number(now.step) or 0
+  if step ~= a.step then return step == a.step + 1 and now.nonce == a.nonce end -- the client library sent the call twice
   for name, value in pairs(a.fields) do
     if value == '' then redis.call('HDEL', key, name) else redis.call('HSET', key, name, value) end
   end
-  redis.call('HSET', key, 'step', exactly(a.step + 1))
+  redis.call('HSET', key, 'step', exactly(a.step + 1), 'nonce', a.nonce)
   redis.call('SADD', K.pools(), a.pool)
   if a.held then redis.call('HSET', K.pool(a.held), 'held', 1) end
   if a.unheld then redis.call('HDEL', K.pool(a.unheld), 'held') end

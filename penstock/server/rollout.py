@@ -147,7 +147,8 @@ class PoolRollouts:
             return
         flipped = await self._rollouts.write(record, record.flipped(), flip=True, unheld=record.current.pool)
         if flipped is None:
-            await self._withdraw(record, target)
+            if not await self._serves(target):
+                await self._withdraw(record, target)
             return
         self._report(f"the pool {self.pool}: its version {_words(target)} serves; the one before ends")
         await self._serve(target)
@@ -168,10 +169,15 @@ class PoolRollouts:
         now = await self._rollouts.get(self.pool)
         flipped = await self._rollouts.write(now, now.flipped()) if now.target == target else None
         if flipped is None:
-            await weights.put_back(record)
+            if not await self._serves(target):
+                await weights.put_back(record)
             return
         await self._serve(target)
         await self._finish(flipped)
+
+    async def _serves(self, version: Version) -> bool:
+        """Whether a version serves by now, whoever wrote that. The next look follows the record then."""
+        return (await self._rollouts.get(self.pool)).current == version
 
     def _model_of(self, version: Version) -> str:
         """Return the model whose weights a version has.

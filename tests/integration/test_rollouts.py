@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ from click.testing import CliRunner
 from broker.adapters import Adapters
 from broker.audit import AuditStream, Filter
 from broker.catalogue import Catalogue
+from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.rollouts import Rollouts
+from broker.settings import BrokerSettings
 from jobs.access import Actor
 from jobs.adapters import Adapter
 from jobs.failures import FailureCode
@@ -28,6 +31,7 @@ from tests.adapters import add, an_adapter
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
+from tests.redisproxy import RedisProxy
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
@@ -406,3 +410,23 @@ async def test_a_switch_takes_the_adapters_along(store: JobStore, rollouts: Roll
     await add(adapters, an_adapter("newer", pool=V2), once=True)  # of the new version's own settings
     await flip(rollouts)
     assert [(one.name, one.pool) for one in await adapters.all()] == [("newer", V2), ("tone", V2)]
+
+
+async def test_a_change_whose_answer_was_lost_is_known_again(
+    store: JobStore, rollouts: Rollouts, broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    """The client library sends it twice; `penstock up` would end the version that serves if that were a failure."""
+    await alive(store)  # the server knows the functions
+    old = await rollouts.get(V1)
+    with RedisProxy(broker_settings.redis_url, tmp_path / "p") as proxy:
+        near = JobStore(connect(proxy.url), broker_settings)
+        proxy.lose = b"rollout_step_"
+        writing = asyncio.create_task(Rollouts(near).write(old, old.switch(V2), flip=True))
+        await eventually(lambda: proxy.lost >= 1)
+        proxy.lose = None
+        written = await writing
+        await near.aclose()
+    assert written
+    assert (written.step, written.current.pool) == (1, V2)
+    assert await rollouts.write(old, old.switch(V2), flip=True) is None  # another call
+    assert (await rollouts.get(V1)).step == 1
