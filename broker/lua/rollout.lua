@@ -32,6 +32,9 @@ end)
 define('pool_forget', function(a)
   local p = read(K.pool(a.pool), {'active', 'forward'})
   if not p.forward or (number(p.active) or 0) > 0 or redis.call('EXISTS', K.slots(a.pool)) == 1 then return false end
+  local lives = false
+  each_worker(a.pool, function() lives = true end)
+  if lives then return false end
   for _, lane in ipairs(LANES) do
     if redis.call('EXISTS', K.turns(a.pool, lane)) == 1 then return false end
     if (number(redis.call('HGET', K.pool(a.pool), 'attached:' .. lane)) or 0) > 0 then return false end
@@ -39,7 +42,7 @@ define('pool_forget', function(a)
   for _, field in ipairs(redis.call('HKEYS', K.models())) do
     if string.sub(field, 1, #a.pool + 1) == a.pool .. ' ' then redis.call('HDEL', K.models(), field) end
   end
-  for _, name in ipairs(redis.call('HKEYS', K.adapters(a.pool))) do redis.call('HDEL', K.adapted(), a.pool .. ' ' .. name) end
+  for name, record in pairs(declared(a.pool)) do drop_adapter(a.pool, name, record) end
   redis.call('DEL', K.adapters(a.pool))
   redis.call('SREM', K.pools(), a.pool)
   redis.call('DEL', K.means(a.pool), K.active(a.pool), K.active_bulk(a.pool), K.bell(a.pool), K.bulk_bell(a.pool))

@@ -27,12 +27,17 @@ from jobs.rollouts import Mode, RolloutState
 from jobs.states import JobState
 from penstock import ConflictError, NotFoundError, Penstock
 from penstock.cli.main import cli
+from penstock.server.child import ChildSpec
+from penstock.server.fleet import Part
+from penstock.server.rollout import PoolRollouts, followed
+from penstock.server.supervisor import Supervisor
 from tests.adapters import add, an_adapter
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
 from tests.redisproxy import RedisProxy
 from tests.support import eventually
+from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.asyncio
 
@@ -430,3 +435,46 @@ async def test_a_change_whose_answer_was_lost_is_known_again(
     assert (written.step, written.current.pool) == (1, V2)
     assert await rollouts.write(old, old.switch(V2), flip=True) is None  # another call
     assert (await rollouts.get(V1)).step == 1
+
+
+async def test_a_forgotten_version_leaves_no_object_of_an_adapter(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "new", V2).live()
+    await add(adapters, an_adapter("shared", pool=V1))
+    await flip(rollouts)
+    await add(adapters, an_adapter("shared", "d2", pool=V2))
+    await add(adapters, an_adapter("goes", pool=V1))  # by a process that looked before the switch
+    assert await rollouts.forget(V1)
+    trash = await store.client.smembers(store.keys("files_trash"))
+    assert trash == {f"adapters/{V1}/shared-d1", f"adapters/{V1}/goes-d1"}
+    assert [(one.name, one.digest) for one in await adapters.of(V2)] == [("shared", "d2")]
+
+
+async def test_a_version_that_was_given_up_is_forgotten(
+    store: JobStore, rollouts: Rollouts, broker_settings: BrokerSettings
+) -> None:
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    assert await rollouts.write(begun, begun.aborted())
+    assert V2 in await rollouts.pools()
+    settings = WorkerSettings.model_validate(broker_settings.model_dump() | {"engine": "simulated"})
+    own = JobStore(connect(broker_settings.redis_url), broker_settings)
+
+    def no_worker(part: Part) -> ChildSpec:
+        raise AssertionError(part)
+
+    parts = [Part("worker", settings, (), ())]
+    supervisor = Supervisor(print)
+    one = PoolRollouts(own, parts, supervisor, no_worker, print, 1.0)
+    await one.begin()
+    async with followed([one]):
+
+        async def is_forgotten() -> bool:
+            return V2 not in await rollouts.pools()
+
+        await eventually(is_forgotten)
+    assert V1 in await rollouts.pools()
+    await supervisor.stop()
