@@ -34,6 +34,18 @@ local function unused(a, answer)
   return answer
 end
 
+-- Whether a live worker of a pool says that it cannot load this version, and whether all do.
+local function failures(pool, name, digest)
+  local one, all = false, true
+  each_worker(pool, function(worker)
+    local text = redis.call('HGET', K.worker_adapters(worker), name)
+    local said = text and cjson.decode(text)
+    local failed = said and said.digest == digest and said.state == 'failed'
+    one, all = one or failed, all and failed
+  end)
+  return one, all
+end
+
 define('adapter_add', function(a)
   local key, mark = K.adapters(a.pool), ':taken:' .. a.name
   local text = redis.call('HGET', key, a.name)
@@ -44,7 +56,11 @@ define('adapter_add', function(a)
   if refusal then return unused(a, refusal) end
   if not old and count(key) >= a.most then return unused(a, {kind = 'full', pool = a.pool}) end
   if a.once then redis.call('HSET', key, mark, a.source) end
-  if old and old.digest == a.digest and old.tenant == a.tenant then return unused(a, {kind = 'same', pool = a.pool}) end
+  if old and old.digest == a.digest and old.tenant == a.tenant then
+    -- If a worker could not load it, its object may be what is wrong: the new one takes its place.
+    local broken = offered(a.pool, a.name).broken or failures(a.pool, a.name, a.digest)
+    if not broken then return unused(a, {kind = 'same', pool = a.pool}) end
+  end
   local record = cjson.decode(a.record)
   record.created_ms, record.pinned = now_ms(), old and old.pinned or nil
   redis.call('HSET', key, a.name, cjson.encode(record))
@@ -81,17 +97,6 @@ define('adapter_pin', function(a)
   return true
 end)
 
--- Whether every live worker of a pool says that it cannot load this version.
-local function all_failed(pool, name, digest)
-  local failed = true
-  each_worker(pool, function(worker)
-    local text = redis.call('HGET', K.worker_adapters(worker), name)
-    local said = text and cjson.decode(text)
-    if not said or said.digest ~= digest or said.state ~= 'failed' then failed = false end
-  end)
-  return failed
-end
-
 define('adapter_report', function(a)
   local key, known = K.worker_adapters(a.worker), offered(a.pool, a.name)
   if known.digest ~= a.digest then
@@ -104,7 +109,8 @@ define('adapter_report', function(a)
   if a.state ~= 'failed' then
     now.ready = true
   else
-    now.broken = all_failed(a.pool, a.name, a.digest) and a.reason or known.broken
+    local _, all = failures(a.pool, a.name, a.digest)
+    now.broken = all and a.reason or known.broken
   end
   if now.ready ~= known.ready or now.broken ~= known.broken then offer(a.pool, a.name, now) end
   if now.ready and not known.ready then

@@ -126,6 +126,10 @@ async def test_broken_once_every_live_worker_has_failed(adapters: Adapters, stor
     assert (await row(store))["adapter"] == {"digest": "d1"}
     await adapters.failed("two", known, "its rank is 16")
     assert (await row(store))["adapter"] == {"digest": "d1", "broken": "its rank is 16"}
+    again = msgspec.structs.replace(an_adapter(), key="adapters/default/again")
+    assert await add(adapters, again) == "replaced"  # the object may be what was wrong
+    assert (await row(store))["adapter"] == {"digest": "d1"}
+    assert await trash(store) == {an_adapter().key}
     await adapters.stored("two", known)
     assert (await row(store))["adapter"] == {"digest": "d1", "ready": True}
     await add(adapters, an_adapter(digest="d2"))

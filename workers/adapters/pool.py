@@ -182,6 +182,10 @@ class AdapterPool:
                     self._reports.dropped(known.adapter)
             for name, adapter in declared.items():
                 known = self._known.setdefault(name, Known(adapter, self._loader.files.folder(adapter)))
+                if (
+                    known.broken is not None and known.adapter.key != adapter.key
+                ):  # the same files, added again
+                    known.tried, known.broken = False, None
                 known.adapter = adapter
             self._version = version
             self._pin()

@@ -9,9 +9,9 @@ class Added(Answer):
     """The answer to a declaration.
 
     Attributes:
-        kind: ``added``; ``replaced``: the name had other files; ``same``: it had these; ``skipped``: these settings were
-            taken over before; ``full``: the pool has its most adapters; ``model``, ``alias``: the name means a model;
-            ``other``: another pool has other files of this name.
+        kind: ``added``; ``replaced``: the name had other files, or a worker could not load them; ``same``: it had these;
+            ``skipped``: these settings were taken over before; ``full``: the pool has its most adapters; ``model``,
+            ``alias``: the name means a model; ``other``: another pool has other files of this name.
         pool: the pool that has the name.
     """
 
