@@ -2,15 +2,17 @@
 -- are queued there, whoever asks; those that wait in it are moved in steps. The field `forward` of pool:<pool> has the other's name.
 
 -- The pool in which jobs for this one are queued. A pool that others are forwarded to loses its own `forward`, so there is no ring; HOPS is
--- for a Redis that somebody else wrote to.
+-- for a Redis that somebody else wrote to. Each rollout makes the way longer, so whoever goes it makes it short again.
 local HOPS = 100
 
-local function home_of(pool)
-  for _ = 1, HOPS do
+local function home_of(first)
+  local pool, hops = first, 0
+  while hops < HOPS do
     local to = redis.call('HGET', K.pool(pool), 'forward')
-    if not to then return pool end
-    pool = to
+    if not to then break end
+    pool, hops = to, hops + 1
   end
+  if hops > 1 and pool ~= first then redis.call('HSET', K.pool(first), 'forward', pool) end
   return pool
 end
 

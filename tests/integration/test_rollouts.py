@@ -478,3 +478,15 @@ async def test_a_version_that_was_given_up_is_forgotten(
         await eventually(is_forgotten)
     assert V1 in await rollouts.pools()
     await supervisor.stop()
+
+
+async def test_the_way_to_the_version_that_serves_stays_short(store: JobStore, rollouts: Rollouts) -> None:
+    for number in range(2, 131):
+        await flip(rollouts, f"default-v{number}")
+        if number % 20 == 0:
+            await store.reap()
+    last = "default-v130"
+    assert await pool_of(store, (await store.accept(spec("a"))).id) == last
+    assert await Adapters(store).home(V1) == last
+    await flip(rollouts, V1)
+    assert await Adapters(store).home(last) == await Adapters(store).home("default-v129") == V1
