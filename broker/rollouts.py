@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,7 @@ class Rollouts(StorePart):
         call = RolloutStep(
             pool=old.pool,
             step=old.step,
+            nonce=secrets.token_hex(8),
             fields=_fields(new),
             held=held,
             unheld=unheld,
