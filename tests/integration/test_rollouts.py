@@ -296,6 +296,10 @@ async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, 
 
         await asyncio.to_thread(all_of_it)
         await new.live()
+        assert await rollouts.keep(V1, "host 1", 60_000)  # it would run the old weights as the new version
+        said = await asyncio.to_thread(refused, lambda: client.rollouts.switch(V1, "blue"))
+        assert "`penstock up` (host 1) runs the workers" in said
+        await rollouts.leave(V1, "host 1")
         switched = await asyncio.to_thread(client.rollouts.switch, V1, "blue")
         assert (switched.state, switched.current.pool) == ("done", "blue")
         assert switched.previous
