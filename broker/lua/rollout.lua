@@ -23,6 +23,15 @@ local function inherit(from, to)
   end
 end
 
+-- A pool stays paused, or open, whichever version serves. One that nobody forwarded so far may be paused on its own.
+local function inherit_pause(from, to)
+  if redis.call('HEXISTS', K.pool(from), 'paused') == 1 then
+    set_paused(K.pool(to), true)
+  elseif redis.call('HEXISTS', K.pool(to), 'forward') == 1 then
+    set_paused(K.pool(to), false)
+  end
+end
+
 define('rollout_step', function(a)
   local key = K.rollout(a.pool)
   if (number(redis.call('HGET', key, 'step')) or 0) ~= a.step then return false end
@@ -38,6 +47,7 @@ define('rollout_step', function(a)
     inherit(a.heir_of, a.heir)
   end
   if a.from_pool then
+    inherit_pause(a.from_pool, a.to)
     set_forward(a.from_pool, a.to)
     move_on(a.from_pool, MOVED_AT_ONCE)
     look('') -- batches submit their next chunks
