@@ -28,6 +28,7 @@ from penstock.server.versions import is_ours
 LOOK_EVERY_S = 1.0
 WATCH_EVERY_S = 0.3
 KEEPER_TTL_MS = 10_000
+_NOT_COME_ABOUT = {RolloutState.FAILED, RolloutState.ABORTED}
 
 
 class PoolRollouts:
@@ -119,6 +120,11 @@ class PoolRollouts:
             await self._serve(record.current)
             if keeper and record.state is RolloutState.MOVING:
                 await self._finish(record)
+        elif keeper and record.mode is Mode.IN_PLACE and record.state in _NOT_COME_ABOUT:
+            await self._weights().put_strays_back(record)
+
+    def _weights(self) -> Weights:
+        return Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
 
     async def _start(self, record: Rollout, target: Version) -> None:
         """Bring the new version up, and have it serve."""
@@ -155,7 +161,7 @@ class PoolRollouts:
 
     async def _start_in_place(self, record: Rollout, target: Version) -> None:
         """Have the running workers load other weights."""
-        weights = Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
+        weights = self._weights()
         try:
             await weights.replace(record, target)
         except GoneError:
