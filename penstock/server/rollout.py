@@ -120,8 +120,17 @@ class PoolRollouts:
             await self._serve(record.current)
             if keeper and record.state is RolloutState.MOVING:
                 await self._finish(record)
-        elif keeper and record.mode is Mode.IN_PLACE and record.state in _NOT_COME_ABOUT:
+        elif keeper and not record.under_way:
+            await self._settle(record)
+
+    async def _settle(self, record: Rollout) -> None:
+        """After a rollout, do what is left to do, whichever process began it."""
+        current = record.current
+        if record.mode is Mode.IN_PLACE and record.state in _NOT_COME_ABOUT:
             await self._weights().put_strays_back(record)
+        names = self._workers.running[current]
+        if await self._rollouts.held(current.pool) and await self._workers.alive(current.pool, names):
+            await self._rollouts.write(record, record, unheld=current.pool)  # calls need not wait any more
 
     def _weights(self) -> Weights:
         return Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
@@ -248,17 +257,18 @@ class PoolRollouts:
             await self._rollouts.forget(stale.pool)
 
     async def _withdraw(self, record: Rollout, target: Version) -> None:
-        """End the new version's workers. If the old ones have ended before, start them again; then calls need not wait."""
+        """End the new version's workers. If the old ones have ended, start them again, until something else is wanted."""
         await self._workers.end([target], 0.0)
-        if record.current not in self._workers.running:
-            names = await self._workers.launch(record.current)
-            while not await self._workers.alive(record.current.pool, names):
-                with suppress(StoreUnavailableError):
-                    await self._keep()
-                await asyncio.sleep(WATCH_EVERY_S)
-        if record.mode is Mode.NO_SURGE:
-            now = await self._rollouts.get(self.pool)
-            await self._rollouts.write(now, now, unheld=record.current.pool)
+        if record.current in self._workers.running:
+            return
+        begun = await self._rollouts.get(self.pool)
+        names = await self._workers.launch(record.current)
+        while not await self._workers.alive(record.current.pool, names):
+            with suppress(StoreUnavailableError):
+                await self._keep()
+                if (await self._rollouts.get(self.pool)).step != begun.step:
+                    return
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def _fail(self, record: Rollout, message: str) -> None:
         now = await self._rollouts.get(self.pool)
