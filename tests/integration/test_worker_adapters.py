@@ -294,6 +294,34 @@ async def test_a_request_may_give_up_while_it_waits_for_a_place(
     assert len(worker.engine.adapters()) == 2
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_request_that_waits_for_one_that_is_removed_or_replaced_ends(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path, *, replaced: bool
+) -> None:
+    worker = await start(most=2)
+    for seed, name in enumerate("abc", 1):
+        await declare(adapters, storage, tiny_adapter(tmp_path / name, seed), name)
+    await until(adapters, worker, a=STORED, b=LOADED, c=LOADED)
+    old = await worker.says("a")
+    await worker.says("b")
+    await worker.says("c")
+    async with worker.pool.held("b"), worker.pool.held("c"):
+        waiting = asyncio.create_task(worker.ask("a"))
+        await asyncio.sleep(0)
+        if replaced:
+            await declare(adapters, storage, tiny_adapter(tmp_path / "new", 4), "a")
+        else:
+            await adapters.remove("default", "a")
+        await worker.pool._read()
+        assert not waiting.done()
+    async with asyncio.timeout(10):
+        answer = await waiting
+    if replaced:
+        assert answer["choices"][0]["message"]["content"] == await worker.says("a") != old
+    else:
+        assert answer["status"] == 404
+
+
 async def test_a_broken_one_fails_its_requests_with_the_reason_and_hurts_nobody(
     adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
 ) -> None:

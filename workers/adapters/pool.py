@@ -77,18 +77,25 @@ class AdapterPool:
             EngineDeadError: the engine is gone.
             StorageError, StoreUnavailableError: its files, or its record, cannot be read now.
         """
-        if model not in self._known and model not in self._models:
-            await self._read()  # it may have been added a moment ago
-        known = self._known.get(model)
-        if known is None:
-            yield None
-            return
         with ExitStack() as stack:
-            with self._places.wanted(known.folder):
-                stack.enter_context(self._places.used(await self._loader.placed(known)))
-            yield known.folder
+            while True:  # again, if the version is removed or replaced while it is loaded
+                if model not in self._known and model not in self._models:
+                    await self._read()  # it may have been added a moment ago
+                known = self._known.get(model)
+                if known is None:
+                    break
+                with self._places.wanted(known.folder):
+                    place = await self._loader.placed(known)
+                    if place is not None:
+                        stack.enter_context(self._places.used(place))
+                        break
+            yield None if known is None else known.folder
 
     # ---- for the loader ------------------------------------------------------------------------------------------------
+
+    def has(self, known: Known) -> bool:
+        """See :class:`workers.adapters.loader.Owner`."""
+        return self._known.get(known.adapter.name) is known
 
     async def is_declared(self, adapter: Adapter) -> bool:
         """See :class:`workers.adapters.loader.Owner`."""
@@ -101,7 +108,7 @@ class AdapterPool:
     def on_ready(self, known: Known) -> None:
         """See the Protocol."""
         self._pin()
-        if self._known.get(known.adapter.name) is known:
+        if self.has(known):
             self._reports.loaded(known.adapter)
         else:  # it was removed or replaced meanwhile
             self._places.drop(known.folder)
