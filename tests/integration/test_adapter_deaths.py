@@ -100,7 +100,7 @@ async def worker(store: JobStore, tmp_path: Path) -> AsyncIterator[Worker]:
     await one.puppet.live("a")
     yield one
     await engine.stop()
-    one.pool.close()
+    one.pool.close(died=False)
 
 
 async def test_a_job_that_waits_for_its_adapter_is_no_suspect(store: JobStore, worker: Worker) -> None:

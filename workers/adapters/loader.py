@@ -164,6 +164,7 @@ class Loader:
             self.files.end_trial()
             raise
         self.files.end_trial()
+        self.files.acquit(folder)
         took_s = time.monotonic() - began_s
         self._metrics.adapter_loads.labels("loaded").inc()
         self._metrics.adapter_load_time.observe(took_s)

@@ -219,6 +219,6 @@ class AdapterPool:
         )
         self._places.pin({known.folder for known in pinned[: self._most - 1]})
 
-    def close(self) -> None:
-        """Remove the copies. The engine has ended."""
-        self._loader.files.close()
+    def close(self, *, died: bool) -> None:
+        """Remove the copies. The engine has ended. ``died``: by itself."""
+        self._loader.files.close(died=died)
