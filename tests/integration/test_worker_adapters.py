@@ -200,6 +200,11 @@ async def test_a_pinned_one_stays(adapters: Adapters, storage: Storage, start: S
     for name in "bcbcb":
         await worker.says(name)
     await until(adapters, worker, a=LOADED, b=LOADED, c=STORED)
+    loads = worker.counted("penstock_adapter_loads_total", outcome="loaded")
+    assert (
+        await worker.pool._try_all()
+    )  # a pin beyond the places has no effect: c does not come back by itself
+    assert worker.counted("penstock_adapter_loads_total", outcome="loaded") == loads > 0
 
 
 async def test_requests_in_flight_keep_the_version_they_began_with(

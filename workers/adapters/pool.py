@@ -56,6 +56,7 @@ class AdapterPool:
         self._records, self._pool, self._most = records, pool, most
         self._models = frozenset(model.name for model in engine.models())
         self._known: dict[str, Known] = {}
+        self._pinned: frozenset[Path] = frozenset()
         self._version: int | None = None
         self._reading, self._look, self._awake = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._awake.set()
@@ -198,7 +199,7 @@ class AdapterPool:
         """Load each version that the engine never had, and those that are pinned. Return whether nothing is left to do."""
         done = True
         for name, known in list(self._known.items()):
-            wanted = not known.tried or known.adapter.pinned
+            wanted = not known.tried or known.folder in self._pinned
             there = known.broken is not None or self._places.get(known.folder) is not None
             if not self._awake.is_set():
                 return False
@@ -217,7 +218,8 @@ class AdapterPool:
             (known for known in self._known.values() if known.adapter.pinned and known.broken is None),
             key=lambda known: (known.adapter.created_ms, known.adapter.name),
         )
-        self._places.pin({known.folder for known in pinned[: self._most - 1]})
+        self._pinned = frozenset(known.folder for known in pinned[: self._most - 1])
+        self._places.pin(self._pinned)
 
     def close(self, *, died: bool) -> None:
         """Remove the copies. The engine has ended. ``died``: by itself."""
