@@ -1,7 +1,8 @@
 -- A swap group: workers of one machine whose models take turns on the same devices.
 --
 -- swap:<machine>:<group> holds, by worker, `m:` what it says of itself (JSON, with `at`, the time) and `g:` its grant: the devices are its to
--- use. `wanted` (JSON) are the workers that should have them, and `looked` is when somebody last decided that.
+-- use. `wanted` (JSON) are the workers that should have them, and `looked` is when somebody last decided that. `waits` (JSON) is what waited then,
+-- by pool.
 
 -- For how many tenants of a lane the first job is looked at.
 local HEADS = 16
@@ -71,11 +72,15 @@ define('swap_report', function(a)
   local decides = math.abs(now - looked) >= a.every_ms
   if decides then redis.call('HSET', key, 'looked', exactly(now)) end
   redis.call('PEXPIRE', key, exactly(a.ttl_ms * 10))
-  local members = {}
+  -- It costs a look at the first jobs of each tenant, so it is read once for all members between two decisions.
+  local waits = decides and {} or cjson.decode(redis.call('HGET', key, 'waits') or '{}')
+  local members, read_any = {}, false
   for worker, one in pairs(said) do
+    if not waits[one.pool] then waits[one.pool], read_any = waits_of(one.pool), true end
     members[#members + 1] = {worker = worker, said = cjson.encode(one), age_ms = now - one.at, holds = granted[worker] or false,
-      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits_of(one.pool)}
+      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits[one.pool]}
   end
+  if read_any then redis.call('HSET', key, 'waits', cjson.encode(waits)) end
   return {members = members, wanted = wanted_of(key), decides = decides}
 end)
 

@@ -33,7 +33,7 @@ from workers.attempts.quarantine import Quarantine
 from workers.attempts.reasons import StopReason
 from workers.attempts.runner import Runner
 from workers.attempts.spans import tracer_for
-from workers.engines.base import Engine
+from workers.engines.base import Engine, EngineDeadError
 from workers.engines.priority import report_priority
 from workers.nodes.watch import NodeWatch, group_of
 from workers.process.ending import Ending
@@ -100,7 +100,7 @@ class EngineHost:
         self._errands: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
-        self._closing = False
+        self._closing = self._engine_lost = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
 
@@ -258,6 +258,7 @@ class EngineHost:
             task.add_done_callback(self._on_service_end)
 
     def _on_engine_death(self, message: str) -> None:
+        self._engine_lost = True
         self._runner.stop_all(StopReason.ENGINE_DEAD)
         self.ending.die(f"the engine died: {message}")
 
@@ -305,14 +306,25 @@ class EngineHost:
         if self._jobs:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
+        died = self._adapters is not None and await self._engine_has_died()
         await _cancel([*self._jobs, *self._errands, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files
-            await asyncio.to_thread(self._adapters.close)
+            await asyncio.to_thread(self._adapters.close, died=died)
         for error in ended:
             if error is not None:
                 raise error
+
+    async def _engine_has_died(self) -> bool:
+        """Return whether the engine has died, or hangs. It has not been stopped yet."""
+        if self._engine_lost:
+            return True
+        try:
+            await self.engine.check()
+        except EngineDeadError:
+            return True
+        return False
 
     async def _free(self, abandoned: frozenset[str]) -> None:
         """End the lease and stop the engine; of a member of a swap group first the engine: the devices go with the lease."""
