@@ -22,6 +22,9 @@ _LOOK_SELDOM_S = 0.1
 _ANSWER_S = 30.0
 """Celery's loop turns at least once a second."""
 
+_MOST_DOUBLINGS = 20
+"""Of the time for running jobs. Beyond that the job's own time limit is what ends it."""
+
 
 class Consumer(Protocol):
     """What asks for jobs, on a thread of its own."""
@@ -54,7 +57,7 @@ class Effects:
         engine: started.
         gate, runner: of this worker.
         consumer: returns what asks for jobs; None: nothing does yet.
-        drain_s: time for running jobs.
+        drain_s: time for running jobs. Each time that a job was given back doubles it, so that a long job ends some day.
         adapters: the engine's LoRA adapters; None: it takes none.
     """
 
@@ -86,7 +89,7 @@ class Effects:
             EngineDeadError: the engine is gone.
         """
         with self._timed("drain"):
-            await self.rest(self._drain_s)
+            await self._rest(lambda: self._drain_s * 2.0 ** min(self._runner.releases, _MOST_DOUBLINGS))
         with self._timed("sleep") as took_ms:
             if self._adapters is not None:  # their weights go with the engine's
                 await self._adapters.rest()
@@ -95,6 +98,9 @@ class Effects:
 
     async def rest(self, drain_s: float) -> None:
         """Take no more jobs, let the running ones end within these seconds, and give back the rest."""
+        await self._rest(lambda: drain_s)
+
+    async def _rest(self, drain_s: Callable[[], float]) -> None:
         self._gate.close()
         await self._stop_claiming()
         await self._let_end(drain_s)
@@ -143,15 +149,16 @@ class Effects:
                 consumer.wake()
                 await asyncio.sleep(_LOOK_S)
 
-    async def _let_end(self, drain_s: float) -> None:
+    async def _let_end(self, drain_s: Callable[[], float]) -> None:
         """Wait for the running jobs. Chunks of batches go back once their running rows have ended: they begin no others."""
-        end_s = time.monotonic() + drain_s
-        while self._left() and time.monotonic() < end_s:
+        begun_s = time.monotonic()
+        while self._left() and time.monotonic() < begun_s + drain_s():
             if self._runner.running and self._only_chunks():
                 break
             await asyncio.sleep(_LOOK_S)
         if self._runner.running:
-            log.info("swap_gives_back", jobs=self._runner.running, waited_s=drain_s)
+            waited_s = round(time.monotonic() - begun_s, 3)
+            log.info("swap_gives_back", jobs=self._runner.running, waited_s=waited_s)
         while self._left():
             self._runner.release()
             await asyncio.sleep(_LOOK_SELDOM_S)
