@@ -86,6 +86,44 @@ async def test_a_grant_ends_with_the_lease(store: JobStore) -> None:
     assert not await one.group.take()
 
 
+async def test_failed_first_loads_are_counted_until_one_succeeds(store: JobStore) -> None:
+    (one,) = await members(store, "one")
+
+    async def load() -> Fake:
+        """The next incarnation of a worker of one pool gets the devices."""
+        broken = Fake(store, new_id())
+        broken.group._pool = "broken"
+        await store.heartbeat(broken.name, first=True)
+        await broken.report(boots=True)
+        view = await one.report()
+        await one.group.want(view.wanted, [broken.name])
+        assert await broken.group.take()
+        return broken
+
+    async def failures(broken: Fake) -> int:
+        view = await one.report()
+        counts: list[int] = [each.failures for each in view.members if each.worker == broken.name]
+        return counts[0]
+
+    killed = await load()
+    assert await failures(killed) == 0
+    await store.bury(killed.name)
+    fails = await load()
+    assert await failures(fails) == 1
+    await fails.group.give(leaves=True, failed=True)
+    await store.bury(fails.name)
+    waits = Fake(store, new_id())  # for the devices; it ends without having had them
+    waits.group._pool = "broken"
+    await store.heartbeat(waits.name, first=True)
+    await waits.report(boots=True)
+    await store.bury(waits.name)
+    loads = await load()
+    assert await failures(loads) == 2
+    await loads.report(has=True)
+    await loads.report(has=True, boots=True)
+    assert await failures(loads) == 0
+
+
 async def test_a_member_that_redis_forgot_gets_its_grant_back_if_there_is_a_place(store: JobStore) -> None:
     one, two = await members(store, "one", "two")
     await store.client.delete(store.keys("swap", MACHINE, GROUP))

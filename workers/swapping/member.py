@@ -164,7 +164,7 @@ class SwapMember:
     async def give(self) -> None:
         """Leave the group. The engine must have stopped."""
         with suppress(StoreUnavailableError):
-            await self._group.give(leaves=True)
+            await self._group.give(leaves=True, failed=self._boots and self._has and not self._leaves())
             if self._boots:  # it never registered, so nobody else ends its lease
                 await self._store.bury(self._worker)
 
