@@ -233,6 +233,7 @@ class EngineHost:
             lambda: self._consumer,
             s.swap_drain_s,
             self._adapters,
+            leaves=lambda: self.ending.begun,
         )
         services["reloads"] = self._reloads.run(effects)
         if self._member is not None and boarding is not None:

@@ -188,6 +188,8 @@ class SwapMember:
     async def _sleep(self, effects: Effects) -> None:
         self._enter(WorkerState.ASLEEP)
         took_ms = await effects.free_devices()
+        if took_ms is None:
+            return
         self._costs, self._has = self._costs.slept(took_ms), False
         self._away_s = time.monotonic()
         failpoints.hit("swap.freed")
