@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.db.client import connect
 from broker.jobs import JobStore
@@ -15,7 +17,10 @@ from broker.settings import BrokerSettings
 from broker.swapping import Said, SwapGroup
 from jobs.lanes import Lane
 from jobs.model import JobSpec
+from jobs.swapping import Rules
+from tests.redisproxy import RedisProxy
 from tests.support import eventually, new_id
+from workers.swapping.member import SwapMember
 
 pytestmark = pytest.mark.asyncio
 
@@ -129,6 +134,37 @@ async def test_a_member_that_redis_forgot_gets_its_grant_back_if_there_is_a_plac
     await store.client.delete(store.keys("swap", MACHINE, GROUP))
     assert (await one.report(has=True)).holds
     assert not (await two.report(has=True)).holds
+
+
+async def test_redis_may_be_away_while_a_member_waits_to_board(
+    store: JobStore, broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    (holder,) = await members(store, "holder")
+    await holder.group.want([], ["holder"])
+    assert await holder.group.take()
+    with RedisProxy(broker_settings.redis_url, tmp_path / "p") as proxy:
+        mine = JobStore(connect(proxy.url, timeout_s=0.2), broker_settings)
+        waits = SwapMember(
+            mine,
+            Fake(mine, "waits").group,
+            Rules(),
+            "waits",
+            heartbeat_s=0.2,
+            reap_interval_s=60.0,
+            leaves=lambda: False,
+            changed=lambda: None,
+        )
+        with capture_logs() as lines:
+            proxy.lose = b"swap_report"
+            boards = asyncio.create_task(waits.board())
+            await eventually(lambda: boards.done() or any(line["event"] == "swap_not_seen" for line in lines))
+        assert not boards.done()
+        proxy.lose = None
+        await holder.group.give(leaves=True)
+        await store.bury("holder")
+        (await boards).cancel()
+        await waits.give()
+        await mine.aclose()
 
 
 async def test_one_decides_in_a_while(store: JobStore) -> None:
