@@ -35,7 +35,7 @@ class View:
 
     Attributes:
         holds: the member that asked has a grant.
-        decides: it is the one that decides now.
+        decides: it is the one that decides now. Else what waits is as of the last decision.
     """
 
     members: tuple[Member, ...]

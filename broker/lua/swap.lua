@@ -1,7 +1,8 @@
 -- A swap group: workers of one machine whose models take turns on the same devices.
 --
 -- swap:<machine>:<group> holds, by worker, `m:` what it says of itself (JSON, with `at`, the time) and `g:` its grant: the devices are its to
--- use. `f:<pool>` (JSON) has how often in a row the pool's first load failed, and when it last did. `wanted` (JSON) are the workers that should have them, and `looked` is when somebody last decided that.
+-- use. `f:<pool>` (JSON) has how often in a row the pool's first load failed, and when it last did. `wanted` (JSON) are the workers that should have them, `looked` is when somebody last decided that, and
+-- `waits` (JSON) is what waited then, by pool.
 
 -- For how many tenants of a lane the first job is looked at.
 local HEADS = 16
@@ -65,6 +66,15 @@ local function waits_of(pool)
   return waits
 end
 
+-- What waits for each pool of a group. Looked up for those who decide; the others, of which each asks several times a second, get what they saw.
+local function waits_by_pool(key, said, decides)
+  if not decides then return cjson.decode(redis.call('HGET', key, 'waits') or '{}') end
+  local waits = {}
+  for _, one in pairs(said) do waits[one.pool] = waits[one.pool] or waits_of(one.pool) end
+  redis.call('HSET', key, 'waits', cjson.encode(waits))
+  return waits
+end
+
 -- Say what a member is and does, and see its group. One that has the devices and no grant (Redis lost it) gets it back if there is a place.
 define('swap_report', function(a)
   local key, now = K.swap(a.machine, a.group), now_ms()
@@ -83,13 +93,13 @@ define('swap_report', function(a)
   local decides = math.abs(now - looked) >= a.every_ms
   if decides then redis.call('HSET', key, 'looked', exactly(now)) end
   redis.call('PEXPIRE', key, exactly(a.ttl_ms * 10))
-  local members = {}
+  local members, waits = {}, waits_by_pool(key, said, decides)
   for worker, one in pairs(said) do
     local failed = one.boots and redis.call('HGET', key, 'f:' .. one.pool)
     failed = failed and cjson.decode(failed) or nil
     members[#members + 1] = {worker = worker, said = cjson.encode(one), age_ms = now - one.at, holds = granted[worker] or false,
       failures = failed and failed.count or nil, failed_ms = failed and now - failed.at or nil,
-      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits_of(one.pool)}
+      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits[one.pool] or {}}
   end
   return {members = members, wanted = wanted_of(key), decides = decides}
 end)

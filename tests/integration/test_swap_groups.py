@@ -195,6 +195,22 @@ async def test_a_view_has_what_waits_for_each_member(store: JobStore) -> None:
         await store.cancel(job.id)
 
 
+async def test_what_waits_is_looked_up_once_for_each_decision(store: JobStore) -> None:
+    one, two = await members(store, "one", "two", every_s=60.0)
+    await store.accept(spec("pool-one"))
+
+    async def seen(asks: Fake) -> dict[str, int]:
+        view = await asks.report()
+        return {each.worker: sum(wait.jobs for wait in each.waits) for each in view.members}
+
+    assert await seen(two) == {"one": 0, "two": 0}
+    (decider,) = await members(store, "decider")
+    assert await seen(decider) == {"one": 1, "two": 0, "decider": 0}
+    assert await seen(one) == await seen(two) == {"one": 1, "two": 0, "decider": 0}
+    for job in await store.claim("one", pool="pool-one"):
+        await store.cancel(job.id)
+
+
 async def test_an_order_to_look_reaches_those_whose_place_changes(
     store: JobStore, broker_settings: BrokerSettings
 ) -> None:
