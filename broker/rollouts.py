@@ -120,6 +120,10 @@ class Rollouts(StorePart):
         names = ("active", "depth:", "attached:")
         return sum(max(0, int(float(n))) for name, n in counts.items() if name.startswith(names))
 
+    async def held(self, pool: str) -> bool:
+        """Whether a pool's queue stays open although it has no live worker; see :meth:`write`."""
+        return bool(await self._execute(self._client.hexists(self._keys("pool", pool), "held")))
+
     async def aliases(self) -> dict[str, str]:
         """Return the aliases that operators have set: the model of each."""
         return await self._store.aliases()

@@ -34,6 +34,12 @@ def countless(request: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def holds_tools(request: Mapping[str, Any]) -> bool:
+    """Return whether calls of a request's tools must follow their schemas: a call is forced, or a tool is strict."""
+    tools = request.get("tools")
+    return bool(tools) and (_forced(request) or bool(_strict(tools)))
+
+
 def _forced(request: Mapping[str, Any]) -> bool:
     choice = request.get("tool_choice")
     kind = choice.get("type") if isinstance(choice, Mapping) else choice

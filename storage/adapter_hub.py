@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from jobs.adapter_files import CONFIG, WEIGHTS, BadAdapterError
 from storage.adapters import AdapterFiles
@@ -13,6 +14,10 @@ HUB = "hf:"
 """With this begins the source of an adapter on the hub: ``hf:org/name``, or ``hf:org/name@revision``."""
 
 _NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+
+
+class HubAwayError(BadAdapterError):
+    """The hub cannot be reached now, or cannot answer. Another try may end otherwise."""
 
 
 def from_hub(source: str, most_bytes: int) -> AdapterFiles:
@@ -26,7 +31,7 @@ def from_hub(source: str, most_bytes: int) -> AdapterFiles:
         most_bytes: of the weights; more are not downloaded.
 
     Raises:
-        BadAdapterError: there is no such adapter, or the hub cannot be reached.
+        BadAdapterError: there is no such adapter; ``HubAwayError``: the hub cannot be reached.
     """
     name, _, revision = source.removeprefix(HUB).partition("@")
     if not _NAME.fullmatch(name) or not re.fullmatch(r"[\w./-]{0,200}", revision, re.ASCII):
@@ -64,4 +69,15 @@ def from_hub(source: str, most_bytes: int) -> AdapterFiles:
             else "cannot be had from the hub"
         )
         said = str(error).strip().split("\n", 1)[0][:300]
-        raise BadAdapterError(f"{source} {where}: {said}") from error
+        kind = HubAwayError if not OFFLINE and _is_away(hub, error) else BadAdapterError
+        raise kind(f"{source} {where}: {said}") from error
+
+
+def _is_away(hub: Any, error: Exception) -> bool:
+    """Return whether the hub gave no answer, or one that says nothing of the adapter. ``hub``: its client's module."""
+    if isinstance(error, hub.errors.HfHubHTTPError):
+        status = getattr(error.response, "status_code", 503)
+        return status >= 500 or status == 429
+    if isinstance(error, hub.errors.LocalEntryNotFoundError):
+        return True
+    return not isinstance(error, hub.errors.EntryNotFoundError | ValueError)

@@ -2,6 +2,15 @@
 -- counts its changes. One call has all effects of a change, so that api processes, workers and supervisors see either none or all.
 local MOVED_AT_ONCE = 100
 
+-- A pool stays paused, or open, whichever version serves. One that nobody forwarded so far may be paused on its own.
+local function inherit_pause(from, to)
+  if redis.call('HEXISTS', K.pool(from), 'paused') == 1 then
+    set_paused(K.pool(to), true)
+  elseif redis.call('HEXISTS', K.pool(to), 'forward') == 1 then
+    set_paused(K.pool(to), false)
+  end
+end
+
 define('rollout_step', function(a)
   local key = K.rollout(a.pool)
   local now = read(key, {'step', 'nonce'})
@@ -20,6 +29,7 @@ define('rollout_step', function(a)
   end
   if a.from_pool then
     follow_adapters(a.from_pool, a.to) -- they may have changed since it was started
+    inherit_pause(a.from_pool, a.to)
     set_forward(a.from_pool, a.to)
     move_on(a.from_pool, MOVED_AT_ONCE)
     look('') -- batches submit their next chunks

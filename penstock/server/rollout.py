@@ -28,6 +28,7 @@ from penstock.server.versions import is_ours
 LOOK_EVERY_S = 1.0
 WATCH_EVERY_S = 0.3
 KEEPER_TTL_MS = 10_000
+_NOT_COME_ABOUT = {RolloutState.FAILED, RolloutState.ABORTED}
 
 
 class PoolRollouts:
@@ -121,6 +122,19 @@ class PoolRollouts:
                 await self._finish(record)
         elif keeper and not record.under_way:
             await self._forget_others(record)
+            await self._settle(record)
+
+    async def _settle(self, record: Rollout) -> None:
+        """After a rollout, do what is left to do, whichever process began it."""
+        current = record.current
+        if record.mode is Mode.IN_PLACE and record.state in _NOT_COME_ABOUT:
+            await self._weights().put_strays_back(record)
+        names = self._workers.running[current]
+        if await self._rollouts.held(current.pool) and await self._workers.alive(current.pool, names):
+            await self._rollouts.write(record, record, unheld=current.pool)  # calls need not wait any more
+
+    def _weights(self) -> Weights:
+        return Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
 
     async def _start(self, record: Rollout, target: Version) -> None:
         """Bring the new version up, and have it serve."""
@@ -157,7 +171,7 @@ class PoolRollouts:
 
     async def _start_in_place(self, record: Rollout, target: Version) -> None:
         """Have the running workers load other weights."""
-        weights = Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
+        weights = self._weights()
         try:
             await weights.replace(record, target)
         except GoneError:
@@ -254,17 +268,18 @@ class PoolRollouts:
                 await self._rollouts.forget(pool)
 
     async def _withdraw(self, record: Rollout, target: Version) -> None:
-        """End the new version's workers. If the old ones have ended before, start them again; then calls need not wait."""
+        """End the new version's workers. If the old ones have ended, start them again, until something else is wanted."""
         await self._workers.end([target], 0.0)
-        if record.current not in self._workers.running:
-            names = await self._workers.launch(record.current)
-            while not await self._workers.alive(record.current.pool, names):
-                with suppress(StoreUnavailableError):
-                    await self._keep()
-                await asyncio.sleep(WATCH_EVERY_S)
-        if record.mode is Mode.NO_SURGE:
-            now = await self._rollouts.get(self.pool)
-            await self._rollouts.write(now, now, unheld=record.current.pool)
+        if record.current in self._workers.running:
+            return
+        begun = await self._rollouts.get(self.pool)
+        names = await self._workers.launch(record.current)
+        while not await self._workers.alive(record.current.pool, names):
+            with suppress(StoreUnavailableError):
+                await self._keep()
+                if (await self._rollouts.get(self.pool)).step != begun.step:
+                    return
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def _fail(self, record: Rollout, message: str) -> None:
         now = await self._rollouts.get(self.pool)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,9 +14,14 @@ from broker.adapters import Adapters
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.adapters import Adapter
+from storage.local import LocalStorage
 from tests.adapters import write_adapter
 from tests.processes import WorkerProcess
 from tests.support import eventually
+from tests.unit.broker.test_adapter_hub import Hub, hub
+from workers.adapters import declared
+
+__all__ = ["hub"]  # a fixture
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,3 +73,35 @@ async def test_each_source_is_taken_over_once(
     await start("w2", sql=good, more=other)  # sql was taken over, and then removed by a person
 
     assert [one.name for one in await eventually(known)] == ["more"]
+
+
+async def test_a_hub_that_is_away_is_asked_again_and_keeps_no_other_back(
+    store: JobStore, tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declared, "_AGAIN_S", 0.05)
+    hurried = SimpleNamespace(**{**vars(time), "sleep": lambda _: None})
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time", hurried
+    )  # between its tries the client waits for 23 s
+    monkeypatch.setattr(Hub, "status", 503)
+    adapters = Adapters(store)
+    taking = asyncio.create_task(
+        declared.take_over(
+            {"far": "hf:org/sql", "near": str(write_adapter(tmp_path / "near", fill=1))},
+            "default",
+            (),
+            adapters,
+            lambda: LocalStorage(tmp_path / "files"),
+            most=10,
+            most_bytes=1 << 20,
+        )
+    )
+
+    async def near() -> bool:
+        return [one.name for one in await adapters.of("default")] == ["near"]
+
+    await eventually(near)
+    assert not taking.done()
+    monkeypatch.setattr(Hub, "status", 200)
+    await asyncio.wait_for(taking, 10)
+    assert {one.name for one in await adapters.of("default")} == {"far", "near"}

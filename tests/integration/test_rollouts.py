@@ -220,6 +220,31 @@ async def test_requests_go_to_the_version_that_serves_and_an_open_queue_counts_a
     assert (model.pool, catalogue.live(model), catalogue.has_worker) == (V1, True, True)
 
 
+async def test_a_pause_is_of_the_version_that_serves(store: JobStore, rollouts: Rollouts) -> None:
+    await alive(store)
+    await alive(store, worker=NEW, pool=V2)
+    await flip(rollouts)
+    job = (await store.accept(spec("a"))).id
+    assert await store.pause(V1, paused=True)
+    assert not await claimed(store, NEW, V2)
+    assert [one.paused for one in await store.queues([V1, V2])] == [True, True]
+    await flip(rollouts, V1)  # it stays paused
+    assert not await claimed(store, "worker-a", V1)
+    assert await store.pause(V1, paused=False)
+    await flip(rollouts)  # and open
+    assert await claimed(store, NEW, V2) == [job]
+
+
+async def test_the_kinds_that_are_taken_again_are_those_of_the_version_that_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    await flip(rollouts)
+    await store.client.hset(store.keys("poison", V2), "digest", "{}")
+    await store.client.expire(store.keys("poison", V2), 60)
+    assert await store.unpoison(V1) == 1
+    assert not await store.client.exists(store.keys("poison", V2))
+
+
 async def test_a_version_that_starts_gets_no_job_before_it_serves(
     store: JobStore, rollouts: Rollouts
 ) -> None:
@@ -306,6 +331,10 @@ async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, 
 
         await asyncio.to_thread(all_of_it)
         await new.live()
+        assert await rollouts.keep(V1, "host 1", 60_000)  # it would run the old weights as the new version
+        said = await asyncio.to_thread(refused, lambda: client.rollouts.switch(V1, "blue"))
+        assert "`penstock up` (host 1) runs the workers" in said
+        await rollouts.leave(V1, "host 1")
         switched = await asyncio.to_thread(client.rollouts.switch, V1, "blue")
         assert (switched.state, switched.current.pool) == ("done", "blue")
         assert switched.previous

@@ -17,13 +17,14 @@ from prometheus_client import CollectorRegistry
 
 from broker.adapters import Adapters
 from broker.jobs import JobStore
-from jobs.adapters import AdapterState
+from jobs.adapters import Adapter, AdapterState
 from monitoring.metrics import WorkerMetrics
 from storage import MissingObjectError, Storage
 from storage.local import LocalStorage
 from tests.puppet import Puppet
 from tests.support import eventually
 from tests.tiny_adapters import declare, tiny_adapter
+from workers.adapters.files import AdapterFiles
 from workers.adapters.pool import AdapterPool
 from workers.engines.base import AdapterBrokenError, EngineRequest
 from workers.engines.settings import SimulatedSettings
@@ -108,7 +109,7 @@ async def start(store: JobStore, storage: Storage, tmp_path: Path) -> AsyncItera
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await engine.stop()
-            pool.close()
+            pool.close(died=False)
 
     async with AsyncExitStack() as stack:
 
@@ -199,6 +200,11 @@ async def test_a_pinned_one_stays(adapters: Adapters, storage: Storage, start: S
     for name in "bcbcb":
         await worker.says(name)
     await until(adapters, worker, a=LOADED, b=LOADED, c=STORED)
+    loads = worker.counted("penstock_adapter_loads_total", outcome="loaded")
+    assert (
+        await worker.pool._try_all()
+    )  # a pin beyond the places has no effect: c does not come back by itself
+    assert worker.counted("penstock_adapter_loads_total", outcome="loaded") == loads > 0
 
 
 async def test_requests_in_flight_keep_the_version_they_began_with(
@@ -294,6 +300,34 @@ async def test_a_request_may_give_up_while_it_waits_for_a_place(
     assert len(worker.engine.adapters()) == 2
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_request_that_waits_for_one_that_is_removed_or_replaced_ends(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path, *, replaced: bool
+) -> None:
+    worker = await start(most=2)
+    for seed, name in enumerate("abc", 1):
+        await declare(adapters, storage, tiny_adapter(tmp_path / name, seed), name)
+    await until(adapters, worker, a=STORED, b=LOADED, c=LOADED)
+    old = await worker.says("a")
+    await worker.says("b")
+    await worker.says("c")
+    async with worker.pool.held("b"), worker.pool.held("c"):
+        waiting = asyncio.create_task(worker.ask("a"))
+        await asyncio.sleep(0)
+        if replaced:
+            await declare(adapters, storage, tiny_adapter(tmp_path / "new", 4), "a")
+        else:
+            await adapters.remove("default", "a")
+        await worker.pool._read()
+        assert not waiting.done()
+    async with asyncio.timeout(10):
+        answer = await waiting
+    if replaced:
+        assert answer["choices"][0]["message"]["content"] == await worker.says("a") != old
+    else:
+        assert answer["status"] == 404
+
+
 async def test_a_broken_one_fails_its_requests_with_the_reason_and_hurts_nobody(
     adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
 ) -> None:
@@ -377,14 +411,28 @@ async def test_churn(adapters: Adapters, storage: Storage, start: Start, tmp_pat
 async def test_a_version_under_which_two_workers_ended_is_tried_no_more(
     adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
 ) -> None:
-    await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
-    for _ in range(2):
-        dying = await start()
-        await until(adapters, dying, a=LOADED)
-        (folder,) = dying.engine.adapters()
-        dying.pool._loader.files.begin_trial(folder)  # the process ends here: its engine died while it loaded
-        dying.pool.close()
+    adapter = await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
+    _try_and_end(tmp_path / "copies", adapter, died=True, times=2)
     worker = await start()
     await until(adapters, worker, a=FAILED)
     with pytest.raises(AdapterBrokenError, match="two workers ended"):
         await worker.ask("a")
+
+
+async def test_neither_an_end_in_order_nor_a_death_before_a_success_counts(
+    adapters: Adapters, storage: Storage, start: Start, tmp_path: Path
+) -> None:
+    adapter = await declare(adapters, storage, tiny_adapter(tmp_path / "a", 1), "a")
+    _try_and_end(tmp_path / "copies", adapter, died=False, times=2)
+    for _ in range(2):
+        _try_and_end(tmp_path / "copies", adapter, died=True, times=1)
+        worker = await start()
+        await until(adapters, worker, a=LOADED)
+
+
+def _try_and_end(root: Path, adapter: Adapter, *, died: bool, times: int) -> None:
+    """Do as workers that end while they load a version. ``died``: their engine died."""
+    for _ in range(times):
+        files = AdapterFiles(lambda: LocalStorage(root / "none"), root, 4, frozenset)
+        files.begin_trial(files.folder(adapter))
+        files.close(died=died)

@@ -12,7 +12,7 @@ from broker.adapters import Adapters
 from broker.db.errors import StoreUnavailableError
 from jobs.adapter_files import BadAdapterError, check_fit
 from storage import Storage, StorageError
-from storage.adapter_hub import HUB, from_hub
+from storage.adapter_hub import HUB, HubAwayError, from_hub
 from storage.adapters import AdapterFiles, check_files, keep
 from workers.engines.base import ModelInfo
 
@@ -40,7 +40,7 @@ async def take_over(
 ) -> None:
     """Take over the adapters of the settings whose sources are new. A wrong one is logged, and hurts nobody.
 
-    While Redis or the storage is away it tries again.
+    While Redis, the storage or the hub is away it tries again; the hub keeps none back but its own.
 
     Args:
         declared: a folder, or ``hf:org/name``, by name.
@@ -49,11 +49,13 @@ async def take_over(
         most: adapters that the pool may have. ``most_bytes``: of one.
     """
     rank = next((model.capabilities.adapter_rank for model in models), None)
-    for name, source in declared.items():
+
+    async def take(name: str, source: str) -> bool:
+        """Take over one of them. Returns whether nothing is left to do."""
         while True:
             try:
                 if await records.taken_over(pool, name) == source:
-                    break
+                    return True
                 files = await asyncio.to_thread(_files, source, most_bytes)
                 facts = await asyncio.to_thread(check_files, files, most_bytes)
                 check_fit(
@@ -68,16 +70,30 @@ async def take_over(
                     most=most,
                     once=True,
                 )
-                if refused := _REFUSED.get(answer.kind):
-                    raise BadAdapterError(refused)
-                log.info("adapter_taken_over", adapter=name, source=source)
-                break
+                _check(answer.kind)
+            except HubAwayError as error:
+                log.warning("adapter_not_taken_over", adapter=name, error=str(error))
+                return False
             except (BadAdapterError, OSError) as error:
                 log.warning("adapter_refused", adapter=name, source=source, why=str(error))
-                break
+                return True
             except (StoreUnavailableError, StorageError) as error:
                 log.warning("adapter_not_taken_over", adapter=name, error=str(error))
                 await asyncio.sleep(_AGAIN_S)
+            else:
+                log.info("adapter_taken_over", adapter=name, source=source)
+                return True
+
+    left = dict(declared)
+    while left:
+        left = {name: source for name, source in left.items() if not await take(name, source)}
+        if left:
+            await asyncio.sleep(_AGAIN_S)
+
+
+def _check(answer: str) -> None:
+    if refused := _REFUSED.get(answer):
+        raise BadAdapterError(refused)
 
 
 def _files(source: str, most_bytes: int) -> AdapterFiles:

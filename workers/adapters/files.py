@@ -128,8 +128,19 @@ class AdapterFiles:
         with suppress(OSError):
             (self._own / _TRIED).unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Remove the copies, when the engine has ended. What was tried is remembered."""
+    def acquit(self, folder: Path) -> None:
+        """Note that the engine has a version, so that it was no cause of earlier deaths."""
+        with suppress(OSError):
+            (self._root / _DEATHS / folder.name).unlink(missing_ok=True)
+
+    def close(self, *, died: bool) -> None:
+        """Remove the copies, when the engine has ended.
+
+        Args:
+            died: it ended by itself, which counts against a version that it was loading.
+        """
+        if not died:
+            self.end_trial()
         self._lock.close()
         self._remove_left()
 

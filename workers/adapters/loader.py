@@ -44,6 +44,9 @@ class Known:
 class Owner(Protocol):
     """Who knows what is declared."""
 
+    def has(self, known: Known) -> bool:
+        """Return whether a version takes new requests: it was neither removed nor replaced."""
+
     async def is_declared(self, adapter: Adapter) -> bool:
         """Return whether an adapter's record, with its object, is still the one that is declared."""
 
@@ -89,8 +92,8 @@ class Loader:
     def _in_use(self) -> frozenset[Path]:
         return self.places.folders() | self._loads.keys()
 
-    async def placed(self, known: Known) -> Place:
-        """Return the place of a version, which is loaded first if it has none.
+    async def placed(self, known: Known) -> Place | None:
+        """Return the place of a version, which is loaded first if it has none; None: it was removed or replaced meanwhile.
 
         Raises:
             AdapterBrokenError: the engine cannot have it.
@@ -98,6 +101,8 @@ class Loader:
             StorageError, StoreUnavailableError: it cannot be read now.
         """
         while (place := self.places.get(known.folder)) is None:
+            if not self._owner.has(known):
+                return None
             if known.broken is not None:
                 raise AdapterBrokenError(f"the adapter {known.adapter.name!r} cannot be used: {known.broken}")
             try:
@@ -159,6 +164,7 @@ class Loader:
             self.files.end_trial()
             raise
         self.files.end_trial()
+        self.files.acquit(folder)
         took_s = time.monotonic() - began_s
         self._metrics.adapter_loads.labels("loaded").inc()
         self._metrics.adapter_load_time.observe(took_s)

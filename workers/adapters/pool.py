@@ -56,6 +56,7 @@ class AdapterPool:
         self._records, self._pool, self._most = records, pool, most
         self._models = frozenset(model.name for model in engine.models())
         self._known: dict[str, Known] = {}
+        self._pinned: frozenset[Path] = frozenset()
         self._version: int | None = None
         self._reading, self._look, self._awake = asyncio.Lock(), asyncio.Event(), asyncio.Event()
         self._awake.set()
@@ -77,18 +78,25 @@ class AdapterPool:
             EngineDeadError: the engine is gone.
             StorageError, StoreUnavailableError: its files, or its record, cannot be read now.
         """
-        if model not in self._known and model not in self._models:
-            await self._read()  # it may have been added a moment ago
-        known = self._known.get(model)
-        if known is None:
-            yield None
-            return
         with ExitStack() as stack:
-            with self._places.wanted(known.folder):
-                stack.enter_context(self._places.used(await self._loader.placed(known)))
-            yield known.folder
+            while True:  # again, if the version is removed or replaced while it is loaded
+                if model not in self._known and model not in self._models:
+                    await self._read()  # it may have been added a moment ago
+                known = self._known.get(model)
+                if known is None:
+                    break
+                with self._places.wanted(known.folder):
+                    place = await self._loader.placed(known)
+                    if place is not None:
+                        stack.enter_context(self._places.used(place))
+                        break
+            yield None if known is None else known.folder
 
     # ---- for the loader ------------------------------------------------------------------------------------------------
+
+    def has(self, known: Known) -> bool:
+        """See :class:`workers.adapters.loader.Owner`."""
+        return self._known.get(known.adapter.name) is known
 
     async def is_declared(self, adapter: Adapter) -> bool:
         """See :class:`workers.adapters.loader.Owner`."""
@@ -101,7 +109,7 @@ class AdapterPool:
     def on_ready(self, known: Known) -> None:
         """See the Protocol."""
         self._pin()
-        if self._known.get(known.adapter.name) is known:
+        if self.has(known):
             self._reports.loaded(known.adapter)
         else:  # it was removed or replaced meanwhile
             self._places.drop(known.folder)
@@ -195,7 +203,7 @@ class AdapterPool:
         """Load each version that the engine never had, and those that are pinned. Return whether nothing is left to do."""
         done = True
         for name, known in list(self._known.items()):
-            wanted = not known.tried or known.adapter.pinned
+            wanted = not known.tried or known.folder in self._pinned
             there = known.broken is not None or self._places.get(known.folder) is not None
             if not self._awake.is_set():
                 return False
@@ -214,8 +222,9 @@ class AdapterPool:
             (known for known in self._known.values() if known.adapter.pinned and known.broken is None),
             key=lambda known: (known.adapter.created_ms, known.adapter.name),
         )
-        self._places.pin({known.folder for known in pinned[: self._most - 1]})
+        self._pinned = frozenset(known.folder for known in pinned[: self._most - 1])
+        self._places.pin(self._pinned)
 
-    def close(self) -> None:
-        """Remove the copies. The engine has ended."""
-        self._loader.files.close()
+    def close(self, *, died: bool) -> None:
+        """Remove the copies. The engine has ended. ``died``: by itself."""
+        self._loader.files.close(died=died)

@@ -40,6 +40,10 @@ class Attempt:
     began_s: float = field(default_factory=time.monotonic)
     first_s: float = 0.0
 
+    def reaches_engine(self) -> None:
+        """Note that the engine gets the request."""
+        self.on_engine = True
+
     def stopped(self) -> StopReason | None:
         """Return ``stop``, which any await may change."""
         return self.stop

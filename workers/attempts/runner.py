@@ -62,7 +62,8 @@ class Runner:
         inputs: reads what a request needs.
         adapter_for: keeps a model's LoRA adapter loaded while a request runs.
         share_prefixes: requests of all tenants find each other's prefixes in the engine's cache.
-        run_chunk: runs a chunk of a batch, given its place in a trace; raises as an engine does.
+        run_chunk: runs a chunk of a batch, given its place in a trace, and what to call once the engine gets a row of it;
+            raises as an engine does.
         abort_chunk: ends a chunk early; finished rows are kept.
         die: ends the worker, since it cannot go on, with the reason.
     """
@@ -82,7 +83,7 @@ class Runner:
         inputs: Inputs,
         adapter_for: Callable[[str], AbstractAsyncContextManager[Path | None]],
         share_prefixes: bool,
-        run_chunk: Callable[[Claim, TraceContext | None], Awaitable[Final]],
+        run_chunk: Callable[[Claim, TraceContext | None, Callable[[], None]], Awaitable[Final]],
         abort_chunk: Callable[[str], None],
         die: Callable[[str], None],
     ) -> None:
@@ -107,6 +108,12 @@ class Runner:
     def ids(self) -> frozenset[str]:
         """Return the jobs that only this runner, or the end of the lease, may take off this worker."""
         return frozenset(self._attempts) | self._stuck
+
+    @property
+    def releases(self) -> int:
+        """How often the jobs that run here were given back before, at most. Chunks do not count: they keep their rows."""
+        jobs = (one.claim for one in self._attempts.values())
+        return max((job.releases for job in jobs if job.endpoint != CHUNK_ENDPOINT), default=0)
 
     def stop(self, job_id: str, reason: StopReason) -> None:
         """Stop a job that runs here. No effect on any other, nor on one that is stopped already."""
@@ -271,12 +278,12 @@ class Runner:
                 None if self._share_prefixes else claim.tenant,
                 upload,
             )
-            attempt.on_engine = True
             try:
                 if claim.endpoint == CHUNK_ENDPOINT:
-                    final = await self._run_chunk(claim, span.context)
+                    final = await self._run_chunk(claim, span.context, attempt.reaches_engine)
                 else:
                     async with self._adapter_for(claim.model) as adapter:
+                        attempt.reaches_engine()  # while it waited for its adapter, no death was its fault
                         final = await self._engine.run(replace(request, adapter=adapter), emit)
                 record_final(span, final)
             except BaseException as error:

@@ -75,11 +75,14 @@ class ChunkRunner:
         if feeder := self._feeders.get(job_id):
             feeder.stop()
 
-    async def run(self, claim: Claim, place: TraceContext | None = None) -> Final:
+    async def run(
+        self, claim: Claim, place: TraceContext | None, reaches_engine: Callable[[], None]
+    ) -> Final:
         """Run a chunk until every row is committed, its batch is paused, or it is no longer this attempt's.
 
         Args:
             place: its place in a trace, to which the rows' own traces link.
+            reaches_engine: called when the engine gets a row of it.
 
         Returns:
             With the usage of the rows that this attempt ran and committed.
@@ -102,7 +105,7 @@ class ChunkRunner:
                 used.add(rows)
                 self._count(claim, rows)
 
-            chunk = ChunkAttempt(claim, spec, writer, place)
+            chunk = ChunkAttempt(claim, spec, writer, reaches_engine, place)
             committer = Committer(
                 self._storage(), self._chunks, spec, claim, writer, count, self._device_share
             )

@@ -50,6 +50,7 @@ class ChunkAttempt:
 
     Attributes:
         writer: the number under which this attempt writes.
+        reaches_engine: called when the engine gets a row.
         place: its place in a trace, to which the rows' own traces link.
         engine_error: the first sign that the engine died under it.
         on_engine: rows that are on the engine now.
@@ -58,6 +59,7 @@ class ChunkAttempt:
     claim: Claim
     spec: ChunkSpec
     writer: int
+    reaches_engine: Callable[[], None]
     place: TraceContext | None = None
     engine_error: EngineDeadError | None = None
     on_engine: int = 0
@@ -125,7 +127,7 @@ class RowRunner:
         for number in range(1, ROW_ATTEMPTS + 1):
             began_s = time.monotonic()
             span = self._begin_span(chunk, ident)
-            chunk.on_engine += 1
+            on_engine = 0
             try:
                 request = EngineRequest(
                     chunk.engine_id(ident),
@@ -138,6 +140,9 @@ class RowRunner:
                     tenant=None if self._share_prefixes else chunk.claim.tenant,
                 )
                 async with self._adapter_for(chunk.claim.model) as adapter:
+                    on_engine = 1  # while it waited for its adapter, no death was its fault
+                    chunk.on_engine += on_engine
+                    chunk.reaches_engine()
                     final = await self._engine.run(replace(request, adapter=adapter), _ignore)
                 record_final(span, final)
             except EngineDeadError as error:
@@ -155,7 +160,7 @@ class RowRunner:
                 message = f"{type(error).__name__}: {error}"
                 final = Final(*failure_body(FailureCode.INTERNAL, message[:500]), None)
             finally:
-                chunk.on_engine -= 1
+                chunk.on_engine -= on_engine
                 ran_s += time.monotonic() - began_s
                 span.end()
             if len(final.body) > self._max_result_bytes:

@@ -21,7 +21,9 @@ MOST = 1 << 20
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers ``/org/sql/resolve/main/<file>`` as the hub does."""
+    """Answers ``/org/sql/resolve/main/<file>`` as the hub does. ``status``: of every answer that has a file."""
+
+    status = 200
 
     def __init__(self, folder: Path, *args: object) -> None:
         self.folder = folder
@@ -38,6 +40,9 @@ class Hub(BaseHTTPRequestHandler):
         file = self.folder / name
         if path != "/org/sql" or not file.is_file():
             self.send_error(404)
+            return
+        if self.status != 200:
+            self.send_error(self.status)
             return
         data = file.read_bytes()
         self.send_response(200)

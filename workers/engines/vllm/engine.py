@@ -239,6 +239,8 @@ class VllmEngine:
 
     async def _run_form(self, request: EngineRequest, emit: Emit) -> Final:
         endpoint = self._endpoints.get(request.endpoint)
+        if request.adapter is not None and (body := wire.parse_body(request.body)) is not None:
+            request = msgspec.structs.replace(request, body=_encode(self._named(request, body)))
         return await run_form(self._app, endpoint, request, self._headers(request), emit)
 
     def _headers(self, request: EngineRequest) -> Headers:

@@ -9,10 +9,12 @@ from jobs.abilities import asks, fatal
 from jobs.answers import failure_body
 from jobs.capabilities import Capabilities
 from jobs.failures import FailureCode
+from jobs.grammars import holds_tools
 from workers.engines.base import EngineRequest, Final
 from workers.engines.vllm import wire
 
-_FORMS = ("response_format", "structured_outputs", "text", "output_config", "tools")
+_FORMS = {"response_format": None, "structured_outputs": None, "text": "format", "output_config": "format"}
+"""Fields that may ask for a form, and where in them it is; None: the field itself is it."""
 
 _OF_VALUES = (OverflowError, TypeError, ValueError)
 """What packing a number or a text raises that no engine can have, such as 10^20 for a count, or half a surrogate pair."""
@@ -80,7 +82,13 @@ def settled(request: EngineRequest, final: Final) -> Final:
 def _constrained(request: EngineRequest) -> bool:
     """Return whether the answer must have a form."""
     body = (wire.parse_body(request.body) or {}) if asks(request.body) else {}
-    return any(body.get(field) for field in _FORMS)
+    return holds_tools(body) or any(_is_form(body.get(field), inner) for field, inner in _FORMS.items())
+
+
+def _is_form(value: Any, inner: str | None) -> bool:
+    if inner is not None:
+        value = value.get(inner) if isinstance(value, Mapping) else None
+    return bool(value) and not (isinstance(value, Mapping) and value.get("type") == "text")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
