@@ -181,10 +181,14 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench") as folder:
         model = build_tiny_model(Path(folder))
-        given = ["--dtype=float32", "--enforce-eager", f"--kv-cache-memory-bytes={1 << 28}"]
+        given = [
+            f"--served-model-name={MODEL}",
+            "--dtype=float32",
+            "--enforce-eager",
+            f"--kv-cache-memory-bytes={1 << 28}",
+        ]
         flags = [
             f"--model={model}",
-            f"--served-model-name={MODEL}",
             "--concurrency=16",
             *(f"--engine-arg={flag}" for flag in given),
         ]

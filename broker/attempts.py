@@ -49,6 +49,7 @@ class Claim(msgspec.Struct, frozen=True):
         unreadable: why its body could not be decrypted, and is empty; None: it could.
         reference: its body is in the storage, and empty here; None: it is here.
         upload: see :class:`jobs.model.JobSpec`.
+        releases: attempts of this job that a worker gave back at no cost.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Claim(msgspec.Struct, frozen=True):
     unreadable: JobError | None = None
     reference: Reference | None = None
     upload: str | None = None
+    releases: int = 0
 
     def completion_of(self, usage: Usage | None) -> int | None:
         """Return the completion tokens of one of its answers; None: unknown, as rows of a chunk may have run elsewhere."""
@@ -109,6 +111,7 @@ def claims_of(answer: Claimed, blobs: Sequence[bytes], sealer: Sealer) -> list[C
                 unreadable,
                 reference,
                 told.upload,
+                job.releases,
             )
         )
     return claims

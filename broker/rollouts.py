@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -67,6 +68,7 @@ class Rollouts(StorePart):
         call = RolloutStep(
             pool=old.pool,
             step=old.step,
+            nonce=secrets.token_hex(8),
             fields=_fields(new),
             held=held,
             unheld=unheld,
@@ -117,6 +119,10 @@ class Rollouts(StorePart):
         counts = await self._execute(self._client.hgetall(self._keys("pool", pool)))
         names = ("active", "depth:", "attached:")
         return sum(max(0, int(float(n))) for name, n in counts.items() if name.startswith(names))
+
+    async def held(self, pool: str) -> bool:
+        """Whether a pool's queue stays open although it has no live worker; see :meth:`write`."""
+        return bool(await self._execute(self._client.hexists(self._keys("pool", pool), "held")))
 
     async def aliases(self) -> dict[str, str]:
         """Return the aliases that operators have set: the model of each."""

@@ -35,7 +35,7 @@ class View:
 
     Attributes:
         holds: the member that asked has a grant.
-        decides: it is the one that decides now.
+        decides: it is the one that decides now. Else what waits is as of the last decision.
     """
 
     members: tuple[Member, ...]
@@ -111,14 +111,19 @@ class SwapGroup:
         )
         return await self._functions.call(call)
 
-    async def give(self, *, leaves: bool = False) -> None:
+    async def give(self, *, leaves: bool = False, failed: bool = False) -> None:
         """Give the devices back. They must be free by now.
 
         Args:
             leaves: this member leaves the group, too.
+            failed: it could not load its model for the first time.
         """
         call = calls.SwapGive(
-            machine=self._machine, group=self._group, worker=self._worker, leaves=leaves or None
+            machine=self._machine,
+            group=self._group,
+            worker=self._worker,
+            leaves=leaves or None,
+            failed=self._pool if failed else None,
         )
         await self._functions.call(call)
 
@@ -136,6 +141,8 @@ def _member(seen: calls.Seen) -> Member:
         awake_ms=since("awake_ms"),
         boots=bool(said.get("boots")),
         leaves=bool(said.get("leaves")),
+        failures=seen.failures,
+        failed_ms=seen.failed_ms,
         running=seen.running,
         idle_ms=since("idle_ms") if not seen.running and not seen.waits else None,
         away_ms=since("away_ms") or 0.0,

@@ -94,7 +94,11 @@ class Coordinator:
         Raises:
             MixedFleetStartError: another version of Penstock is on this Redis.
         """
-        await self._prepare()
+        try:
+            await self._prepare()
+        except BaseException:
+            await self._context.store.aclose()
+            raise
         beside = [
             asyncio.create_task(self._repeat(self._beat, self._settings.batch_lease_s / 3), name="beat"),
             asyncio.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep"),

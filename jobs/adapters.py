@@ -12,7 +12,7 @@ import msgspec
 MOST_NAME: Final = 128
 """Characters of an adapter's name at most."""
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[._-]?[A-Za-z0-9/]|[._-])*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 NO_ADAPTERS: Final = (
     "the workers of its pool take no adapters: set adapters_max in the pool's table and start them again"

@@ -11,6 +11,8 @@ regular looks, and each look may change one place: a member that should have the
 - Jobs that near their deadline count as old.
 - Nobody starves: once a job waits for ``max_wait_s``, its model is next, whatever waits elsewhere. Of several such models
   it is the one that has been off the devices for the longest, so that each has its turn.
+- A member that has never loaded comes first. If its load fails it waits for a while, longer each time, and meanwhile gets
+  a place only if one is free: else a model that cannot load would take the devices from the healthy ones without end.
 - A member keeps the device for ``min_stay_s``, and no swap begins before the one before it is over.
 """
 
@@ -38,6 +40,9 @@ LEAST_SHARE, MOST_SHARE = 0.5, 4.0
 
 LINGER = 0.1
 """For so much of what the swap costs an idle member keeps the devices: its next call may be about to come."""
+
+RETRY_MS, LONGEST_RETRY_MS = 30_000.0, 1_800_000.0
+"""Time after a failed first load in which the member replaces no other. It doubles with each further failure."""
 
 _NEAR_MS = 1000.0
 """A deadline is near this long before a swap could not meet it any more."""
@@ -71,6 +76,7 @@ class Member:
         holds: it has a grant: its model is on the devices, or on its way there or from there.
         awake_ms: since when it is ready; None: it is not.
         boots: it has not loaded its model yet, and registers once it has. It must have the device once.
+        failures: how often in a row its first load failed; ``failed_ms``: since the last time.
         leaves: it drains, so it wakes no more.
         running: jobs that run on it.
         idle_ms: since when no job runs on it, and none waits for it; None: it has one.
@@ -83,6 +89,8 @@ class Member:
     holds: bool = False
     awake_ms: float | None = None
     boots: bool = False
+    failures: int = 0
+    failed_ms: float = 0.0
     leaves: bool = False
     running: int = 0
     idle_ms: float | None = None
@@ -95,6 +103,12 @@ class Member:
     def wants(self) -> bool:
         """Whether it has a use for the devices."""
         return not self.leaves and (self.boots or any(wait.jobs for wait in self.waits))
+
+    @property
+    def rests(self) -> bool:
+        """Whether its first load failed a short while ago."""
+        pause = min(LONGEST_RETRY_MS, RETRY_MS * 2.0 ** min(self.failures - 1, 20))
+        return self.boots and self.failures > 0 and self.failed_ms < pause
 
     @property
     def jobs(self) -> int:
@@ -145,6 +159,8 @@ def decide(members: Iterable[Member], wanted: frozenset[str], rules: Rules) -> f
     if any(_moves(one, kept) for one in everyone.values()):
         return kept
     for comer in asking:
+        if comer.rests:
+            continue
         going = [one for one in (everyone[worker] for worker in kept) if _gives_way(one, comer, rules)]
         if going:
             least = min(going, key=lambda one: (one.idle_ms is None, urgency_ms(one, 0.0), one.worker))
@@ -200,7 +216,8 @@ def _stays_ms(holder: Member, comer: Member, rules: Rules) -> float:
 def _order(member: Member, rules: Rules) -> tuple[float, ...]:
     """Return who goes first among those that ask, as a sort key.
 
-    Those that have never loaded, then those that waited for too long, then by urgency; many jobs count more than few.
+    Those that have never loaded, then those that waited for too long, then by urgency; many jobs count more than few. Those
+    whose load failed a short while ago are the last.
     """
     rank = _rank(member, rules)
     urgency = urgency_ms(member, 0.0) * float(max(1, member.jobs) ** 0.5)
@@ -209,7 +226,7 @@ def _order(member: Member, rules: Rules) -> tuple[float, ...]:
 
 def _rank(member: Member, rules: Rules) -> int:
     if member.boots:
-        return 2
+        return -1 if member.rests else 1 if member.failures else 2
     return 1 if member.oldest_ms >= rules.max_wait_ms else 0
 
 

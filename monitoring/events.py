@@ -80,6 +80,8 @@ EVENTS = {
     "chunk_waits_for_storage": "A batch's input or parts cannot be read, as storage is failing; it is retried.",
     "claim_unreadable": "The record of a claimed job cannot be read because of a bug in Penstock; the line has the "
     "traceback. The job is given back.",
+    "claims_do_not_rest": "A swap, or new weights, have waited for half a minute for Celery to stop asking for jobs. Redis "
+    "may be unreachable.",
     "claims_given_back": "Jobs counted as this worker's, and it did not know them: the answer to their claim was lost. "
     "They are queued again, at no cost.",
     "claims_not_delivered": "Celery did not hand claimed jobs on; a line before this one may say why. They are queued "

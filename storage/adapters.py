@@ -32,6 +32,13 @@ from jobs.adapter_files import (
 from storage.base import BLOCK, Storage
 
 _MOST_MEMBERS = 1000
+_MOST_HEADER = 64 * 1024
+"""Bytes of an extended header at most: tarfile reads one whole, and compressed ones may be far larger than their upload."""
+
+_EXTENDED = {
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+}
 _END = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -123,6 +130,28 @@ async def opened(
         yield AdapterFiles.of(folder)
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose headers cannot fill the memory."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Refuse a header before it is read. tarfile has this method for subclasses; its types do not know it."""
+        if self.type in _EXTENDED and self.size > _MOST_HEADER:
+            raise BadAdapterError(
+                f"the tar has an extended header of {self.size} bytes, more than {_MOST_HEADER}"
+            )
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        self._refuse_sparse()
+
+    def _refuse_sparse(self) -> None:
+        """Their maps are as long as the sender likes."""
+        raise BadAdapterError("the tar has a sparse file; make it without --sparse")
+
+
 def unpack(tar: Path, folder: Path, most_bytes: int) -> None:
     """Take an adapter's two files out of a tar, and nothing else. They may lie in one folder in it.
 
@@ -131,7 +160,7 @@ def unpack(tar: Path, folder: Path, most_bytes: int) -> None:
     """
     seen, total = set(), 0
     try:
-        with tarfile.open(tar, "r|*") as archive:
+        with tarfile.open(tar, "r|*", tarinfo=_Member) as archive:
             for number, member in enumerate(archive):
                 path, total = Path(member.name), total + member.size
                 if number >= _MOST_MEMBERS or total > most_bytes:
@@ -150,7 +179,15 @@ def unpack(tar: Path, folder: Path, most_bytes: int) -> None:
                     assert source is not None  # noqa: S101 - it is a file
                     with source, (folder / path.name).open("xb") as out:
                         _pour(source, out)
-    except (tarfile.TarError, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+        OSError,
+        zlib.error,
+        lzma.LZMAError,
+        RecursionError,
+    ) as error:
         if isinstance(error, BadAdapterError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise BadAdapterError(f"it is no tar, or a damaged one: {error}") from error

@@ -113,9 +113,10 @@ def register(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """For workers that `penstock up` does not run. Those of the pool `to` must be ready, and serve the same models.
         Jobs go to it from now on, those that wait are moved, and the workers of the version before drain. A call with
-        the former pool returns to it, once workers of it run again.
+        the former pool returns to it, once workers of it run again. A pool whose workers `penstock up` runs is refused.
         """
         old = await acts.known(pool)
+        await acts.check_unkept(pool, body.to)
         await acts.check_ready(old, body.to)
         answer = await acts.change(pool, lambda one: one.switch(body.to), "switch", request, flip=True)
         if body.drain:
@@ -167,6 +168,20 @@ class _Acts:
             raise _refused(
                 f"no `penstock up` runs the workers of the pool {pool!r}: start those of the new version with "
                 "--pool-version and the same served name, and have it serve with `penstock rollout switch`"
+            )
+
+    async def check_unkept(self, pool: str, to: str) -> None:
+        """Refuse to have another pool serve while a `penstock up` runs this one's workers. It would start its own as that
+        version, with the weights that its settings name. The way back to its own pool is open.
+
+        Raises:
+            ApiError: 409 ``rollout_refused``.
+        """
+        keeper = await self._rollouts.keeper(pool)
+        if keeper is not None and to != pool:
+            raise _refused(
+                f"`penstock up` ({keeper}) runs the workers of the pool {pool!r}: start its new version with "
+                "`penstock rollout start`, or stop that `penstock up` first"
             )
 
     async def check_ready(self, old: Rollout, to: str) -> None:

@@ -30,7 +30,9 @@ class Hangup:
         self._happened = False
 
     def happen(self) -> None:
-        """Tell those who watch. The connection calls it when nobody reads its answers any more."""
+        """Tell those who watch, once. The connection calls it when nobody reads its answers any more."""
+        if self._happened:  # a connection that is cut is lost after that, too
+            return
         self._happened = True
         for tell in tuple(self._watchers):
             tell()

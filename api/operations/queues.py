@@ -142,6 +142,7 @@ def register(router: APIRouter, services: Services) -> None:
         pool: str, action: Annotated[Literal["pause", "resume", "unpoison"], Path()], request: Request
     ) -> Response:
         """A paused pool accepts jobs and starts none; running jobs continue. Repeating the call changes nothing.
+        After a rollout, the first version's name stands for the one that serves.
 
         `unpoison`: kinds of requests that killed engines of the pool, and are refused as `poisoned_kind`, are taken again.
         """

@@ -50,7 +50,7 @@ key                               type     holds                                
 ``ns:aliases``                    hash     alias -> model, as operators have set it                     (for good)
 ``ns:worker:<w>:adapters``        hash     adapter -> what it says of it, JSON                   (TTL, ten leases)
 ``ns:node:P:<node>``             string   a remote node of an engine lives                     (TTL, one lease)
-``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``adapter.lua``                 (for good)
+``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``2_adapter.lua``               (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)

@@ -1,10 +1,10 @@
 -- Work for a worker that asks for it: the pop is the claim.
 local HEAD = {'state', 'tenant', 'created', 'attempt', 'cost', 'stream', 'batch', 'sinks', 'exp', 'qexp', 'v', 'affinity', 'leader', 'coalesce',
-  'kills', 'back', 'paid'}
+  'kills', 'releases', 'back', 'paid'}
 local READ = {'facts', 'req'}
 for i = 1, #HEAD do READ[i + 2] = HEAD[i] end
 
-local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'stream', 'exp', 'facts', 'req'}
+local CLAIMED = {'state', 'claim', 'attempt', 'lane', 'tenant', 'created', 'started', 'back', 'kills', 'releases', 'stream', 'exp', 'facts', 'req'}
 
 -- How many jobs of a lane's first backlog, and how many tenants, are passed over for jobs that this worker may take; how many jobs of a
 -- tenant, for one whose prefix it ran. LEFT_MS: for so long a job is left to the worker that ran its prefix.
@@ -51,7 +51,7 @@ end
 -- Add a running job to an answer.
 local function tell(jobs, blobs, id, j)
   local started, created = tonumber(j.started), tonumber(j.created)
-  jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills),
+  jobs[#jobs + 1] = {id = id, attempt = tonumber(j.attempt), lane = j.lane, tenant = j.tenant, kills = number(j.kills), releases = number(j.releases),
     stream = j.stream and true, waited_ms = started - tonumber(j.back or created), age_ms = started - created,
     left_ms = j.exp and tonumber(j.exp) - now_ms()}
   blobs[#blobs + 1] = j.facts

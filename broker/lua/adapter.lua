@@ -1,28 +1,6 @@
--- LoRA adapters as data. ns:adapters:<pool> has name -> record, JSON of jobs.adapters.Adapter; ':version', which every change raises; and
--- ':taken:<name>' -> the source that was taken over from settings. No name begins with ':'. ns:adapted has '<pool> <name>' -> what the
--- api must know of it as a model, JSON of jobs.adapters.Offered; the rest it knows from the pool's own model.
-
-local function offered(pool, name)
-  local text = redis.call('HGET', K.adapted(), pool .. ' ' .. name)
-  return text and cjson.decode(text) or {}
-end
+-- LoRA adapters as data: what operators declare, and what workers say of it; see 2_adapter.lua.
 
 local function offer(pool, name, adapter) redis.call('HSET', K.adapted(), pool .. ' ' .. name, cjson.encode(adapter)) end
-
--- Call found with the incarnation of every live worker of a pool.
-local function each_worker(pool, found)
-  for _, worker in ipairs(redis.call('ZRANGEBYSCORE', K.leases(), '(' .. exactly(now_ms()), '+inf')) do
-    if redis.call('HGET', K.worker(worker), 'pool') == pool then found(worker) end
-  end
-end
-
--- The version is a time, so that no number comes back if Redis was emptied. Workers learn it at once, and again with each heartbeat.
-local function adapters_changed(pool)
-  local key = K.adapters(pool)
-  local version = exactly(math.max((number(redis.call('HGET', key, ':version')) or 0) + 1, now_ms()))
-  redis.call('HSET', key, ':version', version)
-  each_worker(pool, function(worker) redis.call('PUBLISH', K.ctl_channel(worker), cmsgpack.pack({'adapters', version})) end)
-end
 
 -- Who else has the name: a model, an alias, or other files in another pool.
 local function taken(a)
@@ -56,15 +34,6 @@ local function unused(a, answer)
   return answer
 end
 
--- Have the sweeper delete an object, unless another pool has it: the next version of the model, or the one before.
-local function trash(pool, name, key)
-  for _, other in ipairs(redis.call('SMEMBERS', K.pools())) do
-    local text = other ~= pool and redis.call('HGET', K.adapters(other), name)
-    if text and cjson.decode(text).key == key then return end
-  end
-  redis.call('SADD', K.files_trash(), key)
-end
-
 define('adapter_add', function(a)
   local key, mark = K.adapters(a.pool), ':taken:' .. a.name
   local text = redis.call('HGET', key, a.name)
@@ -93,9 +62,7 @@ define('adapter_remove', function(a)
   local text = redis.call('HGET', key, a.name)
   if not text then return false end
   local old = cjson.decode(text)
-  redis.call('HDEL', key, a.name)
-  redis.call('HDEL', K.adapted(), a.pool .. ' ' .. a.name)
-  trash(a.pool, a.name, old.key)
+  drop_adapter(a.pool, a.name, old)
   adapters_changed(a.pool)
   audit(a, 'adapter.remove', 'adapter ' .. a.name, {pool = a.pool, digest = old.digest, tenant = old.tenant})
   return true

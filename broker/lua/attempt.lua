@@ -74,7 +74,7 @@ local function remember_kind(key, a)
   redis.call('PEXPIRE', key, a.poison_ms)
 end
 
--- A release ('back') does not count. Of a lost attempt ('retry', 'kill') it is counted how often. A job under which the engine died
+-- A release ('back') is no loss; how often there was one, the next worker is told. Of a lost attempt ('retry', 'kill') it is counted how often. A job under which the engine died
 -- max_kills times counts as the cause and fails, so that it does not kill engine after engine. A pending cancel ends the job.
 define('release', function(a, blobs)
   local id, job, me = a.id, K.job(a.id), tostring(a.attempt)
@@ -103,6 +103,7 @@ define('release', function(a, blobs)
       return ON.give_up.running
     end
   end
+  if a.kind == 'back' then redis.call('HINCRBY', job, 'releases', 1) end
   local to = a.kind == 'back' and ON.release.running or ON.retry.running
   requeue(id, to, j, a.kind == 'back' and a.reason or a.code, a.delay_ms)
   return to

@@ -1,15 +1,20 @@
 -- What operators do to a queue and see of it.
+
+-- What is done to a pool is done to the version of it that serves, too.
 define('pause', function(a)
-  local changed = set_paused(K.pool(a.pool), a.paused)
-  if changed then audit(a, a.paused and 'pool.pause' or 'pool.resume', 'pool ' .. a.pool) end
-  if not a.paused then ring_all(a.pool) end
+  local home = home_of(a.pool)
+  local changed = set_paused(K.pool(home), a.paused)
+  if home ~= a.pool then set_paused(K.pool(a.pool), a.paused) end -- jobs that are not moved yet
+  if changed then audit(a, a.paused and 'pool.pause' or 'pool.resume', 'pool ' .. home) end
+  if not a.paused then ring_all(home) end
   return changed
 end)
 
 define('unpoison', function(a)
-  local known = redis.call('HLEN', K.poison(a.pool))
-  redis.call('DEL', K.poison(a.pool))
-  if known > 0 then audit(a, 'pool.unpoison', 'pool ' .. a.pool, {kinds = known}) end
+  local home = home_of(a.pool)
+  local known = redis.call('HLEN', K.poison(home))
+  redis.call('DEL', K.poison(home), K.poison(a.pool))
+  if known > 0 then audit(a, 'pool.unpoison', 'pool ' .. home, {kinds = known}) end
   return known
 end)
 

@@ -1,22 +1,30 @@
 -- A swap group: workers of one machine whose models take turns on the same devices.
 --
 -- swap:<machine>:<group> holds, by worker, `m:` what it says of itself (JSON, with `at`, the time) and `g:` its grant: the devices are its to
--- use. `wanted` (JSON) are the workers that should have them, and `looked` is when somebody last decided that. `waits` (JSON) is what waited then,
--- by pool.
+-- use. `f:<pool>` (JSON) has how often in a row the pool's first load failed, and when it last did. `wanted` (JSON) are the workers that should have them, `looked` is when somebody last decided that, and
+-- `waits` (JSON) is what waited then, by pool.
 
 -- For how many tenants of a lane the first job is looked at.
 local HEADS = 16
 
+-- Note that a member could not load its model for the first time.
+local function note_failure(key, pool)
+  local before = redis.call('HGET', key, 'f:' .. pool)
+  local count = before and cjson.decode(before).count or 0
+  redis.call('HSET', key, 'f:' .. pool, cjson.encode({count = count + 1, at = now_ms()}))
+end
+
 -- What is left of a group: workers whose lease has been ended lose what they had. One that only ran out may go on, see heartbeat; so as long as
 -- no reaper has ended it, the worker may live and hold the devices. Returns descriptions and grants by worker, and how many grants there are.
 local function group_of(key)
-  local said, granted, grants, gone = {}, {}, 0, {}
+  local said, granted, grants, gone, ended, held = {}, {}, 0, {}, {}, {}
   local flat = redis.call('HGETALL', key)
   for i = 1, #flat, 2 do
     local kind, worker = string.match(flat[i], '^([mg]):(.*)$')
     if kind then
       if (number(redis.call('ZSCORE', K.leases(), worker)) or 0) == 0 then
         gone[#gone + 1] = flat[i]
+        if kind == 'm' then ended[worker] = cjson.decode(flat[i + 1]) else held[worker] = true end
       elseif kind == 'm' then
         said[worker] = cjson.decode(flat[i + 1])
       else
@@ -25,6 +33,9 @@ local function group_of(key)
     end
   end
   if gone[1] then redis.call('HDEL', key, unpack(gone)) end
+  for worker, one in pairs(ended) do
+    if one.boots and held[worker] then note_failure(key, one.pool) end -- its load killed it
+  end
   return said, granted, grants
 end
 
@@ -55,6 +66,15 @@ local function waits_of(pool)
   return waits
 end
 
+-- What waits for each pool of a group. Looked up for those who decide; the others, of which each asks several times a second, get what they saw.
+local function waits_by_pool(key, said, decides)
+  if not decides then return cjson.decode(redis.call('HGET', key, 'waits') or '{}') end
+  local waits = {}
+  for _, one in pairs(said) do waits[one.pool] = waits[one.pool] or waits_of(one.pool) end
+  redis.call('HSET', key, 'waits', cjson.encode(waits))
+  return waits
+end
+
 -- Say what a member is and does, and see its group. One that has the devices and no grant (Redis lost it) gets it back if there is a place.
 define('swap_report', function(a)
   local key, now = K.swap(a.machine, a.group), now_ms()
@@ -64,6 +84,7 @@ define('swap_report', function(a)
   mine.pool, mine.at = a.pool, now
   redis.call('HSET', key, 'm:' .. a.worker, cjson.encode(mine))
   said[a.worker] = mine
+  if not mine.boots then redis.call('HDEL', key, 'f:' .. a.pool) end
   if a.has and not granted[a.worker] and grants < a.awake then
     redis.call('HSET', key, 'g:' .. a.worker, exactly(now))
     granted[a.worker] = true
@@ -72,15 +93,14 @@ define('swap_report', function(a)
   local decides = math.abs(now - looked) >= a.every_ms
   if decides then redis.call('HSET', key, 'looked', exactly(now)) end
   redis.call('PEXPIRE', key, exactly(a.ttl_ms * 10))
-  -- It costs a look at the first jobs of each tenant, so it is read once for all members between two decisions.
-  local waits = decides and {} or cjson.decode(redis.call('HGET', key, 'waits') or '{}')
-  local members, read_any = {}, false
+  local members, waits = {}, waits_by_pool(key, said, decides)
   for worker, one in pairs(said) do
-    if not waits[one.pool] then waits[one.pool], read_any = waits_of(one.pool), true end
+    local failed = one.boots and redis.call('HGET', key, 'f:' .. one.pool)
+    failed = failed and cjson.decode(failed) or nil
     members[#members + 1] = {worker = worker, said = cjson.encode(one), age_ms = now - one.at, holds = granted[worker] or false,
-      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits[one.pool]}
+      failures = failed and failed.count or nil, failed_ms = failed and now - failed.at or nil,
+      running = redis.call('SCARD', K.worker_jobs(worker)), waits = waits[one.pool] or {}}
   end
-  if read_any then redis.call('HSET', key, 'waits', cjson.encode(waits)) end
   return {members = members, wanted = wanted_of(key), decides = decides}
 end)
 
@@ -120,11 +140,12 @@ define('swap_take', function(a)
   return false
 end)
 
--- Give the devices back, and have those look that may take them. leaves: the worker is no member any more.
+-- Give the devices back, and have those look that may take them. leaves: the worker is no member any more; failed: as its first load failed.
 define('swap_give', function(a)
   local key = K.swap(a.machine, a.group)
   redis.call('HDEL', key, 'g:' .. a.worker)
   if a.leaves then redis.call('HDEL', key, 'm:' .. a.worker) end
+  if a.failed then note_failure(key, a.failed) end
   for _, worker in ipairs(wanted_of(key)) do
     if worker ~= a.worker then nudge(worker) end
   end

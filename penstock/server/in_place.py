@@ -41,6 +41,7 @@ class Weights:
         self._store, self._rollouts, self._keep = store, rollouts, keep
         self._model_of, self._drain_s = model_of, drain_s
         self._ident = ""
+        self._ordered: set[str] = set()
         self._deaths = 0
 
     async def replace(self, record: Rollout, target: Version) -> None:
@@ -64,18 +65,45 @@ class Weights:
             worker = next((one for one in found if not self._has(one)), None)
             if worker is None:
                 return
+            self._ordered.add(worker["incarnation"])
             await self._one(worker, self._ident, model, check)
 
     async def put_back(self, record: Rollout) -> None:
-        """Have the workers that loaded the target's weights load those of the version that serves, as far as they can."""
+        """Have the workers that loaded the target's weights load those of the version that serves, as far as they can.
+
+        One that has the order and still drains loads them after that: it carries its orders out one after another.
+        """
 
         async def check() -> None:
             pass
 
         for worker in await self._rollouts.live(record.current.pool):
-            if self._has(worker):
+            if worker["incarnation"] in self._ordered and not self._refused(worker):
                 with suppress(RolloutError):
                     await self._one(worker, f"{self._ident} back", self._model_of(record.current), check)
+
+    async def put_strays_back(self, record: Rollout) -> None:
+        """After a rollout that did not come about, do the same with workers whose orders another process gave.
+
+        It may have died before it put them back.
+        """
+
+        async def check() -> None:
+            pass
+
+        for worker in await self._rollouts.live(record.current.pool):
+            said = worker.get("weights") or {}
+            if not said or said.get("error"):
+                continue
+            with suppress(RolloutError):
+                model = self._model_of(record.current)
+                if said["model"] != model:
+                    await self._one(worker, f"{record.pool} {record.step} back", model, check)
+
+    def _refused(self, worker: Mapping[str, Any]) -> bool:
+        """Whether a worker could not load the target's weights, and has those of before."""
+        said = worker.get("weights") or {}
+        return said.get("id") == self._ident and bool(said.get("error"))
 
     def _has(self, worker: Mapping[str, Any]) -> bool:
         """Whether a worker has loaded the target's weights."""

@@ -17,7 +17,7 @@ from dataclasses import replace
 from broker.db.errors import StoreError, StoreUnavailableError
 from broker.jobs import JobStore
 from broker.rollouts import Rollouts
-from jobs.rollouts import Mode, Rollout, RolloutError, RolloutState, Version, check_successor
+from jobs.rollouts import Mode, Rollout, RolloutError, RolloutState, Version, base_of, check_successor
 from penstock.server.child import ChildSpec
 from penstock.server.fleet import Part
 from penstock.server.in_place import GoneError, Weights
@@ -28,6 +28,7 @@ from penstock.server.versions import is_ours
 LOOK_EVERY_S = 1.0
 WATCH_EVERY_S = 0.3
 KEEPER_TTL_MS = 10_000
+_NOT_COME_ABOUT = {RolloutState.FAILED, RolloutState.ABORTED}
 
 
 class PoolRollouts:
@@ -119,11 +120,25 @@ class PoolRollouts:
             await self._serve(record.current)
             if keeper and record.state is RolloutState.MOVING:
                 await self._finish(record)
+        elif keeper and not record.under_way:
+            await self._forget_others(record)
+            await self._settle(record)
+
+    async def _settle(self, record: Rollout) -> None:
+        """After a rollout, do what is left to do, whichever process began it."""
+        current = record.current
+        if record.mode is Mode.IN_PLACE and record.state in _NOT_COME_ABOUT:
+            await self._weights().put_strays_back(record)
+        names = self._workers.running[current]
+        if await self._rollouts.held(current.pool) and await self._workers.alive(current.pool, names):
+            await self._rollouts.write(record, record, unheld=current.pool)  # calls need not wait any more
+
+    def _weights(self) -> Weights:
+        return Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
 
     async def _start(self, record: Rollout, target: Version) -> None:
         """Bring the new version up, and have it serve."""
         self._report(f"the pool {self.pool}: starting its version {_words(target)}")
-        stale = record.previous
         if record.mode is Mode.IN_PLACE:
             await self._start_in_place(record, target)
             return
@@ -147,15 +162,16 @@ class PoolRollouts:
             return
         flipped = await self._rollouts.write(record, record.flipped(), flip=True, unheld=record.current.pool)
         if flipped is None:
-            await self._withdraw(record, target)
+            if not await self._serves(target):
+                await self._withdraw(record, target)
             return
         self._report(f"the pool {self.pool}: its version {_words(target)} serves; the one before ends")
         await self._serve(target)
-        await self._finish(flipped, stale)
+        await self._finish(flipped)
 
     async def _start_in_place(self, record: Rollout, target: Version) -> None:
         """Have the running workers load other weights."""
-        weights = Weights(self._store, self._rollouts, self._keep, self._model_of, self._drain_s)
+        weights = self._weights()
         try:
             await weights.replace(record, target)
         except GoneError:
@@ -168,10 +184,15 @@ class PoolRollouts:
         now = await self._rollouts.get(self.pool)
         flipped = await self._rollouts.write(now, now.flipped()) if now.target == target else None
         if flipped is None:
-            await weights.put_back(record)
+            if not await self._serves(target):
+                await weights.put_back(record)
             return
         await self._serve(target)
         await self._finish(flipped)
+
+    async def _serves(self, version: Version) -> bool:
+        """Whether a version serves by now, whoever wrote that. The next look follows the record then."""
+        return (await self._rollouts.get(self.pool)).current == version
 
     def _model_of(self, version: Version) -> str:
         """Return the model whose weights a version has.
@@ -221,8 +242,8 @@ class PoolRollouts:
             await asyncio.sleep(WATCH_EVERY_S)
         await self._workers.end(self._workers.others(current), self._drain_s)
 
-    async def _finish(self, record: Rollout, stale: Version | None = None) -> None:
-        """Say that it is done once nothing is left of the version before. ``stale``: one that nobody returns to any more."""
+    async def _finish(self, record: Rollout) -> None:
+        """Say that it is done once nothing is left of the version before."""
         assert record.previous is not None  # noqa: S101 - it was flipped
         before = record.previous.pool
         while before != record.current.pool:
@@ -238,21 +259,27 @@ class PoolRollouts:
             await asyncio.sleep(WATCH_EVERY_S)
         if await self._rollouts.write(record, record.ended(RolloutState.DONE)):
             self._report(f"the pool {self.pool}: the rollout of {_words(record.current)} is done")
-        if stale is not None and stale.pool not in {before, record.current.pool, self.pool}:
-            await self._rollouts.forget(stale.pool)
+
+    async def _forget_others(self, record: Rollout) -> None:
+        """Forget the versions that nobody returns to any more, as soon as they are empty."""
+        kept = {one.pool for one in (record.current, record.previous) if one is not None} | {self.pool}
+        for pool in await self._rollouts.pools() - kept:
+            if base_of(pool)[0] == self.pool:
+                await self._rollouts.forget(pool)
 
     async def _withdraw(self, record: Rollout, target: Version) -> None:
-        """End the new version's workers. If the old ones have ended before, start them again; then calls need not wait."""
+        """End the new version's workers. If the old ones have ended, start them again, until something else is wanted."""
         await self._workers.end([target], 0.0)
-        if record.current not in self._workers.running:
-            names = await self._workers.launch(record.current)
-            while not await self._workers.alive(record.current.pool, names):
-                with suppress(StoreUnavailableError):
-                    await self._keep()
-                await asyncio.sleep(WATCH_EVERY_S)
-        if record.mode is Mode.NO_SURGE:
-            now = await self._rollouts.get(self.pool)
-            await self._rollouts.write(now, now, unheld=record.current.pool)
+        if record.current in self._workers.running:
+            return
+        begun = await self._rollouts.get(self.pool)
+        names = await self._workers.launch(record.current)
+        while not await self._workers.alive(record.current.pool, names):
+            with suppress(StoreUnavailableError):
+                await self._keep()
+                if (await self._rollouts.get(self.pool)).step != begun.step:
+                    return
+            await asyncio.sleep(WATCH_EVERY_S)
 
     async def _fail(self, record: Rollout, message: str) -> None:
         now = await self._rollouts.get(self.pool)

@@ -26,26 +26,37 @@ def run_together(*, overrides: dict[str, Any], **api: Any) -> None:
     Args:
         overrides: settings given on the command line.
         api: further arguments of :func:`api.main.run_api`, which also says what is raised.
+
+    Raises:
+        Exception: what ended the coordinator; that ends the api, too.
     """
     shared = {name: value for name, value in overrides.items() if name in CoordinatorSettings.model_fields}
-    beside = _Beside(CoordinatorSettings(**shared))
+    beside = Beside(CoordinatorSettings(**shared))
     beside.start()
     try:
         run_api(overrides=overrides, **api)
     finally:
         beside.end()
+    if beside.failure is not None:
+        raise beside.failure
 
 
-class _Beside:
-    """The coordinator's thread."""
+class Beside:
+    """The coordinator's thread. If it fails, batches would stand still: the process ends, and is started again.
+
+    Attributes:
+        failure: what ended the coordinator; None: it was asked to end, or runs.
+    """
 
     def __init__(self, settings: CoordinatorSettings) -> None:
         self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
         self._coordinator: Coordinator | None = None
+        self.failure: Exception | None = None
 
     def start(self) -> None:
+        """Start it."""
         self._thread.start()
 
     def end(self) -> None:
@@ -53,15 +64,15 @@ class _Beside:
         if self._coordinator is not None:
             self._loop.call_soon_threadsafe(self._coordinator.stop)
         self._thread.join(END_S)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def _run(self) -> None:
-        asked = False
         try:
             self._loop.run_until_complete(self._main())
-            asked = True
-        finally:
-            if not asked:  # it failed, and batches would stand still: the process ends, and is started again
-                os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:  # noqa: BLE001 - the process ends with it
+            self.failure = error
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def _main(self) -> None:
         self._coordinator = Coordinator(self._settings, AcceptedJobs(CollectorRegistry(), list(Lane)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,8 +14,10 @@ from click.testing import CliRunner
 from broker.adapters import Adapters
 from broker.audit import AuditStream, Filter
 from broker.catalogue import Catalogue
+from broker.db.client import connect
 from broker.jobs import JobStore
 from broker.rollouts import Rollouts
+from broker.settings import BrokerSettings
 from jobs.access import Actor
 from jobs.adapters import Adapter
 from jobs.failures import FailureCode
@@ -24,10 +27,17 @@ from jobs.rollouts import Mode, RolloutState
 from jobs.states import JobState
 from penstock import ConflictError, NotFoundError, Penstock
 from penstock.cli.main import cli
+from penstock.server.child import ChildSpec
+from penstock.server.fleet import Part
+from penstock.server.rollout import PoolRollouts, followed
+from penstock.server.supervisor import Supervisor
+from tests.adapters import add, an_adapter
 from tests.apiserver import ApiServer
 from tests.integration.test_fair_queue import alive, spec, take
 from tests.puppet import Puppet
+from tests.redisproxy import RedisProxy
 from tests.support import eventually
+from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.asyncio
 
@@ -210,6 +220,31 @@ async def test_requests_go_to_the_version_that_serves_and_an_open_queue_counts_a
     assert (model.pool, catalogue.live(model), catalogue.has_worker) == (V1, True, True)
 
 
+async def test_a_pause_is_of_the_version_that_serves(store: JobStore, rollouts: Rollouts) -> None:
+    await alive(store)
+    await alive(store, worker=NEW, pool=V2)
+    await flip(rollouts)
+    job = (await store.accept(spec("a"))).id
+    assert await store.pause(V1, paused=True)
+    assert not await claimed(store, NEW, V2)
+    assert [one.paused for one in await store.queues([V1, V2])] == [True, True]
+    await flip(rollouts, V1)  # it stays paused
+    assert not await claimed(store, "worker-a", V1)
+    assert await store.pause(V1, paused=False)
+    await flip(rollouts)  # and open
+    assert await claimed(store, NEW, V2) == [job]
+
+
+async def test_the_kinds_that_are_taken_again_are_those_of_the_version_that_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    await flip(rollouts)
+    await store.client.hset(store.keys("poison", V2), "digest", "{}")
+    await store.client.expire(store.keys("poison", V2), 60)
+    assert await store.unpoison(V1) == 1
+    assert not await store.client.exists(store.keys("poison", V2))
+
+
 async def test_a_version_that_starts_gets_no_job_before_it_serves(
     store: JobStore, rollouts: Rollouts
 ) -> None:
@@ -296,6 +331,10 @@ async def test_rollouts_over_the_network(broker_settings: Any, store: JobStore, 
 
         await asyncio.to_thread(all_of_it)
         await new.live()
+        assert await rollouts.keep(V1, "host 1", 60_000)  # it would run the old weights as the new version
+        said = await asyncio.to_thread(refused, lambda: client.rollouts.switch(V1, "blue"))
+        assert "`penstock up` (host 1) runs the workers" in said
+        await rollouts.leave(V1, "host 1")
         switched = await asyncio.to_thread(client.rollouts.switch, V1, "blue")
         assert (switched.state, switched.current.pool) == ("done", "blue")
         assert switched.previous
@@ -363,3 +402,108 @@ async def test_a_new_version_has_the_adapters_of_the_one_before(store: JobStore,
     assert not await store.client.sismember(store.keys("files_trash"), "k1")  # the new version needs it
     await adapters.remove(V2, "tone")
     assert await store.client.sismember(store.keys("files_trash"), "k1")
+
+
+async def test_adapters_that_change_while_a_version_starts_are_right_once_it_serves(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "old", V1).live()
+    for name in ("stays", "goes", "changes"):
+        await add(adapters, an_adapter(name, pool=V1))
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    await Puppet(store, "new", V2).live()
+    for known in await adapters.of(V2):
+        assert await adapters.loaded("new", known)
+    version = await adapters.version(V2)
+    assert version
+    await adapters.remove(V1, "goes")
+    await add(adapters, an_adapter("changes", "d2", pool=V1))
+    await add(adapters, an_adapter("comes", pool=V1))
+    await adapters.pin(V1, "stays")
+    flipped = await rollouts.write(begun, begun.flipped(), flip=True)
+    assert flipped
+    now = {one.name: (one.digest, one.pinned, one.pool) for one in await adapters.of(V2)}
+    assert now == {"stays": ("d1", True, V2), "changes": ("d2", False, V2), "comes": ("d1", False, V2)}
+    facts = await rollouts.facts(V2)
+    assert facts.keys() == {*now, "puppet"}
+    assert facts["stays"]["adapter"] == {"digest": "d1", "ready": True}
+    assert facts["comes"]["adapter"] == {"digest": "d1"}
+    assert (await adapters.version(V2) or 0) > version  # its workers look
+    trash = await store.client.smembers(store.keys("files_trash"))
+    assert trash == {f"adapters/{V1}/goes-d1", f"adapters/{V1}/changes-d1"}
+
+
+async def test_a_switch_takes_the_adapters_along(store: JobStore, rollouts: Rollouts) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "old", V1).live()
+    await Puppet(store, "new", V2).live()
+    await add(adapters, an_adapter("tone", pool=V1))
+    await add(adapters, an_adapter("newer", pool=V2), once=True)  # of the new version's own settings
+    await flip(rollouts)
+    assert [(one.name, one.pool) for one in await adapters.all()] == [("newer", V2), ("tone", V2)]
+
+
+async def test_a_change_whose_answer_was_lost_is_known_again(
+    store: JobStore, rollouts: Rollouts, broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    """The client library sends it twice; `penstock up` would end the version that serves if that were a failure."""
+    await alive(store)  # the server knows the functions
+    old = await rollouts.get(V1)
+    with RedisProxy(broker_settings.redis_url, tmp_path / "p") as proxy:
+        near = JobStore(connect(proxy.url), broker_settings)
+        proxy.lose = b"rollout_step_"
+        writing = asyncio.create_task(Rollouts(near).write(old, old.switch(V2), flip=True))
+        await eventually(lambda: proxy.lost >= 1)
+        proxy.lose = None
+        written = await writing
+        await near.aclose()
+    assert written
+    assert (written.step, written.current.pool) == (1, V2)
+    assert await rollouts.write(old, old.switch(V2), flip=True) is None  # another call
+    assert (await rollouts.get(V1)).step == 1
+
+
+async def test_a_forgotten_version_leaves_no_object_of_an_adapter(
+    store: JobStore, rollouts: Rollouts
+) -> None:
+    adapters = Adapters(store)
+    await Puppet(store, "new", V2).live()
+    await add(adapters, an_adapter("shared", pool=V1))
+    await flip(rollouts)
+    await add(adapters, an_adapter("shared", "d2", pool=V2))
+    await add(adapters, an_adapter("goes", pool=V1))  # by a process that looked before the switch
+    assert await rollouts.forget(V1)
+    trash = await store.client.smembers(store.keys("files_trash"))
+    assert trash == {f"adapters/{V1}/shared-d1", f"adapters/{V1}/goes-d1"}
+    assert [(one.name, one.digest) for one in await adapters.of(V2)] == [("shared", "d2")]
+
+
+async def test_a_version_that_was_given_up_is_forgotten(
+    store: JobStore, rollouts: Rollouts, broker_settings: BrokerSettings
+) -> None:
+    record = await rollouts.get(V1)
+    begun = await rollouts.write(record, record.start("m2", (), Mode.SURGE))
+    assert begun
+    assert await rollouts.write(begun, begun.aborted())
+    assert V2 in await rollouts.pools()
+    settings = WorkerSettings.model_validate(broker_settings.model_dump() | {"engine": "simulated"})
+    own = JobStore(connect(broker_settings.redis_url), broker_settings)
+
+    def no_worker(part: Part) -> ChildSpec:
+        raise AssertionError(part)
+
+    parts = [Part("worker", settings, (), ())]
+    supervisor = Supervisor(print)
+    one = PoolRollouts(own, parts, supervisor, no_worker, print, 1.0)
+    await one.begin()
+    async with followed([one]):
+
+        async def is_forgotten() -> bool:
+            return V2 not in await rollouts.pools()
+
+        await eventually(is_forgotten)
+    assert V1 in await rollouts.pools()
+    await supervisor.stop()

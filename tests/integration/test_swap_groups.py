@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.db.client import connect
 from broker.jobs import JobStore
@@ -15,7 +17,10 @@ from broker.settings import BrokerSettings
 from broker.swapping import Said, SwapGroup
 from jobs.lanes import Lane
 from jobs.model import JobSpec
+from jobs.swapping import Rules
+from tests.redisproxy import RedisProxy
 from tests.support import eventually, new_id
+from workers.swapping.member import SwapMember
 
 pytestmark = pytest.mark.asyncio
 
@@ -86,11 +91,80 @@ async def test_a_grant_ends_with_the_lease(store: JobStore) -> None:
     assert not await one.group.take()
 
 
+async def test_failed_first_loads_are_counted_until_one_succeeds(store: JobStore) -> None:
+    (one,) = await members(store, "one")
+
+    async def load() -> Fake:
+        """The next incarnation of a worker of one pool gets the devices."""
+        broken = Fake(store, new_id())
+        broken.group._pool = "broken"
+        await store.heartbeat(broken.name, first=True)
+        await broken.report(boots=True)
+        view = await one.report()
+        await one.group.want(view.wanted, [broken.name])
+        assert await broken.group.take()
+        return broken
+
+    async def failures(broken: Fake) -> int:
+        view = await one.report()
+        counts: list[int] = [each.failures for each in view.members if each.worker == broken.name]
+        return counts[0]
+
+    killed = await load()
+    assert await failures(killed) == 0
+    await store.bury(killed.name)
+    fails = await load()
+    assert await failures(fails) == 1
+    await fails.group.give(leaves=True, failed=True)
+    await store.bury(fails.name)
+    waits = Fake(store, new_id())  # for the devices; it ends without having had them
+    waits.group._pool = "broken"
+    await store.heartbeat(waits.name, first=True)
+    await waits.report(boots=True)
+    await store.bury(waits.name)
+    loads = await load()
+    assert await failures(loads) == 2
+    await loads.report(has=True)
+    await loads.report(has=True, boots=True)
+    assert await failures(loads) == 0
+
+
 async def test_a_member_that_redis_forgot_gets_its_grant_back_if_there_is_a_place(store: JobStore) -> None:
     one, two = await members(store, "one", "two")
     await store.client.delete(store.keys("swap", MACHINE, GROUP))
     assert (await one.report(has=True)).holds
     assert not (await two.report(has=True)).holds
+
+
+async def test_redis_may_be_away_while_a_member_waits_to_board(
+    store: JobStore, broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    (holder,) = await members(store, "holder")
+    await holder.group.want([], ["holder"])
+    assert await holder.group.take()
+    with RedisProxy(broker_settings.redis_url, tmp_path / "p") as proxy:
+        mine = JobStore(connect(proxy.url, timeout_s=0.2), broker_settings)
+        waits = SwapMember(
+            mine,
+            Fake(mine, "waits").group,
+            Rules(),
+            "waits",
+            heartbeat_s=0.2,
+            reap_interval_s=60.0,
+            leaves=lambda: False,
+            changed=lambda: None,
+        )
+        with capture_logs() as lines:
+            proxy.lose = b"swap_report"
+            boards = asyncio.create_task(waits.board())
+            await eventually(lambda: boards.done() or any(line["event"] == "swap_not_seen" for line in lines))
+        assert not boards.done()
+        proxy.lose = None
+        await holder.group.give(leaves=True)
+        await store.bury("holder")
+        (await boards).cancel()
+        await waits.give()
+        await mine.aclose()
 
 
 async def test_one_decides_in_a_while(store: JobStore) -> None:
@@ -118,6 +192,22 @@ async def test_a_view_has_what_waits_for_each_member(store: JobStore) -> None:
     await store.pause("pool-one", paused=True)
     assert not (await one.report()).members[0].waits
     for job in await store.claim("one"):
+        await store.cancel(job.id)
+
+
+async def test_what_waits_is_looked_up_once_for_each_decision(store: JobStore) -> None:
+    one, two = await members(store, "one", "two", every_s=60.0)
+    await store.accept(spec("pool-one"))
+
+    async def seen(asks: Fake) -> dict[str, int]:
+        view = await asks.report()
+        return {each.worker: sum(wait.jobs for wait in each.waits) for each in view.members}
+
+    assert await seen(two) == {"one": 0, "two": 0}
+    (decider,) = await members(store, "decider")
+    assert await seen(decider) == {"one": 1, "two": 0, "decider": 0}
+    assert await seen(one) == await seen(two) == {"one": 1, "two": 0, "decider": 0}
+    for job in await store.claim("one", pool="pool-one"):
         await store.cancel(job.id)
 
 

@@ -146,6 +146,23 @@ async def test_a_long_run_goes_back_to_the_queue_and_estimates_know_the_swap(
     assert_never_at_once(tmp_path)
 
 
+@pytest.mark.full
+async def test_a_job_longer_than_the_drain_ends_beside_a_busy_model(
+    broker_settings: BrokerSettings, tmp_path: Path
+) -> None:
+    facts: dict[str, Any] = {"swap_drain_s": 0.3, "swap_max_wait_s": 0.5, "simulated_inter_token_s": 0.05}
+    workers = [start(broker_settings, tmp_path, name, **facts) for name in ("alpha", "beta")]
+    async with group(broker_settings, workers) as http:
+        await call(http, "alpha", 1)
+        long = asyncio.create_task(ended(http, await submit(http, "alpha", 50)))
+        async with asyncio.timeout(30):
+            while not long.done():
+                await call(http, "beta", 1)
+        assert (await long)["state"] == "succeeded"
+    assert "swap_gives_back" in (tmp_path / "alpha.log").read_text()
+    assert_never_at_once(tmp_path)
+
+
 @pytest.mark.parametrize(
     "failpoint",
     ["swap.granted=kill@2", pytest.param("swap.freed=kill@1", marks=pytest.mark.full)],

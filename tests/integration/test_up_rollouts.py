@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from redis import Redis
 
 from broker.settings import BrokerSettings
 from penstock import ConflictError, Penstock
@@ -135,6 +136,14 @@ def test_other_weights_in_place(up: Up, client: Penstock) -> None:
     assert set(load.texts) == {before, after}
     assert {client.wait(job).state for job in load.jobs} == {"succeeded"}
     assert client.workers.list()[0].pid == pid
+
+
+def test_a_queue_that_a_death_left_open_is_closed(up: Up, client: Penstock) -> None:
+    """The process that carried a rollout out may die before it says that calls need not wait any more."""
+    wait_until(lambda: client.rollouts.get("default").state != "starting")
+    with Redis(unix_socket_path=str(up.logs.parent / "valkey" / "valkey.sock")) as redis:
+        redis.hset("penstock:pool:default", "held", "1")
+        wait_until(lambda: not redis.hexists("penstock:pool:default", "held"))
 
 
 @pytest.mark.full

@@ -109,6 +109,12 @@ class Runner:
         """Return the jobs that only this runner, or the end of the lease, may take off this worker."""
         return frozenset(self._attempts) | self._stuck
 
+    @property
+    def releases(self) -> int:
+        """How often the jobs that run here were given back before, at most. Chunks do not count: they keep their rows."""
+        jobs = (one.claim for one in self._attempts.values())
+        return max((job.releases for job in jobs if job.endpoint != CHUNK_ENDPOINT), default=0)
+
     def stop(self, job_id: str, reason: StopReason) -> None:
         """Stop a job that runs here. No effect on any other, nor on one that is stopped already."""
         attempt = self._attempts.get(job_id)

@@ -61,16 +61,16 @@ class Follower:
         """Run the rank until :meth:`stop`."""
         pause_s = _PAUSE_S
         while not self._stop.is_set():
-            gone = await self._once()
-            pause_s = _PAUSE_S if gone else min(2 * pause_s, _LONGEST_PAUSE_S)
+            first_gone = await self._once()
+            pause_s = _PAUSE_S if first_gone else min(2 * pause_s, _LONGEST_PAUSE_S)
             with suppress(TimeoutError):
-                async with asyncio.timeout(0 if gone else pause_s):
+                async with asyncio.timeout(0 if first_gone else pause_s):
                     await self._stop.wait()
         with suppress(StoreError):
             await self._group.gone(self._store, self._rank)
 
     async def _once(self) -> bool:
-        """Run the rank's processes once. Returns whether they were ended because the first node has gone."""
+        """Run the rank's processes once. Returns whether it ended as the first node did; else it would soon end again."""
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "workers.engines.vllm.headless"),
             msgspec.json.encode(self._argv).decode(),
@@ -79,7 +79,7 @@ class Follower:
         log.info("node_started", rank=self._rank, pid=child.pid, master=self._group.master)
         node = Node(platform.node(), uuid.uuid4().hex)
         first: str | None = None
-        gone = False
+        first_gone = False
         try:
             while not self._stop.is_set() and child.returncode is None:
                 try:
@@ -92,14 +92,14 @@ class Follower:
                         first = next(iter(alive), None)
                     elif first not in alive:
                         log.info("first_node_gone", rank=self._rank, worker=first)
-                        gone = True
+                        first_gone = True
                         break
                 await _first_of(self._stop.wait(), child.wait(), timeout_s=self._beat_s)
             if child.returncode is not None:
                 log.error("node_ended", rank=self._rank, status=child.returncode)
         finally:
             await _end(child)
-        return gone
+        return first_gone
 
 
 async def _first_of(*waits: Coroutine[Any, Any, Any], timeout_s: float) -> None:

@@ -46,7 +46,7 @@ from workers.process.registration import description
 from workers.process.reloads import Reloads
 from workers.process.watchdog import Watchdog
 from workers.settings import WorkerSettings
-from workers.swapping.boarding import board, member_for
+from workers.swapping.boarding import board, load_under, member_for
 from workers.swapping.effects import Consumer, Effects
 from workers.swapping.member import SwapMember
 
@@ -100,6 +100,7 @@ class EngineHost:
         self._errands: set[asyncio.Task[None]] = set()
         self._consumer: Consumer | None = None
         self._member: SwapMember | None = None
+        self._boarding: asyncio.Task[None] | None = None
         self._closing = self._engine_lost = False
 
     # ---- called from other threads -----------------------------------------------------------------------------
@@ -178,8 +179,11 @@ class EngineHost:
             connect(s.redis_url), s, self._metrics.store_faults.inc, StoredBodies(storage)
         )
         self._member = member_for(s, store, self.worker, lambda: self.ending.begun, self._announce)
-        boarding = None if self._member is None else await board(self._member)
-        await self.engine.start()
+        if self._member is None:
+            await self.engine.start()
+        else:
+            self._boarding = await board(self._member)
+            await load_under(self._boarding, self.engine.start())
         log.info("engine_ready", engine=self.engine.name)
         report_priority(self.engine.name, self.engine.priority())
         self._tracer = await asyncio.to_thread(tracer_for, s, self.worker)
@@ -233,10 +237,11 @@ class EngineHost:
             lambda: self._consumer,
             s.swap_drain_s,
             self._adapters,
+            leaves=lambda: self.ending.begun,
         )
         services["reloads"] = self._reloads.run(effects)
-        if self._member is not None and boarding is not None:
-            boarding.cancel()
+        if self._member is not None and self._boarding is not None:
+            self._boarding.cancel()
             self._member.boarded()
             services["swap member"] = self._member.run(effects)
         if s.adapters:
@@ -307,7 +312,8 @@ class EngineHost:
             log.warning("jobs_abandoned", jobs=len(self._jobs))
         abandoned = self._runner.ids() if self._lease is not None else frozenset()
         died = self._adapters is not None and await self._engine_has_died()
-        await _cancel([*self._jobs, *self._errands, *self._services])
+        boarding = [] if self._boarding is None else [self._boarding]
+        await _cancel([*boarding, *self._jobs, *self._errands, *self._services])
         closing = self._free(abandoned), asyncio.to_thread(self._tracer.close)
         ended = await asyncio.gather(*closing, return_exceptions=True)
         if self._adapters is not None:  # after the engine, which may read their files

@@ -14,6 +14,8 @@ from workers.swapping.effects import Effects
 
 log = structlog.get_logger(__name__)
 
+_ENDS = "the worker ends, so its weights stay as they are"
+
 
 class Order(msgspec.Struct, frozen=True):
     """An order, see :meth:`broker.registry.Registry.reload`."""
@@ -75,13 +77,17 @@ class Reloads:
         """Return why the weights stayed as they were; None: they are the other ones."""
         if self._takes_turns():
             return "a worker of a swap group cannot replace its weights; start the new version in its place (--no-surge)"
+        if effects.leaves():
+            return _ENDS
         try:
             await self._engine.check_weights(order.model)  # while jobs run
         except ReloadRefusedError as refused:
             return str(refused)
         self.busy = True
         self._announce()
-        await effects.rest(order.drain_s)
+        if not await effects.rest(order.drain_s):
+            self.busy = False
+            return _ENDS
         try:
             await self._engine.reload(order.model)
         except ReloadRefusedError as refused:  # the files looked right; what is loaded now is of no version

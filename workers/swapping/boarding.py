@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from broker.db.errors import StoreFaultError, StoreUnavailableError
 from broker.jobs import JobStore
@@ -70,3 +71,22 @@ async def board(member: SwapMember) -> asyncio.Task[None]:
         raise EngineStartError(f"{msg}: {error}") from error
     except StoreFaultError as error:
         raise EngineStartError(str(error)) from error
+
+
+async def load_under(lease: asyncio.Task[None], load: Coroutine[Any, Any, None]) -> None:
+    """Load the model while a task prolongs the lease that the devices go with.
+
+    Raises:
+        EngineStartError: it cannot be loaded, or the task has ended, so that the devices may become another's.
+    """
+    loading = asyncio.create_task(load)
+    try:
+        await asyncio.wait({lease, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            why = "cancelled" if lease.cancelled() else repr(lease.exception())
+            msg = f"the lease of a member of a swap group is not prolonged any more, so its load is given up: {why}"
+            raise EngineStartError(msg)
+    finally:
+        loading.cancel()
+        await asyncio.wait({loading})
+    loading.result()

@@ -22,6 +22,9 @@ _LOOK_SELDOM_S = 0.1
 _ANSWER_S = 30.0
 """Celery's loop turns at least once a second."""
 
+_MOST_DOUBLINGS = 20
+"""Of the time for running jobs. Beyond that the job's own time limit is what ends it."""
+
 
 class Consumer(Protocol):
     """What asks for jobs, on a thread of its own."""
@@ -54,8 +57,9 @@ class Effects:
         engine: started.
         gate, runner: of this worker.
         consumer: returns what asks for jobs; None: nothing does yet.
-        drain_s: time for running jobs.
+        drain_s: time for running jobs. Each time that a job was given back doubles it, so that a long job ends some day.
         adapters: the engine's LoRA adapters; None: it takes none.
+        leaves: says whether the worker ends. Then what runs is the end's to wait for or to give back, and nothing here is.
     """
 
     def __init__(
@@ -67,37 +71,49 @@ class Effects:
         consumer: Callable[[], Consumer | None],
         drain_s: float,
         adapters: Adapters | None = None,
+        *,
+        leaves: Callable[[], bool],
     ) -> None:
         self._engine, self._gate, self._runner, self._metrics = engine, gate, runner, metrics
         self._consumer, self._drain_s, self._adapters = consumer, drain_s, adapters
+        self.leaves = leaves
 
     @property
     def busy(self) -> bool:
         """Whether a job is here."""
         return bool(self._gate.jobs or self._runner.running)
 
-    async def free_devices(self) -> float:
+    async def free_devices(self) -> float | None:
         """Take no more jobs, let the running ones end, give back the rest, and have the engine free the devices.
 
         Returns:
-            Milliseconds that the engine took.
+            Milliseconds that the engine took; None: the worker ends, which frees them.
 
         Raises:
             EngineDeadError: the engine is gone.
         """
         with self._timed("drain"):
-            await self.rest(self._drain_s)
+            if not await self._rest(
+                lambda: self._drain_s * 2.0 ** min(self._runner.releases, _MOST_DOUBLINGS)
+            ):
+                return None
         with self._timed("sleep") as took_ms:
             if self._adapters is not None:  # their weights go with the engine's
                 await self._adapters.rest()
             await self._engine.sleep()
         return took_ms()
 
-    async def rest(self, drain_s: float) -> None:
-        """Take no more jobs, let the running ones end within these seconds, and give back the rest."""
+    async def rest(self, drain_s: float) -> bool:
+        """Take no more jobs, let the running ones end within these seconds, and give back the rest.
+
+        Returns:
+            Whether none is left; False: the worker ends.
+        """
+        return await self._rest(lambda: drain_s)
+
+    async def _rest(self, drain_s: Callable[[], float]) -> bool:
         self._gate.close()
-        await self._stop_claiming()
-        await self._let_end(drain_s)
+        return await self._stop_claiming() and await self._let_end(drain_s)
 
     async def take_devices(self) -> float:
         """Have the engine take the devices, and take jobs again.
@@ -132,29 +148,36 @@ class Effects:
         yield lambda: (time.monotonic() - begun_s) * 1000
         self._metrics.swap_time.labels(phase).observe(time.monotonic() - begun_s)
 
-    async def _stop_claiming(self) -> None:
+    async def _stop_claiming(self) -> bool:
         """Wait until no claim is on its way. The consumer asks only while the gate is open, else it rests."""
         consumer = self._consumer()
         if consumer is None:
-            return
-        before = consumer.rests
-        async with asyncio.timeout(_ANSWER_S):
-            while consumer.rests == before:
-                consumer.wake()
-                await asyncio.sleep(_LOOK_S)
+            return True
+        before, said_s = consumer.rests, time.monotonic()
+        while consumer.rests == before:
+            if self.leaves():  # it asks no more, so it never rests
+                return False
+            if time.monotonic() - said_s > _ANSWER_S:  # a claim's answer may be on its way, as Redis is away
+                said_s = time.monotonic()
+                log.warning("claims_do_not_rest")
+            consumer.wake()
+            await asyncio.sleep(_LOOK_S)
+        return True
 
-    async def _let_end(self, drain_s: float) -> None:
+    async def _let_end(self, drain_s: Callable[[], float]) -> bool:
         """Wait for the running jobs. Chunks of batches go back once their running rows have ended: they begin no others."""
-        end_s = time.monotonic() + drain_s
-        while self._left() and time.monotonic() < end_s:
+        begun_s = time.monotonic()
+        while self._left() and not self.leaves() and time.monotonic() < begun_s + drain_s():
             if self._runner.running and self._only_chunks():
                 break
             await asyncio.sleep(_LOOK_S)
-        if self._runner.running:
-            log.info("swap_gives_back", jobs=self._runner.running, waited_s=drain_s)
-        while self._left():
+        if self._runner.running and not self.leaves():
+            waited_s = round(time.monotonic() - begun_s, 3)
+            log.info("swap_gives_back", jobs=self._runner.running, waited_s=waited_s)
+        while self._left() and not self.leaves():
             self._runner.release()
             await asyncio.sleep(_LOOK_SELDOM_S)
+        return not self.leaves()
 
     def _left(self) -> bool:
         consumer = self._consumer()

@@ -111,17 +111,22 @@ class SwapMember:
 
     async def _wait_to_board(self) -> None:
         said = False
-        while True:
-            view = await self._see()
-            if view is not None and (view.holds or await self._group.take()):
-                self._has = True
-                self._away_s = time.monotonic()
-                failpoints.hit("swap.granted")
-                return
+        while not await self._boards():
             if not said:
                 log.info("swap_waits", worker=self._worker)
                 said = True
             await asyncio.sleep(LOOK_S)
+        self._has = True
+        self._away_s = time.monotonic()
+        failpoints.hit("swap.granted")
+
+    async def _boards(self) -> bool:
+        try:
+            view = await self._see()
+            return view is not None and (view.holds or await self._group.take())
+        except StoreUnavailableError as error:
+            log.debug("swap_not_seen", error=str(error))
+            return False
 
     async def _live(self) -> None:
         """Prolong the lease, and reap: a member that was killed may hold the devices, and no other process may be there."""
@@ -164,7 +169,7 @@ class SwapMember:
     async def give(self) -> None:
         """Leave the group. The engine must have stopped."""
         with suppress(StoreUnavailableError):
-            await self._group.give(leaves=True)
+            await self._group.give(leaves=True, failed=self._boots and self._has and not self._leaves())
             if self._boots:  # it never registered, so nobody else ends its lease
                 await self._store.bury(self._worker)
 
@@ -188,6 +193,8 @@ class SwapMember:
     async def _sleep(self, effects: Effects) -> None:
         self._enter(WorkerState.ASLEEP)
         took_ms = await effects.free_devices()
+        if took_ms is None:
+            return
         self._costs, self._has = self._costs.slept(took_ms), False
         self._away_s = time.monotonic()
         failpoints.hit("swap.freed")

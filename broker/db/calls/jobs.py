@@ -101,6 +101,7 @@ class ClaimedJob(Answer):
     Attributes:
         attempt: its number, from 1.
         kills: attempts of this job under which the engine died.
+        releases: attempts of this job that a worker gave back at no cost.
         waited_ms: time in its queue.
         age_ms: time since its acceptance.
         left_ms: time until its deadline; None: it has none.
@@ -113,6 +114,7 @@ class ClaimedJob(Answer):
     waited_ms: int
     age_ms: int
     kills: int = 0
+    releases: int = 0
     stream: bool = False
     left_ms: int | None = None
 

@@ -13,17 +13,19 @@ class RolloutStep(Call[bool]):
 
     Attributes:
         step: of the record that was read; 0: there was none.
+        nonce: of this call, so that one that is sent twice is known again.
         fields: as texts; '' removes a field.
         held: a pool whose queue stays open without a live worker; ``unheld``: one of which this ends.
         heir: a pool whose workers start, and that forwards to the pool ``heir_of`` until then; it gets the LoRA adapters of
             that.
-        to: takes the jobs of the pool ``from_pool`` from now on.
+        to: takes the jobs of the pool ``from_pool`` from now on; it gets the LoRA adapters of that as they are now.
         what: the act, for the audit stream, with ``details``; ``by``: who asked.
     """
 
     flags = WRITES
     pool: str
     step: int
+    nonce: str
     fields: Mapping[str, str]
     held: str | None = None
     unheld: str | None = None

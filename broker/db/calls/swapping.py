@@ -20,6 +20,7 @@ class Seen(Answer):
     Attributes:
         said: what it said of itself, JSON; ``age_ms``: how long ago.
         holds: it has a grant.
+        failures: how often in a row the first load of its pool failed; ``failed_ms``: how long ago it last did.
     """
 
     worker: str
@@ -27,6 +28,8 @@ class Seen(Answer):
     age_ms: float
     holds: bool
     running: int
+    failures: int = 0
+    failed_ms: float = 0.0
     waits: tuple[LaneWaits, ...] = ()
 
 
@@ -86,9 +89,10 @@ class SwapTake(Call[bool]):
 
 
 class SwapGive(Call[bool]):
-    """Give the devices back; ``leaves``: the worker is no member any more."""
+    """Give the devices back; ``leaves``: the worker is no member any more; ``failed``: the pool whose first load failed."""
 
     machine: str
     group: str
     worker: str
     leaves: bool | None = None
+    failed: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from api.http.hangup import ClientGoneError, until_hangup
+from api.http.hangup import HANGUP, ClientGoneError, Hangup, until_hangup
 from tests.unit.api.test_connection_end import serving
 
 pytestmark = pytest.mark.asyncio
@@ -78,6 +78,22 @@ async def test_a_call_that_waits_only_after_the_hang_up_is_told_at_once(waiter: 
     app.enters.set()
     async with asyncio.timeout(10):
         assert await app.told.get() == "one"
+
+
+async def test_a_hang_up_that_is_told_twice_is_one() -> None:
+    """A connection that is cut is lost after that: two cancellations would meet one that takes them back."""
+    hangup = Hangup(lambda: None)
+
+    async def answer() -> None:
+        with until_hangup({HANGUP: hangup}):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(answer())
+    await asyncio.sleep(0)
+    hangup.happen()
+    hangup.happen()
+    with pytest.raises(ClientGoneError):
+        await task
 
 
 async def test_a_block_that_has_ended_is_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
@@ -104,6 +105,38 @@ async def test_a_tar_that_is_refused(
     with pytest.raises(BadAdapterError, match=why):
         async with opened(storage, "up", None, MOST) as files:
             check_files(files, MOST)
+
+
+def header(kind: bytes, content: bytes) -> bytes:
+    """Make a header of a kind that tarfile itself does not write as it is needed here."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, len(content)
+    return member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+SPARSE = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"
+COMMENT = b"13 comment=x\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (header(tarfile.XHDTYPE, bytes(8 << 20)), "extended header of 8388608 bytes"),
+        (header(tarfile.XGLTYPE, bytes(8 << 20)), "extended header"),
+        (header(tarfile.GNUTYPE_LONGNAME, b"n" * (8 << 20)), "extended header"),
+        (header(tarfile.GNUTYPE_SPARSE, b""), "sparse"),
+        (header(tarfile.XHDTYPE, SPARSE) + header(tarfile.REGTYPE, b"9" * 600), "sparse"),
+        (header(tarfile.XHDTYPE, COMMENT) * 3000, "no tar, or a damaged one"),
+    ],
+    ids=["pax", "global", "long-name", "gnu-sparse", "pax-sparse", "chain"],
+)
+async def test_headers_that_would_fill_the_memory(
+    storage: LocalStorage, folder: Path, data: bytes, why: str
+) -> None:
+    await storage.put("up", gzip.compress(data + tar_of(*files_of(folder)), 1))
+    with pytest.raises(BadAdapterError, match=why):
+        async with opened(storage, "up", None, MOST):
+            pass
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])

@@ -70,6 +70,17 @@ def test_who_is_first(holds: dict[str, Any], comes: dict[str, Any], first: str) 
     assert told(awake("a", **holds), member("b", **comes)) == {first}
 
 
+@pytest.mark.parametrize(("failures", "pause_ms"), [(1, 30_000), (3, 120_000), (99, 1_800_000)])
+def test_a_member_whose_load_failed_waits_longer_each_time(failures: int, pause_ms: float) -> None:
+    busy = awake("a", running=8)
+    broken = {"boots": True, "failures": failures, "waits": waiting(90_000)}
+    assert told(busy, member("b", failed_ms=pause_ms - 1, **broken)) == {"a"}
+    assert told(busy, member("b", failed_ms=pause_ms, **broken)) == {"b"}
+    asks = member("a", waits=waiting(0))
+    assert told(asks, member("b", failed_ms=0, **broken), wanted="") == {"a"}
+    assert told(member("b", failed_ms=0, **broken), wanted="") == {"b"}  # the place is free
+
+
 def test_of_those_that_waited_for_too_long_each_has_its_turn() -> None:
     late = waiting(31_000), waiting(90_000)
     members = [
