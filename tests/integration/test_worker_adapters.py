@@ -16,16 +16,19 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from broker.adapters import Adapters
+from broker.db.errors import StoreFaultError
 from broker.jobs import JobStore
 from jobs.adapters import Adapter, AdapterState
 from monitoring.metrics import WorkerMetrics
 from storage import MissingObjectError, Storage
 from storage.local import LocalStorage
+from tests.adapters import add, an_adapter
 from tests.puppet import Puppet
 from tests.support import eventually
 from tests.tiny_adapters import declare, tiny_adapter
 from workers.adapters.files import AdapterFiles
 from workers.adapters.pool import AdapterPool
+from workers.adapters.reports import Reports
 from workers.engines.base import AdapterBrokenError, EngineRequest
 from workers.engines.settings import SimulatedSettings
 from workers.engines.simulated.engine import SimulatedEngine
@@ -436,3 +439,27 @@ def _try_and_end(root: Path, adapter: Adapter, *, died: bool, times: int) -> Non
         files = AdapterFiles(lambda: LocalStorage(root / "none"), root, 4, frozenset)
         files.begin_trial(files.folder(adapter))
         files.close(died=died)
+
+
+async def test_a_report_that_is_refused_holds_up_no_other(store: JobStore) -> None:
+    class Refusing(Adapters):
+        async def loaded(self, worker: str, adapter: Adapter) -> bool:
+            if adapter.name == "a":
+                raise StoreFaultError("loaded", "as the test says")
+            return await super().loaded(worker, adapter)
+
+    puppet = Puppet(store)
+    await puppet.live()
+    adapters = Refusing(store)
+    for name in "ab":
+        await add(adapters, an_adapter(name))
+    reports = Reports(adapters, puppet.name, lambda: None)
+    for one in await adapters.of("default"):
+        reports.loaded(one)
+    keeping = asyncio.create_task(reports.keep())
+
+    async def b() -> bool:
+        return "b" in (await adapters.reports([puppet.name]))[puppet.name]
+
+    await eventually(b)
+    keeping.cancel()

@@ -64,6 +64,9 @@ class Reports:
                     known = await say()
                 except StoreError as error:
                     log.warning("adapters_not_reported", error=str(error))
+                    self._unsaid[name] = self._unsaid.pop(
+                        name
+                    )  # the others first: it may be refused each time
                     await asyncio.sleep(_AGAIN_S)
                     continue
                 if self._unsaid.get(name) is say:
