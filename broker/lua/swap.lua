@@ -1,8 +1,8 @@
 -- A swap group: workers of one machine whose models take turns on the same devices.
 --
 -- swap:<machine>:<group> holds, by worker, `m:` what it says of itself (JSON, with `at`, the time) and `g:` its grant: the devices are its to
--- use. `f:<pool>` (JSON) has how often in a row the pool's first load failed, and when it last did. `wanted` (JSON) are the workers that should have them, `looked` is when somebody last decided that, and
--- `waits` (JSON) is what waited then, by pool.
+-- use. `f:<pool>` (JSON) has how often in a row the pool's first load failed, and when it last did. `wanted` (JSON) are the workers that should
+-- have them, `looked` is when somebody last decided that, and `waits` (JSON) is what waited then, by pool.
 
 -- For how many tenants of a lane the first job is looked at.
 local HEADS = 16

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from vllm import envs
 
@@ -98,7 +98,7 @@ async def test_the_probe_sees_what_the_running_engine_does(
     before = llm.engine_core.add_request_async
 
     async def drops(one: EngineRequest, emit: Any) -> Any:
-        return await vllm_engine.run(dataclasses.replace(one, priority=0), emit)
+        return await vllm_engine.run(msgspec.structs.replace(one, priority=0), emit)
 
     assert await seen_priority(llm, vllm_engine.run, (CHAT, COMPLETIONS)) is EnginePriority.WORKS
     assert await seen_priority(llm, drops, (CHAT,)) is EnginePriority.IGNORED

@@ -42,7 +42,7 @@ PATIENCE_S = 90.0
 WINDOW = "20s"
 """What ``$__rate_interval`` is here: a few scrapes."""
 
-NOT_HERE = ("vllm:", "penstock_engine_preemptions")
+NOT_HERE = ("vllm:", "penstock_engine_preemptions", "penstock_spec_")
 """What only vLLM says."""
 
 

@@ -41,6 +41,12 @@ async def worker(puppet: Puppet) -> Puppet:
 @pytest_asyncio.fixture
 async def client(api: ApiServer, worker: Puppet) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(base_url=f"{api.url}/v1", api_key="any", max_retries=0) as client:
+
+        async def known() -> bool:  # the api may still have what the worker of the test before said
+            card = (await client.models.retrieve(MODEL)).model_dump()
+            return bool(card["penstock"]["endpoints"] == [RESPONSES])
+
+        await eventually(known)
         yield client
 
 
