@@ -269,20 +269,3 @@ async def test_never_more_grants_than_places(store: JobStore, awake: int) -> Non
     assert most == awake
     for one in group:
         await store.bury(one.name)
-
-
-async def test_what_waits_is_read_once_between_two_decisions(store: JobStore) -> None:
-    one, two = await members(store, "one", "two", every_s=60.0)
-    await store.accept(spec("pool-two"))
-
-    def jobs(view: Any) -> int:
-        return sum(wait.jobs for member in view.members for wait in member.waits)
-
-    for member in (one, two):
-        view = await member.report()
-        assert (view.decides, jobs(view)) == (False, 0)
-    await store.client.hdel(store.keys("swap", MACHINE, GROUP), "looked")
-    view = await one.report()
-    assert (view.decides, jobs(view)) == (True, 1)
-    view = await two.report()
-    assert (view.decides, jobs(view)) == (False, 1)

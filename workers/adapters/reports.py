@@ -64,9 +64,8 @@ class Reports:
                     known = await say()
                 except StoreError as error:
                     log.warning("adapters_not_reported", error=str(error))
-                    self._unsaid[name] = self._unsaid.pop(
-                        name
-                    )  # the others first: it may be refused each time
+                    # It may be refused each time: the others first.
+                    self._unsaid[name] = self._unsaid.pop(name)
                     await asyncio.sleep(_AGAIN_S)
                     continue
                 if self._unsaid.get(name) is say:
