@@ -106,7 +106,7 @@ class Claimer:
         self._call: Call | None = None  # whose answer has not come
         self._waiting = False  # for a bell, by the last command
         self._satisfied: Room | None = None  # with what there is, for this room; None: there may be more
-        self._ask_at = self._pause_until = self._bulk_at = 0.0
+        self._ask_at = self._pause_until = self._empty_until = self._bulk_at = 0.0
         self._empty_left, self._empty_at = _EMPTY_PER_S, monotonic()
         self._claims: dict[str, Claim] = {}
         self.asked_ns = self.rests = 0
@@ -136,8 +136,8 @@ class Claimer:
         if room.jobs <= 0:
             self.rests += 1
             return None
-        if now < self._pause_until:
-            return self._wait([self.own_bell], self._pause_until - now)
+        if (until := max(self._pause_until, self._empty_until)) > now:
+            return self._wait([self.own_bell], until - now)
         if self._satisfied is None or now >= self._ask_at or room.more_than(self._satisfied):
             self._satisfied = room
             self._call = Call(
@@ -171,6 +171,7 @@ class Claimer:
             self._waiting = False
             if reply is not None:
                 self._satisfied = None
+                self._empty_until = 0.0  # it rang for this worker alone: a job is left to it, for a moment
             return []
         call, self._call = self._call, None
         answer, blobs = answer_to(Call, reply)
@@ -198,7 +199,7 @@ class Claimer:
             self._empty_left = min(_EMPTY_PER_S, self._empty_left + (now - self._empty_at) * _EMPTY_PER_S) - 1
             self._empty_at = now
             if self._empty_left < 0:
-                self._pause_until = now + 1 / _EMPTY_PER_S
+                self._empty_until = now + 1 / _EMPTY_PER_S
 
     def _read(self, answer: Claimed, blobs: list[bytes]) -> Iterator[Claim]:
         for place, job in enumerate(answer.jobs):
