@@ -195,7 +195,10 @@ def test_bells_that_ring_for_nothing_are_heard_so_often(scene: Scene, bulk: int)
                 count += 1
                 scene.answers()
             else:
-                scene.claimer.receive([str(command[1]).encode(), b"1"])
+                bells = command[
+                    1:-1
+                ]  # its own rings only for a job that is left to it, and is waited for alone in a pause
+                scene.claimer.receive([str(bells[1]).encode(), b"1"] if len(bells) > 1 else None)
             scene.now += 0.001
         return count
 
