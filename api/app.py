@@ -27,6 +27,7 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.batches.event_schema import BatchEvent
 from api.conversations import routes as conversations
 from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
@@ -35,6 +36,7 @@ from api.http.handlers import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
+from api.jobs.event_schema import JobEvent
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
@@ -45,6 +47,7 @@ from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.openai import stored as openai_chats
+from api.openai.answer_schema import OutputEvent
 from api.openai.stored_view import ChatChange
 from api.operations import docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
@@ -134,6 +137,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             workers.DrainRequest,
             *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest),
             *(WebhookRequest, WebhookChange, SecretRotation),
+            *(JobEvent, BatchEvent, OutputEvent),
         ],
         needs_key=needs_key,
     )
