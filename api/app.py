@@ -48,7 +48,7 @@ from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.openai import stored as openai_chats
 from api.openai.stored_view import ChatChange
-from api.operations import docs, health, home, queues, targets, usage, workers
+from api.operations import autoscaling, docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -99,7 +99,7 @@ ROUTES = {
         admin_aliases,
         admin_audit,
     ),
-    "operations": (workers, queues, usage, targets, health, home, docs),
+    "operations": (workers, queues, autoscaling, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 

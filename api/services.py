@@ -25,6 +25,7 @@ from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.access import AccessStore
 from broker.adapters import Adapters
+from broker.backlogs import Backlogs
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
 from broker.conversations import ConversationStore
@@ -113,6 +114,7 @@ class Services:
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
         self.rollouts = Rollouts(self.store)
+        self.backlogs = Backlogs(self.store)
         self.declared = DeclaredPools(self.store)
         self.scaling_pools = declared_in_settings()
         self.adapters = Adapters(self.store)

@@ -119,6 +119,7 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("GET", "/v1/queues"): _READ,
     ("POST", "/v1/queues/{pool}/{action}"): _ADMIN,
     ("DELETE", "/v1/queues/{pool}/{lane}"): _ADMIN,
+    ("GET", "/v1/autoscaling/{pool}"): _METRICS,
     ("GET", "/v1/workers"): _METRICS,
     ("POST", "/v1/workers/{name}/drain"): _ADMIN,
     ("GET", "/v1/metrics/targets"): Needs.NOTHING,
