@@ -194,7 +194,9 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
     while True:
         try:
             await catalogue.refresh()
-            gauges.take_queues(await observer.queues(catalogue.pools))
+            queues = await observer.queues(catalogue.pools)
+            services.samples.take(queues, catalogue.alive)
+            gauges.take_queues(queues)
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
