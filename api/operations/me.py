@@ -33,7 +33,7 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the route."""
     keyed = services.settings.keys_required
 
-    @router.get("/v1/me", summary="Who am I?", responses=answers(MeObject, 503))
+    @router.get("/v1/me", operation_id="getMe", summary="Who am I?", responses=answers(MeObject, 503))
     async def me(request: Request) -> Response:
         """The caller's tenant, and what its key or token lets it do."""
         identity = identity_of(request.scope)
