@@ -31,7 +31,7 @@ def test_it_is_valid() -> None:
 
 
 def test_every_operation_has_an_id_of_its_own_that_was_chosen() -> None:
-    ids = {}
+    ids: dict[str, str] = {}
     for place, operation in operations():
         ident = operation["operationId"]
         assert re.fullmatch(r"[a-z]+([A-Z][a-z]+)*(Alias\d)?", ident), f"{place}: {ident} was not chosen"
