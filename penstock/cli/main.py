@@ -14,6 +14,7 @@ from penstock.cli._run import Globals, common_options, server_is_installed
 
 _CLIENT = {
     "submit": ("penstock.cli.submit", "submit", "Submit a job: a prompt, or a raw OpenAI request."),
+    "chat": ("penstock.cli.chat", "chat", "Talk with a model in the terminal."),
     "wait": ("penstock.cli.jobs", "wait", "Wait until jobs have ended and print their results."),
     "stream": ("penstock.cli.jobs", "stream", "Follow a job: its text as it is generated."),
     "get": ("penstock.cli.jobs", "get", "Show a job as it is now."),
