@@ -24,7 +24,7 @@ class Answer:
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
-    usage: Mapping[str, int] | None = None
+    usage: Mapping[str, Any] | None = None
     finish: str | None = None
     first_s: float | None = None
     took_s: float = 0.0
@@ -46,7 +46,9 @@ class Answer:
     def _take(self, chunk: Mapping[str, Any], at_s: float, show: Callable[[str, bool], None]) -> None:
         if isinstance(usage := chunk.get("usage"), dict):
             self.usage = usage
-        choice = next((one for one in chunk.get("choices") or () if one.get("index", 0) == 0), {})
+        choice: Mapping[str, Any] = next(
+            (one for one in chunk.get("choices") or () if one.get("index", 0) == 0), {}
+        )
         self.finish = choice.get("finish_reason") or self.finish
         delta = choice.get("delta") or choice.get("message") or {}  # the latter: an engine that cannot stream
         thought = delta.get("reasoning") or delta.get("reasoning_content")
@@ -59,7 +61,7 @@ class Answer:
     @property
     def tokens_per_s(self) -> float | None:
         """Tokens per second from the first one on; None: it is not known."""
-        made = (self.usage or {}).get("completion_tokens", 0)
+        made = int((self.usage or {}).get("completion_tokens") or 0)
         if self.first_s is None or made < 2 or self.took_s <= self.first_s:
             return None
         return (made - 1) / (self.took_s - self.first_s)
@@ -67,7 +69,7 @@ class Answer:
     def summary(self) -> str:
         """Say its tokens and times in one line."""
         usage, rate = self.usage, self.tokens_per_s
-        cached = ((usage or {}).get("prompt_tokens_details") or {}).get("cached_tokens")  # type: ignore[attr-defined]
+        cached = ((usage or {}).get("prompt_tokens_details") or {}).get("cached_tokens")
         parts = (
             f"{usage.get('prompt_tokens', 0)} + {usage.get('completion_tokens', 0)} tokens"
             if usage

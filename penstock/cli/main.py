@@ -34,6 +34,7 @@ _CLIENT = {
     "adapters": ("penstock.cli.adapters", "adapters", "LoRA adapters: add, list, pin, remove them."),
     "usage": ("penstock.cli.ledgers", "usage", "Say what tenants, keys and models used."),
     "audit": ("penstock.cli.ledgers", "audit", "List administrative acts."),
+    "bench": ("penstock.cli.bench", "bench", "Load a server and measure it; or an engine on this machine."),
     "top": ("penstock.cli.top", "top", "Watch queues, workers and GPUs."),
     "models": ("penstock.cli.workers", "models", "List the models that are served now."),
     "keys": ("penstock.cli.keys", "keys", "API keys: make, list, rotate and revoke them."),

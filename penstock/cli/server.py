@@ -276,12 +276,7 @@ def flower(*, redis_url: str | None, namespace: str | None, **options: Any) -> N
     )
 
 
-@click.group("bench")
-def bench() -> None:
-    """Measure an engine on this machine."""
-
-
-@bench.command("fit")
+@click.command("fit")
 @click.option("--model", metavar="NAME_OR_PATH", help=_MODEL_HELP)
 @click.option("--paced", metavar="PACE", help="Fit a paced engine, to see how well a pace is found again.")
 @click.option("--gpus", metavar="LIST", help="GPU indices, as 0,1.  [default: the first, or the CPU]")
@@ -305,4 +300,4 @@ def bench_fit(*, as_json: bool, **options: Any) -> None:
     _start("bench fit", "penstock.server.bench:run_fit", _given(**options), as_json=as_json)
 
 
-COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower, bench, encryption]
+COMMANDS: list[click.Command] = [up, api, coordinator, worker, flower, encryption]
