@@ -63,7 +63,13 @@ class _Bench(click.Group):
 
 @click.group("bench", cls=_Bench)
 def bench() -> None:
-    """Measure a server under load, or an engine on this machine."""
+    """Measure a server under load, or an engine on this machine.
+
+    \b
+    Examples:
+      penstock bench http://127.0.0.1:8080
+      penstock bench fit --gpus 0
+    """  # noqa: D301  # \b is click's mark
 
 
 @click.command(_LOAD, epilog=_CODES, hidden=True)

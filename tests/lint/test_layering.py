@@ -27,7 +27,7 @@ BELOW = {
 }
 """The packages that each package may import."""
 
-STARTERS = ("penstock/server/", "penstock/cli/server.py")
+STARTERS = ("penstock/server/", "penstock/cli/server.py", "penstock/cli/worker_run.py")
 """They start the processes, so they may import every package. A client-only install lacks them."""
 
 TOP = ""
