@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -69,14 +69,14 @@ def default_words(value: Any) -> str:
     return code(json.dumps(value) if isinstance(value, bool | tuple) else str(value))
 
 
-def options_of(setting: str, commands: Sequence[Any]) -> str:
+def options_of(setting: str, commands: Mapping[str, Any]) -> str:
     """Name the options that set a setting, each with the commands that have it."""
     found: dict[str, list[str]] = {}
-    for command in commands:
+    for name, command in commands.items():
         for param in command.params:
             if param.name == setting:
                 option = "/".join([*param.opts[:1], *param.secondary_opts])
-                found.setdefault(option, []).append(command.name)
+                found.setdefault(option, []).append(name)
     return "; ".join(f"{code(option)} ({', '.join(names)})" for option, names in found.items())
 
 
@@ -87,7 +87,7 @@ def environment_names(name: str, field: Any) -> str:
     return ", ".join(code(alias.upper()) for alias in aliases(name, field))
 
 
-def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
+def settings_table(cls: Any, base: Any, commands: Mapping[str, Any]) -> str:
     """Return a table of the settings that ``cls`` has beyond ``base``."""
     rows = []
     for name, field in cls.model_fields.items():
@@ -144,7 +144,7 @@ retention_s = 3600
 | --- | --- |
 | `penstock api` | [every process](#every-process), [the api](#the-api) |
 | `penstock coordinator` | [every process](#every-process), [a coordinator](#a-coordinator) |
-| `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
+| `penstock worker run` | [every process](#every-process), [a worker](#a-worker) |
 | `penstock flower` | [every process](#every-process), [Flower](#flower) |
 | `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
 the processes it starts read theirs from the same environment and files |"""
@@ -210,26 +210,29 @@ def configuration() -> str:
     from api.settings import ApiSettings
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
-    from penstock.cli.server import COMMANDS
+    from penstock.cli import server, worker_run
     from penstock.server.settings import FlowerSettings, UpSettings
     from workers.settings import WorkerSettings
 
-    def of(*names: str) -> list[Any]:
-        return [command for command in COMMANDS if command.name in names]
+    commands = {"up": server.up, "api": server.api, "coordinator": server.coordinator}
+    commands |= {"worker run": worker_run.run, "flower": server.flower}
+
+    def of(*names: str) -> dict[str, Any]:
+        return {name: commands[name] for name in names}
 
     return generated(
         "Configuration",
         "the settings classes",
         _SETTINGS_INTRO,
         "## Every process",
-        settings_table(BrokerSettings, None, COMMANDS),
+        settings_table(BrokerSettings, None, commands),
         _SHARED_NOTE,
         "## The api",
         settings_table(ApiSettings, BrokerSettings, of("api")),
         "## A coordinator",
         settings_table(CoordinatorSettings, BrokerSettings, of("coordinator")),
         "## A worker",
-        settings_table(WorkerSettings, BrokerSettings, of("worker", "up")),
+        settings_table(WorkerSettings, BrokerSettings, of("worker run", "up")),
         "## A pool",
         _POOL_NOTE,
         pool_table(),

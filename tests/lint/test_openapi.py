@@ -31,7 +31,7 @@ def test_it_is_valid() -> None:
 
 
 def test_every_operation_has_an_id_of_its_own_that_was_chosen() -> None:
-    ids = {}
+    ids: dict[str, str] = {}
     for place, operation in operations():
         ident = operation["operationId"]
         assert re.fullmatch(r"[a-z]+([A-Z][a-z]+)*(Alias\d)?", ident), f"{place}: {ident} was not chosen"
@@ -61,7 +61,8 @@ def changed(change: Change) -> list[str]:
 
 
 def schema(document: dict[str, Any], name: str) -> dict[str, Any]:
-    return document["components"]["schemas"][name]
+    found: dict[str, Any] = document["components"]["schemas"][name]
+    return found
 
 
 @pytest.mark.parametrize(
