@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import gjson
 import httpx
 import openai
 import pytest
@@ -19,6 +21,7 @@ from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
 from tests.batching import create, row
 from tests.coordinators import CoordinatorThread
+from tests.helm import rendered
 from tests.integration.test_fair_queue import spec
 from tests.namespaces import new_namespace
 from tests.puppet import FACTS, Puppet
@@ -149,6 +152,34 @@ async def test_rows_of_a_batch_count_and_its_chunks_do_not(http, client, store) 
     await told(http, running=4, queued=27)
     await client.batches.cancel(batch.id)
     await told(http, queued=1)
+
+
+async def test_keda_finds_a_number_where_the_chart_says(http, store) -> None:
+    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=40_000))
+    await told(http, queued=1)
+    options = (
+        "--set",
+        "redis.url=redis://r",
+        "--set",
+        "api.requireKeys=false",
+        "--set",
+        "keda.trigger=metrics-api",
+    )
+    scaling = {"enabled": "true", "slots": 4, "maxWaitSeconds": 60}
+    own = [
+        word
+        for name, value in scaling.items()
+        for word in ("--set", f"pools.chat.autoscaling.{name}={value}")
+    ]
+    objects = rendered(*options, *own)
+    (scaled,) = (one["spec"] for one in objects if one["kind"] == "ScaledObject")
+    places = [one["metadata"] for one in scaled["triggers"]]
+    assert {urlsplit(place["url"]).path for place in places} == {"/v1/autoscaling/chat"}
+    answer = await read(http)
+    numbers = {place["valueLocation"]: gjson.get(answer, place["valueLocation"]) for place in places}
+    assert {type(number) for number in numbers.values()} <= {int, float}
+    assert (numbers["value"], numbers["deadline_replicas"]) == (1, 0)
+    assert 0 <= numbers["oldest_s"] < 40
 
 
 async def test_metrics_have_the_same_numbers(http, store) -> None:
