@@ -54,6 +54,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/autoscaling/{pool}",
+        operation_id="getAutoscaling",
         summary="What a pool needs",
         responses=answers(AutoscalingObject, 400, 404, 503),
     )
