@@ -24,6 +24,8 @@ FILES = (
     "openai-batch.jsonl",
     "out.jsonl",
     "prompt.txt",
+    "edge.key",
+    "lab-ca.pem",
 )
 ENDS = {"|", "||", "&&", ";", ">", ">>", "<", ";;", "do", "done", "2>"}
 
