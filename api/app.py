@@ -15,10 +15,12 @@ from api.admin import adapters as admin_adapters
 from api.admin import aliases as admin_aliases
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
+from api.admin import pools as admin_pools
 from api.admin import rollouts as admin_rollouts
 from api.admin import tenants as admin_tenants
 from api.admin.adapter_schema import AdapterChange, AdapterRequest
 from api.admin.key_schema import KeyRequest, RotateRequest
+from api.admin.pool_schema import PoolRequest
 from api.admin.rollout_schema import AliasRequest, BackRequest, RolloutRequest, SwitchRequest
 from api.admin.tenant_schema import TenantFields
 from api.admission.request_bodies import SCHEMAS
@@ -27,6 +29,7 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.batches.event_schema import BatchEvent
 from api.conversations import routes as conversations
 from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
@@ -35,6 +38,7 @@ from api.http.handlers import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
+from api.jobs.event_schema import JobEvent
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
@@ -45,8 +49,9 @@ from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.openai import stored as openai_chats
+from api.openai.answer_schema import OutputEvent
 from api.openai.stored_view import ChatChange
-from api.operations import docs, health, home, queues, targets, usage, workers
+from api.operations import autoscaling, docs, health, home, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -88,8 +93,16 @@ ROUTES = {
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
-    "admin": (admin_keys, admin_tenants, admin_adapters, admin_rollouts, admin_aliases, admin_audit),
-    "operations": (workers, queues, usage, targets, health, home, docs),
+    "admin": (
+        admin_keys,
+        admin_tenants,
+        admin_adapters,
+        admin_rollouts,
+        admin_pools,
+        admin_aliases,
+        admin_audit,
+    ),
+    "operations": (workers, queues, autoscaling, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
 
@@ -99,6 +112,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
 
     Raises:
         NoPepperStartError: keys are required, and there is no pepper for them.
+        DeclaredPoolStartError: a pool of the settings that scales from zero does not say what it serves.
     """
     services = Services(settings)
 
@@ -132,8 +146,9 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(KeyRequest, RotateRequest, TenantFields, AdapterRequest, AdapterChange),
             *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
-            *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest),
+            *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest, PoolRequest),
             *(WebhookRequest, WebhookChange, SecretRotation),
+            *(JobEvent, BatchEvent, OutputEvent),
         ],
         needs_key=needs_key,
     )

@@ -167,6 +167,7 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
             await _take_over(services)
             if await services.store.set_limits(only_if_missing=limited.is_set()):
                 await _take_tenants_over(services)
+                await _take_pools_over(services)
                 await services.agree()
                 log.info("limits_stored")
             await index_tenants(services.store)
@@ -185,6 +186,16 @@ async def _take_tenants_over(services: Services) -> None:
         log.warning("tenant_settings_ignored", tenants=differing)
 
 
+async def _take_pools_over(services: Services) -> None:
+    """Declare the pools of the settings that scale from zero, and forget those that earlier settings declared."""
+    changed, kept = await services.declared.take_over(services.scaling_pools)
+    if changed:
+        log.info("pools_declared", pools=changed)
+        await services.catalogue.refresh()
+    if kept:
+        log.warning("pool_settings_ignored", pools=kept)
+
+
 async def _observe(services: Services, observed: asyncio.Event) -> None:
     """Refresh the catalogue and the gauges of queues, workers and Redis. Set ``observed`` after the first success."""
     catalogue, gauges = services.catalogue, services.shared
@@ -194,8 +205,12 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
     while True:
         try:
             await catalogue.refresh()
-            gauges.take_queues(await observer.queues(catalogue.pools))
+            views = await services.store.queues(catalogue.pools)
+            gauges.take_queues(await observer.queues(views))
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
+            workers = map(worker_facts, catalogue.alive)
+            for pool, backlog in (await services.backlogs.read(views, workers, catalogue.home)).items():
+                gauges.scaling.take(pool, backlog, catalogue.replica(pool))
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())

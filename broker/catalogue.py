@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from broker.registry import Marks
 from jobs import capabilities
 from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
+from jobs.declared import DeclaredPool
 from jobs.placement import Device, Offer, Placement, rank
 from jobs.poison import Remembered
+from jobs.scaling import Replica
 from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
@@ -42,6 +44,8 @@ class Model:
         device: the device of the worker that registered it.
         engine: that worker's kind of engine; None: it did not say.
         capabilities: what it can do.
+        capacity: jobs that a worker with it runs at once; None: unknown.
+        start_s: how long its engine took to start; None: unknown.
         adapter: what is known of it, if it is a LoRA adapter that an operator has declared; None: it is none.
     """
 
@@ -58,6 +62,8 @@ class Model:
     device: Device = field(default_factory=Device)
     engine: str | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
+    capacity: int | None = None
+    start_s: float | None = None
     adapter: Offered | None = None
 
     @property
@@ -109,6 +115,8 @@ class Catalogue:
         self._aliases: dict[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        self._declared: Mapping[str, DeclaredPool] = {}
+        self._scaling: frozenset[tuple[str, str]] = frozenset()
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
         self._marks = Marks()
@@ -121,8 +129,8 @@ class Catalogue:
 
     @property
     def has_worker(self) -> bool:
-        """Whether any worker was alive at the last refresh, or is about to start for a queue that stays open."""
-        return bool(self._live) or bool(self._marks.held)
+        """Whether any worker was alive at the last refresh, or one starts for what is queued."""
+        return bool(self._live) or bool(self._marks.held) or bool(self._scaling)
 
     @property
     def empty(self) -> bool:
@@ -133,10 +141,33 @@ class Catalogue:
         """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
         return (model.pool, model.base) in self._live or model.pool in self._marks.held
 
+    def open(self, model: Model) -> bool:
+        """Whether its pool takes calls, whose callers wait: a worker is alive, or the pool scales from zero."""
+        return self.live(model) or (model.pool, model.base) in self._scaling
+
+    def has_workers(self, pool: str) -> bool:
+        """Whether a worker of a pool was alive at the last refresh."""
+        return pool in self._sharing
+
+    def asleep(self, model: Model) -> bool:
+        """Whether its pool has no live worker, and one is started for what waits."""
+        return self.open(model) and not self.live(model)
+
     def of_pool(self, pool: str) -> Model | None:
         """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
         found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
         return next((one for one in found if one.capabilities.adapter_of is None), None)
+
+    def home(self, name: str) -> str | None:
+        """Return the pool that jobs for a model go to now; None: no pool has it."""
+        return next((model.pool for model in self.ranked(name)), None)
+
+    def replica(self, pool: str) -> Replica:
+        """Return what one more worker of a pool brings: as declared, as the live ones are, or as the last one was."""
+        one, model = self._declared.get(pool), self.of_pool(pool)
+        alive = [said.get("capacity") or 0 for said in self.alive if said.get("pool", "default") == pool]
+        slots = (one and one.slots) or max(alive, default=0) or (model and model.capacity)
+        return Replica(slots or None, (model and model.start_s) or 0.0)
 
     def poisoned(self, model: Model) -> Mapping[str, Remembered]:
         """Return the kinds of requests that killed engines of the model's pool, by digest, at the last refresh."""
@@ -153,13 +184,12 @@ class Catalogue:
     def listed(self) -> list[tuple[str, Model]]:
         """Return the names that a request may use, each with its model: the default first, then models, adapters, aliases.
 
-        They are the names of live workers' models; without a live worker, all known names. A declared adapter is among them
-        once a worker has it.
+        They are the names of the models that take calls; without any, all known names. A declared adapter is among them once
+        a worker has it.
         """
         ranked = {name: [one for one in self.ranked(name) if one.usable] for name in self._models}
         models = {name: found[0] for name, found in ranked.items() if found}
-        live = {name: model for name, model in models.items() if self.live(model)}
-        shown = live or models
+        shown = {name: model for name, model in models.items() if self.open(model)} or models
         own = sorted(shown, key=lambda name: (shown[name].adapter is not None, name))
         names = [*own, *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
         names.sort(key=lambda name: name != self._default)
@@ -174,6 +204,12 @@ class Catalogue:
         pools = self._models.get(self.real_name(name), {})
         return not pools or any(model.open_to(tenant) for model in pools.values())
 
+    def meaning(self, name: str, *, besides: str) -> str | None:
+        """Return the model that a name means in other pools than this one, as its own name or an alias; None: none."""
+        others = [one for pools in self._models.values() for one in pools.values() if one.pool != besides]
+        found = (one.name for one in others if name == one.name or name in one.aliases)
+        return next(found, None)
+
     def real_name(self, name: str) -> str:
         """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
         return name if name in self._models else self._aliases.get(name, name)
@@ -183,7 +219,7 @@ class Catalogue:
     ) -> Model | None:
         """Return a model by its name or an alias, in the best pool for it.
 
-        Refreshes if the model is unknown (or, with ``live``, has no live worker).
+        Refreshes if the model is unknown (or, with ``live``, its pool takes no calls).
 
         Returns:
             None: no pool serves it, or none that meets the placement (then :meth:`devices` is not empty).
@@ -192,7 +228,7 @@ class Catalogue:
             StoreUnavailableError: it had to refresh, and Redis cannot be reached.
         """
         found = self.ranked(name, placement)
-        if not found or (live and not self.live(found[0])):
+        if not found or (live and not self.open(found[0])):
             await self._refresh(pause_s=MIN_GAP_S - self._age_s())
             found = self.ranked(name, placement)
         return found[0] if found else None
@@ -229,6 +265,7 @@ class Catalogue:
                     pool,
                     tuple(dict.fromkeys(worker.device for worker in staying or alive)) or (model.device,),
                     live=bool(staying),
+                    scales=(pool, model.base) in self._scaling,
                     paused=pool in self._marks.paused,
                     capacity=sum(worker.capacity for worker in ready),
                     load=sum(worker.running for worker in staying)
@@ -285,11 +322,13 @@ class Catalogue:
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
         given = await self._store.aliases()
+        declared = await self._store.declared()
+        served = {said.get("pool", "default") for said in workers}
+        scaling = _declare(models, declared, served)
         self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        served = {said.get("pool", "default") for said in workers}
         unserved = {pool for pools in models.values() for pool in pools} - served
         self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
@@ -297,9 +336,12 @@ class Catalogue:
         }
         self._sent -= before
         self._models = models
+        self._declared, self._scaling = declared, scaling
         self._aliases = {
-            alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases
-        } | given
+            **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},
+            **{alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases},
+            **given,
+        }
         live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         sharing: dict[str, bool] = {}
         for said in workers:
@@ -310,9 +352,33 @@ class Catalogue:
         self._live = live
         self._sharing = sharing
         self.alive = tuple(workers)
-        pools = {facts["pool"] for facts in rows} | {said.get("pool", "default") for said in workers}
+        pools = {facts["pool"] for facts in rows} | served | declared.keys()
         self.pools = tuple(sorted(pools)) or ("default",)
         self._read_at = time.monotonic()
+
+
+def _declare(
+    models: dict[str, dict[str, Model]], declared: Mapping[str, DeclaredPool], served: Collection[str]
+) -> frozenset[tuple[str, str]]:
+    """Add the models of pools that scale from zero, and return them all as (pool, model).
+
+    A model that workers of the pool have registered stays as they did, with all that is known of it. Another one that the
+    pool has registered is not what its next worker will serve.
+
+    Args:
+        models: by name and pool; changed.
+        served: pools with a live worker, which serves what it registered and nothing else.
+    """
+    scaling = set()
+    for pool, one in declared.items():
+        registered = {by_pool[pool].base for by_pool in models.values() if pool in by_pool}
+        if one.model in registered:
+            scaling |= {(pool, name) for name in registered}
+        elif pool not in served:
+            scaling.add((pool, one.model))
+            model = Model(one.model, pool, aliases=one.aliases, device=one.runs_on)
+            models.setdefault(one.model, {})[pool] = model
+    return frozenset(scaling)
 
 
 def _model(facts: Mapping[str, Any]) -> Model:
@@ -330,6 +396,8 @@ def _model(facts: Mapping[str, Any]) -> Model:
         device=_device(facts),
         engine=facts.get("engine"),
         capabilities=capabilities.read(facts.get("capabilities")),
+        capacity=facts.get("capacity"),
+        start_s=facts.get("start_s"),
         adapter=msgspec.convert(facts["adapter"], Offered) if "adapter" in facts else None,
     )
 

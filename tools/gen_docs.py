@@ -4,7 +4,8 @@
     .venv/bin/python tools/gen_docs.py            write what is out of date
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
-The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs.
+The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs. And
+``clients/openapi.json``, unless a change breaks clients and ``clients/openapi-breaking.md`` has no reason for it.
 The code is the source: correct a wrong sentence there.
 """
 
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repos
 from tools.log_events import logs_page  # noqa: E402
 from tools.markdown import code, generated, table  # noqa: E402
 from tools.metrics_page import metrics_page  # noqa: E402
+from tools.openapi_document import DOCUMENT, REASONS, document_text, unexplained  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
@@ -323,26 +325,43 @@ PAGES: dict[str, Callable[[], str]] = {
 """Each page in ``docs/reference`` that is made here."""
 
 
-def is_stale(name: str) -> bool:
-    """Whether a page differs from what the code says."""
-    path = REFERENCE / name
-    return not path.exists() or path.read_text() != PAGES[name]()
+def files() -> Iterator[tuple[Path, str]]:
+    """Yield each generated file with the text that it should have."""
+    for name, page in PAGES.items():
+        yield REFERENCE / name, page()
+    yield DOCUMENT, document_text()
+
+
+def stale() -> dict[Path, str]:
+    """Return the files that differ from what the code says, with the text that they should have."""
+    return {path: text for path, text in files() if not path.exists() or path.read_text() != text}
 
 
 def main() -> int:
-    """Write or check the pages. Returns the exit status."""
+    """Write or check the files. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page is stale")
     check = parser.parse_args().check
-    stale = [name for name in PAGES if is_stale(name)]
-    for name in stale:
+    old = stale()
+    broken = unexplained() if DOCUMENT in old else []
+    for path, text in old.items():
+        name = path.relative_to(ROOT)
         if check:
-            print(f"docs/reference/{name} is out of date: run tools/gen_docs.py")
+            print(f"{name} is out of date: run tools/gen_docs.py")
+        elif path == DOCUMENT and broken:
+            print(
+                f"{name} is not written: these changes break clients. Undo them, or give each a line with its"
+            )
+            print(
+                f"reason in {REASONS.relative_to(ROOT)}:",
+                *(f"- `{change}`: REASON" for change in broken),
+                sep="\n",
+            )
         else:
-            REFERENCE.mkdir(parents=True, exist_ok=True)
-            (REFERENCE / name).write_text(PAGES[name]())
-            print(f"docs/reference/{name} written")
-    return 1 if check and stale else 0
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(f"{name} written")
+    return 1 if broken or (check and old) else 0
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ SECTIONS = {
         "flower": ("server:flower", "Run Flower on the same queue."),
         "bench": ("server:bench", "Measure an engine on this machine."),
         "servers": ("servers:servers", "Names for the servers you work with: add, list, use, remove."),
+        "completion": ("completion:completion", "Completion of command lines in bash, zsh and fish."),
     },
 }
 """Section, name: module and attribute in ``penstock.cli``, and help line, so that ``penstock --help`` imports no module."""

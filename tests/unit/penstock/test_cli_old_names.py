@@ -17,10 +17,10 @@ OLD_TREE = (
 submit|wait J|stream J|get J|list|cancel J|priority J high|retry J|queue ls|queue pause p|queue purge p low|queue resume p
 queue top J|queue unpoison p|dead list|dead retry|batch cancel b|batch list|batch pause b|batch results b|batch resume b
 batch retry b|batch run f -o o|batch status b|batch submit f|batch verify f|batch watch b|files delete f|files download f
-files get f|files list|webhooks create u|webhooks delete w|webhooks deliveries w|webhooks list|webhooks resend w e
-webhooks rotate w|webhooks secret|webhooks show w|webhooks test w|workers|rollout abort p|rollout back p|rollout start p
-rollout status|rollout switch p --to q|aliases list|aliases rm a|aliases set a m
-tenants list|tenants reset t|tenants set t|tenants show t
+files get f|files list
+webhooks create u|webhooks delete w|webhooks deliveries w|webhooks list|webhooks resend w e|webhooks rotate w
+webhooks secret|webhooks show w|webhooks test w|workers|rollout abort p|rollout back p|rollout start p|rollout status
+rollout switch p --to q|aliases list|aliases rm a|aliases set a m|tenants list|tenants reset t|tenants set t|tenants show t
 adapters add a s|adapters list|adapters pin a|adapters rm a|usage|audit|top|models|keys create --tenant t|keys list
 keys revoke k|keys rotate k|health|up|api|coordinator|worker|worker --engine simulated|worker --pool=p --gpus 0
 worker check|worker drain w|worker follow 1|flower|bench fit|encryption new-key
