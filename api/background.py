@@ -206,7 +206,9 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
         try:
             await catalogue.refresh()
             views = await services.store.queues(catalogue.pools)
-            gauges.take_queues(await observer.queues(views))
+            queues = await observer.queues(views)
+            services.samples.take(queues, catalogue.alive)
+            gauges.take_queues(queues)
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             workers = map(worker_facts, catalogue.alive)
             for pool, backlog in (await services.backlogs.read(views, workers, catalogue.home)).items():

@@ -64,10 +64,10 @@ def _asked(ctx: click.Context) -> Target:
     """Return the server that the options typed so far name: those of the command, or of the program."""
     levels = [ctx.params, *([ctx.parent.params] if ctx.parent else []), ctx.find_root().params]
     for given in levels:
-        if given.get("url") or given.get("server"):
+        if given.get("url") or given.get("server_name"):
             break
     key = next((level["api_key"] for level in levels if level.get("api_key")), None)
-    return target(given.get("url"), given.get("server"), key)
+    return target(given.get("url"), given.get("server_name"), key)
 
 
 def _names(asked: Target, path: str, field: str) -> list[str]:

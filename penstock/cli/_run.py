@@ -50,7 +50,7 @@ class Globals:
     """Options given before the command's name; None is the SDK's default."""
 
     url: str | None = None
-    server: str | None = None
+    server_name: str | None = None
     api_key: str | None = None
 
 
@@ -69,7 +69,7 @@ class Console(Globals):
     @property
     def named_url(self) -> str | None:
         """The address that the user named: by option, environment, or as the server in use."""
-        found = target(self.url, self.server, self.api_key)
+        found = target(self.url, self.server_name, self.api_key)
         return found.url if found.named else None
 
     def client(
@@ -88,9 +88,7 @@ class Console(Globals):
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
         from penstock.errors import ArgumentError
 
-        found = target(self.url, self.server, self.api_key)
-        if url is not None and url != found.url:
-            found = target(url, None, self.api_key)
+        found = target(self.url, self.server_name, self.api_key, at=url)
         try:
             return Penstock(found.url, api_key=found.api_key, ca_file=found.ca_file, on_retry=on_retry)
         except ArgumentError as exc:
@@ -117,7 +115,7 @@ class Console(Globals):
 def common_options(function: F) -> F:
     """Give the program or a command the options that say which server, and as whom."""
     key = option("--api-key", metavar="KEY", help=_KEY_HELP)
-    name = option("--server", metavar="NAME", help=_SERVER_HELP, shell_complete=servers)
+    name = option("--server", "server_name", metavar="NAME", help=_SERVER_HELP, shell_complete=servers)
     return option("--url", metavar="URL", help=_URL_HELP)(name(key(function)))
 
 
@@ -142,16 +140,16 @@ def client_command(function: F) -> F:
         /,
         *args: Any,
         url: str | None,
-        server: str | None,
+        server_name: str | None,
         api_key: str | None,
         as_json: bool | None,
         **kw: Any,
     ) -> Any:
         above = ctx.find_object(Globals) or Globals()
-        here = url or server  # what a command names counts more than what was named before it
+        here = url or server_name  # what a command names counts more than what was named before it
         console = Console(
             url=url if here else above.url,
-            server=server if here else above.server,
+            server_name=server_name if here else above.server_name,
             api_key=api_key or above.api_key,
             json=not sys.stdout.isatty() if as_json is None else as_json,
             events=bool(as_json),

@@ -28,7 +28,7 @@ class Target:
     named: bool = False
 
 
-def target(url: str | None, server: str | None, api_key: str | None) -> Target:
+def target(url: str | None, server: str | None, api_key: str | None, *, at: str | None = None) -> Target:
     """Find the server: that of the options, of the environment, of ``penstock servers use``, of this folder.
 
     The key of a server in the file goes to no other one. ``PENSTOCK_API_KEY`` comes before it, unless the option
@@ -38,6 +38,7 @@ def target(url: str | None, server: str | None, api_key: str | None) -> Target:
         url: of the option ``--url``.
         server: of the option ``--server``.
         api_key: of the option ``--api-key``.
+        at: an address that was decided elsewhere; it gets the named server's key only if it is that server's.
 
     Raises:
         click.UsageError: two servers are named at once, or the one that is named is not known.
@@ -54,11 +55,13 @@ def target(url: str | None, server: str | None, api_key: str | None) -> Target:
     key_of_environment = _variable("PENSTOCK_API_KEY")
     if name is not None:
         chosen = _servers.read().get(name)
+        if at is not None and at != chosen.url:
+            return target(at, None, api_key)
         if api_key is None and (server is not None or key_of_environment is None):
             api_key = chosen.key()
         return Target(chosen.url, api_key, chosen.ca_file, named=True)
     here = running_here()
-    address = url or here
+    address = at or url or here
     if address is not None and address == here and api_key is None and key_of_environment is None:
         api_key = key_here()  # it goes to no other server
     return Target(address, api_key, named=url is not None)

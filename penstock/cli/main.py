@@ -17,6 +17,7 @@ from penstock.cli._run import Globals, common_options, server_is_installed
 SECTIONS = {
     "Use": {
         "submit": ("submit:submit", "Submit a job: a prompt, or a raw OpenAI request."),
+        "chat": ("chat:chat", "Talk with a model in the terminal."),
         "batch": ("batch:batch", "Bulk runs: files of prompts to files of answers."),
         "jobs": ("jobs:jobs", "Jobs: list, get, wait, stream, cancel, move, retry."),
         "files": ("files:files", "Files on the server: inputs and outputs of batches."),
@@ -43,14 +44,14 @@ SECTIONS = {
         "api": ("server:api", "Run the HTTP api."),
         "coordinator": ("server:coordinator", "Run a coordinator, the process that drives batches."),
         "flower": ("server:flower", "Run Flower on the same queue."),
-        "bench": ("server:bench", "Measure an engine on this machine."),
+        "bench": ("bench:bench", "Load a server and measure it; or an engine on this machine."),
         "servers": ("servers:servers", "Names for the servers you work with: add, list, use, remove."),
         "completion": ("completion:completion", "Completion of command lines in bash, zsh and fish."),
     },
 }
 """Section, name: module and attribute in ``penstock.cli``, and help line, so that ``penstock --help`` imports no module."""
 
-_NEED_THE_SERVER = "Run (these, and penstock worker run, need the repository checkout)"
+_NEED_THE_SERVER = "Run (up, api, coordinator, flower and worker run need the repository checkout)"
 
 
 class _Commands(Group):

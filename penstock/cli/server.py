@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from penstock._version import __version__
-from penstock.cli._group import Group
 from penstock.cli._starting import (
     ALIAS_HELP,
     ENGINE_ARG_HELP,
@@ -163,17 +162,7 @@ def flower(*, redis_url: str | None, namespace: str | None, **options: Any) -> N
     )
 
 
-@click.group("bench", cls=Group)
-def bench() -> None:
-    """Measure an engine on this machine.
-
-    \b
-    Examples:
-      penstock bench fit --model Qwen/Qwen2.5-7B-Instruct --gpus 0
-    """  # noqa: D301  # \b is click's mark
-
-
-@bench.command("fit")
+@click.command("fit")
 @click.option("--model", metavar="NAME_OR_PATH", help=MODEL_HELP)
 @click.option("--paced", metavar="PACE", help="Fit a paced engine, to see how well a pace is found again.")
 @click.option("--gpus", metavar="LIST", help="GPU indices, as 0,1.  [default: the first, or the CPU]")

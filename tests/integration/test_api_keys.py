@@ -112,7 +112,7 @@ async def test_health_metrics_and_their_discovery_need_no_key(
         "/docs",
         "/openapi.json",
     ):
-        got = await http.get(path, headers={"accept": "text/html"})
+        got = await http.get(path, headers={"accept": "text/html"}, follow_redirects=True)
         assert got.status_code == 200, path
         assert path == "/metrics" or MODEL not in got.text, path
     await http.get("/v1/models")

@@ -170,6 +170,8 @@ def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
     assert command is not None, f"penstock {name}"
     if isinstance(command, click.Group) and words and not words[0].startswith("-"):
         inner = command.commands.get(words[0])
+        if inner is None and (default := getattr(command, "default", None)):
+            return f"{name} {default}", command.commands[default], words
         assert inner is not None, f"penstock {name} {words[0]}"
         return f"{name} {words[0]}", inner, words[1:]
     return name, command, words

@@ -50,9 +50,10 @@ ROOMS = {
         "operations": FACE,
         "webhooks": FACE,
         "admin": FACE,
+        "console": FACE,
         TOP: FACE
         | {"connections", "openai", "responses", "conversations", "webhooks"}
-        | {"jobs", "files", "batches", "operations", "admin"},
+        | {"jobs", "files", "batches", "operations", "admin", "console"},
     },
     "broker": {
         "db": set(),
@@ -87,6 +88,8 @@ CONFINED = {
     "obstore": ("storage/",),
     "huggingface_hub": ("storage/adapter_hub.py", "workers/engines/vllm/hub.py"),
     "cryptography": ("jobs/sealing.py",),
+    "jinja2": ("api/console/render.py",),
+    "markupsafe": ("api/console/render.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (

@@ -119,6 +119,10 @@ def test_a_key_of_the_file_goes_to_its_server_alone(tmp_path, monkeypatch):
         target(None, "edge", None)
     monkeypatch.setenv("EDGE_KEY", "psk_edge")
     assert target(None, "edge", None).api_key == "psk_edge"
+    assert target(None, "edge", None, at=FAR).api_key == "psk_edge"
+    assert target(None, "edge", None, at="http://x") == Target("http://x", named=True)
+    monkeypatch.delenv("EDGE_KEY")
+    assert target(None, None, None, at="http://x").api_key is None  # nobody asked for the key
     secret.unlink()
     known("edge", api_key_file=str(secret))
     with pytest.raises(click.UsageError, match="the server's key cannot be read"):
