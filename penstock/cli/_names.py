@@ -89,10 +89,11 @@ def _names(asked: Target, path: str, field: str) -> list[str]:
     asking.start()
     asking.join(_ANSWER_S)
     names = sorted(found)
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = kept.with_suffix(f".{os.getpid()}")
-    draft.write_text(json.dumps(names))
-    draft.replace(kept)
+    with suppress(OSError):  # then the next key press asks again
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = kept.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(names))
+        draft.replace(kept)
     return names
 
 

@@ -45,9 +45,12 @@ class Server:
             return key
         if self.api_key_file is not None:
             try:
-                return Path(self.api_key_file).read_text().strip()
+                key = Path(self.api_key_file).expanduser().read_text().strip()
             except (OSError, UnicodeDecodeError) as exc:
                 raise click.UsageError(f"the server's key cannot be read: {exc}") from exc
+            if not key:  # the SDK would take that of the environment
+                raise click.UsageError(f"the server's key is in {self.api_key_file}, which is empty")
+            return key
         return self.api_key
 
     @property
@@ -104,7 +107,7 @@ def read() -> Servers:
 
 def write(servers: Servers) -> None:
     """Replace the file, which only this user can read. Raises click.UsageError if it cannot be written."""
-    file = path()
+    file = path().resolve()  # a link to it stays one
     draft = file.with_name(f"{file.name}.{os.getpid()}~")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,7 +143,7 @@ def _servers(found: Mapping[str, Any], file: Path) -> Servers:
             raise click.UsageError(f"{where} needs a url, and its values are strings")
         if sum(key in table for key in _KEYS) > 1:
             raise click.UsageError(f"{where} has more than one of {', '.join(_KEYS)}")
-    if default is not None and default not in tables:
+    if default is not None and (not isinstance(default, str) or default not in tables):
         raise click.UsageError(f"{file}: default names {default!r}, and there is no [servers.{default}]")
     return Servers({name: Server(**table) for name, table in tables.items()}, default)
 

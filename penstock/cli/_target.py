@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import click
 
@@ -59,7 +60,8 @@ def target(url: str | None, server: str | None, api_key: str | None, *, at: str 
             return target(at, None, api_key)
         if api_key is None and (server is not None or key_of_environment is None):
             api_key = chosen.key()
-        return Target(chosen.url, api_key, chosen.ca_file, named=True)
+        ca_file = chosen.ca_file and str(Path(chosen.ca_file).expanduser())
+        return Target(chosen.url, api_key, ca_file, named=True)
     here = running_here()
     address = at or url or here
     if address is not None and address == here and api_key is None and key_of_environment is None:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from click.shell_completion import BashComplete
@@ -75,8 +76,9 @@ def test_the_key_of_the_options_is_sent_and_its_names_are_its_own(server):
 
 
 def test_a_server_that_refuses_or_talks_nonsense_offers_nothing(server, caches):
-    for fault in ((401, {}, error("invalid_api_key")), (200, {}, "no JSON"), (200, {}, {"data": 7})):
-        server.faults.append(fault)
+    answers: list[tuple[int, Any]] = [(401, error("invalid_api_key")), (200, "no JSON"), (200, {"data": 7})]
+    for status, body in answers:
+        server.faults.append((status, {}, body))
         assert offered("--url", server.url, "submit", "--model", "") == []
         shutil.rmtree(caches)
     server.faults.append((302, {"location": f"{server.url}/v1/models"}, ""))
@@ -97,6 +99,12 @@ def test_a_server_that_does_not_answer_at_once_is_not_waited_for_and_left_alone_
             silent.accept()
     assert offered("--url", "http://127.0.0.1:9", "queue", "pause", "") == []
     assert offered("--url", "no address", "queue", "pause", "") == []
+
+
+def test_without_a_place_to_keep_names_they_are_offered_all_the_same(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert offered("--url", server.url, "submit", "--model", "") == ["m"]
 
 
 def test_servers_are_offered_by_name(tmp_path, monkeypatch):

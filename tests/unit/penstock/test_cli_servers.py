@@ -46,6 +46,15 @@ def test_what_is_written_is_read_again_and_is_the_users_alone(file, tmp_path):
     assert "psk_" not in repr(odd)
 
 
+def test_a_link_to_the_file_stays_a_link(file, tmp_path):
+    known()
+    real = tmp_path / "dotfiles.toml"
+    file.rename(real)
+    file.symlink_to(real)
+    known("edge")
+    assert (file.is_symlink(), _servers.read().default) == (True, "edge")
+
+
 def test_a_file_with_a_key_that_others_may_read_is_refused(file):
     known(api_key="psk_1")
     file.chmod(0o640)
@@ -68,6 +77,7 @@ def test_a_file_with_a_key_that_others_may_read_is_refused(file):
         ("[servers.edge]\napi_key = 'k'", "needs a url"),
         ("[servers.edge]\nurl = 7", "needs a url"),
         ("[servers.edge]\nurl = 'https://x'\napi_key = 'k'\napi_key_env = 'K'", "more than one of"),
+        ("default = ['edge']\n[servers.edge]\nurl = 'https://x'", "default names"),
         ("default = 'gone'\n[servers.edge]\nurl = 'https://x'", r"no \[servers.gone\]"),
     ],
 )
@@ -123,8 +133,11 @@ def test_a_key_of_the_file_goes_to_its_server_alone(tmp_path, monkeypatch):
     assert target(None, "edge", None, at="http://x") == Target("http://x", named=True)
     monkeypatch.delenv("EDGE_KEY")
     assert target(None, None, None, at="http://x").api_key is None  # nobody asked for the key
-    secret.unlink()
+    secret.write_text(" \n")
     known("edge", api_key_file=str(secret))
+    with pytest.raises(click.UsageError, match="which is empty"):
+        target(None, "edge", None)
+    secret.unlink()
     with pytest.raises(click.UsageError, match="the server's key cannot be read"):
         target(None, "edge", None)
 
