@@ -41,6 +41,8 @@ SECTIONS = {
     },
     "Run": {
         "up": ("server:up", "Run everything on this machine until Ctrl-C."),
+        "init": ("init:init", "Write a commented penstock.toml for this machine."),
+        "doctor": ("doctor:doctor", "Look for what is wrong on this machine, and with a server."),
         "api": ("server:api", "Run the HTTP api."),
         "coordinator": ("server:coordinator", "Run a coordinator, the process that drives batches."),
         "flower": ("server:flower", "Run Flower on the same queue."),
