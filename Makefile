@@ -72,9 +72,9 @@ NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-e
 
 lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgrade-package NAME")
 	$(LOCK) $(ARGS) -o requirements/client.lock pyproject.toml
-	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev \
+	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev --group docs \
 		--override requirements/cpu-overrides.txt $(NO_TORCH)
-	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev
+	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev --group docs
 	@# What the container images install: the versions above, without the test tools.
 	$(LOCK) -o requirements/image-api.lock pyproject.toml --group server -c requirements/cpu.lock
 	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --group server \
@@ -100,11 +100,13 @@ bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--qu
 	@$(SETUP)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: ## write the generated reference pages and the list of Redis users anew
+docs: ## write the generated pages anew, and build the documentation as a site: site/index.html
 	@$(SETUP)
 	$(BIN)/python tools/gen_docs.py
 	$(BIN)/python tools/gen_acl.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

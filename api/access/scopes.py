@@ -165,6 +165,12 @@ def needs_key(path: str) -> bool:
     return path in _OUTSIDE or (path.startswith("/v1/") and path not in KEYLESS_PATHS)
 
 
+def scope_of(method: str, path: str) -> Scope | None:
+    """Return the scope that an operation needs, by its path as the OpenAPI document writes it. None: it needs none."""
+    needs = ROUTES.get((method, path)) or ROUTES[method, path.removesuffix("}") + ":path}"]
+    return needs if isinstance(needs, Scope) else None
+
+
 def require_scopes(routes: list[BaseRoute]) -> None:
     """Have every route check its caller.
 
