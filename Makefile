@@ -6,6 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 SERVERS := $(PYTHON) tools/setup_redis_servers.py
 HELM := $(PYTHON) tools/setup_helm.py
+NODE := $(PYTHON) tools/setup_node.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all test-compose test-open-webui chaos lint format lock release-check pin-images bench docs clean
@@ -26,12 +27,14 @@ test: ## install what is needed, then run the tests that a change must pass (ARG
 	@$(SETUP) --prometheus
 	@$(SERVERS)
 	@$(HELM)
+	@$(NODE)
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
 	@$(HELM)
+	@$(NODE)
 	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)
@@ -56,6 +59,7 @@ lint: ## style, format, types, and what files say of each other
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(NODE) run --silent check
 	$(BIN)/python -m pytest -q tests/lint
 
 format: ## rewrite the files as the formatter wants them
@@ -109,4 +113,5 @@ docs: ## write the generated pages anew, and build the documentation as a site: 
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info
+	rm -rf clients/typescript/node_modules clients/typescript/dist clients/typescript/src/openapi.ts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
