@@ -84,7 +84,7 @@ capabilities: {drop: [ALL]}
 {{- define "penstock.pod" -}}
 enableServiceLinks: false
 automountServiceAccountToken: {{ default false .token }}
-serviceAccountName: {{ include "penstock.serviceAccount" .root }}
+serviceAccountName: {{ default (include "penstock.serviceAccount" .root) .account }}
 securityContext: {{- include "penstock.podSecurity" .root | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- range . }}
