@@ -15,10 +15,12 @@ from api.admin import adapters as admin_adapters
 from api.admin import aliases as admin_aliases
 from api.admin import audit as admin_audit
 from api.admin import keys as admin_keys
+from api.admin import pools as admin_pools
 from api.admin import rollouts as admin_rollouts
 from api.admin import tenants as admin_tenants
 from api.admin.adapter_schema import AdapterChange, AdapterRequest
 from api.admin.key_schema import KeyRequest, RotateRequest
+from api.admin.pool_schema import PoolRequest
 from api.admin.rollout_schema import AliasRequest, BackRequest, RolloutRequest, SwitchRequest
 from api.admin.tenant_schema import TenantFields
 from api.admission.request_bodies import SCHEMAS
@@ -88,7 +90,15 @@ ROUTES = {
     "jobs": (jobs, jobs_retry),
     "batches": (files, batches, batch_results, batch_events, batch_tasks),
     "webhooks": (webhook_secrets, webhooks, webhook_deliveries),
-    "admin": (admin_keys, admin_tenants, admin_adapters, admin_rollouts, admin_aliases, admin_audit),
+    "admin": (
+        admin_keys,
+        admin_tenants,
+        admin_adapters,
+        admin_rollouts,
+        admin_pools,
+        admin_aliases,
+        admin_audit,
+    ),
     "operations": (workers, queues, usage, targets, health, home, docs),
 }
 """The modules that add routes, by their tag."""
@@ -99,6 +109,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
 
     Raises:
         NoPepperStartError: keys are required, and there is no pepper for them.
+        DeclaredPoolStartError: a pool of the settings that scales from zero does not say what it serves.
     """
     services = Services(settings)
 
@@ -132,7 +143,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(KeyRequest, RotateRequest, TenantFields, AdapterRequest, AdapterChange),
             *(ConversationRequest, ConversationChange, ItemsRequest, ChatChange),
             workers.DrainRequest,
-            *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest),
+            *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest, PoolRequest),
             *(WebhookRequest, WebhookChange, SecretRotation),
         ],
         needs_key=needs_key,

@@ -167,6 +167,7 @@ async def _keep_limits(services: Services, limited: asyncio.Event) -> None:
             await _take_over(services)
             if await services.store.set_limits(only_if_missing=limited.is_set()):
                 await _take_tenants_over(services)
+                await _take_pools_over(services)
                 await services.agree()
                 log.info("limits_stored")
             await index_tenants(services.store)
@@ -183,6 +184,16 @@ async def _take_tenants_over(services: Services) -> None:
         log.info("tenants_taken_over", tenants=taken)
     if differing:
         log.warning("tenant_settings_ignored", tenants=differing)
+
+
+async def _take_pools_over(services: Services) -> None:
+    """Declare the pools of the settings that scale from zero, and forget those that earlier settings declared."""
+    changed, kept = await services.declared.take_over(services.scaling_pools)
+    if changed:
+        log.info("pools_declared", pools=changed)
+        await services.catalogue.refresh()
+    if kept:
+        log.warning("pool_settings_ignored", pools=kept)
 
 
 async def _observe(services: Services, observed: asyncio.Event) -> None:

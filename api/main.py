@@ -53,6 +53,7 @@ def run_api(
     Raises:
         pydantic.ValidationError: a setting is wrong; the message names it.
         NoPepperStartError: keys are required, and there is no pepper for them.
+        DeclaredPoolStartError: a pool of the settings that scales from zero does not say what it serves.
         MixedFleetStartError: another version of Penstock is on this Redis.
         TlsStartError: the files of TLS cannot be used.
         SystemExit: the process cannot listen on the address.

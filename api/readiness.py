@@ -90,4 +90,4 @@ class Readiness:
         checks = {**CHECKS, **{name: look() for name, look in self._looks.items()}}
         if not catalogue.has_worker:
             checks["worker"] = "none is alive"
-        return Report(checks, tuple(name for name, model in catalogue.listed() if catalogue.live(model)))
+        return Report(checks, tuple(name for name, model in catalogue.listed() if catalogue.open(model)))

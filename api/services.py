@@ -30,6 +30,7 @@ from broker.catalogue import Catalogue
 from broker.conversations import ConversationStore
 from broker.coordinators import Coordinators
 from broker.db.client import connect
+from broker.declared import DeclaredPools, declared_in_settings
 from broker.events.hub import EventHub
 from broker.events.token_counts import CountClient
 from broker.files import FileStore
@@ -51,6 +52,7 @@ class Services:
 
     Raises:
         NoPepperStartError: keys are required, and there is no pepper for them.
+        DeclaredPoolStartError: a pool of the settings that scales from zero does not say what it serves.
 
     Attributes:
         process: the name of this process among all api processes.
@@ -61,6 +63,7 @@ class Services:
             random, and :meth:`agree` makes it the same in every process.
         large_bodies: whoever repeats a job with a large request, or continues or lists large items, takes one: stored
             bodies then go through this process.
+        scaling_pools: the pools of the settings that scale from zero.
         adapter_intake: whoever brings an adapter takes one.
     """
 
@@ -110,6 +113,8 @@ class Services:
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
         self.rollouts = Rollouts(self.store)
+        self.declared = DeclaredPools(self.store)
+        self.scaling_pools = declared_in_settings()
         self.adapters = Adapters(self.store)
         self.adapter_intake = asyncio.Semaphore(2)
         self.known_tenants = KnownTenants(self.tenant_store)

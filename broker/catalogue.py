@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from broker.registry import Marks
 from jobs import capabilities
 from jobs.adapters import Offered
 from jobs.capabilities import Capabilities
+from jobs.declared import DeclaredPool
 from jobs.placement import Device, Offer, Placement, rank
 from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
@@ -109,6 +110,7 @@ class Catalogue:
         self._aliases: dict[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        self._scaling: frozenset[tuple[str, str]] = frozenset()
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
         self._marks = Marks()
@@ -121,8 +123,8 @@ class Catalogue:
 
     @property
     def has_worker(self) -> bool:
-        """Whether any worker was alive at the last refresh, or is about to start for a queue that stays open."""
-        return bool(self._live) or bool(self._marks.held)
+        """Whether any worker was alive at the last refresh, or one starts for what is queued."""
+        return bool(self._live) or bool(self._marks.held) or bool(self._scaling)
 
     @property
     def empty(self) -> bool:
@@ -132,6 +134,18 @@ class Catalogue:
     def live(self, model: Model) -> bool:
         """Whether a worker of the model's pool was alive at the last refresh, or is about to start for its open queue."""
         return (model.pool, model.base) in self._live or model.pool in self._marks.held
+
+    def open(self, model: Model) -> bool:
+        """Whether its pool takes calls, whose callers wait: a worker is alive, or the pool scales from zero."""
+        return self.live(model) or (model.pool, model.base) in self._scaling
+
+    def has_workers(self, pool: str) -> bool:
+        """Whether a worker of a pool was alive at the last refresh."""
+        return pool in self._sharing
+
+    def asleep(self, model: Model) -> bool:
+        """Whether its pool has no live worker, and one is started for what waits."""
+        return self.open(model) and not self.live(model)
 
     def of_pool(self, pool: str) -> Model | None:
         """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
@@ -153,13 +167,12 @@ class Catalogue:
     def listed(self) -> list[tuple[str, Model]]:
         """Return the names that a request may use, each with its model: the default first, then models, adapters, aliases.
 
-        They are the names of live workers' models; without a live worker, all known names. A declared adapter is among them
-        once a worker has it.
+        They are the names of the models that take calls; without any, all known names. A declared adapter is among them once
+        a worker has it.
         """
         ranked = {name: [one for one in self.ranked(name) if one.usable] for name in self._models}
         models = {name: found[0] for name, found in ranked.items() if found}
-        live = {name: model for name, model in models.items() if self.live(model)}
-        shown = live or models
+        shown = {name: model for name, model in models.items() if self.open(model)} or models
         own = sorted(shown, key=lambda name: (shown[name].adapter is not None, name))
         names = [*own, *(alias for alias, name in sorted(self._aliases.items()) if name in shown)]
         names.sort(key=lambda name: name != self._default)
@@ -174,6 +187,12 @@ class Catalogue:
         pools = self._models.get(self.real_name(name), {})
         return not pools or any(model.open_to(tenant) for model in pools.values())
 
+    def meaning(self, name: str, *, besides: str) -> str | None:
+        """Return the model that a name means in other pools than this one, as its own name or an alias; None: none."""
+        others = [one for pools in self._models.values() for one in pools.values() if one.pool != besides]
+        found = (one.name for one in others if name == one.name or name in one.aliases)
+        return next(found, None)
+
     def real_name(self, name: str) -> str:
         """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
         return name if name in self._models else self._aliases.get(name, name)
@@ -183,7 +202,7 @@ class Catalogue:
     ) -> Model | None:
         """Return a model by its name or an alias, in the best pool for it.
 
-        Refreshes if the model is unknown (or, with ``live``, has no live worker).
+        Refreshes if the model is unknown (or, with ``live``, its pool takes no calls).
 
         Returns:
             None: no pool serves it, or none that meets the placement (then :meth:`devices` is not empty).
@@ -192,7 +211,7 @@ class Catalogue:
             StoreUnavailableError: it had to refresh, and Redis cannot be reached.
         """
         found = self.ranked(name, placement)
-        if not found or (live and not self.live(found[0])):
+        if not found or (live and not self.open(found[0])):
             await self._refresh(pause_s=MIN_GAP_S - self._age_s())
             found = self.ranked(name, placement)
         return found[0] if found else None
@@ -229,6 +248,7 @@ class Catalogue:
                     pool,
                     tuple(dict.fromkeys(worker.device for worker in staying or alive)) or (model.device,),
                     live=bool(staying),
+                    scales=(pool, model.base) in self._scaling,
                     paused=pool in self._marks.paused,
                     capacity=sum(worker.capacity for worker in ready),
                     load=sum(worker.running for worker in staying)
@@ -285,11 +305,13 @@ class Catalogue:
         for facts in rows:
             models.setdefault(facts["name"], {})[facts["pool"]] = _model(facts)
         given = await self._store.aliases()
+        declared = await self._store.declared()
+        served = {said.get("pool", "default") for said in workers}
+        scaling = _declare(models, declared, served)
         self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
         depths = await self._store.depths(rivals)
-        served = {said.get("pool", "default") for said in workers}
         unserved = {pool for pools in models.values() for pool in pools} - served
         self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
@@ -297,9 +319,12 @@ class Catalogue:
         }
         self._sent -= before
         self._models = models
+        self._scaling = scaling
         self._aliases = {
-            alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases
-        } | given
+            **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},
+            **{alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases},
+            **given,
+        }
         live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         sharing: dict[str, bool] = {}
         for said in workers:
@@ -310,9 +335,33 @@ class Catalogue:
         self._live = live
         self._sharing = sharing
         self.alive = tuple(workers)
-        pools = {facts["pool"] for facts in rows} | {said.get("pool", "default") for said in workers}
+        pools = {facts["pool"] for facts in rows} | served | declared.keys()
         self.pools = tuple(sorted(pools)) or ("default",)
         self._read_at = time.monotonic()
+
+
+def _declare(
+    models: dict[str, dict[str, Model]], declared: Mapping[str, DeclaredPool], served: Collection[str]
+) -> frozenset[tuple[str, str]]:
+    """Add the models of pools that scale from zero, and return them all as (pool, model).
+
+    A model that workers of the pool have registered stays as they did, with all that is known of it. Another one that the
+    pool has registered is not what its next worker will serve.
+
+    Args:
+        models: by name and pool; changed.
+        served: pools with a live worker, which serves what it registered and nothing else.
+    """
+    scaling = set()
+    for pool, one in declared.items():
+        registered = {by_pool[pool].base for by_pool in models.values() if pool in by_pool}
+        if one.model in registered:
+            scaling |= {(pool, name) for name in registered}
+        elif pool not in served:
+            scaling.add((pool, one.model))
+            model = Model(one.model, pool, aliases=one.aliases, device=one.runs_on)
+            models.setdefault(one.model, {})[pool] = model
+    return frozenset(scaling)
 
 
 def _model(facts: Mapping[str, Any]) -> Model:

@@ -17,6 +17,7 @@ from broker.db.library import library
 from broker.lookups import JobLookups
 from jobs.access import Actor, encoded
 from jobs.adapters import with_adapters
+from jobs.declared import DeclaredPool
 from jobs.poison import Remembered
 from jobs.worker_states import WorkerState
 
@@ -26,6 +27,8 @@ DRAIN = "drain"
 SWAP = "swap"
 """The same, in the order that tells a worker to look at its swap group."""
 
+
+_DECLARED = msgspec.json.Decoder(DeclaredPool)
 
 RELOAD = "reload"
 """The same of an order to load other weights: JSON with ``id``, ``model`` and ``drain_s``."""
@@ -202,6 +205,11 @@ class Registry(JobLookups):
         return [
             facts | {"created": int(served.get(facts["name"], 0))} for facts in with_adapters(found, offered)
         ]
+
+    async def declared(self) -> dict[str, DeclaredPool]:
+        """Return the pools that scale from zero, by name."""
+        rows = await self.execute(self.client.hgetall(self.keys("declared")))
+        return {pool: _DECLARED.decode(text) for pool, text in rows.items()}
 
     async def aliases(self) -> dict[str, str]:
         """Return the aliases that operators have set as data: the model of each."""

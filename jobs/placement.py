@@ -69,6 +69,7 @@ class Offer:
     Attributes:
         devices: those of its live workers; without any, the last known.
         live: whether a live worker takes jobs, now or once its model is awake.
+        scales: a worker is started for what is queued.
         paused: an operator has paused it, so no job is dispatched.
         capacity: jobs that its live workers run at once; none while their model sleeps.
         load: jobs that they run, and jobs that wait for them.
@@ -77,6 +78,7 @@ class Offer:
     pool: str
     devices: tuple[Device, ...] = ()
     live: bool = False
+    scales: bool = False
     paused: bool = False
     capacity: int = 0
     load: int = 0
@@ -88,7 +90,8 @@ class Offer:
 
 
 def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Offer]:
-    """Order the pools for a job: pools with a live worker first, paused pools later, then by free slots, then by name.
+    """Order the pools for a job: those with a live worker first, then those that scale from zero; paused ones later; then by
+    free slots, then by name.
 
     Args:
         placement: the device it asks for. Every worker of a pool must meet it, since any of them may take the job.
@@ -101,7 +104,9 @@ def rank(offers: Iterable[Offer], placement: Placement | None = None) -> list[Of
         for offer in offers
         if placement is None or (offer.devices and all(map(placement.met_by, offer.devices)))
     ]
-    return sorted(fitting, key=lambda offer: (not offer.live, offer.paused, -offer.free, offer.pool))
+    return sorted(
+        fitting, key=lambda offer: (not offer.live, not offer.scales, offer.paused, -offer.free, offer.pool)
+    )
 
 
 def _words(text: str) -> frozenset[str]:

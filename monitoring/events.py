@@ -195,9 +195,13 @@ EVENTS = {
     "more.",
     "parsers_chosen": "Which of vLLM's parsers of tool calls and of reasoning a model starts with, and why. Settings: "
     "`tool_parser`, `reasoning_parser`.",
+    "pool_declared": "An operator declared a pool that scales from zero. `changed` is false if it was so before.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",
+    "pool_settings_ignored": "The settings declare pools that an operator has declared otherwise by the api, which decides.",
+    "pool_undeclared": "An operator removed the declaration of a pool that scales from zero.",
     "pool_unpoisoned": "An operator had a pool take kinds of requests again that had killed its engines.",
+    "pools_declared": "What the settings say of pools that scale from zero is effective now: declared, changed or removed.",
     "prompts_not_counted": "The engine cannot count tokens, so the engine alone refuses prompts that are too long.",
     "reader_cut": "A client did not read its answer for `write_timeout_s`; its connection was cut.",
     "reaped": "The reaper requeued, failed or expired jobs. `requeued_jobs` and "

@@ -124,6 +124,25 @@ class Pool(Wire):
     tenants: tuple[Tenant, ...] = ()
 
 
+class DeclaredPool(Wire):
+    """A pool that scales from zero: requests for its model are queued although no worker of it is alive.
+
+    Attributes:
+        id: the pool.
+        slots: jobs that one worker runs at once; None: as the last one that registered.
+        from_settings: the settings of the api declare it.
+    """
+
+    id: str
+    model: str
+    aliases: tuple[str, ...] = ()
+    slots: int | None = None
+    device: str | None = None
+    device_memory_gb: float | None = None
+    devices: int = 1
+    from_settings: bool = False
+
+
 class Purged(Wire):
     """The outcome of a purge."""
 

@@ -116,6 +116,11 @@ class WorkerSettings(MetricsSettings):
         description="The version of the pool's model that it serves, such as `v2`: its pool is `<pool>-v2` then, with the "
         "settings of the pool. A rollout gives it.",
     )
+    scales_from_zero: bool = Field(
+        default=False,
+        description="In a table `[pools.NAME]`: workers of the pool are started when something waits for it, so requests for"
+        " its model are queued although none is alive; see [autoscaling](../operate/autoscaling.md). The api reads it.",
+    )
     gpus: str | None = Field(
         None,
         pattern=r"^(all|\d+(,\d+)*)$",

@@ -67,7 +67,8 @@ async def admit(
         request: the parsed OpenAI body.
         body: the same body as it came.
         lane: the lane to wait in.
-        live: the caller waits: refuse the request if no live worker serves the model, and tell no webhook of its end.
+        live: the caller waits: refuse the request if no worker serves the model and none is started for it, and tell no
+            webhook of its end.
         model: the model's name or alias; None: the body's, or else the default model.
         stream: log and publish deltas, if the endpoint streams; None: if the body's ``stream`` says so.
         placement: requirements on the device.

@@ -65,7 +65,7 @@ async def route(
         except ApiError as error:  # another pool may accept it
             refused = refused or error
             continue
-        if live and not catalogue.live(model):
+        if live and not catalogue.open(model):
             raise no_worker(
                 f"no worker for the model {name!r} is alive; retry later, or submit to /v1/jobs, where the job waits for one"
             )

@@ -20,16 +20,17 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/v1/models", summary="List models")
     async def list_models(request: Request) -> Response:
-        """The models of live workers, the default first, and their aliases, with `root` naming the model.
+        """The models that take calls, the default first, and their aliases, with `root` naming the model. A model without a
+        live worker, whose pool scales from zero, has `penstock.state: "asleep"`.
 
-        If no worker is alive: every model that was ever served here. A caller sees those that its tenant and key may use.
+        If there is none: every model that was ever served here. A caller sees those that its tenant and key may use.
         A LoRA adapter is listed as soon as one worker has it, with `parent` naming its base model.
         """
         await services.catalogue.refresh(max_age_s=services.settings.catalogue_refresh_s)
         caller = identity_of(request.scope)
         allowed = await allowed_models(services, caller.tenant, caller.models)
         cards = [
-            _card(name, model)
+            _card(name, model, asleep=services.catalogue.asleep(model))
             for name, model in services.catalogue.listed()
             if (allowed is None or model.name in allowed) and model.open_to(caller.tenant)
         ]
@@ -47,14 +48,19 @@ def register(router: APIRouter, services: Services) -> None:
         if not model.usable:
             message = f"the model {name!r} is a LoRA adapter that no worker has loaded yet; a request for it waits for that"
             raise ApiError(404, message, "model_not_found", param="model")
-        return json_response(_card(name, model))
+        return json_response(_card(name, model, asleep=services.catalogue.asleep(model)))
 
 
-def _card(name: str, model: Model) -> dict[str, Any]:
-    """Return OpenAI's model object. ``created`` is when it was first served: an engine's own is the time of its start."""
+def _card(name: str, model: Model, *, asleep: bool) -> dict[str, Any]:
+    """Return OpenAI's model object. ``created`` is when it was first served: an engine's own is the time of its start.
+
+    Args:
+        asleep: no worker of its pool is alive, and one is started for what waits.
+    """
     created = model.created or model.card.get("created") or 0
     card = {"object": "model", "owned_by": "penstock", **model.card, "id": name, "created": created}
     able = {"endpoints": model.endpoints, "capabilities": model.capabilities.said()}
+    able |= {"state": "asleep"} if asleep else {}
     if known := {name: value for name, value in able.items() if value}:
         card["penstock"] = {**card.get("penstock", {}), **known}
     return card if name == model.name else card | {"root": model.name}

@@ -78,7 +78,7 @@ async def refusal_of(services: Services, spec: JobSpec, ending: Ending) -> ApiEr
     if not _is_late(ending):
         return ended_without_result(spec.id, ending)
     _, eta_ms = await services.store.outlook(spec.pool, spec.lane, spec.tenant)
-    return no_start(spec, eta_ms)
+    return no_start(spec, eta_ms, awake=services.catalogue.has_workers(spec.pool))
 
 
 def _is_late(ending: Ending) -> bool:
@@ -91,9 +91,17 @@ def record_gone(job_id: str) -> ApiError:
     return ApiError(500, f"the record of {job_id} is no longer stored", "internal_error", type_=SERVER)
 
 
-def no_start(spec: JobSpec, wait_ms: float | None) -> ApiError:
-    """Make the answer for a job that does not start in time: 503, or of the tier ``flex`` 429."""
-    return resource_unavailable(wait_ms) if spec.lane is FLEX else queue_timeout(spec.id, wait_ms)
+def no_start(spec: JobSpec, wait_ms: float | None, *, awake: bool = True) -> ApiError:
+    """Make the answer for a job that does not start in time: 503, or of the tier ``flex`` 429.
+
+    Args:
+        wait_ms: the wait of a new job; None: unknown.
+        awake: its pool has a worker.
+    """
+    if spec.lane is FLEX:
+        return resource_unavailable(wait_ms)
+    why = "too many jobs wait before it" if awake else "no worker of its pool has started yet"
+    return queue_timeout(spec.id, wait_ms, why)
 
 
 def resource_unavailable(wait_ms: float | None) -> ApiError:
@@ -103,10 +111,10 @@ def resource_unavailable(wait_ms: float | None) -> ApiError:
     return ApiError(429, message, "resource_unavailable", type_=RATE_LIMIT, retry_after_s=wait_s)
 
 
-def queue_timeout(job_id: str, wait_ms: float | None) -> ApiError:
+def queue_timeout(job_id: str, wait_ms: float | None, why: str) -> ApiError:
     """Make the 503 for a job that does not start in time. ``wait_ms``: the wait of a new job; None: unknown."""
     wait_s = retry_after(wait_ms)
-    message = f"Queue timeout: {job_id} could not start in time, since too many jobs wait before it; retry in {wait_s} s"
+    message = f"Queue timeout: {job_id} could not start in time, since {why}; retry in {wait_s} s"
     return ApiError(503, message, "queue_timeout", type_=SERVER, retry_after_s=wait_s)
 
 

@@ -32,7 +32,10 @@ def register(router: APIRouter, services: Services) -> None:
         "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])
     )
     async def health() -> Response:
-        """200 while a live worker serves a model, else 503. As `/health/ready`, and without API keys the models too."""
+        """200 while a live worker serves a model, or a pool scales from zero; else 503.
+
+        As `/health/ready`, and without API keys the models too.
+        """
         report = await services.readiness.report()
         shown = (
             {} if keyed else {"models": report.models}
@@ -46,7 +49,10 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get("/health/ready", summary="Will a job that is submitted now run?", responses=_example())
     async def ready() -> Response:
-        """Check Redis, the queue's message format and that a worker is alive. The answer is at most a second old."""
+        """Check Redis, the queue's message format, and that a worker is alive or is started for what waits.
+
+        The answer is at most a second old.
+        """
         report = await services.readiness.report()
         return json_response(_view(report.checks, report.missing), report.status)
 

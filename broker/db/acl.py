@@ -97,7 +97,7 @@ ROLES: Final[Mapping[str, Role]] = {
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval info",
         writes=(
             f"{JOBS} {FILES} {BATCHES} {ACCESS} {LEDGERS} {CONVERSATIONS} {WEBHOOKS}"
-            " tasks task worker_jobs worker_orders adapters adapted"
+            " tasks task worker_jobs worker_orders adapters adapted declared"
         ),
         reads="leases worker worker_adapters models served coordinators",
         channels=CHANNELS,
@@ -121,7 +121,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the coordinators",
         f"{CONNECTION} {DATA} {FUNCTIONS} {PUBSUB} eval",
         writes=f"{JOBS} {FILES} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} tasks task coordinators worker_orders",
-        reads="tenants tenant leases worker worker_jobs models adapted served",
+        reads="tenants tenant leases worker worker_jobs models adapted served declared",
         channels=CHANNELS,
         prepares=True,
     ),

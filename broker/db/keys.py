@@ -52,6 +52,7 @@ key                               type     holds                                
 ``ns:node:P:<node>``             string   a remote node of an engine lives                     (TTL, one lease)
 ``ns:adapters:P``                 hash     LoRA adapters of a pool, see ``2_adapter.lua``               (for good)
 ``ns:adapted``                    hash     ``<pool> <adapter>`` -> the adapter as a model, JSON         (for good)
+``ns:declared``                   hash     pools that scale from zero: pool -> record, JSON               (for good)
 ``ns:models``                     hash     the pools' models: ``<pool> <model>`` -> facts as JSON       (for good)
 ``ns:served``                     hash     model -> when it was first served, in seconds                (for good)
 ``ns:file:<id>``                  hash     a file's record                     (until it is deleted or expires)
@@ -160,6 +161,7 @@ _TEMPLATES = {
     "worker_adapters": "{ns}:worker:@1:adapters",
     "adapters": "{ns}:adapters:@1",
     "adapted": "{ns}:adapted",
+    "declared": "{ns}:declared",
     "models": "{ns}:models",
     "served": "{ns}:served",
     "file": "{ns}:file:@1",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock._core.flows import Flow
 from penstock._core.parts import Call, Driver, Part
-from penstock._core.requests import Request, segment
-from penstock.fleet_models import Pool, Purged
+from penstock._core.requests import Request, segment, with_json
+from penstock.fleet_models import DeclaredPool, Pool, Purged
 from penstock.models import Page
+
+_DECLARED = "/v1/admin/pools"
 
 
 class Pools(Part[Driver]):
-    """Look at the queues; pause, resume and purge them. Every call raises PenstockError."""
+    """Look at the queues; pause, resume and purge them; declare pools that scale from zero.
+
+    Every call raises PenstockError.
+    """
 
     @Call
     def list(self) -> Flow[tuple[Pool, ...]]:
@@ -64,6 +71,55 @@ class Pools(Part[Driver]):
         # The second would cancel the jobs that came since.
         request = Request("DELETE", path, at_most_once=True)
         return (yield from self._fetch(request, Purged)).cancelled
+
+    @Call
+    def declared(self) -> Flow[tuple[DeclaredPool, ...]]:
+        """Return the pools that scale from zero. The key needs the scope ``admin``, as for the two calls below."""
+        return (yield from self._fetch(Request("GET", _DECLARED), Page[DeclaredPool])).data
+
+    @Call
+    def declare(
+        self,
+        pool: str,
+        model: str,
+        *,
+        aliases: Sequence[str] = (),
+        slots: int | None = None,
+        device: str | None = None,
+        device_memory_gb: float | None = None,
+        devices: int = 1,
+    ) -> Flow[DeclaredPool]:
+        """Have requests for a pool's model queued although no worker of it is alive.
+
+        Args:
+            pool: its name; a declaration that is there is replaced.
+            model: the name by which requests ask for its model.
+            aliases: further names of the model.
+            slots: jobs that one worker runs at once; None: as the last one that registered.
+            device: name of a worker's device, with ``devices`` of them and ``device_memory_gb`` together.
+
+        Raises:
+            ConflictError: a name means another model in another pool (``name_taken``).
+            BadRequestError: a value is out of range.
+            ArgumentError: the pool's name is empty.
+        """
+        body: dict[str, object] = {"model": model, "aliases": [*aliases], "slots": slots, "devices": devices}
+        body |= {"device": device, "device_memory_gb": device_memory_gb}
+        return self._fetch(with_json("PUT", _declared(pool), body), DeclaredPool)
+
+    @Call
+    def undeclare(self, pool: str) -> Flow[DeclaredPool]:
+        """Remove a declaration, and return it. Jobs that wait stay.
+
+        Raises:
+            NotFoundError: there is none (``pool_not_found``).
+            ArgumentError: the name is empty.
+        """
+        return self._fetch(Request("DELETE", _declared(pool)), DeclaredPool)
+
+
+def _declared(pool: str) -> str:
+    return _DECLARED + "/" + segment(pool, "the pool's name")
 
 
 def _path(pool: str) -> str:

@@ -32,6 +32,7 @@ OBJECTS: Final = {
     "/v1/admin/keys/{key_id}": "key",
     "/v1/admin/tenants/{name}": "tenant",
     "/v1/admin/rollouts/{pool}": "pool",
+    "/v1/admin/pools/{pool}": "pool",
     "/v1/admin/aliases/{alias}": "alias",
     "/v1/admin/adapters/{pool}": "adapter",
 }
@@ -132,6 +133,7 @@ BODIES: Final[dict[str, Mapping[str, Any]]] = {
     "PATCH /v1/admin/tenants/{name}": {"json": {"weight": 5}},
     "POST /v1/admin/rollouts/{pool}": {"json": {"model": "m"}},
     "POST /v1/admin/rollouts/{pool}/switch": {"json": {"to": "other"}},
+    "PUT /v1/admin/pools/{pool}": {"json": {"model": "m"}},
     "PUT /v1/admin/aliases/{alias}": {"json": {"model": "puppet"}},
     "PATCH /v1/admin/adapters/{pool}/{name}": {"json": {"pinned": True}},
 }

@@ -28,6 +28,7 @@ OWN = (
         "reasoning_parser",
         "speculation",
     ),
+    "scales_from_zero",
     *("gpus", "tensor_parallel", "nodes", "node_master", "workers", "device", "device_memory_gb"),
 )
 """Keys that each pool sets for itself. A value beside the tables, or in the environment, is for the case of one model."""

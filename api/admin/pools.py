@@ -1,0 +1,85 @@
+"""Pools that scale from zero as data: declare, list and remove. Every process knows a change within two seconds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Path, Request, Response
+
+from api.access.identity import actor_of
+from api.admin.pool_schema import DeclaredPoolList, DeclaredPoolObject, PoolRequest, declared_view
+from api.http.asgi import json_response
+from api.http.body import control_body
+from api.http.errors import ApiError
+from api.http.openapi import answers, body_docs
+from api.middleware.trace import asked_by
+from api.services import Services
+from jobs.declared import DeclaredPool
+
+log = structlog.get_logger(__name__)
+
+_EXAMPLE = {"model": "Qwen/Qwen2.5-7B-Instruct", "aliases": ["chat"], "slots": 256}
+Pool = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="The pool.")]
+
+
+def register(router: APIRouter, services: Services) -> None:
+    """Add the routes."""
+    declared, catalogue = services.declared, services.catalogue
+
+    @router.get("/v1/admin/pools", summary="List declared pools", responses=answers(DeclaredPoolList, 503))
+    async def list_declared_pools() -> Response:
+        """The pools that scale from zero, by name. `GET /v1/queues` lists all pools."""
+        return json_response({"object": "list", "data": [declared_view(one) for one in await declared.all()]})
+
+    @router.put(
+        "/v1/admin/pools/{pool}",
+        summary="Declare a pool",
+        responses=answers(DeclaredPoolObject, 400, 409, 413, 503),
+        openapi_extra=body_docs(PoolRequest, _EXAMPLE),
+    )
+    async def put_declared_pool(
+        pool: Pool, body: Annotated[PoolRequest, control_body(PoolRequest)], request: Request
+    ) -> Response:
+        """From now on requests for its model are queued although no worker is alive, and wait within their time limits.
+
+        Your autoscaler starts workers for what waits, by `GET /v1/autoscaling/{pool}`. What the first one registers of its
+        model then counts, and stays known.
+        """
+        await catalogue.refresh()
+        one = body.declared(pool)
+        _check_names(services, one)
+        changed = await declared.put(one, actor_of(request.scope))
+        log.info("pool_declared", pool=pool, model=one.model, changed=changed, tenant=asked_by(request.scope))
+        await catalogue.refresh()
+        return json_response(declared_view(one))
+
+    @router.delete(
+        "/v1/admin/pools/{pool}",
+        summary="Remove a declared pool",
+        responses=answers(DeclaredPoolObject, 400, 404, 503),
+    )
+    async def remove_declared_pool(pool: Pool, request: Request) -> Response:
+        """Calls for its model are refused again while it has no worker. Jobs that wait stay, until a worker comes or their
+        time is over. One that the settings declare returns at the next start of an api process.
+        """
+        known = next((one for one in await declared.all() if one.pool == pool), None)
+        if known is None or not await declared.remove(pool, actor_of(request.scope)):
+            message = f"no pool {pool!r} was declared; GET /v1/admin/pools lists the declared pools"
+            raise ApiError(404, message, "pool_not_found", param="pool")
+        log.info("pool_undeclared", pool=pool, tenant=asked_by(request.scope))
+        await catalogue.refresh()
+        return json_response(declared_view(known))
+
+
+def _check_names(services: Services, one: DeclaredPool) -> None:
+    """Refuse a name that means another model in another pool: a worker with it could not register.
+
+    Raises:
+        ApiError: 409 ``name_taken``.
+    """
+    for name in (one.model, *one.aliases):
+        other = services.catalogue.meaning(name, besides=one.pool)
+        if other not in {None, one.model}:
+            message = f"{name[:256]!r} means the model {other!r} in another pool; choose another name, or remove that one"
+            raise ApiError(409, message, "name_taken", param="model" if name == one.model else "aliases")
