@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from deploy.operator.acting import Acting
 from deploy.operator.base import read_base
-from deploy.operator.handlers import Operator
+from deploy.operator.handlers import Handlers
 from deploy.operator.looking import Looking
+from deploy.operator.reconciling import Reconciling
 from deploy.operator.settings import OperatorSettings
 from penstock import AsyncPenstock
 
@@ -28,9 +29,9 @@ async def run(settings: OperatorSettings) -> None:
     kube = AsyncClient(namespace=settings.namespace)
     async with AsyncPenstock(max_retries=1, timeout=10.0) as penstock:
         place = (kube, penstock, settings.namespace)
-        operator = Operator(settings, base, Looking(*place), Acting(*place))
+        reconciling = Reconciling(base, Looking(*place), Acting(*place), settings.release_after_s)
         await kopf.operator(
-            registry=operator.registry(),
+            registry=Handlers(settings, reconciling).registry(),
             namespaces=[settings.namespace],
             standalone=True,
             liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz"

@@ -80,7 +80,7 @@ class Acting:
             case Apply(made):
                 for one in made:
                     kind = _KINDS[one["kind"]]
-                    await self._kube.apply(kind(one), field_manager=MANAGER, force=True)
+                    await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
             case Scale(name, replicas):
                 await self._patch(DEPLOYMENT, name, {"spec": {"replicas": replicas}})
             case Mark(pod, on):

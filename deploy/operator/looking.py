@@ -91,7 +91,7 @@ class Looking:
         self, kind: type[GenericNamespacedResource], labels: Mapping[str, str]
     ) -> list[dict[str, Any]]:
         found = self._kube.list(kind, namespace=self._namespace, labels=dict(labels))
-        return [one.to_dict() async for one in found]
+        return [dict(one) async for one in found]
 
 
 def _owned(one: Mapping[str, Any], pool: ModelPool) -> bool:

@@ -172,7 +172,7 @@ def _volume(one: Object, base: Base, pool: ModelPool, version: str) -> Object:
 
 
 def _models(cache: Mapping[str, str] | None) -> Object:
-    if cache is None:
+    if not cache:
         return {"emptyDir": {}}
     if "existingClaim" in cache:
         return {"persistentVolumeClaim": {"claimName": cache["existingClaim"]}}
