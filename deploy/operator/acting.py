@@ -91,8 +91,8 @@ class Acting:
             case Unscale(name):
                 await self._delete(SCALED_OBJECT, name)
             case Remove(name):
-                await self._delete(DEPLOYMENT, name)
                 await self._delete(CONFIG_MAP, name)
+                await self._delete(DEPLOYMENT, name)  # last: by it the next look knows that something is left
             case Switch(pool, to):
                 await api.rollouts.switch(pool, to, drain=False)  # its pods drain as they end
             case Declare(pool, model, aliases, slots):

@@ -126,11 +126,11 @@ class _Planner:
             self._steps.append(Declare(serving, pool.served_name, pool.aliases, slots))
 
     def _apply(self, version: str, what: str | None = None) -> None:
-        made = (
-            objects.config_map(self._base, self._pool, version),
-            objects.deployment(self._base, self._pool, version),
-        )
-        self._steps.append(Apply(made, what))
+        """Make a version's objects as they should be. ``what``: it is new, for people."""
+        settings = objects.config_map(self._base, self._pool, version)
+        deployment = objects.deployment(self._base, self._pool, version)
+        # By the Deployment the next look knows of a version, so it comes first; new pods of it must read new settings.
+        self._steps.append(Apply((settings, deployment) if what is None else (deployment, settings), what))
 
     def _begin(self) -> Plan:
         """Start the first version's workers."""

@@ -119,9 +119,9 @@ def test_a_new_pool_is_declared_and_started() -> None:
     first, apply, scale = steps(a_pool(replicas=2), seen)
     assert first == Declare("chat", "chat")
     assert isinstance(apply, Apply)
-    assert [one["kind"] for one in apply.objects] == ["ConfigMap", "Deployment"]
-    assert apply.objects[1]["metadata"]["annotations"] == {FINGERPRINT: a_pool().fingerprint}
-    assert "replicas" not in apply.objects[1]["spec"]
+    assert [one["kind"] for one in apply.objects] == ["Deployment", "ConfigMap"]
+    assert apply.objects[0]["metadata"]["annotations"] == {FINGERPRINT: a_pool().fingerprint}
+    assert "replicas" not in apply.objects[0]["spec"]
     assert scale == Scale("penstock-worker-chat", 2)
     assert plan(BASE, a_pool(), seen).phase == "Starting"
 
