@@ -29,6 +29,9 @@ from api.batches import events as batch_events
 from api.batches import results as batch_results
 from api.batches import routes as batches
 from api.batches import tasks as batch_tasks
+from api.batches.event_schema import BatchEvent
+from api.console import routes as console
+from api.console.door import Door
 from api.conversations import routes as conversations
 from api.conversations.schema import ConversationChange, ConversationRequest, ItemsRequest
 from api.files import routes as files
@@ -37,6 +40,7 @@ from api.http.handlers import handlers
 from api.http.openapi import describe
 from api.jobs import retry as jobs_retry
 from api.jobs import routes as jobs
+from api.jobs.event_schema import JobEvent
 from api.jobs.schema import DeadRetryRequest, JobChange, JobRequest
 from api.middleware.anthropic import AnthropicErrors
 from api.middleware.guard import Guard
@@ -47,8 +51,9 @@ from api.openai import audio as openai_audio
 from api.openai import endpoints as openai
 from api.openai import models as openai_models
 from api.openai import stored as openai_chats
+from api.openai.answer_schema import OutputEvent
 from api.openai.stored_view import ChatChange
-from api.operations import docs, health, home, queues, targets, usage, workers
+from api.operations import autoscaling, docs, health, home, me, queues, targets, usage, workers
 from api.responses import routes as responses
 from api.services import Services
 from api.settings import ApiSettings
@@ -99,7 +104,8 @@ ROUTES = {
         admin_aliases,
         admin_audit,
     ),
-    "operations": (workers, queues, usage, targets, health, home, docs),
+    "operations": (me, workers, queues, autoscaling, usage, targets, health, home, docs),
+    "console": (console,),
 }
 """The modules that add routes, by their tag."""
 
@@ -145,6 +151,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             workers.DrainRequest,
             *(RolloutRequest, BackRequest, SwitchRequest, AliasRequest, PoolRequest),
             *(WebhookRequest, WebhookChange, SecretRotation),
+            *(JobEvent, BatchEvent, OutputEvent),
         ],
         needs_key=needs_key,
     )
@@ -165,6 +172,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
         path for path in paths if needs_key(path) or path.startswith(("/v1/", "/health", "/metrics"))
     )
     services.metrics.expect([*counted, UNMATCHED], streaming=STREAMING)
+    app.add_middleware(Door, sessions=console.sessions(settings), count=errors)
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
 

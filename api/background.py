@@ -205,8 +205,14 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
     while True:
         try:
             await catalogue.refresh()
-            gauges.take_queues(await observer.queues(catalogue.pools))
+            views = await services.store.queues(catalogue.pools)
+            queues = await observer.queues(views)
+            services.samples.take(queues, catalogue.alive)
+            gauges.take_queues(queues)
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
+            workers = map(worker_facts, catalogue.alive)
+            for pool, backlog in (await services.backlogs.read(views, workers, catalogue.home)).items():
+                gauges.scaling.take(pool, backlog, catalogue.replica(pool))
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())

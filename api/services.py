@@ -19,12 +19,14 @@ from api.access.known_tenants import KnownTenants
 from api.access.oidc import TokenRules, Tokens
 from api.access.throttle import Throttle
 from api.access.version import AccessVersion
+from api.console.samples import Samples
 from api.http.bodies import Bodies
 from api.http.errors import ERROR_CODES
 from api.readiness import Readiness
 from api.settings import ApiSettings
 from broker.access import AccessStore
 from broker.adapters import Adapters
+from broker.backlogs import Backlogs
 from broker.batches import BatchStore
 from broker.catalogue import Catalogue
 from broker.conversations import ConversationStore
@@ -57,6 +59,7 @@ class Services:
     Attributes:
         process: the name of this process among all api processes.
         readiness: whether a job that is submitted now will run.
+        samples: the last hour of each pool, for the console's charts.
         prepared: set once the data in Redis is this version's.
         doors: who gets in; None: everybody, no keys are required.
         user_key: the names of end users are digested under it; see :mod:`api.admission.end_users`. Without a pepper it is
@@ -113,6 +116,7 @@ class Services:
         self.user_key = settings.pepper() or secrets.token_bytes(32)
         self.tenant_store = TenantStore(self.store)
         self.rollouts = Rollouts(self.store)
+        self.backlogs = Backlogs(self.store)
         self.declared = DeclaredPools(self.store)
         self.scaling_pools = declared_in_settings()
         self.adapters = Adapters(self.store)
@@ -130,6 +134,7 @@ class Services:
             resource={"service.instance.id": self.process, "service.namespace": settings.namespace},
         )
         self.readiness = Readiness(self.catalogue, settings.catalogue_refresh_s)
+        self.samples = Samples()
 
     async def agree(self) -> None:
         """Take the key of end users' digests that the first api process stored, unless there is a pepper.

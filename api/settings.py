@@ -257,7 +257,7 @@ class ApiSettings(TlsSettings):
     flower_url: str | None = Field(
         None,
         pattern=r"^https?://",
-        description="Where Flower is, for the page at `/`; `penstock up` sets it.",
+        description="Where Flower is, for a link in the console; `penstock up` sets it.",
     )
     shutdown_grace_s: float = Field(
         30.0,

@@ -19,6 +19,7 @@ from jobs.capabilities import Capabilities
 from jobs.declared import DeclaredPool
 from jobs.placement import Device, Offer, Placement, rank
 from jobs.poison import Remembered
+from jobs.scaling import Replica
 from jobs.worker_states import WorkerState
 
 MIN_GAP_S = 0.2
@@ -43,6 +44,8 @@ class Model:
         device: the device of the worker that registered it.
         engine: that worker's kind of engine; None: it did not say.
         capabilities: what it can do.
+        capacity: jobs that a worker with it runs at once; None: unknown.
+        start_s: how long its engine took to start; None: unknown.
         adapter: what is known of it, if it is a LoRA adapter that an operator has declared; None: it is none.
     """
 
@@ -59,6 +62,8 @@ class Model:
     device: Device = field(default_factory=Device)
     engine: str | None = None
     capabilities: Capabilities = field(default_factory=Capabilities)
+    capacity: int | None = None
+    start_s: float | None = None
     adapter: Offered | None = None
 
     @property
@@ -110,6 +115,7 @@ class Catalogue:
         self._aliases: dict[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
+        self._declared: Mapping[str, DeclaredPool] = {}
         self._scaling: frozenset[tuple[str, str]] = frozenset()
         self._sharing: dict[str, bool] = {}
         self._queued: dict[str, int] = {}
@@ -151,6 +157,17 @@ class Catalogue:
         """Return a pool's own model, which is no adapter; None: no worker of it ever registered one."""
         found = (one for pools in self._models.values() for one in pools.values() if one.pool == pool)
         return next((one for one in found if one.capabilities.adapter_of is None), None)
+
+    def home(self, name: str) -> str | None:
+        """Return the pool that jobs for a model go to now; None: no pool has it."""
+        return next((model.pool for model in self.ranked(name)), None)
+
+    def replica(self, pool: str) -> Replica:
+        """Return what one more worker of a pool brings: as declared, as the live ones are, or as the last one was."""
+        one, model = self._declared.get(pool), self.of_pool(pool)
+        alive = [said.get("capacity") or 0 for said in self.alive if said.get("pool", "default") == pool]
+        slots = (one and one.slots) or max(alive, default=0) or (model and model.capacity)
+        return Replica(slots or None, (model and model.start_s) or 0.0)
 
     def poisoned(self, model: Model) -> Mapping[str, Remembered]:
         """Return the kinds of requests that killed engines of the model's pool, by digest, at the last refresh."""
@@ -319,7 +336,7 @@ class Catalogue:
         }
         self._sent -= before
         self._models = models
-        self._scaling = scaling
+        self._declared, self._scaling = declared, scaling
         self._aliases = {
             **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},
             **{alias: m.name for pools in models.values() for m in pools.values() for alias in m.aliases},
@@ -379,6 +396,8 @@ def _model(facts: Mapping[str, Any]) -> Model:
         device=_device(facts),
         engine=facts.get("engine"),
         capabilities=capabilities.read(facts.get("capabilities")),
+        capacity=facts.get("capacity"),
+        start_s=facts.get("start_s"),
         adapter=msgspec.convert(facts["adapter"], Offered) if "adapter" in facts else None,
     )
 

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from broker.db.faults import is_fault
 from broker.jobs import StorePart
+from broker.queues import PoolView
 from jobs.facts import QueueFacts, RedisFacts, WebhookFacts, WorkerFacts
 from jobs.states import JobState
 
@@ -24,8 +25,8 @@ class Observer(StorePart):
 
     _info_allowed = True
 
-    async def queues(self, pools: Sequence[str]) -> QueueFacts:
-        """Read the queues of these pools, and the counts of all jobs."""
+    async def queues(self, views: Sequence[PoolView]) -> QueueFacts:
+        """Read the counts of all jobs, and put them together with those of the pools."""
         ended = [state for state in JobState if state.terminal]
         pipe = self._client.pipeline(transaction=False)
         pipe.zcard(self._keys("delayed"))
@@ -36,7 +37,6 @@ class Observer(StorePart):
         for state in ended:
             pipe.zcard(self._keys("ended", state.value))
         delayed, dead, batches, alive, uncounted, *counts = await self._execute(pipe.execute())
-        views = await self._store.queues(pools)
         lanes = {(view.pool, lane.lane.value): lane for view in views for lane in view.lanes}
         states = dict(zip((state.value for state in ended), counts, strict=True))
         states[JobState.QUEUED.value] = delayed + sum(lane.queued for lane in lanes.values())

@@ -57,4 +57,4 @@ LABEL org.opencontainers.image.title="Penstock worker" \
 USER 10001
 VOLUME /var/lib/penstock
 ENTRYPOINT ["penstock"]
-CMD ["worker"]
+CMD ["worker", "run"]

@@ -8,9 +8,9 @@
             print(text, end="")
 
 ``client.submit``, ``wait`` and ``stream`` are shortcuts. Everything else is grouped by what it is about: ``client.jobs``,
-``pools``, ``workers``, ``dead``, ``batches``, ``files``, ``webhooks``, ``usage``, and for administrators ``keys``,
-``tenants``, ``adapters`` and ``audit``. :class:`AsyncPenstock` has the same calls as :class:`Penstock`, to be awaited. All
-errors are :class:`PenstockError`.
+``chats``, ``pools``, ``workers``, ``dead``, ``batches``, ``files``, ``webhooks``, ``usage``, and for administrators
+``keys``, ``tenants``, ``adapters`` and ``audit``. :class:`AsyncPenstock` has the same calls as :class:`Penstock`, to be
+awaited. All errors are :class:`PenstockError`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from penstock.errors import Retry
 from penstock.models import Health, Model, Page
 from penstock.resources.adapters import Adapters
 from penstock.resources.batches import Batches
+from penstock.resources.chats import Chats
 from penstock.resources.dead import Dead
 from penstock.resources.files import Files
 from penstock.resources.jobs import Jobs
@@ -40,6 +41,7 @@ class _Client(Part[Driver]):
     def __init__(self, driver: Driver) -> None:
         super().__init__(driver)
         self.jobs = Jobs(driver)
+        self.chats = Chats(driver)
         self.pools = Pools(driver)
         self.workers = Workers(driver)
         self.dead = Dead(driver)

@@ -4,7 +4,8 @@
     .venv/bin/python tools/gen_docs.py            write what is out of date
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
-The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs.
+The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs. And
+``clients/openapi.json``, unless a change breaks clients and ``clients/openapi-breaking.md`` has no reason for it.
 The code is the source: correct a wrong sentence there.
 """
 
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repos
 from tools.log_events import logs_page  # noqa: E402
 from tools.markdown import code, generated, table  # noqa: E402
 from tools.metrics_page import metrics_page  # noqa: E402
+from tools.openapi_document import DOCUMENT, REASONS, document_text, unexplained  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
@@ -67,14 +69,14 @@ def default_words(value: Any) -> str:
     return code(json.dumps(value) if isinstance(value, bool | tuple) else str(value))
 
 
-def options_of(setting: str, commands: Sequence[Any]) -> str:
+def options_of(setting: str, commands: Mapping[str, Any]) -> str:
     """Name the options that set a setting, each with the commands that have it."""
     found: dict[str, list[str]] = {}
-    for command in commands:
+    for name, command in commands.items():
         for param in command.params:
             if param.name == setting:
                 option = "/".join([*param.opts[:1], *param.secondary_opts])
-                found.setdefault(option, []).append(command.name)
+                found.setdefault(option, []).append(name)
     return "; ".join(f"{code(option)} ({', '.join(names)})" for option, names in found.items())
 
 
@@ -85,7 +87,7 @@ def environment_names(name: str, field: Any) -> str:
     return ", ".join(code(alias.upper()) for alias in aliases(name, field))
 
 
-def settings_table(cls: Any, base: Any, commands: Sequence[Any]) -> str:
+def settings_table(cls: Any, base: Any, commands: Mapping[str, Any]) -> str:
     """Return a table of the settings that ``cls`` has beyond ``base``."""
     rows = []
     for name, field in cls.model_fields.items():
@@ -142,7 +144,7 @@ retention_s = 3600
 | --- | --- |
 | `penstock api` | [every process](#every-process), [the api](#the-api) |
 | `penstock coordinator` | [every process](#every-process), [a coordinator](#a-coordinator) |
-| `penstock worker` | [every process](#every-process), [a worker](#a-worker) |
+| `penstock worker run` | [every process](#every-process), [a worker](#a-worker) |
 | `penstock flower` | [every process](#every-process), [Flower](#flower) |
 | `penstock up` | [every process](#every-process), [a worker](#a-worker), [penstock up](#penstock-up); \
 the processes it starts read theirs from the same environment and files |"""
@@ -208,26 +210,29 @@ def configuration() -> str:
     from api.settings import ApiSettings
     from broker.settings import BrokerSettings
     from coordinator.settings import CoordinatorSettings
-    from penstock.cli.server import COMMANDS
+    from penstock.cli import server, worker_run
     from penstock.server.settings import FlowerSettings, UpSettings
     from workers.settings import WorkerSettings
 
-    def of(*names: str) -> list[Any]:
-        return [command for command in COMMANDS if command.name in names]
+    commands = {"up": server.up, "api": server.api, "coordinator": server.coordinator}
+    commands |= {"worker run": worker_run.run, "flower": server.flower}
+
+    def of(*names: str) -> dict[str, Any]:
+        return {name: commands[name] for name in names}
 
     return generated(
         "Configuration",
         "the settings classes",
         _SETTINGS_INTRO,
         "## Every process",
-        settings_table(BrokerSettings, None, COMMANDS),
+        settings_table(BrokerSettings, None, commands),
         _SHARED_NOTE,
         "## The api",
         settings_table(ApiSettings, BrokerSettings, of("api")),
         "## A coordinator",
         settings_table(CoordinatorSettings, BrokerSettings, of("coordinator")),
         "## A worker",
-        settings_table(WorkerSettings, BrokerSettings, of("worker", "up")),
+        settings_table(WorkerSettings, BrokerSettings, of("worker run", "up")),
         "## A pool",
         _POOL_NOTE,
         pool_table(),
@@ -320,26 +325,43 @@ PAGES: dict[str, Callable[[], str]] = {
 """Each page in ``docs/reference`` that is made here."""
 
 
-def is_stale(name: str) -> bool:
-    """Whether a page differs from what the code says."""
-    path = REFERENCE / name
-    return not path.exists() or path.read_text() != PAGES[name]()
+def files() -> Iterator[tuple[Path, str]]:
+    """Yield each generated file with the text that it should have."""
+    for name, page in PAGES.items():
+        yield REFERENCE / name, page()
+    yield DOCUMENT, document_text()
+
+
+def stale() -> dict[Path, str]:
+    """Return the files that differ from what the code says, with the text that they should have."""
+    return {path: text for path, text in files() if not path.exists() or path.read_text() != text}
 
 
 def main() -> int:
-    """Write or check the pages. Returns the exit status."""
+    """Write or check the files. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page is stale")
     check = parser.parse_args().check
-    stale = [name for name in PAGES if is_stale(name)]
-    for name in stale:
+    old = stale()
+    broken = unexplained() if DOCUMENT in old else []
+    for path, text in old.items():
+        name = path.relative_to(ROOT)
         if check:
-            print(f"docs/reference/{name} is out of date: run tools/gen_docs.py")
+            print(f"{name} is out of date: run tools/gen_docs.py")
+        elif path == DOCUMENT and broken:
+            print(
+                f"{name} is not written: these changes break clients. Undo them, or give each a line with its"
+            )
+            print(
+                f"reason in {REASONS.relative_to(ROOT)}:",
+                *(f"- `{change}`: REASON" for change in broken),
+                sep="\n",
+            )
         else:
-            REFERENCE.mkdir(parents=True, exist_ok=True)
-            (REFERENCE / name).write_text(PAGES[name]())
-            print(f"docs/reference/{name} written")
-    return 1 if check and stale else 0
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            print(f"{name} written")
+    return 1 if broken or (check and old) else 0
 
 
 if __name__ == "__main__":

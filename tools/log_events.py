@@ -63,7 +63,7 @@ Every process writes to standard error, one line per event: its name and its fie
 the same form, with their sentence as `event`. No line contains a prompt, a
 completion or a secret: of a path it shows the route, and the ids of jobs, files and batches.
 
-`penstock up`, and `penstock worker` with several workers, write the output of each process into a file in `logs` of
+`penstock up`, and `penstock worker run` with several workers, write the output of each process into a file in `logs` of
 `data_dir`. A file of `log_max_bytes` is set aside as `NAME.log.1` while its process runs, and `log_backups` of these are
 kept. The processes write into a pipe, so a killed one loses no line. While the command is stopped (Ctrl-Z), a process waits
 after a megabyte of output. If the disk is full, the processes continue and lines are dropped.

@@ -20,9 +20,11 @@ def metrics_rows(metrics: Any) -> Iterator[tuple[str, ...]]:
     from prometheus_client.metrics import MetricWrapperBase
 
     from monitoring.metrics.common import ReaperMetrics
+    from monitoring.metrics.scaling import ScalingState
+    from monitoring.metrics.webhooks import WebhookState
 
     for metric in vars(metrics).values():
-        if isinstance(metric, ReaperMetrics):
+        if isinstance(metric, ReaperMetrics | ScalingState | WebhookState):
             yield from metrics_rows(metric)
         if not isinstance(metric, MetricWrapperBase):
             continue

@@ -27,6 +27,14 @@ class Needs(Enum):
 _READ, _WRITE, _BATCHES, _FILES = Scope.JOBS_READ, Scope.JOBS_WRITE, Scope.BATCHES, Scope.FILES
 _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
+_CONSOLE = (
+    "/console",
+    "/console/events",
+    "/console/login",
+    "/console/series",
+    "/console/static/{version}/{name}",
+)
+
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     **{("POST", path): _WRITE for one in ENDPOINTS.values() for path in (one.path, *one.aliases)},
     ("GET", "/v1/responses/{response_id}"): _READ,
@@ -114,11 +122,13 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("GET", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
     ("PATCH", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
     ("DELETE", "/v1/admin/adapters/{pool}/{name:path}"): _ADMIN,
+    ("GET", "/v1/me"): Needs.KEY,
     ("GET", "/v1/usage"): _READ,
     ("GET", "/v1/admin/audit"): _ADMIN,
     ("GET", "/v1/queues"): _READ,
     ("POST", "/v1/queues/{pool}/{action}"): _ADMIN,
     ("DELETE", "/v1/queues/{pool}/{lane}"): _ADMIN,
+    ("GET", "/v1/autoscaling/{pool}"): _METRICS,
     ("GET", "/v1/workers"): _METRICS,
     ("POST", "/v1/workers/{name}/drain"): _ADMIN,
     ("GET", "/v1/metrics/targets"): Needs.NOTHING,
@@ -129,6 +139,10 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
         for path in ("/health", "/health/accepting", "/health/live", "/health/ready")
     },
     ("GET", "/"): Needs.NOTHING,
+    # The console's pages ask the API with the credential of the session, and it checks that.
+    **{("GET", path): Needs.NOTHING for path in _CONSOLE},
+    ("POST", "/console/login"): Needs.NOTHING,
+    ("POST", "/console/logout"): Needs.NOTHING,
     ("GET", "/docs"): Needs.NOTHING,
     ("GET", "/docs/{name}"): Needs.NOTHING,
 }

@@ -40,6 +40,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/admin/adapters",
+        operation_id="createAdapter",
         summary="Add an adapter",
         status_code=201,
         responses=answers(AdapterObject, 400, 404, 413, 503, 507, status=201),
@@ -55,7 +56,12 @@ def register(router: APIRouter, services: Services) -> None:
         log.info("adapter_added", adapter=request.name, pool=pool, tenant=asked_by(asked.scope))
         return await _shown(services, pool, request.name, 201)
 
-    @router.get("/v1/admin/adapters", summary="List adapters", responses=answers(AdapterList, 400, 503))
+    @router.get(
+        "/v1/admin/adapters",
+        operation_id="listAdapters",
+        summary="List adapters",
+        responses=answers(AdapterList, 400, 503),
+    )
     async def list_adapters(
         pool: Annotated[str | None, Query(max_length=64, description="Only those of this pool.")] = None,
         after: Annotated[
@@ -70,6 +76,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/admin/adapters/{pool}/{name:path}",
+        operation_id="getAdapter",
         summary="Get an adapter",
         responses=answers(AdapterObject, 400, 404, 503),
     )
@@ -79,6 +86,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.patch(
         "/v1/admin/adapters/{pool}/{name:path}",
+        operation_id="updateAdapter",
         summary="Pin an adapter",
         responses=answers(AdapterObject, 400, 404, 413, 503),
         openapi_extra=body_docs(AdapterChange, {"pinned": True}),
@@ -97,6 +105,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.delete(
         "/v1/admin/adapters/{pool}/{name:path}",
+        operation_id="deleteAdapter",
         summary="Remove an adapter",
         responses=answers(AdapterRemoved, 400, 404, 503),
     )

@@ -25,7 +25,12 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     rollouts = services.rollouts
 
-    @router.get("/v1/admin/aliases", summary="List aliases", responses=answers(AliasList, 503))
+    @router.get(
+        "/v1/admin/aliases",
+        operation_id="listAliases",
+        summary="List aliases",
+        responses=answers(AliasList, 503),
+    )
     async def list_aliases() -> Response:
         """The aliases that were set here, by name. Those of workers' settings are in `GET /v1/models` too."""
         known = await rollouts.aliases()
@@ -33,6 +38,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.put(
         "/v1/admin/aliases/{alias:path}",
+        operation_id="setAlias",
         summary="Set an alias",
         responses=answers(AliasObject, 400, 404, 409, 413, 503),
         openapi_extra=body_docs(AliasRequest, {"model": "chat"}),
@@ -59,7 +65,10 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(_alias(alias, model.name))
 
     @router.delete(
-        "/v1/admin/aliases/{alias:path}", summary="Remove an alias", responses=answers(AliasObject, 404, 503)
+        "/v1/admin/aliases/{alias:path}",
+        operation_id="deleteAlias",
+        summary="Remove an alias",
+        responses=answers(AliasObject, 404, 503),
     )
     async def remove_alias(alias: Alias, request: Request) -> Response:
         """The name means what workers' settings say again; or nothing."""

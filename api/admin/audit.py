@@ -69,7 +69,12 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the route."""
     stream = AuditStream(services.store)
 
-    @router.get("/v1/admin/audit", summary="List administrative acts", responses=answers(ActList, 400, 503))
+    @router.get(
+        "/v1/admin/audit",
+        operation_id="listAuditEvents",
+        summary="List administrative acts",
+        responses=answers(ActList, 400, 503),
+    )
     async def list_acts(
         what: Annotated[
             str | None, Query(description="Only this act (`pool.pause`), or acts of this kind (`pool`).")

@@ -35,6 +35,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/admin/keys",
+        operation_id="createKey",
         summary="Create an API key",
         status_code=201,
         responses=answers(NewKeyObject, 400, 409, 413, 503, status=201),
@@ -58,7 +59,12 @@ def register(router: APIRouter, services: Services) -> None:
         log.info("key_created", key=key.id, of=record.tenant, by=actor_of(asked.scope).key)
         return await shown(record, 201, key=str(key))
 
-    @router.get("/v1/admin/keys", summary="List API keys", responses=answers(KeyList, 400, 503))
+    @router.get(
+        "/v1/admin/keys",
+        operation_id="listKeys",
+        summary="List API keys",
+        responses=answers(KeyList, 400, 503),
+    )
     async def list_keys(
         tenant: Annotated[TenantName | None, Query(description="Only keys of this tenant.")] = None,
         after: Annotated[str | None, Query(description="The last key's id of the previous page.")] = None,
@@ -74,13 +80,19 @@ def register(router: APIRouter, services: Services) -> None:
         now_ms = await store.now_ms()
         return json_response(list_view([key_view(record, now_ms) for record in found], more=more))
 
-    @router.get("/v1/admin/keys/{key_id}", summary="Get an API key", responses=answers(KeyObject, 404, 503))
+    @router.get(
+        "/v1/admin/keys/{key_id}",
+        operation_id="getKey",
+        summary="Get an API key",
+        responses=answers(KeyObject, 404, 503),
+    )
     async def get_key(key_id: str) -> Response:
         """Without its secret."""
         return await shown(await found_key(services, key_id))
 
     @router.post(
         "/v1/admin/keys/{key_id}/rotate",
+        operation_id="rotateKey",
         summary="Rotate an API key",
         responses=answers(NewKeyObject, 400, 404, 409, 413, 503),
         openapi_extra=body_docs(RotateRequest, {"overlap_s": 3600}, required=False),
@@ -102,7 +114,10 @@ def register(router: APIRouter, services: Services) -> None:
         return await shown(record, key=str(key))
 
     @router.delete(
-        "/v1/admin/keys/{key_id}", summary="Revoke an API key", responses=answers(KeyObject, 404, 503)
+        "/v1/admin/keys/{key_id}",
+        operation_id="revokeKey",
+        summary="Revoke an API key",
+        responses=answers(KeyObject, 404, 503),
     )
     async def revoke_key(key_id: str, asked: Request) -> Response:
         """For good. It stays in the list."""

@@ -27,13 +27,19 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
     declared, catalogue = services.declared, services.catalogue
 
-    @router.get("/v1/admin/pools", summary="List declared pools", responses=answers(DeclaredPoolList, 503))
+    @router.get(
+        "/v1/admin/pools",
+        operation_id="listDeclaredPools",
+        summary="List declared pools",
+        responses=answers(DeclaredPoolList, 503),
+    )
     async def list_declared_pools() -> Response:
         """The pools that scale from zero, by name. `GET /v1/queues` lists all pools."""
         return json_response({"object": "list", "data": [declared_view(one) for one in await declared.all()]})
 
     @router.put(
         "/v1/admin/pools/{pool}",
+        operation_id="declarePool",
         summary="Declare a pool",
         responses=answers(DeclaredPoolObject, 400, 409, 413, 503),
         openapi_extra=body_docs(PoolRequest, _EXAMPLE),
@@ -56,6 +62,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.delete(
         "/v1/admin/pools/{pool}",
+        operation_id="deleteDeclaredPool",
         summary="Remove a declared pool",
         responses=answers(DeclaredPoolObject, 400, 404, 503),
     )

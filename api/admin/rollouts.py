@@ -40,19 +40,27 @@ def register(router: APIRouter, services: Services) -> None:
     acts = _Acts(services)
     rollouts = services.rollouts
 
-    @router.get(_ROOT, summary="List rollouts", responses=answers(RolloutList, 503))
+    @router.get(
+        _ROOT, operation_id="listRollouts", summary="List rollouts", responses=answers(RolloutList, 503)
+    )
     async def list_rollouts() -> Response:
         """Every pool whose model got another version, by name."""
         found = [await acts.view(one) for one in await rollouts.all()]
         return json_response({"object": "list", "data": found})
 
-    @router.get(f"{_ROOT}/{{pool}}", summary="Get a rollout", responses=answers(RolloutObject, 404, 503))
+    @router.get(
+        f"{_ROOT}/{{pool}}",
+        operation_id="getRollout",
+        summary="Get a rollout",
+        responses=answers(RolloutObject, 404, 503),
+    )
     async def get_rollout(pool: Pool) -> Response:
         """The versions of a pool, and where its rollout is."""
         return await acts.shown(await acts.known(pool))
 
     @router.post(
         f"{_ROOT}/{{pool}}",
+        operation_id="startRollout",
         summary="Start a rollout",
         status_code=202,
         responses=answers(RolloutObject, 400, 404, 409, 413, 503, status=202),
@@ -78,6 +86,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         f"{_ROOT}/{{pool}}/back",
+        operation_id="rollBackRollout",
         summary="Return to the version before",
         status_code=202,
         responses=answers(RolloutObject, 400, 404, 409, 413, 503, status=202),
@@ -95,6 +104,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         f"{_ROOT}/{{pool}}/abort",
+        operation_id="abortRollout",
         summary="Abort a rollout",
         responses=answers(RolloutObject, 400, 404, 409, 503),
     )
@@ -104,6 +114,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         f"{_ROOT}/{{pool}}/switch",
+        operation_id="switchPool",
         summary="Have another pool serve",
         responses=answers(RolloutObject, 400, 404, 409, 413, 503),
         openapi_extra=body_docs(SwitchRequest, {"to": "chat-v2"}),

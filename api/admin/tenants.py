@@ -37,7 +37,12 @@ def register(router: APIRouter, services: Services) -> None:
         services.known_tenants.forget()  # this process knows at once
         return json_response(tenant_view(await tenants.get(name), await tenants.used(name)))
 
-    @router.get("/v1/admin/tenants", summary="List tenants", responses=answers(TenantSettingsList, 400, 503))
+    @router.get(
+        "/v1/admin/tenants",
+        operation_id="listTenants",
+        summary="List tenants",
+        responses=answers(TenantSettingsList, 400, 503),
+    )
     async def list_tenants(
         after: Annotated[
             str | None, Query(max_length=64, description="The last tenant of the previous page.")
@@ -49,7 +54,10 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(list_view([tenant_view(one) for one in found], more=more))
 
     @router.get(
-        "/v1/admin/tenants/{name}", summary="Get a tenant", responses=answers(TenantSettingsObject, 400, 503)
+        "/v1/admin/tenants/{name}",
+        operation_id="getTenant",
+        summary="Get a tenant",
+        responses=answers(TenantSettingsObject, 400, 503),
     )
     async def get_tenant(name: Name) -> Response:
         """What is set for it, and what it has used of its quotas. One for which nothing is set has the defaults."""
@@ -57,6 +65,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.put(
         "/v1/admin/tenants/{name}",
+        operation_id="setTenant",
         summary="Set a tenant",
         responses=answers(TenantSettingsObject, 400, 413, 503),
         openapi_extra=body_docs(TenantFields, _EXAMPLE),
@@ -69,6 +78,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.patch(
         "/v1/admin/tenants/{name}",
+        operation_id="updateTenant",
         summary="Change a tenant",
         responses=answers(TenantSettingsObject, 400, 413, 503),
         openapi_extra=body_docs(TenantFields, _EXAMPLE),
@@ -81,6 +91,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.delete(
         "/v1/admin/tenants/{name}",
+        operation_id="resetTenant",
         summary="Reset a tenant",
         responses=answers(TenantSettingsObject, 400, 503),
     )

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from api.access.identity import owner_of
+from api.batches.event_schema import BatchEvent
 from api.batches.view import batch_view, counts_view, found_batch, pause_view, progress_view, usage_view
 from api.http.errors import invalid
-from api.http.openapi import error_docs
+from api.http.openapi import error_docs, streamed
 from api.http.sse import PING, event_frame
 from api.services import Services
 from broker.db.errors import StoreError
@@ -30,9 +31,10 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/batches/{batch_id}/events",
+        operation_id="streamBatchEvents",
         summary="Follow a batch",
         responses={
-            200: {"content": {"text/event-stream": {}}},
+            200: {"content": streamed(BatchEvent)},
             204: {"description": "The reader has the last event."},
             **error_docs(400, 404, 503),
         },

@@ -42,6 +42,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/batches/{batch_id}/results",
+        operation_id="listBatchResults",
         summary="Read rows while it runs",
         responses={
             200: {"content": {"application/jsonl": {}}, "description": "Rows; see the headers."},

@@ -43,6 +43,7 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/batches",
         create,
         name="create_batch",
+        operation_id="createBatch",
         summary="Create a batch",
         description="Answered with status `validating`; its rows are checked and run after that.",
         responses=answers(BatchObject, 400, 403, 409, 413, 429, 503),
@@ -51,6 +52,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/batches",
+        operation_id="listBatches",
         summary="List batches",
         responses=answers(BatchList, 400, 503),
     )
@@ -70,6 +72,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/batches/{batch_id}",
+        operation_id="getBatch",
         summary="Get a batch",
         responses=answers(BatchObject, 404, 503),
     )
@@ -79,6 +82,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/batches/{batch_id}/cancel",
+        operation_id="cancelBatch",
         summary="Cancel a batch",
         responses=answers(BatchObject, 404, 409, 503),
     )
@@ -95,12 +99,22 @@ def register(router: APIRouter, services: Services) -> None:
 
     responses = answers(BatchObject, 404, 409, 503)
 
-    @router.post("/v1/batches/{batch_id}/pause", summary="Pause a batch", responses=responses)
+    @router.post(
+        "/v1/batches/{batch_id}/pause",
+        operation_id="pauseBatch",
+        summary="Pause a batch",
+        responses=responses,
+    )
     async def pause(batch_id: str, request: Request) -> Response:
         """Running rows end, and no more start until it is resumed. Its window continues."""
         return await _set_paused(services, batch_id, request, paused=True)
 
-    @router.post("/v1/batches/{batch_id}/resume", summary="Resume a batch", responses=responses)
+    @router.post(
+        "/v1/batches/{batch_id}/resume",
+        operation_id="resumeBatch",
+        summary="Resume a batch",
+        responses=responses,
+    )
     async def resume(batch_id: str, request: Request) -> Response:
         """Resume a paused batch."""
         return await _set_paused(services, batch_id, request, paused=False)

@@ -43,6 +43,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/batches/{batch_id}/verify",
+        operation_id="verifyBatch",
         summary="Verify a batch",
         responses=answers(Verified, 404, 409, 410, 503),
     )
@@ -53,6 +54,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/batches/{batch_id}/retry",
+        operation_id="retryBatch",
         summary="Retry a batch's failed rows",
         responses=answers(BatchObject, 404, 409, 410, 429, 503, 507),
     )

@@ -21,14 +21,13 @@ from api.conversations.schema import (
     ConversationDeleted,
     ConversationObject,
     ConversationRequest,
-    ItemList,
     ItemsRequest,
 )
 from api.conversations.view import conversation_view
 from api.http.asgi import add_raw_route, json_response
 from api.http.body import control_body
 from api.http.openapi import answers, body_docs, parameter
-from api.http.pages import Limit, Order, list_view
+from api.http.pages import ItemList, Limit, Order, list_view
 from api.responses.conversation import conversation_items, room_for_conversation
 from api.services import Services
 
@@ -45,6 +44,7 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/conversations",
         calls.create,
         name="create_conversation",
+        operation_id="createConversation",
         summary="Create a conversation",
         description="Its items, and those of its responses, precede the input of each response in it.",
         responses=answers(ConversationObject, 400, 413, 503),
@@ -56,6 +56,7 @@ def register(router: APIRouter, services: Services) -> None:
         f"{_ONE}/items",
         calls.add,
         name="create_items",
+        operation_id="createConversationItems",
         summary="Add items to a conversation",
         description="At its end. At most 20 in a call.",
         responses=answers(ItemList, 400, 404, 413, 503),
@@ -69,7 +70,12 @@ def register(router: APIRouter, services: Services) -> None:
 
 
 def _register_one(router: APIRouter, services: Services) -> None:
-    @router.get(_ONE, summary="Get a conversation", responses=answers(ConversationObject, 404, 503))
+    @router.get(
+        _ONE,
+        operation_id="getConversation",
+        summary="Get a conversation",
+        responses=answers(ConversationObject, 404, 503),
+    )
     async def get_conversation(conversation_id: str, request: Request) -> Response:
         """Without its items."""
         found = await found_conversation(services, conversation_id, owner_of(request.scope), items=False)
@@ -77,6 +83,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
 
     @router.post(
         _ONE,
+        operation_id="updateConversation",
         summary="Update a conversation",
         responses=answers(ConversationObject, 400, 404, 413, 503),
         openapi_extra=body_docs(ConversationChange, {"metadata": {"topic": "demo"}}),
@@ -94,7 +101,12 @@ def _register_one(router: APIRouter, services: Services) -> None:
             raise conversation_not_found(conversation_id)
         return json_response(conversation_view(found.id, found.created_ms, metadata))
 
-    @router.delete(_ONE, summary="Delete a conversation", responses=answers(ConversationDeleted, 404, 503))
+    @router.delete(
+        _ONE,
+        operation_id="deleteConversation",
+        summary="Delete a conversation",
+        responses=answers(ConversationDeleted, 404, 503),
+    )
     async def delete_conversation(conversation_id: str, request: Request) -> Response:
         """Its responses stay."""
         owner, by = owner_of(request.scope), actor_of(request.scope)
@@ -106,6 +118,7 @@ def _register_one(router: APIRouter, services: Services) -> None:
 def _register_items(router: APIRouter, services: Services) -> None:
     @router.get(
         f"{_ONE}/items",
+        operation_id="listConversationItems",
         summary="List a conversation's items",
         responses=answers(ItemList, 400, 404, 413, 503),
     )
@@ -124,7 +137,12 @@ def _register_items(router: APIRouter, services: Services) -> None:
             page, more = page_of(items, after=after, limit=limit, newest_first=order == "desc")
             return json_response(list_view([whole_item(item) for item in page], more=more))
 
-    @router.get(_ITEM, summary="Get an item of a conversation", responses=answers(dict, 404, 413, 503))
+    @router.get(
+        _ITEM,
+        operation_id="getConversationItem",
+        summary="Get an item of a conversation",
+        responses=answers(dict, 404, 413, 503),
+    )
     async def get_item(conversation_id: str, item_id: str, request: Request) -> Response:
         """One that was added, or one of a response."""
         owner = owner_of(request.scope)
@@ -135,6 +153,7 @@ def _register_items(router: APIRouter, services: Services) -> None:
 
     @router.delete(
         _ITEM,
+        operation_id="deleteConversationItem",
         summary="Delete an item of a conversation",
         responses=answers(ConversationObject, 404, 413, 503),
     )

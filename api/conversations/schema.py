@@ -55,13 +55,3 @@ class ConversationDeleted(BaseModel):
     id: str
     object: Literal["conversation.deleted"]
     deleted: bool
-
-
-class ItemList(BaseModel):
-    """A page of items."""
-
-    object: Literal["list"]
-    data: list[dict[str, Any]]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool

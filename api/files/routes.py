@@ -30,6 +30,7 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/files",
         CreateFile(services),
         name="create_file",
+        operation_id="createFile",
         summary="Upload a file",
         description="Streamed to storage; answered when it is on disk.",
         responses=answers(FileObject, 400, 409, 413, 429, 503, 507),
@@ -41,6 +42,7 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/files/{file_id}/content",
         FileContent(services),
         name="file_content",
+        operation_id="downloadFile",
         summary="Get a file's content",
         description="Takes `Range`.",
         responses={
@@ -51,7 +53,9 @@ def register(router: APIRouter, services: Services) -> None:
         openapi_extra={"parameters": [parameter("path", "file_id"), parameter("header", "Range")]},
     )
 
-    @router.get("/v1/files", summary="List files", responses=answers(FileList, 400, 503))
+    @router.get(
+        "/v1/files", operation_id="listFiles", summary="List files", responses=answers(FileList, 400, 503)
+    )
     async def list_files(
         request: Request,
         after: Annotated[str | None, Query(description="The last file's id of the previous page.")] = None,
@@ -73,13 +77,21 @@ def register(router: APIRouter, services: Services) -> None:
         )
         return json_response(list_view([file_view(file) for file in found], more=more))
 
-    @router.get("/v1/files/{file_id}", summary="Get a file", responses=answers(FileObject, 404, 503))
+    @router.get(
+        "/v1/files/{file_id}",
+        operation_id="getFile",
+        summary="Get a file",
+        responses=answers(FileObject, 404, 503),
+    )
     async def get_file(file_id: str, request: Request) -> Response:
         """The file's record. `/content` has its bytes."""
         return json_response(file_view(await found_file(services, file_id, owner_of(request.scope))))
 
     @router.delete(
-        "/v1/files/{file_id}", summary="Delete a file", responses=answers(FileDeleted, 404, 409, 503)
+        "/v1/files/{file_id}",
+        operation_id="deleteFile",
+        summary="Delete a file",
+        responses=answers(FileDeleted, 404, 409, 503),
     )
     async def delete_file(file_id: str, request: Request) -> Response:
         """Refused while a batch that has not ended reads the file."""

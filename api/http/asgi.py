@@ -70,6 +70,12 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     return known.get(name)
 
 
+def replace_headers(scope: Scope, headers: Sequence[Header]) -> None:
+    """Give a request other headers."""
+    scope["headers"] = list(headers)
+    scope.pop(_HEADERS, None)
+
+
 _HEADERS = "penstock.headers"
 
 

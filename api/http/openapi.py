@@ -47,6 +47,9 @@ _ERRORS = {
 }
 
 
+_KEY = "api_key"
+
+
 def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's ``responses`` for these errors."""
     docs: dict[int | str, dict[str, Any]] = {}
@@ -59,6 +62,16 @@ def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answers(model: Any, *errors: int, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI's ``responses`` for a success with this model, and for these errors."""
     return {status: {"model": model}, **error_docs(*errors)}
+
+
+def streamed(event: type[BaseModel]) -> dict[str, Any]:
+    """Return the ``content`` of an answer of Server-Sent Events.
+
+    Args:
+        event: the model of one event, with the fields that an event has: ``event``, ``id`` and ``data``, whose JSON is
+            written out. OpenAPI 3.1 has no word for a stream; this is its schema. Give the model to :func:`describe` too.
+    """
+    return {"text/event-stream": {"schema": {"$ref": REF.format(model=event.__name__)}}}
 
 
 def parameter(place: str, name: str, description: str | None = None, **schema: Any) -> dict[str, Any]:
@@ -83,7 +96,8 @@ def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool
 
 
 def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, needs_key: Callable[[str], bool]) -> None:
-    """Complete the generated document: the models of :func:`body_docs`, and the answers that are the same everywhere.
+    """Complete the generated document: the models of :func:`body_docs` and :func:`streamed`, and the answers that are the
+    same everywhere.
 
     A wrong parameter is answered 400, not FastAPI's 422. Every path that needs a key may answer 401 and 403.
     """
@@ -92,18 +106,32 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, needs_key: Call
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = generate()
+            components = schema["components"]
             _, defined = models_json_schema([(model, "validation") for model in bodies], ref_template=REF)
-            schema["components"]["schemas"] |= defined["$defs"]
+            components["schemas"] |= defined["$defs"]
+            for name in ("HTTPValidationError", "ValidationError"):  # of FastAPI's 422
+                components["schemas"].pop(name, None)
+            components["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+            errors: dict[str, Any] = {}
+            components["responses"] = errors
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    _complete(operation["responses"], key=needs_key(path))
+                    if needs_key(path):
+                        operation["security"] = [{_KEY: []}]
+                    _complete(operation["responses"], errors, key=needs_key(path))
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(responses: dict[str, Any], *, key: bool) -> None:
-    """Add an operation's common answers. ``key``: it needs an API key, if any are set."""
+def _complete(responses: dict[str, Any], errors: dict[str, Any], *, key: bool) -> None:
+    """Add an operation's common answers, and name its errors, which are described once.
+
+    Args:
+        responses: the operation's; changed.
+        errors: the errors that are described already, by name; added to.
+        key: the operation needs an API key, if any are set.
+    """
     statuses = [401, 403] if key else []
     if responses.pop("422", None):
         statuses.append(400)
@@ -111,3 +139,7 @@ def _complete(responses: dict[str, Any], *, key: bool) -> None:
         content = {"application/json": {"schema": {"$ref": REF.format(model=ErrorBody.__name__)}}}
         described = error_docs(status)[status]["description"]
         responses.setdefault(str(status), {"description": described, "content": content})
+    for code, answer in responses.items():
+        if code.startswith(("4", "5")) and ErrorBody.__name__ in str(answer.get("content")):
+            errors.setdefault(name := f"Error{code}", answer)
+            responses[code] = {"$ref": f"#/components/responses/{name}"}

@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import Query
+from pydantic import BaseModel
 
 from api.http.errors import invalid
 
 After = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Most objects in a page.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By creation time.")]
+
+
+class ItemList(BaseModel):
+    """A page of a response's or a conversation's items."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 def list_view(data: Sequence[dict[str, Any]], *, more: bool) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/jobs/{job_id}/retry",
+        operation_id="retryJob",
         summary="Repeat a finished job",
         status_code=202,
         responses=answers(JobObject, 404, 409, 410, 429, 503, status=202),
@@ -155,7 +156,12 @@ def register(router: APIRouter, services: Services) -> None:
             job_view(job), 202, {"location": f"/v1/jobs/{accepted.id}", **rate_headers(accepted.rates)}
         )
 
-    @router.get("/v1/dead", summary="List dead jobs", responses=answers(JobList, 400, 503))
+    @router.get(
+        "/v1/dead",
+        operation_id="listDeadJobs",
+        summary="List dead jobs",
+        responses=answers(JobList, 400, 503),
+    )
     async def list_dead(
         request: Request,
         code: Annotated[
@@ -177,6 +183,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/dead/retry",
+        operation_id="retryDeadJobs",
         summary="Repeat dead jobs",
         responses=answers(RetriedList, 400, 413, 503),
         openapi_extra=body_docs(DeadRetryRequest, {"code": "worker_lost", "limit": 100}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
@@ -16,16 +16,18 @@ from api.http.body import control_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import answer
-from api.http.openapi import answers, body_docs, error_docs, parameter
+from api.http.openapi import answers, body_docs, error_docs, parameter, streamed
 from api.http.pages import After, Limit, Order, decode_cursor
 from api.http.texts import shown_body
 from api.http.waiting import wait_parameters
+from api.jobs.event_schema import JobEvent
 from api.jobs.events import JobEvents
 from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
 from api.jobs.stream import JobStream
 from api.jobs.submit import Jobs
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
+from api.openai.answer_schema import OutputEvent
 from api.openai.resume import PLACE
 from api.services import Services
 from jobs.lanes import Lane
@@ -46,7 +48,9 @@ def register(router: APIRouter, services: Services) -> None:
     _register_raw(router, services)
     _register_change(router, services)
 
-    @router.get("/v1/jobs", summary="List jobs", responses=answers(JobList, 400, 503))
+    @router.get(
+        "/v1/jobs", operation_id="listJobs", summary="List jobs", responses=answers(JobList, 400, 503)
+    )
     async def list_jobs(
         request: Request,
         state: Annotated[State | None, Query(description="Only jobs in this state.")] = None,
@@ -72,7 +76,12 @@ def register(router: APIRouter, services: Services) -> None:
         )
         return json_response(page_view(page))
 
-    @router.post("/v1/jobs/{job_id}/cancel", summary="Cancel a job", responses=answers(JobObject, 404, 503))
+    @router.post(
+        "/v1/jobs/{job_id}/cancel",
+        operation_id="cancelJob",
+        summary="Cancel a job",
+        responses=answers(JobObject, 404, 503),
+    )
     async def cancel_job(job_id: str, request: Request) -> Response:
         """A queued job ends at once, a running one within a second. A finished one does not change."""
         owner = owner_of(request.scope)
@@ -87,8 +96,12 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/jobs/{job_id}/result",
+        operation_id="getJobResult",
         summary="Get a job's result",
-        responses={200: {"description": "The raw OpenAI response."}, **error_docs(404, 409, 410, 503, 504)},
+        responses={
+            200: {"model": dict[str, Any], "description": "The raw OpenAI response."},
+            **error_docs(404, 409, 410, 503, 504),
+        },
     )
     async def get_result(job_id: str, request: Request) -> Response:
         """The raw OpenAI response; of a failed job, its OpenAI error with its status.
@@ -119,6 +132,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         "/v1/jobs",
         jobs.submit,
         name="submit_job",
+        operation_id="createJob",
         summary="Submit a job",
         description="Accepted means on disk: the job reaches an end even if any process crashes.",
         status_code=202,
@@ -138,6 +152,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         "/v1/jobs/{job_id}",
         jobs.get,
         name="get_job",
+        operation_id="getJob",
         summary="Get a job",
         description="With its result, once it succeeded.",
         responses=answers(JobObject, 400, 404, 503),
@@ -149,9 +164,14 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         "/v1/jobs/{job_id}/events",
         JobEvents(services),
         name="job_events",
+        operation_id="streamJobEvents",
         summary="Follow a job",
         description="Server-Sent Events: `queued`, `running`, `restarted` and `chunk`; the last one is the job's end.",
-        responses={200: {"content": {"text/event-stream": {}}}, **error_docs(400, 404, 503)},
+        responses={
+            200: {"content": streamed(JobEvent)},
+            204: {"description": "The reader has the last event."},
+            **error_docs(400, 404, 503),
+        },
         openapi_extra={
             "parameters": [job_id, parameter("header", "Last-Event-ID"), parameter("query", "after")]
         },
@@ -162,9 +182,10 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         "/v1/jobs/{job_id}/stream",
         JobStream(services),
         name="job_stream",
+        operation_id="streamJobOutput",
         summary="Follow a job's stream, in its endpoint's own form",
         description="As the endpoint itself streams, from the start or after an event that you have. Each has an `id`.",
-        responses={200: {"content": {"text/event-stream": {}}}, **error_docs(400, 404, 503)},
+        responses={200: {"content": streamed(OutputEvent)}, **error_docs(400, 404, 503)},
         openapi_extra={"parameters": [job_id, *PLACE]},
     )
 
@@ -172,6 +193,7 @@ def _register_raw(router: APIRouter, services: Services) -> None:
 def _register_change(router: APIRouter, services: Services) -> None:
     @router.patch(
         "/v1/jobs/{job_id}",
+        operation_id="updateJob",
         summary="Change a queued job's priority",
         responses=answers(JobObject, 400, 404, 409, 413, 503),
         openapi_extra=body_docs(JobChange, {"priority": "high"}),

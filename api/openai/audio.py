@@ -20,7 +20,7 @@ from api.http.openapi import error_docs
 from api.http.uploads import Upload, read_upload
 from api.openai.call import OpenAICall, keyed
 from api.services import Services
-from jobs.endpoints import ENDPOINTS
+from jobs.endpoints import ENDPOINTS, TRANSCRIPTIONS, TRANSLATIONS
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from jobs.references import upload_key
@@ -87,6 +87,9 @@ class AudioCall(OpenAICall):
         )
 
 
+_OPERATIONS = {TRANSCRIPTIONS: "createTranscription", TRANSLATIONS: "createTranslation"}
+
+
 def register(router: APIRouter, services: Services) -> None:
     """Add a route for each endpoint that takes a form."""
     for path, endpoint in ENDPOINTS.items():
@@ -98,9 +101,13 @@ def register(router: APIRouter, services: Services) -> None:
             path,
             AudioCall(services, endpoint),
             name=path.rsplit("/", 1)[-1],
+            operation_id=_OPERATIONS[path],
             summary=f"OpenAI {path.removeprefix('/v1/')}",
             description="A form with the audio, streamed to storage. `text`, `srt` and `vtt` are answered as plain text.",
-            responses=error_docs(400, 404, 409, 413, 429, 500, 503, 504, 507),
+            responses={
+                200: {"model": dict[str, Any], "content": {"text/plain": {"schema": {"type": "string"}}}},
+                **error_docs(400, 404, 409, 413, 429, 500, 503, 504, 507),
+            },
             openapi_extra={"requestBody": _form(path), "parameters": [key_parameter("answer")]},
         )
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from api.admission.request_bodies import CHAT_EXAMPLE, SCHEMAS
 from api.http.asgi import add_raw_route
 from api.http.idempotency import key_parameter
-from api.http.openapi import body_docs, error_docs
+from api.http.openapi import body_docs, error_docs, streamed
+from api.openai.answer_schema import ANSWERS, EVENTS
 from api.openai.call import OpenAICall
 from api.services import Services
 from jobs.endpoints import (
@@ -36,11 +37,13 @@ class OpenAIEndpoint(NamedTuple):
 
     Attributes:
         core: its path, its task, whether it streams, and the form of its ids.
+        operation: the id of its operation, for the OpenAPI document.
         schema: the model of its body.
         example: a body, for the OpenAPI document.
     """
 
     core: Endpoint
+    operation: str
     schema: type[BaseModel]
     example: dict[str, Any]
 
@@ -59,10 +62,24 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     DETOKENIZE: {"model": "tiny-random", "tokens": [1, 2, 3]},
 }
 
+_OPERATIONS = {
+    CHAT: "createChatCompletion",
+    COMPLETIONS: "createCompletion",
+    EMBEDDINGS: "createEmbedding",
+    MESSAGES: "createMessage",
+    COUNT_TOKENS: "countMessageTokens",
+    RERANK: "createRerank",
+    SCORE: "createScore",
+    CLASSIFY: "createClassification",
+    POOLING: "createPooling",
+    TOKENIZE: "tokenize",
+    DETOKENIZE: "detokenize",
+}
+
 _OPENAIS = {CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES}
 
 OPENAI_ENDPOINTS = tuple(
-    OpenAIEndpoint(ENDPOINTS[path], schema, _EXAMPLES[path])
+    OpenAIEndpoint(ENDPOINTS[path], _OPERATIONS[path], schema, _EXAMPLES[path])
     for path, schema in SCHEMAS.items()
     if not ENDPOINTS[path].multipart and path != RESPONSES  # it has routes of its own: api/responses/
 )
@@ -70,18 +87,22 @@ OPENAI_ENDPOINTS = tuple(
 
 def register(router: APIRouter, services: Services) -> None:
     """Add a route for each endpoint."""
-    for core, schema, example in OPENAI_ENDPOINTS:
+    for core, operation, schema, example in OPENAI_ENDPOINTS:
         call = OpenAICall(services, core)
-        for path in (core.path, *core.aliases):
+        answered: dict[str, Any] = {"model": ANSWERS.get(core.path, dict[str, Any])}
+        if core.streams:
+            answered["content"] = streamed(EVENTS[core.path])
+        for number, path in enumerate((core.path, *core.aliases)):
             add_raw_route(
                 router,
                 "POST",
                 path,
                 call,
                 name=path.rsplit("/", 1)[-1],
+                operation_id=f"{operation}Alias{number}" if number else operation,
                 summary=_summary(core) if path == core.path else f"As {core.path}",
                 description=f"{schema.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on.",
-                responses=error_docs(400, 404, 409, 413, 429, 500, 503, 504),
+                responses={200: answered, **error_docs(400, 404, 409, 413, 429, 500, 503, 504)},
                 openapi_extra={**body_docs(schema, example), "parameters": [key_parameter("answer")]},
             )
 

@@ -10,7 +10,8 @@ from api.access.identity import identity_of
 from api.admission.routing import allowed_models, check_adapter, check_model, model_not_found
 from api.http.asgi import json_response
 from api.http.errors import ApiError
-from api.http.openapi import error_docs
+from api.http.openapi import answers
+from api.openai.answer_schema import ModelList, ModelObject
 from api.services import Services
 from broker.catalogue import Model
 
@@ -18,7 +19,7 @@ from broker.catalogue import Model
 def register(router: APIRouter, services: Services) -> None:
     """Add the routes."""
 
-    @router.get("/v1/models", summary="List models")
+    @router.get("/v1/models", operation_id="listModels", summary="List models", responses=answers(ModelList))
     async def list_models(request: Request) -> Response:
         """The models that take calls, the default first, and their aliases, with `root` naming the model. A model without a
         live worker, whose pool scales from zero, has `penstock.state: "asleep"`.
@@ -36,7 +37,12 @@ def register(router: APIRouter, services: Services) -> None:
         ]
         return json_response({"object": "list", "data": cards})
 
-    @router.get("/v1/models/{name:path}", summary="Get a model", responses=error_docs(404))
+    @router.get(
+        "/v1/models/{name:path}",
+        operation_id="getModel",
+        summary="Get a model",
+        responses=answers(ModelObject, 404),
+    )
     async def get_model(name: str, request: Request) -> Response:
         """One model, by its name or an alias. A name may contain slashes."""
         model = await services.catalogue.find(name)

@@ -19,9 +19,10 @@ from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
 from api.http.errors import ApiError
 from api.http.job_end import answer
-from api.http.openapi import answers, body_docs, error_docs, parameter
+from api.http.openapi import answers, body_docs, error_docs, parameter, streamed
 from api.http.pages import Limit, Order, list_view
 from api.http.strict import shaped_whole
+from api.openai.answer_schema import ChatCompletion, ChatCompletionEvent
 from api.openai.resume import PLACE, resume, starting_after
 from api.openai.stored_view import (
     ChatChange,
@@ -58,7 +59,12 @@ def register(router: APIRouter, services: Services) -> None:
 
 
 def _register_reads(router: APIRouter, services: Services) -> None:
-    @router.get(CHAT, summary="List stored chat completions", responses=answers(ChatList, 400, 503))
+    @router.get(
+        CHAT,
+        operation_id="listChatCompletions",
+        summary="List stored chat completions",
+        responses=answers(ChatList, 400, 503),
+    )
     async def list_chats(
         request: Request,
         after: Annotated[str | None, Query(description="The last id of the previous page.")] = None,
@@ -83,10 +89,15 @@ def _register_reads(router: APIRouter, services: Services) -> None:
         _ONE,
         GetChat(services),
         name="get_chat_completion",
+        operation_id="getChatCompletion",
         summary="Get a chat completion",
         description="One that was asked for with `store: true`, or that a job made. With `stream=true`: its stream.",
         responses={
-            200: {"description": "The chat completion, with its metadata."},
+            200: {
+                "model": ChatCompletion,
+                "content": streamed(ChatCompletionEvent),
+                "description": "The chat completion, with its metadata; or its stream.",
+            },
             **error_docs(400, 404, 409, 410, 503, 504),
         },
         openapi_extra={
@@ -100,6 +111,7 @@ def _register_reads(router: APIRouter, services: Services) -> None:
 
     @router.get(
         f"{_ONE}/messages",
+        operation_id="listChatCompletionMessages",
         summary="List a chat completion's messages",
         responses=answers(ChatList, 400, 404, 503),
     )
@@ -123,9 +135,10 @@ def _register_reads(router: APIRouter, services: Services) -> None:
 def _register_changes(router: APIRouter, services: Services) -> None:
     @router.post(
         _ONE,
+        operation_id="updateChatCompletion",
         summary="Update a chat completion",
         responses={
-            200: {"description": "The chat completion."},
+            200: {"model": ChatCompletion, "description": "The chat completion."},
             **error_docs(400, 404, 409, 413, 503),
         },
         openapi_extra=body_docs(ChatChange, {"metadata": {"topic": "demo"}}),
@@ -143,7 +156,12 @@ def _register_changes(router: APIRouter, services: Services) -> None:
         status, body = await _chat(services, completion_id, owner)
         return Response(body, status, media_type=_JSON)
 
-    @router.delete(_ONE, summary="Delete a chat completion", responses=answers(ChatDeleted, 404, 409, 503))
+    @router.delete(
+        _ONE,
+        operation_id="deleteChatCompletion",
+        summary="Delete a chat completion",
+        responses=answers(ChatDeleted, 404, 409, 503),
+    )
     async def delete_chat(completion_id: str, request: Request) -> Response:
         """Its job is deleted with it. One that has not ended is not deleted: cancel its job first."""
         owner, by = owner_of(request.scope), actor_of(request.scope)

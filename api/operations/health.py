@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
 
 from api.access.identity import identity_of
 from api.http.asgi import json_response
@@ -15,12 +16,24 @@ from api.services import Services
 from jobs.access import Scope
 from monitoring.metrics import WithoutTenants
 
-_FAILED: dict[int | str, dict[str, Any]] = {503: {"description": "A check failed; the body names it."}}
+
+class HealthReport(BaseModel):
+    """What was checked, and how it is: `ok`, or why not."""
+
+    status: str
+    checks: dict[str, str]
+    missing: list[str] | None = Field(None, description="The checks that failed.")
+    models: list[str] | None = Field(None, description="The models of live workers; without API keys only.")
+
+
+_FAILED: dict[int | str, dict[str, Any]] = {
+    503: {"model": HealthReport, "description": "A check failed; `missing` names it."}
+}
 
 
 def _example(**more: Any) -> dict[int | str, dict[str, Any]]:
     example = {"status": "ready", "checks": CHECKS, **more}
-    return {200: {"content": {"application/json": {"example": example}}}, **_FAILED}
+    return {200: {"model": HealthReport, "content": {"application/json": {"example": example}}}, **_FAILED}
 
 
 def register(router: APIRouter, services: Services) -> None:
@@ -29,7 +42,10 @@ def register(router: APIRouter, services: Services) -> None:
     without_tenants = WithoutTenants(services.registry)
 
     @router.get(
-        "/health", summary="Is a model loaded?", responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"])
+        "/health",
+        operation_id="getHealth",
+        summary="Is a model loaded?",
+        responses=_example(models=["Qwen/Qwen2.5-7B-Instruct"]),
     )
     async def health() -> Response:
         """200 while a live worker serves a model, or a pool scales from zero; else 503.
@@ -42,12 +58,22 @@ def register(router: APIRouter, services: Services) -> None:
         )  # GET /v1/models lists them to those who have a key
         return json_response(_view(report.checks, report.missing, **shown), report.status)
 
-    @router.get("/health/live", summary="Is the process alive?", response_class=JSONResponse)
+    @router.get(
+        "/health/live",
+        operation_id="getLiveness",
+        summary="Is the process alive?",
+        response_class=JSONResponse,
+    )
     async def live() -> dict[str, str]:
         """200 while the process runs."""
         return {"status": "live"}
 
-    @router.get("/health/ready", summary="Will a job that is submitted now run?", responses=_example())
+    @router.get(
+        "/health/ready",
+        operation_id="getReadiness",
+        summary="Will a job that is submitted now run?",
+        responses=_example(),
+    )
     async def ready() -> Response:
         """Check Redis, the queue's message format, and that a worker is alive or is started for what waits.
 
@@ -58,6 +84,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/health/accepting",
+        operation_id="getAcceptance",
         summary="Will a job that is submitted now be accepted?",
         responses=_example(checks={name: OK for name in CHECKS if name != "worker"}),
     )
@@ -79,7 +106,12 @@ def register(router: APIRouter, services: Services) -> None:
         }
         router.add_api_route(path, answer, **head)
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get(
+        "/metrics",
+        operation_id="getMetrics",
+        summary="Prometheus metrics",
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def metrics(request: Request) -> Response:
         """The api's metrics in Prometheus's text format. Each worker serves its own.
 

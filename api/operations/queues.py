@@ -123,7 +123,9 @@ def register(router: APIRouter, services: Services) -> None:
             raise ApiError(404, message, "pool_not_found", param="pool")
         return pool
 
-    @router.get("/v1/queues", summary="List queues", responses=answers(PoolList, 503))
+    @router.get(
+        "/v1/queues", operation_id="listQueues", summary="List queues", responses=answers(PoolList, 503)
+    )
     async def list_queues(request: Request) -> Response:
         """Every pool with its lanes, its mean run times, and the tenants that have jobs in it.
 
@@ -135,6 +137,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/queues/{pool}/{action}",
+        operation_id="controlQueue",
         summary="Pause or resume a pool, or let it take all kinds of requests",
         responses=answers(PoolObject, 404, 503),
     )
@@ -163,7 +166,10 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(pool_view(view, identity_of(request.scope)))
 
     @router.delete(
-        "/v1/queues/{pool}/{lane}", summary="Purge a lane", responses=answers(Purged, 400, 404, 503)
+        "/v1/queues/{pool}/{lane}",
+        operation_id="purgeQueueLane",
+        summary="Purge a lane",
+        responses=answers(Purged, 400, 404, 503),
     )
     async def purge_lane(pool: str, lane: LaneName, request: Request) -> Response:
         """Cancels every job that waits in the lane. Running jobs continue."""

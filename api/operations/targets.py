@@ -57,6 +57,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/metrics/targets",
+        operation_id="listMetricsTargets",
         summary="Prometheus targets",
         responses=answers(list[TargetGroup], 503),
     )

@@ -95,7 +95,9 @@ def register(router: APIRouter, services: Services) -> None:
     """Add the route."""
     settings, usage = services.settings, UsageStore(services.store)
 
-    @router.get("/v1/usage", summary="Get usage", responses=answers(UsagePage, 400, 503))
+    @router.get(
+        "/v1/usage", operation_id="getUsage", summary="Get usage", responses=answers(UsagePage, 400, 503)
+    )
     async def get_usage(
         request: Request,
         group_by: Annotated[

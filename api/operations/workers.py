@@ -127,13 +127,16 @@ def register(router: APIRouter, services: Services) -> None:
     def listed(workers: list[dict[str, Any]], status: int = 200) -> Response:
         return json_response({"object": "list", "data": [worker_view(worker) for worker in workers]}, status)
 
-    @router.get("/v1/workers", summary="List workers", responses=answers(WorkerList, 503))
+    @router.get(
+        "/v1/workers", operation_id="listWorkers", summary="List workers", responses=answers(WorkerList, 503)
+    )
     async def list_workers() -> Response:
         """Every worker whose lease is alive."""
         return listed(await store.workers())
 
     @router.post(
         "/v1/workers/{name}/drain",
+        operation_id="drainWorker",
         summary="Drain a worker",
         status_code=202,
         responses=answers(WorkerList, 400, 404, 413, 503, status=202),

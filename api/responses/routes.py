@@ -16,10 +16,11 @@ from api.http.asgi import add_raw_route, json_response, reply
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
 from api.http.job_end import timing_headers
-from api.http.openapi import body_docs, error_docs, parameter
-from api.http.pages import Limit, list_view
+from api.http.openapi import answers, body_docs, error_docs, parameter, streamed
+from api.http.pages import ItemList, Limit, list_view
 from api.http.waiting import wait_for_end
 from api.middleware.trace import asked_by
+from api.openai.answer_schema import ResponseDeleted, ResponseEvent, ResponseObject
 from api.responses.conversation import leave_conversations
 from api.responses.create import CreateResponse
 from api.responses.history import input_items_of, room_for
@@ -35,7 +36,7 @@ CANCEL_WAIT_S = 3.0
 """How long a cancellation waits for the worker, which stops a response within a second."""
 
 _EXAMPLE = {"model": "tiny-random", "input": "Hello", "max_output_tokens": 32}
-_STREAM: dict[str, Any] = {"text/event-stream": {}}
+_ANSWER: dict[str, Any] = {"model": ResponseObject, "content": streamed(ResponseEvent)}
 
 
 class GetResponse:
@@ -92,8 +93,9 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/responses/{response_id}/cancel",
+        operation_id="cancelResponse",
         summary="Cancel a background response",
-        responses=error_docs(400, 404, 503),
+        responses=answers(ResponseObject, 400, 404, 503),
     )
     async def cancel_response(response_id: str, request: Request) -> Response:
         """Answers with the response, as it is after that. One that has ended does not change."""
@@ -112,8 +114,9 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.delete(
         "/v1/responses/{response_id}",
+        operation_id="deleteResponse",
         summary="Delete a response",
-        responses=error_docs(400, 404, 409, 413, 503),
+        responses=answers(ResponseDeleted, 400, 404, 409, 413, 503),
     )
     async def delete_response(response_id: str, request: Request) -> Response:
         """Its record is gone at once. One that runs must be cancelled first."""
@@ -122,8 +125,9 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/responses/{response_id}/input_items",
+        operation_id="listResponseInputItems",
         summary="List a response's input items",
-        responses=error_docs(400, 404, 413, 503),
+        responses=answers(ItemList, 400, 404, 413, 503),
     )
     async def list_input_items(
         response_id: str,
@@ -169,7 +173,10 @@ def _page(
 
 def _register_compact(router: APIRouter) -> None:
     @router.post(
-        "/v1/responses/compact", summary="Compact a response: not supported", responses=error_docs(404)
+        "/v1/responses/compact",
+        operation_id="compactResponse",
+        summary="Compact a response: not supported",
+        responses=error_docs(404),
     )
     async def compact() -> Response:
         """404, as of a path that does not exist: it would count as a response's id, of which there is no POST."""
@@ -184,10 +191,11 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         RESPONSES,
         CreateResponse(services),
         name="create_response",
+        operation_id="createResponse",
         summary="OpenAI responses",
         description=f"{ResponsesRequest.__doc__} Requests and responses are vLLM's own; unlisted fields are passed on."
         " With `background: true` the answer comes at once, and the response survives any crash.",
-        responses={200: {"content": _STREAM}, **error_docs(400, 404, 409, 413, 429, 500, 503, 504)},
+        responses={200: _ANSWER, **error_docs(400, 404, 409, 413, 429, 500, 503, 504)},
         openapi_extra={**body_docs(ResponsesRequest, _EXAMPLE), "parameters": [key_parameter("response")]},
     )
     after = "`sequence_number` of the last event that you have."
@@ -197,9 +205,10 @@ def _register_raw(router: APIRouter, services: Services) -> None:
         "/v1/responses/{response_id}",
         GetResponse(services),
         name="get_response",
+        operation_id="getResponse",
         summary="Get a response",
         description="In any state; with `stream=true` its events, from its first or after `starting_after`.",
-        responses={200: {"content": _STREAM}, **error_docs(400, 404, 503)},
+        responses={200: _ANSWER, **error_docs(400, 404, 503)},
         openapi_extra={
             "parameters": [
                 parameter("path", "response_id"),

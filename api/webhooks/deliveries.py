@@ -31,6 +31,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/webhooks/{webhook_id}/deliveries",
+        operation_id="listWebhookDeliveries",
         summary="List tries to deliver",
         responses=answers(DeliveryList, 400, 404, 503),
     )
@@ -48,6 +49,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/webhooks/{webhook_id}/dead",
+        operation_id="listWebhookDeadLetters",
         summary="List dead letters",
         responses=answers(DeadLetterList, 400, 404, 503),
     )
@@ -63,6 +65,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/webhooks/{webhook_id}/deliveries/{event}/resend",
+        operation_id="resendWebhookEvent",
         summary="Send an event again",
         status_code=202,
         responses=answers(SentObject, 404, 503, status=202),
@@ -79,6 +82,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/webhooks/{webhook_id}/test",
+        operation_id="testWebhook",
         summary="Send a test",
         status_code=202,
         responses=answers(SentObject, 404, 503, status=202),

@@ -27,6 +27,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.get(
         "/v1/webhooks/secret",
+        operation_id="getWebhookSecret",
         summary="Get the secret of single jobs",
         responses=answers(WebhookSecretObject, 503),
     )
@@ -37,6 +38,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/webhooks/secret/rotate",
+        operation_id="rotateWebhookSecret",
         summary="Rotate the secret of single jobs",
         responses=answers(WebhookSecretObject, 400, 413, 503),
         openapi_extra=body_docs(SecretRotation, {"overlap_s": 3600}, required=False),
@@ -59,6 +61,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/webhooks/{webhook_id}/rotate",
+        operation_id="rotateWebhook",
         summary="Rotate a webhook's secret",
         responses=answers(NewWebhookObject, 400, 404, 413, 503),
         openapi_extra=body_docs(SecretRotation, {"overlap_s": 3600}, required=False),

@@ -45,6 +45,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.post(
         "/v1/webhooks",
+        operation_id="createWebhook",
         summary="Create a webhook",
         status_code=201,
         responses=answers(NewWebhookObject, 400, 403, 409, 413, 503, status=201),
@@ -70,7 +71,12 @@ def register(router: APIRouter, services: Services) -> None:
         log.info("webhook_created", webhook=webhook.id, tenant=asked_by(asked.scope))
         return await shown(webhook, 201, secret=secret)
 
-    @router.get("/v1/webhooks", summary="List webhooks", responses=answers(WebhookList, 400, 503))
+    @router.get(
+        "/v1/webhooks",
+        operation_id="listWebhooks",
+        summary="List webhooks",
+        responses=answers(WebhookList, 400, 503),
+    )
     async def list_webhooks(
         asked: Request,
         tenant: Annotated[
@@ -90,7 +96,10 @@ def register(router: APIRouter, services: Services) -> None:
         return json_response(list_view([webhook_view(one, now_ms) for one in found], more=more))
 
     @router.get(
-        "/v1/webhooks/{webhook_id}", summary="Get a webhook", responses=answers(WebhookObject, 404, 503)
+        "/v1/webhooks/{webhook_id}",
+        operation_id="getWebhook",
+        summary="Get a webhook",
+        responses=answers(WebhookObject, 404, 503),
     )
     async def get_webhook(webhook_id: str, asked: Request) -> Response:
         """Without its secret."""
@@ -98,6 +107,7 @@ def register(router: APIRouter, services: Services) -> None:
 
     @router.patch(
         "/v1/webhooks/{webhook_id}",
+        operation_id="updateWebhook",
         summary="Change a webhook",
         responses=answers(WebhookObject, 400, 403, 404, 413, 503),
         openapi_extra=body_docs(WebhookChange, {"state": "active"}),
@@ -115,7 +125,10 @@ def register(router: APIRouter, services: Services) -> None:
         return await shown(await found_webhook(services, webhook_id, owner))
 
     @router.delete(
-        "/v1/webhooks/{webhook_id}", summary="Delete a webhook", responses=answers(WebhookDeleted, 404, 503)
+        "/v1/webhooks/{webhook_id}",
+        operation_id="deleteWebhook",
+        summary="Delete a webhook",
+        responses=answers(WebhookDeleted, 404, 503),
     )
     async def delete_webhook(webhook_id: str, asked: Request) -> Response:
         """What was not delivered goes with it."""

@@ -113,6 +113,24 @@ define('look', function(a)
     tenant_bulk = number(redis.call('HGET', K.active_bulk(pool), tenant)) or 0, most = limit('max_active'), tenant_most = bound_of(tenant) or nil, wake_ms = wake_ms}
 end)
 
+-- Unfinished jobs that are looked at for the first deadlines.
+local MOST_DEADLINES = 500
+
+define('nearest_deadlines', function(a)
+  local wanted, left, found, now = {}, #a.pools, {}, now_ms()
+  for _, pool in ipairs(a.pools) do wanted[pool] = true end
+  local flat = redis.call('ZRANGE', K.deadlines(), 0, MOST_DEADLINES - 1, 'WITHSCORES')
+  for i = 1, #flat, 2 do
+    if left == 0 then break end
+    local j = read(K.job(flat[i]), {'state', 'pool'})
+    if j.state == 'queued' and wanted[j.pool] then
+      wanted[j.pool], left = nil, left - 1
+      found[#found + 1] = {j.pool, tonumber(flat[i + 1]) - now}
+    end
+  end
+  return found
+end)
+
 -- A job that ran is its worker's until the reaper finds that this one is gone.
 define('adopt', function(a)
   local j = read(K.job(a.id), JOB)

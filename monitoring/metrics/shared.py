@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from jobs.facts import QueueFacts, RedisFacts, WorkerFacts
 from jobs.worker_states import WorkerState
 from monitoring.metrics.common import TenantNames
+from monitoring.metrics.scaling import ScalingState
 from monitoring.metrics.webhooks import WebhookState
 
 UNATTENDED_ENDS = (("cancelled", ""), ("expired", ""), ("failed", "worker_lost"))
@@ -27,7 +28,7 @@ class SharedState:
         tenants: tenants whose waiting jobs are counted by name.
 
     Attributes:
-        webhooks: those of webhooks.
+        scaling: those of autoscaling; ``webhooks``: of webhooks.
     """
 
     def __init__(self, registry: CollectorRegistry, tenants: TenantNames | None = None) -> None:
@@ -37,6 +38,7 @@ class SharedState:
         self._make_queues(registry)
         self._make_pools(registry)
         self._make_redis(registry)
+        self.scaling = ScalingState(registry)
         self.webhooks = WebhookState(registry)
         self._seen: dict[str, str] | None = None
         self._pools: set[str] = set()

@@ -81,7 +81,7 @@ def wait(console: Console, client: Penstock, job_id: str, timeout_s: float | Non
     if error is not None:
         report(error)
         if job.partial is not None and not console.json:
-            note(f"its partial output was kept: penstock get {job.id}")
+            note(f"its partial output was kept: penstock jobs get {job.id}")
     return error is None
 
 
@@ -102,6 +102,8 @@ def spinner(text: str) -> AbstractContextManager[Status | None]:
 
 def _interrupted(job_id: str, cursor: str | None) -> NoReturn:
     """After Ctrl-C: say that the job continues, how to resume watching and how to cancel it; exit 130."""
-    again = f"penstock stream {job_id}" + (f" --after {cursor}" if cursor else "")
-    note(f"\nStopped watching; the job continues.\n  resume: {again}\n  cancel: penstock cancel {job_id}")
+    again = f"penstock jobs stream {job_id}" + (f" --after {cursor}" if cursor else "")
+    note(
+        f"\nStopped watching; the job continues.\n  resume: {again}\n  cancel: penstock jobs cancel {job_id}"
+    )
     raise SystemExit(INTERRUPTED)

@@ -9,6 +9,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
+from penstock.cli._group import Group
 from penstock.cli._parse import named
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
 from penstock.cli._table import Column, ago, screen, table
@@ -20,7 +21,7 @@ _NAME = argument("name", metavar="NAME", type=named("the adapter"))
 _POOL = option("--pool", default="default", show_default=True, metavar="NAME", help="The pool that loads it.")
 
 
-@click.group("adapters")
+@click.group("adapters", cls=Group)
 def adapters() -> None:
     """LoRA adapters: add, list, pin and remove them while everything runs. Needs a key with the scope admin.
 
@@ -30,7 +31,7 @@ def adapters() -> None:
       penstock adapters add legal hf:acme/legal-lora@v2 --pool chat --tenant acme
       penstock adapters list
       penstock submit "Which tables are there?" --model acme/sql
-      penstock adapters rm acme/sql --pool chat
+      penstock adapters remove acme/sql --pool chat
     """  # noqa: D301  # \b is click's mark
 
 
@@ -93,7 +94,7 @@ def pin(console: Console, *, name: str, pool: str, off: bool) -> None:
         console.show(client.adapters.pin(name, pool=pool, pinned=not off), lambda one: _print([one]))
 
 
-@adapters.command("rm", epilog=EXIT_CODES_OF_MANY)
+@adapters.command("remove", epilog=EXIT_CODES_OF_MANY)
 @argument("names", metavar="NAME...", nargs=-1, required=True, type=named("the adapter"))
 @_POOL
 @client_command
@@ -102,7 +103,7 @@ def remove(console: Console, *, names: tuple[str, ...], pool: str) -> None:
 
     \b
     Examples:
-      penstock adapters rm acme/sql legal --pool chat
+      penstock adapters remove acme/sql legal --pool chat
     """  # noqa: D301  # \b is click's mark
 
     def act(name: str) -> None:

@@ -11,6 +11,7 @@ from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, INTERRUPTED, JOB_NOT_OK, USAGE, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import BATCH, BATCHES
 from penstock.cli._run import Console, client_command, default_model, each, limit_options, print_json
 from penstock.cli.batch_options import batch_options, making, row_options
@@ -18,7 +19,7 @@ from penstock.cli.batch_results import results, verify
 from penstock.cli.batch_run import run
 
 
-@click.group("batch")
+@click.group("batch", cls=Group)
 def batch() -> None:
     """Bulk runs: files of prompts to files of answers, and batches on the server.
 

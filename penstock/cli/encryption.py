@@ -8,6 +8,8 @@ import secrets
 
 import click
 
+from penstock.cli._group import Group
+
 _KEY_BYTES = 32
 _ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 
@@ -21,9 +23,14 @@ def _key_id(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     return value
 
 
-@click.group("encryption")
+@click.group("encryption", cls=Group)
 def encryption() -> None:
-    """Keys of the encryption of requests, results and files at rest."""
+    """Keys of the encryption of requests, results and files at rest.
+
+    \b
+    Examples:
+      umask 077; penstock encryption new-key > keys
+    """  # noqa: D301  # \b is click's mark
 
 
 @encryption.command("new-key")

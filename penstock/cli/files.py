@@ -9,6 +9,7 @@ from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
+from penstock.cli._group import Group
 from penstock.cli._parse import FILE, FILES, duration, output_file
 from penstock.cli._partial import Partial
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _SAVE_EVERY_BYTES = 1 << 20
 
 
-@click.group("files")
+@click.group("files", cls=Group)
 def files() -> None:
     """Files on the server: inputs and outputs of batches.
 

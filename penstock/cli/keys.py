@@ -12,6 +12,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, USAGE, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import duration, grace, named
 from penstock.cli._run import Console, client_command, each, limit_options
 from penstock.cli._table import Column, Columns, ago, screen, table
@@ -71,7 +72,7 @@ def _opened(console: Console, *, direct: bool) -> Iterator[_Keys]:
     yield opened()
 
 
-@click.group("keys")
+@click.group("keys", cls=Group)
 def keys() -> None:
     """API keys: make, list, rotate and revoke them. Needs a key with the scope admin.
 

@@ -1,18 +1,18 @@
-"""The commands that look at queues and steer them: ``penstock queue`` and ``penstock priority``."""
+"""``penstock queue``: look at the queues, and pause, resume and purge them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from click import argument, option
 
-from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, USAGE, fail
-from penstock.cli._parse import JOB, JOBS, LANES, PRIORITIES, named
-from penstock.cli._run import Console, client_command, each, print_json
+from penstock.cli._exits import EXIT_CODES, USAGE, fail
+from penstock.cli._group import Group
+from penstock.cli._parse import LANES, named
+from penstock.cli._run import Console, client_command, print_json
 from penstock.cli._table import plural, screen
 
 if TYPE_CHECKING:
@@ -22,35 +22,34 @@ if TYPE_CHECKING:
 _POOL = argument("pool", type=named("the pool's name"))
 
 
-@click.group("queue")
+@click.group("queue", cls=Group)
 def queue() -> None:
-    """Look at the queues; pause, resume and purge them; bring a job to the top.
+    """Look at the queues; pause, resume and purge them. A single job: see penstock jobs move.
 
     \b
     Examples:
-      penstock queue ls
+      penstock queue list
       penstock queue pause default
       penstock queue purge default bulk
-      penstock queue top job_0199...
     """  # noqa: D301  # \b is click's mark
 
 
-@queue.command("ls", epilog=EXIT_CODES)
+@queue.command("list", epilog=EXIT_CODES)
 @client_command
-def ls(console: Console) -> None:
+def list_queues(console: Console) -> None:
     """Show every pool and its lanes: the waiting jobs, their age, their tenants, and how long jobs run.
 
     \b
     Examples:
-      penstock queue ls
-      penstock queue ls --json | jq 'select(.paused) | .pool'
-      penstock queue ls --json | jq '.lanes[] | select(.oldest_s > 60)'
+      penstock queue list
+      penstock queue list --json | jq 'select(.paused) | .pool'
+      penstock queue list --json | jq '.lanes[] | select(.oldest_s > 60)'
 
     Lanes are served from the top down, `bulk` within its share of the slots. The mean run is that of the lanes
     realtime to low together, and that of bulk. With --json: one pool a line.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        console.show_all(client.pools.list(), _show)
+        console.show_all(client.pools.list(), show_queues)
 
 
 @queue.command("pause", epilog=EXIT_CODES)
@@ -62,7 +61,7 @@ def pause(console: Console, *, pool: str) -> None:
     \b
     Examples:
       penstock queue pause default
-      penstock queue ls                # shows that it is paused
+      penstock queue list                # shows that it is paused
 
     New jobs are accepted and wait; running jobs finish; time limits and deadlines still count. To pause twice
     has the same effect as once.
@@ -115,7 +114,7 @@ def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
       penstock queue purge default bulk
       penstock queue purge default low --yes --json | jq .cancelled
 
-    A cancelled job can be retried: see penstock retry.
+    A cancelled job can be retried: see penstock jobs retry.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         if not yes:
@@ -125,47 +124,6 @@ def purge(console: Console, *, pool: str, lane: str, yes: bool) -> None:
         print_json({"pool": pool, "lane": lane, "cancelled": cancelled})
     else:
         click.echo(f"{plural(cancelled, 'job')} cancelled")
-
-
-@queue.command("top", epilog=EXIT_CODES_OF_MANY)
-@JOBS
-@client_command
-def top(console: Console, *, job_ids: tuple[str, ...]) -> None:
-    """Make queued jobs the next of their lanes, before everybody else's; the last one named comes first.
-
-    \b
-    Examples:
-      penstock queue top job_0199...
-      penstock priority job_0199... high && penstock queue top job_0199...
-    """  # noqa: D301  # \b is click's mark
-    _change(console, job_ids, top=True)
-
-
-@click.command("priority", epilog=EXIT_CODES)
-@JOB
-@argument("lane", type=PRIORITIES)
-@client_command
-def priority(console: Console, *, job_id: str, lane: str) -> None:
-    """Move a queued job to another lane: high, normal, low or bulk.
-
-    \b
-    Examples:
-      penstock priority job_0199... high
-      penstock list --state queued --all --json | jq -r .id | xargs -I{} penstock priority {} low
-
-    There it is ordered by age among your other jobs. The server refuses a job that has started, and a call to an
-    OpenAI endpoint.
-    """  # noqa: D301  # \b is click's mark
-    _change(console, (job_id,), priority=lane)
-
-
-def _change(console: Console, job_ids: tuple[str, ...], **change: Any) -> None:
-    def act(job_id: str) -> None:
-        job = client.jobs.change(job_id, **change)
-        console.show(job, ", ".join(filter(None, (f"{job.id} {job.priority}", output.standing(job)))))
-
-    with console.client() as client:
-        each(job_ids, act)
 
 
 def _say(console: Console, pool: Pool) -> None:
@@ -188,7 +146,7 @@ def _ask(client: Penstock, pool: str, lane: str) -> None:
         fail("nothing was cancelled", USAGE)
 
 
-def _show(pools: Iterable[Pool]) -> None:
+def show_queues(pools: Iterable[Pool]) -> None:
     """Print the lanes, then the tenants if there are any but the one of all callers without keys."""
     from penstock.cli._top_view import NARROW, pools_table, tenants_table
 

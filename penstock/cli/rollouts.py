@@ -1,4 +1,4 @@
-"""``penstock rollout`` and ``penstock aliases``: new versions of models, and their further names, for administrators."""
+"""``penstock rollout``: new versions of models, for administrators."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import named
 from penstock.cli._run import Console, client_command
 from penstock.cli._table import Column, panel, plural, screen, table
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
-    from penstock.rollout_models import Alias, Rollout, Version
+    from penstock.rollout_models import Rollout, Version
 
 _LOOK_EVERY_S = 0.5
 _POOL = argument("pool", metavar="POOL", type=named("the pool"))
 _WAIT = option("--wait", "waiting", is_flag=True, help="Return when it has ended; exit code 1 if it failed.")
 
 
-@click.group("rollout")
+@click.group("rollout", cls=Group)
 def rollout() -> None:
     """Start a new version of a pool's model without downtime, and go back. Needs a key with the scope admin.
 
@@ -139,7 +140,7 @@ def switch(console: Console, *, pool: str, to: str, no_drain: bool) -> None:
 
     \b
     Examples:
-      penstock worker --pool chat --pool-version v2 --model ./step-2000 --served-model-name chat
+      penstock worker run --pool chat --pool-version v2 --model ./step-2000 --served-model-name chat
       penstock rollout switch chat --to chat-v2
       penstock rollout switch chat --to chat      # back
 
@@ -148,61 +149,6 @@ def switch(console: Console, *, pool: str, to: str, no_drain: bool) -> None:
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
         console.show(client.rollouts.switch(pool, to, drain=not no_drain), _print_one)
-
-
-@click.group("aliases")
-def aliases() -> None:
-    """Further names of models, changed while everything runs. Needs a key with the scope admin.
-
-    \b
-    Examples:
-      penstock aliases set gpt-4o-mini Qwen/Qwen3-8B
-      penstock aliases list
-    """  # noqa: D301  # \b is click's mark
-
-
-@aliases.command("list", epilog=EXIT_CODES)
-@client_command
-def list_aliases(console: Console) -> None:
-    """List the aliases that were set. `penstock models` shows those of workers' settings too.
-
-    \b
-    Examples:
-      penstock aliases list --json | jq -r .id
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        console.show_all(client.aliases.list(), _print_aliases)
-
-
-@aliases.command("set", epilog=EXIT_CODES)
-@argument("name", metavar="NAME", type=named("the alias"))
-@argument("model", metavar="MODEL", type=named("the model"))
-@client_command
-def set_alias(console: Console, *, name: str, model: str) -> None:
-    """Have NAME mean MODEL from now on, in all processes within two seconds.
-
-    \b
-    Examples:
-      penstock aliases set gpt-4o-mini Qwen/Qwen3-8B
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        made = client.aliases.set(name, model)
-        console.show(made, f"{made.id} means {made.model}")
-
-
-@aliases.command("rm", epilog=EXIT_CODES)
-@argument("name", metavar="NAME", type=named("the alias"))
-@client_command
-def remove_alias(console: Console, *, name: str) -> None:
-    """Remove an alias that was set here.
-
-    \b
-    Examples:
-      penstock aliases rm gpt-4o-mini
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        gone = client.aliases.remove(name)
-        console.show(gone, f"{gone.id} is removed")
 
 
 def _finish(console: Console, client: Penstock, begun: Rollout, *, waiting: bool) -> None:
@@ -247,14 +193,6 @@ def _print_one(one: Rollout) -> None:
         ("message", one.message),
     ]
     screen().print(panel(one.id, fields))
-
-
-def _print_aliases(found: Iterable[Alias]) -> None:
-    made = table([Column("alias", lambda one: one.id), Column("model", lambda one: one.model)], found)
-    if made.row_count:
-        screen().print(made)
-    else:
-        note("no alias was set")
 
 
 def _words(version: Version | None) -> str:

@@ -125,7 +125,7 @@ def submit(
     start (a job past either one expires), and --run-timeout for the run time of one attempt (a job past it fails).
     --timeout limits only how long this command waits: the job continues.
 
-    Without --stream or --wait it prints the accepted job and returns: see penstock wait, stream and get.
+    Without --stream or --wait it prints the accepted job and returns: see penstock jobs wait, stream and get.
     """  # noqa: D301  # \b is click's mark
     if [prompt, source, data].count(None) < 2:
         raise click.UsageError("give one of PROMPT, --input FILE and --data JSON")
@@ -155,7 +155,7 @@ def submit(
         else:
             console.show(job, output.job_panel)
             if not console.json:
-                note(f"penstock wait {job.id}   # its result\npenstock cancel {job.id}   # its end")
+                note(f"penstock jobs wait {job.id}   # its result\npenstock jobs cancel {job.id}   # its end")
 
 
 def _body(

@@ -9,6 +9,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, USAGE, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import LANES, grace, named
 from penstock.cli._run import Console, client_command, limit_options
 from penstock.cli._table import Column, panel, screen, table
@@ -23,7 +24,7 @@ _NONE = object()
 _QUOTAS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "storage_bytes", "batches_open")
 
 
-@click.group("tenants")
+@click.group("tenants", cls=Group)
 def tenants() -> None:
     """Set tenants' shares, bounds, rights and quotas while everything runs. Needs a key with the scope admin.
 

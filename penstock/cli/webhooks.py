@@ -10,6 +10,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
+from penstock.cli._group import Group
 from penstock.cli._parse import grace, named
 from penstock.cli._run import Console, client_command, each, limit_options
 from penstock.cli._table import Column, Columns, ago, screen, table
@@ -26,7 +27,7 @@ _OVERLAP = option(
 )
 
 
-@click.group("webhooks")
+@click.group("webhooks", cls=Group)
 def webhooks() -> None:
     """Webhooks: have a server of yours told when jobs, batches and responses end.
 

@@ -43,7 +43,7 @@ OPTIONS = {
     "redis_url": "--redis-url",
     "namespace": "--namespace",
 }
-"""Options of ``penstock worker`` by setting, for what each process gets as we did; the layout decides on the others."""
+"""Options of ``penstock worker run`` by setting, for what each process gets as we did; the layout decides on the others."""
 
 ONE_POOL = ("model", "served_model_name", "aliases", "gpus", "tensor_parallel", "workers")
 """Settings that cannot be said on the command line for several pools."""
@@ -57,7 +57,7 @@ class Part:
         name: of the process, for logs: ``worker``, ``worker-2``, ``worker-chat-1``.
         settings: its pool's.
         group: its GPUs; empty: the CPU.
-        flags: for ``penstock worker``.
+        flags: for ``penstock worker run``.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Part:
 
 
 def parts_of_worker(overrides: Mapping[str, Any]) -> list[Part]:
-    """Return the processes that ``penstock worker`` is to start: its pool's.
+    """Return the processes that ``penstock worker run`` is to start: its pool's.
 
     Args:
         overrides: given on the command line; they are given to each.
@@ -199,7 +199,7 @@ def _parts(
 
 
 def _as_flags(overrides: Mapping[str, Any]) -> list[str]:
-    """Write what was given on our command line for the command line of ``penstock worker``."""
+    """Write what was given on our command line for the command line of ``penstock worker run``."""
     flags = []
     for name, option in OPTIONS.items():
         value = overrides.get(name, ())

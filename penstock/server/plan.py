@@ -127,7 +127,7 @@ def worker_child(
 ) -> ChildSpec:
     """Return a worker's process. ``env``: what its environment has beyond ours."""
     stop_s = part.settings.drain_timeout_s + _DRAIN_MARGIN_S
-    child = _child(part.name, ("worker", *part.flags), logs, env or {}, _STOP_WORKERS, stop_s)
+    child = _child(part.name, ("worker", "run", *part.flags), logs, env or {}, _STOP_WORKERS, stop_s)
     # One that was drained (`penstock worker drain`) ends with status 0, and is meant to stay away.
     return replace(child, may_finish=True, on_end=on_end)
 

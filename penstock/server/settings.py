@@ -88,7 +88,7 @@ VARIABLES = {
         "PEM file with the client's certificate and key, for a server with `tls_client_ca_file`",
     ),
     "PENSTOCK_CLIENT_MODEL": (
-        "`penstock submit`, `penstock batch`",
+        "`penstock submit`, `penstock chat`, `penstock batch`",
         "the served model to use if the command names none",
     ),
     "PENSTOCK_FLAVOUR": (

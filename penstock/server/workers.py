@@ -1,4 +1,4 @@
-"""``penstock worker``: one worker in this process, or several as children of it, one for each group of devices."""
+"""``penstock worker run``: one worker in this process, or several as children of it, one for each group of devices."""
 
 from __future__ import annotations
 

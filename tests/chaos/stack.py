@@ -101,7 +101,7 @@ class Stack:
         self.coordinators = [Child("coordinator", partial(_command, "coordinator"), env, folder)]
         names = [f"w{n}" for n in range(1, workers + 1)]
         self.workers = [
-            Child(name, partial(_command, "worker", f"--name={name}"), env, folder) for name in names
+            Child(name, partial(_command, "worker", "run", f"--name={name}"), env, folder) for name in names
         ]
 
     @property

@@ -22,6 +22,6 @@ def test_the_reference_without_the_internet(page: Page, broker_settings: BrokerS
         page.get_by_role("button", name="Execute").click()
         page.get_by_text("not_ready").first.wait_for()  # our own page may call us
         page.goto(api.url)
-        page.get_by_text("not ready").first.wait_for()
+        page.get_by_text("Not ready").first.wait_for()
     assert {url.netloc for url in asked if url.scheme != "data"} == {urlsplit(api.url).netloc}
     assert [text for text in said if "503" not in text] == []

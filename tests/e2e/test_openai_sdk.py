@@ -10,6 +10,10 @@ import openai
 import pytest
 from openai import OpenAI
 
+from api.openai.answer_schema import ANSWERS, EVENTS, ModelList
+from jobs.endpoints import CHAT, COMPLETIONS, ENDPOINTS, MESSAGES, RESPONSES
+from penstock._core.sse import SSEParser
+from tests.documented import assert_documented
 from tests.e2e.stacks import Stack
 from tests.pace import Pace
 from tests.support import wait_until
@@ -233,3 +237,24 @@ def test_a_client_that_hangs_up_frees_the_engine(client: Any, vllm_stack: Stack)
     )
     client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=1)  # a step, which reports
     wait_until(lambda: running_in_engine(vllm_stack) == 0, pace.stretch(5))
+
+
+def test_answers_are_as_the_document_says(vllm_stack: Stack) -> None:
+    say = {"model": MODEL, "messages": HELLO, "max_tokens": 4}
+    bodies = {
+        CHAT: say,
+        COMPLETIONS: {"model": MODEL, "prompt": "Hello", "max_tokens": 4},
+        MESSAGES: say,
+        RESPONSES: {"model": MODEL, "input": "Hello", "max_output_tokens": 4},
+    }
+    with httpx.Client(base_url=vllm_stack.url, timeout=120) as http:
+        assert_documented(ModelList, http.get("/v1/models").json())
+        for path, body in bodies.items():
+            assert_documented(ANSWERS[path], http.post(path, json=body).json())
+            with http.stream("POST", path, json=body | {"stream": True}) as got:
+                events = SSEParser().feed(got.read())
+            assert len(events) > 3
+            for event in events:
+                data = event.data if event.data == "[DONE]" else json.loads(event.data)
+                named = {"event": event.event} if ENDPOINTS[path].streams == "events" else {}
+                assert_documented(EVENTS[path], {**named, "data": data})

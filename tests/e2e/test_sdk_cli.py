@@ -144,8 +144,8 @@ def test_the_command_line_from_submit_to_cancel(stack):
     job = json.loads(done.stdout)
     assert (job["state"], job["metadata"]) == ("succeeded", {"a": "b"})
     text = job["result"]["choices"][0]["message"]["content"]
-    assert penstock(stack, "wait", job["id"], "--text").stdout == text + "\n"
-    assert json.loads(penstock(stack, "get", job["id"], "--result").stdout) == job["result"]
+    assert penstock(stack, "jobs", "wait", job["id"], "--text").stdout == text + "\n"
+    assert json.loads(penstock(stack, "jobs", "get", job["id"], "--result").stdout) == job["result"]
     done = penstock(stack, "submit", "hello", "--stream", "--text", "--max-tokens", "8")
     assert (done.returncode, bool(done.stdout.strip())) == (0, True)
     assert "tok/s" in done.stderr
@@ -153,20 +153,20 @@ def test_the_command_line_from_submit_to_cancel(stack):
         penstock(stack, "queue", "pause", "default").returncode == 0
     )  # or it may end before it is cancelled
     job_id = json.loads(penstock(stack, "submit", "long", "--max-tokens", "4000").stdout)["id"]
-    assert penstock(stack, "cancel", job_id).returncode == 0
+    assert penstock(stack, "jobs", "cancel", job_id).returncode == 0
     assert penstock(stack, "queue", "resume", "default").returncode == 0
-    assert penstock(stack, "wait", job_id, "--timeout", "1m").returncode == 1
-    listed = penstock(stack, "list", "-n", "3").stdout.splitlines()
+    assert penstock(stack, "jobs", "wait", job_id, "--timeout", "1m").returncode == 1
+    listed = penstock(stack, "jobs", "list", "-n", "3").stdout.splitlines()
     assert json.loads(listed[0])["id"] == job_id
     assert len(listed) == 3
 
 
 def test_the_command_lines_refusals(stack):
-    assert penstock(stack, "get", "job_" + "0" * 32).returncode == 4
+    assert penstock(stack, "jobs", "get", "job_" + "0" * 32).returncode == 4
     done = penstock(stack, "submit", "hello", "--model", "no-such-model")
     assert (done.returncode, done.stderr.count("\n")) == (4, 1)
-    assert penstock(stack, "health").returncode == 0
-    done = penstock(stack, "cancel", "job_" + "0" * 32, "..", "--json")
+    assert penstock(stack, "status", "--health").returncode == 0
+    done = penstock(stack, "jobs", "cancel", "job_" + "0" * 32, "..", "--json")
     assert (done.returncode, json.loads(done.stderr)["error"]["exit_code"]) == (2, 2)
     done = penstock(stack, "files", "get", "file-gone", "--json")
     found = json.loads(done.stderr)["error"]
@@ -176,7 +176,7 @@ def test_the_command_lines_refusals(stack):
 def test_one_that_is_not_there_stops_no_other(stack):
     first, second = (json.loads(penstock(stack, "submit", "x").stdout)["id"] for _ in range(2))
     gone = "job_" + "0" * 32
-    done = penstock(stack, "wait", first, gone, second)
+    done = penstock(stack, "jobs", "wait", first, gone, second)
     assert done.returncode == 4
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == [first, second]
     assert done.stderr.startswith("penstock: 404 job_not_found")
@@ -189,9 +189,11 @@ def test_a_prompt_from_stdin_and_a_limit_of_waiting(stack):
     done = penstock(stack, "submit", "x", "--max-tokens", "4000", "--wait", "--timeout", "0.5s", "--json")
     failed = json.loads(done.stderr)["error"]
     assert (done.returncode, failed["kind"]) == (5, "WaitTimeoutError")
-    assert penstock(stack, "cancel", failed["message"].split()[0]).returncode == 0
+    assert penstock(stack, "jobs", "cancel", failed["message"].split()[0]).returncode == 0
 
 
 def test_a_command_finds_the_server_of_its_folder(stack):
-    done = penstock(stack, "health", "--text", PENSTOCK_URL="", PENSTOCK_DATA_DIR=str(stack.data_dir))
+    done = penstock(
+        stack, "status", "--health", "--text", PENSTOCK_URL="", PENSTOCK_DATA_DIR=str(stack.data_dir)
+    )
     assert (done.returncode, f"{stack.url} is ready" in done.stdout) == (0, True)

@@ -103,23 +103,25 @@ def test_the_command_line_from_a_dead_job_to_its_retry(stack):
     assert done.returncode == 1, done.stderr
     job = json.loads(done.stdout)
     assert (job["error"]["code"], job["timeout_s"], job["queue_timeout_s"]) == ("timeout", 0.4, 60)
-    shown = penstock(stack, "get", job["id"], "--text").stdout
+    shown = penstock(stack, "jobs", "get", job["id"], "--text").stdout
     assert "an attempt 0.4 s" in shown
-    dead = [json.loads(line) for line in penstock(stack, "dead", "list", "--all").stdout.splitlines()]
+    dead = [
+        json.loads(line) for line in penstock(stack, "jobs", "list", "--dead", "--all").stdout.splitlines()
+    ]
     assert job["id"] in {item["id"] for item in dead}
-    done = penstock(stack, "dead", "retry", "--all")
+    done = penstock(stack, "jobs", "retry", "--dead", "--all")
     assert (done.returncode, f"{len(dead)} job" in done.stderr) == (0, True), done.stderr
     became = {item["id"]: item["retried_as"] for item in map(json.loads, done.stdout.splitlines())}
     assert set(became) == {item["id"] for item in dead}
-    done = penstock(stack, "retry", job["id"], "--wait")
+    done = penstock(stack, "jobs", "retry", job["id"], "--wait")
     new = json.loads(done.stdout)
     assert (done.returncode, new["id"], new["retry_of"]) == (1, became[job["id"]], job["id"])
 
 
 def test_the_command_line_about_workers(stack):
-    worker = json.loads(penstock(stack, "workers").stdout)
+    worker = json.loads(penstock(stack, "worker", "list").stdout)
     assert worker["state"] == "ready"
-    shown = penstock(stack, "workers", "--text").stdout
+    shown = penstock(stack, "worker", "list", "--text").stdout
     assert worker["name"] in shown
     done = penstock(stack, "worker", "drain", "nobody@nowhere")
     assert (done.returncode, "worker_not_found" in done.stderr) == (4, True)

@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
+from api.jobs.event_schema import JobEvent
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from jobs.stream_chunks import Frames, Head, Text
 from penstock._core.sse import ServerSentEvent, SSEParser
+from tests.documented import assert_documented
 from tests.puppet import MODEL, Puppet
 
 pytestmark = pytest.mark.asyncio
@@ -76,6 +78,7 @@ async def test_live_events(http: httpx.AsyncClient, puppet: Puppet) -> None:
     assert len(set(ids)) == len(ids)
     job = json.loads(events[-1].data)
     assert (job["id"], job["state"], job["result"]) == (job_id, "succeeded", None)
+    assert_documented(JobEvent, *({"event": e.event, "id": e.id, "data": json.loads(e.data)} for e in events))
 
 
 async def test_resuming_anywhere_gives_the_rest_exactly_once(http: httpx.AsyncClient, puppet: Puppet) -> None:

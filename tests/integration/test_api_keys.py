@@ -112,7 +112,7 @@ async def test_health_metrics_and_their_discovery_need_no_key(
         "/docs",
         "/openapi.json",
     ):
-        got = await http.get(path, headers={"accept": "text/html"})
+        got = await http.get(path, headers={"accept": "text/html"}, follow_redirects=True)
         assert got.status_code == 200, path
         assert path == "/metrics" or MODEL not in got.text, path
     await http.get("/v1/models")
@@ -191,8 +191,8 @@ async def test_the_sdk_and_the_command_bring_a_key(guarded: ApiServer, puppet: P
             check=False,
         )
 
-    done = await command("priority", job_id, "high", PENSTOCK_API_KEY="sk-alice")
+    done = await command("jobs", "move", job_id, "--priority", "high", PENSTOCK_API_KEY="sk-alice")
     assert (done.returncode, json.loads(done.stdout)["priority"]) == (0, "high")
-    done = await command("--api-key", "sk-wrong", "queue", "ls")
+    done = await command("--api-key", "sk-wrong", "queue", "list")
     assert (done.returncode, done.stdout) == (4, "")
     assert done.stderr.startswith("penstock: 401 invalid_api_key: ")

@@ -43,10 +43,11 @@ async def test_health_is_200_while_a_model_is_loaded(http: httpx.AsyncClient, st
 
 
 async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:
-    async with with_flower.client() as http:
+    async with with_flower.client(follow_redirects=True) as http:
         page = await http.get("/", headers=HTML)
+        assert page.url.path == "/console"
         assert page.headers["content-type"].startswith("text/html")
-        assert "not ready" in page.text
+        assert "Not ready" in page.text
         assert "worker: none is alive" in page.text
         await Puppet(store).live()
 
@@ -55,10 +56,9 @@ async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:
 
         await eventually(ready)
         page = await http.get("/", headers=HTML)
-        assert "<strong>ready</strong>" in page.text
-        assert f"<code>{MODEL}</code>" in page.text
+        assert "Not ready" not in page.text
         assert 'href="http://127.0.0.1:5555/?a&amp;b"' in page.text
-        for link in re.findall(r'href="([^":]+)"', page.text):
+        for link in set(re.findall(r'href="([^":#]+)"', page.text)):
             assert (await http.get(f"/{link}")).status_code == 200, link
         facts = (await http.get("/", headers={"accept": "application/json"})).json()
         assert (facts["name"], facts["models"], facts["links"]["flower"]) == ("Penstock", [MODEL], FLOWER)

@@ -13,6 +13,7 @@ import openai
 import pytest
 from redis import Redis
 
+from api.batches.event_schema import BatchEvent
 from broker.batch_steps import BatchSteps
 from broker.batches import BatchStore
 from broker.db.keys import Keys
@@ -20,6 +21,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from tests.apiserver import ApiServer
 from tests.batching import create, ended, lines, row
+from tests.documented import assert_documented
 from tests.integration.batch_fixtures import api, client, files_url, ready, start_worker, work
 from tests.support import eventually
 
@@ -126,6 +128,7 @@ async def test_events_tell_progress_and_the_end(
     assert done == sorted(done)
     assert any(data["rows_per_s"] for _, data in events[:-1])
     assert events[-1][1]["id"] == batch.id
+    assert_documented(BatchEvent, *({"event": name, "id": "1", "data": data} for name, data in events))
 
 
 async def read_events(

@@ -1,4 +1,4 @@
-"""``penstock up`` and ``penstock worker`` with several workers, as a user meets them, on the simulated engine."""
+"""``penstock up`` and ``penstock worker run`` with several workers, as a user meets them, on the simulated engine."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def test_gpus_that_are_not_there_are_refused_before_anything_starts(tmp_path):
 
 
 class Workers:
-    """One ``penstock worker`` that stands for several."""
+    """One ``penstock worker run`` that stands for several."""
 
     def __init__(self, folder, settings, *args):
         self.log = folder / "worker.out"
         env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        argv = [sys.executable, "-P", "-m", "penstock", "worker", "--engine", "simulated", *args]
+        argv = [sys.executable, "-P", "-m", "penstock", "worker", "run", "--engine", "simulated", *args]
         argv += ["--redis-url", settings.redis_url, "--namespace", settings.namespace]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(

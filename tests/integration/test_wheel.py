@@ -115,8 +115,8 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path, 
     assert (done.stdout, done.stderr) == (f"penstock, version {penstock.__version__}\n", "")
     done = run(there / "penstock", "--help", folder=tmp_path, **strict)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Client commands" in done.stdout
-    assert "Server commands (need the repository checkout)" in done.stdout
+    assert "Operate:" in done.stdout
+    assert "Run (these, and penstock worker run, need the repository checkout):" in done.stdout
     done = run(there / "python", "-c", IMPORTS, folder=tmp_path, **strict)
     assert done.returncode == 0, done.stderr
     count, _, where = done.stdout.strip().partition(" ")

@@ -39,7 +39,7 @@ def run(dockerfile: str, folder: Path, code: str, *argv: str) -> subprocess.Comp
 
 @pytest.mark.parametrize("dockerfile", ["api.Dockerfile", "worker.Dockerfile"])
 def test_a_worker_runs_until_it_asks_redis(dockerfile: str, tmp_path: Path) -> None:
-    done = run(dockerfile, tmp_path, RUN, "worker", "--engine", "simulated")
+    done = run(dockerfile, tmp_path, RUN, "worker", "run", "--engine", "simulated")
     assert done.returncode == 1
     assert "penstock worker: cannot reach Redis at redis://127.0.0.1:1/0" in done.stderr
 

@@ -27,7 +27,7 @@ BELOW = {
 }
 """The packages that each package may import."""
 
-STARTERS = ("penstock/server/", "penstock/cli/server.py")
+STARTERS = ("penstock/server/", "penstock/cli/server.py", "penstock/cli/worker_run.py")
 """They start the processes, so they may import every package. A client-only install lacks them."""
 
 TOP = ""
@@ -50,9 +50,10 @@ ROOMS = {
         "operations": FACE,
         "webhooks": FACE,
         "admin": FACE,
+        "console": FACE,
         TOP: FACE
         | {"connections", "openai", "responses", "conversations", "webhooks"}
-        | {"jobs", "files", "batches", "operations", "admin"},
+        | {"jobs", "files", "batches", "operations", "admin", "console"},
     },
     "broker": {
         "db": set(),
@@ -87,6 +88,8 @@ CONFINED = {
     "obstore": ("storage/",),
     "huggingface_hub": ("storage/adapter_hub.py", "workers/engines/vllm/hub.py"),
     "cryptography": ("jobs/sealing.py",),
+    "jinja2": ("api/console/render.py",),
+    "markupsafe": ("api/console/render.py",),
     "vllm": tuple(
         f"workers/engines/vllm/{name}.py"
         for name in (

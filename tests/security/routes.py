@@ -29,6 +29,7 @@ OBJECTS: Final = {
     "/v1/models/{name}": "model",
     "/v1/workers/{name}": "worker",
     "/v1/queues/{pool}": "pool",
+    "/v1/autoscaling/{pool}": "pool",
     "/v1/admin/keys/{key_id}": "key",
     "/v1/admin/tenants/{name}": "tenant",
     "/v1/admin/rollouts/{pool}": "pool",

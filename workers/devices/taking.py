@@ -25,7 +25,7 @@ def take_devices(settings: WorkerSettings) -> tuple[WorkerSettings, Device]:
     """
     groups = groups_for(settings, gpus_for(settings))
     if len(groups) != 1:
-        msg = f"these settings make {len(groups)} workers, and this process is one: start them with `penstock worker`"
+        msg = f"these settings make {len(groups)} workers, and this process is one: start them with `penstock worker run`"
         raise DeviceStartError(msg)
     (group,) = groups
     device = device_for(settings, group)

@@ -79,6 +79,7 @@ class EngineHost:
     ) -> None:
         self.settings, self.engine = settings, engine
         self._device, self._metrics = device, metrics
+        self._made_at = time.monotonic()
         self.worker = f"{settings.node_name}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._loop = EngineLoop()
         self.ending = Ending(
@@ -201,7 +202,8 @@ class EngineHost:
             die=self.ending.die,
         )
         facts = description(s, self.engine, self._device, parts.capacity, parts.lanes.ceiling)
-        self.info = facts | {"started_at": time.time(), **info()}
+        started = {"started_at": time.time(), "start_s": round(time.monotonic() - self._made_at, 1)}
+        self.info = facts | started | info()
         self._lease = lease = Lease(
             store,
             self.worker,

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 
 _ASK_AGAIN_S = 0.25
 
+_OF_POOL = ("engine", "device", "devices", "device_memory_bytes", "capacity", "start_s")
+"""What a worker's record says of each worker of its pool. It stays known after the last one has gone."""
+
 
 def description(
     settings: WorkerSettings, engine: Engine, device: Device, capacity: int, bulk_capacity: int
@@ -78,7 +81,7 @@ async def register(
             "max_output_tokens": model.max_output_tokens,
             "capabilities": model.capabilities.said(),
             "prompt_overhead": await prompt_overhead(engine, model),
-            **{name: info[name] for name in ("engine", "device", "devices", "device_memory_bytes")},
+            **{name: info[name] for name in _OF_POOL if name in info},
         }
         for model in models
     }

@@ -23,6 +23,16 @@ class Look(Call[Snapshot]):
     tenant: str | None = None
 
 
+class NearestDeadlines(Call[list[tuple[str, float]]]):
+    """Look for the first deadline of a waiting job in each of these pools. Answers with pools, and the milliseconds left.
+
+    A pool is left out if no waiting job of it is among the 500 unfinished jobs with the first deadlines.
+    """
+
+    flags = READS
+    pools: list[str]
+
+
 class Pause(Call[bool]):
     """Pause a pool: nothing is claimed from it. Or resume it. Answers whether that changed anything."""
 

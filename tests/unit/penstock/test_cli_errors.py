@@ -20,7 +20,10 @@ def json_errors(done) -> list[dict]:
 
 @pytest.mark.parametrize(
     "args",
-    [("cancel",), ("wait",), ("retry",), ("queue", "top"), ("wait", "--timeout", "1m")],
+    [
+        ("jobs", *words)
+        for words in (("cancel",), ("wait",), ("retry",), ("move", "--top"), ("wait", "--timeout", "1m"))
+    ],
 )
 def test_a_404_stops_no_other_job(server, args):
     server.job = job(state="succeeded", result=answer("hi"))
@@ -57,11 +60,11 @@ def test_a_file_that_is_gone_at_the_second_try_may_have_been_deleted_by_the_firs
 
 def test_the_worst_code_counts(server):
     server.job = job(state="failed", error={"code": "engine_error", "message": "boom"})
-    assert run(server, "wait", ID, ID).returncode == 1
-    assert run(server, "wait", ID, GONE).returncode == 4
+    assert run(server, "jobs", "wait", ID, ID).returncode == 1
+    assert run(server, "jobs", "wait", ID, GONE).returncode == 4
     server.job = job(state="running")
-    assert run(server, "wait", "--timeout", "0.1s", ID, ID).returncode == 5
-    assert run(server, "wait", "--timeout", "0.1s", ID, GONE).returncode == 4
+    assert run(server, "jobs", "wait", "--timeout", "0.1s", ID, ID).returncode == 5
+    assert run(server, "jobs", "wait", "--timeout", "0.1s", ID, GONE).returncode == 4
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_codes_are_ordered(codes, worst):
 
 
 def test_a_server_that_is_away_is_asked_once_and_the_others_are_named():
-    done = run("http://127.0.0.1:9", "cancel", "job_a", "job_b", "job_c")
+    done = run("http://127.0.0.1:9", "jobs", "cancel", "job_a", "job_b", "job_c")
     assert done.returncode == 3
     assert done.stderr.count("Is the server running?") == 1
     assert done.stderr.splitlines()[-1] == "not tried: job_b job_c"
@@ -80,7 +83,7 @@ def test_a_server_that_is_away_is_asked_once_and_the_others_are_named():
 
 def test_with_json_an_error_is_json(server):
     server.faults.append((500, {"x-request-id": "r1"}, error("x", "first\nsecond", param="model")))
-    done = run(server, "get", ID, "--json")
+    done = run(server, "jobs", "get", ID, "--json")
     assert (done.returncode, done.stdout) == (4, "")
     assert json_errors(done) == [
         {
@@ -104,13 +107,15 @@ def test_with_json_each_line_of_stderr_is_json(server):
     retried, noted = json_errors(done)
     assert (retried["retry"]["what"], retried["retry"]["number"]) == ("GET /v1/models", 1)
     assert noted == {"note": "using the first of 2 models: one (choose with --model)"}
-    done = run(server, "cancel", GONE, ID, "--json")
+    done = run(server, "jobs", "cancel", GONE, ID, "--json")
     (failed,) = json_errors(done)
     assert (failed["id"], failed["error"]["code"], failed["error"]["exit_code"]) == (GONE, "job_not_found", 4)
     assert [one["id"] for one in lines(done)] == [ID]
 
 
-@pytest.mark.parametrize("args", [("get", "--json"), ("list", "--json", "--bad"), ("nonsense", "--json")])
+@pytest.mark.parametrize(
+    "args", [("jobs", "get", "--json"), ("jobs", "list", "--json", "--bad"), ("nonsense", "--json")]
+)
 def test_with_json_wrong_usage_is_json(server, args):
     done = run(server, *args)
     (failed,) = json_errors(done)
@@ -119,7 +124,7 @@ def test_with_json_wrong_usage_is_json(server, args):
 
 
 def test_with_json_no_server_is_json():
-    done = run("http://127.0.0.1:9", "health", "--json")
+    done = run("http://127.0.0.1:9", "status", "--health", "--json")
     (failed,) = json_errors(done)
     assert (failed["error"]["kind"], failed["error"]["exit_code"]) == ("APIConnectionError", 3)
 
@@ -140,13 +145,13 @@ def test_when_json_is_asked_for(argv, asked):
 
 ODD = ["", " ", ".", "..", "\udcff", "a/b", "a?b=c", "a%2fb", "\x00", "\x1b[2J", "x" * 5000]
 COMMANDS = [
-    ("get",),
-    ("get", "--result"),
-    ("wait", "--timeout", "0.1s"),
-    ("stream",),
-    ("cancel",),
-    ("retry",),
-    ("queue", "top"),
+    ("jobs", "get"),
+    ("jobs", "get", "--result"),
+    ("jobs", "wait", "--timeout", "0.1s"),
+    ("jobs", "stream"),
+    ("jobs", "cancel"),
+    ("jobs", "retry"),
+    ("jobs", "move", "--top"),
     ("queue", "pause"),
     ("queue", "resume"),
     ("files", "get"),
@@ -160,7 +165,7 @@ COMMANDS = [
     ("batch", "resume"),
     ("batch", "retry"),
     ("batch", "verify"),
-    ("dead", "retry"),
+    ("jobs", "retry", "--dead"),
     ("worker", "drain"),
 ]
 
@@ -171,7 +176,7 @@ def test_an_odd_id_is_refused_in_words(server, args):
     for odd in ODD:
         before = len(server.seen)
         done = run(server, *args, odd)
-        assert done.returncode in {0, 2, 4} if args[0] == "dead" else done.returncode in {2, 4}, (odd, done)
+        assert done.returncode in {0, 2, 4} if "--dead" in args else done.returncode in {2, 4}, (odd, done)
         assert done.stderr.strip()
         assert "\x1b" not in done.stderr
         if odd in ODD[:5]:
@@ -189,10 +194,10 @@ def test_an_odd_id_is_refused_in_words(server, args):
         ("submit", "x", "--metadata", "a=\udcff"),
         ("submit", "x", "--system", "\udcff"),
         ("submit", "x", "--affinity-key", "\udcff"),
-        ("stream", ID, "--after", "\u00e9"),
-        ("list", "--model", "\udcff"),
-        ("dead", "list", "--code", "\udcff"),
-        ("dead", "retry", "--model", "\udcff"),
+        ("jobs", "stream", ID, "--after", "\u00e9"),
+        ("jobs", "list", "--model", "\udcff"),
+        ("jobs", "list", "--dead", "--code", "\udcff"),
+        ("jobs", "retry", "--dead", "--model", "\udcff"),
         ("files", "list", "--purpose", "\udcff"),
         ("--api-key", "\u00e9", "models"),
         ("--api-key", "\udcff", "models"),
@@ -211,7 +216,7 @@ def test_an_odd_id_is_refused_in_words(server, args):
         ("batch", "verify", "a", "b"),
         ("submit", "x", "--temperature", "nan"),
         ("submit", "x", "--min-memory-gb", "nan"),
-        ("list", "--since", "9999999d"),
+        ("jobs", "list", "--since", "9999999d"),
         ("worker", "drain", "w", "--timeout", "9999999d"),
         ("top", "--once", "--interval", "nan"),
     ],

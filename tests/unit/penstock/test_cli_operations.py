@@ -13,30 +13,30 @@ from tests.unit.penstock.test_cli import CLIENT_ONLY, ENV, lines, on_terminal, r
 
 
 def test_retry_prints_the_new_job(server):
-    done = run(server, "retry", ID)
+    done = run(server, "jobs", "retry", ID)
     assert (done.returncode, done.stderr) == (0, "")
     assert [(item["id"], item["retry_of"]) for item in lines(done)] == [(again(ID), ID)]
-    assert run(server, "retry", ID, ID, "--text").stdout == f"{ID} was retried as {again(ID)}\n" * 2
+    assert run(server, "jobs", "retry", ID, ID, "--text").stdout == f"{ID} was retried as {again(ID)}\n" * 2
 
 
 def test_retry_and_wait_is_about_the_new_job(server):
     # The double knows one job only, so the new one has its id.
     server.faults.append((202, {}, job(retry_of="job_old")))
     server.later.append(job(state="succeeded", result=answer("hi")))
-    done = run(server, "retry", "job_old", "--wait", "--text")
+    done = run(server, "jobs", "retry", "job_old", "--wait", "--text")
     assert (done.returncode, done.stdout) == (0, "hi\n")
     assert f"job_old was retried as {ID}" in done.stderr
     server.faults.append((202, {}, job(retry_of="job_old")))
     server.job = job(state="failed", error={"code": "timeout", "message": "slow"}, partial=answer("so far"))
-    done = run(server, "retry", "job_old", "--wait", "--text")
+    done = run(server, "jobs", "retry", "job_old", "--wait", "--text")
     assert (done.returncode, done.stdout) == (1, "")
     assert "timeout: slow" in done.stderr
-    assert f"penstock get {ID}" in done.stderr
+    assert f"penstock jobs get {ID}" in done.stderr
 
 
 def test_a_job_that_is_not_over_is_a_refusal(server):
     server.faults.append((409, {}, error("job_not_finished", "it is running")))
-    done = run(server, "retry", ID)
+    done = run(server, "jobs", "retry", ID)
     assert (done.returncode, done.stderr) == (4, "penstock: 409 job_not_finished: it is running\n")
 
 
@@ -57,7 +57,7 @@ def test_a_job_shows_its_limits_its_kin_and_what_it_had_produced(server):
         retried_as="job_b",
         partial=answer("so far"),
     )
-    shown = " ".join(run(server, "get", ID, "--text").stdout.split())
+    shown = " ".join(run(server, "jobs", "get", ID, "--text").stdout.split())
     assert "limits whole life 600 s, to its start 30 s, an attempt 90 s" in shown
     for words in ("retry of job_a", "retried as job_b", "partial so far"):
         assert words in shown
@@ -70,22 +70,22 @@ def died(total: int) -> list[dict]:
 
 def test_dead_list(server):
     server.dead = died(25)
-    done = run(server, "dead", "list", "--code", "worker_lost", "--model", "m")
+    done = run(server, "jobs", "list", "--dead", "--code", "worker_lost", "--model", "m")
     assert (done.returncode, len(lines(done))) == (0, 20)
     assert server.seen[0].query == {"code": "worker_lost", "model": "m", "limit": "20"}
-    assert len(lines(run(server, "dead", "list", "--all"))) == 25
-    assert len(lines(run(server, "dead", "list", "-n", "3"))) == 3
-    shown = run(server, "dead", "list", "--text", "-n", "1").stdout
+    assert len(lines(run(server, "jobs", "list", "--dead", "--all"))) == 25
+    assert len(lines(run(server, "jobs", "list", "--dead", "-n", "3"))) == 3
+    shown = run(server, "jobs", "list", "--dead", "--text", "-n", "1").stdout
     for words in ("id", "message", "job_0000", "worker_lost", "lost three times"):
         assert words in shown
     server.dead = []
-    done = run(server, "dead", "list", "--text")
+    done = run(server, "jobs", "list", "--dead", "--text")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no dead jobs\n")
 
 
 def test_dead_retry_of_those_named(server):
     server.dead = died(3)
-    done = run(server, "dead", "retry", "job_0001", "job_0002")
+    done = run(server, "jobs", "retry", "--dead", "job_0001", "job_0002")
     assert (done.returncode, done.stderr) == (0, "2 jobs retried\n")
     assert [item["retried_as"] for item in lines(done)] == [again("job_0001"), again("job_0002")]
     assert [item["id"] for item in server.dead] == ["job_0000"]
@@ -93,10 +93,10 @@ def test_dead_retry_of_those_named(server):
 
 def test_dead_retry_stops_at_its_limit_and_says_so(server):
     server.dead = died(120)
-    done = run(server, "dead", "retry", "--code", "worker_lost")
+    done = run(server, "jobs", "retry", "--dead", "--code", "worker_lost")
     assert (done.returncode, len(lines(done))) == (0, 100)
     assert done.stderr == "100 jobs retried; more are left: --all retries them all\n"
-    done = run(server, "dead", "retry", "--model", "m", "--limit", "20")
+    done = run(server, "jobs", "retry", "--dead", "--model", "m", "--limit", "20")
     assert (len(lines(done)), done.stderr) == (20, "20 jobs retried\n")
     assert server.dead == []
 
@@ -104,7 +104,7 @@ def test_dead_retry_stops_at_its_limit_and_says_so(server):
 def test_dead_retry_of_all_goes_on_past_those_that_cannot_be(server):
     server.dead = died(250)
     server.refused = {f"job_{n:04}" for n in range(0, 120, 40)}
-    done = run(server, "dead", "retry", "--all", "--text")
+    done = run(server, "jobs", "retry", "--dead", "--all", "--text")
     assert done.returncode == 4
     assert done.stderr == "247 jobs retried, 3 could not be\n"
     assert f"job_0001  {again('job_0001')}\n" in done.stdout
@@ -117,19 +117,25 @@ def test_dead_retry_of_all_goes_on_past_those_that_cannot_be(server):
 @pytest.mark.parametrize(
     "args",
     [
-        ("dead",),
-        ("dead", "nonsense"),
-        ("dead", "retry"),
-        ("dead", "retry", "--limit", "5"),
-        ("dead", "retry", "job_1", "--all"),
-        ("dead", "retry", "job_1", "--code", "timeout"),
-        ("dead", "retry", ""),
-        ("retry",),
-        ("retry", " "),
+        ("jobs",),
+        ("jobs", "nonsense"),
+        ("jobs", "retry", "--dead"),
+        ("jobs", "retry", "--dead", "--limit", "5"),
+        ("jobs", "retry", "job_1", "--limit", "5"),
+        ("jobs", "retry", "--code", "timeout"),
+        ("jobs", "retry", "--dead", "job_1", "--wait"),
+        ("jobs", "list", "--code", "timeout"),
+        ("jobs", "list", "--dead", "--state", "failed"),
+        ("jobs", "move", "job_1"),
+        ("jobs", "retry", "--dead", "job_1", "--all"),
+        ("jobs", "retry", "--dead", "job_1", "--code", "timeout"),
+        ("jobs", "retry", "--dead", ""),
+        ("jobs", "retry"),
+        ("jobs", "retry", " "),
         ("worker", "drain"),
         ("worker", "drain", " "),
         ("worker", "drain", "w", "--timeout", "soon"),
-        ("worker", "--name", "w", "drain", "w"),
+        ("worker", "run", "--name", "w", "drain", "w"),
         ("worker", "nonsense"),
     ],
 )
@@ -140,24 +146,19 @@ def test_wrong_usage_is_exit_code_2_and_asks_nothing(server, args):
     assert server.seen == []
 
 
-def test_an_option_for_the_start_is_named_where_it_does_not_belong(server):
-    done = run(server, "worker", "--engine-arg=--x", "drain", "w")
-    assert "--engine-arg is for starting a worker, not for drain" in done.stderr
-
-
 def test_workers(server):
     server.workers = [worker(), worker(id="x", name="gpu0@host", state="draining", kv_cache_usage=None)]
-    done = run(server, "workers")
+    done = run(server, "worker", "list")
     assert [item["name"] for item in lines(done)] == ["cpu@host", "gpu0@host"]
-    assert len(lines(run(server, "workers"))) == 1  # the draining one has gone
-    shown = " ".join(run(server, "workers", "--text").stdout.split())
+    assert len(lines(run(server, "worker", "list"))) == 1  # the draining one has gone
+    shown = " ".join(run(server, "worker", "list", "--text").stdout.split())
     assert "name state running waiting kv started device models" in shown
     assert "cpu@host ready 2 of 8 0 25%" in shown
     assert "pool" not in shown
     server.workers = [worker(), worker(id="x", pool="small")]
-    assert {"pool", "small", "default"} <= set(run(server, "workers", "--text").stdout.split())
+    assert {"pool", "small", "default"} <= set(run(server, "worker", "list", "--text").stdout.split())
     server.workers = []
-    done = run(server, "workers", "--text")
+    done = run(server, "worker", "list", "--text")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "no worker is alive\n")
 
 
@@ -186,16 +187,6 @@ def test_worker_drain_works_in_a_client_only_install(server):
 
 def test_a_terminal_sees_the_bulk_retry_go_on(server):
     server.dead = died(150)
-    code, shown = on_terminal(server, "dead", "retry", "--all")
+    code, shown = on_terminal(server, "jobs", "retry", "--dead", "--all")
     assert (code, shown.count(again("job_"))) == (0, 150)
     assert "150 jobs retried" in shown
-
-
-@pytest.mark.parametrize(
-    "name", ["retry", "dead list", "dead retry", "workers", "worker drain", "dead", "worker"]
-)
-def test_help_teaches_by_examples(name):
-    done = run("http://127.0.0.1:9", *name.split(), "--help")
-    assert done.returncode == 0
-    assert f"penstock {name}" in done.stdout.partition("Examples:")[2]
-    assert name in {"dead", "worker"} or "Exit codes:" in done.stdout

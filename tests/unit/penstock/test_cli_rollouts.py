@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.cli import rollouts
+from penstock.cli import models, rollouts
 from penstock.rollout_models import Alias, Rollout, Version
 
 FIRST, SECOND = Version(pool="chat"), Version(pool="chat-v2", model="./step-2000", engine_args=("--seed=1",))
@@ -26,10 +26,10 @@ def test_a_rollout_says_what_serves_what_comes_and_what_is_left(capsys: pytest.C
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
     rollouts._print_list([Rollout(id="chat", state="done", current=SECOND, previous=FIRST)])
     assert "done" in capsys.readouterr().out
-    rollouts._print_aliases([Alias(id="gpt", model="chat")])
+    models._print_aliases([Alias(id="gpt", model="chat")])
     assert "gpt" in capsys.readouterr().out
     rollouts._print_list([])
-    rollouts._print_aliases([])
+    models._print_aliases([])
     said = capsys.readouterr()
     assert said.out == ""
     assert "no alias was set" in said.err

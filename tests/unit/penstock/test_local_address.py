@@ -92,7 +92,7 @@ def test_a_second_one_of_the_same_folder_leaves_the_first_ones_address(folder, m
 
 def test_commands_ask_it_unless_another_is_named(server, folder):
     def health(*args: str) -> int:
-        argv = [sys.executable, "-m", "penstock", *args, "health"]
+        argv = [sys.executable, "-m", "penstock", *args, "status", "--health"]
         done = subprocess.run(argv, env=ENV, cwd=folder, capture_output=True, check=False)
         return done.returncode
 

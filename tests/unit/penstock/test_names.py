@@ -115,13 +115,13 @@ def test_a_named_file_must_be_there(elsewhere, monkeypatch):
         check_names()
 
 
-@pytest.mark.parametrize("command", ["up", "api", "coordinator", "worker", "flower"])
+@pytest.mark.parametrize("command", ["up", "api", "coordinator", "worker run", "flower"])
 def test_every_command_of_the_server_checks(tmp_path, command):
     env = clean() | {"PYTHONPATH": str(ROOT), "PENSTOCK_MODLE": "x"}
     del env["PENSTOCK_SETTINGS_FILE"]
-    argv = [sys.executable, "-P", "-m", "penstock", command]
+    argv = [sys.executable, "-P", "-m", "penstock", *command.split()]
     ran = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False)
-    told = f"penstock {command}: unknown environment variable PENSTOCK_MODLE: did you mean PENSTOCK_MODEL?;"
+    told = f"penstock {command.split()[0]}: unknown environment variable PENSTOCK_MODLE: did you mean PENSTOCK_MODEL?;"
     assert (ran.returncode, ran.stderr.startswith(told)) == (1, True), ran.stderr
 
 

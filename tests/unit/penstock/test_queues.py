@@ -109,10 +109,10 @@ def test_each_refusal_has_its_class(server, client, status, code, kind):
 
 
 def test_ls_shows_lanes_and_tenants(pools, server):
-    done = run(server, "queue", "ls")
+    done = run(server, "queue", "list")
     assert [one["pool"] for one in lines(done)] == ["default", "other"]
     pools[1]["paused"] = True
-    shown = run(server, "queue", "ls", "--text").stdout
+    shown = run(server, "queue", "list", "--text").stdout
     for words in (
         "oldest",
         "mean run",
@@ -127,7 +127,7 @@ def test_ls_shows_lanes_and_tenants(pools, server):
     ):
         assert words in shown, words
     pools[0]["tenants"] = [{"tenant": "default", "queued": 1, "active": 0}]
-    assert "tenant " not in run(server, "queue", "ls", "--text").stdout
+    assert "tenant " not in run(server, "queue", "list", "--text").stdout
 
 
 def test_pause_and_resume_say_how_it_stands(pools, server):
@@ -155,13 +155,15 @@ def test_purge_asks_before_it_cancels(pools, server):
 
 def test_priority_and_top_say_where_the_job_stands(server):
     server.job = job(position=12, eta_s=200.0)
-    done = run(server, "priority", ID, "high", "--text")
+    done = run(server, "jobs", "move", ID, "--priority", "high", "--text")
     assert done.stdout == f"{ID} high, 12 before it, starts in about 3 m\n"
-    assert run(server, "queue", "top", ID, "--text").stdout == f"{ID} high, next, starts in about 3 m\n"
-    assert [one["position"] for one in lines(run(server, "queue", "top", ID))] == [0]
-    assert run(server, "priority", ID, "realtime").returncode == 2
+    assert (
+        run(server, "jobs", "move", "--top", ID, "--text").stdout == f"{ID} high, next, starts in about 3 m\n"
+    )
+    assert [one["position"] for one in lines(run(server, "jobs", "move", "--top", ID))] == [0]
+    assert run(server, "jobs", "move", ID, "--priority", "realtime").returncode == 2
     server.faults.append((409, {}, error("job_not_queued")))
-    assert run(server, "priority", ID, "low").returncode == 4
+    assert run(server, "jobs", "move", ID, "--priority", "low").returncode == 4
 
 
 def test_submit_list_and_get_show_what_is_new(server):
@@ -181,7 +183,7 @@ def test_submit_list_and_get_show_what_is_new(server):
     assert (sent["affinity_key"], sent["coalesce"], sent["store"]) == ("chat-42", True, False)
     late = {"code": "infeasible_deadline", "message": "it would take about 30.0 s"}
     server.job = job(position=3, eta_s=30.0, coalesced_with="job_other", warnings=[late])
-    shown = " ".join(run(server, "get", ID, "--text").stdout.split())
+    shown = " ".join(run(server, "jobs", "get", ID, "--text").stdout.split())
     for words in (
         "position 3 before it, starts in about 30 s",
         "runs as job_other",
@@ -189,6 +191,6 @@ def test_submit_list_and_get_show_what_is_new(server):
     ):
         assert words in shown, words
     server.jobs = [job(id="job_1", position=3, eta_s=30.0)]
-    shown = run(server, "list", "--text").stdout
+    shown = run(server, "jobs", "list", "--text").stdout
     assert "position" in shown
     assert "30 s" in shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from penstock.cli.server import worker as worker_command
+from penstock.cli.worker_run import run as worker_command
 from penstock.server.errors import CommandFailed, starting
 from penstock.server.fleet import OPTIONS, parts_of_machine, parts_of_worker
 from penstock.server.settings import UpSettings

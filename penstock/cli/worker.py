@@ -1,4 +1,4 @@
-"""The commands about what serves: ``penstock health``, ``models``, ``workers`` and ``worker drain``."""
+"""``penstock worker run``: list and drain workers. ``run``, ``follow`` and ``check`` have a module of their own."""
 
 from __future__ import annotations
 
@@ -8,23 +8,37 @@ import click
 from click import argument, option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, REFUSED, note
+from penstock.cli._exits import EXIT_CODES, note
+from penstock.cli._group import Group
 from penstock.cli._parse import grace, named
 from penstock.cli._run import Console, client_command
 from penstock.cli._table import plural
+from penstock.cli.worker_run import check, follow, run
 
 _LOOK_EVERY_S = 0.5
 
 
-@click.command("workers", epilog=EXIT_CODES)
+@click.group("worker", cls=Group)
+def worker() -> None:
+    """Workers: run one on this machine, list those that live, drain them.
+
+    \b
+    Examples:
+      penstock worker run --model Qwen/Qwen2.5-7B-Instruct --gpus 0 --redis-url redis://queue:6379/0
+      penstock worker list
+      penstock worker drain gpu0@host --wait
+    """  # noqa: D301  # \b is click's mark
+
+
+@worker.command("list", epilog=EXIT_CODES)
 @client_command
-def workers(console: Console) -> None:
+def list_workers(console: Console) -> None:
     """List the live workers and how busy they are.
 
     \b
     Examples:
-      penstock workers
-      penstock workers --json | jq -r 'select(.state == "draining") | .name'
+      penstock worker list
+      penstock worker list --json | jq -r 'select(.state == "draining") | .name'
 
     The figures are as of each worker's last heartbeat. A lost worker is listed until its lease ends.
     """  # noqa: D301  # \b is click's mark
@@ -32,7 +46,7 @@ def workers(console: Console) -> None:
         console.show_all(client.workers.list(), output.workers_table)
 
 
-@click.command("drain", epilog=EXIT_CODES, short_help="Let a worker finish its jobs and end.")
+@worker.command("drain", epilog=EXIT_CODES, short_help="Let a worker finish its jobs and end.")
 @argument("name", metavar="NAME", type=named("the worker's name"))
 @option(
     "--timeout",
@@ -45,7 +59,7 @@ def workers(console: Console) -> None:
 def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) -> None:
     """Let a worker finish its running jobs, give back the rest, and end with status 0.
 
-    NAME is a worker's name as `penstock workers` shows it (every worker of that name), or the id of one
+    NAME is a worker's name as `penstock worker list` shows it (every worker of that name), or the id of one
     incarnation.
 
     \b
@@ -68,32 +82,5 @@ def drain(console: Console, *, name: str, timeout: float | None, waiting: bool) 
             note("ended" if len(ids) == 1 else f"all {len(ids)} ended")
 
 
-@click.command("models", epilog=EXIT_CODES)
-@client_command
-def models(console: Console) -> None:
-    """List the models that are served now.
-
-    \b
-    Examples:
-      penstock models
-      penstock models --json | jq -r .id
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        console.show_all(client.models(), output.models_table)
-
-
-@click.command("health", epilog=EXIT_CODES)
-@client_command
-def health(console: Console) -> None:
-    """Say whether the server can run jobs now; exit code 0 if so, 4 if not.
-
-    \b
-    Examples:
-      penstock health
-      until penstock health --json > /dev/null; do sleep 1; done
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        report = client.health()
-        console.show(report, lambda report: output.health_lines(report, client.base_url))
-    if not report.ready:
-        raise SystemExit(REFUSED)
+for command in (run, follow, check):
+    worker.add_command(command)

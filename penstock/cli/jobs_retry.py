@@ -1,4 +1,4 @@
-"""The commands that retry jobs: ``penstock retry``, ``penstock dead list`` and ``penstock dead retry``."""
+"""``penstock jobs retry``: finished jobs by name, or dead ones by what they have in common."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import click
 from click import argument, option
 
-from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK, REFUSED, note
-from penstock.cli._parse import JOBS, duration, named
-from penstock.cli._run import Console, client_command, each, limit_options
+from penstock.cli._exits import EXIT_CODES_OF_MANY, JOB_NOT_OK, OK, REFUSED, note
+from penstock.cli._parse import duration, named
+from penstock.cli._run import Console, client_command, each
 from penstock.cli._table import plural
 from penstock.cli._watch import countdown, spinner
 from penstock.cli._watch import wait as wait_for
@@ -25,27 +24,58 @@ if TYPE_CHECKING:
 _BATCH = 100
 """Jobs in one request of a bulk retry: few enough to show progress."""
 
-_CODE = option("--code", help="Only jobs that failed with it: worker_lost, timeout, engine_error, ...")
-_MODEL = option("--model", help="Only jobs of this model.")
+_LIMIT = 100
+"""The most dead jobs to retry, unless told otherwise."""
 
 
 @click.command("retry", epilog=EXIT_CODES_OF_MANY)
-@JOBS
+@argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
 @option("--wait", "waiting", is_flag=True, help="Then wait for the new jobs' results.")
 @option("--timeout", type=duration, metavar="TIME", help="With --wait: stop waiting after, for example, 5m.")
+@option("--dead", is_flag=True, help="Jobs that failed or expired and were not retried; choose them by:")
+@option("--code", help="Those that failed with it: worker_lost, timeout, engine_error, ...")
+@option("--model", help="Those of this model.")
+@option("-n", "--limit", type=click.IntRange(min=1), help=f"The most to retry.  [default: {_LIMIT}]")
+@option("--all", "everything", is_flag=True, help="All that match, whatever --limit says.")
 @client_command
-def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool, timeout: float | None) -> None:
-    """Retry finished jobs, however they ended, and print the new jobs.
+def retry(  # the ways to choose jobs
+    console: Console,
+    *,
+    job_ids: tuple[str, ...],
+    waiting: bool,
+    timeout: float | None,
+    dead: bool,
+    code: str | None,
+    model: str | None,
+    limit: int | None,
+    everything: bool,
+) -> None:
+    """Retry finished jobs, however they ended, and print the new jobs. With --dead, retry many failed ones.
 
     \b
     Examples:
-      penstock retry job_0199...
-      penstock retry job_0199... --wait
-      new=$(penstock retry job_0199... --json | jq -r .id)
+      penstock jobs retry job_0199...
+      penstock jobs retry job_0199... --wait
+      new=$(penstock jobs retry job_0199... --json | jq -r .id)
+      penstock jobs retry --dead --code worker_lost
+      penstock jobs retry --dead --model my-model --all
+      penstock jobs retry --dead --all --json | jq -r .retried_as | xargs penstock jobs wait
 
     The old job stays as it is; its field retried_as names the new one. A job is retried once: a second call
-    returns the same new job. To retry many failed jobs, use: penstock dead retry.
+    returns the same new job.
+
+    With --dead it prints a line for each job: the old one and the new one, or why it was not retried. Exit code 4 if
+    one could not be retried; the others were.
     """  # noqa: D301  # \b is click's mark
+    if dead:
+        if waiting or timeout is not None:
+            raise click.UsageError("--wait goes with named jobs, not with --dead")
+        _retry_dead(console, job_ids, code, model, limit or _LIMIT, everything=everything)
+        return
+    if code or model or limit or everything:
+        raise click.UsageError("--code, --model, --limit and --all go with --dead")
+    if not job_ids:
+        raise click.UsageError("name jobs, or choose failed ones with --dead")
     if timeout is not None and not waiting:
         raise click.UsageError("--timeout goes with --wait")
     left_s = countdown(timeout)
@@ -64,69 +94,16 @@ def retry(console: Console, *, job_ids: tuple[str, ...], waiting: bool, timeout:
         each(job_ids, act)
 
 
-@click.group("dead")
-def dead() -> None:
-    """Jobs that failed or expired and were not retried: list them, retry them.
-
-    \b
-    Examples:
-      penstock dead list
-      penstock dead list --code worker_lost
-      penstock dead retry --code worker_lost --all
-    """  # noqa: D301  # \b is click's mark
-
-
-@dead.command("list", epilog=EXIT_CODES)
-@_CODE
-@_MODEL
-@limit_options
-@client_command
-def dead_list(console: Console, *, code: str | None, model: str | None, limit: int | None) -> None:
-    """List dead jobs and why they failed.
-
-    \b
-    Examples:
-      penstock dead list
-      penstock dead list --code timeout --model my-model
-      penstock dead list --all --json | jq -r '.error.code' | sort | uniq -c
-
-    The newest end comes first; an expired job has no code. A job leaves the list when it is retried, and when
-    its record is deleted (retention_s after its end).
-    """  # noqa: D301  # \b is click's mark
-    with console.client() as client:
-        console.show_all(client.dead.list(code=code, model=model, limit=limit), output.dead_table)
-
-
-@dead.command("retry", epilog=EXIT_CODES_OF_MANY)
-@argument("job_ids", metavar="[JOB]...", type=named("the job id"), nargs=-1)
-@_CODE
-@_MODEL
-@option(
-    "-n", "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most to retry."
-)
-@option("--all", "everything", is_flag=True, help="Retry all that match, whatever --limit says.")
-@client_command
-def dead_retry(
+def _retry_dead(
     console: Console,
-    *,
     job_ids: tuple[str, ...],
     code: str | None,
     model: str | None,
     limit: int,
+    *,
     everything: bool,
 ) -> None:
-    """Retry dead jobs: the named ones, those that match, or with --all every one.
-
-    \b
-    Examples:
-      penstock dead retry job_0199... job_019a...
-      penstock dead retry --code worker_lost
-      penstock dead retry --model my-model --all
-      penstock dead retry --all --json | jq -r .retried_as | xargs penstock wait
-
-    Prints a line for each job: the old one and the new one, or why it was not retried. Exit code 4 if one could
-    not be retried; the others were. It may be repeated: a job is retried once.
-    """  # noqa: D301  # \b is click's mark
+    """Retry dead jobs: the named ones, or those that match."""
     chosen = code or model or everything
     if job_ids and chosen:
         raise click.UsageError("name jobs, or choose them with --code, --model and --all; not both")

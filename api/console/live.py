@@ -1,0 +1,93 @@
+"""``GET /console/events``: the parts of a page that have changed, while somebody looks at it. Server-Sent Events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.types import Receive, Scope, Send
+
+from api.console.frame import Frame, Page
+from api.console.origin import check_own
+from api.console.visit import Refused, Visit
+from api.http.asgi import add_raw_route
+from api.http.errors import ApiError
+from api.http.hangup import until_hangup
+from api.http.pings import pings
+from api.http.sse import HEADERS
+
+PERIOD_S: Final = 2.0
+_SHARE: Final = 50
+"""A page that takes long is made less often: an open console costs this process at most a fiftieth of its time."""
+
+_LONGEST_S: Final = 15 * 60.0
+"""Then the browser connects anew, so that no stream outlives its session by more."""
+
+
+class Live:
+    """The route, as an ASGI application. The page opens it with its own address, and closes it while it is hidden."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the parts, and then those that have changed.
+
+        Raises:
+            ApiError: 404, there is no such page; 403, another page asks.
+            ClientGoneError: the page was closed.
+        """
+        check_own(scope)
+        request = Request(scope)
+        url = request.query_params.get("page", "")
+        found = self._frame.find(url.partition("?")[0])
+        if found is None:
+            raise ApiError(404, "there is no such page", "not_found")
+        page, params = found
+        with until_hangup(scope):
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            async with pings(send, self._frame.services.settings.sse_ping_s) as beat:
+                await self._follow(page, self._frame.visit(request, url, params), beat, send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _follow(self, page: Page, visit: Visit, beat: asyncio.Event, send: Send) -> None:
+        sent: dict[str, str] = {}
+        sampled = self._frame.services.samples.version
+        until = time.monotonic() + _LONGEST_S
+        while time.monotonic() < until and not self._frame.services.readiness.stopping:
+            began = time.perf_counter()
+            try:
+                parts = await self._parts(page, visit)
+            except Refused as refused:
+                await self._tell(
+                    send, beat, "refused", {"status": refused.status, "message": refused.message}
+                )
+                if refused.status in {401, 403, 404}:
+                    return
+                parts = {}
+            changed = {name: html for name, html in parts.items() if sent.get(name) != html}
+            if changed:
+                sent |= changed
+                await self._tell(send, beat, "parts", changed)
+            if (version := self._frame.services.samples.version) != sampled:
+                sampled = version
+                await self._tell(send, beat, "samples", {"version": version})
+            await asyncio.sleep(max(PERIOD_S, _SHARE * (time.perf_counter() - began)))
+
+    async def _parts(self, page: Page, visit: Visit) -> dict[str, str]:
+        data = await self._frame.data(page, visit)
+        templates = self._frame.templates
+        return templates.parts("_status.html", data) | templates.parts(page.template, data)
+
+    async def _tell(self, send: Send, beat: asyncio.Event, event: str, value: object) -> None:
+        beat.set()
+        body = b"event: %b\ndata: %b\n\n" % (event.encode(), msgspec.json.encode(value))
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def register(router: APIRouter, frame: Frame) -> None:
+    """Add the route."""
+    add_raw_route(router, "GET", "/console/events", Live(frame), include_in_schema=False)

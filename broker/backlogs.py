@@ -1,0 +1,133 @@
+"""How much work each pool has, for autoscalers: jobs, rows of batches, and the first deadline. No transitions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from broker.batches import open_chunks_of
+from broker.db.calls.queues import NearestDeadlines
+from broker.jobs import StorePart
+from broker.queues import PoolView
+from jobs.batches import BatchStatus
+from jobs.facts import WorkerFacts
+from jobs.lanes import Lane
+from jobs.scaling import Backlog
+from jobs.states import JobState
+
+_MOST_BATCHES = 1000
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The batches of each pool.
+
+    Attributes:
+        left: rows that are not done.
+        due_ms: when the first window of such a batch closes.
+        waiting: chunks among the jobs that wait; ``running``: among those that run. Their rows count in their place.
+    """
+
+    left: Counter[str] = field(default_factory=Counter)
+    due_ms: dict[str, int] = field(default_factory=dict)
+    waiting: Counter[str] = field(default_factory=Counter)
+    running: Counter[str] = field(default_factory=Counter)
+
+
+class Backlogs(StorePart):
+    """Reads the backlogs of pools."""
+
+    async def read(
+        self, views: Sequence[PoolView], workers: Iterable[WorkerFacts], pool_of: Callable[[str], str | None]
+    ) -> dict[str, Backlog]:
+        """Return the backlog of each of these pools.
+
+        Args:
+            views: of their queues.
+            workers: the live workers.
+            pool_of: returns the pool that runs a model's batches; None: none does.
+        """
+        workers = tuple(workers)
+        rows = await self._rows(pool_of)
+        busy = [view.pool for view in views if any(lane.queued for lane in view.lanes)]
+        due = dict(await self._call(NearestDeadlines(busy))) if busy else {}
+        now_ms = await self._store.now_ms() if rows.due_ms else 0
+        for pool, at_ms in rows.due_ms.items():
+            due[pool] = min(due.get(pool, at_ms - now_ms), at_ms - now_ms)
+        return {
+            view.pool: _backlog(
+                view, rows, [one for one in workers if one.pool == view.pool], due.get(view.pool)
+            )
+            for view in views
+        }
+
+    async def _rows(self, pool_of: Callable[[str], str | None]) -> _Rows:
+        found, keys = _Rows(), self._keys
+        ids = sorted(await self._execute(self._client.smembers(keys("batches_active"))))[:_MOST_BATCHES]
+        if not ids:
+            return found
+        pipe = self._client.pipeline(transaction=False)
+        for ident in ids:
+            pipe.hmget(
+                keys("batch", ident), "model", "status", "paused", "expires", "total", "completed", "failed"
+            )
+            pipe.hgetall(keys("batch_open", ident))
+        replies = await self._execute(pipe.execute())
+        jobs = []
+        for (model, status, paused, expires, *counts), opened in zip(
+            replies[::2], replies[1::2], strict=True
+        ):
+            jobs += [chunk.job for chunk in open_chunks_of(opened).values() if chunk.job]
+            pool = pool_of(model or "")
+            total, completed, failed = (int(count or 0) for count in counts)
+            left = total - completed - failed
+            if pool is None or status != BatchStatus.IN_PROGRESS or paused or left <= 0:
+                continue
+            found.left[pool] += left
+            found.due_ms[pool] = min(found.due_ms.get(pool, int(expires)), int(expires))
+        for state, pool in await self._states(jobs):
+            if state == JobState.QUEUED:
+                found.waiting[pool] += 1
+            elif state == JobState.RUNNING:
+                found.running[pool] += 1
+        return found
+
+    async def _states(self, jobs: Sequence[str]) -> list[tuple[str, str]]:
+        """Return state and pool of those of these jobs that are there."""
+        pipe = self._client.pipeline(transaction=False)
+        for job in jobs:
+            pipe.hmget(self._keys("job", job), "state", "pool")
+        replies = await self._execute(pipe.execute()) if jobs else []
+        return [(state, pool) for state, pool in replies if state]
+
+
+def _backlog(view: PoolView, rows: _Rows, workers: Sequence[WorkerFacts], due_ms: float | None) -> Backlog:
+    pool = view.pool
+    waiting = {lane.lane: lane.queued for lane in view.lanes}
+    waiting[Lane.BULK] = max(0, waiting[Lane.BULK] - rows.waiting[pool])
+    jobs = max(0, view.running - rows.running[pool])
+    # What workers report beyond jobs is rows on their engines. They report it some seconds later.
+    on_engines = min(rows.left[pool], max(0, sum(one.active for one in workers) - jobs))
+    waiting[Lane.BULK] += rows.left[pool] - on_engines
+    ages = [lane.oldest_ms for lane in view.lanes if lane.oldest_ms is not None]
+    return Backlog(
+        queued=sum(waiting.values()),
+        running=jobs + on_engines,
+        slots=view.slots,
+        workers=len(workers),
+        oldest_s=max(ages, default=0) / 1000,
+        deadline_in_s=None if due_ms is None else due_ms / 1000,
+        run_s=_mean_run_s(view, waiting),
+    )
+
+
+def _mean_run_s(view: PoolView, waiting: dict[Lane, int]) -> float | None:
+    """Return the mean run of what waits, by the means of bulk and of all other lanes; one stands in for the other."""
+    bulk, others = waiting[Lane.BULK], sum(waiting.values()) - waiting[Lane.BULK]
+    known = [one for one in (view.run_ms, view.bulk_run_ms) if one is not None]
+    if not known:
+        return None
+    run_ms = known[0] if view.run_ms is None else view.run_ms
+    bulk_ms = known[-1] if view.bulk_run_ms is None else view.bulk_run_ms
+    return (others * run_ms + bulk * bulk_ms) / max(1, others + bulk) / 1000

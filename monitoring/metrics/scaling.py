@@ -1,0 +1,37 @@
+"""Metrics by which autoscalers decide. Part of :class:`monitoring.metrics.SharedState`."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from jobs.scaling import Backlog, Replica, by_deadline
+
+
+class ScalingState:
+    """Gauges of the work of each pool; the same numbers as ``GET /v1/autoscaling/{pool}`` answers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._backlog = Gauge(
+            "penstock_pool_backlog_jobs",
+            "Jobs that wait or run, by pool; of batches, all rows that are not done.",
+            ["pool"],
+            registry=registry,
+        )
+        self._oldest = Gauge(
+            "penstock_pool_oldest_seconds",
+            "Seconds that the longest waiting job of the pool has waited; 0 if none waits.",
+            ["pool"],
+            registry=registry,
+        )
+        self._replicas = Gauge(
+            "penstock_pool_deadline_replicas",
+            "Workers with which all that waits starts before the first deadline, by pool; 0 while none is near.",
+            ["pool"],
+            registry=registry,
+        )
+
+    def take(self, pool: str, backlog: Backlog, replica: Replica) -> None:
+        """Take the backlog of a pool, whose next worker would be ``replica``."""
+        self._backlog.labels(pool).set(backlog.value)
+        self._oldest.labels(pool).set(backlog.oldest_s)
+        self._replicas.labels(pool).set(by_deadline(backlog, replica))

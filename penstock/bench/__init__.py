@@ -1,0 +1,1 @@
+"""Load on a model server, and what its callers saw: ``penstock bench``. It needs httptools, the extra ``bench``."""
