@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from deploy.operator.acting import Acting
 from deploy.operator.base import read_base
-from deploy.operator.handlers import Handlers
+from deploy.operator.handlers import WAITS, Handlers
 from deploy.operator.looking import Looking
 from deploy.operator.reconciling import Reconciling
 from deploy.operator.settings import OperatorSettings
@@ -44,8 +44,10 @@ async def run(settings: OperatorSettings) -> None:
 def main() -> int:
     """Return the exit status: 1 with a message for wrong settings."""
     kopf.configure(log_format=kopf.LogFormat.JSON)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.INFO)
+    for name in ("httpx", "httpx2", "kopf.objects"):  # each request, and each call of a handler
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("kopf.objects").addFilter(lambda record: WAITS not in record.getMessage())
     try:
         asyncio.run(run(OperatorSettings()))
     except (ValidationError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,11 @@ from deploy.operator.acting import StepError
 from deploy.operator.pool import GROUP, OWNER_LABEL
 from deploy.operator.reconciling import Reconciling, Tell
 from deploy.operator.settings import OperatorSettings
+
+log = logging.getLogger("penstock.operator")
+
+WAITS = "its workers finish their jobs"
+"""Why a ModelPool that is deleted is still there. kopf logs it as an error each time, which it is not."""
 
 POOLS = (GROUP, "v1alpha1", "modelpools")
 
@@ -31,6 +37,7 @@ class Handlers:
         """Return them."""
         registry = kopf.OperatorRegistry()
         kopf.on.startup(registry=registry)(_configure)
+        kopf.on.login(registry=registry)(_log_in)
         kopf.daemon(*POOLS, registry=registry, id="loop")(self._run)
         kopf.on.event(*POOLS, registry=registry, id="spec")(self._changed)
         kopf.on.delete(*POOLS, registry=registry, id="end")(self._end)
@@ -80,7 +87,7 @@ class Handlers:
             except (StepError, ApiError, httpx2.HTTPError) as error:
                 raise kopf.TemporaryError(str(error), delay=later_s) from error
         if not done:
-            raise kopf.TemporaryError("workers finish their jobs", delay=later_s)
+            raise kopf.TemporaryError(WAITS, delay=later_s)
 
 
 async def _until(stopped: kopf.DaemonStopped) -> None:
@@ -88,7 +95,16 @@ async def _until(stopped: kopf.DaemonStopped) -> None:
 
 
 def _teller(body: kopf.Body) -> Tell:
-    return lambda kind, reason, message: kopf.event(body, type=kind, reason=reason, message=message)
+    def tell(kind: str, reason: str, message: str) -> None:
+        log.info("%s: %s", reason, message, extra={"modelpool": body["metadata"]["name"]})
+        kopf.event(body, type=kind, reason=reason, message=message)
+
+    return tell
+
+
+def _log_in(**given: Any) -> kopf.ConnectionInfo | None:
+    """Return the way to the API server: the pod's service account, or else the kubeconfig of whoever tries it out."""
+    return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
 
 
 def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:

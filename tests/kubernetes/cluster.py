@@ -128,8 +128,12 @@ class Cluster:
         verb = _VERB[method] if method != "GET" or key[3] else "watch" if watch else "list"
         sub = f"/{place['sub']}" if place["sub"] else ""
         act = Act(verb, "" if place["core"] else group.partition("/")[0], f"{key[1]}{sub}")
-        if not self.access.may(token, act):
-            return _failure(403, "Forbidden", f"may not {act.verb} {act.resource} in {act.group or 'core'}")
+        creates = [act._replace(verb="create")] if "apply-patch" in kind and key not in self.store.all else []
+        for one in (act, *creates):  # a server-side apply of what is not there needs both
+            if not self.access.may(token, one):
+                return _failure(
+                    403, "Forbidden", f"may not {one.verb} {one.resource} in {one.group or 'core'}"
+                )
         if method == "GET":
             return self._read(key, query, watch=watch)
         if token is not None:
