@@ -8,7 +8,7 @@ SERVERS := $(PYTHON) tools/setup_redis_servers.py
 HELM := $(PYTHON) tools/setup_helm.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
+.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock release-check pin-images bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,19 +81,17 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
+	$(LOCK) $(ARGS) -o requirements/release.lock --group pyproject.toml:release
 	@# What benchmarks/peers.py measures beside us, each in an environment of its own.
 	@set -e; for peer in litellm celery arq taskiq docket; do \
 		$(LOCK) $(ARGS) -o benchmarks/_peers/$$peer.lock benchmarks/_peers/$$peer.in; done
 
-# Of what the images install; torch's CPU build is missing, as in the lock files.
-CYCLONEDX := PYTHONWARNINGS=ignore $(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py requirements --pyproject pyproject.toml \
-	--output-reproducible --output-format JSON
-
-sbom: ## a bill of materials for each image, CycloneDX, into build/ (needs uv)
-	@mkdir -p build
-	@$(foreach image,api worker-cpu worker-gpu,\
-		$(CYCLONEDX) --output-file build/sbom-$(image).json requirements/image-$(image).lock && ) \
-		echo "build/sbom-{api,worker-cpu,worker-gpu}.json written"
+# Wheel, images' contexts, chart and npm package, with bills of materials and licences, each tried where nothing else is.
+release-check: ## build what a release has into build/release/ and try each part (ARGS="--without worker")
+	@$(SETUP)
+	@$(HELM)
+	@$(NODE)
+	@$(BIN)/python tools/release_check.py $(ARGS)
 
 pin-images: ## name every foreign image by its digest (needs docker or skopeo, and the registries)
 	@$(PYTHON) tools/pin_images.py

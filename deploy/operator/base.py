@@ -21,8 +21,9 @@ class Base:
         drain_s: how long running jobs get; ``start_s``: how long a model may take to load.
         shm_size: of ``/dev/shm``.
         settings: keys of penstock.toml above the tables.
+        target: queued and running jobs over slots that a worker should have, if a pool names none.
         deployment: a Deployment of the chart, of a pool that says nothing but its name.
-        scaled_object: the ScaledObject of such a pool.
+        scaling_deployment: the same of a pool that scales; ``scaled_object``: its ScaledObject.
     """
 
     release: str
@@ -32,7 +33,9 @@ class Base:
     start_s: int
     shm_size: str
     settings: Mapping[str, Any]
+    target: float
     deployment: Mapping[str, Any]
+    scaling_deployment: Mapping[str, Any]
     scaled_object: Mapping[str, Any]
 
 
@@ -53,8 +56,10 @@ def read_base(path: Path) -> Base:
             int(worker["startSeconds"]),
             str(worker["shmSize"]),
             said["settings"] or {},
+            float(said["target"]),
             said["deployment"],
+            said["scalingDeployment"],
             said["scaledObject"],
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not what the chart writes for the operator: {error!r}") from error

@@ -9,17 +9,17 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, TypeAlias
 
 import tomli_w
 
 from deploy.operator.base import Base
-from deploy.operator.pool import OWNER_LABEL, POOL_LABEL, ModelPool
+from deploy.operator.pool import OWNER_LABEL, POOL_LABEL, ModelPool, Scaling
 
 Object: TypeAlias = dict[str, Any]
 
 PLACE: Final = "__pool__"
-SLOTS: Final = "__slots__"
 FINGERPRINT: Final = "penstock.dev/fingerprint"
 MANAGER: Final = "penstock-operator"
 _HELM: Final = frozenset({"helm.sh/chart", "app.kubernetes.io/managed-by"})
@@ -70,7 +70,8 @@ def config_map(base: Base, pool: ModelPool, version: str) -> Object:
 
 def deployment(base: Base, pool: ModelPool, version: str) -> Object:
     """Return the Deployment of a version's workers. It names no replicas: those are scaled."""
-    spec, own = copy.deepcopy(dict(base.deployment["spec"])), pool.spec
+    like = base.deployment if pool.scaling is None else base.scaling_deployment
+    spec, own = copy.deepcopy(dict(like["spec"])), pool.spec
     spec.pop("replicas", None)
     drain_s, start_s = _drain_s(base, pool), int(own.get("startSeconds", base.start_s))
     spec["progressDeadlineSeconds"] = start_s + drain_s + 300
@@ -103,19 +104,33 @@ def scaled_object(base: Base, pool: ModelPool, version: str) -> Object:
     """Return the ScaledObject that has KEDA scale a version. The pool scales."""
     scaling = pool.scaling
     assert scaling is not None  # noqa: S101 - the caller has looked
-    spec = _put(copy.deepcopy(dict(base.scaled_object["spec"])), {PLACE: version, SLOTS: str(scaling.slots)})
+    spec = _put(copy.deepcopy(dict(base.scaled_object["spec"])), {PLACE: version})
     spec["scaleTargetRef"] = {"name": name_of(base, version)}
     spec |= {"minReplicaCount": scaling.least, "maxReplicaCount": scaling.most}
     drain_s = _drain_s(base, pool)
     spec["cooldownPeriod"] = max(int(spec["cooldownPeriod"]), drain_s)
     down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     down["stabilizationWindowSeconds"] = max(int(down["stabilizationWindowSeconds"]), drain_s + 20)
-    if scaling.target is not None:
-        for trigger in spec["triggers"]:
-            for name in {"threshold", "targetValue"} & trigger["metadata"].keys():
-                trigger["metadata"][name] = str(scaling.target)
+    most = _most(scaling, base.target)
+    spec["triggers"] = [_trigger(one, most[one["name"]]) for one in spec["triggers"] if one["name"] in most]
     meta = _metadata(base, pool, version, base.deployment["metadata"].get("labels", {}))
     return {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": meta, "spec": spec}
+
+
+def _most(scaling: Scaling, target: float) -> dict[str, str]:
+    """Return what one worker may have of each signal; a signal that is missing is not looked at."""
+    backlog = Decimal(str(scaling.target or target)) * scaling.slots
+    most = {"backlog": f"{backlog.normalize():f}"}
+    if scaling.deadlines:
+        most["deadline"] = "1"
+    if scaling.max_wait_s is not None:
+        most["oldest"] = str(scaling.max_wait_s)
+    return most
+
+
+def _trigger(one: Object, most: str) -> Object:
+    name = "threshold" if "threshold" in one["metadata"] else "targetValue"
+    return {**one, "metadata": one["metadata"] | {name: most}}
 
 
 def _metadata(base: Base, pool: ModelPool, version: str, labels: Mapping[str, str]) -> Object:

@@ -24,12 +24,16 @@ class Scaling:
         most: workers at most.
         slots: jobs that one worker runs at once.
         target: queued and running jobs over slots that a worker should have; None: as the chart says.
+        deadlines: more workers come when a deadline is near.
+        max_wait_s: the oldest job should wait no longer; None: it may.
     """
 
     least: int
     most: int
     slots: int
     target: float | None = None
+    deadlines: bool = True
+    max_wait_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,14 @@ class ModelPool:
         given = self.spec.get("scaling")
         if given is None:
             return None
-        return Scaling(int(given.get("min", 1)), int(given["max"]), int(given["slots"]), given.get("target"))
+        return Scaling(
+            int(given.get("min", 1)),
+            int(given["max"]),
+            int(given["slots"]),
+            given.get("target"),
+            bool(given.get("deadlines", True)),
+            given.get("maxWaitSeconds"),
+        )
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:

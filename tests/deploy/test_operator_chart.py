@@ -136,20 +136,37 @@ def test_the_operator_makes_the_deployment_that_the_chart_makes(case: str, optio
     kubernetes_validate.validate(made, "1.33", strict=True)
 
 
-def test_the_operator_makes_the_scaled_object_that_the_chart_makes() -> None:
-    scaling = {"enabled": True, "minReplicas": 2, "maxReplicas": 8, "slots": 256, "target": 0.5}
-    values = {"gpus": 1, "model": "m", "drainSeconds": 400, "autoscaling": scaling}
-    (theirs,) = (
-        one
-        for one in rendered(*LEAST, "--set-json", f"pools={json.dumps({'chat': values})}")
-        if one["kind"] == "ScaledObject"
-    )
-    spec = {"model": "m", "drainSeconds": 400, "scaling": {"min": 2, "max": 8, "slots": 256, "target": 0.5}}
-    ours = objects.scaled_object(base_of(*LEAST), as_read(spec), "chat")
+SCALING = {
+    "plain": {"minReplicas": 0, "maxReplicas": 8, "slots": 256},
+    "all": {"minReplicas": 2, "maxReplicas": 8, "slots": 3, "target": 0.1, "maxWaitSeconds": 60},
+    "no deadlines": {"minReplicas": 1, "maxReplicas": 2, "slots": 256, "target": 50, "deadlines": False},
+}
+
+
+@pytest.mark.parametrize("trigger", ["prometheus", "metrics-api"])
+@pytest.mark.parametrize("case", SCALING)
+def test_the_operator_scales_as_the_chart_does(case: str, trigger: str) -> None:
+    given = SCALING[case]
+    words = (*LEAST, "--set", f"keda.trigger={trigger}", "--set", "keda.apiKeySecret=keda")
+    values = {"gpus": 1, "model": "m", "drainSeconds": 400, "autoscaling": {"enabled": True, **given}}
+    chart = rendered(*words, "--set-json", f"pools={json.dumps({'chat': values})}")
+    names = {"minReplicas": "min", "maxReplicas": "max"}
+    scaling = {names.get(name, name): value for name, value in given.items()}
+    pool = as_read({"model": "m", "drainSeconds": 400, "scaling": scaling})
+    (theirs,) = (one for one in chart if one["kind"] == "ScaledObject")
+    ours = objects.scaled_object(base_of(*words), pool, "chat")
     assert ours["spec"] == theirs["spec"]
     assert (
         ScaledObject.model_validate(ours).model_dump(by_alias=True, exclude_unset=True, mode="json") == ours
     )
+    (workers,) = (
+        one
+        for one in chart
+        if one["kind"] == "Deployment" and "penstock.dev/pool" in one["metadata"]["labels"]
+    )
+    assert plain(objects.deployment(base_of(*words), pool, "chat")) == plain(workers)
+    account = workers["spec"]["template"]["spec"]["serviceAccountName"]
+    assert account in {one["metadata"]["name"] for one in rendered(*words) if one["kind"] == "ServiceAccount"}
 
 
 def test_a_version_has_names_and_settings_of_its_own() -> None:

@@ -42,6 +42,10 @@ POD = {
     ],
     "volumes": [{"name": "settings", "configMap": {"name": "s"}}],
 }
+DEPLOYMENT = {
+    "metadata": {"labels": {"penstock.dev/pool": "__pool__"}},
+    "spec": {"selector": {}, "template": {"metadata": {"labels": {}}, "spec": POD}},
+}
 BASE = Base(
     release="penstock",
     images={"gpu": "g", "cpu": "c", "light": "l"},
@@ -50,10 +54,9 @@ BASE = Base(
     start_s=1800,
     shm_size="2Gi",
     settings={},
-    deployment={
-        "metadata": {"labels": {"penstock.dev/pool": "__pool__"}},
-        "spec": {"selector": {}, "template": {"metadata": {"labels": {}}, "spec": POD}},
-    },
+    target=0.8,
+    deployment=DEPLOYMENT,
+    scaling_deployment=DEPLOYMENT,
     scaled_object={
         "spec": {
             "cooldownPeriod": 300,
@@ -62,7 +65,7 @@ BASE = Base(
                     "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}}
                 }
             },
-            "triggers": [{"metadata": {"threshold": "0.8", "query": "of __pool__ / __slots__"}}],
+            "triggers": [{"name": "backlog", "metadata": {"threshold": "1", "query": "of __pool__"}}],
         }
     },
 )
