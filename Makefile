@@ -81,6 +81,7 @@ lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgr
 	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev --group docs
 	@# What the container images install: the versions above, without the test tools.
 	$(LOCK) -o requirements/image-api.lock pyproject.toml --group server -c requirements/cpu.lock
+	$(LOCK) -o requirements/image-operator.lock pyproject.toml --group operator -c requirements/cpu.lock
 	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --group server \
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
