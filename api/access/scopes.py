@@ -29,14 +29,24 @@ _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 _CONSOLE = (
     "/console",
+    "/console/audit",
+    "/console/batches",
+    "/console/batches/{batch_id}",
     "/console/dead",
+    "/console/events",
     "/console/events",
     "/console/jobs",
     "/console/jobs/find",
     "/console/jobs/{job_id}",
+    "/console/keys",
     "/console/login",
+    "/console/playground",
     "/console/series",
     "/console/static/{version}/{name}",
+    "/console/tenants",
+    "/console/usage",
+    "/console/usage.csv",
+    "/console/workers",
 )
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
