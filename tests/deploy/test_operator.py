@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -367,10 +368,11 @@ async def run(world: World, flow: list[dict[str, Any] | None], cut: Cut) -> Any:
             world.delete()
         else:
             world.want(**spec)
+        there = partial(as_wanted, world, spec)
         if spec is flow[-1]:
             with suppress(Stopped):
-                await world.settle(lambda spec=spec: as_wanted(world, spec), cut)
-        await world.settle(lambda spec=spec: as_wanted(world, spec))
+                await world.settle(there, cut)
+        await world.settle(there)
     return await world.state()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,12 @@ STAGES: dict[str, tuple[dict[str, Any] | None, int, str, list[Act]]] = {
 """What is asked for, the workers and the version at the end, and after which writes the operator is killed."""
 
 
+def kill_at(world: World, at: Act, act: Act) -> None:
+    """End the operator's process after this write."""
+    if act == at:
+        world.process.kill()
+
+
 @pytest.mark.full
 async def test_real_workers_serve_through_every_stage_while_the_operator_is_killed_in_the_middle(
     valkey: EmbeddedServer, tmp_path: Path
@@ -199,7 +206,7 @@ async def test_real_workers_serve_through_every_stage_while_the_operator_is_kill
                 asyncio.create_task(keep_calling(world.url)) if stage in {"scale down", "new model"} else None
             )
             for number, at in enumerate(kills):
-                world.cluster.after_write = lambda act, at=at: world.process.kill() if act == at else None
+                world.cluster.after_write = partial(kill_at, world, at)
                 if number == 0 and spec is None:
                     world.delete()
                 elif number == 0:
