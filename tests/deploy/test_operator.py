@@ -207,6 +207,7 @@ def conditions(world: World) -> dict[str, tuple[str, str]]:
     return {one["type"]: (one["status"], one["reason"]) for one in world.pool["status"]["conditions"]}
 
 
+@pytest.mark.full
 async def test_a_pool_comes_scales_rolls_out_and_goes(world: World) -> None:
     world.want(replicas=2)
     await world.settle(lambda: len(world.pods()) == 2)
@@ -368,11 +369,10 @@ async def run(world: World, flow: list[dict[str, Any] | None], cut: Cut) -> Any:
             world.delete()
         else:
             world.want(**spec)
-        there = partial(as_wanted, world, spec)
         if spec is flow[-1]:
             with suppress(Stopped):
-                await world.settle(there, cut)
-        await world.settle(there)
+                await world.settle(partial(as_wanted, world, spec), cut)
+        await world.settle(partial(as_wanted, world, spec))
     return await world.state()
 
 
