@@ -56,8 +56,10 @@ async def test_a_page_loads_only_what_this_server_sends(http: httpx.AsyncClient)
         assert got.status_code == 200, path
         assert "immutable" in got.headers["cache-control"]
         assert got.headers["x-content-type-options"] == "nosniff"
-    total = sum(len(assets.packed(name)) for name in assets.names())
+        total += len(assets.packed(path.rpartition("/")[2]))
     assert total < 64_000, f"{total} bytes, packed"
+    every = sum(len(assets.packed(name)) for name in assets.names())
+    assert every < 80_000, f"{every} bytes of all pages, packed"
     for name in ("none.js", "..%2frender.py", "../render.py", "VENDORED.json"):
         assert (await http.get(f"/console/static/x/{name}")).status_code == 404, name
 

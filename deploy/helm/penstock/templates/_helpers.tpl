@@ -60,12 +60,14 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* Not empty if a pool's workers say on their pods how busy they are. */}}
 {{- define "penstock.saysCost" -}}
 {{- if .Values.worker.podDeletionCost -}}
+{{- if .Values.operator.enabled -}}yes{{- end -}}
 {{- range $own := .Values.pools -}}{{- if and $own.autoscaling $own.autoscaling.enabled -}}yes{{- end -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/* Not empty if KEDA asks the api about a pool. */}}
 {{- define "penstock.asksApi" -}}
+{{- if and .Values.operator.enabled (eq .Values.keda.trigger "metrics-api") -}}yes{{- end -}}
 {{- range $own := .Values.pools -}}
 {{- if and $own.autoscaling $own.autoscaling.enabled (eq (default $.Values.keda.trigger $own.autoscaling.trigger) "metrics-api") -}}yes{{- end -}}
 {{- end -}}
@@ -109,7 +111,7 @@ capabilities: {drop: [ALL]}
 {{- define "penstock.pod" -}}
 enableServiceLinks: false
 automountServiceAccountToken: {{ default false .token }}
-serviceAccountName: {{ if .token }}{{ include "penstock.workerAccount" .root }}{{ else }}{{ include "penstock.serviceAccount" .root }}{{ end }}
+serviceAccountName: {{ if .account }}{{ .account }}{{ else if .token }}{{ include "penstock.workerAccount" .root }}{{ else }}{{ include "penstock.serviceAccount" .root }}{{ end }}
 securityContext: {{- include "penstock.podSecurity" .root | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- range . }}
