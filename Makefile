@@ -9,7 +9,7 @@ HELM := $(PYTHON) tools/setup_helm.py
 NODE := $(PYTHON) tools/setup_node.py
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock sbom pin-images bench docs clean
+.PHONY: help up test test-all test-compose test-open-webui chaos lint format lock release-check pin-images bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
 
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
-	@$(SETUP) --prometheus
+	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
 	@$(HELM)
 	@$(NODE)
@@ -76,28 +76,27 @@ NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-e
 
 lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgrade-package NAME")
 	$(LOCK) $(ARGS) -o requirements/client.lock pyproject.toml
-	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev \
+	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev --group docs \
 		--override requirements/cpu-overrides.txt $(NO_TORCH)
-	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev
+	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev --group docs
 	@# What the container images install: the versions above, without the test tools.
 	$(LOCK) -o requirements/image-api.lock pyproject.toml --group server -c requirements/cpu.lock
+	$(LOCK) -o requirements/image-operator.lock pyproject.toml --group operator -c requirements/cpu.lock
 	$(LOCK) -o requirements/image-worker-cpu.lock pyproject.toml requirements/cpu.in --group server \
 		-c requirements/cpu.lock --override requirements/cpu-overrides.txt $(NO_TORCH)
 	$(LOCK) -o requirements/image-worker-gpu.lock pyproject.toml requirements/gpu.in --group server \
 		-c requirements/gpu.lock
+	$(LOCK) $(ARGS) -o requirements/release.lock --group pyproject.toml:release
 	@# What benchmarks/peers.py measures beside us, each in an environment of its own.
 	@set -e; for peer in litellm celery arq taskiq docket; do \
 		$(LOCK) $(ARGS) -o benchmarks/_peers/$$peer.lock benchmarks/_peers/$$peer.in; done
 
-# Of what the images install; torch's CPU build is missing, as in the lock files.
-CYCLONEDX := PYTHONWARNINGS=ignore $(UV) tool run --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py requirements --pyproject pyproject.toml \
-	--output-reproducible --output-format JSON
-
-sbom: ## a bill of materials for each image, CycloneDX, into build/ (needs uv)
-	@mkdir -p build
-	@$(foreach image,api worker-cpu worker-gpu,\
-		$(CYCLONEDX) --output-file build/sbom-$(image).json requirements/image-$(image).lock && ) \
-		echo "build/sbom-{api,worker-cpu,worker-gpu}.json written"
+# Wheel, images' contexts, chart and npm package, with bills of materials and licences, each tried where nothing else is.
+release-check: ## build what a release has into build/release/ and try each part (ARGS="--without worker")
+	@$(SETUP)
+	@$(HELM)
+	@$(NODE)
+	@$(BIN)/python tools/release_check.py $(ARGS)
 
 pin-images: ## name every foreign image by its digest (needs docker or skopeo, and the registries)
 	@$(PYTHON) tools/pin_images.py
@@ -106,12 +105,14 @@ bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--qu
 	@$(SETUP)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: ## write the generated reference pages and the list of Redis users anew
+docs: ## write the generated pages anew, and build the documentation as a site: site/index.html
 	@$(SETUP)
 	$(BIN)/python tools/gen_docs.py
 	$(BIN)/python tools/gen_acl.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info
 	rm -rf clients/typescript/node_modules clients/typescript/dist clients/typescript/src/openapi.ts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

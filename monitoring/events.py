@@ -195,6 +195,7 @@ EVENTS = {
     "more.",
     "parsers_chosen": "Which of vLLM's parsers of tool calls and of reasoning a model starts with, and why. Settings: "
     "`tool_parser`, `reasoning_parser`.",
+    "pod_cost_not_told": "Kubernetes did not take the annotation that says how busy this worker is; it is told again later.",
     "pool_declared": "An operator declared a pool that scales from zero. `changed` is false if it was so before.",
     "pool_paused": "A caller paused a pool. `changed` is false if it was paused before.",
     "pool_resumed": "A caller resumed a pool. `changed` is false if it was not paused.",

@@ -116,6 +116,12 @@ class WorkerSettings(MetricsSettings):
         description="The version of the pool's model that it serves, such as `v2`: its pool is `<pool>-v2` then, with the "
         "settings of the pool. A rollout gives it.",
     )
+    pod_deletion_cost: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9-]{1,63}/[a-z0-9.-]{1,253}$",
+        description="In Kubernetes, the worker's own pod as `namespace/name`. It then gets an annotation by which the least"
+        " busy worker is ended first when a pool shrinks. Its account must be allowed to patch pods, as in the chart.",
+    )
     scales_from_zero: bool = Field(
         default=False,
         description="In a table `[pools.NAME]`: workers of the pool are started when something waits for it, so requests for"

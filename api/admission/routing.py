@@ -9,7 +9,7 @@ import msgspec
 
 from api.admission.abilities import check_abilities, check_kind
 from api.admission.context_length import check_context
-from api.admission.media import check_media
+from api.admission.media import Brought, check_media
 from api.admission.media_rights import check_taken, usual_tokens
 from api.http.body import parse_raw
 from api.http.errors import ApiError, no_worker
@@ -49,6 +49,7 @@ async def route(
     if await catalogue.find(name, live=live, placement=placement) is None:
         raise _not_served(services, name, placement)
     await check_model(services, tenant, name, models)
+    brought: Brought | None = None
     refused: ApiError | None = None
     for model in catalogue.ranked(name, placement):
         if not model.open_to(tenant):
@@ -59,7 +60,8 @@ async def route(
             await services.bodies.run(len(body), check_abilities, model, endpoint, request)
             if poisoned := catalogue.poisoned(model):
                 await services.bodies.run(len(body), check_kind, model, endpoint, request, poisoned)
-            brought = await services.bodies.run(len(body), check_media, services.settings, request)
+            if brought is None:
+                brought = await services.bodies.run(len(body), check_media, services.settings, request)
             check_taken(model, brought)
             counted = await check_context(services, model, endpoint, request, named, brought)
         except ApiError as error:  # another pool may accept it

@@ -15,6 +15,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, REFUSED, USAGE, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import duration, raw_body
 from penstock.cli._run import Console, client_command, default_model, print_json
 from penstock.cli._table import printable, screen
@@ -42,7 +43,7 @@ Exit codes:
   130  stopped by Ctrl-C; the report has what was measured until then"""
 
 
-class _Bench(click.Group):
+class _Bench(Group):
     """Takes ``bench URL`` for ``bench load URL``, and shows that command's help as its own."""
 
     default = _LOAD

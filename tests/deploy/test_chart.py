@@ -12,17 +12,19 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 from pydantic import BaseModel
 
 from api.settings import ApiSettings
+from jobs.declared import from_tables
 from tests.helm import CHART, EXAMPLES, ROOT, HelmError, helm, rendered, values
 from workers.devices.pools import read_tables, worker_settings
 
 KUBERNETES = ("1.29", "1.33", "1.37")
 CUSTOM: dict[str, type[BaseModel]] = {
     "ScaledObject": ScaledObject,
+    "TriggerAuthentication": TriggerAuthentication,
     "PrometheusRule": PrometheusRule,
     "ServiceMonitor": ServiceMonitor,
 }
@@ -35,11 +37,23 @@ EVERYTHING = (
     *("--set", "valkey.enabled=true", "--set", "files.credentialsSecret=s3"),
     *("--set", "pools.chat.runtimeClassName=nvidia", "--set", "pools.chat.hfToken=true"),
     *("--set", "api.priorityClassName=high", "--set", "valkey.storageClass=fast"),
+    *("--set", "operator.enabled=true", "--set", "operator.apiKeySecret.name=operator"),
+    *("--set", "operator.apiKeySecret.key=api_key"),
 )
 MATRIX: dict[str, tuple[str, ...]] = {
     "least": LEAST,
     "everything": EVERYTHING,
     **{name: values(name) for name in EXAMPLES},
+    "scaled to zero by the api": (
+        *values("mixed-fleet"),
+        *("--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda"),
+        *(
+            "--set",
+            "pools.chat.autoscaling.minReplicas=0",
+            "--set",
+            "pools.chat.autoscaling.maxWaitSeconds=60",
+        ),
+    ),
     "no network policies, no flower": (
         *LEAST,
         *("--set", "networkPolicy.enabled=false", "--set", "flower.enabled=false"),
@@ -94,7 +108,11 @@ def test_every_container_is_bounded_and_may_do_little(case: str) -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["enableServiceLinks"] is False
-        assert pod["automountServiceAccountToken"] is False
+        scales = each["metadata"]["name"] in {
+            one["spec"]["scaleTargetRef"]["name"] for one in of_kind(objects, "ScaledObject")
+        }
+        speaks = scales or each["metadata"]["name"].endswith("-operator")
+        assert pod["automountServiceAccountToken"] is speaks  # workers that scale patch their pods
         claims = each["spec"].get("volumeClaimTemplates", [])
         mounted = {volume["name"] for volume in pod["volumes"]} | {one["metadata"]["name"] for one in claims}
         for container in pod["containers"]:
@@ -117,9 +135,10 @@ def test_the_processes_take_their_settings(
     for container in containers(objects):
         if container["name"] == "valkey":
             continue
+        monkeypatch.delenv("PENSTOCK_POD_DELETION_COST", raising=False)
         for name, value in env_of(container).items():
             if value:
-                monkeypatch.setenv(name, value)
+                monkeypatch.setenv(name, value.replace("$(POD_NAME)", "pod-1"))
         monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(tmp_path / "penstock.toml"))
         monkeypatch.setenv("PENSTOCK_SECRETS_DIR", str(tmp_path))
         if container["name"] == "api":
@@ -132,6 +151,8 @@ def test_the_processes_take_their_settings(
             gpus = container["resources"]["limits"].get("nvidia.com/gpu")
             assert (said.tensor_parallel or 1) == (gpus or 1)
             assert ("--gpus" in container["args"]) is bool(gpus)
+            if said.pod_deletion_cost is not None:
+                assert said.pod_deletion_cost.startswith("llm/")
     assert tomllib.loads(toml)["pools"].keys() == read_tables().keys()
 
 
@@ -146,6 +167,74 @@ def test_a_pod_outlives_its_drain() -> None:
     scaled = one(objects, "ScaledObject", "penstock-worker-chat")["spec"]
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["stabilizationWindowSeconds"] > toml["pools"]["chat"]["drain_timeout_s"]
+
+
+def scaled(*options: str) -> dict[str, Any]:
+    """Return the ScaledObject of the pool ``chat`` of the mixed fleet."""
+    found: dict[str, Any] = one(
+        rendered(*values("mixed-fleet"), *options), "ScaledObject", "penstock-worker-chat"
+    )
+    return found["spec"]
+
+
+def test_a_pool_of_no_replicas_has_none_and_scales_from_zero() -> None:
+    objects = rendered(
+        *values("mixed-fleet"),
+        *("--set", "pools.chat.autoscaling.minReplicas=0", "--set", "pools.embed.replicas=0"),
+    )
+    assert one(objects, "ScaledObject", "penstock-worker-chat")["spec"]["minReplicaCount"] == 0
+    assert one(objects, "Deployment", "penstock-worker-embed")["spec"]["replicas"] == 0
+    toml = tomllib.loads(one(objects, "ConfigMap", "penstock-settings")["data"]["penstock.toml"])
+    (declared,) = from_tables(toml["pools"])
+    assert (declared.pool, declared.model, declared.aliases) == (
+        "chat",
+        "Qwen/Qwen2.5-72B-Instruct",
+        ("chat",),
+    )
+    assert scaled()["minReplicaCount"] == 1
+
+
+def test_both_kinds_of_trigger_ask_for_the_same() -> None:
+    wait = ("--set", "pools.chat.autoscaling.maxWaitSeconds=60")
+    by_query = [each["metadata"] for each in scaled(*wait)["triggers"]]
+    assert [(each["query"], each["threshold"]) for each in by_query] == [
+        ('max(penstock_pool_backlog_jobs{pool="chat"})', "204.8"),
+        ('max(penstock_pool_deadline_replicas{pool="chat"})', "1"),
+        ('max(penstock_pool_oldest_seconds{pool="chat"})', "60"),
+    ]
+    asked = scaled(*wait, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")["triggers"]
+    assert [(each["metadata"]["valueLocation"], each["metadata"]["targetValue"]) for each in asked] == [
+        ("value", "204.8"),
+        ("deadline_replicas", "1"),
+        ("oldest_s", "60"),
+    ]
+    assert {each["metadata"]["url"] for each in asked} == {
+        "http://penstock-api.llm.svc:8080/v1/autoscaling/chat"
+    }
+    assert len(scaled("--set", "pools.chat.autoscaling.deadlines=false")["triggers"]) == 1
+
+
+def test_a_worker_may_patch_pods_only_where_its_pool_scales() -> None:
+    objects = rendered(*values("mixed-fleet"))
+    (role,) = of_kind(objects, "Role")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]}]
+    (binding,) = of_kind(objects, "RoleBinding")
+    accounts = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]["serviceAccountName"]
+        for each in of_kind(objects, "Deployment")
+    }
+    bound = {each["name"] for each in binding["subjects"]}
+    assert {name for name, account in accounts.items() if account in bound} == {"penstock-worker-chat"}
+    for options in (
+        ("--set", "worker.podDeletionCost=false"),
+        ("--set", "pools.chat.autoscaling.enabled=false"),
+    ):
+        rest = rendered(*values("mixed-fleet"), *options)
+        assert not of_kind(rest, "Role", "RoleBinding")
+        assert not any(
+            each["spec"]["template"]["spec"]["automountServiceAccountToken"]
+            for each in of_kind(rest, "Deployment")
+        )
 
 
 def test_our_rules_and_dashboards_are_in_it() -> None:
@@ -188,6 +277,8 @@ def test_network_policies_cover_every_pod_and_port() -> None:
         ((*LEAST, "--set", "pools.chat.engine=magic"), r"engine"),
         ((*LEAST, "--set", "pools.a b.gpus=1"), r"a b"),
         ((*LEAST, "--set", "pools.chat.autoscaling.enabled=true"), r"autoscaling\.slots is not set"),
+        ((*values("mixed-fleet"), "--set", "keda.trigger=metrics-api"), r"keda\.apiKeySecret is not set"),
+        ((*LEAST, "--set", "keda.trigger=redis"), r"trigger"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(options: tuple[str, ...], says: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
+import gjson
 import httpx
 import openai
 import pytest
@@ -17,12 +20,16 @@ from jobs.endpoints import CHUNK_ENDPOINT
 from jobs.lanes import Lane
 from penstock.server.valkey import EmbeddedServer
 from tests.apiserver import ApiServer
-from tests.batching import create, row
+from tests.batching import create, ended, row
 from tests.coordinators import CoordinatorThread
+from tests.helm import rendered
 from tests.integration.test_fair_queue import spec
+from tests.integration.test_worker import ready, start_worker
 from tests.namespaces import new_namespace
 from tests.puppet import FACTS, Puppet
 from tests.support import eventually
+
+__all__ = ["ready", "start_worker"]  # fixtures
 
 pytestmark = pytest.mark.asyncio
 
@@ -118,16 +125,18 @@ async def test_slots_and_start_of_the_last_worker_stay_known(http, store) -> Non
 
 
 async def test_the_first_deadline_of_what_waits(http, store) -> None:
-    await store.client.hset(store.keys("pool", "chat"), "run", 10_000)
-    await store.accept(spec(pool="chat", model="m", expires_in_ms=500_000))
-    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=40_000, lane=Lane.LOW))
-    await store.accept(spec(pool="other", model="o", expires_in_ms=1_000))
+    await store.client.hset(store.keys("pool", "chat"), "run", 100_000)
+    await store.accept(spec(pool="chat", model="m", expires_in_ms=5_000_000))
+    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=400_000, lane=Lane.LOW))
+    await store.accept(spec(pool="other", model="o", expires_in_ms=100_000))
     seen = await told(http, queued=2)
-    assert 30 < seen["deadline_in_s"] <= 40
+    assert 300 < seen["deadline_in_s"] <= 400
     assert (seen["deadline_replicas"], seen["replicas_wanted"]) == (1, 1)
     for _ in range(78):
         await store.accept(spec(pool="chat", model="m"))
-    # 80 runs of 10 s in 40 s: 20 slots, 5 workers.
+    for _ in range(100):  # they come after
+        await store.accept(spec(pool="chat", model="m", lane=Lane.BULK))
+    # 80 runs of 100 s in 400 s: 20 slots, 5 workers.
     seen = await read(http, target=100)
     assert seen["deadline_replicas"] in {5, 6}  # a moment has passed
     assert seen["replicas_wanted"] == seen["deadline_replicas"]
@@ -149,6 +158,51 @@ async def test_rows_of_a_batch_count_and_its_chunks_do_not(http, client, store) 
     await told(http, running=4, queued=27)
     await client.batches.cancel(batch.id)
     await told(http, queued=1)
+
+
+async def test_keda_finds_a_number_where_the_chart_says(http, store) -> None:
+    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=40_000))
+    await told(http, queued=1)
+    options = (
+        "--set",
+        "redis.url=redis://r",
+        "--set",
+        "api.requireKeys=false",
+        "--set",
+        "keda.trigger=metrics-api",
+    )
+    scaling = {"enabled": "true", "slots": 4, "maxWaitSeconds": 60}
+    own = [
+        word
+        for name, value in scaling.items()
+        for word in ("--set", f"pools.chat.autoscaling.{name}={value}")
+    ]
+    objects = rendered(*options, *own)
+    (scaled,) = (one["spec"] for one in objects if one["kind"] == "ScaledObject")
+    places = [one["metadata"] for one in scaled["triggers"]]
+    assert {urlsplit(place["url"]).path for place in places} == {"/v1/autoscaling/chat"}
+    answer = await read(http)
+    numbers = {place["valueLocation"]: gjson.get(answer, place["valueLocation"]) for place in places}
+    assert {type(number) for number in numbers.values()} <= {int, float}
+    assert (numbers["value"], numbers["deadline_replicas"]) == (1, 0)
+    assert 0 <= numbers["oldest_s"] < 40
+
+
+async def test_a_batch_and_a_call_wait_for_a_worker_that_is_started_late(
+    http, client, api, store, ready
+) -> None:
+    await DeclaredPools(store).put(DeclaredPool(pool="chat", model="simulated"))
+    call = asyncio.create_task(
+        client.chat.completions.create(model="simulated", messages=row(0)["body"]["messages"])
+    )
+    batch = await create(client, [row(n) for n in range(5)])
+    assert (await told(http, value=6))["replicas_wanted"] == 1  # whose slots nobody knows yet
+    await ready("late", pool="chat", files_url=api.settings.files_url)
+    assert (await call).choices[0].message.content
+    done = await ended(client, batch.id)
+    assert (done.status, done.request_counts.completed) == ("completed", 5)
+    seen = await told(http, value=0, workers=1)
+    assert seen["slots_per_replica"] == seen["slots"] > 0
 
 
 async def test_metrics_have_the_same_numbers(http, store) -> None:

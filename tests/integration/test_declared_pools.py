@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,44 @@ async def test_by_the_sdk(api) -> None:
         assert await client.pools.undeclare("chat") == made
         with pytest.raises(NotFoundError):
             await client.pools.undeclare("chat")
+
+
+async def test_a_restart_of_the_api_keeps_what_was_declared_and_what_waits(
+    broker_settings, store, puppet
+) -> None:
+    with ApiServer(broker_settings) as first:
+        async with first.client() as http:
+            await declare(http, slots=4)
+            job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
+    with ApiServer(broker_settings) as second:
+        async with second.client() as http:
+            seen = (await http.get("/v1/autoscaling/chat")).json()
+            assert (seen["queued"], seen["slots_per_replica"]) == (1, 4)
+            call = asyncio.create_task(http.post(CHAT, json=body(model="fast")))
+            await queued(http, jobs=2)
+            await puppet.live("m")
+            claims = [await puppet.take(), await puppet.take()]
+            assert job["id"] in {claim.id for claim in claims}
+            for claim in claims:
+                await puppet.succeed(claim, RESULT)
+            assert (await call).status_code == 200
+
+
+async def test_the_command_line_shows_it(http, api) -> None:
+    await declare(http)
+    await http.post("/v1/jobs", json={"model": "m", "input": body()})
+    command = [sys.executable, "-m", "penstock", "queue", "list", "--json"]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PENSTOCK_URL": api.url},
+        timeout=60,
+    )
+    shown = {one["pool"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert (shown["chat"]["queued"], shown["chat"]["slots"]) == (1, 0)
 
 
 async def test_each_change_is_in_the_audit_stream_once(http, store) -> None:

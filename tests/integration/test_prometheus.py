@@ -20,8 +20,10 @@ import openai
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from broker.declared import DeclaredPools
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
+from jobs.declared import DeclaredPool
 from jobs.lanes import Lane
 from jobs.model import JobSpec
 from monitoring.metrics import Gpus
@@ -29,6 +31,7 @@ from tests.apiserver import ApiServer
 from tests.batching import create, row
 from tests.coordinators import CoordinatorThread
 from tests.gpus import TwoGpus
+from tests.helm import rendered
 from tests.integration.test_worker import ready, start_worker
 from tests.prometheus import RULES, PrometheusServer, alerts, recorded, selector_texts
 from tests.support import eventually, new_id
@@ -143,6 +146,11 @@ async def test_every_expression_has_data_from_a_live_stack(
 ) -> None:
     files = str(tmp_path / "files")
     await ready(files_url=files, simulated_inter_token_s=0.01, simulated_capacity=16)
+    await DeclaredPools(store).put(DeclaredPool(pool="chat", model="asleep", slots=4))
+    for _ in range(5):
+        await store.accept(
+            JobSpec(id=new_id(), endpoint="/v1/completions", model="asleep", body=b"{}", pool="chat")
+        )
     with (
         CoordinatorThread(broker_settings, files_url=files),
         ApiServer(broker_settings, files_url=files) as first,
@@ -203,6 +211,30 @@ def check_everything(server: PrometheusServer) -> None:
         for rule in group["rules"]:
             assert rule["health"] == "ok", rule
     check_two_api_processes(server)
+    check_triggers(server)
+
+
+def check_triggers(server: PrometheusServer) -> None:
+    """KEDA gets one number of each query of the chart: of a pool that works, and of one that has no worker."""
+
+    def asked(pool: str) -> dict[str, float]:
+        options = (
+            "--set",
+            f"pools.{pool}.autoscaling.slots=4",
+            "--set",
+            f"pools.{pool}.autoscaling.enabled=true",
+        )
+        objects = rendered(
+            "--set", "redis.url=redis://r", *options, "--set", f"pools.{pool}.autoscaling.maxWaitSeconds=60"
+        )
+        (scaled,) = (one["spec"] for one in objects if one["kind"] == "ScaledObject")
+        found = {one["name"]: server.query(one["metadata"]["query"]) for one in scaled["triggers"]}
+        return {name: float(only["value"][1]) for name, (only,) in found.items()}
+
+    asleep = asked("chat")
+    assert (asleep["backlog"], asleep["deadline"]) == (5, 0)
+    assert asleep["oldest"] > 0
+    assert asked("default").keys() == asleep.keys()
 
 
 def answered(server: PrometheusServer, expression: str) -> bool:

@@ -116,7 +116,7 @@ def test_installed_in_a_clean_environment_it_works(wheel: Path, tmp_path: Path, 
     done = run(there / "penstock", "--help", folder=tmp_path, **strict)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Operate:" in done.stdout
-    assert "Run (these, and penstock worker run, need the repository checkout):" in done.stdout
+    assert "Run (up, api, coordinator, flower and worker run need the repository checkout):" in done.stdout
     done = run(there / "python", "-c", IMPORTS, folder=tmp_path, **strict)
     assert done.returncode == 0, done.stderr
     count, _, where = done.stdout.strip().partition(" ")

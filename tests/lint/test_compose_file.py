@@ -40,7 +40,7 @@ def test_it_is_what_compose_reads() -> None:
 
 
 def test_dockerfiles_are_clean() -> None:
-    assert len(DOCKERFILES) == 2
+    assert len(DOCKERFILES) == 3
     tool("hadolint", *map(str, DOCKERFILES))
 
 
@@ -201,10 +201,16 @@ def test_an_images_lock_has_no_test_tools_and_the_versions_that_are_tested() -> 
         text = (ROOT / "requirements" / name).read_text()
         return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", text, re.MULTILINE))
 
-    for image in ("api", "worker-cpu", "worker-gpu"):
+    needed = {"celery", "fastapi", "flower", "uvicorn"}
+    for image, least in {
+        "api": needed,
+        "operator": {"kopf", "lightkube", "httpx", "pydantic"},
+        "worker-cpu": needed,
+        "worker-gpu": needed,
+    }.items():
         mine, tested = pins(f"image-{image}.lock"), pins("gpu.lock" if image.endswith("gpu") else "cpu.lock")
         assert {"pytest", "mypy", "ruff", "playwright", "hypothesis"}.isdisjoint(mine), image
-        assert {"celery", "fastapi", "flower", "uvicorn"} <= set(mine), image
+        assert least <= set(mine), image
         assert {name: version for name, version in mine.items() if tested.get(name, version) != version} == {}
 
 
@@ -217,10 +223,11 @@ def test_every_package_of_a_lock_file_has_hashes() -> None:
 
 
 def test_images_have_every_package() -> None:
-    """Each process reads the names of all settings, which are in their packages."""
+    """Each process reads the names of all settings, which are in their packages. The operator is a client."""
     for dockerfile in DOCKERFILES:
-        copied = set(re.findall(r"(?m)^COPY ([a-z]+) \1$", dockerfile.read_text()))
-        assert copied == set(BELOW), dockerfile
+        copied = set(re.findall(r"(?m)^COPY ([a-z/]+) \1$", dockerfile.read_text()))
+        client = dockerfile.name == "operator.Dockerfile"
+        assert copied == ({"deploy/operator", "penstock"} if client else set(BELOW)), dockerfile
 
 
 def test_images_have_labels_and_byte_code() -> None:

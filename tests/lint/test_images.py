@@ -19,6 +19,7 @@ import runpy, sys
 sys.path.remove({str(ROOT)!r})  # where an editable install would find what is missing
 runpy.run_module("penstock", run_name="__main__", alter_sys=True)
 """
+OPERATOR = RUN.replace('"penstock"', '"deploy.operator"')
 IMPORT = f"""
 import sys
 sys.path.remove({str(ROOT)!r})
@@ -28,7 +29,7 @@ print(api.__file__)
 
 
 def run(dockerfile: str, folder: Path, code: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    for package in re.findall(r"(?m)^COPY ([a-z]+) \1$", (ROOT / "deploy" / dockerfile).read_text()):
+    for package in re.findall(r"(?m)^COPY ([a-z/]+) \1$", (ROOT / "deploy" / dockerfile).read_text()):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     env = clean() | NO_REDIS | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-P", "-c", code, *argv]
@@ -53,3 +54,10 @@ def test_the_workers_health_check_runs_until_it_asks_redis(tmp_path: Path) -> No
 def test_the_other_processes_find_what_they_import(tmp_path: Path) -> None:
     done = run("api.Dockerfile", tmp_path, IMPORT)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/api/__init__.py\n"), done.stderr
+
+
+def test_the_operator_runs_until_it_reads_what_the_chart_wrote(tmp_path: Path) -> None:
+    done = run("operator.Dockerfile", tmp_path, OPERATOR)
+    assert done.returncode == 1
+    assert "penstock operator: " in done.stderr
+    assert "OperatorSettings" in done.stderr

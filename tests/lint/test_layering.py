@@ -286,3 +286,14 @@ def test_no_redis_key_is_spelled_outside_keys_py() -> None:
 def _spells_a_key(path: Path) -> bool:
     # Alone it is the beginning of a sentence, or the prefix of scopes in tokens.
     return re.search(r"penstock:(?![ `\"])", path.read_text()) is not None
+
+
+def test_the_operator_is_a_client() -> None:
+    """Its image has the SDK and nothing else of ours."""
+    for path in (ROOT / "deploy" / "operator").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for name in named_in(node):
+                ours = existing(name)
+                assert ours is None or re.match(r"penstock(?!\.(server|cli|bulk))", ours), (
+                    f"{path.name}: {name}"
+                )

@@ -42,6 +42,7 @@ from workers.process.gpus import GpuWatch
 from workers.process.lease import Lease
 from workers.process.loop import EngineLoop
 from workers.process.parts import Parts
+from workers.process.pod_cost import LEAVING, Cluster, PodCost, cost_of
 from workers.process.registration import description
 from workers.process.reloads import Reloads
 from workers.process.watchdog import Watchdog
@@ -229,6 +230,8 @@ class EngineHost:
             "reaper": reaper,
             "storage watch": store.large.keep_looking(s.heartbeat_s),
         }
+        if s.pod_deletion_cost is not None:
+            services["pod cost"] = PodCost(s.pod_deletion_cost, self._cost, Cluster.found()).run()
         if (group := group_of(s)) is not None:
             services["node watch"] = NodeWatch(store, group, self._on_engine_death).run(s.heartbeat_s)
         effects = Effects(
@@ -298,6 +301,12 @@ class EngineHost:
             **(self._adapters.state() if self._adapters else {}),
             **self._runner.accounts.pulse.read(stats.generated),
         }
+
+    def _cost(self) -> int:
+        if self.ending.begun:
+            return LEAVING
+        running = self._runner.running - sum(self.gate.chunks()) + self.gate.running_rows
+        return cost_of(running, self.info["capacity"])
 
     def _announce(self) -> None:
         if self._lease is not None:

@@ -46,6 +46,33 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- default (include "penstock.fullname" .) .Values.serviceAccount.name -}}
 {{- end -}}
 
+{{/* The account of workers that patch their own pods. Accounts that you make yourself are one. */}}
+{{- define "penstock.workerAccount" -}}
+{{- if .Values.serviceAccount.create -}}{{ include "penstock.serviceAccount" . }}-worker{{- else -}}{{ include "penstock.serviceAccount" . }}{{- end -}}
+{{- end -}}
+
+{{/* The fewest replicas of a pool: `default` would take 0 for unset. */}}
+{{- define "penstock.minReplicas" -}}
+{{- $scaling := default dict .autoscaling -}}
+{{- if hasKey $scaling "minReplicas" -}}{{ int $scaling.minReplicas }}{{- else -}}1{{- end -}}
+{{- end -}}
+
+{{/* Not empty if a pool's workers say on their pods how busy they are. */}}
+{{- define "penstock.saysCost" -}}
+{{- if .Values.worker.podDeletionCost -}}
+{{- if .Values.operator.enabled -}}yes{{- end -}}
+{{- range $own := .Values.pools -}}{{- if and $own.autoscaling $own.autoscaling.enabled -}}yes{{- end -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Not empty if KEDA asks the api about a pool. */}}
+{{- define "penstock.asksApi" -}}
+{{- if and .Values.operator.enabled (eq .Values.keda.trigger "metrics-api") -}}yes{{- end -}}
+{{- range $own := .Values.pools -}}
+{{- if and $own.autoscaling $own.autoscaling.enabled (eq (default $.Values.keda.trigger $own.autoscaling.trigger) "metrics-api") -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The address of Redis for a role: (dict "root" . "role" "api") */}}
 {{- define "penstock.redisUrl" -}}
 {{- if .root.Values.valkey.enabled -}}
@@ -84,7 +111,7 @@ capabilities: {drop: [ALL]}
 {{- define "penstock.pod" -}}
 enableServiceLinks: false
 automountServiceAccountToken: {{ default false .token }}
-serviceAccountName: {{ include "penstock.serviceAccount" .root }}
+serviceAccountName: {{ if .account }}{{ .account }}{{ else if .token }}{{ include "penstock.workerAccount" .root }}{{ else }}{{ include "penstock.serviceAccount" .root }}{{ end }}
 securityContext: {{- include "penstock.podSecurity" .root | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets: {{- range . }}

@@ -1,0 +1,150 @@
+"""Carries steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx2
+from lightkube import ApiError, AsyncClient
+from lightkube.generic_resource import GenericNamespacedResource
+from lightkube.types import PatchType
+
+from deploy.operator.looking import (
+    CONFIG_MAP,
+    DELETION_COST,
+    DEPLOYMENT,
+    LOWEST_COST,
+    MARK,
+    MODEL_POOL,
+    POD,
+    SCALED_OBJECT,
+)
+from deploy.operator.objects import MANAGER
+from deploy.operator.steps import (
+    AddAdapter,
+    Apply,
+    Declare,
+    Drain,
+    Mark,
+    Remove,
+    RemoveAdapter,
+    Scale,
+    Step,
+    Switch,
+    Undeclare,
+    Unscale,
+)
+from penstock import AsyncPenstock, NotFoundError, PenstockError
+
+_KINDS: Final = {
+    "ConfigMap": CONFIG_MAP,
+    "Deployment": DEPLOYMENT,
+    "ScaledObject": SCALED_OBJECT,
+}
+
+
+class StepError(Exception):
+    """A step failed, and the next look tries again. ``reason``: a word for it; the message is the other side's."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Acting:
+    """Changes the cluster and Penstock. See :class:`deploy.operator.looking.Looking`."""
+
+    def __init__(self, kube: AsyncClient, penstock: AsyncPenstock, namespace: str) -> None:
+        self._kube, self._penstock, self._namespace = kube, penstock, namespace
+
+    async def carry_out(self, step: Step) -> None:
+        """Carry a step out. One that is done already changes nothing.
+
+        Raises:
+            StepError: it failed.
+        """
+        try:
+            await self._do(step)
+        except PenstockError as error:
+            reason = {Switch: "VersionRefused", AddAdapter: "AdapterRefused", Declare: "NameRefused"}
+            raise StepError(reason.get(type(step), "PenstockRefuses"), str(error)) from error
+        except ApiError as error:
+            raise StepError("ClusterRefuses", f"{_words(step)}: {error.status.message}") from error
+        except httpx2.HTTPError as error:
+            raise StepError("ClusterAway", f"{_words(step)}: {error!r}") from error
+
+    async def _do(self, step: Step) -> None:
+        api = self._penstock
+        match step:
+            case Apply(made):
+                for one in made:
+                    kind = _KINDS[one["kind"]]
+                    await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
+            case Scale(name, replicas):
+                await self._patch(DEPLOYMENT, name, {"spec": {"replicas": replicas}})
+            case Mark(pod, on):
+                notes = (
+                    {DELETION_COST: LOWEST_COST, MARK: "true"} if on else {DELETION_COST: None, MARK: None}
+                )
+                await self._patch(POD, pod, {"metadata": {"annotations": notes}})
+            case Unscale(name):
+                await self._delete(SCALED_OBJECT, name)
+            case Remove(name):
+                await self._delete(CONFIG_MAP, name)
+                await self._delete(DEPLOYMENT, name)  # last: by it the next look knows that something is left
+            case Switch(pool, to):
+                await api.rollouts.switch(pool, to, drain=False)  # its pods drain as they end
+            case Declare(pool, model, aliases, slots):
+                await api.pools.declare(pool, model, aliases=aliases, slots=slots)
+            case AddAdapter(pool, one):
+                await api.adapters.add(one.name, one.source, pool=pool, tenant=one.tenant, pinned=one.pinned)
+            case _:
+                await self._undo(step)
+
+    async def _undo(self, step: Step) -> None:
+        """Carry out a step after which something is gone: it may be gone already."""
+        try:
+            match step:
+                case Drain(worker):
+                    await self._penstock.workers.drain(worker)
+                case Undeclare(pool):
+                    await self._penstock.pools.undeclare(pool)
+                case RemoveAdapter(pool, name):
+                    await self._penstock.adapters.remove(name, pool=pool)
+        except NotFoundError:
+            pass
+
+    async def report(self, name: str, status: Mapping[str, Any]) -> None:
+        """Write the status of a ModelPool.
+
+        Raises:
+            ApiError: the API server refuses.
+            httpx2.HTTPError: it does not answer.
+        """
+        await self._patch(MODEL_POOL.Status, name, {"status": status})
+
+    async def _patch(self, kind: Any, name: str, change: Mapping[str, Any]) -> None:
+        try:
+            await self._kube.patch(
+                kind,
+                name,
+                dict(change),
+                namespace=self._namespace,
+                patch_type=PatchType.MERGE,
+                field_manager=MANAGER,
+            )
+        except ApiError as error:
+            if error.status.code != 404:  # it is gone: the next look sees that
+                raise
+
+    async def _delete(self, kind: type[GenericNamespacedResource], name: str) -> None:
+        try:
+            await self._kube.delete(kind, name, namespace=self._namespace)
+        except ApiError as error:
+            if error.status.code != 404:
+                raise
+
+
+def _words(step: Step) -> str:
+    return type(step).__name__.lower()

@@ -1,0 +1,96 @@
+"""One look at a pool and what follows from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from deploy.operator.acting import Acting, StepError
+from deploy.operator.base import Base
+from deploy.operator.looking import Looking
+from deploy.operator.plan import Plan, ending, plan
+from deploy.operator.pool import ModelPool
+from deploy.operator.status import status
+from deploy.operator.steps import Apply, Drain, Remove, Scale, Step, Switch
+
+Tell: TypeAlias = Callable[[str, str, str], None]
+"""Makes an event of a ModelPool: its type (``Normal`` or ``Warning``), its reason, its message."""
+
+
+class Reconciling:
+    """Looks at a pool and does what is next. It remembers nothing between two looks.
+
+    Args:
+        base: what the chart says of all workers.
+        release_after_s: a ModelPool that is deleted goes though Penstock does not answer, this long after.
+    """
+
+    def __init__(self, base: Base, looking: Looking, acting: Acting, release_after_s: float) -> None:
+        self._base, self._looking, self._acting = base, looking, acting
+        self._release_after_s = release_after_s
+
+    async def look(self, body: Mapping[str, Any], tell: Tell) -> bool:
+        """Look at a pool, do what is next, report. Return whether something goes on.
+
+        Raises:
+            ApiError: the API server refuses.
+            httpx2.HTTPError: it does not answer.
+        """
+        pool = ModelPool.read(body)
+        seen = await self._looking.look(pool)
+        wanted = plan(self._base, pool, seen)
+        for step in wanted.steps:
+            try:
+                await self._acting.carry_out(step)
+            except StepError as error:
+                wanted = Plan((), wanted.phase, wanted.message, error.reason, str(error))
+                break
+            _tell(tell, step)
+        said = status(pool, seen, wanted, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
+        if said != pool.status:
+            await self._acting.report(pool.name, said)
+        if wanted.trouble is not None and wanted.trouble != _trouble(pool.status):
+            tell("Warning", wanted.trouble, wanted.told)
+        return wanted.phase is not None
+
+    async def end(self, body: Mapping[str, Any], tell: Tell) -> bool:
+        """Do what is next to end a pool. Return whether nothing is left to do.
+
+        Raises:
+            StepError: a step failed.
+            ApiError: the API server refuses.
+            httpx2.HTTPError: it does not answer.
+        """
+        seen = await self._looking.look(ModelPool.read(body))
+        steps, done = ending(seen)
+        for step in steps:
+            await self._acting.carry_out(step)
+            _tell(tell, step)
+        since = dt.datetime.fromisoformat(body["metadata"]["deletionTimestamp"])
+        late = (dt.datetime.now(dt.UTC) - since).total_seconds() >= self._release_after_s
+        return done and (seen.fleet is not None or late)
+
+
+def _trouble(status: Mapping[str, Any]) -> str | None:
+    said = (
+        one for one in status.get("conditions", ()) if one["type"] == "Degraded" and one["status"] == "True"
+    )
+    return next((str(one["reason"]) for one in said), None)
+
+
+def _tell(tell: Tell, step: Step) -> None:
+    """Make an event of a step that begins something."""
+    match step:
+        case Apply(_, str(what)):
+            tell("Normal", "Starting", what)
+        case Scale(_, _, str(what)):
+            tell("Normal", "Scaling", what)
+        case Drain(_, pod):
+            tell("Normal", "Draining", f"The worker of the pod {pod} takes no more jobs")
+        case Switch(pool, to):
+            tell("Normal", "Switched", f"Jobs of the pool {pool} go to its version {to}")
+        case Remove(name):
+            tell("Normal", "Removed", f"Removed the Deployment {name}, whose workers have ended")
+        case _:
+            pass
