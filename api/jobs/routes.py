@@ -112,7 +112,7 @@ def register(router: APIRouter, services: Services) -> None:
         responses={
             200: {
                 "description": "The raw OpenAI request body.",
-                "content": {"application/json": {"schema": {}}},
+                "content": {"application/json": {"schema": {"type": "object"}}},
             },
             **error_docs(404, 410, 503),
         },

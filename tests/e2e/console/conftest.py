@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import httpx
 import pytest
@@ -51,7 +52,11 @@ def said(page: Page) -> Iterator[list[str]]:
 
 def check_accessible(page: Page) -> None:
     """Fail for what axe finds wrong. The dark theme differs in its colours alone."""
-    for scheme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+    schemes: dict[Literal["light", "dark"], dict[str, list[str]]] = {
+        "light": {},
+        "dark": {"runOnly": ["color-contrast"]},
+    }
+    for scheme, rules in schemes.items():
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         found = Axe().run(page, options={"resultTypes": ["violations"], **rules})
         assert found.violations_count == 0, f"{page.url}, {scheme}: {found.generate_report()}"

@@ -150,6 +150,7 @@ def test_what_people_read_of_a_request() -> None:
     response = {"input": [{"type": "message", "role": "user", "content": "t"}]}
     assert texts(request_texts(response)) == [("user", "t")]
     assert texts(request_texts({"prompt": [1, 2, 3]})) == []
+    odd: Any
     for odd in (None, [], "x", {"messages": "x"}, {"messages": [1, {"content": 5}]}, {"input": {"a": 1}}):
         assert texts(request_texts(odd)) == []
 
@@ -166,6 +167,7 @@ def test_what_people_read_of_an_answer() -> None:
     assert texts(answer_texts({"content": parts})) == [("assistant", "hello")]
     output = {"output": [{"type": "message", "role": "assistant", "content": parts}]}
     assert texts(answer_texts(output)) == [("assistant", "hello")]
+    odd: Any
     for odd in (None, 7, {"choices": None}, {"choices": [None, {}]}, {"data": [{"embedding": [1.0]}]}):
         assert texts(answer_texts(odd)) == []
 
