@@ -24,7 +24,7 @@ TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
 
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
-	@$(SETUP) --prometheus
+	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
 	@$(HELM)
 	@$(NODE)

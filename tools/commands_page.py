@@ -29,7 +29,7 @@ def commands_page() -> str:
     return generated("Commands", "the commands", _INTRO, _SHARED_INTRO, _table(list(shared.items())), *parts)
 
 
-_SHARED = frozenset({"--url", "--api-key", "--json"})
+_SHARED = frozenset({"--url", "--server", "--api-key", "--json"})
 
 
 def _sections(

@@ -109,7 +109,13 @@ def register(router: APIRouter, services: Services) -> None:
         "/v1/jobs/{job_id}/input",
         operation_id="getJobInput",
         summary="Get a job's request",
-        responses={200: {"description": "The raw OpenAI request body."}, **error_docs(404, 410, 503)},
+        responses={
+            200: {
+                "description": "The raw OpenAI request body.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            **error_docs(404, 410, 503),
+        },
     )
     async def get_input(job_id: str, request: Request) -> Response:
         """The raw OpenAI request body, as the engine gets it."""

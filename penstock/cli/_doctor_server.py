@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 
 from penstock._version import __version__
 from penstock.cli._findings import Area, Finding
-from penstock.errors import APIConnectionError, AuthenticationError, PenstockError, PermissionDeniedError
+from penstock.errors import (
+    APIConnectionError,
+    AuthenticationError,
+    NotFoundError,
+    PenstockError,
+    PermissionDeniedError,
+)
 
 if TYPE_CHECKING:
     from penstock.client import Penstock
@@ -137,6 +143,8 @@ def _asked(name: str, ask: Callable[[], T], judge: Callable[[T], Iterator[Findin
         yield _AREA.skipped(name, "the server wants a key", "Set PENSTOCK_API_KEY, or --api-key.")
     except PermissionDeniedError:
         yield _AREA.skipped(name, "this key may not ask")
+    except NotFoundError:
+        yield _AREA.skipped(name, "the server is too old to say")
     except PenstockError as error:
         yield _AREA.fail(name, str(error), "Look at the api's log.")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 import time
@@ -281,7 +282,8 @@ async def _shown(run: Run, figures: Figures, *, live: bool) -> None:
     async def tell() -> None:
         while True:
             await asyncio.sleep(_LIVE_S)
-            click.echo(f"\r\x1b[K{live_line(figures, time.perf_counter())}", nl=False, err=True)
+            text = live_line(figures, time.perf_counter())[: shutil.get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     teller = asyncio.create_task(tell()) if live else None
     try:

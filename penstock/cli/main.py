@@ -53,7 +53,7 @@ SECTIONS = {
 }
 """Section, name: module and attribute in ``penstock.cli``, and help line, so that ``penstock --help`` imports no module."""
 
-_NEED_THE_SERVER = "Run (up, api, coordinator, flower and worker run need the repository checkout)"
+_NEED_THE_SERVER = "Run (init, up, api, coordinator, flower and worker run need the repository checkout)"
 
 
 class _Commands(Group):

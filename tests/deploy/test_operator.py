@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,7 @@ def conditions(world: World) -> dict[str, tuple[str, str]]:
     return {one["type"]: (one["status"], one["reason"]) for one in world.pool["status"]["conditions"]}
 
 
+@pytest.mark.full
 async def test_a_pool_comes_scales_rolls_out_and_goes(world: World) -> None:
     world.want(replicas=2)
     await world.settle(lambda: len(world.pods()) == 2)
@@ -369,8 +371,8 @@ async def run(world: World, flow: list[dict[str, Any] | None], cut: Cut) -> Any:
             world.want(**spec)
         if spec is flow[-1]:
             with suppress(Stopped):
-                await world.settle(lambda spec=spec: as_wanted(world, spec), cut)
-        await world.settle(lambda spec=spec: as_wanted(world, spec))
+                await world.settle(partial(as_wanted, world, spec), cut)
+        await world.settle(partial(as_wanted, world, spec))
     return await world.state()
 
 

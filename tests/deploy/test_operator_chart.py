@@ -136,7 +136,7 @@ def test_the_operator_makes_the_deployment_that_the_chart_makes(case: str, optio
     kubernetes_validate.validate(made, "1.33", strict=True)
 
 
-SCALING = {
+SCALING: dict[str, dict[str, Any]] = {
     "plain": {"minReplicas": 0, "maxReplicas": 8, "slots": 256},
     "all": {"minReplicas": 2, "maxReplicas": 8, "slots": 3, "target": 0.1, "maxWaitSeconds": 60},
     "no deadlines": {"minReplicas": 1, "maxReplicas": 2, "slots": 256, "target": 50, "deadlines": False},

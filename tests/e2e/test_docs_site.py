@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -61,7 +62,9 @@ class Parsed(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.loads, self.links, self.ids = [], [], {""}
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.ids = {""}
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -133,7 +136,7 @@ def test_the_search_finds_what_people_ask_without_a_server(site: Path, page: Pag
 
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.full)])
-def test_diagrams_are_drawn(site: Path, page: Page, scheme: str) -> None:
+def test_diagrams_are_drawn(site: Path, page: Page, scheme: Literal["light", "dark"]) -> None:
     page.emulate_media(color_scheme=scheme)
     page.goto((site / "architecture.html").as_uri())
     page.locator("figure.diagram svg").nth(2).wait_for()

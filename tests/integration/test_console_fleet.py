@@ -91,9 +91,9 @@ async def test_a_page_for_administrators_is_neither_named_nor_shown_to_others(
         assert f"console/{name}" not in page, name
         assert (await web.get(f"/console/{name}")).status_code == 403, name
     await sign_in(web, store, "watcher", Scope.METRICS)
-    page = await web.get("/console/workers")
-    assert page.status_code == 200
-    assert "Drain" not in page.text
+    seen = await web.get("/console/workers")
+    assert seen.status_code == 200
+    assert "Drain" not in seen.text
     assert (await web.get("/console/batches")).status_code == 403
     await sign_in(web, store, "root", Scope.ADMIN)
     assert all([(await web.get(f"/console/{name}")).status_code == 200 for name in PAGES])

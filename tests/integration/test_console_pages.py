@@ -13,19 +13,18 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from broker.access import AccessStore
 from broker.jobs import JobStore
 from broker.settings import BrokerSettings
-from jobs.access import TENANT_SCOPES, ApiKey, Scope
+from jobs.access import TENANT_SCOPES, Scope
 from jobs.failures import FailureCode
 from jobs.model import JobError
 from tests.apiserver import ApiServer
+from tests.console import PEPPER, key_of, sign_in
 from tests.puppet import MODEL, Puppet
 from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
-PEPPER = "a pepper of the tests"
 HOSTILE = (
     "<script>window.hurt=1</script>",
     '"><img src=x onerror="window.hurt=1">',
@@ -195,11 +194,9 @@ async def alice(keyed: ApiServer, store: JobStore) -> AsyncIterator[httpx.AsyncC
 async def signed_in(
     api: ApiServer, store: JobStore, tenant: str, *more: Scope
 ) -> AsyncIterator[httpx.AsyncClient]:
-    key = ApiKey.new()
-    await AccessStore(store).create(key, PEPPER.encode(), tenant=tenant, scopes=[*TENANT_SCOPES, *more])
+    key = await key_of(store, tenant, [*TENANT_SCOPES, *more])
     async with api.client(headers={"authorization": f"Bearer {key}"}) as client:
-        got = await client.post("/console/login", data={"key": str(key)}, headers={"origin": api.url})
-        assert got.status_code == 303
+        assert (await sign_in(client, key)).status_code == 303
         yield client
 
 

@@ -108,7 +108,7 @@ class Controller:
         spare = len(pods) - replicas
         if spare <= 0 or (len(new) < len(pods) and len([k for k, _ in new if k in self._ready]) < len(new)):
             return  # old pods stay until the new ones are ready
-        order = sorted(pods, key=lambda pod: self._worth(*pod, template))
+        order = sorted(pods, key=lambda pod: self._worth(pod[0], pod[1], template))
         for place, _ in order[:spare]:
             self._store.delete(place)
 

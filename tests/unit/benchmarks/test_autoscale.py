@@ -58,7 +58,7 @@ def test_keda_wakes_a_pool_and_lets_it_sleep(fleet, scalers) -> None:
 
 
 def test_keda_grows_by_its_policies_and_shrinks_one_by_one(fleet, scalers) -> None:
-    class Watched(scalers.Keda):
+    class Watched(scalers.Keda):  # type: ignore[misc] # benchmarks are scripts
         sizes: list[int] = []  # noqa: RUF012 - of one test
 
         def wanted(self, now: int, fleet: Any) -> int:

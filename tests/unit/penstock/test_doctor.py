@@ -25,6 +25,7 @@ from penstock.server.doctor.redis import judged
 from penstock.server.doctor.sources import HIDDEN, effective
 from penstock.server.settings import LAYERS, UpSettings
 from tests.environment import clean
+from tests.unit.penstock.double import error, pool, worker
 from tests.unit.penstock.test_cli import run
 from workers.devices import nvml
 
@@ -262,3 +263,44 @@ def test_a_look_that_breaks_leaves_the_others_their_say() -> None:
         raise RuntimeError("oh")
 
     assert [one.level for one in guarded("a", broken)] == [Level.OK, Level.SKIPPED]
+
+
+def looked_at(server, *args: str) -> dict[str, Finding]:
+    done = run(server, "doctor", "--json", *args)
+    assert done.returncode in {0, 1}, done.stderr
+    found = [one for one in json.loads(done.stdout)["findings"] if one["area"] == "server"]
+    return {one["name"]: Finding(**one | {"level": Level(one["level"])}) for one in found}
+
+
+def test_a_running_server_is_judged(server, monkeypatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ENGINE", "simulated")
+    worker_ = {"engine_priority": "ignored", "shares_storage": False, "kv_cache_usage": 0.99}
+    server.workers = [worker(**worker_)]
+    server.pools = [pool(paused=True), pool(pool="other", slots=0)]
+    found = looked_at(server)
+    assert found["health"].level == found["workers"].level == Level.OK
+    assert found["pool default"].said == "it is paused"
+    assert found["pool other"].said == "1234 jobs wait, and no worker serves it"
+    assert found["cpu@host"].level is Level.WARN
+    server.workers = []
+    assert looked_at(server)["workers"].level is Level.WARN
+
+
+def test_a_server_that_refuses_is_no_fault_of_its_own(server, monkeypatch) -> None:
+    monkeypatch.setenv("PENSTOCK_ENGINE", "simulated")
+    server.faults_of = {
+        "/v1/workers": (401, {}, error("missing_key")),
+        "/v1/queues": (403, {}, error("no_scope")),
+        "/": (200, {}, {"version": "0.9.0"}),
+    }
+    found = looked_at(server)
+    assert (found["workers"].level, found["queues"].level) == (Level.SKIPPED, Level.SKIPPED)
+    assert (found["version"].level, found["clock"].level) == (Level.WARN, Level.OK)
+    server.faults_of["/health/ready"] = (
+        503,
+        {},
+        {"status": "not_ready", "checks": {"worker": "none is alive"}, "missing": ["worker"]},
+    )
+    assert looked_at(server)["health worker"].level is Level.FAIL
+    server.faults_of["/health/ready"] = (200, {}, "<html>")
+    assert "Penstock server" in looked_at(server)["reachable"].advice
