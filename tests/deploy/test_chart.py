@@ -124,7 +124,7 @@ def test_every_container_is_bounded_and_may_do_little(case: str) -> None:
         assert all("memory" in container["resources"]["limits"] for container in containers(objects))
 
 
-@pytest.mark.parametrize("case", [*EXAMPLES, "everything"])
+@pytest.mark.parametrize("case", [*EXAMPLES, "everything", "scaled to zero by the api"])
 def test_the_processes_take_their_settings(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
