@@ -6,6 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 SERVERS := $(PYTHON) tools/setup_redis_servers.py
 HELM := $(PYTHON) tools/setup_helm.py
+NODE := $(PYTHON) tools/setup_node.py
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all test-compose test-open-webui chaos lint format lock release-check pin-images bench docs clean
@@ -23,15 +24,17 @@ TEST_PROCESSES ?= 4
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder --durations 20
 
 test: ## install what is needed, then run the tests that a change must pass (ARGS="tests/unit -k lease")
-	@$(SETUP) --prometheus
+	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
 	@$(HELM)
+	@$(NODE)
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
 	@$(SETUP) --browser --prometheus
 	@$(SERVERS)
 	@$(HELM)
+	@$(NODE)
 	@$(PYTEST) $(ARGS)
 
 test-compose: ## docker-compose.yml built, brought up and taken down on Podman (Debian, as root; 10 minutes, 15 GB)
@@ -56,6 +59,7 @@ lint: ## style, format, types, and what files say of each other
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(NODE) run --silent check
 	$(BIN)/python -m pytest -q tests/lint
 
 format: ## rewrite the files as the formatter wants them
@@ -72,9 +76,9 @@ NO_TORCH := $(foreach name,torch torchvision torchaudio torchcodec triton,--no-e
 
 lock: ## compile requirements/*.lock anew (needs uv; ARGS="--upgrade" or "--upgrade-package NAME")
 	$(LOCK) $(ARGS) -o requirements/client.lock pyproject.toml
-	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev \
+	$(LOCK) $(ARGS) -o requirements/cpu.lock pyproject.toml requirements/cpu.in --group server --group dev --group docs \
 		--override requirements/cpu-overrides.txt $(NO_TORCH)
-	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev
+	$(LOCK) $(ARGS) -o requirements/gpu.lock pyproject.toml requirements/gpu.in --group server --group dev --group docs
 	@# What the container images install: the versions above, without the test tools.
 	$(LOCK) -o requirements/image-api.lock pyproject.toml --group server -c requirements/cpu.lock
 	$(LOCK) -o requirements/image-operator.lock pyproject.toml --group operator -c requirements/cpu.lock
@@ -101,11 +105,14 @@ bench: ## every benchmark; rewrites the tables of docs/benchmarks.md (ARGS="--qu
 	@$(SETUP)
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: ## write the generated reference pages and the list of Redis users anew
+docs: ## write the generated pages anew, and build the documentation as a site: site/index.html
 	@$(SETUP)
 	$(BIN)/python tools/gen_docs.py
 	$(BIN)/python tools/gen_acl.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean: ## remove .venv and every cache (the data in .penstock stays)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist site *.egg-info
+	rm -rf clients/typescript/node_modules clients/typescript/dist clients/typescript/src/openapi.ts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,7 +10,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from prometheus_client import Counter
 
 from api.access.authenticate import Authenticate
-from api.access.scopes import needs_key, require_scopes
+from api.access.scopes import needs_key, require_scopes, scope_of
 from api.admin import adapters as admin_adapters
 from api.admin import aliases as admin_aliases
 from api.admin import audit as admin_audit
@@ -154,6 +154,7 @@ def create_app(settings: ApiSettings, version: str = "dev") -> FastAPI:
             *(JobEvent, BatchEvent, OutputEvent),
         ],
         needs_key=needs_key,
+        scope_of=scope_of,
     )
     errors = services.metrics.errors
     answers = handlers(errors)

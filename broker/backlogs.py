@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.batches import open_chunks_of
@@ -13,7 +13,7 @@ from broker.queues import PoolView
 from jobs.batches import BatchStatus
 from jobs.facts import WorkerFacts
 from jobs.lanes import Lane
-from jobs.scaling import Backlog
+from jobs.scaling import Backlog, Due
 from jobs.states import JobState
 
 _MOST_BATCHES = 1000
@@ -50,15 +50,15 @@ class Backlogs(StorePart):
         """
         workers = tuple(workers)
         rows = await self._rows(pool_of)
-        busy = [view.pool for view in views if any(lane.queued for lane in view.lanes)]
-        due = dict(await self._call(NearestDeadlines(busy))) if busy else {}
+        busy = [f"{view.pool} {lane.lane}" for view in views for lane in view.lanes if lane.queued]
+        due: dict[str, list[tuple[Lane, float]]] = defaultdict(list)
+        for pool, lane, left_ms in await self._call(NearestDeadlines(busy)) if busy else ():
+            due[pool].append((Lane(lane), left_ms))
         now_ms = await self._store.now_ms() if rows.due_ms else 0
         for pool, at_ms in rows.due_ms.items():
-            due[pool] = min(due.get(pool, at_ms - now_ms), at_ms - now_ms)
+            due[pool].append((Lane.BULK, at_ms - now_ms))
         return {
-            view.pool: _backlog(
-                view, rows, [one for one in workers if one.pool == view.pool], due.get(view.pool)
-            )
+            view.pool: _backlog(view, rows, [one for one in workers if one.pool == view.pool], due[view.pool])
             for view in views
         }
 
@@ -102,7 +102,9 @@ class Backlogs(StorePart):
         return [(state, pool) for state, pool in replies if state]
 
 
-def _backlog(view: PoolView, rows: _Rows, workers: Sequence[WorkerFacts], due_ms: float | None) -> Backlog:
+def _backlog(
+    view: PoolView, rows: _Rows, workers: Sequence[WorkerFacts], due: Iterable[tuple[Lane, float]]
+) -> Backlog:
     pool = view.pool
     waiting = {lane.lane: lane.queued for lane in view.lanes}
     waiting[Lane.BULK] = max(0, waiting[Lane.BULK] - rows.waiting[pool])
@@ -117,17 +119,20 @@ def _backlog(view: PoolView, rows: _Rows, workers: Sequence[WorkerFacts], due_ms
         slots=view.slots,
         workers=len(workers),
         oldest_s=max(ages, default=0) / 1000,
-        deadline_in_s=None if due_ms is None else due_ms / 1000,
-        run_s=_mean_run_s(view, waiting),
+        dues=tuple(_due(view, waiting, lane, left_ms / 1000) for lane, left_ms in due),
     )
 
 
-def _mean_run_s(view: PoolView, waiting: dict[Lane, int]) -> float | None:
-    """Return the mean run of what waits, by the means of bulk and of all other lanes; one stands in for the other."""
-    bulk, others = waiting[Lane.BULK], sum(waiting.values()) - waiting[Lane.BULK]
+def _due(view: PoolView, waiting: Mapping[Lane, int], lane: Lane, in_s: float) -> Due:
+    """Return a deadline of a lane, with what waits up to it. The mean run of bulk stands in for that of the other lanes, or
+    the other way round.
+    """
+    upto = [waiting[one] for one in Lane][: list(Lane).index(lane) + 1]
+    bulk = waiting[Lane.BULK] if lane is Lane.BULK else 0
+    others = sum(upto) - bulk
     known = [one for one in (view.run_ms, view.bulk_run_ms) if one is not None]
     if not known:
-        return None
+        return Due(in_s, sum(upto))
     run_ms = known[0] if view.run_ms is None else view.run_ms
     bulk_ms = known[-1] if view.bulk_run_ms is None else view.bulk_run_ms
-    return (others * run_ms + bulk * bulk_ms) / max(1, others + bulk) / 1000
+    return Due(in_s, sum(upto), (others * run_ms + bulk * bulk_ms) / max(1, sum(upto)) / 1000)

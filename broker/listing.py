@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from broker.db.errors import StoreFaultError
 from broker.lookups import JobLookups
 from broker.records import FIELDS, to_job
 from jobs.failures import FailureCode
 from jobs.ids import made_ms
+from jobs.lanes import Lane
 from jobs.model import Failed, Job
 from jobs.states import JobState
 
@@ -29,6 +30,28 @@ class Page:
     cursor: str | None
 
 
+DeathCode: TypeAlias = FailureCode | Literal["expired"]
+"""Why a dead job is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroup:
+    """Dead jobs of a model that ended for the same reason. ``latest_ms``: when the last of them did."""
+
+    code: str
+    model: str
+    jobs: int
+    latest_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadGroups:
+    """The groups. ``more``: there are dead jobs that were not looked at."""
+
+    groups: tuple[DeadGroup, ...]
+    more: bool
+
+
 class JobListings(JobLookups):
     """Lists of jobs. A page reads at most 1,000 records: it may hold fewer than ``limit`` and have a cursor.
 
@@ -42,6 +65,8 @@ class JobListings(JobLookups):
         *,
         state: JobState | None = None,
         model: str | None = None,
+        lane: Lane | None = None,
+        pool: str | None = None,
         created_after_ms: int | None = None,
         created_before_ms: int | None = None,
         limit: int = 20,
@@ -52,7 +77,8 @@ class JobListings(JobLookups):
         """List jobs by creation time, the queued ones with their positions."""
 
         def wanted(job: Job) -> bool:
-            return (state is None or job.state is state) and (model is None or job.model == model)
+            queue = (lane is None or job.lane is lane) and (pool is None or job.pool == pool)
+            return (state is None or job.state is state) and (model is None or job.model == model) and queue
 
         low = float("-inf") if created_after_ms is None else created_after_ms
         high = float("inf") if created_before_ms is None else created_before_ms
@@ -93,7 +119,7 @@ class JobListings(JobLookups):
     async def list_dead(
         self,
         *,
-        code: FailureCode | None = None,
+        code: DeathCode | None = None,
         model: str | None = None,
         limit: int = 20,
         cursor: str | None = None,
@@ -102,16 +128,27 @@ class JobListings(JobLookups):
         """List jobs that failed or expired and were not retried, by their end, the latest first.
 
         Args:
-            code: only jobs that failed with this code.
+            code: only jobs that failed with this code, or expired.
         """
 
         def wanted(job: Job) -> bool:
-            failed = isinstance(job.phase, Failed) and job.phase.error.code is code
-            return (code is None or failed) and (model is None or job.model == model)
+            return (code is None or _death(job) == code) and (model is None or job.model == model)
 
         index = self.keys("dead") if owner is None else self.keys("dead_of", owner)
         bounds = float("-inf"), float("inf")
         return await self._page(index, wanted, *bounds, limit, cursor, newest_first=True)
+
+    async def group_dead(self, *, owner: str | None = None) -> DeadGroups:
+        """Count the latest 1,000 dead jobs by failure code and model, the largest group first."""
+        page = await self.list_dead(limit=_MOST_EXAMINED, owner=owner)
+        groups: dict[tuple[str, str], DeadGroup] = {}
+        for job in page.jobs:
+            code, ended_ms = _death(job), job.timings.finished_ms or 0
+            known = groups.get((code, job.model), DeadGroup(code, job.model, 0, 0))
+            latest_ms = max(known.latest_ms, ended_ms)
+            groups[code, job.model] = DeadGroup(code, job.model, known.jobs + 1, latest_ms)
+        found = sorted(groups.values(), key=lambda group: (-group.jobs, group.code, group.model))
+        return DeadGroups(tuple(found), more=page.cursor is not None)
 
     async def _page(
         self,
@@ -167,6 +204,10 @@ class JobListings(JobLookups):
         if isinstance(failure, StoreFaultError):
             return None
         raise failure from reply
+
+
+def _death(job: Job) -> str:
+    return job.phase.error.code.value if isinstance(job.phase, Failed) else job.state.value
 
 
 def _cursor(entry: tuple[int, str]) -> str:

@@ -55,6 +55,12 @@ class SecretFiles(PydanticBaseSettingsSource):
         return found
 
 
+def secret_file(name: str, field: FieldInfo) -> Path | None:
+    """Return the file that a setting is read from if nothing before it has a value; None: there is none, or it is empty."""
+    paths = (folder / aliases(name, field)[0] for folder in _folders())
+    return next((path for path in paths if _read(path)), None)
+
+
 def _folders() -> list[Path]:
     """Where to look; the first that has a file wins."""
     named = os.environ.get(CREDENTIALS_VARIABLE)

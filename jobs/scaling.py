@@ -14,6 +14,21 @@ TARGET: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
+class Due:
+    """Jobs that wait, and that start in time if their last one does.
+
+    Attributes:
+        in_s: until the first deadline of a lane, or the end of a batch's window. It may be over.
+        jobs: those that wait in that lane, and in the lanes before it.
+        run_s: their mean run; None: not measured.
+    """
+
+    in_s: float
+    jobs: int
+    run_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
     """The work of a pool at one moment.
 
@@ -22,9 +37,7 @@ class Backlog:
         slots: jobs that the live workers run at once.
         workers: live workers.
         oldest_s: how long the oldest of the waiting jobs has waited; 0: none waits.
-        deadline_in_s: until the first deadline of a waiting job, or of a batch with rows left; None: none has one. It may be
-            over.
-        run_s: mean run of a job; None: not measured.
+        dues: its deadlines.
     """
 
     queued: int = 0
@@ -32,13 +45,17 @@ class Backlog:
     slots: int = 0
     workers: int = 0
     oldest_s: float = 0.0
-    deadline_in_s: float | None = None
-    run_s: float | None = None
+    dues: tuple[Due, ...] = ()
 
     @property
     def value(self) -> int:
         """Jobs that wait or run: what autoscalers compare with the slots."""
         return self.queued + self.running
+
+    @property
+    def deadline_in_s(self) -> float | None:
+        """Until the first deadline; None: no job that waits has one."""
+        return min((due.in_s for due in self.dues), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +83,26 @@ def by_backlog(value: int, slots: int, target: float = TARGET) -> int:
 
 
 def by_deadline(backlog: Backlog, replica: Replica) -> int:
-    """Return the replicas with which all that waits now starts before the first deadline; 0: nothing urges.
+    """Return the replicas with which the jobs of each deadline start before it; 0: nothing urges.
 
-    It assumes that jobs take the mean run, one after the other in each slot. It is never more than runs all jobs at once,
-    and that many if the deadline cannot be met otherwise.
+    It assumes that jobs take the mean run, one after the other in each slot, and that lower lanes wait. It never asks for
+    more than runs all jobs of a deadline at once, and for that many if the deadline cannot be met otherwise.
     """
-    deadline_s, run_s, slots = backlog.deadline_in_s, backlog.run_s, replica.slots
-    if not backlog.queued or deadline_s is None or run_s is None or slots is None:
+    return max((_by_one(backlog, due, replica) for due in backlog.dues), default=0)
+
+
+def _by_one(backlog: Backlog, due: Due, replica: Replica) -> int:
+    run_s, slots = due.run_s, replica.slots
+    if not due.jobs or run_s is None or slots is None:
         return 0
-    at_once = math.ceil(backlog.value / slots)
+    jobs = due.jobs + backlog.running
+    at_once = math.ceil(jobs / slots)
 
     def enough(time_s: float) -> int:
-        return at_once if time_s <= run_s else min(at_once, math.ceil(backlog.value * run_s / slots / time_s))
+        return at_once if time_s <= run_s else min(at_once, math.ceil(jobs * run_s / slots / time_s))
 
-    wanted = enough(deadline_s)
-    return wanted if wanted <= backlog.workers else max(backlog.workers, enough(deadline_s - replica.start_s))
+    wanted = enough(due.in_s)
+    return wanted if wanted <= backlog.workers else max(backlog.workers, enough(due.in_s - replica.start_s))
 
 
 def wanted(backlog: Backlog, replica: Replica, target: float = TARGET) -> int:

@@ -102,8 +102,10 @@ class Penstock(_Client[SyncDriver]):
         max_retry_s: no try of a call begins later than this many seconds after its first failure. A server that asks
             for a longer pause gets no retry.
         on_retry: is called before each pause, with a :class:`penstock.Retry`; both clients call it directly.
-        http_client: an httpx client of your own (proxies, certificates); you close it. Ours trusts ``PENSTOCK_CA_FILE``
-            besides the usual authorities (or those of ``SSL_CERT_FILE``), and shows ``PENSTOCK_CLIENT_CERT_FILE``.
+        ca_file: PEM file with authorities to trust besides the usual ones (or those of ``SSL_CERT_FILE``); None takes
+            ``PENSTOCK_CA_FILE``.
+        http_client: an httpx client of your own (proxies, certificates), which ``ca_file`` does not change; you close
+            it. Ours shows ``PENSTOCK_CLIENT_CERT_FILE`` to servers that ask for a certificate.
 
     Raises:
         ArgumentError: an argument is out of range, or no header can carry the key.
@@ -119,10 +121,11 @@ class Penstock(_Client[SyncDriver]):
         max_reconnects: int = 10,
         max_retry_s: float = MAX_RETRY_S,
         on_retry: Callable[[Retry], object] | None = None,
+        ca_file: str | None = None,
         http_client: httpx.Client | None = None,
     ) -> None:
         settings = Settings.resolve(
-            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry
+            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry, ca_file
         )
         super().__init__(SyncDriver(settings, http_client))
 
@@ -157,10 +160,11 @@ class AsyncPenstock(_Client[AsyncDriver]):
         max_reconnects: int = 10,
         max_retry_s: float = MAX_RETRY_S,
         on_retry: Callable[[Retry], object] | None = None,
+        ca_file: str | None = None,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
         settings = Settings.resolve(
-            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry
+            base_url, api_key, timeout, max_retries, max_reconnects, max_retry_s, on_retry, ca_file
         )
         super().__init__(AsyncDriver(settings, http_client))
 

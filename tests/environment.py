@@ -17,6 +17,10 @@ OF_AN_ENGINE = frozenset({"VLLM_LOGGING_CONFIG_PATH", "VLLM_LOGGING_LEVEL"})
 """Variables that an engine in this process sets for its own processes; servers that a test starts log as if alone."""
 
 
+NO_FILES = (FILE_VARIABLE, DIR_VARIABLE, "PENSTOCK_SERVERS_FILE")
+"""Variables that name files of whoever runs the tests."""
+
+
 def clean() -> dict[str, str]:
     """Return this process's environment without any setting, with an empty settings file and without secret files.
 
@@ -29,11 +33,11 @@ def clean() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.upper().startswith(PREFIX) and name.upper() not in settings
     }
-    return kept | {FILE_VARIABLE: os.devnull, DIR_VARIABLE: os.devnull}
+    return kept | dict.fromkeys(NO_FILES, os.devnull)
 
 
 def make_clean() -> None:
     """Take the settings out of this process's environment; those of :data:`OF_TESTS` stay."""
     for name in os.environ.keys() - clean().keys() - OF_TESTS:
         del os.environ[name]
-    os.environ[FILE_VARIABLE] = os.environ[DIR_VARIABLE] = os.devnull
+    os.environ.update(dict.fromkeys(NO_FILES, os.devnull))

@@ -58,13 +58,13 @@ class Puppet:
         """Count the jobs that wait in all lanes."""
         return sum((await self.store.depths([self.pool])).values())
 
-    async def take(self) -> Claim:
+    async def take(self, timeout_s: float = 10.0) -> Claim:
         """Take the next job, once there is one."""
 
         async def claim() -> list[Claim]:
             return await self.store.claim(self.name, pool=self.pool)
 
-        (claim_,) = await eventually(claim)
+        (claim_,) = await eventually(claim, timeout_s)
         return claim_
 
     async def say(self, claim: Claim, *chunks: Chunk) -> frozenset[str]:

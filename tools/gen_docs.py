@@ -4,8 +4,9 @@
     .venv/bin/python tools/gen_docs.py            write what is out of date
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
-The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs. And
-``clients/openapi.json``, unless a change breaks clients and ``clients/openapi-breaking.md`` has no reason for it.
+The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs,
+commands, HTTP operations. And ``clients/openapi.json``, unless a change breaks clients and has no reason in
+``clients/openapi-breaking.md``.
 The code is the source: correct a wrong sentence there.
 """
 
@@ -26,10 +27,12 @@ REFERENCE = ROOT / "docs" / "reference"
 
 sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository's root need not be
 
+from tools.commands_page import commands_page  # noqa: E402
+from tools.http_pages import http_pages  # noqa: E402
 from tools.log_events import logs_page  # noqa: E402
 from tools.markdown import code, generated, table  # noqa: E402
 from tools.metrics_page import metrics_page  # noqa: E402
-from tools.openapi_document import DOCUMENT, REASONS, document_text, unexplained  # noqa: E402
+from tools.openapi_document import DOCUMENT, REASONS, document_text, openapi, unexplained  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
@@ -316,6 +319,7 @@ def redis_keys() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "commands.md": commands_page,
     "configuration.md": configuration,
     "metrics.md": metrics_page,
     "failure-codes.md": failure_codes,
@@ -329,6 +333,8 @@ def files() -> Iterator[tuple[Path, str]]:
     """Yield each generated file with the text that it should have."""
     for name, page in PAGES.items():
         yield REFERENCE / name, page()
+    for name, text in http_pages(openapi()).items():
+        yield REFERENCE / "http" / name, text
     yield DOCUMENT, document_text()
 
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from penstock._version import __version__  # noqa: E402
-from tools.release import bills, chart, contexts, server, wheel  # noqa: E402
+from tools.release import bills, chart, contexts, npm, server, wheel  # noqa: E402
 from tools.release.runs import ReleaseError, run, step  # noqa: E402
 
 HELM = ROOT / ".venv" / "tools" / "helm"
@@ -57,13 +57,14 @@ def check(out: Path, scratch: Path, *, worker: bool) -> None:
         bill = bills.of_environment(tool, python, out / "sbom-api.json")
         bills.licences(bill, out / "licences-api.md")
     with (
-        step("server of the api image's context; the wheel's command gets an answer"),
+        step("server of the api image's context; the wheel's command and the npm package get an answer"),
         server.up(python.parent / "penstock", scratch / "api") as base,
     ):
         command = wheel.install(built, scratch / "wheel")
         answer = run(command, "--url", base, "submit", "hello", "--wait", "--text", cwd=scratch)
         if not answer.strip():
             raise ReleaseError("penstock submit printed no answer")
+        npm.check(out, base, __version__, scratch / "npm")
     with step("bill of materials of the GPU worker image, from its lock file"):
         bills.of_lock(tool, ROOT / "requirements" / "image-worker-gpu.lock", out / "sbom-worker-gpu.json")
     if worker:

@@ -29,10 +29,24 @@ _ADMIN, _METRICS = Scope.ADMIN, Scope.METRICS
 
 _CONSOLE = (
     "/console",
+    "/console/audit",
+    "/console/batches",
+    "/console/batches/{batch_id}",
+    "/console/dead",
     "/console/events",
+    "/console/events",
+    "/console/jobs",
+    "/console/jobs/find",
+    "/console/jobs/{job_id}",
+    "/console/keys",
     "/console/login",
+    "/console/playground",
     "/console/series",
     "/console/static/{version}/{name}",
+    "/console/tenants",
+    "/console/usage",
+    "/console/usage.csv",
+    "/console/workers",
 )
 
 ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
@@ -63,10 +77,12 @@ ROUTES: Final[dict[tuple[str, str], Scope | Needs]] = {
     ("PATCH", "/v1/jobs/{job_id}"): _WRITE,
     ("GET", "/v1/jobs/{job_id}/events"): _READ,
     ("GET", "/v1/jobs/{job_id}/stream"): _READ,
+    ("GET", "/v1/jobs/{job_id}/input"): _READ,
     ("GET", "/v1/jobs/{job_id}/result"): _READ,
     ("POST", "/v1/jobs/{job_id}/cancel"): _WRITE,
     ("POST", "/v1/jobs/{job_id}/retry"): _WRITE,
     ("GET", "/v1/dead"): _READ,
+    ("GET", "/v1/dead/groups"): _READ,
     ("POST", "/v1/dead/retry"): _WRITE,
     ("GET", "/v1/files"): _FILES,
     ("POST", "/v1/files"): _FILES,
@@ -157,6 +173,12 @@ _OUTSIDE: Final = frozenset(path for _, path in ROUTES if not path.startswith("/
 def needs_key(path: str) -> bool:
     """Return whether a path is answered only to callers with a key, if there are keys."""
     return path in _OUTSIDE or (path.startswith("/v1/") and path not in KEYLESS_PATHS)
+
+
+def scope_of(method: str, path: str) -> Scope | None:
+    """Return the scope that an operation needs, by its path as the OpenAPI document writes it. None: it needs none."""
+    needs = ROUTES.get((method, path)) or ROUTES[method, path.removesuffix("}") + ":path}"]
+    return needs if isinstance(needs, Scope) else None
 
 
 def require_scopes(routes: list[BaseRoute]) -> None:

@@ -56,6 +56,7 @@ async def ask(
     credential: str | None,
     params: Mapping[str, Any] | None = None,
     body: Any = None,
+    headers: Mapping[str, str] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Answer:
     """Call the API.
@@ -68,14 +69,16 @@ async def ask(
         credential: an API key or a token; None: there is none.
         params: of the query; those that are None are left out.
         body: sent as JSON; None: no body.
+        headers: further ones, by name in lower case.
         most_bytes: read no more of the answer.
 
     Raises:
         ClientGoneError: whoever the call is made for hung up.
     """
     content = b"" if body is None else msgspec.json.encode(body)
+    more = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     scope = _scope(method, path, params or {}, asker) | {
-        "headers": [*_headers(asker, credential), (b"content-length", b"%d" % len(content))]
+        "headers": [*_headers(asker, credential), *more, (b"content-length", b"%d" % len(content))]
     }
     if body is not None:
         scope["headers"].append((b"content-type", b"application/json"))

@@ -6,12 +6,12 @@ from fastapi import APIRouter
 
 from api.console import assets, live, series
 from api.console.frame import Frame
-from api.console.pages import login, queues
+from api.console.pages import access, batches, dead, job, jobs, login, playground, queues, usage, workers
 from api.console.session import Sessions
 from api.services import Services
 from api.settings import ApiSettings
 
-PAGES = (queues,)
+PAGES = (queues, jobs, job, dead, workers, batches, playground, usage, access)
 """The modules that add pages, in the order of the navigation."""
 
 

@@ -102,6 +102,7 @@ class Visit:
         *,
         params: Mapping[str, Any] | None = None,
         body: Any = None,
+        headers: Mapping[str, str] | None = None,
         most_bytes: int = MOST_BYTES,
     ) -> Answer:
         """Call the API. See :func:`api.console.inside.ask`."""
@@ -113,5 +114,6 @@ class Visit:
             credential=self._credential,
             params=params,
             body=body,
+            headers=headers,
             most_bytes=most_bytes,
         )

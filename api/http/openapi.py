@@ -95,11 +95,18 @@ def body_docs(model: type[BaseModel], example: dict[str, Any], *, required: bool
     return {"requestBody": {"required": required, "content": {"application/json": content}}}
 
 
-def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, needs_key: Callable[[str], bool]) -> None:
+def describe(
+    app: FastAPI,
+    bodies: Sequence[type[BaseModel]],
+    *,
+    needs_key: Callable[[str], bool],
+    scope_of: Callable[[str, str], str | None],
+) -> None:
     """Complete the generated document: the models of :func:`body_docs` and :func:`streamed`, and the answers that are the
     same everywhere.
 
-    A wrong parameter is answered 400, not FastAPI's 422. Every path that needs a key may answer 401 and 403.
+    A wrong parameter is answered 400, not FastAPI's 422. Every path that needs a key may answer 401 and 403, and names the
+    scope that the key must have.
     """
     generate = app.openapi
 
@@ -115,9 +122,10 @@ def describe(app: FastAPI, bodies: Sequence[type[BaseModel]], *, needs_key: Call
             errors: dict[str, Any] = {}
             components["responses"] = errors
             for path, operations in schema["paths"].items():
-                for operation in operations.values():
+                for method, operation in operations.items():
                     if needs_key(path):
-                        operation["security"] = [{_KEY: []}]
+                        scope = scope_of(method.upper(), path)
+                        operation["security"] = [{_KEY: [scope] if scope else []}]
                     _complete(operation["responses"], errors, key=needs_key(path))
         return app.openapi_schema or {}
 

@@ -23,7 +23,7 @@ from api.http.idempotency import idempotency_key, key_parameter
 from api.http.openapi import answers, body_docs
 from api.http.pages import After, Limit, decode_cursor
 from api.http.rates import rate_headers
-from api.jobs.schema import DeadRetryRequest, JobList, JobObject, RetriedList
+from api.jobs.schema import DeadGroupList, DeadRetryRequest, JobList, JobObject, RetriedList
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
 from api.middleware.trace import asked_by, request_span
 from api.services import Services
@@ -38,8 +38,8 @@ from broker.db.errors import (
     StoreFaultError,
     UnfinishedError,
 )
+from broker.listing import DeathCode
 from broker.sealing import REQUEST
-from jobs.failures import FailureCode
 from jobs.sealing import SealingError
 from monitoring.trace_context import TraceContext
 
@@ -165,7 +165,7 @@ def register(router: APIRouter, services: Services) -> None:
     async def list_dead(
         request: Request,
         code: Annotated[
-            FailureCode | None, Query(description="Only jobs that failed with this code.")
+            DeathCode | None, Query(description="Only jobs that failed with this code, or `expired`.")
         ] = None,
         model: Annotated[str | None, Query(description="Only jobs of this model.")] = None,
         limit: Limit = 20,
@@ -180,6 +180,26 @@ def register(router: APIRouter, services: Services) -> None:
             owner=owner_of(request.scope),
         )
         return json_response(page_view(page))
+
+    @router.get(
+        "/v1/dead/groups",
+        operation_id="listDeadGroups",
+        summary="Count dead jobs by failure code and model",
+        responses=answers(DeadGroupList, 503),
+    )
+    async def group_dead(request: Request) -> Response:
+        """Of the latest 1,000 dead jobs, the largest group first."""
+        found = await services.store.group_dead(owner=owner_of(request.scope))
+        data = [
+            {
+                "code": group.code,
+                "model": group.model,
+                "jobs": group.jobs,
+                "latest_at": group.latest_ms / 1000,
+            }
+            for group in found.groups
+        ]
+        return json_response({"object": "list", "data": data, "has_more": found.more})
 
     @router.post(
         "/v1/dead/retry",

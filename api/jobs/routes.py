@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import structlog
@@ -12,6 +13,7 @@ from api.access.identity import actor_of, identity_of, owner_of, tenant_of
 from api.admission.rights import check_lane
 from api.fetched import drop_fetched
 from api.http.asgi import add_raw_route, json_response
+from api.http.bodies import SMALL_BYTES
 from api.http.body import control_body
 from api.http.errors import ApiError, invalid
 from api.http.idempotency import key_parameter
@@ -22,7 +24,7 @@ from api.http.texts import shown_body
 from api.http.waiting import wait_parameters
 from api.jobs.event_schema import JobEvent
 from api.jobs.events import JobEvents
-from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, State
+from api.jobs.schema import JOB_REQUEST, JobChange, JobList, JobObject, JobRequest, LaneName, State
 from api.jobs.stream import JobStream
 from api.jobs.submit import Jobs
 from api.jobs.view import checked_id, found_job, job_not_found, job_view, page_view
@@ -30,6 +32,8 @@ from api.middleware.trace import asked_by, request_span
 from api.openai.answer_schema import OutputEvent
 from api.openai.resume import PLACE
 from api.services import Services
+from broker.db.errors import BodyGoneError
+from broker.sealing import REQUEST
 from jobs.lanes import Lane
 from jobs.model import Job
 from jobs.states import JobState
@@ -57,6 +61,11 @@ def register(router: APIRouter, services: Services) -> None:
         model: Annotated[
             str | None, Query(description="Only jobs of this model, by its name or an alias.")
         ] = None,
+        priority: Annotated[LaneName | None, Query(description="Only jobs of this lane.")] = None,
+        pool: Annotated[str | None, Query(description="Only jobs of this pool.")] = None,
+        tenant: Annotated[
+            str | None, Query(description="Only jobs of this tenant; without the scope `admin`, your own.")
+        ] = None,
         created_after: _Time = None,
         created_before: _Time = None,
         limit: Limit = 20,
@@ -67,12 +76,14 @@ def register(router: APIRouter, services: Services) -> None:
         page = await services.store.list_jobs(
             state=None if state is None else JobState(state),
             model=None if model is None else services.catalogue.real_name(model),
+            lane=None if priority is None else Lane(priority),
+            pool=pool,
             created_after_ms=None if created_after is None else round(created_after * 1000),
             created_before_ms=None if created_before is None else round(created_before * 1000),
             limit=limit,
             cursor=decode_cursor(after),
             newest_first=order == "desc",
-            owner=owner_of(request.scope),
+            owner=owner_of(request.scope) or tenant,
         )
         return json_response(page_view(page))
 
@@ -93,6 +104,29 @@ def register(router: APIRouter, services: Services) -> None:
         job = await found_job(services, job_id, owner)
         _note_cancel(services.tracer, request_span(request.scope), job)
         return json_response(job_view(job))
+
+    @router.get(
+        "/v1/jobs/{job_id}/input",
+        operation_id="getJobInput",
+        summary="Get a job's request",
+        responses={
+            200: {
+                "description": "The raw OpenAI request body.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+            **error_docs(404, 410, 503),
+        },
+    )
+    async def get_input(job_id: str, request: Request) -> Response:
+        """The raw OpenAI request body, as the engine gets it."""
+        owner = owner_of(request.scope)
+        await found_job(services, job_id, owner)
+        size = await services.store.body_bytes(job_id, REQUEST, owner=owner)
+        async with services.large_bodies if size > SMALL_BYTES else nullcontext():
+            body = await services.store.request(job_id, owner=owner)
+        if body is None:
+            raise BodyGoneError(job_id)
+        return Response(body, 200, {"cache-control": "no-store"}, "application/json")
 
     @router.get(
         "/v1/jobs/{job_id}/result",

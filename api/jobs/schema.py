@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from api.admission.request_bodies import CHAT_EXAMPLE
 from api.admission.schema import at_most
 from api.jobs.view import job_view
+from broker.listing import DeathCode
 from jobs.endpoints import CHAT, ENDPOINTS, JobEndpoint
-from jobs.failures import FailureCode
 from jobs.lanes import Lane
 from jobs.model import Job, Succeeded, Timings, Usage
 from jobs.placement import Placement
@@ -20,6 +20,7 @@ MAX_LIFE_S = 366 * 86_400
 """Longest time limit of a job."""
 
 Priority = Literal["high", "normal", "low", "bulk"]
+LaneName = Literal["realtime", "high", "normal", "low", "bulk"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 
 _Seconds = Annotated[float, Field(gt=0, le=MAX_LIFE_S, allow_inf_nan=False)]
@@ -156,7 +157,7 @@ class DeadRetryRequest(BaseModel):
     ids: Annotated[list[str], Field(min_length=1, max_length=1000, fail_fast=True)] | None = Field(
         None, description="These jobs."
     )
-    code: FailureCode | None = Field(None, description="Jobs that failed with this code.")
+    code: DeathCode | None = Field(None, description="Jobs that failed with this code, or `expired`.")
     model: str | None = Field(None, description="Jobs of this model.")
     limit: Annotated[int, Field(ge=1, le=1000)] = Field(100, description="Most jobs, the latest first.")
 
@@ -207,8 +208,9 @@ class JobObject(BaseModel):
         description="The OpenAI endpoint it calls; `/v1/batches/chunk` for a chunk of a batch."
     )
     model: str
+    tenant: str = Field(description="The tenant that it belongs to.")
     pool: str = Field(description="The pool whose workers run it.")
-    priority: Literal["realtime", "high", "normal", "low", "bulk"]
+    priority: LaneName
     stream: bool
     metadata: dict[str, str]
     attempt: int = Field(description="Number of the current or last attempt; 0 before the first.")
@@ -255,6 +257,23 @@ class JobList(BaseModel):
     data: list[JobObject]
     has_more: bool
     next_cursor: str | None
+
+
+class DeadGroupObject(BaseModel):
+    """Dead jobs of a model that ended for the same reason."""
+
+    code: str = Field(description="The failure code, or `expired`.")
+    model: str
+    jobs: int
+    latest_at: float = Field(description="When the last of them ended, Unix seconds.")
+
+
+class DeadGroupList(BaseModel):
+    """The groups, the largest first. ``has_more``: there are further dead jobs, which are not counted."""
+
+    object: Literal["list"]
+    data: list[DeadGroupObject]
+    has_more: bool
 
 
 class Retried(BaseModel):

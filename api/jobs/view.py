@@ -43,6 +43,7 @@ def job_view(
         "state": job.state.value,
         "endpoint": job.endpoint,
         "model": job.model,
+        "tenant": job.tenant,
         "pool": job.pool,
         "priority": job.lane.value,
         "stream": job.stream,

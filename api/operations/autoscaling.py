@@ -35,7 +35,7 @@ class AutoscalingObject(BaseModel):
         description="Seconds until the first deadline of a waiting job, or of a batch with rows left; null: there is none."
     )
     deadline_replicas: int = Field(
-        description="Workers with which all that waits starts before that deadline, as far as it can; 0: nothing urges."
+        description="Workers with which what waits starts before the first deadline of its lane, if it can; 0: no need."
     )
     replicas_wanted: int = Field(
         description="The larger of that and `value` / (`slots_per_replica` x `target`), rounded up."

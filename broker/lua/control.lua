@@ -117,15 +117,16 @@ end)
 local MOST_DEADLINES = 500
 
 define('nearest_deadlines', function(a)
-  local wanted, left, found, now = {}, #a.pools, {}, now_ms()
-  for _, pool in ipairs(a.pools) do wanted[pool] = true end
+  local wanted, left, found, now = {}, #a.places, {}, now_ms()
+  for _, place in ipairs(a.places) do wanted[place] = true end
   local flat = redis.call('ZRANGE', K.deadlines(), 0, MOST_DEADLINES - 1, 'WITHSCORES')
   for i = 1, #flat, 2 do
     if left == 0 then break end
-    local j = read(K.job(flat[i]), {'state', 'pool'})
-    if j.state == 'queued' and wanted[j.pool] then
-      wanted[j.pool], left = nil, left - 1
-      found[#found + 1] = {j.pool, tonumber(flat[i + 1]) - now}
+    local j = read(K.job(flat[i]), {'state', 'pool', 'lane'})
+    local place = j.state == 'queued' and j.pool .. ' ' .. j.lane
+    if place and wanted[place] then
+      wanted[place], left = nil, left - 1
+      found[#found + 1] = {j.pool, j.lane, tonumber(flat[i + 1]) - now}
     end
   end
   return found

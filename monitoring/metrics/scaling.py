@@ -25,7 +25,7 @@ class ScalingState:
         )
         self._replicas = Gauge(
             "penstock_pool_deadline_replicas",
-            "Workers with which all that waits starts before the first deadline, by pool; 0 while none is near.",
+            "Workers with which what waits starts before the first deadline of its lane, by pool; 0 while nothing waits.",
             ["pool"],
             registry=registry,
         )

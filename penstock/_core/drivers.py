@@ -26,7 +26,7 @@ class SyncDriver:
 
     def __init__(self, settings: Settings, http: httpx.Client | None) -> None:
         self.settings = settings
-        self.http = http or httpx.Client(**client_args())
+        self.http = http or httpx.Client(**client_args(settings.ca_file))
         self._owns_http = http is None
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class AsyncDriver:
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient | None) -> None:
         self.settings = settings
-        self.http = http or httpx.AsyncClient(**client_args())
+        self.http = http or httpx.AsyncClient(**client_args(settings.ca_file))
         self._owns_http = http is None
 
     async def close(self) -> None:

@@ -41,19 +41,21 @@ NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 MAX_REDIRECTS = 5
 
+_CERT = "PENSTOCK_CLIENT_CERT_FILE"
 
-def client_args() -> dict[str, Any]:
+
+def client_args(ca_file: str | None = None) -> dict[str, Any]:
     """Return the arguments of the httpx clients that we make: enough connections to follow many jobs at once, and TLS.
 
     Raises:
         ArgumentError: as of :func:`_tls`.
     """
     limits = httpx.Limits(max_connections=1000, max_keepalive_connections=100)
-    return {"limits": limits, "verify": _tls()}
+    return {"limits": limits, "verify": _tls(ca_file)}
 
 
-def _tls() -> ssl.SSLContext:
-    """Trust what httpx trusts (``SSL_CERT_FILE``, or else its own list), and ``PENSTOCK_CA_FILE``.
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    """Trust what httpx trusts (``SSL_CERT_FILE``, or else its own list), and ``ca_file`` or else ``PENSTOCK_CA_FILE``.
 
     ``PENSTOCK_CLIENT_CERT_FILE`` has the client's own certificate and key, for servers that ask for one.
 
@@ -61,15 +63,16 @@ def _tls() -> ssl.SSLContext:
         ArgumentError: one of these files cannot be used.
     """
     context = httpx.create_ssl_context()
-    for variable, load in (
-        ("PENSTOCK_CA_FILE", context.load_verify_locations),
-        ("PENSTOCK_CLIENT_CERT_FILE", context.load_cert_chain),
+    trusted = "PENSTOCK_CA_FILE" if ca_file is None else "ca_file"
+    for name, path, load in (
+        (trusted, ca_file or os.environ.get(trusted), context.load_verify_locations),
+        (_CERT, os.environ.get(_CERT), context.load_cert_chain),
     ):
-        if path := os.environ.get(variable):
+        if path:
             try:
                 load(path)
             except OSError as exc:  # ssl.SSLError is one
-                raise ArgumentError(f"{variable} names {path}, which cannot be used: {exc}") from exc
+                raise ArgumentError(f"{name} names {path}, which cannot be used: {exc}") from exc
     return context
 
 
@@ -82,6 +85,7 @@ class Settings:
     timeout_s: float
     calls: RetryPolicy
     follows: RetryPolicy
+    ca_file: str | None = None
 
     @classmethod
     def resolve(
@@ -93,6 +97,7 @@ class Settings:
         max_reconnects: int,
         max_retry_s: float,
         on_retry: Callable[[Retry], object] | None,
+        ca_file: str | None = None,
     ) -> Settings:
         """Fill in each None from the environment, or else from the defaults.
 
@@ -114,6 +119,7 @@ class Settings:
             timeout_s=timeout_s,
             calls=RetryPolicy(max_retries, max_retry_s=max_retry_s, on_retry=on_retry),
             follows=RetryPolicy(max_reconnects, max_retry_s=max_retry_s, on_retry=on_retry),
+            ca_file=ca_file,
         )
 
     def args(

@@ -99,7 +99,7 @@ def _object(data: str | bytes | bytearray) -> Mapping[str, Any]:
 
 def _has_text(event: Mapping[str, Any]) -> bool:
     for choice in event.get("choices") or ():
-        delta = choice.get("delta") or choice
+        delta = choice.get("delta") or choice.get("message") or choice
         if any(
             delta.get(name) for name in ("content", "reasoning", "reasoning_content", "text", "tool_calls")
         ):

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from penstock.bench.answer import Reader
@@ -68,7 +69,7 @@ class Run:
         self._load, self._figures, self._streamed = load, figures, streamed
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self._over = asyncio.Event()
+        self._over, self._measured = asyncio.Event(), asyncio.Event()
         self._sent = 0
 
     def stop(self) -> None:
@@ -122,6 +123,7 @@ class Run:
         if figures.since is None:  # stopped while it warmed up
             figures.since, self._cpu = time.perf_counter(), time.process_time()
         figures.until = time.perf_counter()
+        self._measured.set()
         figures.cpu_share = (time.process_time() - self._cpu) / max(figures.until - figures.since, 1e-9)
 
     def _next(self) -> bool:
@@ -150,8 +152,7 @@ class Run:
         at = time.perf_counter()
         while True:
             at += dice.expovariate(rate)
-            if (ahead := at - time.perf_counter()) > 0:
-                await asyncio.sleep(ahead)
+            await self._pause(at - time.perf_counter())
             if not self._next():
                 break
             if len(running) >= load.concurrency:
@@ -167,6 +168,13 @@ class Run:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than it is measured."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._measured.wait()
 
     async def _call(self, late_s: float) -> Call:
         """Make one call and count it."""

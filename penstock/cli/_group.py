@@ -1,4 +1,4 @@
-"""Groups of commands that say what was probably meant when no command has the name that was typed."""
+"""Groups of commands: their lists, and what they say when no command has the name that was typed."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ _SAME = {
 """Words of other tools for what a command here may be called."""
 
 
+_WHOLE = 1000
+
+
 class Group(click.Group):
-    """A group whose error for an unknown command names the commands that come near."""
+    """A group that lists its commands in whole sentences, and answers a wrong name with those that come near."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -39,6 +42,18 @@ class Group(click.Group):
         if near:
             said = f"{said}. Did you mean {' or '.join(f'{one!r}' for one in near)}?"
         raise click.UsageError(said, ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with their whole first sentences; click would cut them."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [
+            (name, one.get_short_help_str(_WHOLE))
+            for name, one in found
+            if one is not None and not one.hidden
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def _near(self, ctx: click.Context, name: str) -> list[str]:
         """Return the commands of this group with another word of the same meaning, or nearly this name."""

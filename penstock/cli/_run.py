@@ -23,8 +23,9 @@ from penstock.cli._exits import (
     retrying,
     worse,
 )
-from penstock.cli._local import key_here, running_here
+from penstock.cli._names import servers
 from penstock.cli._table import printable
+from penstock.cli._target import target
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KEY_HELP = "Sent as a bearer token.  [env: PENSTOCK_API_KEY; default: that of `penstock up` of this folder]"
+_URL_HELP = "The server's address.  [env: PENSTOCK_URL; default: the server in use, `penstock up` of this folder, port 8080]"
+_SERVER_HELP = "A server by its name: see penstock servers.  [env: PENSTOCK_SERVER]"
+_KEY_HELP = "Sent as a bearer token.  [env: PENSTOCK_API_KEY; default: the server's, or `penstock up`'s of this folder]"
 
 MODEL_ENV = "PENSTOCK_CLIENT_MODEL"
 """The environment variable with the model to use if none is named. ``PENSTOCK_MODEL`` is the server's: what it loads."""
@@ -47,6 +50,7 @@ class Globals:
     """Options given before the command's name; None is the SDK's default."""
 
     url: str | None = None
+    server_name: str | None = None
     api_key: str | None = None
 
 
@@ -64,8 +68,9 @@ class Console(Globals):
 
     @property
     def named_url(self) -> str | None:
-        """The address that the user named, by option or environment."""
-        return self.url or os.environ.get("PENSTOCK_URL") or None
+        """The address that the user named: by option, environment, or as the server in use."""
+        found = target(self.url, self.server_name, self.api_key)
+        return found.url if found.named else None
 
     def client(
         self, url: str | None = None, on_retry: Callable[[Retry], object] | None = retrying
@@ -74,7 +79,7 @@ class Console(Globals):
 
         Args:
             url: the server's address; None is the one that the user named, or else that of the ``penstock up`` which
-                runs in this folder, or else the SDK's default.
+                runs in this folder, or else the SDK's default. The key and authorities of those go to no other address.
             on_retry: as of :class:`penstock.Penstock`.
 
         Raises:
@@ -83,18 +88,9 @@ class Console(Globals):
         from penstock.client import Penstock  # httpx and pydantic take longer than --help
         from penstock.errors import ArgumentError
 
+        found = target(self.url, self.server_name, self.api_key, at=url)
         try:
-            here = running_here()
-            address = url or self.named_url or here
-            key = self.api_key
-            if (
-                key is None
-                and address == here
-                and here is not None
-                and not os.environ.get("PENSTOCK_API_KEY")
-            ):
-                key = key_here()  # it goes to no other server
-            return Penstock(address, api_key=key, on_retry=on_retry)
+            return Penstock(found.url, api_key=found.api_key, ca_file=found.ca_file, on_retry=on_retry)
         except ArgumentError as exc:
             raise click.UsageError(str(exc)) from exc
 
@@ -119,20 +115,24 @@ class Console(Globals):
 def common_options(function: F) -> F:
     """Give the program or a command the options that say which server, and as whom."""
     key = option("--api-key", metavar="KEY", help=_KEY_HELP)
-    where = "The server's address.  [env: PENSTOCK_URL; default: `penstock up` of this folder, or port 8080]"
-    return option("--url", metavar="URL", help=where)(key(function))
+    name = option("--server", "server_name", metavar="NAME", help=_SERVER_HELP, shell_complete=servers)
+    return option("--url", metavar="URL", help=_URL_HELP)(name(key(function)))
+
+
+json_option = option(
+    "--json/--text",
+    "as_json",
+    default=None,
+    help="Output; JSON unless on a terminal. With --json, stderr has JSON lines too.",
+)
+"""The option that chooses the form of the output."""
 
 
 def client_command(function: F) -> F:
     """Give a command the common options, pass it a :class:`Console`, and turn its errors into exit codes."""
 
     @common_options
-    @option(
-        "--json/--text",
-        "as_json",
-        default=None,
-        help="Output; JSON unless on a terminal. With --json, stderr has JSON lines too.",
-    )
+    @json_option
     @click.pass_context
     @functools.wraps(function)
     def command(
@@ -140,13 +140,16 @@ def client_command(function: F) -> F:
         /,
         *args: Any,
         url: str | None,
+        server_name: str | None,
         api_key: str | None,
         as_json: bool | None,
         **kw: Any,
     ) -> Any:
         above = ctx.find_object(Globals) or Globals()
+        here = url or server_name  # what a command names counts more than what was named before it
         console = Console(
-            url=url or above.url,
+            url=url if here else above.url,
+            server_name=server_name if here else above.server_name,
             api_key=api_key or above.api_key,
             json=not sys.stdout.isatty() if as_json is None else as_json,
             events=bool(as_json),

@@ -10,6 +10,7 @@ from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, note
 from penstock.cli._group import Group
+from penstock.cli._names import pools
 from penstock.cli._parse import named
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
 from penstock.cli._table import Column, ago, screen, table
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from penstock.adapter_models import Adapter
 
 _NAME = argument("name", metavar="NAME", type=named("the adapter"))
-_POOL = option("--pool", default="default", show_default=True, metavar="NAME", help="The pool that loads it.")
+_POOL = option(
+    "--pool",
+    shell_complete=pools,
+    default="default",
+    show_default=True,
+    metavar="NAME",
+    help="The pool that loads it.",
+)
 
 
 @click.group("adapters", cls=Group)
@@ -62,7 +70,7 @@ def add(
 
 
 @adapters.command("list", epilog=EXIT_CODES)
-@option("--pool", metavar="NAME", help="Only those of this pool.")
+@option("--pool", shell_complete=pools, metavar="NAME", help="Only those of this pool.")
 @limit_options
 @client_command
 def list_adapters(console: Console, *, pool: str | None, limit: int | None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click import option
 
+from penstock.cli._names import models
 from penstock.cli._parse import METADATA, PRIORITIES, SYSTEM, TEMPERATURE, endpoint, pair
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _MAKING = (
     option(
         "-m",
         "--model",
+        shell_complete=models,
         help="Served name; with --embedded: hub name or path.  [env of the served name: PENSTOCK_CLIENT_MODEL]",
     ),
     option("--template", metavar="TEXT", help="The prompt, with {field} for a record's values."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, REFUSED, USAGE, fail, note
+from penstock.cli._group import Group
 from penstock.cli._parse import duration, raw_body
 from penstock.cli._run import Console, client_command, default_model, print_json
 from penstock.cli._table import printable, screen
@@ -42,7 +44,7 @@ Exit codes:
   130  stopped by Ctrl-C; the report has what was measured until then"""
 
 
-class _Bench(click.Group):
+class _Bench(Group):
     """Takes ``bench URL`` for ``bench load URL``, and shows that command's help as its own."""
 
     default = _LOAD
@@ -280,7 +282,8 @@ async def _shown(run: Run, figures: Figures, *, live: bool) -> None:
     async def tell() -> None:
         while True:
             await asyncio.sleep(_LIVE_S)
-            click.echo(f"\r\x1b[K{live_line(figures, time.perf_counter())}", nl=False, err=True)
+            text = live_line(figures, time.perf_counter())[: shutil.get_terminal_size().columns - 1]
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     teller = asyncio.create_task(tell()) if live else None
     try:

@@ -13,6 +13,7 @@ from click import option
 from penstock.cli._answer import Answer
 from penstock.cli._conversation import Conversation, ConversationError
 from penstock.cli._exits import EXIT_CODES, USAGE, fail, note
+from penstock.cli._names import models
 from penstock.cli._output import live
 from penstock.cli._parse import SYSTEM, TEMPERATURE, prompt_on_stdin
 from penstock.cli._run import Console, client_command, default_model, print_json
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
 
 @click.command("chat", epilog=EXIT_CODES)
-@option("-m", "--model", help="Served name.  [env: PENSTOCK_CLIENT_MODEL; default: the first that is served]")
+@option(
+    "-m",
+    "--model",
+    shell_complete=models,
+    help="Served name.  [env: PENSTOCK_CLIENT_MODEL; default: the first that is served]",
+)
 @SYSTEM
 @option("--max-tokens", type=click.IntRange(min=1), help="The most tokens of an answer.")
 @TEMPERATURE

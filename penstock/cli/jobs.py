@@ -11,6 +11,7 @@ from click import option
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, EXIT_CODES_OF_MANY, JOB_NOT_OK, OK
 from penstock.cli._group import Group
+from penstock.cli._names import models
 from penstock.cli._parse import JOB, JOBS, duration
 from penstock.cli._run import Console, client_command, each, limit_options, print_json
 from penstock.cli._watch import countdown, watch
@@ -97,7 +98,7 @@ def get(console: Console, *, job_id: str, result: bool) -> None:
 
 @jobs.command("list", epilog=EXIT_CODES)
 @option("--state", type=click.Choice(_STATES), help="Only jobs in this state.")
-@option("--model", help="Only jobs of this model.")
+@option("--model", shell_complete=models, help="Only jobs of this model.")
 @option("--since", type=duration, metavar="TIME", help="Only jobs of the last, for example, 1h.")
 @option("--dead", is_flag=True, help="Only jobs that failed or expired and were not retried, and why.")
 @option("--code", help="With --dead: only those that failed with it: worker_lost, timeout, ...")

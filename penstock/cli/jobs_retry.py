@@ -12,6 +12,7 @@ import click
 from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES_OF_MANY, JOB_NOT_OK, OK, REFUSED, note
+from penstock.cli._names import models
 from penstock.cli._parse import duration, named
 from penstock.cli._run import Console, client_command, each
 from penstock.cli._table import plural
@@ -34,7 +35,7 @@ _LIMIT = 100
 @option("--timeout", type=duration, metavar="TIME", help="With --wait: stop waiting after, for example, 5m.")
 @option("--dead", is_flag=True, help="Jobs that failed or expired and were not retried; choose them by:")
 @option("--code", help="Those that failed with it: worker_lost, timeout, engine_error, ...")
-@option("--model", help="Those of this model.")
+@option("--model", shell_complete=models, help="Those of this model.")
 @option("-n", "--limit", type=click.IntRange(min=1), help=f"The most to retry.  [default: {_LIMIT}]")
 @option("--all", "everything", is_flag=True, help="All that match, whatever --limit says.")
 @client_command

@@ -41,15 +41,19 @@ SECTIONS = {
     },
     "Run": {
         "up": ("server:up", "Run everything on this machine until Ctrl-C."),
+        "init": ("init:init", "Write a commented penstock.toml for this machine."),
+        "doctor": ("doctor:doctor", "Look for what is wrong on this machine, and with a server."),
         "api": ("server:api", "Run the HTTP api."),
         "coordinator": ("server:coordinator", "Run a coordinator, the process that drives batches."),
         "flower": ("server:flower", "Run Flower on the same queue."),
         "bench": ("bench:bench", "Load a server and measure it; or an engine on this machine."),
+        "servers": ("servers:servers", "Names for the servers you work with: add, list, use, remove."),
+        "completion": ("completion:completion", "Completion of command lines in bash, zsh and fish."),
     },
 }
 """Section, name: module and attribute in ``penstock.cli``, and help line, so that ``penstock --help`` imports no module."""
 
-_NEED_THE_SERVER = "Run (up, api, coordinator, flower and worker run need the repository checkout)"
+_NEED_THE_SERVER = "Run (init, up, api, coordinator, flower and worker run need the repository checkout)"
 
 
 class _Commands(Group):
@@ -89,7 +93,7 @@ class _Commands(Group):
 @common_options
 @click.version_option(__version__, prog_name="penstock")
 @click.pass_context
-def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
+def cli(ctx: click.Context, /, **given: str | None) -> None:
     """One queue for interactive, asynchronous and bulk inference on the same GPUs.
 
     \b
@@ -102,7 +106,7 @@ def cli(ctx: click.Context, url: str | None, api_key: str | None) -> None:
 
     `penstock COMMAND --help` shows a command's options, more examples and its exit codes.
     """  # noqa: D301  # \b is click's mark
-    ctx.obj = Globals(url, api_key)
+    ctx.obj = Globals(**given)
 
 
 def main() -> NoReturn:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click import argument, option
 
+from penstock.cli import _names
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._group import Group
@@ -54,7 +55,7 @@ def list_models(console: Console, *, aliases: bool) -> None:
 
 @models.command("alias", epilog=EXIT_CODES)
 @_NAME
-@argument("model", metavar="MODEL", type=named("the model"))
+@argument("model", metavar="MODEL", type=named("the model"), shell_complete=_names.models)
 @client_command
 def alias(console: Console, *, name: str, model: str) -> None:
     """Have NAME mean MODEL from now on, in all processes within two seconds.

@@ -11,6 +11,7 @@ from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, USAGE, fail
 from penstock.cli._group import Group
+from penstock.cli._names import pools
 from penstock.cli._parse import LANES, named
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli._table import plural, screen
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from penstock.client import Penstock
     from penstock.fleet_models import Pool
 
-_POOL = argument("pool", type=named("the pool's name"))
+_POOL = argument("pool", type=named("the pool's name"), shell_complete=pools)
 
 
 @click.group("queue", cls=Group)

@@ -11,6 +11,7 @@ from click import argument, option
 
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, fail, note
 from penstock.cli._group import Group
+from penstock.cli._names import pools
 from penstock.cli._parse import named
 from penstock.cli._run import Console, client_command
 from penstock.cli._table import Column, panel, plural, screen, table
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.rollout_models import Rollout, Version
 
 _LOOK_EVERY_S = 0.5
-_POOL = argument("pool", metavar="POOL", type=named("the pool"))
+_POOL = argument("pool", metavar="POOL", type=named("the pool"), shell_complete=pools)
 _WAIT = option("--wait", "waiting", is_flag=True, help="Return when it has ended; exit code 1 if it failed.")
 
 
@@ -80,7 +81,7 @@ def start(
 
 
 @rollout.command("status", epilog=EXIT_CODES)
-@argument("pool", metavar="[POOL]", required=False, type=named("the pool"))
+@argument("pool", metavar="[POOL]", required=False, type=named("the pool"), shell_complete=pools)
 @client_command
 def status(console: Console, *, pool: str | None) -> None:
     """Show the versions of POOL, or list every pool whose model got another version.
@@ -131,7 +132,12 @@ def abort(console: Console, *, pool: str) -> None:
 @rollout.command("switch", epilog=EXIT_CODES)
 @_POOL
 @option(
-    "--to", required=True, metavar="POOL", type=named("the pool"), help="The pool that serves from now on."
+    "--to",
+    required=True,
+    metavar="POOL",
+    type=named("the pool"),
+    shell_complete=pools,
+    help="The pool that serves from now on.",
 )
 @option("--no-drain", is_flag=True, help="Leave the workers of the version before running.")
 @client_command

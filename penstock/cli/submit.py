@@ -9,6 +9,7 @@ from click import argument, option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, JOB_NOT_OK, note
+from penstock.cli._names import models
 from penstock.cli._parse import (
     METADATA,
     PRIORITIES,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @option(
     "-m",
     "--model",
+    shell_complete=models,
     help="Served name.  [env: PENSTOCK_CLIENT_MODEL; default: the first that is served]",
 )
 @option(

@@ -10,6 +10,7 @@ from click import argument, option
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, note
 from penstock.cli._group import Group
+from penstock.cli._names import workers
 from penstock.cli._parse import grace, named
 from penstock.cli._run import Console, client_command
 from penstock.cli._table import plural
@@ -47,7 +48,7 @@ def list_workers(console: Console) -> None:
 
 
 @worker.command("drain", epilog=EXIT_CODES, short_help="Let a worker finish its jobs and end.")
-@argument("name", metavar="NAME", type=named("the worker's name"))
+@argument("name", metavar="NAME", type=named("the worker's name"), shell_complete=workers)
 @option(
     "--timeout",
     type=grace,

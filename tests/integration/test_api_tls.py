@@ -92,6 +92,12 @@ async def test_calls_streams_and_the_sdk(
     monkeypatch.setenv("PENSTOCK_CA_FILE", str(authority.file) + ".none")
     with pytest.raises(ArgumentError, match="PENSTOCK_CA_FILE"):
         Penstock(api.url)
+    with Penstock(api.url, ca_file=str(authority.file)) as ours:  # it comes before the variable
+        await asyncio.to_thread(ours.health)
+    async with AsyncPenstock(api.url, ca_file=str(authority.file)) as ours:
+        assert (await ours.health()).status
+    with pytest.raises(ArgumentError, match=r"^ca_file names .*none"):
+        Penstock(api.url, ca_file=f"{authority.file}.none")
     monkeypatch.delenv("PENSTOCK_CA_FILE")
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))  # httpx's own way
     with Penstock(api.url) as ours:

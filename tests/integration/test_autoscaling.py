@@ -125,16 +125,18 @@ async def test_slots_and_start_of_the_last_worker_stay_known(http, store) -> Non
 
 
 async def test_the_first_deadline_of_what_waits(http, store) -> None:
-    await store.client.hset(store.keys("pool", "chat"), "run", 10_000)
-    await store.accept(spec(pool="chat", model="m", expires_in_ms=500_000))
-    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=40_000, lane=Lane.LOW))
-    await store.accept(spec(pool="other", model="o", expires_in_ms=1_000))
+    await store.client.hset(store.keys("pool", "chat"), "run", 100_000)
+    await store.accept(spec(pool="chat", model="m", expires_in_ms=5_000_000))
+    await store.accept(spec(pool="chat", model="m", queue_timeout_ms=400_000, lane=Lane.LOW))
+    await store.accept(spec(pool="other", model="o", expires_in_ms=100_000))
     seen = await told(http, queued=2)
-    assert 30 < seen["deadline_in_s"] <= 40
+    assert 300 < seen["deadline_in_s"] <= 400
     assert (seen["deadline_replicas"], seen["replicas_wanted"]) == (1, 1)
     for _ in range(78):
         await store.accept(spec(pool="chat", model="m"))
-    # 80 runs of 10 s in 40 s: 20 slots, 5 workers.
+    for _ in range(100):  # they come after
+        await store.accept(spec(pool="chat", model="m", lane=Lane.BULK))
+    # 80 runs of 100 s in 400 s: 20 slots, 5 workers.
     seen = await read(http, target=100)
     assert seen["deadline_replicas"] in {5, 6}  # a moment has passed
     assert seen["replicas_wanted"] == seen["deadline_replicas"]

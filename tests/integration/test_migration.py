@@ -25,7 +25,7 @@ from broker.tenant_indexes import index_tenants
 from jobs.lanes import Lane
 from jobs.model import SCHEMA_VERSION
 from jobs.states import JobState
-from penstock.server.valkey import _binary
+from penstock.server.valkey import binary
 from tests.invariants import check_queues
 from tests.support import eventually
 
@@ -66,7 +66,7 @@ async def old(tmp_path: Path) -> AsyncIterator[JobStore]:
         "--loglevel",
         "warning",
     )
-    server = await asyncio.create_subprocess_exec(str(_binary()), *args)
+    server = await asyncio.create_subprocess_exec(str(binary()), *args)
     settings = BrokerSettings(redis_url=f"unix://{socket}", namespace=MANIFEST["namespace"], retention_s=4e9)
     store = JobStore(connect(settings.redis_url), settings)
     try:

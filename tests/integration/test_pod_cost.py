@@ -37,7 +37,7 @@ def cluster(kubernetes: Kubernetes, tmp_path: Path) -> Cluster:
 def start(kubernetes: Kubernetes) -> None:
     """Have a pod scheduled."""
     pod: dict[str, Any] = {"metadata": {"name": "w-0", "labels": {"app": "w"}}, "spec": {"nodeName": "n"}}
-    status, _ = kubernetes.answer("POST", "/api/v1/namespaces/llm/pods", {}, pod)
+    status, _ = kubernetes.answer("POST", "/api/v1/namespaces/llm/pods", {}, pod, None, "application/json")
     assert status == 201
 
 

@@ -26,7 +26,7 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.lanes import Lane
 from penstock.server.guardian import die_with_parent
-from penstock.server.valkey import _binary
+from penstock.server.valkey import binary
 from tests.apiserver import ApiServer
 from tests.processes import WorkerProcess
 from tests.support import eventually, free_port, wait_until
@@ -86,7 +86,7 @@ class Fleet:
             conf.write_text("\n".join([f'dir "{self._folder}"', *lines]) + "\n")
         with (self._folder / f"{port}.log").open("ab") as log:
             self._processes[port] = subprocess.Popen(
-                [str(_binary()), str(conf), *flags],
+                [str(binary()), str(conf), *flags],
                 stdout=log,
                 stderr=log,
                 preexec_fn=die_with_parent(),  # noqa: PLW1509 - as in penstock/server/valkey.py

@@ -70,6 +70,19 @@ class Up:
         return not [one for one in self.family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+def penstock(folder, *args):
+    """Run a command in a folder that has its data in ``data``."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "penstock", *args],
+        cwd=folder,
+        env={**env, "PYTHONPATH": str(ROOT), "PENSTOCK_DATA_DIR": "data"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def starter(folder):
     started = []
 
@@ -90,7 +103,10 @@ def up(tmp_path):
 
 @pytest.fixture(scope="module")
 def up_for_all(tmp_path_factory):
-    yield from starter(tmp_path_factory.mktemp("up"))
+    """Starts in a folder with the settings that ``penstock init`` writes."""
+    folder = tmp_path_factory.mktemp("up")
+    assert penstock(folder, "init", "--engine", "simulated").returncode == 0
+    yield from starter(folder)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +143,19 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing(up):
     assert one.printed("stopped\n")
     assert one.nothing_left()
     assert one.err.read_text() == ""
+
+
+def test_it_starts_with_what_init_wrote_and_doctor_finds_nothing_wrong(shared):
+    folder = shared.out.parent
+    assert 'engine = "simulated"' in (folder / "penstock.toml").read_text()
+    complete(shared.url)
+    done = penstock(folder, "doctor", "--json")
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["summary"]["fail"]) == (0, 0), done.stdout
+    found = {(one["area"], one["name"]): one for one in said["findings"]}
+    assert found["ports", "api"]["said"] == f"penstock up of this folder serves at {shared.url}"
+    assert "(embedded)" in found["redis", "reachable"]["said"]
+    assert found["redis", "functions"]["level"] == found["server", "health"]["level"] == "ok"
 
 
 def test_api_keys_and_tenants_from_penstock_toml(up, tmp_path):

@@ -179,6 +179,9 @@ def find(line: list[str]) -> tuple[str, click.Command, list[str]]:
 
 def test_commands_and_options_exist() -> None:
     for page, line in ((one, line) for one in PAGES for line in commands(one)):
+        while line and line[0].startswith("--") and line[0] != "--help":  # before the command
+            assert line[0] in {opt for param in cli.params for opt in param.opts}, f"{page}: {line}"
+            line = line[2:]  # noqa: PLW2901  # each takes a value
         if line[0] == "--help":
             continue
         name, command, words = find(line)

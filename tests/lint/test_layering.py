@@ -294,4 +294,6 @@ def test_the_operator_is_a_client() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             for name in named_in(node):
                 ours = existing(name)
-                assert ours is None or re.match(r"penstock(?!\.(server|cli|bulk))", ours), f"{path.name}: {name}"
+                assert ours is None or re.match(r"penstock(?!\.(server|cli|bulk))", ours), (
+                    f"{path.name}: {name}"
+                )

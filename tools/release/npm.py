@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 from tools.release.runs import ROOT, ReleaseError, run
 
 SOURCE = ROOT / "clients" / "typescript"
-PARTS = {
-    "stream.mjs": 'import { Penstock } from "penstock";',
-    "stream.cjs": 'const { Penstock } = require("penstock");',
+TALK = """
+const client = new Penstock({ baseUrl: process.argv[2] });
+(async () => {
+  const input = { model: "simulated", messages: [{ role: "user", content: "Hello" }] };
+  const job = await client.submit({ input, stream: true });
+  let text = "";
+  for await (const piece of client.stream(job.id)) text += piece;
+  if (!text) throw new Error("the stream was empty");
+  const done = await client.wait(job.id);
+  console.log(done.state, text.length);
+})();
+"""
+PROGRAMS = {
+    "talk.mjs": 'import { Penstock } from "penstock";' + TALK,
+    "talk.cjs": 'const { Penstock } = require("penstock");' + TALK,
 }
+"""By name, programs that submit a job and read its stream: one for each of Node's module systems."""
+
+
+def check(out: Path, base: str, version: str, folder: Path) -> Path:
+    """Pack the SDK, install it into an empty project, and have both programs get an answer from a server.
+
+    Raises:
+        ReleaseError: what failed.
+    """
+    npm = _npm()
+    package = pack(out, npm, version)
+    install(package, npm, folder)
+    for name, program in PROGRAMS.items():
+        (folder / name).write_text(program)
+        said = run(npm.parent / "node", name, base, cwd=folder, PATH=_path(npm))
+        if not said.startswith("succeeded "):
+            raise ReleaseError(f"{name} printed {said.strip()!r}")
+    return package
 
 
 def pack(out: Path, npm: Path, version: str) -> Path:
@@ -39,6 +70,15 @@ def install(package: Path, npm: Path, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "package.json").write_text('{"name": "empty", "private": true}\n')
     run(npm, "install", "--no-audit", "--no-fund", package, cwd=folder, PATH=_path(npm))
+
+
+def _npm() -> Path:
+    """Return the npm that ``tools/setup_node.py`` found or installed."""
+    path = os.pathsep.join((str(ROOT / ".venv" / "bin"), os.environ["PATH"]))
+    found = shutil.which("npm", path=path)
+    if found is None:
+        raise ReleaseError("there is no npm; python3 tools/setup_node.py installs one")
+    return Path(found)
 
 
 def _path(npm: Path) -> str:

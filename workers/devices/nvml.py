@@ -68,6 +68,38 @@ def _gpu(index: int) -> Gpu:
     return Gpu(index, str(name), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total), str(uuid))
 
 
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """The NVIDIA driver: its version, the newest CUDA that it runs, and the GPUs with their bytes in use."""
+
+    version: str
+    cuda: str
+    gpus: tuple[tuple[Gpu, int], ...]
+
+
+def driver() -> Driver | None:
+    """Return what the driver says of itself; None: there is none.
+
+    Raises:
+        DeviceStartError: it is there, and fails.
+    """
+    gpus = look()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # look() raises if the driver is there, and fails
+        return None
+    try:
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(gpu.index) for gpu in gpus]
+        used = [int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles]
+        version = str(pynvml.nvmlSystemGetDriverVersion())
+        return Driver(version, f"{cuda // 1000}.{cuda % 1000 // 10}", tuple(zip(gpus, used, strict=True)))
+    except pynvml.NVMLError as error:
+        raise DeviceStartError(f"the NVIDIA driver does not answer: {error}") from error
+    finally:
+        pynvml.nvmlShutdown()
+
+
 def vllm_runs_on_cpu() -> bool:
     """Whether the vLLM that is installed here is a CPU build, which sees no GPU."""
     try:

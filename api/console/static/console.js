@@ -45,19 +45,35 @@ const penstock = (() => {
     );
   }
 
-  async function act(button) {
-    const { act: what, confirm, done, then, body: value } = button.dataset;
+  function fields(form) {
+    const given = [...new FormData(form)].filter(([, value]) => value !== "");
+    return Object.fromEntries(given.map(([name, value]) => [name, form.elements[name].type === "number" ? Number(value) : value]));
+  }
+
+  // Of many that were retried: how many, and why the others were not.
+  function summary(got) {
+    if (got?.object !== "list" || got.data?.[0]?.retried_as === undefined) return null;
+    const refused = got.data.filter((one) => one.error);
+    const codes = [...new Set(refused.map((one) => one.error.code))].join(", ");
+    const made = `${got.data.length - refused.length} retried`;
+    return refused.length ? `${made}, ${refused.length} refused: ${codes}` : made;
+  }
+
+  // A button, or a form whose fields are the body.
+  async function act(source, button = source) {
+    const { act: what, confirm, done, then, body: value } = source.dataset;
+    const given = source.tagName === "FORM" ? fields(source) : value && JSON.parse(value);
     if (confirm && !(await ask(confirm, button.textContent.trim()))) return;
     const space = what.indexOf(" ");
     button.disabled = true;
     button.ariaBusy = "true";
     try {
-      const answer = await call(what.slice(0, space), what.slice(space + 1), value ? JSON.parse(value) : null);
+      const answer = await call(what.slice(0, space), what.slice(space + 1), given || null);
       if (!answer.ok) return toast(await problem(answer), true);
       const got = await answer.json().catch(() => null);
-      button.dispatchEvent(new CustomEvent("console:done", { bubbles: true, detail: got }));
+      source.dispatchEvent(new CustomEvent("console:done", { bubbles: true, detail: got }));
       if (then) return void (location.href = root + then.replace("{id}", encodeURIComponent(got?.id ?? "")));
-      toast(done ?? "Done");
+      toast(summary(got) ?? done ?? "Done");
       refresh();
     } catch {
       toast("The server cannot be reached. Try again shortly.", true);
@@ -124,9 +140,9 @@ const penstock = (() => {
       width: bars ? 0 : 1.75,
       points: { show: false },
       paths: bars ? uPlot.paths.bars({ size: [0.7, 48] }) : undefined,
-      value: (_, value) => (value == null ? "–" : value.toLocaleString()),
+      value: (_, value) => (value == null ? "" : value.toLocaleString()),
     }));
-    const days = data.at.at(-1) - data.at[0] > 2 * 86400;
+    const span = data.at.at(-1) - data.at[0];
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
     const options = {
       width: plot.clientWidth,
@@ -134,13 +150,20 @@ const penstock = (() => {
       legend: { show: series.length > 1 },
       cursor: { points: { size: 6 }, y: false },
       scales: { x: { time: true }, y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? high * 1.08 : 1] } },
-      axes: [{ ...axis, space: 64, size: 30, values: (_, ticks) => ticks.map((tick) => clock(tick, days)) }, { ...axis, size: 44, space: 32, values: (_, ticks) => ticks.map((tick) => short(tick)) }],
+      axes: [{ ...axis, space: 72, size: 30, values: clock(span) }, { ...axis, size: 44, space: 32, values: (_, ticks) => ticks.map((tick) => short(tick)) }],
       series: [{ label: "at", value: (_, at) => (at == null ? "" : new Date(at * 1000).toLocaleTimeString()) }, ...lines],
     };
     charts.set(figure, new uPlot(options, [data.at, ...series.map(([name]) => data[name])], plot));
   }
-  const clock = (at, days) =>
-    new Date(at * 1000).toLocaleString(undefined, days ? { month: "short", day: "numeric" } : { hour: "2-digit", minute: "2-digit" });
+  const CLOCKS = [
+    [600, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" }],
+    [2 * 86400, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" }],
+    [Infinity, { month: "short", day: "numeric" }],
+  ];
+  function clock(span) {
+    const [, form] = CLOCKS.find(([below]) => span < below);
+    return (_, ticks) => ticks.map((at) => new Date(at * 1000).toLocaleString(undefined, form));
+  }
   const compact = new Intl.NumberFormat(undefined, { notation: "compact", maximumFractionDigits: 1 });
   const short = (value) => compact.format(value);
 
@@ -235,6 +258,11 @@ const penstock = (() => {
     if (button.id === "menu") menu(!body.classList.contains("menu"));
     if (button.dataset.copy !== undefined)
       navigator.clipboard?.writeText(button.dataset.copy || byId(button.dataset.copyFrom).textContent).then(() => toast("Copied"));
+  });
+  document.addEventListener("submit", (event) => {
+    if (!event.target.dataset.act) return;
+    event.preventDefault();
+    act(event.target, event.submitter ?? event.target.querySelector("button"));
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && body.classList.contains("menu")) menu(false);

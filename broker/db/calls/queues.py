@@ -23,14 +23,17 @@ class Look(Call[Snapshot]):
     tenant: str | None = None
 
 
-class NearestDeadlines(Call[list[tuple[str, float]]]):
-    """Look for the first deadline of a waiting job in each of these pools. Answers with pools, and the milliseconds left.
+class NearestDeadlines(Call[list[tuple[str, str, float]]]):
+    """Look for the first deadline of a waiting job in each of these lanes. Answers with pool, lane and milliseconds left.
 
-    A pool is left out if no waiting job of it is among the 500 unfinished jobs with the first deadlines.
+    A lane is left out if no waiting job of it is among the 500 unfinished jobs with the first deadlines.
+
+    Attributes:
+        places: as ``<pool> <lane>``.
     """
 
     flags = READS
-    pools: list[str]
+    places: list[str]
 
 
 class Pause(Call[bool]):

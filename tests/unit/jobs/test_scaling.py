@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.scaling import Backlog, Replica, by_backlog, by_deadline, wanted
+from jobs.scaling import Backlog, Due, Replica, by_backlog, by_deadline, wanted
 
 
 @pytest.mark.parametrize(
@@ -19,25 +19,25 @@ def test_replicas_are_filled_to_the_target(value: int, target: float, replicas: 
     assert by_backlog(value, 100, target) == replicas
 
 
-def backlog(**changes: Any) -> Backlog:
-    given_: dict[str, Any] = {"queued": 1000, "deadline_in_s": 3600.0, "run_s": 10.0}
-    return Backlog(**given_ | changes)
+def backlog(*, running: int = 0, workers: int = 0, **changes: Any) -> Backlog:
+    """Return 1,000 jobs of 10 s that wait, with one deadline."""
+    due: dict[str, Any] = {"in_s": 3600.0, "jobs": 1000, "run_s": 10.0}
+    return Backlog(queued=1000, running=running, workers=workers, dues=(Due(**due | changes),))
 
 
 @pytest.mark.parametrize(
     ("facts", "replica", "replicas"),
     [
         ({}, {}, 1),  # 1,000 runs of 10 s are 1,000 s of ten slots
-        ({"deadline_in_s": 500.0}, {}, 2),
-        ({"deadline_in_s": 500.0, "running": 500}, {}, 3),  # what runs keeps slots busy, too
-        ({"deadline_in_s": 100.0}, {}, 10),
-        ({"deadline_in_s": 100.0}, {"start_s": 50.0}, 20),  # new ones have half of the time
-        ({"deadline_in_s": 100.0, "workers": 10}, {"start_s": 50.0}, 10),  # they are there
-        ({"deadline_in_s": 5.0}, {}, 100),  # nothing but all at once is left
-        ({"deadline_in_s": -5.0}, {}, 100),
-        ({"deadline_in_s": None}, {}, 0),
+        ({"in_s": 500.0}, {}, 2),
+        ({"in_s": 500.0, "running": 500}, {}, 3),  # what runs keeps slots busy, too
+        ({"in_s": 100.0}, {}, 10),
+        ({"in_s": 100.0}, {"start_s": 50.0}, 20),  # new ones have half of the time
+        ({"in_s": 100.0, "workers": 10}, {"start_s": 50.0}, 10),  # they are there
+        ({"in_s": 5.0}, {}, 100),  # nothing but all at once is left
+        ({"in_s": -5.0}, {}, 100),
+        ({"jobs": 0}, {}, 0),
         ({"run_s": None}, {}, 0),
-        ({"queued": 0, "running": 9}, {}, 0),  # it has started
         ({}, {"slots": None}, 0),
     ],
 )
@@ -47,11 +47,19 @@ def test_a_deadline_asks_for_what_meets_it(
     assert by_deadline(backlog(**facts), Replica(**{"slots": 10, **replica})) == replicas
 
 
+def test_a_job_of_a_high_lane_does_not_wait_for_bulk() -> None:
+    call, rows = Due(30.0, 1, 10.0), Due(86_400.0, 100_001, 10.0)
+    assert by_deadline(Backlog(queued=100_001, dues=(call,)), Replica(10)) == 1
+    both = Backlog(queued=100_001, dues=(call, rows))
+    assert (by_deadline(both, Replica(10)), both.deadline_in_s) == (2, 30.0)
+    assert (by_deadline(Backlog(queued=9), Replica(10)), Backlog().deadline_in_s) == (0, None)
+
+
 def test_what_is_wanted_is_the_larger_of_both() -> None:
     patient, ten = backlog(), Replica(10)
     assert wanted(patient, ten) == 125
     assert wanted(patient, ten, target=100) == 1
-    assert wanted(backlog(deadline_in_s=100.0), ten, target=100) == 10
+    assert wanted(backlog(in_s=100.0), ten, target=100) == 10
     assert (wanted(patient, Replica()), wanted(Backlog(), Replica())) == (1, 0)
 
 
@@ -67,6 +75,6 @@ def test_what_is_wanted_is_the_larger_of_both() -> None:
 def test_a_deadline_never_asks_for_more_than_runs_all_at_once(
     queued: int, running: int, workers: int, deadline_s: float, run_s: float, slots: int, start_s: float
 ) -> None:
-    one = Backlog(queued=queued, running=running, workers=workers, deadline_in_s=deadline_s, run_s=run_s)
+    one = Backlog(queued, running, workers=workers, dues=(Due(deadline_s, queued, run_s),))
     at_once = -(-one.value // slots)
     assert 0 <= by_deadline(one, Replica(slots, start_s)) <= max(at_once, workers)

@@ -20,7 +20,10 @@ from penstock.cli.main import main
 from tests.unit.penstock.double import ID, Double, answer, chunk, error, job
 
 ROOT = Path(__file__).parents[3]
-ENV = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {"PYTHONPATH": str(ROOT)}
+ENV = {k: v for k, v in os.environ.items() if not k.startswith("PENSTOCK_")} | {
+    "PYTHONPATH": str(ROOT),
+    "PENSTOCK_SERVERS_FILE": os.devnull,
+}
 
 
 def command(server: Double | str, *args: str) -> list[str]:

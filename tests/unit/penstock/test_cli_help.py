@@ -24,6 +24,8 @@ FILES = (
     "openai-batch.jsonl",
     "out.jsonl",
     "prompt.txt",
+    "edge.key",
+    "lab-ca.pem",
 )
 ENDS = {"|", "||", "&&", ";", ">", ">>", "<", ";;", "do", "done", "2>"}
 
@@ -113,6 +115,7 @@ def test_every_help_is_shown(command):
     done = run("http://127.0.0.1:9", *command.path.split()[1:], "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {command.path} ")
+    assert not [line for line in done.stdout.partition("Commands:")[2].splitlines() if line.endswith("...")]
 
 
 def test_the_first_help_has_every_command_and_its_own_first_words():

@@ -1,0 +1,205 @@
+"""The machine: open files, shared memory, disk, ports, the modes of files with secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from api.settings import ApiSettings
+from penstock.cli._findings import Area, Finding
+from penstock.cli._local import KEY_FILE
+from penstock.server.errors import UpStartError
+from penstock.server.first_key import PEPPER_FILE
+from penstock.server.ports import claim_port
+from penstock.server.settings import UpSettings
+
+_AREA = Area("machine")
+_PORTS = Area("ports")
+_FILES = Area("files")
+
+_GIB = 1 << 30
+_SPARE_FILES = 256
+_LITTLE_SPACE, _NO_SPACE = 10 * _GIB, _GIB
+_SLOW_FLUSH_S = 0.02
+_FLUSHES = 8
+_SHM = Path("/dev/shm")  # noqa: S108 - shared memory, looked at only
+
+
+def machine(settings: UpSettings, api: ApiSettings) -> Iterator[Finding]:
+    """Look at limits, memory and disk."""
+    yield from _open_files(api)
+    yield from _shared_memory(settings)
+    yield from _memory()
+    yield from _disk(settings.data_dir)
+
+
+def _open_files(api: ApiSettings) -> Iterator[Finding]:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = api.max_connections + _SPARE_FILES
+    enough = soft == resource.RLIM_INFINITY or soft >= needed
+    said = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft:,} (ulimit -n)"
+    yield _AREA.bounded(
+        "open files",
+        said,
+        bad=not enough,
+        advice=f"The api takes up to {api.max_connections:,} connections (max_connections), each of which is a file. Raise"
+        f" the limit to {needed:,} or more (LimitNOFILE in a unit; the hard limit is {hard:,}).",
+    )
+
+
+def _shared_memory(settings: UpSettings) -> Iterator[Finding]:
+    if settings.engine != "vllm" or not _SHM.is_dir():
+        return
+    size = shutil.disk_usage(_SHM)
+    several = (settings.tensor_parallel or 1) > 1
+    yield _AREA.bounded(
+        "shared memory",
+        f"{_gib(size.free)} of {_gib(size.total)} free in {_SHM}",
+        bad=size.free < _GIB,
+        worse=several and size.free < _GIB // 4,
+        advice="vLLM's processes exchange data there, most of all those of several GPUs. In a container, give it more:"
+        " --shm-size 8g, ipc: host, or an emptyDir of medium Memory.",
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    free = free_memory()
+    if free is None:
+        return
+    yield _AREA.bounded(
+        "memory",
+        f"{_gib(free)} free, {os.cpu_count()} CPUs",
+        bad=free < 4 * _GIB,
+        worse=free < _GIB // 2,
+        advice="vLLM alone needs about 2 GiB beside the model's weights on a CPU. For little memory:"
+        " penstock up --profile edge.",
+    )
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that are free, within a container's limit too; None: this system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    cgroup = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another kind of cgroup
+        limit = int((cgroup / "memory.max").read_text())
+        used = int((cgroup / "memory.current").read_text())
+        free = min(free, max(limit - used, 0))
+    return free
+
+
+def _disk(data_dir: Path) -> Iterator[Finding]:
+    folder = data_dir
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    space = shutil.disk_usage(folder)
+    yield _AREA.bounded(
+        "disk",
+        f"{_gib(space.free)} of {_gib(space.total)} free for {data_dir}",
+        bad=space.free < _LITTLE_SPACE,
+        worse=space.free < _NO_SPACE,
+        advice="The queue's file, logs, files of batches and models are there (data_dir). When it is full, no job is"
+        " accepted.",
+    )
+    if (took := _flush_s(folder)) is None:
+        yield _AREA.fail(
+            "disk flush",
+            f"{folder} cannot be written",
+            "Give this user the folder, or name another one (data_dir, --data-dir).",
+        )
+        return
+    yield _AREA.bounded(
+        "disk flush",
+        f"{took * 1000:.1f} ms",
+        bad=took > _SLOW_FLUSH_S,
+        advice="With appendfsync always each accepted job waits for one, shared by those that come together. Put the queue"
+        " onto a local SSD; network disks are slow here.",
+    )
+
+
+def _flush_s(folder: Path) -> float | None:
+    """Return the median time to write a page through to the disk; None: the folder cannot be written."""
+    times = []
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for _ in range(_FLUSHES):
+                began = time.perf_counter()
+                file.write(b"\0" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+                times.append(time.perf_counter() - began)
+    except OSError:
+        return None
+    return sorted(times)[len(times) // 2]
+
+
+def ports(settings: UpSettings, here: str | None) -> Iterator[Finding]:
+    """Look whether the ports are free. ``here``: the address of the ``penstock up`` that runs here."""
+    if here is not None:
+        yield _PORTS.ok("api", f"penstock up of this folder serves at {here}")
+        return
+    wanted = [("api", settings.host, settings.port, "--port")]
+    if settings.flower:
+        wanted.append(("Flower", "127.0.0.1", settings.flower_port, "--flower-port, or --no-flower"))
+    if settings.metrics_port:
+        wanted.append(("metrics", settings.metrics_host, settings.metrics_port, "metrics_port"))
+    for what, host, port, option in wanted:
+        if not port:
+            continue
+        try:
+            claim_port(host, port, what, option)
+        except UpStartError as error:
+            yield _PORTS.fail(what, str(error), "Find its holder with `ss -ltnp`, or name another port.")
+        else:
+            yield _PORTS.ok(what, f"{host}:{port} is free")
+
+
+def files(settings: UpSettings, api: ApiSettings, file: Path) -> Iterator[Finding]:
+    """Look at the modes of files that hold secrets. ``file``: the settings file."""
+    data = settings.data_dir
+    secrets = [data / PEPPER_FILE, data / KEY_FILE, settings.tls_key_file or api.tls_key_file]
+    if _holds_secrets(file):
+        secrets.append(file)
+    found = [path for path in secrets if path is not None and path.exists()]
+    loose = False
+    for path in found:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            loose = True
+            yield _FILES.warn(
+                path.name,
+                f"{path} has mode {mode:04o}: others on this machine may read it",
+                f"chmod 600 {path}",
+            )
+    if found and not loose:
+        yield _FILES.ok("modes", f"only their owner reads {', '.join(path.name for path in found)}")
+    if api.keys_required and api.key_pepper is None and not (data / PEPPER_FILE).exists():
+        said = "keys are required, and there is none yet"
+        yield _FILES.skipped("pepper", said, "penstock up makes one; penstock api needs key_pepper.")
+
+
+def _holds_secrets(file: Path) -> bool:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    names = ("password", "pepper", "api_key", "_keys", "basic_auth")
+    lines = [line.partition("=")[0] for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return any(name in line for name in names for line in lines)
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB"

@@ -1,0 +1,117 @@
+"""Which value each setting has, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from broker.db.urls import without_password
+from broker.secret_files import secret_file
+from broker.settings import BrokerSettings
+from broker.sources import aliases, is_kubernetes, settings_file
+
+HIDDEN = "***"
+_DEFAULT = "default"
+_TYPED = "command line"
+_TELLING = re.compile(r"(key|token|password|secret)[\w-]*[= ]", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting as it is in effect.
+
+    Attributes:
+        value: as text; a secret is :data:`HIDDEN`.
+        source: ``default``, ``command line``, ``PENSTOCK_…``, ``penstock.toml:12`` or a secret file.
+        hides: other places that set it too, without effect.
+    """
+
+    name: str
+    value: str
+    source: str
+    hides: tuple[str, ...] = ()
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody set it."""
+        return self.source == _DEFAULT
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return {"name": self.name, "value": self.value, "source": self.source, "hides": list(self.hides)}
+
+
+def effective(given: Collection[str], *layers: BrokerSettings) -> list[Setting]:
+    """Return each setting of these layers once, in their order. ``given``: the names set on the command line."""
+    table = _Table.read(settings_file())
+    found: dict[str, Setting] = {}
+    for layer in layers:
+        for name, field in type(layer).model_fields.items():
+            if name not in found:
+                typed = [_TYPED] if name in given else []
+                first, *others = [*typed, *_places(name, field, table), _DEFAULT]
+                hides = tuple(other for other in others if other != _DEFAULT)
+                found[name] = Setting(name, shown(field, getattr(layer, name)), first, hides)
+    return list(found.values())
+
+
+def _places(name: str, field: FieldInfo, table: _Table) -> Iterator[str]:
+    """Yield the places that set a setting, in their order of precedence."""
+    names = aliases(name, field)
+    by_name = {variable.lower(): variable for variable, text in os.environ.items() if text}
+    for alias in names:
+        variable = by_name.get(alias)
+        if variable is not None and not is_kubernetes(variable.upper(), os.environ[variable]):
+            yield variable
+    path = secret_file(name, field)
+    if path is not None:
+        yield str(path)
+    if name in table.lines:
+        yield f"{table.file}:{table.lines[name]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The settings file: the line of each key at its top level."""
+
+    file: Path
+    lines: Mapping[str, int]
+
+    @classmethod
+    def read(cls, file: Path) -> _Table:
+        try:
+            text = file.read_text(encoding="utf-8")
+            keys = tomllib.loads(text).keys()
+        except (OSError, ValueError):
+            return cls(file, {})
+        lines: dict[str, int] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            found = re.match(r"\s*\[?\s*\"?([A-Za-z0-9_]+)", line)
+            if found and found[1] in keys:
+                lines.setdefault(found[1], number)
+        return cls(file, lines)
+
+
+def shown(field: FieldInfo, value: Any) -> str:
+    """Return a setting's value as text, without secrets."""
+    if value is None:
+        return "none"
+    url = isinstance(value, str) and "://" in value
+    if isinstance(value, SecretStr) or (field.repr is False and not url):
+        return HIDDEN
+    if url:
+        return without_password(value)
+    if isinstance(value, dict):
+        return f"{len(value)} of them" if value else "none"
+    if isinstance(value, tuple):
+        return " ".join(HIDDEN if _TELLING.search(f"{one} ") else str(one) for one in value) or "empty"
+    return json.dumps(value) if isinstance(value, bool) else str(value)

@@ -1,0 +1,79 @@
+"""``penstock status``: one look, and what of it a key may not see."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.penstock.double import error, pool, worker
+from tests.unit.penstock.test_cli import lines, run
+
+NOT_READY = {"status": "not_ready", "missing": ["worker"], "checks": {"redis": "ok", "worker": "none"}}
+
+
+@pytest.fixture(autouse=True)
+def something_there(server):
+    server.workers = [worker()]
+    server.pools = [pool()]
+
+
+def test_it_is_one_object_on_a_pipe(server):
+    done = run(server, "status")
+    assert (done.returncode, done.stderr) == (0, "")
+    (seen,) = lines(done)
+    assert {name: seen[name] for name in ("url", "status", "checks")} == {
+        "url": server.url,
+        "status": "ready",
+        "checks": {"redis": "ok", "worker": "ok"},
+    }
+    assert [one["id"] for one in seen["models"]] == ["m"]
+    assert [one["name"] for one in seen["workers"]] == ["cpu@host"]
+    assert [(one["pool"], one["queued"]) for one in seen["queues"]] == [("default", 1234)]
+
+
+def test_a_person_sees_all_four(server):
+    shown = run(server, "status", "--text").stdout
+    places = [
+        shown.index(word) for word in (f"{server.url} is ready", "redis: ok", "context", "cpu@host", "lane")
+    ]
+    assert places == sorted(places)
+
+
+def test_a_server_that_is_not_ready_is_shown_whole_with_exit_code_4(server):
+    server.faults_of["/health/ready"] = (503, {}, NOT_READY)
+    server.workers = []
+    done = run(server, "status")
+    assert (done.returncode, lines(done)[0]["missing"]) == (4, ["worker"])
+    assert lines(done)[0]["workers"] == []
+    done = run(server, "status", "--text")
+    assert (done.returncode, "is not_ready" in done.stdout, "no worker is alive" in done.stderr) == (
+        4,
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_the_key_may_not_see_is_left_out_and_said(server, status):
+    for path in ("/v1/workers", "/v1/queues"):
+        server.faults_of[path] = (status, {}, error("insufficient_scope", "needs metrics"))
+    done = run(server, "status")
+    assert done.returncode == 0
+    assert (lines(done)[0]["workers"], lines(done)[0]["queues"], len(lines(done)[0]["models"])) == (
+        None,
+        None,
+        1,
+    )
+    assert done.stderr.count("are not shown") == 2
+    done = run(server, "status", "--text")
+    assert ("cpu@host" in done.stdout, "context" in done.stdout) == (False, True)
+
+
+def test_health_alone_asks_nothing_else(server):
+    done = run(server, "status", "--health")
+    assert (done.returncode, lines(done)[0]["status"]) == (0, "ready")
+    assert [seen.path for seen in server.seen] == ["/health/ready"]
+
+
+def test_a_server_that_is_away_is_exit_code_3():
+    done = run("http://127.0.0.1:9", "status")
+    assert (done.returncode, done.stdout) == (3, "")
