@@ -99,15 +99,14 @@ def settings_table(cls: Any, base: Any, commands: Mapping[str, Any]) -> str:
             continue
         rows.append(
             (
-                environment_names(name, field),
-                code(name),
+                f"{code(name)}<br>{environment_names(name, field)}",
                 type_words(field.annotation, field.metadata),
                 default_words(field.default),
                 options_of(name, commands),
                 field.description or "",
             )
         )
-    return table(("environment", "key in penstock.toml", "type", "default", "option", "meaning"), rows)
+    return table(("key in penstock.toml, environment", "type", "default", "option", "meaning"), rows)
 
 
 _SETTINGS_INTRO = """\
