@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import httpx
 import pytest
@@ -51,7 +52,7 @@ def said(page: Page) -> Iterator[list[str]]:
 
 def check_accessible(page: Page) -> None:
     """Fail for what axe finds wrong. The dark theme differs in its colours alone."""
-    schemes: dict[Literal[light, dark], dict[str, list[str]]] = {
+    schemes: dict[Literal["light", "dark"], dict[str, list[str]]] = {
         "light": {},
         "dark": {"runOnly": ["color-contrast"]},
     }
