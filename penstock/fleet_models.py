@@ -143,6 +143,31 @@ class DeclaredPool(Wire):
     from_settings: bool = False
 
 
+class Autoscaling(Wire):
+    """The work of a pool. Rows of batches count as jobs, and chunks do not.
+
+    Attributes:
+        value: jobs that wait or run: ``queued`` and ``running`` together.
+        slots: jobs that its ``workers`` live workers run at once; ``slots_per_replica`` of them each, None: unknown.
+        oldest_s: how long the oldest waiting job has waited; 0: none waits.
+        deadline_in_s: until the first deadline of a waiting job, or of a batch with rows left; None: there is none.
+        deadline_replicas: workers with which what waits starts in time.
+        replicas_wanted: the larger of that and of what the backlog fills to the target.
+    """
+
+    pool: str
+    value: int
+    queued: int = 0
+    running: int = 0
+    slots: int = 0
+    workers: int = 0
+    slots_per_replica: int | None = None
+    oldest_s: float = 0.0
+    deadline_in_s: float | None = None
+    deadline_replicas: int = 0
+    replicas_wanted: int = 0
+
+
 class Purged(Wire):
     """The outcome of a purge."""
 

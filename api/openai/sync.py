@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from starlette.types import Send
 
 from api.http.asgi import Header, reply
-from api.http.errors import RATE_LIMIT, SERVER, ApiError, retry_after
+from api.http.errors import RATE_LIMIT, RETRY_WORKER_S, SERVER, ApiError, retry_after
 from api.http.job_end import answer, ended_without_result, timing_headers
 from api.http.strict import shaped_whole
 from api.http.texts import shown_body
@@ -77,8 +77,11 @@ async def refusal_of(services: Services, spec: JobSpec, ending: Ending) -> ApiEr
     """Return the error for a job that ended badly. If it was late, ``Retry-After`` says how long a new one would wait."""
     if not _is_late(ending):
         return ended_without_result(spec.id, ending)
+    if not services.catalogue.has_workers(spec.pool):
+        wait_s = max(RETRY_WORKER_S, services.catalogue.replica(spec.pool).start_s)
+        return no_start(spec, wait_s * 1000, awake=False)
     _, eta_ms = await services.store.outlook(spec.pool, spec.lane, spec.tenant)
-    return no_start(spec, eta_ms, awake=services.catalogue.has_workers(spec.pool))
+    return no_start(spec, eta_ms)
 
 
 def _is_late(ending: Ending) -> bool:

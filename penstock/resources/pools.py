@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from penstock._core.flows import Flow
 from penstock._core.parts import Call, Driver, Part
 from penstock._core.requests import Request, segment, with_json
-from penstock.fleet_models import DeclaredPool, Pool, Purged
+from penstock.fleet_models import Autoscaling, DeclaredPool, Pool, Purged
 from penstock.models import Page
 
 _DECLARED = "/v1/admin/pools"
@@ -71,6 +71,22 @@ class Pools(Part[Driver]):
         # The second would cancel the jobs that came since.
         request = Request("DELETE", path, at_most_once=True)
         return (yield from self._fetch(request, Purged)).cancelled
+
+    @Call
+    def autoscaling(self, pool: str, *, target: float | None = None) -> Flow[Autoscaling]:
+        """Return how much work a pool has, and how many workers it needs. The key needs the scope ``metrics``.
+
+        Args:
+            pool: its name; one that was declared need not have a worker.
+            target: jobs for each slot; None: the server's choice, 0.8.
+
+        Raises:
+            NotFoundError: there is no such pool (``pool_not_found``).
+            ArgumentError: the name is empty.
+        """
+        params = {} if target is None else {"target": str(target)}
+        path = "/v1/autoscaling/" + segment(pool, "the pool's name")
+        return self._fetch(Request("GET", path, params), Autoscaling)
 
     @Call
     def declared(self) -> Flow[tuple[DeclaredPool, ...]]:

@@ -1,10 +1,8 @@
-"""The TypeScript SDK: its own tests against a real server, a stream over a restart, and checks of the package."""
+"""The TypeScript SDK: its own tests against a real server, a stream over a restart."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,10 +11,10 @@ from broker.jobs import JobStore
 from broker.settings import BrokerSettings
 from jobs.stream_chunks import Head, Text
 from tests.apiserver import ApiServer
+from tests.clients.node import run
 from tests.coordinators import CoordinatorThread
 from tests.integration.batch_fixtures import files_url, ready, start_worker, work
 from tests.puppet import Puppet
-from tools.setup_node import SDK, STAMP, node_env
 
 __all__ = ["files_url", "ready", "start_worker", "work"]  # fixtures
 
@@ -36,19 +34,9 @@ def api(broker_settings: BrokerSettings, files_url: str) -> Iterator[ApiServer]:
         yield server
 
 
-def node(*command: str, url: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command of the SDK's folder; return what became of it."""
-    assert STAMP.exists(), "the SDK is not set up: tools/setup_node.py"
-    env = {**node_env(), "PENSTOCK_URL": url, "CI": "1", "NO_COLOR": "1"}
-    run = ["npx", "--no-install", *command] if command[0] != "node" else command
-    return subprocess.run(
-        run, cwd=SDK, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    )
-
-
-async def passes(*command: str, url: str = "") -> str:
-    """See that such a command ends well; return what it said."""
-    done = await asyncio.to_thread(node, *command, url=url)
+async def passes(*command: str, url: str) -> str:
+    """See that a command of the SDK's folder ends well; return what it said."""
+    done = await asyncio.to_thread(run, *command, PENSTOCK_URL=url)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     return done.stdout
 
@@ -81,17 +69,7 @@ async def test_vitest(api: ApiServer, store: JobStore, work: Callable) -> None:
     """All of them: against a server with two workers, one of which loses a job."""
     await work(simulated_inter_token_s=0.002)
     said, _ = await asyncio.gather(
-        passes("vitest", "run", "--reporter=default", url=api.url), lose_a_worker(store)
+        passes("npx", "--no-install", "vitest", "run", "--reporter=default", url=api.url),
+        lose_a_worker(store),
     )
     assert "test/live.test.ts" in said
-
-
-@pytest.mark.full
-@pytest.mark.timeout(600)
-async def test_the_package() -> None:
-    """Builds, is found by every way of importing, has no fault that publint knows, and is small."""
-    await passes("tsdown")
-    await passes("publint", "--strict")
-    await passes("attw", "--pack", ".")
-    sizes = json.loads(await passes("size-limit", "--json"))
-    assert all(one["passed"] for one in sizes), sizes

@@ -123,6 +123,7 @@ async def test_its_time_limit_ends_a_wait(http, broker_settings, store) -> None:
             error = got.json()["error"]
             assert (got.status_code, error["code"]) == (503, "queue_timeout")
             assert "no worker of its pool has started yet" in error["message"]
+            assert got.headers["retry-after"] == "5"
     job = (await http.post("/v1/jobs", json={"model": "m", "input": body(), "queue_timeout_s": 0.3})).json()
     ended = (await http.get(f"/v1/jobs/{job['id']}", params={"wait": 10})).json()
     assert ended["state"] == "expired"
@@ -220,6 +221,8 @@ async def test_by_the_sdk(api) -> None:
         assert await client.pools.declared() == (made,)
         (pool,) = [one for one in await client.pools.list() if one.pool == "chat"]
         assert (pool.slots, pool.queued) == (0, 0)
+        assert (await client.pools.autoscaling("chat")).slots_per_replica == 8
+        assert (await client.pools.autoscaling("chat", target=2.5)).value == 0
         assert await client.pools.undeclare("chat") == made
         with pytest.raises(NotFoundError):
             await client.pools.undeclare("chat")

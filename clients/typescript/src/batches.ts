@@ -89,10 +89,13 @@ export class Batches extends Part {
   }
 
   /** Return committed rows, successful and failed ones, in the order in which they were committed. */
+  resultPage(
+    batchId: string,
+    options?: CallOptions & { after?: string | undefined; limit?: number | undefined },
+  ): Promise<ResultPage>;
   async resultPage(
     batchId: string,
-    { after, limit, signal }: CallOptions & { after?: string | undefined; limit?: number | undefined } = {},
-    policy = this.http.calls,
+    { after, limit, signal, policy }: How & { after?: string | undefined; limit?: number | undefined } = {},
   ): Promise<ResultPage> {
     const send = { path: `${path(batchId)}/results${query({ after, limit })}`, headers: { accept: "application/jsonl" }, signal };
     const answer = await this.http.call(send, policy);
@@ -117,7 +120,8 @@ export class Batches extends Part {
     { after, follow = false, pageSize, signal }: ResultsOptions = {},
   ): AsyncGenerator<ResultPage, void, void> {
     for (let looks = 0; ; ) {
-      const page = await this.resultPage(batchId, { after, limit: pageSize, signal }, this.http.follows);
+      const how: How = { signal, policy: this.http.follows };
+      const page = await this.resultPage(batchId, { after, limit: pageSize, ...how });
       if (page.rows.length) {
         yield page;
         after = page.nextCursor;

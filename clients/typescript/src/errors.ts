@@ -191,7 +191,7 @@ export class StreamRestartedError extends PenstockError {
   readonly eventId: string;
 
   constructor(jobId: string, attempt: number, eventId: string) {
-    super(`${jobId} was restarted (attempt ${attempt}); the text so far is void`);
+    super(`${jobId} restarted: the text so far is void`);
     this.jobId = jobId;
     this.attempt = attempt;
     this.eventId = eventId;

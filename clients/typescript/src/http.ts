@@ -59,8 +59,8 @@ export const ENDED: ReadonlySet<string> = new Set(["succeeded", "completed", "fa
 
 const IDLE_STREAM_S = 90; // a stream that sends nothing for this long, not even a ping, counts as dead
 const GRACE_S = 1; // how long after a deadline an answer still counts: the server ends a long poll just then
-// Node's and Bun's words for "no connection was made". A browser does not say.
-const NEVER_SENT = /ECONNREFUSED|ENOTFOUND|EAI_AGAIN|UND_ERR_CONNECT_TIMEOUT|ConnectionRefused/;
+// The words of Node, Bun and Deno for "no connection was made". A browser does not say.
+const NEVER_SENT = /refused|ENOTFOUND|EAI_|CONNECT_TIMEOUT|\(Connect\)/i;
 
 /** A client's connections. */
 export class Http {
@@ -104,8 +104,7 @@ export class Http {
    */
   async call(send: Send, policy = this.calls, deadline?: number): Promise<Answer> {
     const { method = "GET", path, signal } = send;
-    const what = `${method} ${path.split("?")[0]}`;
-    const retries = new Retries(policy, what, deadline);
+    const retries = new Retries(policy, `${method} ${path.split("?")[0]}`, deadline);
     for (;;) {
       let error: PenstockError;
       try {
@@ -118,7 +117,7 @@ export class Http {
       }
       const arrived = error instanceof APIConnectionError ? error.sent : (error as APIStatusError).status !== 429;
       if (send.atMostOnce && arrived) {
-        error.message += ` (not sent again: ${what} may have been carried out)`;
+        error.message += " (not repeated: it may have been carried out)";
         throw error;
       }
       await sleep(retries.pauseS(error), signal);

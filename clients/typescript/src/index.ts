@@ -6,7 +6,7 @@
 
 export * from "./batches.js";
 export * from "./client.js";
-export type { ListOptions, WaitOptions } from "./core.js";
+export type { AnswerOf, How, Init, ListOptions, Path, Verb, WaitOptions } from "./core.js";
 export * from "./endpoints.js";
 export {
   APIConnectionError,
