@@ -74,6 +74,9 @@ def test_the_filters_are_in_the_address(
     expect(page.locator(f"#row-{good}")).to_have_count(0)
     page.locator(f"#row-{bad} a").click()
     expect(page.locator(".acts .banner")).to_contain_text("invalid_request")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert '"max_tokens":-1' in download.value.path().read_text().replace(" ", "")
 
 
 def test_a_job_streams_and_is_cancelled(
