@@ -212,7 +212,7 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             workers = map(worker_facts, catalogue.alive)
             for pool, backlog in (await services.backlogs.read(views, workers, catalogue.home)).items():
-                gauges.scaling.take(pool, backlog, catalogue.replica(pool))
+                gauges.scaling.take(pool, backlog, catalogue.replica(pool), declared=catalogue.declares(pool))
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx2
@@ -27,6 +28,7 @@ from deploy.operator.steps import (
     Declare,
     Drain,
     Mark,
+    PinAdapter,
     Remove,
     RemoveAdapter,
     Scale,
@@ -75,7 +77,16 @@ class Acting:
             raise StepError("ClusterAway", f"{_words(step)}: {error!r}") from error
 
     async def _do(self, step: Step) -> None:
-        api = self._penstock
+        match step:
+            case Apply() | Scale() | Mark() | Unscale() | Remove():
+                await self._in_cluster(step)
+            case Drain() | Undeclare() | RemoveAdapter():
+                with suppress(NotFoundError):  # it is gone already
+                    await self._take_back(step)
+            case _:
+                await self._at_penstock(step)
+
+    async def _in_cluster(self, step: Apply | Scale | Mark | Unscale | Remove) -> None:
         match step:
             case Apply(made):
                 for one in made:
@@ -93,27 +104,28 @@ class Acting:
             case Remove(name):
                 await self._delete(CONFIG_MAP, name)
                 await self._delete(DEPLOYMENT, name)  # last: by it the next look knows that something is left
+
+    async def _at_penstock(self, step: Switch | Declare | AddAdapter | PinAdapter) -> None:
+        api = self._penstock
+        match step:
             case Switch(pool, to):
                 await api.rollouts.switch(pool, to, drain=False)  # its pods drain as they end
             case Declare(pool, model, aliases, slots):
                 await api.pools.declare(pool, model, aliases=aliases, slots=slots)
             case AddAdapter(pool, one):
                 await api.adapters.add(one.name, one.source, pool=pool, tenant=one.tenant, pinned=one.pinned)
-            case _:
-                await self._undo(step)
+            case PinAdapter(pool, name, pinned):
+                await api.adapters.pin(name, pool=pool, pinned=pinned)
 
-    async def _undo(self, step: Step) -> None:
-        """Carry out a step after which something is gone: it may be gone already."""
-        try:
-            match step:
-                case Drain(worker):
-                    await self._penstock.workers.drain(worker)
-                case Undeclare(pool):
-                    await self._penstock.pools.undeclare(pool)
-                case RemoveAdapter(pool, name):
-                    await self._penstock.adapters.remove(name, pool=pool)
-        except NotFoundError:
-            pass
+    async def _take_back(self, step: Drain | Undeclare | RemoveAdapter) -> None:
+        api = self._penstock
+        match step:
+            case Drain(worker):
+                await api.workers.drain(worker)
+            case Undeclare(pool):
+                await api.pools.undeclare(pool)
+            case RemoveAdapter(pool, name):
+                await api.adapters.remove(name, pool=pool)
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
         """Write the status of a ModelPool.

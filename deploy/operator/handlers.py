@@ -113,4 +113,7 @@ def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=place)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=place)
     settings.scanning.disabled = True  # the operator may not list CRDs
+    settings.background.cancellation_polling = (
+        1.0  # a look takes moments; kopf would ask for its end after a minute
+    )
     settings.posting.loggers = False  # what kopf logs of its handlers is no event

@@ -9,7 +9,6 @@ from lightkube import ApiError, AsyncClient
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 
 from deploy.operator.objects import FINGERPRINT
-from deploy.operator.plan import number_of
 from deploy.operator.pool import GROUP, OWNER_LABEL, POOL_LABEL, ModelPool
 from deploy.operator.seen import Fleet, Pod, Seen, Version
 from penstock import AsyncPenstock, NotFoundError, PenstockError
@@ -81,9 +80,9 @@ class Looking:
         adapters = pool.adapters or pool.status.get("adapters")
         return Fleet(
             serving,
-            tuple(one for one in await api.workers.list() if number_of(pool, one.pool)),
-            tuple(one for one in await api.pools.list() if number_of(pool, one.pool)),
-            tuple(one for one in await api.pools.declared() if number_of(pool, one.id)),
+            tuple(one for one in await api.workers.list() if pool.number_of(one.pool)),
+            tuple(one for one in await api.pools.list() if pool.number_of(one.pool)),
+            tuple(one for one in await api.pools.declared() if pool.number_of(one.id)),
             tuple([one async for one in api.adapters.list(pool=serving)]) if adapters else (),
         )
 
@@ -100,7 +99,7 @@ def _owned(one: Mapping[str, Any], pool: ModelPool) -> bool:
 
 def _foreign(one: Mapping[str, Any], pool: ModelPool) -> bool:
     served = one["metadata"].get("labels", {}).get(POOL_LABEL)
-    return served is not None and number_of(pool, served) is not None and not _owned(one, pool)
+    return served is not None and pool.number_of(served) is not None and not _owned(one, pool)
 
 
 def _version(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Version:

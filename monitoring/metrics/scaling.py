@@ -30,8 +30,16 @@ class ScalingState:
             registry=registry,
         )
 
-    def take(self, pool: str, backlog: Backlog, replica: Replica) -> None:
-        """Take the backlog of a pool, whose next worker would be ``replica``."""
+        self._declared = Gauge(
+            "penstock_pool_scales_from_zero",
+            "1 if the pool was declared: its requests are queued while it has no worker, which something starts; else 0.",
+            ["pool"],
+            registry=registry,
+        )
+
+    def take(self, pool: str, backlog: Backlog, replica: Replica, *, declared: bool) -> None:
+        """Take the backlog of a pool, whose next worker would be ``replica``. ``declared``: it scales from zero."""
+        self._declared.labels(pool).set(declared)
         self._backlog.labels(pool).set(backlog.value)
         self._oldest.labels(pool).set(backlog.oldest_s)
         self._replicas.labels(pool).set(by_deadline(backlog, replica))

@@ -86,3 +86,21 @@ def test_a_change_of_settings_starts_new_pods(release: Release) -> None:
     assert pods("penstock-worker-chat") == before
     release.apply("upgrade", "--set", "settings.retention_s=3600")
     assert pods("penstock-worker-chat") != before
+
+
+def test_a_pool_is_made_to_scale_and_to_stay(release: Release) -> None:
+    scaling = {"enabled": "true", "minReplicas": 0, "slots": 64}
+    words = [
+        word
+        for name, value in scaling.items()
+        for word in ("--set", f"pools.chat.autoscaling.{name}={value}")
+    ]
+    release.apply("install")
+    release.apply("upgrade", *words, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")
+    (scaled,) = release.cluster.named("ScaledObject").values()
+    (key,) = release.cluster.named("TriggerAuthentication")
+    assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": key}
+    assert release.cluster.named("Role").keys() == {"penstock-worker"}
+    release.run("rollback", "1")
+    for kind in ("ScaledObject", "TriggerAuthentication", "Role", "RoleBinding"):
+        assert not release.cluster.named(kind)
