@@ -75,7 +75,12 @@ async def test_each_change_is_told_and_a_failure_is_tried_again(
 ) -> None:
     costs = Costs()
     labels, spec = {"app": "w"}, {"nodeName": "n"}
-    pod: dict[str, Any] = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "w-0", "labels": labels}, "spec": spec}
+    pod: dict[str, Any] = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": "w-0", "labels": labels},
+        "spec": spec,
+    }
     kubernetes.create(pod, namespace="llm")
     cluster.token.rename(cluster.token.with_suffix(".away"))
     async with telling(costs, cluster):
