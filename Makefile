@@ -110,7 +110,7 @@ docs: ## write the generated pages anew, and build the documentation as a site: 
 	$(BIN)/python tools/gen_docs.py
 	$(BIN)/python tools/gen_acl.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
-	$(NODE) run --silent docs -- --out ../../site/typescript
+	@$(NODE) run --silent docs -- --logLevel Error --out ../../site/reference/typescript
 	@echo "open site/index.html"
 
 clean: ## remove .venv and every cache (the data in .penstock stays)

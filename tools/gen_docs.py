@@ -5,8 +5,8 @@
     .venv/bin/python tools/gen_docs.py --check    only say what is; exit status 1 then
 
 The pages: settings (from the settings classes and the commands' options), metrics, failure codes, Redis keys, logs,
-commands, HTTP operations. And ``clients/openapi.json``, unless a change breaks clients and has no reason in
-``clients/openapi-breaking.md``.
+commands, HTTP operations, the TypeScript SDK. And ``clients/openapi.json``, unless a change breaks clients and has no
+reason in ``clients/openapi-breaking.md``.
 The code is the source: correct a wrong sentence there.
 """
 
@@ -33,6 +33,7 @@ from tools.log_events import logs_page  # noqa: E402
 from tools.markdown import code, generated, table  # noqa: E402
 from tools.metrics_page import metrics_page  # noqa: E402
 from tools.openapi_document import DOCUMENT, REASONS, document_text, openapi, unexplained  # noqa: E402
+from tools.typescript_page import typescript_page  # noqa: E402
 
 # ---- settings ------------------------------------------------------------------------------------------
 
@@ -98,15 +99,14 @@ def settings_table(cls: Any, base: Any, commands: Mapping[str, Any]) -> str:
             continue
         rows.append(
             (
-                environment_names(name, field),
-                code(name),
+                f"{code(name)}<br>{environment_names(name, field)}",
                 type_words(field.annotation, field.metadata),
                 default_words(field.default),
                 options_of(name, commands),
                 field.description or "",
             )
         )
-    return table(("environment", "key in penstock.toml", "type", "default", "option", "meaning"), rows)
+    return table(("key in penstock.toml, environment", "type", "default", "option", "meaning"), rows)
 
 
 _SETTINGS_INTRO = """\
@@ -325,6 +325,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "failure-codes.md": failure_codes,
     "redis-keys.md": redis_keys,
     "logs.md": logs_page,
+    "typescript-sdk.md": typescript_page,
 }
 """Each page in ``docs/reference`` that is made here."""
 

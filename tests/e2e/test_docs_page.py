@@ -21,6 +21,14 @@ def test_the_reference_without_the_internet(page: Page, broker_settings: BrokerS
         page.get_by_role("button", name="Try it out").click()
         page.get_by_role("button", name="Execute").click()
         page.get_by_text("not_ready").first.wait_for()  # our own page may call us
+        page.get_by_role("button", name="Authorize").click()
+        page.get_by_role("textbox", name="auth-bearer-value").fill("psk_1")
+        page.locator(".auth-container").get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close").click()
+        page.get_by_text("/v1/queues", exact=True).first.click()
+        page.locator("#operations-operations-listQueues").get_by_role("button", name="Try it out").click()
+        page.locator("#operations-operations-listQueues").get_by_role("button", name="Execute").click()
+        page.get_by_text("Authorization: Bearer psk_1").first.wait_for()  # in the curl command of the call
         page.goto(api.url)
         page.get_by_text("Not ready").first.wait_for()
     assert {url.netloc for url in asked if url.scheme != "data"} == {urlsplit(api.url).netloc}
