@@ -118,8 +118,7 @@ async def test_a_revoked_key_ends_its_sessions_at_once(web: httpx.AsyncClient, s
         page = await web.get("/console")
         return page if page.url.path == "/console/login" else None
 
-    page = await eventually(asked_anew)
-    assert page.history[0].headers["set-cookie"].startswith("penstock_console=; Max-Age=0")
+    await eventually(asked_anew)
 
 
 async def test_a_cookie_of_somebody_else_opens_nothing(web: httpx.AsyncClient) -> None:
