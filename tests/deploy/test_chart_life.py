@@ -105,7 +105,8 @@ def test_a_pool_is_made_to_scale_and_to_stay(release: Release) -> None:
         for word in ("--set", f"pools.chat.autoscaling.{name}={value}")
     ]
     release.apply("install")
-    release.apply("upgrade", *words, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")
+    by_api = ("--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")
+    assert "set settings.queue_timeout_s" in release.apply("upgrade", *words, *by_api)
     (scaled,) = release.cluster.named("ScaledObject").values()
     (key,) = release.cluster.named("TriggerAuthentication")
     assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": key}
