@@ -162,6 +162,10 @@ class Catalogue:
         """Return the pool that jobs for a model go to now; None: no pool has it."""
         return next((model.pool for model in self.ranked(name)), None)
 
+    def declares(self, pool: str) -> bool:
+        """Whether a pool scales from zero, as settings or an operator said."""
+        return pool in self._declared
+
     def replica(self, pool: str) -> Replica:
         """Return what one more worker of a pool brings: as declared, as the live ones are, or as the last one was."""
         one, model = self._declared.get(pool), self.of_pool(pool)

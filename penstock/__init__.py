@@ -35,7 +35,19 @@ __all__ += ["AuthenticationError", "BadRequestError", "BatchEndedError", "BatchW
 __all__ += ["ConflictError", "JobCancelledError", "JobEndedError", "JobExpiredError", "JobFailedError"]
 __all__ += ["JobNotFinishedError", "NotFoundError", "PenstockError", "PermissionDeniedError"]
 __all__ += ["RateLimitedError", "ServerError", "StreamRestartedError", "UnavailableError", "WaitTimeoutError"]
-__all__ += ["Event", "Health", "Job", "JobError", "JobRequest", "JobWarning", "Model", "Page", "Placement"]
+__all__ += [
+    "DeadGroup",
+    "DeadGroups",
+    "Event",
+    "Health",
+    "Job",
+    "JobError",
+    "JobRequest",
+    "JobWarning",
+    "Model",
+    "Page",
+    "Placement",
+]
 __all__ += ["Restarted", "Retry", "RetryOutcome", "RetryReport", "Timings", "Usage"]
 __all__ += ["Batch", "BatchEvent", "File", "Progress", "RequestCounts", "ResultPage", "Verification"]
 __all__ += ["ApiKey", "Gpu", "Lane", "Pool", "Tenant", "Worker"]

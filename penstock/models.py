@@ -122,6 +122,7 @@ class Job(Wire):
     Attributes:
         state: ``queued``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``expired``.
         model: its own name, also where an alias was asked for.
+        tenant: whose it is; None from a server that is too old to say.
         pool: whose workers run it.
         attempt: number of the current or last attempt, 0 before the first.
         position: jobs before it, 0 is next; None unless queued.
@@ -146,6 +147,7 @@ class Job(Wire):
     state: str
     endpoint: str = "/v1/chat/completions"
     model: str = ""
+    tenant: str | None = None
     pool: str | None = None
     priority: str = "normal"
     stream: bool = False
@@ -246,6 +248,22 @@ class RetryReport(Wire):
     """The outcome of a bulk retry, job by job. ``has_more``: more dead jobs match than the limit."""
 
     data: tuple[RetryOutcome, ...]
+    has_more: bool = False
+
+
+class DeadGroup(Wire):
+    """Dead jobs of a model that ended for the same reason: ``code`` is a failure code or ``expired``."""
+
+    code: str
+    model: str
+    jobs: int
+    latest_at: float | None = None
+
+
+class DeadGroups(Wire):
+    """The groups of dead jobs. ``has_more``: there are dead jobs that were not counted."""
+
+    data: tuple[DeadGroup, ...]
     has_more: bool = False
 
 

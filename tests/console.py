@@ -43,4 +43,5 @@ async def refuses_foreign_pages(client: httpx.AsyncClient) -> None:
         got = await client.post(PAUSE, headers=headers)
         assert (got.status_code, got.json()["error"]["code"]) == (403, "origin_not_allowed"), headers
     assert (await client.get("/console/api/v1/jobs", headers=EVIL)).status_code == 403
+    assert (await client.get("/console/api/v1/jobs", headers={"sec-fetch-site": "none"})).status_code != 403
     assert (await client.get("/console/events?page=/console", headers=EVIL)).status_code == 403

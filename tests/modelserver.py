@@ -7,7 +7,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,6 +63,13 @@ class ModelServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="models")
         self._running = 0
+
+    def reset(self) -> None:
+        """Begin anew, for the next test."""
+        for one in fields(self):
+            if one.name != "url":
+                made = one.default_factory
+                setattr(self, one.name, one.default if made is MISSING else made())
 
     @property
     def bodies(self) -> list[dict[str, Any]]:

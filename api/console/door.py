@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from prometheus_client import Counter
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.console.origin import check_own
 from api.console.session import Sessions
@@ -14,6 +14,14 @@ from api.http.errors import ApiError
 
 PREFIX: Final = "/console/api"
 _OPEN: Final = ("/v1/", "/health")
+_HEADERS: Final = [
+    (
+        b"content-security-policy",
+        b"sandbox; default-src 'none'",
+    ),  # a file that a client uploaded may be a page
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"x-content-type-options", b"nosniff"),
+]
 _DROPPED: Final = {b"authorization", b"cookie", b"x-api-key"}
 
 
@@ -30,14 +38,22 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application."""
-        if scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/"):
-            try:
-                self._enter(scope)
-            except ApiError as refusal:
-                self._count.labels(refusal.code).inc()
-                await refusal.response()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith(f"{PREFIX}/"):
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._enter(scope)
+        except ApiError as refusal:
+            self._count.labels(refusal.code).inc()
+            await refusal.response()(scope, receive, send)
+            return
+
+        async def harmless(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive, harmless)
 
     def _enter(self, scope: Scope) -> None:
         """Make the request one of the API, in place: the layers around look at the same scope afterwards.

@@ -10,9 +10,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from starlette.routing import compile_path
 
-from api.console.origin import is_secure
 from api.console.render import Templates
-from api.console.session import Sessions, cookie
+from api.console.session import Sessions
 from api.console.visit import Refused, Visit
 from api.http.asgi import header
 from api.services import Services
@@ -139,10 +138,7 @@ class Frame:
         if refused.status == 401:
             asked = visit.path + (f"?{visit.query}" if visit.query else "")
             there = f"{visit.root}console/login?next={quote(asked, safe='')}"
-            response = Response(None, 303, {**HEADERS, "location": there})
-            if self.sessions is not None and header(visit.scope, b"cookie"):
-                response.headers["set-cookie"] = cookie("", secure=is_secure(visit.scope))
-            return response
+            return Response(None, 303, {**HEADERS, "location": there})
         return self.answer(
             "error.html", {**await self._around(visit, page), "refused": refused}, refused.status
         )

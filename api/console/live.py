@@ -20,8 +20,8 @@ from api.http.pings import pings
 from api.http.sse import HEADERS
 
 PERIOD_S: Final = 2.0
-_SHARE: Final = 50
-"""A page that takes long is made less often: an open console costs this process at most a fiftieth of its time."""
+_SHARE: Final = 10
+"""The more pages are open, and the longer they take, the less often each is made: all together get a tenth of the time."""
 
 _LONGEST_S: Final = 15 * 60.0
 """Then the browser connects anew, so that no stream outlives its session by more."""
@@ -32,6 +32,7 @@ class Live:
 
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
+        self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the parts, and then those that have changed.
@@ -50,7 +51,11 @@ class Live:
         with until_hangup(scope):
             await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             async with pings(send, self._frame.services.settings.sse_ping_s) as beat:
-                await self._follow(page, self._frame.visit(request, url, params), beat, send)
+                self._open += 1
+                try:
+                    await self._follow(page, self._frame.visit(request, url, params), beat, send)
+                finally:
+                    self._open -= 1
         await send({"type": "http.response.body", "body": b""})
 
     async def _follow(self, page: Page, visit: Visit, beat: asyncio.Event, send: Send) -> None:
@@ -75,7 +80,7 @@ class Live:
             if (version := self._frame.services.samples.version) != sampled:
                 sampled = version
                 await self._tell(send, beat, "samples", {"version": version})
-            await asyncio.sleep(max(PERIOD_S, _SHARE * (time.perf_counter() - began)))
+            await asyncio.sleep(max(PERIOD_S, _SHARE * self._open * (time.perf_counter() - began)))
 
     async def _parts(self, page: Page, visit: Visit) -> dict[str, str]:
         data = await self._frame.data(page, visit)

@@ -27,7 +27,8 @@ def check_own(scope: Scope, *, marked: bool = True) -> None:
     """
     site, origin, host = (header(scope, name) for name in (b"sec-fetch-site", b"origin", b"host"))
     own = origin is not None and host is not None and origin.partition(b"://")[2].lower() == host.lower()
-    foreign = site not in {None, b"same-origin"} or (origin is not None and not own)
+    # `none`: the user typed the address or opened a bookmark, which no page can do.
+    foreign = site not in {None, b"same-origin", b"none"} or (origin is not None and not own)
     if scope["method"] not in SAFE:
         # A browser names the origin of every request that changes something. The site is missing on plain http.
         foreign = foreign or not (own or site == b"same-origin") or (marked and header(scope, MARK) is None)

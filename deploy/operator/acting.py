@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import httpx2
@@ -27,6 +28,7 @@ from deploy.operator.steps import (
     Declare,
     Drain,
     Mark,
+    PinAdapter,
     Remove,
     RemoveAdapter,
     Scale,
@@ -75,12 +77,20 @@ class Acting:
             raise StepError("ClusterAway", f"{_words(step)}: {error!r}") from error
 
     async def _do(self, step: Step) -> None:
-        api = self._penstock
+        match step:
+            case Apply() | Scale() | Mark() | Unscale() | Remove():
+                await self._in_cluster(step)
+            case Drain() | Undeclare() | RemoveAdapter():
+                with suppress(NotFoundError):  # it is gone already
+                    await self._take_back(step)
+            case _:
+                await self._at_penstock(step)
+
+    async def _in_cluster(self, step: Apply | Scale | Mark | Unscale | Remove) -> None:
         match step:
             case Apply(made):
                 for one in made:
-                    kind = _KINDS[one["kind"]]
-                    await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
+                    await self._apply(one)
             case Scale(name, replicas):
                 await self._patch(DEPLOYMENT, name, {"spec": {"replicas": replicas}})
             case Mark(pod, on):
@@ -93,34 +103,45 @@ class Acting:
             case Remove(name):
                 await self._delete(CONFIG_MAP, name)
                 await self._delete(DEPLOYMENT, name)  # last: by it the next look knows that something is left
+
+    async def _apply(self, one: dict[str, Any]) -> None:
+        kind = _KINDS[one["kind"]]
+        try:
+            await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
+        except httpx2.HTTPStatusError as error:
+            if kind is not SCALED_OBJECT or error.response.status_code != 404:
+                raise
+            raise StepError(
+                "KedaMissing", "the cluster has no ScaledObjects: install KEDA, or give replicas"
+            ) from error
+
+    async def _at_penstock(self, step: Switch | Declare | AddAdapter | PinAdapter) -> None:
+        api = self._penstock
+        match step:
             case Switch(pool, to):
                 await api.rollouts.switch(pool, to, drain=False)  # its pods drain as they end
             case Declare(pool, model, aliases, slots):
                 await api.pools.declare(pool, model, aliases=aliases, slots=slots)
             case AddAdapter(pool, one):
                 await api.adapters.add(one.name, one.source, pool=pool, tenant=one.tenant, pinned=one.pinned)
-            case _:
-                await self._undo(step)
+            case PinAdapter(pool, name, pinned):
+                await api.adapters.pin(name, pool=pool, pinned=pinned)
 
-    async def _undo(self, step: Step) -> None:
-        """Carry out a step after which something is gone: it may be gone already."""
-        try:
-            match step:
-                case Drain(worker):
-                    await self._penstock.workers.drain(worker)
-                case Undeclare(pool):
-                    await self._penstock.pools.undeclare(pool)
-                case RemoveAdapter(pool, name):
-                    await self._penstock.adapters.remove(name, pool=pool)
-        except NotFoundError:
-            pass
+    async def _take_back(self, step: Drain | Undeclare | RemoveAdapter) -> None:
+        api = self._penstock
+        match step:
+            case Drain(worker):
+                await api.workers.drain(worker)
+            case Undeclare(pool):
+                await api.pools.undeclare(pool)
+            case RemoveAdapter(pool, name):
+                await api.adapters.remove(name, pool=pool)
 
     async def report(self, name: str, status: Mapping[str, Any]) -> None:
         """Write the status of a ModelPool.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         await self._patch(MODEL_POOL.Status, name, {"status": status})
 
@@ -134,15 +155,15 @@ class Acting:
                 patch_type=PatchType.MERGE,
                 field_manager=MANAGER,
             )
-        except ApiError as error:
-            if error.status.code != 404:  # it is gone: the next look sees that
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:  # it is gone: the next look sees that
                 raise
 
     async def _delete(self, kind: type[GenericNamespacedResource], name: str) -> None:
         try:
             await self._kube.delete(kind, name, namespace=self._namespace)
-        except ApiError as error:
-            if error.status.code != 404:
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:
                 raise
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from lightkube import ApiError, AsyncClient
+import httpx2
+from lightkube import AsyncClient
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 
 from deploy.operator.objects import FINGERPRINT
-from deploy.operator.plan import number_of
 from deploy.operator.pool import GROUP, OWNER_LABEL, POOL_LABEL, ModelPool
 from deploy.operator.seen import Fleet, Pod, Seen, Version
 from penstock import AsyncPenstock, NotFoundError, PenstockError
@@ -41,16 +41,15 @@ class Looking:
         """Return what is there of a pool.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         ours = {OWNER_LABEL: pool.name}
         deployments = await self._list(DEPLOYMENT, _WORKERS)
         pods = await self._list(POD, ours)
         try:
             scaled = [one["metadata"]["labels"][POOL_LABEL] for one in await self._list(SCALED_OBJECT, ours)]
-        except ApiError as error:
-            if error.status.code != 404:  # without KEDA there is no such resource
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:  # without KEDA there is no such resource
                 raise
             scaled = []
         fleet, trouble = None, ""
@@ -81,9 +80,9 @@ class Looking:
         adapters = pool.adapters or pool.status.get("adapters")
         return Fleet(
             serving,
-            tuple(one for one in await api.workers.list() if number_of(pool, one.pool)),
-            tuple(one for one in await api.pools.list() if number_of(pool, one.pool)),
-            tuple(one for one in await api.pools.declared() if number_of(pool, one.id)),
+            tuple(one for one in await api.workers.list() if pool.number_of(one.pool)),
+            tuple(one for one in await api.pools.list() if pool.number_of(one.pool)),
+            tuple(one for one in await api.pools.declared() if pool.number_of(one.id)),
             tuple([one async for one in api.adapters.list(pool=serving)]) if adapters else (),
         )
 
@@ -100,7 +99,7 @@ def _owned(one: Mapping[str, Any], pool: ModelPool) -> bool:
 
 def _foreign(one: Mapping[str, Any], pool: ModelPool) -> bool:
     served = one["metadata"].get("labels", {}).get(POOL_LABEL)
-    return served is not None and number_of(pool, served) is not None and not _owned(one, pool)
+    return served is not None and pool.number_of(served) is not None and not _owned(one, pool)
 
 
 def _version(one: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Version:

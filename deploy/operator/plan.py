@@ -6,21 +6,19 @@ model is another version: its workers start beside the old ones, then it serves,
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Final
-from urllib.parse import urlsplit
 
 from deploy.operator import objects
 from deploy.operator.base import Base
 from deploy.operator.pool import ModelPool
-from deploy.operator.seen import Fleet, Pod, Seen, Version
+from deploy.operator.seen import Fleet, Pod, Seen, Version, address_of
 from deploy.operator.steps import (
     AddAdapter,
     Apply,
     Declare,
     Drain,
     Mark,
+    PinAdapter,
     Remove,
     RemoveAdapter,
     Scale,
@@ -30,8 +28,6 @@ from deploy.operator.steps import (
     Unscale,
 )
 from penstock.fleet_models import Worker
-
-_NUMBER: Final = re.compile(r"-v([1-9][0-9]{0,5})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,7 @@ def plan(base: Base, pool: ModelPool, seen: Seen) -> Plan:
     if fleet is None:
         told = f"Penstock does not answer, so nothing is changed until it does: {seen.trouble}"
         return Plan(trouble="PenstockAway", told=told)
-    if fleet.serving != pool.name and number_of(pool, fleet.serving) is None:
+    if pool.number_of(fleet.serving) is None:
         told = (
             f"jobs of the pool {pool.name} go to the pool {fleet.serving}, whose workers are not this operator's: "
             f"return with `penstock rollout switch {pool.name} --to {pool.name}`"
@@ -83,14 +79,6 @@ def ending(seen: Seen) -> tuple[tuple[Step, ...], bool]:
         Scale(one.name, 0, f"Draining the workers of {one.pool}") for one in seen.versions if one.replicas > 0
     ]
     return tuple(steps), not steps and not seen.pods
-
-
-def number_of(pool: ModelPool, version: str) -> int | None:
-    """Return the number of a version by the name of its pool; the first is 1. None: it is none of this ModelPool."""
-    if version == pool.name:
-        return 1
-    found = _NUMBER.search(version)
-    return int(found[1]) if found and version[: found.start()] == pool.name else None
 
 
 class _Planner:
@@ -226,7 +214,7 @@ class _Planner:
 
     def _next(self) -> str:
         taken = {one.pool for one in self._seen.versions} | {one.pool for one in self._fleet.workers}
-        numbers = [number_of(self._pool, one) or 1 for one in taken | {self._fleet.serving}]
+        numbers = [self._pool.number_of(one) or 1 for one in taken | {self._fleet.serving}]
         return f"{self._pool.name}-v{max(numbers) + 1}"
 
     def _retire(self, keep: set[str]) -> list[str]:
@@ -253,15 +241,8 @@ class _Planner:
                 self._steps.append(RemoveAdapter(self._pool.name, name))
         for name, one in asked.items():
             known = there.get(name)
-            same = known is not None and (known.source, known.pinned, known.tenant) == (
-                one.source,
-                one.pinned,
-                one.tenant,
-            )
-            if alive and not same:  # an adapter is checked against the model that the pool has registered
+            if known is not None and (known.source, known.tenant) == (one.source, one.tenant):
+                if known.pinned != one.pinned:
+                    self._steps.append(PinAdapter(self._pool.name, name, one.pinned))
+            elif alive:  # it is checked against the model that the pool has registered
                 self._steps.append(AddAdapter(self._pool.name, one))
-
-
-def address_of(worker: Worker) -> str | None:
-    """Return the address of a worker's pod: that of its metrics."""
-    return None if worker.metrics_url is None else urlsplit(worker.metrics_url).hostname

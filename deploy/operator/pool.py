@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,7 @@ API_VERSION: Final = f"{GROUP}/v1alpha1"
 KIND: Final = "ModelPool"
 OWNER_LABEL: Final = f"{GROUP}/modelpool"
 POOL_LABEL: Final = f"{GROUP}/pool"
+_NUMBER: Final = re.compile(r"-v([1-9][0-9]{0,5})\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,13 @@ class ModelPool:
             self.spec.get("version"),
         ]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+    def number_of(self, version: str) -> int | None:
+        """Return the number of a version by the name of its pool; the first is 1. None: it is none of this ModelPool."""
+        if version == self.name:
+            return 1
+        found = _NUMBER.search(version)
+        return int(found[1]) if found and version[: found.start()] == self.name else None
 
     def owner(self) -> dict[str, Any]:
         """Return the reference by which Kubernetes deletes what belongs to it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from deploy.operator.acting import Acting, StepError
 from deploy.operator.base import Base
@@ -12,14 +13,17 @@ from deploy.operator.looking import Looking
 from deploy.operator.plan import Plan, ending, plan
 from deploy.operator.pool import ModelPool
 from deploy.operator.status import status
-from deploy.operator.steps import Apply, Drain, Remove, Scale, Step, Switch
+from deploy.operator.steps import AddAdapter, Apply, Drain, Remove, Scale, Step, Switch
+
+_AGAIN_S: Final = 300.0
+"""An adapter that was refused is fetched again this long after: it may be gigabytes."""
 
 Tell: TypeAlias = Callable[[str, str, str], None]
 """Makes an event of a ModelPool: its type (``Normal`` or ``Warning``), its reason, its message."""
 
 
 class Reconciling:
-    """Looks at a pool and does what is next. It remembers nothing between two looks.
+    """Looks at a pool and does what is next. Between two looks it remembers only which adapters were refused just now.
 
     Args:
         base: what the chart says of all workers.
@@ -29,24 +33,25 @@ class Reconciling:
     def __init__(self, base: Base, looking: Looking, acting: Acting, release_after_s: float) -> None:
         self._base, self._looking, self._acting = base, looking, acting
         self._release_after_s = release_after_s
+        self._refused: dict[object, tuple[float, StepError]] = {}
 
     async def look(self, body: Mapping[str, Any], tell: Tell) -> bool:
         """Look at a pool, do what is next, report. Return whether something goes on.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         pool = ModelPool.read(body)
         seen = await self._looking.look(pool)
         wanted = plan(self._base, pool, seen)
         for step in wanted.steps:
-            try:
-                await self._acting.carry_out(step)
-            except StepError as error:
-                wanted = Plan((), wanted.phase, wanted.message, error.reason, str(error))
+            error = await self._try(pool, step)
+            if error is None:
+                _tell(tell, step)
+                continue
+            wanted = Plan((), wanted.phase, wanted.message, error.reason, str(error))
+            if not isinstance(step, AddAdapter):  # an adapter that is refused holds nothing up
                 break
-            _tell(tell, step)
         said = status(pool, seen, wanted, dt.datetime.now(dt.UTC).isoformat(timespec="seconds"))
         if said != pool.status:
             await self._acting.report(pool.name, said)
@@ -54,13 +59,27 @@ class Reconciling:
             tell("Warning", wanted.trouble, wanted.told)
         return wanted.phase is not None
 
+    async def _try(self, pool: ModelPool, step: Step) -> StepError | None:
+        """Carry a step out. Return why it failed; None: it did not."""
+        place = (pool.uid, pool.generation, step.adapter.name) if isinstance(step, AddAdapter) else None
+        if place in self._refused:
+            at, error = self._refused[place]
+            if time.monotonic() - at < _AGAIN_S:
+                return error
+        try:
+            await self._acting.carry_out(step)
+        except StepError as error:
+            if place is not None:
+                self._refused[place] = time.monotonic(), error
+            return error
+        return None
+
     async def end(self, body: Mapping[str, Any], tell: Tell) -> bool:
         """Do what is next to end a pool. Return whether nothing is left to do.
 
         Raises:
             StepError: a step failed.
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         seen = await self._looking.look(ModelPool.read(body))
         steps, done = ending(seen)

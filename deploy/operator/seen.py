@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from penstock.adapter_models import Adapter
 from penstock.fleet_models import DeclaredPool, Pool, Worker
@@ -89,3 +90,8 @@ class Seen:
     def of(self, pool: str) -> Version | None:
         """Return the version whose workers are in a pool."""
         return next((one for one in self.versions if one.pool == pool), None)
+
+
+def address_of(worker: Worker) -> str | None:
+    """Return the address of a worker's pod: that of its metrics."""
+    return None if worker.metrics_url is None else urlsplit(worker.metrics_url).hostname

@@ -89,6 +89,15 @@ class AddAdapter:
 
 
 @dataclass(frozen=True, slots=True)
+class PinAdapter:
+    """Have workers keep an adapter of a pool loaded, or no longer."""
+
+    pool: str
+    name: str
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveAdapter:
     """Take it back."""
 
@@ -107,5 +116,6 @@ Step: TypeAlias = (
     | Unscale
     | Remove
     | AddAdapter
+    | PinAdapter
     | RemoveAdapter
 )

@@ -90,5 +90,5 @@ def address_of(client: Penstock) -> Address:
     """Return the address of a client's server, with its key and its certificates."""
     settings = client._settings  # noqa: SLF001 - of the same package
     headers: dict[str, str] = settings.args(Request("POST", "/"))["headers"]
-    context: ssl.SSLContext = client_args()["verify"]
+    context: ssl.SSLContext = client_args(settings.ca_file)["verify"]
     return Address(settings.url, context, {**headers, "content-type": "application/json", "accept": "*/*"})

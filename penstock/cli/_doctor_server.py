@@ -59,7 +59,7 @@ def server(client: Penstock) -> Iterator[Finding]:
             f"health {name}", health.checks.get(name, ""), _ADVICE.get(name, "Look at the api's log.")
         )
     yield from _facts(client)
-    yield from _certificate(client.base_url)
+    yield from _certificate(client)
     yield from _asked("workers", lambda: list(client.workers.list()), _workers)
     yield from _asked("queues", lambda: list(client.pools.list()), _queues)
 
@@ -71,7 +71,7 @@ def _facts(client: Penstock) -> Iterator[Finding]:
     from penstock._core.http import client_args
 
     try:
-        with httpx.Client(**client_args(), timeout=10.0) as http:
+        with httpx.Client(**client_args(_ca_file(client)), timeout=10.0) as http:
             before = time.time()
             answer = http.get(f"{client.base_url}/", headers={"accept": "application/json"})
             now = (before + time.time()) / 2
@@ -100,18 +100,23 @@ def _facts(client: Penstock) -> Iterator[Finding]:
     )
 
 
+def _ca_file(client: Penstock) -> str | None:
+    """Return the file of authorities that the client trusts, if one was chosen for it."""
+    return client._settings.ca_file  # noqa: SLF001 - of the same package
+
+
 def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _certificate(url: str) -> Iterator[Finding]:
+def _certificate(client: Penstock) -> Iterator[Finding]:
     """Look how long an https server's certificate is valid."""
-    parts = urlsplit(url)
+    parts = urlsplit(client.base_url)
     if parts.scheme != "https":
         return
     from penstock._core.http import client_args
 
-    context: ssl.SSLContext = client_args()["verify"]
+    context: ssl.SSLContext = client_args(_ca_file(client))["verify"]
     host = parts.hostname or ""
     try:
         with (

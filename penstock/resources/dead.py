@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from penstock._core.flows import Flow, Items
 from penstock._core.parts import Call, Driver, Iteration, Part
-from penstock._core.requests import given, with_json
+from penstock._core.requests import Request, given, with_json
 from penstock.errors import ArgumentError
-from penstock.models import Job, Page, RetryReport
+from penstock.models import DeadGroups, Job, Page, RetryReport
 
 MAX_BULK = 1000
 """The most jobs that one request retries."""
@@ -33,12 +33,21 @@ class Dead(Part[Driver]):
         """Iterate over the dead jobs: ``failed`` or ``expired``, and not retried yet; newest end first.
 
         Args:
-            code: only jobs that failed with this code, such as ``worker_lost``.
+            code: only jobs that failed with this code, such as ``worker_lost``, or ``expired``.
             model: only jobs of this model.
             limit: the most jobs to return; None returns all.
             page_size: jobs per request, 1 to 100.
         """
         return self._pages("/v1/dead", Page[Job], limit, page_size, code=code, model=model)
+
+    @Call
+    def groups(self) -> Flow[DeadGroups]:
+        """Count the latest 1,000 dead jobs by failure code and model, the largest group first.
+
+        Raises:
+            NotFoundError: the server is too old for this call.
+        """
+        return self._fetch(Request("GET", "/v1/dead/groups"), DeadGroups)
 
     @Call
     def retry(
@@ -55,7 +64,7 @@ class Dead(Part[Driver]):
 
         Args:
             job_ids: which ones, at most 1,000; None takes those that match.
-            code: only jobs that failed with this code.
+            code: only jobs that failed with this code, or ``expired``.
             model: only jobs of this model.
             limit: the most jobs to retry, 1 to 1,000; None leaves it to the server (100).
 

@@ -140,6 +140,9 @@ class Jobs(Part[Driver]):
         *,
         state: str | None = None,
         model: str | None = None,
+        priority: str | None = None,
+        pool: str | None = None,
+        tenant: str | None = None,
         created_after: float | None = None,
         created_before: float | None = None,
         order: Literal["asc", "desc"] | None = None,
@@ -151,14 +154,17 @@ class Jobs(Part[Driver]):
         Args:
             state: only jobs in this state.
             model: only jobs of this model.
+            priority: only jobs of this lane.
+            pool: only jobs of this pool.
+            tenant: only jobs of this tenant; for administrators.
             created_after: only jobs created after this time, Unix seconds.
             created_before: only jobs created before this time, Unix seconds.
             order: ``desc`` or ``asc`` by creation.
             limit: the most jobs to return; None returns all.
             page_size: jobs per request, 1 to 100.
         """
-        filters = {"state": state, "model": model, "order": order}
-        created = {"created_after": created_after, "created_before": created_before}
+        filters = {"state": state, "model": model, "priority": priority, "pool": pool, "tenant": tenant}
+        created = {"created_after": created_after, "created_before": created_before, "order": order}
         return self._pages("/v1/jobs", Page[Job], limit, page_size, **filters, **created)
 
     @Iteration

@@ -19,6 +19,7 @@ from tests.clients.node import passes
 from tests.compliance.environments import node_package
 from tests.e2e.stacks import Stack, start_stack, stop_stack
 from tests.loopback import LoopbackServer
+from tests.processes import ROOT
 from tools.setup_node import SDK, node_env
 
 __all__ = ["browser"]  # a fixture
@@ -57,9 +58,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's examples in a language."""
-    return re.findall(rf"```{language}\n(.*?)```", (SDK / "README.md").read_text(), re.DOTALL)
+def examples(page: Path) -> list[str]:
+    """Return a page's examples in JavaScript."""
+    return re.findall(r"```(?:js|javascript)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
 def test_it_has_the_version_of_the_python_package() -> None:
@@ -130,7 +131,7 @@ def test_chromium(stack: Stack, project: Path, browser: Browser) -> None:
 
 def test_the_readme_leads_to_a_resumed_stream(stack: Stack, project: Path) -> None:
     """Its first two programs; the second is killed in the middle, and continues when it is started again."""
-    story, resume = blocks("js")[:2]
+    story, resume = examples(SDK / "README.md")[:2]
     (project / "story.mjs").write_text(story)
     (project / "resume.mjs").write_text(resume)
     env = {**node_env(), "PENSTOCK_URL": stack.url}
@@ -157,7 +158,8 @@ def test_the_readme_leads_to_a_resumed_stream(stack: Stack, project: Path) -> No
 
 def test_the_examples_fit_the_types(project: Path) -> None:
     (project / "examples").mkdir()
-    for place, example in enumerate(blocks("js")):
+    pages = [SDK / "README.md", *(ROOT / "docs" / "use" / name for name in ("typescript.md", "webhooks.md"))]
+    for place, example in enumerate(example for page in pages for example in examples(page)):
         (project / "examples" / f"example{place}.mjs").write_text(example)
     options = ["--allowJs", "--checkJs", "--noEmit", "--module", "nodenext", "--target", "es2022"]
     libraries = ["--lib", "es2023,dom,dom.asynciterable", "--typeRoots", str(SDK / "node_modules" / "@types")]

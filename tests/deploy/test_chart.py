@@ -124,7 +124,7 @@ def test_every_container_is_bounded_and_may_do_little(case: str) -> None:
         assert all("memory" in container["resources"]["limits"] for container in containers(objects))
 
 
-@pytest.mark.parametrize("case", [*EXAMPLES, "everything"])
+@pytest.mark.parametrize("case", [*EXAMPLES, "everything", "scaled to zero by the api"])
 def test_the_processes_take_their_settings(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,9 +198,9 @@ def test_both_kinds_of_trigger_ask_for_the_same() -> None:
     wait = ("--set", "pools.chat.autoscaling.maxWaitSeconds=60")
     by_query = [each["metadata"] for each in scaled(*wait)["triggers"]]
     assert [(each["query"], each["threshold"]) for each in by_query] == [
-        ('max(penstock_pool_backlog_jobs{pool="chat"})', "204.8"),
-        ('max(penstock_pool_deadline_replicas{pool="chat"})', "1"),
-        ('max(penstock_pool_oldest_seconds{pool="chat"})', "60"),
+        ('max(penstock_pool_backlog_jobs{pool="chat"} and on (instance) penstock_redis_up == 1)', "204.8"),
+        ('max(penstock_pool_deadline_replicas{pool="chat"} and on (instance) penstock_redis_up == 1)', "1"),
+        ('max(penstock_pool_oldest_seconds{pool="chat"} and on (instance) penstock_redis_up == 1)', "60"),
     ]
     asked = scaled(*wait, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")["triggers"]
     assert [(each["metadata"]["valueLocation"], each["metadata"]["targetValue"]) for each in asked] == [

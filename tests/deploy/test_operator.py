@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,6 +23,7 @@ from deploy.operator.looking import Looking
 from deploy.operator.reconciling import Reconciling
 from penstock import AsyncPenstock
 from penstock.server.valkey import EmbeddedServer
+from tests.adapters import write_adapter
 from tests.apiserver import ApiServer
 from tests.deploy.operators import CRD, LEAST, NAMESPACE, a_pool, base_of
 from tests.deploy.pods import LeasedWorker
@@ -337,6 +340,16 @@ async def test_keda_gets_its_object_and_the_replicas(world: World) -> None:
     )
 
 
+async def test_without_keda_a_pool_has_replicas_and_scaling_says_what_is_missing(world: World) -> None:
+    world.cluster.store.missing.add("keda.sh/v1alpha1")
+    world.want()
+    await world.settle(lambda: len(world.pods()) == 1)
+    assert conditions(world)["Degraded"] == ("False", "AllIsWell")
+    world.want(scaling={"max": 2, "slots": 8})
+    await world.settle()
+    assert conditions(world)["Degraded"] == ("True", "KedaMissing")
+
+
 async def test_a_field_that_somebody_changed_is_set_back(world: World) -> None:
     world.want()
     await world.settle(lambda: len(world.pods()) == 1)
@@ -344,6 +357,33 @@ async def test_a_field_that_somebody_changed_is_set_back(world: World) -> None:
     world.cluster.write("PATCH", key, {"spec": {"strategy": {"type": "Recreate"}}})
     await world.settle()
     assert world.cluster.objects[key]["spec"]["strategy"]["type"] == "RollingUpdate"
+
+
+async def test_adapters_come_are_pinned_and_go(world: World, tmp_path: Path) -> None:
+    async def upload() -> str:
+        tar = io.BytesIO()
+        with tarfile.open(fileobj=tar, mode="w") as files:
+            files.add(write_adapter(tmp_path / "sql", base_model_name_or_path="org/chat"), "sql")
+        async with httpx.AsyncClient(base_url=world._api) as http:
+            sent = {"file": ("sql.tar", tar.getvalue())}
+            return str((await http.post("/v1/files", files=sent, data={"purpose": "user_data"})).json()["id"])
+
+    async def there() -> list[tuple[str, bool]]:
+        async with AsyncPenstock(world._api) as client:
+            return [(one.name, one.pinned) async for one in client.adapters.list(pool="chat")]
+
+    source = await upload()
+    world.want(adapters=[{"name": "none", "source": "file-0"}, {"name": "sql", "source": source}])
+    await world.settle(lambda: world.pool.get("status", {}).get("adapters") == ["sql"])
+    assert await there() == [("sql", False)]
+    assert conditions(world)["Degraded"] == ("True", "AdapterRefused")
+    world.want(adapters=[{"name": "sql", "source": source, "pinned": True}])
+    await world.settle()
+    assert await there() == [("sql", True)]
+    assert conditions(world)["Degraded"] == ("False", "AllIsWell")
+    world.want()
+    await world.settle(lambda: world.pool["status"]["adapters"] == [])
+    assert await there() == []
 
 
 FLOWS: dict[str, list[dict[str, Any] | None]] = {

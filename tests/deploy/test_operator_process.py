@@ -168,6 +168,25 @@ async def test_kopf_carries_a_pool_through_its_life_with_the_rights_of_the_chart
         assert world.process.poll() is None
 
 
+@pytest.mark.full
+async def test_a_deletion_at_any_moment_ends(valkey: EmbeddedServer, tmp_path: Path) -> None:
+    with a_world(
+        valkey, tmp_path, lambda settings, pod, said: LeasedWorker(settings, {}, pod, said)
+    ) as world:
+        for _ in range(3):  # with nothing to drain
+            world.want(replicas=0)
+            await eventually(world.settled(0))
+            world.delete()
+            await eventually(world.gone)
+        for number in range(3):  # in the middle of a rollout
+            world.want()
+            await eventually(lambda: len(world.cluster.named("Pod")) == 1)
+            world.want(model=f"org/another-{number}")
+            await eventually(lambda: len(world.cluster.named("Deployment")) == 2)
+            world.delete()
+            await eventually(world.gone)
+
+
 STAGES: dict[str, tuple[dict[str, Any] | None, int, str, list[Act]]] = {
     "create": ({"replicas": 2}, 2, "chat", [Act("patch", "apps", "deployments")]),
     "scale down": ({"replicas": 1}, 1, "chat", [Act("patch", "", "pods")]),

@@ -14,11 +14,14 @@ import pytest_asyncio
 
 from broker.access import AccessStore
 from broker.jobs import JobStore
+from broker.rollouts import Rollouts
 from broker.settings import BrokerSettings
 from jobs.access import TENANT_SCOPES, ApiKey, Scope
 from jobs.model import Usage
+from jobs.rollouts import Mode
 from tests.apiserver import ApiServer
 from tests.puppet import Puppet
+from tests.support import eventually
 
 pytestmark = pytest.mark.asyncio
 
@@ -123,6 +126,16 @@ async def test_workers_show_what_they_report(http: httpx.AsyncClient, store: Job
     assert "/v1/workers/puppet-2/drain" in page
 
 
+async def test_workers_are_shown_beside_new_versions(http: httpx.AsyncClient, store: JobStore) -> None:
+    await Puppet(store, "puppet-1", pool="chat").live()
+    rollouts = Rollouts(store)
+    old = await rollouts.get("chat")
+    assert await rollouts.write(old, old.start("org/newer", (), Mode.SURGE, frozenset({"chat"})))
+    page = (await http.get("/console/workers")).text
+    for shown in ("New versions", "org/newer", "chat-v2, surge", "starting", "as the settings say"):
+        assert shown in page, shown
+
+
 async def test_a_batch_shows_the_errors_of_its_input(http: httpx.AsyncClient) -> None:
     made = await upload(http, "not json\n", metadata={"filename": HOSTILE, "why": "nightly"})
     ident = made.json()["id"]
@@ -161,9 +174,12 @@ async def test_lists_go_on_to_the_next_page(http: httpx.AsyncClient) -> None:
 async def test_the_playground_offers_what_writes_text(http: httpx.AsyncClient, store: JobStore) -> None:
     await Puppet(store).live("talks")
     await Puppet(store, "puppet-2", pool="vectors").live("embeds", facts={"endpoints": ["/v1/embeddings"]})
-    page = (await http.get("/console/playground")).text
-    assert ">talks</option>" in page
-    assert "embeds" not in page
+
+    async def offered() -> str:
+        page = (await http.get("/console/playground")).text
+        return page if ">talks</option>" in page else ""
+
+    assert "embeds" not in await eventually(offered)
 
 
 async def test_tenants_show_what_they_have_used(web: httpx.AsyncClient, store: JobStore) -> None:

@@ -18,6 +18,7 @@ from broker.settings import BrokerSettings
 from jobs.access import TENANT_SCOPES, Scope
 from jobs.failures import FailureCode
 from jobs.model import JobError
+from penstock import AsyncPenstock
 from tests.apiserver import ApiServer
 from tests.console import PEPPER, key_of, sign_in
 from tests.puppet import MODEL, Puppet
@@ -114,6 +115,18 @@ async def test_the_dead_are_counted_by_code_and_model(http: httpx.AsyncClient, p
     retried = (await http.post("/v1/dead/retry", json={"code": "expired"})).json()["data"]
     assert [one["id"] for one in retried] == [expired]
     assert retried[0]["error"] is None
+
+
+async def test_our_client_asks_the_same(api: ApiServer, http: httpx.AsyncClient, puppet: Puppet) -> None:
+    dead = await kill(http, puppet, FailureCode.TIMEOUT)
+    low = await submit(http, priority="low")
+    async with AsyncPenstock(api.url) as client:
+        found = [job.id async for job in client.jobs.list(priority="low", pool="default", tenant="default")]
+        assert found == [low]
+        job = await client.jobs.get(dead)
+        assert job.tenant == "default"
+        groups = await client.dead.groups()
+    assert [(one.code, one.model, one.jobs) for one in groups.data] == [("timeout", MODEL, 1)]
 
 
 async def test_a_job_is_shown_whole_and_a_long_one_cut(http: httpx.AsyncClient, puppet: Puppet) -> None:

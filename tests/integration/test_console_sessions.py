@@ -118,8 +118,7 @@ async def test_a_revoked_key_ends_its_sessions_at_once(web: httpx.AsyncClient, s
         page = await web.get("/console")
         return page if page.url.path == "/console/login" else None
 
-    page = await eventually(asked_anew)
-    assert page.history[0].headers["set-cookie"].startswith("penstock_console=; Max-Age=0")
+    await eventually(asked_anew)
 
 
 async def test_a_cookie_of_somebody_else_opens_nothing(web: httpx.AsyncClient) -> None:
@@ -144,6 +143,8 @@ async def test_the_scripts_call_the_api_as_the_session(
     other = {"authorization": f"Bearer {await key_of(store, 'bob')}"}
     assert (await web.get(f"/console/api/v1/jobs/{job['id']}", headers=other)).status_code == 200
     assert (await web.post("/console/api/v1/queues/default/pause", headers=ours)).status_code == 403
+    # A file that somebody uploaded is no page of ours, whatever is in it.
+    assert "sandbox" in (await web.get("/console/api/v1/jobs")).headers["content-security-policy"]
     for path in ("/console/api/console", "/console/api/metrics", "/console/api/docs"):
         assert (await web.get(path)).status_code == 404
 

@@ -20,6 +20,7 @@ from broker.settings import BrokerSettings
 from penstock.server.valkey import EmbeddedServer
 from tests.aclserver import AclServer
 from tests.apiserver import ApiServer
+from tests.certificates import Authority
 from tests.namespaces import new_namespace
 from tests.processes import WorkerProcess
 from tests.servers import every_server
@@ -95,6 +96,23 @@ def test_a_running_server_is_looked_at(serving: ApiServer, tmp_path: Path) -> No
     assert (found["workers"]["level"], found["workers"]["said"]) == ("ok", "1 ready")
     redis = {one["name"]: one["level"] for one in findings if one["area"] == "redis"}
     assert (redis["reachable"], redis["persistence"], redis["functions"]) == ("ok", "ok", "ok")
+
+
+@pytest.mark.full
+def test_over_tls_they_trust_the_authority_that_is_named(valkey: EmbeddedServer, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.sign("localhost")
+    with ApiServer(new_namespace(valkey), tls_cert_file=certificate, tls_key_file=key) as api:
+        url = api.url
+        env = {"PENSTOCK_CA_FILE": str(authority.file), "PENSTOCK_ENGINE": "simulated"}
+        done = run("--url", url, "doctor", "--json", **env)
+        found = {one["name"]: one for one in json.loads(done.stdout)["findings"] if one["area"] == "server"}
+        assert (found["certificate"]["said"], found["certificate"]["level"]) == ("valid for 1 days", "warn")
+        assert "version" in found
+        asked = run("bench", url, "--model", "none", **env)
+        assert (asked.returncode, "404 model_not_found" in asked.stderr) == (4, True), asked.stderr
+        refused = run("bench", url, "--model", "none")
+        assert (refused.returncode, "CERTIFICATE_VERIFY_FAILED" in refused.stderr) == (3, True)
 
 
 def test_a_server_that_is_away_fails() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from tests.helm import rendered, values
 from tests.integration.test_worker import ready, start_worker
 from tests.kubernetes import Cluster as Kubernetes
 from tests.support import eventually
@@ -29,16 +29,11 @@ def kubernetes() -> Iterator[Kubernetes]:
 
 @pytest.fixture
 def cluster(kubernetes: Kubernetes, tmp_path: Path) -> Cluster:
-    config = yaml.safe_load(kubernetes.kubeconfig(tmp_path / "config").read_text())
+    """The server, for an account that has the chart's role and no other right."""
+    (role,) = (one for one in rendered(*values("mixed-fleet")) if one["kind"] == "Role")
+    kubernetes.access.restrict("secret", role["rules"])
     (tmp_path / "token").write_text("secret\n")
-    return Cluster(config["clusters"][0]["cluster"]["server"], tmp_path / "token", None)
-
-
-def start(kubernetes: Kubernetes) -> None:
-    """Have a pod scheduled."""
-    pod: dict[str, Any] = {"metadata": {"name": "w-0", "labels": {"app": "w"}}, "spec": {"nodeName": "n"}}
-    status, _ = kubernetes.answer("POST", "/api/v1/namespaces/llm/pods", {}, pod, None, "application/json")
-    assert status == 201
+    return Cluster(kubernetes.url, tmp_path / "token", None)
 
 
 def told(kubernetes: Kubernetes) -> str | None:
@@ -79,7 +74,14 @@ async def test_each_change_is_told_and_a_failure_is_tried_again(
     kubernetes: Kubernetes, cluster: Cluster
 ) -> None:
     costs = Costs()
-    start(kubernetes)
+    labels, spec = {"app": "w"}, {"nodeName": "n"}
+    pod: dict[str, Any] = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": "w-0", "labels": labels},
+        "spec": spec,
+    }
+    kubernetes.create(pod, namespace="llm")
     cluster.token.rename(cluster.token.with_suffix(".away"))
     async with telling(costs, cluster):
         await eventually(lambda: costs.asked > 2)
@@ -87,7 +89,7 @@ async def test_each_change_is_told_and_a_failure_is_tried_again(
         cluster.token.with_suffix(".away").rename(cluster.token)
         await eventually(lambda: told(kubernetes) == "30")
         pod = kubernetes.named("Pod")["w-0"]
-        assert (pod["spec"], pod["metadata"]["labels"]) == ({"nodeName": "n"}, {"app": "w"})
+        assert (pod["spec"], pod["metadata"]["labels"]) == (spec, labels)
         version, asked = pod["metadata"]["resourceVersion"], costs.asked
         await eventually(lambda: costs.asked > asked + 2)
         assert kubernetes.named("Pod")["w-0"]["metadata"]["resourceVersion"] == version  # nothing changed

@@ -54,7 +54,7 @@ BUILT_IN: Mapping[str, Mapping[str, Kind]] = {
         "statefulsets": Kind("StatefulSet", status=True),
     },
     "autoscaling/v2": _plain("HorizontalPodAutoscaler"),
-    "keda.sh/v1alpha1": _plain("ScaledObject"),
+    "keda.sh/v1alpha1": _plain("ScaledObject", "TriggerAuthentication"),
     "monitoring.coreos.com/v1": _plain("PrometheusRule", "ServiceMonitor"),
     "networking.k8s.io/v1": {"ingresses": Kind("Ingress"), "networkpolicies": Kind("NetworkPolicy")},
     "policy/v1": _plain("PodDisruptionBudget"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Request, Response
@@ -11,13 +11,14 @@ from fastapi import APIRouter, Request, Response
 from api.console.frame import HEADERS, Frame
 from api.console.origin import check_own, is_secure
 from api.console.session import Sessions, TooLongError, cookie
-from api.console.visit import Visit
+from api.console.visit import Refused, Visit
 from api.http.body import BodyReader
 
 START: Final = "/console"
 _FORM_BYTES: Final = 16 * 1024
 _OWN_PAGE = re.compile(r"/console(/[^\s\\]*|\?[^\s\\]*)?")
 
+_WRONG = "Incorrect API key. Check that you pasted all of it; it may also have been revoked."
 _TOO_LONG = "This token is too long for a browser's cookie. Use an API key, or a token with fewer claims."
 _FORM = (
     "Paste the whole API key, such as psk_…, or a token of your issuer: letters, digits and signs, no spaces."
@@ -59,8 +60,11 @@ async def _enter(frame: Frame, sessions: Sessions, request: Request, key: str, t
         return _form(frame, request, there, _FORM, 400)
     answer = await Visit(request.app, request.scope, key, START, {}, keyed=True).answer("GET", "/v1/me")
     if answer.status != 200:
-        error: dict[str, Any] = (answer.json() or {}).get("error") or {}
-        return _form(frame, request, there, str(error.get("message") or "try again"), answer.status)
+        message = Refused.by(answer).message
+        wrong = message.startswith(
+            "Incorrect API key"
+        )  # the rest is about a header, which nobody here has written
+        return _form(frame, request, there, _WRONG if wrong else message, answer.status)
     try:
         value = sessions.seal(key)
     except TooLongError:

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.xdist_group("console")
 
 HOSTILE = "<script>window.hurt=1</script><img src=x onerror=\"window.hurt=1\">{{7*7}}' hx-get='/console"
 
+HIDE = (
+    "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
+    "document.dispatchEvent(new Event('visibilitychange'))"
+)
+
 
 def submit(http: httpx.Client, text: str = "hi", **more: Any) -> str:
     given = {"model": "simulated", "messages": [{"role": "user", "content": text}]}
@@ -74,15 +79,23 @@ def test_the_filters_are_in_the_address(
     expect(page.locator(f"#row-{good}")).to_have_count(0)
     page.locator(f"#row-{bad} a").click()
     expect(page.locator(".acts .banner")).to_contain_text("invalid_request")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert '"max_tokens":-1' in download.value.path().read_text().replace(" ", "")
 
 
 def test_a_job_streams_and_is_cancelled(
     console: ApiServer, http: httpx.Client, page: Page, said: list[str]
 ) -> None:
-    job_id = submit(http, HOSTILE, max_tokens=20_000, stream=True, metadata={"<b>k": HOSTILE})
+    job_id = submit(http, HOSTILE, max_tokens=8000, stream=True, metadata={"<b>k": HOSTILE})
     page.goto(f"{console.url}/console/jobs/{job_id}")
     expect(page.locator("#stream")).to_contain_text(re.compile(r"\w+ \w+ \w+"))
     expect(page.locator(".said").first).to_contain_text(HOSTILE)
+    page.evaluate(HIDE % "true")
+    seen = page.locator("#stream").inner_text()
+    page.evaluate(HIDE % "false")  # it continues where it was
+    wait_until(lambda: len(page.locator("#stream").inner_text()) > len(seen))
+    assert page.locator("#stream").inner_text().startswith(seen)
     check_accessible(page)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("dialog")).to_be_visible()
@@ -147,13 +160,11 @@ def test_a_hidden_page_asks_for_nothing(
     page.goto(f"{console.url}/console")
     expect(page.locator("#pulse")).to_have_text("live")
     before = over()
-    hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});"
-    hide += "document.dispatchEvent(new Event('visibilitychange'))"
-    page.evaluate(hide % "true")
+    page.evaluate(HIDE % "true")
     expect(page.locator("#pulse")).to_have_text("paused")
     wait_until(lambda: over() > before)
     assert len(streams) == 1
-    page.evaluate(hide % "false")
+    page.evaluate(HIDE % "false")
     expect(page.locator("#pulse")).to_have_text("live")
     assert len(streams) == 2
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.operator.base import Base
 from deploy.operator.objects import FINGERPRINT
-from deploy.operator.plan import address_of, ending, number_of, plan
+from deploy.operator.plan import ending, plan
 from deploy.operator.pool import ModelPool
-from deploy.operator.seen import Fleet, Pod, Seen, Version
+from deploy.operator.seen import Fleet, Pod, Seen, Version, address_of
 from deploy.operator.status import status
 from deploy.operator.steps import (
     AddAdapter,
@@ -19,6 +21,7 @@ from deploy.operator.steps import (
     Declare,
     Drain,
     Mark,
+    PinAdapter,
     Remove,
     RemoveAdapter,
     Scale,
@@ -69,6 +72,7 @@ BASE = Base(
         }
     },
 )
+ROOT = Path(__file__).parents[3]
 NOW = "2026-11-30T12:00:00+00:00"
 
 
@@ -275,7 +279,7 @@ def test_adapters_follow_the_spec_once_a_worker_is_there() -> None:
     seen = Seen((a_version(),), pods(1), fleet=a_fleet(workers=workers(0), adapters=there))
     made = steps(pool, seen)
     assert made[0] == RemoveAdapter("chat", "old")
-    assert [one.adapter.name for one in made if isinstance(one, AddAdapter)] == ["sql", "law"]
+    assert made[1:] == [AddAdapter("chat", pool.adapters[0]), PinAdapter("chat", "law", pinned=True)]
     early = replace(seen, fleet=a_fleet(adapters=there))
     assert not [one for one in steps(pool, early) if isinstance(one, AddAdapter)]
 
@@ -314,7 +318,7 @@ def test_an_end_drains_all_versions_and_waits_for_their_pods() -> None:
     [("chat", 1), ("chat-v2", 2), ("chat-v12", 12), ("chat-v0", None), ("chats", None), ("a-chat-v2", None)],
 )
 def test_versions_are_known_by_name(name: str, number: int | None) -> None:
-    assert number_of(a_pool(), name) == number
+    assert a_pool().number_of(name) == number
 
 
 def test_a_worker_is_of_the_pod_with_the_address_of_its_metrics() -> None:
@@ -374,3 +378,14 @@ def test_a_pool_that_sleeps_is_ready() -> None:
 
 def replace_(worker: Worker, **facts: Any) -> Worker:
     return worker.model_copy(update=facts)
+
+
+def test_the_docs_name_every_reason() -> None:
+    docs = (ROOT / "docs" / "operate" / "operator.md").read_text()
+    code = "".join(
+        (ROOT / "deploy" / "operator" / f"{name}.py").read_text() for name in ("plan", "status", "acting")
+    )
+    reasons = set(re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+|Starting|Draining|Settled|Asleep)"', code))
+    reasons -= {"ConfigMap", "ScaledObject", "Deployment"}
+    assert len(reasons) > 15
+    assert {one for one in reasons if f"`{one}`" not in docs} == set()

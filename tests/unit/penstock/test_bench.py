@@ -20,10 +20,16 @@ from tests.terminal import Terminal
 from tests.unit.penstock.test_cli import run
 
 
-@pytest.fixture
-def models() -> Iterator[ModelServer]:
+@pytest.fixture(scope="module")
+def shared_models() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
+
+
+@pytest.fixture
+def models(shared_models: ModelServer) -> ModelServer:
+    shared_models.reset()
+    return shared_models
 
 
 def bench(server: ModelServer, *args: str, code: int = 0) -> dict:

@@ -16,10 +16,16 @@ from tests.unit.penstock.test_cli import run
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
 
 
-@pytest.fixture
-def models() -> Iterator[ModelServer]:
+@pytest.fixture(scope="module")
+def shared_models() -> Iterator[ModelServer]:
     with ModelServer() as server:
         yield server
+
+
+@pytest.fixture
+def models(shared_models: ModelServer) -> ModelServer:
+    shared_models.reset()
+    return shared_models
 
 
 def terminal(server: ModelServer, tmp_path, *args: str) -> Terminal:

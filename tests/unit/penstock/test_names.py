@@ -147,6 +147,6 @@ def test_every_name_in_the_product_is_in_the_register():
     files += [ROOT / "docker-compose.yml", ROOT / ".env.example", ROOT / "Makefile"]
     assert len(files) > 100
     known = {f"PENSTOCK_{name.upper()}" for name in fields()} | VARIABLES.keys() | KUBERNETES.keys()
-    for path in files:
-        named = set(re.findall(r"PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", Path(path).read_text()))
+    for path in files:  # _PENSTOCK_COMPLETE is click's
+        named = set(re.findall(r"(?<!_)PENSTOCK_[A-Z][A-Z0-9_]*[A-Z]", Path(path).read_text()))
         assert named <= known, path
