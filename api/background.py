@@ -211,8 +211,11 @@ async def _observe(services: Services, observed: asyncio.Event) -> None:
             gauges.take_queues(queues)
             gauges.take_workers(map(worker_facts, catalogue.alive), catalogue.pools)
             workers = map(worker_facts, catalogue.alive)
-            for pool, backlog in (await services.backlogs.read(views, workers, catalogue.home)).items():
-                gauges.scaling.take(pool, backlog, catalogue.replica(pool), declared=catalogue.declares(pool))
+            read = await services.backlogs.read(views, workers, catalogue.home)
+            gauges.scaling.take(
+                (pool, backlog, catalogue.replica(pool), catalogue.declares(pool))
+                for pool, backlog in read.items()
+            )
             if time.monotonic() - asked_at >= INFO_GAP_S:
                 asked_at = time.monotonic()
                 gauges.webhooks.take(await observer.webhooks())

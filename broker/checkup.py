@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.retry import Retry
 
 from broker.db.acl import ROLES, Role
 from broker.db.client import connect_sync
@@ -73,7 +75,8 @@ def look(url: str, namespace: str) -> ServerFacts:
     """
     keys = Keys(namespace)
     try:
-        with connect_sync(url, decode_responses=True) as client:
+        # redis-py's ten retries would take half a minute where nobody answers.
+        with connect_sync(url, decode_responses=True, retry=Retry(NoBackoff(), 1)) as client:
             client.ping()
             trips, ahead = _times(client)
             user = _allowed(client.acl_whoami) or urlsplit(url).username

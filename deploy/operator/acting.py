@@ -90,8 +90,7 @@ class Acting:
         match step:
             case Apply(made):
                 for one in made:
-                    kind = _KINDS[one["kind"]]
-                    await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
+                    await self._apply(one)
             case Scale(name, replicas):
                 await self._patch(DEPLOYMENT, name, {"spec": {"replicas": replicas}})
             case Mark(pod, on):
@@ -104,6 +103,17 @@ class Acting:
             case Remove(name):
                 await self._delete(CONFIG_MAP, name)
                 await self._delete(DEPLOYMENT, name)  # last: by it the next look knows that something is left
+
+    async def _apply(self, one: dict[str, Any]) -> None:
+        kind = _KINDS[one["kind"]]
+        try:
+            await self._kube.apply(kind.from_dict(one), field_manager=MANAGER, force=True)
+        except httpx2.HTTPStatusError as error:
+            if kind is not SCALED_OBJECT or error.response.status_code != 404:
+                raise
+            raise StepError(
+                "KedaMissing", "the cluster has no ScaledObjects: install KEDA, or give replicas"
+            ) from error
 
     async def _at_penstock(self, step: Switch | Declare | AddAdapter | PinAdapter) -> None:
         api = self._penstock
@@ -131,8 +141,7 @@ class Acting:
         """Write the status of a ModelPool.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         await self._patch(MODEL_POOL.Status, name, {"status": status})
 
@@ -146,15 +155,15 @@ class Acting:
                 patch_type=PatchType.MERGE,
                 field_manager=MANAGER,
             )
-        except ApiError as error:
-            if error.status.code != 404:  # it is gone: the next look sees that
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:  # it is gone: the next look sees that
                 raise
 
     async def _delete(self, kind: type[GenericNamespacedResource], name: str) -> None:
         try:
             await self._kube.delete(kind, name, namespace=self._namespace)
-        except ApiError as error:
-            if error.status.code != 404:
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:
                 raise
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import kopf
-from lightkube import ApiError
 
 from deploy.operator.acting import StepError
 from deploy.operator.pool import GROUP, OWNER_LABEL
@@ -63,7 +62,7 @@ class Handlers:
                 async with self._busy[name]:
                     if not stopped and "deletionTimestamp" not in body["metadata"]:
                         goes_on = await self._reconciling.look(body, _teller(body))
-            except (ApiError, httpx2.HTTPError) as error:
+            except httpx2.HTTPError as error:
                 logger.warning("the API server does not answer as it should: %r", error)
             await self._pause(
                 name, self._settings.hurry_s if goes_on else self._settings.look_every_s, stopped
@@ -84,7 +83,7 @@ class Handlers:
         async with self._busy[name]:
             try:
                 done = await self._reconciling.end(body, _teller(body))
-            except (StepError, ApiError, httpx2.HTTPError) as error:
+            except (StepError, httpx2.HTTPError) as error:
                 raise kopf.TemporaryError(str(error), delay=later_s) from error
         if not done:
             raise kopf.TemporaryError(WAITS, delay=later_s)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from lightkube import ApiError, AsyncClient
+import httpx2
+from lightkube import AsyncClient
 from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
 
 from deploy.operator.objects import FINGERPRINT
@@ -40,16 +41,15 @@ class Looking:
         """Return what is there of a pool.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         ours = {OWNER_LABEL: pool.name}
         deployments = await self._list(DEPLOYMENT, _WORKERS)
         pods = await self._list(POD, ours)
         try:
             scaled = [one["metadata"]["labels"][POOL_LABEL] for one in await self._list(SCALED_OBJECT, ours)]
-        except ApiError as error:
-            if error.status.code != 404:  # without KEDA there is no such resource
+        except httpx2.HTTPStatusError as error:
+            if error.response.status_code != 404:  # without KEDA there is no such resource
                 raise
             scaled = []
         fleet, trouble = None, ""

@@ -39,8 +39,7 @@ class Reconciling:
         """Look at a pool, do what is next, report. Return whether something goes on.
 
         Raises:
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         pool = ModelPool.read(body)
         seen = await self._looking.look(pool)
@@ -80,8 +79,7 @@ class Reconciling:
 
         Raises:
             StepError: a step failed.
-            ApiError: the API server refuses.
-            httpx2.HTTPError: it does not answer.
+            httpx2.HTTPError: the API server refuses, or does not answer.
         """
         seen = await self._looking.look(ModelPool.read(body))
         steps, done = ending(seen)

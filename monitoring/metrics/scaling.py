@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Gauge
 
 from jobs.scaling import Backlog, Replica, by_deadline
@@ -37,9 +39,21 @@ class ScalingState:
             registry=registry,
         )
 
-    def take(self, pool: str, backlog: Backlog, replica: Replica, *, declared: bool) -> None:
-        """Take the backlog of a pool, whose next worker would be ``replica``. ``declared``: it scales from zero."""
-        self._declared.labels(pool).set(declared)
-        self._backlog.labels(pool).set(backlog.value)
-        self._oldest.labels(pool).set(backlog.oldest_s)
-        self._replicas.labels(pool).set(by_deadline(backlog, replica))
+        self._known: set[str] = set()
+
+    def take(self, pools: Iterable[tuple[str, Backlog, Replica, bool]]) -> None:
+        """Take every pool: its name, its work, what one more worker brings, and whether it was declared.
+
+        A pool that is not among them has no series any more: an autoscaler must not act on what is not so.
+        """
+        seen = set()
+        for pool, backlog, replica, declared in pools:
+            seen.add(pool)
+            self._backlog.labels(pool).set(backlog.value)
+            self._oldest.labels(pool).set(backlog.oldest_s)
+            self._replicas.labels(pool).set(by_deadline(backlog, replica))
+            self._declared.labels(pool).set(declared)
+        for pool in self._known - seen:
+            for gauge in (self._backlog, self._oldest, self._replicas, self._declared):
+                gauge.remove(pool)
+        self._known = seen

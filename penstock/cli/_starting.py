@@ -31,12 +31,13 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in {None, ()}}
 
 
-def start(command: str, target: str, *args: Any, **kw: Any) -> None:
+def start(command: str, target: str, *args: Any, names: bool = True, **kw: Any) -> None:
     """Run a process of the server, or say that it is not installed here.
 
     Args:
         command: the speaker of its messages.
         target: the function to import and call, as ``module:name``.
+        names: refuse settings that nobody knows.
 
     Raises:
         SystemExit: 2, this is an install without the server.
@@ -46,7 +47,7 @@ def start(command: str, target: str, *args: Any, **kw: Any) -> None:
         from penstock.server.errors import starting
 
         module, _, name = target.partition(":")
-        starting(command, lambda: getattr(import_module(module), name)(*args, **kw))
+        starting(command, lambda: getattr(import_module(module), name)(*args, **kw), names=names)
     except ModuleNotFoundError as exc:
         if not _is_server_package(exc):
             raise

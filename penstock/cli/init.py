@@ -68,6 +68,7 @@ def init(
     start(
         "init",
         "penstock.server.init.command:run_init",
+        names=False,  # it may replace a file that has wrong ones
         output=output,
         model=model,
         pools=pools,

@@ -36,18 +36,24 @@ class CommandFailed(click.ClickException):
         click.echo(f"penstock {self.command}: {self.message}", err=True)
 
 
-def starting(command: str, body: Callable[[], object]) -> None:
+def starting(command: str, body: Callable[[], object], *, names: bool = True) -> None:
     """Run a command's body and turn what stops its start into one message.
 
     That is a bad setting (pydantic's ValidationError), a source of settings that cannot be read, and any exception whose
     class is named ``...StartError`` (by name: who raises them need not be imported here), such as that of an unknown
     setting. All else keeps its traceback.
 
+    Args:
+        command: the speaker of the message.
+        body: is called.
+        names: check the names of settings first.
+
     Raises:
         CommandFailed: in the place of those.
     """
     try:
-        check_names()
+        if names:
+            check_names()
         body()
     except pydantic.ValidationError as error:
         raise CommandFailed(command, bad_settings(error)) from error

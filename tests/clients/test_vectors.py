@@ -36,6 +36,13 @@ def check_error(error: BaseException, kind: str, **members: Any) -> None:
         assert getattr(error, name) == value, name
 
 
+def check_pauses(client: VirtualClient, outcome: Vector) -> None:
+    """See that the pause after each try is within its bounds."""
+    seen = client.driver.seen
+    for place, (least, most) in enumerate(outcome.get("pauses_s", [])):
+        assert least - 1e-6 <= seen[place + 1].at - seen[place].at <= most + 1e-6
+
+
 @pytest.mark.parametrize("vector", load("sse"))
 def test_sse(vector: Vector) -> None:
     data = base64.b64decode(vector["base64"]) if "base64" in vector else vector["stream"].encode()
@@ -107,6 +114,7 @@ def run_stream(virtual: Callable[..., VirtualClient], vector: Vector, connection
     assert items == outcome["items"]
     if "cut_anywhere" not in vector:
         assert asked == outcome.get("last_event_ids", asked)
+    check_pauses(client, outcome)
 
 
 @pytest.mark.parametrize("vector", load("streams"))
@@ -173,8 +181,7 @@ def test_calls(virtual: Callable[..., VirtualClient], vector: Vector) -> None:
         assert value == outcome.get("value")
     assert items == outcome.get("items", [])
     assert len(seen) == outcome["tries"]
-    for place, (least, most) in enumerate(outcome.get("pauses_s", [])):
-        assert least - 1e-6 <= seen[place + 1].at - seen[place].at <= most + 1e-6
+    check_pauses(client, outcome)
     if "queries" in outcome:
         assert [one.query for one in seen] == outcome["queries"]
     else:

@@ -43,16 +43,24 @@ def release(tmp_path: Path) -> Iterator[Release]:
 
 
 def test_install_upgrade_rollback_uninstall(release: Release) -> None:
-    notes = release.apply("install")
+    operator = ("--set", "operator.enabled=true")
+    notes = release.apply("install", *operator)
+    assert "get modelpools" in notes
     assert "rollout status deploy/penstock-worker-chat" in notes
     assert "penstock keys create --direct" in notes
     worker = "penstock-worker-chat"
     deployed = release.cluster.named("Deployment")
-    assert deployed.keys() == {"penstock-api", "penstock-coordinator", "penstock-flower", worker}
+    assert deployed.keys() == {
+        "penstock-api",
+        "penstock-coordinator",
+        "penstock-flower",
+        "penstock-operator",
+        worker,
+    }
     made = release.secret()
     assert len(base64.b64decode(made["key_pepper"])) == 48
 
-    release.apply("upgrade", "--set", "pools.chat.replicas=3", "--set", "pools.more.gpus=1")
+    release.apply("upgrade", *operator, "--set", "pools.chat.replicas=3", "--set", "pools.more.gpus=1")
     deployed = release.cluster.named("Deployment")
     assert deployed[worker]["spec"]["replicas"] == 3
     assert "penstock-worker-more" in deployed
@@ -67,9 +75,10 @@ def test_install_upgrade_rollback_uninstall(release: Release) -> None:
 
     release.run("uninstall")
     left = {one["metadata"]["name"] for one in release.cluster.objects.values()}
-    assert left == {"penstock-secrets", "penstock-files"}  # what cannot be made again
+    # What cannot be made again; with the CRD all ModelPools would go.
+    assert left == {"penstock-secrets", "penstock-files", "modelpools.penstock.dev"}
 
-    release.apply("install", "--take-ownership")
+    release.apply("install", *operator, "--take-ownership")
     assert release.secret() == made
 
 
@@ -96,7 +105,8 @@ def test_a_pool_is_made_to_scale_and_to_stay(release: Release) -> None:
         for word in ("--set", f"pools.chat.autoscaling.{name}={value}")
     ]
     release.apply("install")
-    release.apply("upgrade", *words, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")
+    by_api = ("--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")
+    assert "set settings.queue_timeout_s" in release.apply("upgrade", *words, *by_api)
     (scaled,) = release.cluster.named("ScaledObject").values()
     (key,) = release.cluster.named("TriggerAuthentication")
     assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": key}

@@ -340,6 +340,16 @@ async def test_keda_gets_its_object_and_the_replicas(world: World) -> None:
     )
 
 
+async def test_without_keda_a_pool_has_replicas_and_scaling_says_what_is_missing(world: World) -> None:
+    world.cluster.store.missing.add("keda.sh/v1alpha1")
+    world.want()
+    await world.settle(lambda: len(world.pods()) == 1)
+    assert conditions(world)["Degraded"] == ("False", "AllIsWell")
+    world.want(scaling={"max": 2, "slots": 8})
+    await world.settle()
+    assert conditions(world)["Degraded"] == ("True", "KedaMissing")
+
+
 async def test_a_field_that_somebody_changed_is_set_back(world: World) -> None:
     world.want()
     await world.settle(lambda: len(world.pods()) == 1)

@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import Page
 
+pytestmark = pytest.mark.xdist_group("docs-site")  # it is built once
+
 ROOT = Path(__file__).parents[2]
 
 QUESTIONS = {

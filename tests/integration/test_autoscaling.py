@@ -218,3 +218,15 @@ async def test_metrics_have_the_same_numbers(http, store) -> None:
     assert seen["penstock_pool_scales_from_zero"] == 1
     assert seen["penstock_pool_deadline_replicas"] == 3 == (await read(http))["deadline_replicas"]
     assert seen["penstock_pool_oldest_seconds"] <= (await read(http))["oldest_s"]
+
+
+async def test_a_pool_that_is_gone_has_no_series(http, store) -> None:
+    async def there() -> bool:
+        return "penstock_pool_backlog_jobs" in await gauges(http)
+
+    async def gone() -> bool:
+        return not any(name.startswith("penstock_pool_backlog") for name in await gauges(http))
+
+    await eventually(there)
+    await DeclaredPools(store).remove("chat")
+    await eventually(gone)

@@ -294,21 +294,26 @@ async def test_reject_mode_queues_what_starts_the_first_worker(http, broker_sett
             assert got.json()["error"]["code"] == "gpu_busy"
 
 
-async def test_the_settings_declare_and_a_start_follows_them(
-    broker_settings: BrokerSettings, store, tmp_path: Path, monkeypatch
+async def test_a_start_follows_the_settings_and_leaves_what_operators_declared(
+    broker_settings: BrokerSettings, store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     declared, file = DeclaredPools(store), tmp_path / "penstock.toml"
     monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(file))
 
+    async def stored() -> dict[str, tuple[str, bool]]:
+        return {one.pool: (one.model, one.from_settings) for one in await declared.all()}
+
     async def started(*tables: str) -> dict[str, tuple[str, bool]]:
         file.write_text("\n".join(tables))
-        with ApiServer(broker_settings) as server:
-            async with server.client() as client:
-                assert (await client.get("/v1/models")).status_code == 200
-            return {one.pool: (one.model, one.from_settings) for one in await declared.all()}
+        await declared.take_over(declared_in_settings())
+        return await stored()
 
     chat, more = '[pools.chat]\nmodel = "m"\nscales_from_zero = true', '[pools.more]\nmodel = "n"'
-    assert await started(chat, more) == {"chat": ("m", True)}
+    file.write_text(f"{chat}\n{more}")
+    with ApiServer(broker_settings) as server:
+        async with server.client() as client:
+            assert (await client.get("/v1/models/m")).json()["penstock"]["state"] == "asleep"
+    assert await stored() == {"chat": ("m", True)}
     assert await started(chat.replace('"m"', '"m2"'), more) == {"chat": ("m2", True)}
     await declared.put(DeclaredPool(pool="own", model="o"))
     await declared.put(DeclaredPool(pool="chat", model="by hand"))

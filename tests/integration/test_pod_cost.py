@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,12 @@ async def test_each_change_is_told_and_a_failure_is_tried_again(
 ) -> None:
     costs = Costs()
     labels, spec = {"app": "w"}, {"nodeName": "n"}
-    pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "w-0", "labels": labels}, "spec": spec}
+    pod: dict[str, Any] = {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {"name": "w-0", "labels": labels},
+        "spec": spec,
+    }
     kubernetes.create(pod, namespace="llm")
     cluster.token.rename(cluster.token.with_suffix(".away"))
     async with telling(costs, cluster):

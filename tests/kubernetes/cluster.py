@@ -115,14 +115,14 @@ class Cluster:
 
     def answer(
         self, method: str, path: str, query: Mapping[str, list[str]], body: Any, token: str | None, kind: str
-    ) -> tuple[int, Object | Iterable[bytes]]:
-        """Return the status and the body of the answer to a request; a watch is the lines of it."""
+    ) -> tuple[int, Object | Iterable[bytes] | str]:
+        """Return the status and the body of the answer to a request: an object, the lines of a watch, or plain text."""
         if (found := discovery(path, self.store.kinds)) is not None:
             return 200, found
         place = PATH.fullmatch(path)
         group = (place["core"] or place["group"]) if place else ""
         if place is None or place["resource"] not in self.store.kinds.get(group, {}):
-            return _failure(404, "NotFound", path)
+            return 404, "404 page not found\n"
         key = (group, place["resource"], place["namespace"], place["name"])
         watch = query.get("watch", ["0"])[0] in {"1", "true"}
         verb = _VERB[method] if method != "GET" or key[3] else "watch" if watch else "list"
@@ -346,19 +346,20 @@ class _Handler(BaseHTTPRequestHandler):
         token = (self.headers.get("authorization") or "").removeprefix("Bearer ") or None
         query = parse_qs(url.query)
         status, said = self.cluster_.answer(self.command, url.path, query, body, token, kind)
-        if isinstance(said, dict):
-            data = json.dumps(said).encode()
-            self._begin(status, ("content-length", str(len(data))))
+        if isinstance(said, dict | str):
+            data = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+            kind = "text/plain" if isinstance(said, str) else "application/json"
+            self._begin(status, kind, ("content-length", str(len(data))))
             self.wfile.write(data)
             return
-        self._begin(status, ("transfer-encoding", "chunked"))
+        self._begin(status, "application/json", ("transfer-encoding", "chunked"))
         for line in said:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
         self.wfile.write(b"0\r\n\r\n")
 
-    def _begin(self, status: int, header: tuple[str, str]) -> None:
+    def _begin(self, status: int, kind: str, header: tuple[str, str]) -> None:
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", kind)
         self.send_header(*header)
         self.end_headers()
 

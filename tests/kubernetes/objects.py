@@ -29,6 +29,7 @@ class Objects:
         all: the objects, by key.
         changed: is notified of each change.
         oldest: watches from before this version are told 410 Gone.
+        missing: groups that the cluster does not have.
         kept: kinds whose deleted objects stay until a controller removes them, as pods that end do.
     """
 
@@ -37,6 +38,7 @@ class Objects:
         self.changed = threading.Condition(threading.RLock())
         self.version = 1
         self.oldest = 0
+        self.missing: set[str] = set()
         self.kept: set[str] = set()
         self._log: list[Change] = []
         self._custom: dict[str, dict[str, Kind]] = {}
@@ -44,7 +46,8 @@ class Objects:
     @property
     def kinds(self) -> Mapping[str, Mapping[str, Kind]]:
         """The resources by group and version, those of CRDs too."""
-        return {**BUILT_IN, **self._custom}
+        every = {**BUILT_IN, **self._custom}
+        return {group: kinds for group, kinds in every.items() if group not in self.missing}
 
     def kind_of(self, key: Key) -> Kind:
         """Return what an object is."""

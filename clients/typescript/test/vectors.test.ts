@@ -23,6 +23,14 @@ function checkError(error: unknown, expected: Vector): void {
   for (const [name, value] of Object.entries(members)) expect((error as Vector)[camel(name)] ?? null, name).toEqual(value);
 }
 
+function checkPauses(seen: Seen[], bounds: [number, number][] = []): void {
+  for (const [place, [least, most]] of bounds.entries()) {
+    const pause = (seen[place + 1] as Seen).at - (seen[place] as Seen).at;
+    expect(pause).toBeGreaterThanOrEqual(least - 0.002); // timers count whole milliseconds
+    expect(pause).toBeLessThanOrEqual(most + 0.002);
+  }
+}
+
 describe("sse", () => {
   test.each(load("sse") as Vector[])("$name", (vector) => {
     const bytes = Buffer.from(vector.base64 ?? vector.stream, vector.base64 ? "base64" : "utf8");
@@ -74,6 +82,7 @@ describe("streams", () => {
     expect(items).toEqual(outcome.items);
     const asked = seen.filter(({ path }) => path.endsWith("/events")).map(({ headers }) => headers.get("last-event-id"));
     if (outcome.last_event_ids && !vector.cut_anywhere) expect(asked).toEqual(outcome.last_event_ids);
+    checkPauses(seen, outcome.pauses_s);
   }
 
   test.each(load("streams") as Vector[])("$name", async (vector) => {
@@ -119,18 +128,14 @@ describe("calls", () => {
       for await (const { custom_id, id } of got as AsyncIterable<Vector>) items.push(custom_id ?? id);
     };
     const end = await settled(work());
-    const { value, error, tries, pauses_s = [], queries, idempotency_key } = vector.outcome;
+    const { value, error, tries, pauses_s, queries, idempotency_key } = vector.outcome;
     if (error) checkError(end.status === "rejected" && end.reason, error);
     else if (end.status === "rejected") throw end.reason;
     else if (typeof value === "object") expect(end.value).toMatchObject(value);
     else if (value !== undefined) expect(end.value).toEqual(value);
     expect(items).toEqual(vector.outcome.items ?? []);
     expect(seen.length).toBe(tries);
-    for (const [place, [least, most]] of pauses_s.entries()) {
-      const pause = (seen[place + 1] as Seen).at - (seen[place] as Seen).at;
-      expect(pause).toBeGreaterThanOrEqual(least - 0.002); // timers count whole milliseconds
-      expect(pause).toBeLessThanOrEqual(most + 0.002);
-    }
+    checkPauses(seen, pauses_s);
     if (queries) expect(seen.map(({ query }) => query)).toEqual(queries);
     else expect(new Set(seen.map(repeated)).size).toBe(1);
     const key = seen[0]?.headers.get("idempotency-key");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -40,6 +41,7 @@ def examine(overrides: dict[str, Any], here: str | None) -> tuple[list[Finding],
         The findings, and the settings in effect; none if they cannot be read.
     """
     findings = list(_names())
+    before = set(os.environ)
     try:
         apply(UpSettings(**overrides).profile, overrides)
         settings = UpSettings(**overrides)
@@ -49,9 +51,16 @@ def examine(overrides: dict[str, Any], here: str | None) -> tuple[list[Finding],
         others = CoordinatorSettings(), FlowerSettings()
     except pydantic.ValidationError as error:
         return [*findings, _AREA.fail("values", bad_settings(error), "No process starts with this.")], []
-    except (SettingsError, SecretFileStartError) as error:
-        return [*findings, _AREA.fail("sources", str(error), "No process starts with this.")], []
-    known = effective(overrides, settings, api, *others)
+    except (
+        SettingsError,
+        SecretFileStartError,
+        ValueError,
+        OSError,
+    ) as error:  # the last two: of the settings file
+        unread = [] if findings else [_AREA.fail("sources", str(error), "No process starts with this.")]
+        return [*findings, *unread], []
+    profile = dict.fromkeys(os.environ.keys() - before, f"profile {settings.profile}")
+    known = effective(overrides, settings, api, *others, instead=profile)
     findings += _settings(known)
     looks: Iterable[tuple[str, Iterator[Finding]]] = (
         ("ports", ports(settings, here)),

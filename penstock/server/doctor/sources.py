@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import SecretStr
@@ -50,28 +51,35 @@ class Setting:
         return {"name": self.name, "value": self.value, "source": self.source, "hides": list(self.hides)}
 
 
-def effective(given: Collection[str], *layers: BrokerSettings) -> list[Setting]:
-    """Return each setting of these layers once, in their order. ``given``: the names set on the command line."""
+def effective(
+    given: Collection[str], *layers: BrokerSettings, instead: Mapping[str, str] = MappingProxyType({})
+) -> list[Setting]:
+    """Return each setting of these layers once, in their order.
+
+    Args:
+        given: the names set on the command line.
+        instead: what to say in the place of some variables, which were set by ourselves.
+    """
     table = _Table.read(settings_file())
     found: dict[str, Setting] = {}
     for layer in layers:
         for name, field in type(layer).model_fields.items():
             if name not in found:
                 typed = [_TYPED] if name in given else []
-                first, *others = [*typed, *_places(name, field, table), _DEFAULT]
+                first, *others = [*typed, *_places(name, field, table, instead), _DEFAULT]
                 hides = tuple(other for other in others if other != _DEFAULT)
                 found[name] = Setting(name, shown(field, getattr(layer, name)), first, hides)
     return list(found.values())
 
 
-def _places(name: str, field: FieldInfo, table: _Table) -> Iterator[str]:
+def _places(name: str, field: FieldInfo, table: _Table, instead: Mapping[str, str]) -> Iterator[str]:
     """Yield the places that set a setting, in their order of precedence."""
     names = aliases(name, field)
     by_name = {variable.lower(): variable for variable, text in os.environ.items() if text}
     for alias in names:
         variable = by_name.get(alias)
         if variable is not None and not is_kubernetes(variable.upper(), os.environ[variable]):
-            yield variable
+            yield instead.get(variable, variable)
     path = secret_file(name, field)
     if path is not None:
         yield str(path)

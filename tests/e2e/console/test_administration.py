@@ -82,7 +82,7 @@ async def furnish(store: JobStore, key: ApiKey, url: str) -> None:
     await AccessStore(store).create(
         key, PEPPER.encode(), tenant="root", scopes=frozenset({Scope.ADMIN}), name="operators"
     )
-    said = {
+    said: dict[str, Any] = {
         "engine": "vllm",
         "state": "ready",
         "capacity": 64,

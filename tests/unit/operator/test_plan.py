@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +72,7 @@ BASE = Base(
         }
     },
 )
+ROOT = Path(__file__).parents[3]
 NOW = "2026-11-30T12:00:00+00:00"
 
 
@@ -375,3 +378,14 @@ def test_a_pool_that_sleeps_is_ready() -> None:
 
 def replace_(worker: Worker, **facts: Any) -> Worker:
     return worker.model_copy(update=facts)
+
+
+def test_the_docs_name_every_reason() -> None:
+    docs = (ROOT / "docs" / "operate" / "operator.md").read_text()
+    code = "".join(
+        (ROOT / "deploy" / "operator" / f"{name}.py").read_text() for name in ("plan", "status", "acting")
+    )
+    reasons = set(re.findall(r'"([A-Z][a-z]+(?:[A-Z][a-z]+)+|Starting|Draining|Settled|Asleep)"', code))
+    reasons -= {"ConfigMap", "ScaledObject", "Deployment"}
+    assert len(reasons) > 15
+    assert {one for one in reasons if f"`{one}`" not in docs} == set()

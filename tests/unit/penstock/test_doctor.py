@@ -23,6 +23,7 @@ from penstock.server.doctor import machine
 from penstock.server.doctor.examine import examine
 from penstock.server.doctor.redis import judged
 from penstock.server.doctor.sources import HIDDEN, effective
+from penstock.server.profiles import EDGE
 from penstock.server.settings import LAYERS, UpSettings
 from tests.environment import clean
 from tests.unit.penstock.double import error, pool, worker
@@ -181,6 +182,24 @@ def test_bad_settings_are_findings(monkeypatch, tmp_path) -> None:
     assert "did you mean PENSTOCK_MODEL?" in findings[0].said
     assert "PENSTOCK_LEASE_TTL_S" in findings[1].said
     assert settings == []
+
+
+def test_a_file_that_cannot_be_read_is_a_finding(tmp_path) -> None:
+    for text in (b"a = [", b"\xff"):
+        (tmp_path / "penstock.toml").write_bytes(text)
+        findings, settings = examine({}, None)
+        assert [(one.level, one.name) for one in findings] == [(Level.FAIL, "names")]
+        assert ("penstock.toml cannot be read" in findings[0].said, settings) == (True, [])
+
+
+def test_what_a_profile_sets_is_said_to_be_its(monkeypatch, tmp_path) -> None:
+    for name in ("MALLOC_ARENA_MAX", *(f"PENSTOCK_{name.upper()}" for name in EDGE)):
+        monkeypatch.setenv(name, "")  # so that what the profile sets goes again
+        monkeypatch.delenv(name)
+    (tmp_path / "penstock.toml").write_text('profile = "edge"\nengine = "simulated"\nretention_s = 60\n')
+    found = {one.name: one for one in examine({"port": 0}, None)[1]}
+    assert (found["concurrency"].value, found["concurrency"].source) == ("8", "profile edge")
+    assert (found["retention_s"].value, found["retention_s"].source) == ("60.0", "penstock.toml:3")
 
 
 def test_a_taken_port_fails() -> None:
