@@ -70,7 +70,7 @@ def check(out: Path, scratch: Path, *, worker: bool) -> None:
         python = contexts.set_up(
             operator_context, "operator", scratch / "operator", ours="deploy.operator, penstock"
         )
-        run(python, "-m", "deploy.operator", "--help", cwd=scratch / "operator")
+        run(python, "-c", "import deploy.operator.__main__", cwd=scratch / "operator")
         bills.licences(
             bills.of_environment(tool, python, out / "sbom-operator.json"), out / "licences-operator.md"
         )
