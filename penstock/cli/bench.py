@@ -202,9 +202,7 @@ def load(
         path = _ENDPOINTS[endpoint]
         target = Target(address_of(client), path, _common(model, path, streamed=streamed, **asked), streamed)
         what = f"{model} at {client.base_url}"
-    figures, interrupted = _measure(
-        console, target, wanted, prompts=asked["prompts"], tokens=asked["prompt_tokens"]
-    )
+    figures, interrupted = _measure(console, target, wanted, **asked)
     _tell(console, figures, what, wanted, target, svg)
     if interrupted:
         raise SystemExit(INTERRUPTED)
@@ -223,11 +221,22 @@ def _common(
         common |= {"stream": True, "stream_options": {"include_usage": True}}
     if ignore_eos:
         common["ignore_eos"] = True
-    return common | (raw_body(data, "--data") if data else {})
+    return common | _fields(data)
+
+
+def _fields(data: str | None) -> dict[str, Any]:
+    return raw_body(data, "--data") if data else {}
 
 
 def _measure(
-    console: Console, target: Target, wanted: Load, *, prompts: Path | None, tokens: int
+    console: Console,
+    target: Target,
+    wanted: Load,
+    *,
+    prompts: Path | None,
+    prompt_tokens: int,
+    data: str | None,
+    **_: Any,
 ) -> tuple[Figures, bool]:
     """Run the load; return what was seen, and whether Ctrl-C ended it. Raises PenstockError."""
     from penstock.bench.figures import Figures
@@ -240,11 +249,11 @@ def _measure(
     def bodies(words: int) -> Iterator[bytes]:
         if prompts is None:
             return made_up(target.path, words, target.common, wanted.seed)
-        return of_file(target.path, prompts, target.common)
+        return of_file(target.path, prompts, target.common, _fields(data))
 
     async def measure() -> None:
         nonlocal interrupted
-        words = 0 if prompts is not None else await target.words_for(tokens)
+        words = 0 if prompts is not None else await target.words_for(prompt_tokens)
         run = Run(target.address, target.path, bodies(words), wanted, figures, streamed=target.streamed)
 
         def stop() -> None:
