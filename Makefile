@@ -31,7 +31,7 @@ test: ## install what is needed, then run the tests that a change must pass (ARG
 	@$(PYTEST) -m "not full" $(ARGS)
 
 test-all: ## every test: browser, Sentinel, backup, every fault and long chaos too
-	@$(SETUP) --browser --prometheus
+	@$(SETUP) --browser --prometheus --shells
 	@$(SERVERS)
 	@$(HELM)
 	@$(NODE)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Sets up ``.venv`` for this checkout: what ``make up``, ``make test`` and ``make lint`` need.
 
-    python3 tools/setup_env.py [--browser] [--containers] [--prometheus]
+    python3 tools/setup_env.py [--browser] [--containers] [--prometheus] [--shells]
     python3 tools/setup_env.py --image api|worker-cpu|worker-gpu
 
 The second is for the Dockerfiles: what runs, without what tests.
@@ -305,6 +305,12 @@ def set_up_browser() -> None:
         say("the browser tests need Chromium: install it (Debian: apt-get install chromium), then test again")
 
 
+def set_up_shells() -> None:
+    """Make sure of fish, for the test of what it completes; bash is everywhere."""
+    if not shutil.which("fish") and not apt_install("fish"):
+        say("the test of fish's completion is skipped: there is no fish")
+
+
 def set_up_containers() -> None:
     """Make sure of Podman and debootstrap, for the test of the compose file."""
     if not (shutil.which("podman") and shutil.which("debootstrap")) and not apt_install(*CONTAINERS):
@@ -358,6 +364,7 @@ def main() -> None:
     parser.add_argument(
         "--prometheus", action="store_true", help="Prometheus too, for the tests of what it reads"
     )
+    parser.add_argument("--shells", action="store_true", help="fish too, for the test of completion")
     args = parser.parse_args()
     if Path(sys.prefix).resolve() == VENV:  # called from the activated venv, which may have to be made anew
         base = getattr(sys, "_base_executable", sys.executable)
@@ -375,6 +382,8 @@ def main() -> None:
         set_up()
         if args.browser:
             set_up_browser()
+        if args.shells:
+            set_up_shells()
         if args.containers:
             set_up_containers()
         if args.prometheus:

@@ -171,7 +171,7 @@ printf '%s\\n' "${COMPREPLY[@]}" """,
 }
 
 
-@pytest.mark.parametrize("shell", ["bash", "fish"])
+@pytest.mark.parametrize("shell", ["bash", pytest.param("fish", marks=pytest.mark.full)])
 def test_a_shell_completes_by_what_was_installed(home, shell):
     program = shutil.which(shell)
     if program is None:
