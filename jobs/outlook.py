@@ -22,8 +22,8 @@ class Snapshot:
         run_ms: mean run of the other lanes' jobs, ``bulk_run_ms``: of bulk; None: not measured. Chunks of batches count in
             neither, as their rows are the jobs.
         most: the bound of the pool; ``tenant_most``: of the tenant.
-        wake_ms: until one of its workers is awake, which all sleep now; then ``slots`` are those that they will have. None:
-            one is awake.
+        wake_ms: until one of its workers is awake, which all sleep now; then ``slots`` are those that they will have. Of a
+            pool that scales from zero and has none, how long its last worker took to start. None: one is awake.
     """
 
     position: int | None = None

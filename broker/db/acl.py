@@ -112,7 +112,7 @@ ROLES: Final[Mapping[str, Role]] = {
         "the workers",
         f"{CONNECTION} {DATA} {FUNCTIONS} {SCRIPTS} {PUBSUB} eval blpop llen",
         writes=f"{JOBS} {WORKERS} {BATCHES} {LEDGERS} {CONVERSATIONS} {WEBHOOKS} models served",
-        reads=f"file files tenants tenant {QUEUES}",
+        reads=f"file files tenants tenant declared {QUEUES}",
         channels=CHANNELS,
         celery=CONTROL,
         prepares=True,

@@ -7,7 +7,7 @@
 -- smallest is next. The tenant's next turn is the tag + cost / weight. Jobs that come before all turns pay at once. A tenant that comes back begins at the turn that the lane has reached.
 --
 -- pool:<pool> holds, by lane, depth (queued jobs with a turn), attached and v (the turn that the lane has reached); active and bulk: running
--- jobs; run and bulk_run: mean milliseconds of a run; paused.
+-- jobs; run and bulk_run: mean milliseconds of a run; paused; replica: slots of its last worker, those for bulk, and the ms that it took to start.
 local FIRST = ''
 
 -- By how much a cost moves a tenant's turn. Whole numbers: their sums are exact, and so are positions.

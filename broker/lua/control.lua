@@ -85,6 +85,13 @@ local function place_of(pool, lane, tenant, id, most)
   return count_before(pool, lane, tenant, turn, most) + rank, rank
 end
 
+-- The same as sleeping_slots_of, of the worker that is started for what waits, as the pool's last one was; nil: that is not known.
+local function coming_slots_of(pool)
+  if redis.call('HEXISTS', K.declared(), pool) == 0 then return nil, 0, nil end
+  local all, bulk, ms = string.match(redis.call('HGET', K.pool(pool), 'replica') or '', '(%d+) (%d+) (%d+)')
+  return number(all), number(bulk) or 0, number(ms)
+end
+
 define('look', function(a)
   local pool, lane, tenant, id = a.pool, a.lane, a.tenant, a.id
   if id then
@@ -107,6 +114,8 @@ define('look', function(a)
   local slots, bulk_slots, leaving = slots_of(pool)
   local wake_ms
   if slots == 0 then slots, bulk_slots, wake_ms = sleeping_slots_of(pool) end
+  -- Only for a job that waits already, which has a worker started: a new one must not be refused for the time of that.
+  if id and not slots then slots, bulk_slots, wake_ms = coming_slots_of(pool) end
   return {position = position, rank = rank or 0, lane = lane, paused = p.paused and true or false, active = number(p.active) or 0,
     bulk = number(p.bulk) or 0, slots = slots and slots + leaving or nil, bulk_slots = bulk_slots, run_ms = number(runs[1]), bulk_run_ms = number(runs[2]),
     tenant_active = number(redis.call('HGET', K.active(pool), tenant)) or 0,

@@ -34,6 +34,10 @@ define('register', function(a)
   redis.call('PEXPIRE', K.worker(a.worker), exactly(a.ttl_ms * 10))
   redis.call('ZADD', K.leases(), exactly(now + a.ttl_ms), a.worker)
   redis.call('SADD', K.pools(), a.pool)
+  local said = cjson.decode(a.info)
+  if said.start_s then -- what the next worker of the pool will be like
+    redis.call('HSET', K.pool(a.pool), 'replica', exactly(said.capacity) .. ' ' .. exactly(said.bulk_capacity) .. ' ' .. exactly(said.start_s * 1000))
+  end
   if a.version_of and redis.call('HEXISTS', K.pool(a.pool), 'forward') == 0 then -- until it is said that this version serves
     local said = redis.call('HGET', K.rollout(a.version_of), 'current')
     set_forward(a.pool, said and cjson.decode(said).pool or a.version_of)

@@ -163,6 +163,29 @@ async def test_what_a_worker_registered_counts_and_stays(http, store, puppet) ->
     assert (await call).status_code == 200
 
 
+async def test_the_start_of_a_job_is_estimated_by_the_last_worker_s_start(
+    http, store, puppet, broker_settings
+) -> None:
+    await declare(http)
+
+    async def estimate() -> float | None:
+        got = await http.post("/v1/jobs", json={"model": "m", "input": body(), "expires_in_s": 20})
+        assert got.status_code == 202, got.text
+        return got.json()["eta_s"]
+
+    assert await estimate() is None
+    await puppet.live("m", capacity=2, bulk_capacity=2, start_s=30.5)
+    await puppet.succeed(await puppet.take())
+    await store.bury(puppet.name)
+    assert await estimate() == 30.5
+    with ApiServer(
+        broker_settings, infeasible_deadline="refuse"
+    ) as strict:  # it starts the worker all the same
+        async with strict.client() as client:
+            asked = {"model": "m", "input": body(), "expires_in_s": 20}
+            assert (await client.post("/v1/jobs", json=asked)).status_code == 202
+
+
 async def test_undeclared_it_refuses_calls_and_its_jobs_stay(http, puppet) -> None:
     await declare(http)
     job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
