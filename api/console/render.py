@@ -35,6 +35,7 @@ class Templates:
         )
         self._env.filters |= {
             "number": number,
+            "compact": compact,
             "duration": duration,
             "bytes": size,
             "percent": percent,
@@ -62,6 +63,14 @@ class Templates:
 def number(value: float | None, digits: int = 0) -> str:
     """Return a number as people read it: 12,345; a dash for None."""
     return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def compact(value: float) -> str:
+    """Return a number that is short at any size: 12,345; 96.2 M; 1.4 G."""
+    for unit, least in (("G", 1e9), ("M", 1e6)):
+        if value >= least:
+            return f"{value / least:,.1f} {unit}"
+    return number(value)
 
 
 def percent(value: float | None) -> str:

@@ -155,6 +155,7 @@ async function send(text) {
     link.textContent = "its job";
     place.facts.append(" · ", link);
   }
+  turns.scrollTop = turns.scrollHeight;
   if (why && why !== "stopped") {
     turn("error", why);
     if (!answer) place.item.remove();
