@@ -144,9 +144,9 @@ class Frame:
             asked = visit.path + (f"?{visit.query}" if visit.query else "")
             there = f"{visit.root}console/login?next={quote(asked, safe='')}"
             return Response(None, 303, {**HEADERS, "location": there})
-        return self.answer(
-            "error.html", {**await self._around(visit, page), "refused": refused}, refused.status
-        )
+        # What is not there, or not allowed, does not change while somebody looks at it.
+        shown = {**await self._around(visit, page), "refused": refused, "live": refused.status >= 500}
+        return self.answer("error.html", shown, refused.status)
 
     async def _around(self, visit: Visit, page: Page) -> dict[str, Any]:
         """Return what the layout shows around every page."""
