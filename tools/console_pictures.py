@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -177,7 +176,7 @@ def save(image: Image.Image, path: Path) -> None:
 def main() -> None:
     """Furnish a server, and take the pictures."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "images")
-    chromium = os.environ.get("PENSTOCK_TEST_CHROMIUM") or shutil.which("chromium") or "google-chrome"
+    chromium = shutil.which("chromium") or "google-chrome"
     given = {"PENSTOCK_QUEUE_MAX": "100000", "PENSTOCK_SIMULATED_INTER_TOKEN_S": "0.02"}
     with (
         tempfile.TemporaryDirectory(prefix="ps") as data,

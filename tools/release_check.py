@@ -48,6 +48,7 @@ def check(out: Path, scratch: Path, *, worker: bool) -> None:
     with step("build contexts of the images"):
         api_context = contexts.pack(ROOT / "deploy" / "api.Dockerfile", out)
         worker_context = contexts.pack(ROOT / "deploy" / "worker.Dockerfile", out)
+        operator_context = contexts.pack(ROOT / "deploy" / "operator.Dockerfile", out)
     with step("chart packaged, linted and rendered"):
         chart.pack(out, HELM, __version__)
         shutil.rmtree(out / "chart")
@@ -65,6 +66,14 @@ def check(out: Path, scratch: Path, *, worker: bool) -> None:
         if not answer.strip():
             raise ReleaseError("penstock submit printed no answer")
         npm.check(out, base, __version__, scratch / "npm")
+    with step("bill of materials and licences of the operator image, installed from its context"):
+        python = contexts.set_up(
+            operator_context, "operator", scratch / "operator", ours="deploy.operator, penstock"
+        )
+        run(python, "-c", "import deploy.operator.__main__", cwd=scratch / "operator")
+        bills.licences(
+            bills.of_environment(tool, python, out / "sbom-operator.json"), out / "licences-operator.md"
+        )
     with step("bill of materials of the GPU worker image, from its lock file"):
         bills.of_lock(tool, ROOT / "requirements" / "image-worker-gpu.lock", out / "sbom-worker-gpu.json")
     if worker:

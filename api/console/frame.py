@@ -115,6 +115,11 @@ class Frame:
         await visit.introduce()
         return {**await self._around(visit, page), **await page.load(visit)}
 
+    async def missing(self) -> dict[str, str]:
+        """Return what is wrong with this server, by the names of its checks; empty: it is ready."""
+        report = await self.services.readiness.report()
+        return {name: report.checks[name] for name in report.missing}
+
     def answer(self, template: str, data: Mapping[str, Any], status: int = 200) -> Response:
         """Return a page as a response."""
         return Response(self.templates.page(template, data), status, HEADERS, HTML)
@@ -145,7 +150,6 @@ class Frame:
 
     async def _around(self, visit: Visit, page: Page) -> dict[str, Any]:
         """Return what the layout shows around every page."""
-        report = await self.services.readiness.report()
         theme = Request(visit.scope).cookies.get(_THEME)
         return {
             "visit": visit,
@@ -158,7 +162,7 @@ class Frame:
             "live": page.live,
             "theme": theme if theme in {"light", "dark"} else None,
             "entries": self._entries(visit, page.within or page.path),
-            "missing": {name: report.checks[name] for name in report.missing},
+            "missing": await self.missing(),
             "flower": self.services.settings.flower_url,
         }
 

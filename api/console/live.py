@@ -23,6 +23,7 @@ PERIOD_S: Final = 2.0
 _SHARE: Final = 10
 """The more pages are open, and the longer they take, the less often each is made: all together get a tenth of the time."""
 
+_LONGEST_PAUSE_S: Final = 60.0
 _LONGEST_S: Final = 15 * 60.0
 """Then the browser connects anew, so that no stream outlives its session by more."""
 
@@ -64,15 +65,19 @@ class Live:
         until = time.monotonic() + _LONGEST_S
         while time.monotonic() < until and not self._frame.services.readiness.stopping:
             began = time.perf_counter()
+            pause_s = PERIOD_S
             try:
                 parts = await self._parts(page, visit)
+                spent_s = time.perf_counter() - began
+                pause_s = min(_LONGEST_PAUSE_S, max(PERIOD_S, _SHARE * self._open * spent_s))
             except Refused as refused:
+                sent.clear()  # once it works again, the page is told so
                 await self._tell(
                     send, beat, "refused", {"status": refused.status, "message": refused.message}
                 )
                 if refused.status in {401, 403, 404}:
                     return
-                parts = {}
+                parts = await self._status()
             changed = {name: html for name, html in parts.items() if sent.get(name) != html}
             if changed:
                 sent |= changed
@@ -80,12 +85,15 @@ class Live:
             if (version := self._frame.services.samples.version) != sampled:
                 sampled = version
                 await self._tell(send, beat, "samples", {"version": version})
-            await asyncio.sleep(max(PERIOD_S, _SHARE * self._open * (time.perf_counter() - began)))
+            await asyncio.sleep(pause_s)
+
+    async def _status(self) -> dict[str, str]:
+        return self._frame.templates.parts("_status.html", {"missing": await self._frame.missing()})
 
     async def _parts(self, page: Page, visit: Visit) -> dict[str, str]:
         data = await self._frame.data(page, visit)
         templates = self._frame.templates
-        return templates.parts("_status.html", data) | templates.parts(page.template, data)
+        return await self._status() | templates.parts(page.template, data)
 
     async def _tell(self, send: Send, beat: asyncio.Event, event: str, value: object) -> None:
         beat.set()

@@ -29,6 +29,7 @@ class Handlers:
 
     def __init__(self, settings: OperatorSettings, reconciling: Reconciling) -> None:
         self._settings, self._reconciling = settings, reconciling
+        self._specs: dict[str, tuple[str, int]] = {}
         self._woken: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._busy: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -45,8 +46,12 @@ class Handlers:
         kopf.on.event("", "v1", "pods", id="pods", **ours)(self._touched)
         return registry
 
-    async def _changed(self, name: str, **_: Any) -> None:
-        self._woken[name].set()
+    async def _changed(self, name: str, meta: kopf.Meta, **_: Any) -> None:
+        """Look at once at another spec. Another status is the operator's own, and would have it look for ever."""
+        spec = (meta["uid"], meta["generation"])
+        if self._specs.get(name) != spec:
+            self._specs[name] = spec
+            self._woken[name].set()
 
     async def _touched(self, labels: Mapping[str, str], **_: Any) -> None:
         self._woken[labels[OWNER_LABEL]].set()
@@ -64,15 +69,17 @@ class Handlers:
                         goes_on = await self._reconciling.look(body, _teller(body))
             except httpx2.HTTPError as error:
                 logger.warning("the API server does not answer as it should: %r", error)
-            await self._pause(
-                name, self._settings.hurry_s if goes_on else self._settings.look_every_s, stopped
-            )
+            await self._pause(name, stopped, goes_on=goes_on)
 
-    async def _pause(self, name: str, pause_s: float, stopped: kopf.DaemonStopped) -> None:
-        """Wait for this long, for a change of what belongs to the pool, or for its end."""
+    async def _pause(self, name: str, stopped: kopf.DaemonStopped, *, goes_on: bool) -> None:
+        """Wait for the next look: for a while, for a change of what belongs to the pool, or for its end."""
+        least_s, most_s = self._settings.hurry_s, self._settings.look_every_s
+        await stopped.wait(least_s)  # many pods that change are one look
+        if goes_on or stopped:
+            return
         waits = [asyncio.ensure_future(self._woken[name].wait()), asyncio.ensure_future(_until(stopped))]
         try:
-            await asyncio.wait(waits, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for one in waits:
                 one.cancel()

@@ -7,11 +7,14 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+
+_STREAMED = ("stream", "stream_options")
 
 _TEXT = """
 time year people way day man thing woman life child world school state family student group country problem hand part place
@@ -54,10 +57,19 @@ def made_up(path: str, count: int, common: Mapping[str, Any], seed: int) -> Iter
         yield encode({**common, **request(path, words(count, dice))})
 
 
-def of_file(path: str, file: Path, common: Mapping[str, Any]) -> Iterator[bytes]:
+def of_file(
+    path: str, file: Path, common: Mapping[str, Any], over: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[bytes]:
     """Return bodies without end, from a file of prompts that begins again at its end.
 
-    A line is a prompt; or a JSON object with ``prompt`` or ``messages``, or with a ``body`` as a batch has it.
+    A line is a prompt; or a JSON object with ``prompt`` or ``messages``, or with a ``body`` as a batch has it. What a body
+    says counts more than ``common``, except whether it streams.
+
+    Args:
+        path: the endpoint.
+        file: its name.
+        common: fields of each body.
+        over: fields that count more than those of a line.
 
     Raises:
         PromptFileError: it cannot be read, or has no prompts.
@@ -66,11 +78,13 @@ def of_file(path: str, file: Path, common: Mapping[str, Any]) -> Iterator[bytes]
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PromptFileError(f"{file} cannot be read: {error}") from error
-    bodies = [
-        encode({**_line(path, text, f"{file}:{number}"), **common})
-        for number, text in enumerate(lines, 1)
-        if text.strip()
-    ]
+    streamed = {name: common[name] for name in _STREAMED if name in common}
+    bodies = []
+    for number, text in enumerate(lines, 1):
+        if text.strip():
+            line = _line(path, text, f"{file}:{number}")
+            said = {name: value for name, value in line.items() if name not in _STREAMED}
+            bodies.append(encode({**common, **said, **over, **streamed}))
     if not bodies:
         raise PromptFileError(f"{file} has no prompts")
     return itertools.cycle(bodies)

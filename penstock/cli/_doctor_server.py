@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from penstock._version import __version__
 from penstock.cli._findings import Area, Finding
+from penstock.cli._table import plural
 from penstock.errors import (
     APIConnectionError,
     AuthenticationError,
@@ -192,4 +193,6 @@ def _queues(pools: list[Pool]) -> Iterator[Finding]:
             )
         elif pool.queued and not pool.slots:
             yield _AREA.warn(name, f"{pool.queued} jobs wait, and no worker serves it", "Start one for it.")
-    yield _AREA.ok("queues", f"{sum(pool.queued for pool in pools)} jobs wait in {len(pools)} pools")
+    yield _AREA.ok(
+        "queues", f"{sum(pool.queued for pool in pools)} jobs wait in {plural(len(pools), 'pool')}"
+    )

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-import signal
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click import argument, option
 
-from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, REFUSED, USAGE, fail, note
+from penstock.cli._bench_run import fields_of, measured, tell
+from penstock.cli._exits import INTERRUPTED, JOB_NOT_OK, REFUSED, USAGE, fail
 from penstock.cli._group import Group
-from penstock.cli._parse import duration, raw_body
-from penstock.cli._run import Console, client_command, default_model, print_json
-from penstock.cli._table import printable, screen
+from penstock.cli._parse import duration
+from penstock.cli._run import Console, client_command, default_model
 from penstock.cli.server import bench_fit
-
-if TYPE_CHECKING:
-    from penstock.bench.figures import Figures
-    from penstock.bench.run import Load, Run
-    from penstock.bench.target import Target
 
 _LOAD = "load"
 _ENDPOINTS = {
@@ -33,7 +21,6 @@ _ENDPOINTS = {
     "completions": "/v1/completions",
     "embeddings": "/v1/embeddings",
 }
-_LIVE_S = 0.5
 _CODES = """\b
 Exit codes:
   0    every call succeeded
@@ -202,10 +189,8 @@ def load(
         path = _ENDPOINTS[endpoint]
         target = Target(address_of(client), path, _common(model, path, streamed=streamed, **asked), streamed)
         what = f"{model} at {client.base_url}"
-    figures, interrupted = _measure(
-        console, target, wanted, prompts=asked["prompts"], tokens=asked["prompt_tokens"]
-    )
-    _tell(console, figures, what, wanted, target, svg)
+    figures, interrupted = measured(console, target, wanted, **asked)
+    tell(console, figures, what, wanted, target, svg)
     if interrupted:
         raise SystemExit(INTERRUPTED)
     if figures.errors:
@@ -223,108 +208,7 @@ def _common(
         common |= {"stream": True, "stream_options": {"include_usage": True}}
     if ignore_eos:
         common["ignore_eos"] = True
-    return common | (raw_body(data, "--data") if data else {})
-
-
-def _measure(
-    console: Console, target: Target, wanted: Load, *, prompts: Path | None, tokens: int
-) -> tuple[Figures, bool]:
-    """Run the load; return what was seen, and whether Ctrl-C ended it. Raises PenstockError."""
-    from penstock.bench.figures import Figures
-    from penstock.bench.prompts import PromptFileError, made_up, of_file
-    from penstock.bench.run import Run
-
-    figures = Figures()
-    interrupted = False
-
-    def bodies(words: int) -> Iterator[bytes]:
-        if prompts is None:
-            return made_up(target.path, words, target.common, wanted.seed)
-        return of_file(target.path, prompts, target.common)
-
-    async def measure() -> None:
-        nonlocal interrupted
-        words = 0 if prompts is not None else await target.words_for(tokens)
-        run = Run(target.address, target.path, bodies(words), wanted, figures, streamed=target.streamed)
-
-        def stop() -> None:
-            nonlocal interrupted
-            interrupted = True
-            run.stop()
-            loop.remove_signal_handler(signal.SIGINT)  # a second one ends it at once
-
-        loop = asyncio.get_running_loop()
-        with suppress(NotImplementedError):  # Windows: Ctrl-C ends it without a report
-            loop.add_signal_handler(signal.SIGINT, stop)
-        await _shown(run, figures, live=not console.events and sys.stderr.isatty())
-
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(measure())
-    except PromptFileError as error:
-        fail(str(error), USAGE)
-    return figures, interrupted
-
-
-def _loop_factory() -> Any:
-    """Return what makes uvloop's loop, if that is installed: it sends on time under more load."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-async def _shown(run: Run, figures: Figures, *, live: bool) -> None:
-    """Run it, with a line on the terminal that says how it goes."""
-    from penstock.bench.report import live_line
-
-    async def tell() -> None:
-        while True:
-            await asyncio.sleep(_LIVE_S)
-            text = live_line(figures, time.perf_counter())[: shutil.get_terminal_size().columns - 1]
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-
-    teller = asyncio.create_task(tell()) if live else None
-    try:
-        await run.run()
-    finally:
-        if teller is not None:
-            teller.cancel()
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-
-def _tell(
-    console: Console, figures: Figures, what: str, wanted: Load, target: Target, svg: Path | None
-) -> None:
-    """Print the report, and write the picture."""
-    from penstock.bench.report import lines
-    from penstock.bench.svg import picture
-
-    now = time.perf_counter()
-    load = f"{wanted.rate:g} calls/s" if wanted.rate else f"{wanted.concurrency} callers"
-    title = f"{what}, {load}, {'streamed' if target.streamed else 'whole'}"
-    if console.json:
-        asked = {
-            "url": what.rpartition(" at ")[2],
-            "path": target.path,
-            "model": target.common["model"],
-            "streamed": target.streamed,
-            "concurrency": None if wanted.rate else wanted.concurrency,
-            "rate": wanted.rate,
-            "warm_up_s": wanted.warm_up_s,
-        }
-        print_json({"load": asked, **figures.as_json(now)})
-    else:
-        click.echo(printable(title))
-        for text in lines(figures, now, min(screen(100).width, 100)):
-            click.echo(printable(text))
-    if svg is not None:
-        try:
-            svg.write_text(picture(figures, title, now), encoding="utf-8")
-        except OSError as error:
-            fail(f"{svg} cannot be written: {error.strerror}", USAGE)
-        note(f"the picture is in {svg}")
+    return common | fields_of(data)
 
 
 bench.add_command(load)

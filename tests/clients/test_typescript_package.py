@@ -75,6 +75,11 @@ def test_publint_attw_and_size_limit_have_no_complaint(project: Path) -> None:
     assert all(one["passed"] for one in sizes), sizes
 
 
+def test_the_reference_can_be_written(tmp_path: Path) -> None:
+    passes("npx", "--no-install", "typedoc", "--out", str(tmp_path))
+    assert (tmp_path / "classes" / "index.Penstock.html").exists()
+
+
 def test_it_depends_on_nothing(project: Path) -> None:
     assert sorted(path.name for path in (project / "node_modules").iterdir() if path.name[0] != ".") == [
         "penstock"

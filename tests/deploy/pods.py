@@ -60,8 +60,11 @@ class LeasedWorker:
             **({} if version is None else {"version_of": pool}),
         }
         self._began = False
+        self.beats = 0
 
     async def poll(self, *, leaving: bool) -> State:
+        self.beats += 1
+        self._info["tokens_per_s"] = 100.0 * self.beats
         if not self._began:
             await self._store.register(self._id, self._info, {self._info["models"][0]: FACTS})
         beat = await self._store.heartbeat(self._id, first=not self._began, info=self._info)

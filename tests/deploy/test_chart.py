@@ -196,12 +196,16 @@ def test_a_pool_of_no_replicas_has_none_and_scales_from_zero() -> None:
 
 def test_both_kinds_of_trigger_ask_for_the_same() -> None:
     wait = ("--set", "pools.chat.autoscaling.maxWaitSeconds=60")
-    by_query = [each["metadata"] for each in scaled(*wait)["triggers"]]
+    plain = scaled(*wait, "--set", "metrics.serviceMonitor.enabled=false")
+    by_query = [each["metadata"] for each in plain["triggers"]]
     assert [(each["query"], each["threshold"]) for each in by_query] == [
         ('max(penstock_pool_backlog_jobs{pool="chat"} and on (instance) penstock_redis_up == 1)', "204.8"),
         ('max(penstock_pool_deadline_replicas{pool="chat"} and on (instance) penstock_redis_up == 1)', "1"),
         ('max(penstock_pool_oldest_seconds{pool="chat"} and on (instance) penstock_redis_up == 1)', "60"),
     ]
+    assert all(each["ignoreNullValues"] == "false" for each in by_query)
+    for each in scaled()["triggers"]:
+        assert '{pool="chat",namespace="llm",service="penstock-api"}' in each["metadata"]["query"]
     asked = scaled(*wait, "--set", "keda.trigger=metrics-api", "--set", "keda.apiKeySecret=keda")["triggers"]
     assert [(each["metadata"]["valueLocation"], each["metadata"]["targetValue"]) for each in asked] == [
         ("value", "204.8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -44,8 +45,15 @@ class World:
     """
 
     def __init__(
-        self, cluster: Cluster, controller: Controller, settings: BrokerSettings, url: str, folder: Path
+        self,
+        cluster: Cluster,
+        controller: Controller,
+        settings: BrokerSettings,
+        url: str,
+        folder: Path,
+        look_every_s: float,
     ) -> None:
+        self._look_every_s = look_every_s
         self.cluster, self.controller, self.settings, self.url = cluster, controller, settings, url
         self._folder = folder
         (role,) = (
@@ -67,7 +75,7 @@ class World:
             "KUBECONFIG": str(self._config),
             "OPERATOR_NAMESPACE": NAMESPACE,
             "OPERATOR_BASE_FILE": str(self._folder / "base.yaml"),
-            "OPERATOR_LOOK_EVERY_S": "1",
+            "OPERATOR_LOOK_EVERY_S": str(self._look_every_s),
             "OPERATOR_HURRY_S": "0.1",
             "OPERATOR_HEALTH_PORT": "0",
             "PENSTOCK_URL": self.url,
@@ -119,7 +127,10 @@ class World:
 
 @contextmanager
 def a_world(
-    valkey: EmbeddedServer, folder: Path, start: Callable[[BrokerSettings, Object, Object], Container]
+    valkey: EmbeddedServer,
+    folder: Path,
+    start: Callable[[BrokerSettings, Object, Object], Container],
+    look_every_s: float = 1.0,
 ) -> Iterator[World]:
     settings = new_namespace(valkey)
 
@@ -131,7 +142,7 @@ def a_world(
         Cluster(controlled=True) as cluster,
         Controller(cluster, begin) as controller,
     ):
-        world = World(cluster, controller, settings, api.url, folder)
+        world = World(cluster, controller, settings, api.url, folder, look_every_s)
         try:
             yield world
         finally:
@@ -166,6 +177,26 @@ async def test_kopf_carries_a_pool_through_its_life_with_the_rights_of_the_chart
         assert asked <= allowed(world.rules), world.log.read_text()
         assert allowed(world.rules) - asked == FOR_THE_CLUSTERS_OWN_CHECK
         assert world.process.poll() is None
+
+
+@pytest.mark.full
+async def test_its_own_reports_do_not_have_it_look_again(valkey: EmbeddedServer, tmp_path: Path) -> None:
+    workers: list[LeasedWorker] = []
+
+    def start(settings: BrokerSettings, pod: Object, said: Object) -> LeasedWorker:
+        workers.append(LeasedWorker(settings, {}, pod, said))  # its tokens a second are others at each beat
+        return workers[-1]
+
+    with a_world(valkey, tmp_path, start, look_every_s=3600) as world:
+        world.want()
+        await eventually(world.settled(1))
+        reports: list[Act] = []
+        world.cluster.after_write = reports.append
+        beats = workers[0].beats
+        await eventually(lambda: workers[0].beats > beats + 30)
+        assert len(reports) <= 3, reports  # of looks that were under way
+        world.process.send_signal(signal.SIGTERM)
+        assert world.process.wait(15) == 0
 
 
 @pytest.mark.full

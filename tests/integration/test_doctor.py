@@ -110,7 +110,7 @@ def test_over_tls_they_trust_the_authority_that_is_named(valkey: EmbeddedServer,
         assert (found["certificate"]["said"], found["certificate"]["level"]) == ("valid for 1 days", "warn")
         assert "version" in found
         asked = run("bench", url, "--model", "none", **env)
-        assert (asked.returncode, "404 model_not_found" in asked.stderr) == (4, True), asked.stderr
+        assert (asked.returncode, "503 no_worker" in asked.stderr) == (4, True), asked.stderr
         refused = run("bench", url, "--model", "none")
         assert (refused.returncode, "CERTIFICATE_VERIFY_FAILED" in refused.stderr) == (3, True)
 

@@ -16,7 +16,7 @@ from jobs import batches, states
 from penstock import Penstock
 from penstock.cli.main import cli
 from penstock.server.settings import VARIABLES, fields
-from tools import gen_docs
+from tools import gen_docs, vendor
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -46,6 +46,13 @@ def anchors(page: Path) -> set[str]:
 
 def test_generated_pages_are_fresh() -> None:
     assert [str(path) for path in gen_docs.stale()] == [], "run tools/gen_docs.py"
+
+
+def test_scripts_of_others_are_those_of_the_list() -> None:
+    folder = DOCS / "assets" / "vendor"
+    assert vendor.check(folder) == []
+    named = {one["file"] for one in vendor.listed(folder)} | {vendor.LIST, vendor.LICENCES}
+    assert {path.name for path in folder.iterdir()} == named
 
 
 def test_links_lead_somewhere() -> None:

@@ -15,7 +15,7 @@ from tools.release import bills, contexts
 from tools.release.runs import ReleaseError
 
 
-@pytest.mark.parametrize("name", ["api", "worker"])
+@pytest.mark.parametrize("name", ["api", "worker", "operator"])
 def test_a_context_holds_what_its_dockerfile_copies_and_nothing_else(name: str, tmp_path: Path) -> None:
     with tarfile.open(contexts.pack(ROOT / "deploy" / f"{name}.Dockerfile", tmp_path)) as archive:
         names = archive.getnames()

@@ -60,8 +60,11 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def set_up(context: Path, image: str, folder: Path) -> Path:
+def set_up(context: Path, image: str, folder: Path, ours: str = "api, workers") -> Path:
     """Unpack a context and install into it what the image installs.
+
+    Args:
+        ours: packages of ours that the image runs.
 
     Returns:
         The environment's Python. Its ``penstock`` is what the image runs.
@@ -75,7 +78,8 @@ def set_up(context: Path, image: str, folder: Path) -> Path:
     run(sys.executable, "tools/setup_env.py", "--image", image, cwd=folder, timeout_s=1800)
     python = folder / ".venv" / "bin" / "python"
     run(python, "-m", "pip", "check", "--disable-pip-version-check", cwd=folder)
-    found = run(python, "-c", "import api, workers; print(api.__file__)", cwd=folder.parent).strip()
+    code = f"import {ours}, penstock; print(penstock.__file__)"
+    found = run(python, "-c", code, cwd=folder.parent).strip()
     if Path(found).parent.parent != folder.resolve():
         raise ReleaseError(f"the image's Python finds our packages in {found}")
     return python

@@ -215,7 +215,13 @@ const penstock = (() => {
     source = new EventSource(`${root}console/events?page=${page}`);
     source.onopen = () => pulse("on", "live");
     source.onerror = () => pulse("lost", "connection lost; trying again");
-    source.addEventListener("parts", (event) => swap(JSON.parse(event.data)));
+    source.addEventListener("parts", (event) => {
+      const parts = JSON.parse(event.data);
+      const works = Object.keys(parts).some((id) => id !== "live_status");
+      if (works && body.dataset.failed !== undefined) return location.reload();
+      swap(parts);
+      if (works) pulse("on", "live");
+    });
     source.addEventListener("samples", drawCharts);
     source.addEventListener("refused", (event) => {
       const { status, message } = JSON.parse(event.data);

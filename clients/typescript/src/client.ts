@@ -88,6 +88,6 @@ export class Penstock extends Part {
 
   /** Return the models served now. */
   async models(options?: CallOptions): Promise<Model[]> {
-    return ((await this.call("get", "/v1/models", {}, options)) as { data: Model[] }).data;
+    return (await this.call("get", "/v1/models", {}, options)).data;
   }
 }

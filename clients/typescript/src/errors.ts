@@ -100,7 +100,7 @@ export class APIStatusError extends OfAnswer {
 
   constructor(answer: Answer) {
     const { code, type, param, message } = Object((content(answer.text) as { error?: unknown })?.error) as ErrorFields;
-    super(`${answer.status} ${code ?? ""}: ${message || answer.text.slice(0, 200)}`, answer);
+    super(`${answer.status}${code ? ` ${code}` : ""}: ${message || answer.text.slice(0, 200)}`, answer);
     this.code = code;
     this.type = type;
     this.param = param;

@@ -48,19 +48,9 @@ export type Pool = Schemas["PoolObject"];
 /** A live worker. */
 export type Worker = Schemas["WorkerObject"];
 /** A served model; `id` is the name to ask for. */
-export interface Model {
-  id: string;
-  object: "model";
-  created: number;
-  owned_by: string;
-  [more: string]: unknown;
-}
+export type Model = Schemas["ModelList"]["data"][number];
 /** Whether the server can take work: `checks` by name, `missing` names those that fail. */
-export interface Health {
-  status: string;
-  checks?: Record<string, string>;
-  missing?: string[];
-}
+export type Health = Schemas["HealthReport"];
 
 /** An endpoint that is told when things end. */
 export type Webhook = Schemas["WebhookObject"];
@@ -79,12 +69,14 @@ export type DeadLetter = Schemas["DeadLetterObject"];
 /** An event that is on its way. */
 export type Sent = Schemas["SentObject"];
 
+/** An event of a stream as the client delivers it. */
+type Delivered<Event> = Event extends { event: infer Type extends string; data: infer Data }
+  ? // biome-ignore lint/suspicious/noExplicitAny: a chunk of whatever endpoint the job asked
+    StreamEvent<Type, Type extends "chunk" ? Record<string, any> : Data>
+  : never;
+
 /** One event of a job: `chunk` has a raw OpenAI stream chunk, the last event the job as it ended. */
-export type JobEvent =
-  // biome-ignore lint/suspicious/noExplicitAny: a chunk of whatever endpoint the job asked
-  | StreamEvent<"chunk", Record<string, any>>
-  | StreamEvent<"queued" | "running" | "restarted", { id: string; state: Job["state"]; attempt: number; worker?: string | null }>
-  | StreamEvent<"succeeded" | "failed" | "cancelled" | "expired", Job>;
+export type JobEvent = Delivered<Schemas["JobEvent"]>;
 
 /** One event of a batch: `progress`, or its final status, after which nothing follows. */
-export type BatchEvent = StreamEvent<"progress" | "completed" | "failed" | "expired" | "cancelled", Schemas["BatchProgress"]>;
+export type BatchEvent = Delivered<Schemas["BatchEvent"]>;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.apiserver import ApiServer
 from tests.e2e.console.conftest import check_accessible
+from tests.redisproxy import RedisProxy
 from tests.support import wait_until
 
 pytestmark = pytest.mark.xdist_group("console")
@@ -189,6 +191,23 @@ def test_the_keyboard_reaches_everything(console: ApiServer, page: Page, said: l
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     page.goto(f"{console.url}/console/jobs")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+@pytest.mark.full
+def test_without_redis_a_page_says_so_and_comes_back(console: ApiServer, page: Page, tmp_path: Path) -> None:
+    with RedisProxy(console.settings.redis_url, tmp_path / "redis") as proxy:
+        base = console.settings.model_copy(update={"redis_url": proxy.url})
+        with ApiServer(base) as api:
+            page.goto(f"{api.url}/console")
+            expect(page.locator("#pulse")).to_have_text("live")
+            proxy.lose = b""  # every command
+            expect(page.locator("#pulse")).to_contain_text("Redis")
+            expect(page.locator(".banner")).to_contain_text("Not ready")
+            page.goto(f"{api.url}/console/jobs")
+            expect(page.get_by_role("heading", name="Not available now")).to_be_visible()
+            proxy.lose = None
+            expect(page.locator(".filters")).to_be_visible()
+            expect(page.locator("#pulse")).to_have_text("live")
 
 
 @pytest.fixture

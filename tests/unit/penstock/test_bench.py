@@ -93,11 +93,15 @@ def test_prompts_are_all_different_and_the_same_with_the_same_seed(models: Model
 def test_prompts_of_a_file(models: ModelServer, tmp_path) -> None:
     file = tmp_path / "prompts.jsonl"
     said = [{"role": "user", "content": "three"}]
-    rows = ["one", '{"prompt": "two"}', json.dumps({"messages": said}), '{"body": {"messages": [], "n": 1}}']
+    body = {"messages": [], "n": 1, "max_tokens": 3, "temperature": 1, "stream": False, "model": "own"}
+    rows = ["one", '{"prompt": "two"}', json.dumps({"messages": said}), json.dumps({"body": body})]
     file.write_text("\n".join([*rows, ""]))
-    bench(models, "--prompts", str(file), "--requests", "4", "--concurrency", "1")
+    once = ("--requests", "4", "--concurrency", "1")
+    bench(models, "--prompts", str(file), *once, "--data", '{"temperature": 0}')
     texts = [body["messages"] for body in models.bodies]
     assert texts == [[{"role": "user", "content": "one"}], [{"role": "user", "content": "two"}], said, []]
+    last = models.bodies[-1]  # what it says counts, except whether it streams; --data counts more
+    assert (last["max_tokens"], last["temperature"], last["stream"], last["model"]) == (3, 0, True, "own")
     file.write_text('{"nothing": 1}\n')
     done = run(models.url, "bench", models.url, "--prompts", str(file))
     assert (done.returncode, "prompts.jsonl:1 has no prompt" in done.stderr) == (2, True)

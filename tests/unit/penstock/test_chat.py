@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from penstock import AsyncPenstock, Penstock
+from penstock._core.texts import delta_of
 from penstock.cli._conversation import Conversation, ConversationError
 from tests.modelserver import ModelServer
 from tests.support import wait_until
@@ -69,6 +71,17 @@ def test_a_server_that_is_busy_is_asked_again(models: ModelServer) -> None:
     models.refusals.append((400, {"error": {"message": "too long", "code": "context_length_exceeded"}}))
     done = run(models.url, "chat", stdin=b"?")
     assert (done.returncode, "context_length_exceeded" in done.stderr, len(models.bodies)) == (4, True, 3)
+
+
+@pytest.mark.asyncio
+async def test_both_clients_yield_the_chunks(models: ModelServer) -> None:
+    body = {"model": "m", "messages": []}
+    async with AsyncPenstock(models.url) as client:
+        pieces = [chunk async for chunk in client.chats.stream(body)]
+    with Penstock(models.url) as client:
+        assert list(client.chats.stream(body)) == pieces
+    assert "".join(map(delta_of, pieces)) == "one two three"
+    assert pieces[-1]["usage"]["completion_tokens"] == 3
 
 
 def test_images_go_along_from_a_pipe(models: ModelServer, tmp_path) -> None:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Fetches the scripts and styles of others that the console sends: nothing is fetched while it runs.
+"""Fetches the scripts and styles of others, for the console and the documentation. Nothing is fetched while they run.
 
-    python3 tools/vendor_console.py            fetch them anew (needs npm)
-    python3 tools/vendor_console.py --check    compare the files here with api/console/static/VENDORED.json
+    python3 tools/vendor.py            fetch them anew (needs npm)
+    python3 tools/vendor.py --check    compare the files here with the lists: VENDORED.json in each folder
 
 A new version: change it in ``VENDORED.json``, delete its ``integrity`` and ``sha256``, run this, and look at the difference.
 
@@ -21,51 +21,59 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-STATIC = Path(__file__).resolve().parent.parent / "api" / "console" / "static"
-LIST = STATIC / "VENDORED.json"
-LICENCES = STATIC / "LICENCES.txt"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = (ROOT / "api" / "console" / "static", ROOT / "docs" / "assets" / "vendor")
+LIST = "VENDORED.json"
+LICENCES = "LICENCES.txt"
 
 
 def main() -> int:
     """Fetch or check."""
-    parser = argparse.ArgumentParser(description="The console's vendored files.")
+    parser = argparse.ArgumentParser(description="Vendored files.")
     parser.add_argument("--check", action="store_true", help="compare, fetch nothing")
-    wanted: list[dict[str, Any]] = json.loads(LIST.read_text())
-    wrong = check(wanted) if parser.parse_args().check else fetch(wanted)
+    act = check if parser.parse_args().check else fetch
+    wrong = [line for folder in FOLDERS for line in act(folder)]
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 
-def check(wanted: list[dict[str, Any]]) -> list[str]:
-    """Return a line for each file that is not the one in the list."""
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """Return a folder's list."""
+    return list(json.loads((folder / LIST).read_text()))
+
+
+def check(folder: Path) -> list[str]:
+    """Return a line for each file of a folder that is not the one in its list."""
     return [
         f"{one['file']} is not {one['package']} {one['version']}: its digest differs"
-        for one in wanted
-        if digest((STATIC / one["file"]).read_bytes()) != one["sha256"]
+        for one in listed(folder)
+        if digest((folder / one["file"]).read_bytes()) != one["sha256"]
     ]
 
 
-def fetch(wanted: list[dict[str, Any]]) -> list[str]:
-    """Fetch all files; return a line for each that is not the one in the list, which is then left as it was."""
-    wrong, licences = [], []
+def fetch(folder: Path) -> list[str]:
+    """Fetch a folder's files; return a line for each that is not the one in the list, which is then left as it was."""
+    wanted, wrong, licences = listed(folder), [], []
     for one in wanted:
-        with tempfile.TemporaryDirectory() as folder:
-            packed = pack(one["package"], one["version"], Path(folder))
+        with tempfile.TemporaryDirectory() as scratch:
+            packed = pack(one["package"], one["version"], Path(scratch))
             if one.setdefault("integrity", packed["integrity"]) != packed["integrity"]:
                 wrong.append(f"{one['package']} {one['version']} is not the package that was fetched before")
                 continue
-            with tarfile.open(Path(folder) / packed["filename"]) as archive:
+            with tarfile.open(Path(scratch) / packed["filename"]) as archive:
                 content = read(archive, one["path"])
                 licences.append((one, read(archive, one["licence_path"]).decode().strip()))
         if one.setdefault("sha256", digest(content)) != digest(content):
             wrong.append(f"{one['file']} differs from the one that was fetched before")
             continue
-        (STATIC / one["file"]).write_bytes(content)
+        (folder / one["file"]).write_bytes(content)
     if not wrong:
-        LIST.write_text(json.dumps(wanted, indent=2) + "\n")
+        (folder / LIST).write_text(json.dumps(wanted, indent=2) + "\n")
         texts = {f"{one['package']} {one['version']} ({one['licence']})": text for one, text in licences}
-        LICENCES.write_text("\n\n".join(f"{name}\n\n{text}" for name, text in texts.items()) + "\n")
+        (folder / LICENCES).write_text(
+            "\n\n".join(f"{name}\n\n{text}" for name, text in texts.items()) + "\n"
+        )
     return wrong
 
 
