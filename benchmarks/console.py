@@ -97,7 +97,7 @@ async def batches(url: str, count: int) -> str:
 async def a_job(url: str) -> str:
     """Return the id of a failed job."""
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-        found = await client.get("/v1/jobs", params={"state": "failed", "limit": 1})
+        found = await client.get("/v1/dead", params={"limit": 1})
         return str(found.raise_for_status().json()["data"][0]["id"])
 
 

@@ -97,7 +97,7 @@ async def furnish(redis: str, url: str, key: str) -> Site:
             batches[name] = (await http.post("/v1/batches", json=asked)).raise_for_status().json()["id"]
         await asyncio.sleep(CHARTS_S)
         (await http.post("/v1/queues/pool-2/pause")).raise_for_status()
-        failed = (await http.get("/v1/jobs", params={"state": "failed", "limit": 1})).json()["data"][0]["id"]
+        failed = (await http.get("/v1/dead", params={"limit": 1})).json()["data"][0]["id"]
     await house.aclose()
     return Site(
         url,
