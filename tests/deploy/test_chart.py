@@ -241,6 +241,41 @@ def test_a_worker_may_patch_pods_only_where_its_pool_scales() -> None:
         )
 
 
+@pytest.mark.parametrize("case", EXAMPLES)
+def test_a_worker_may_write_where_its_model_goes(case: str) -> None:
+    """A folder of the node that Kubernetes makes is root's, and fsGroup does not reach it."""
+    objects = rendered(*MATRIX[case])
+    for each in of_kind(objects, "Deployment"):
+        pod = each["spec"]["template"]["spec"]
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"] == 10001
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+
+
+def test_a_pool_has_a_claim_of_its_own_or_a_folder_that_is_there() -> None:
+    def models(*options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        objects = rendered(*LEAST, *options)
+        pod = one(objects, "Deployment", "penstock-worker-chat")["spec"]["template"]["spec"]
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "models")
+        claims = of_kind(objects, "PersistentVolumeClaim")
+        return volume, [each for each in claims if each["metadata"]["name"] != "penstock-files"]
+
+    at = "pools.chat.modelCache"
+    volume, (claim,) = models(
+        *("--set", f"{at}.claim.size=9Gi", "--set", f"{at}.claim.storageClass=fast"),
+        *("--set", f"{at}.claim.accessModes={{ReadWriteMany}}"),
+    )
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteMany"],
+        "storageClassName": "fast",
+        "resources": {"requests": {"storage": "9Gi"}},
+    }
+    volume, claims = models("--set", f"{at}.existingClaim=mine")
+    assert (volume["persistentVolumeClaim"], claims) == ({"claimName": "mine"}, [])
+    volume, claims = models("--set", f"{at}.hostPath=/models")
+    assert (volume["hostPath"], claims) == ({"path": "/models", "type": "Directory"}, [])
+
+
 def test_our_rules_and_dashboards_are_in_it() -> None:
     objects = rendered(*values("mixed-fleet"))
     groups = one(objects, "PrometheusRule", "penstock")["spec"]["groups"]
