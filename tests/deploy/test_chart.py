@@ -329,6 +329,17 @@ def test_a_wrong_value_is_refused_by_its_name(options: tuple[str, ...], says: st
         rendered(*options)
 
 
+def test_the_page_builds_each_image_that_the_chart_pulls() -> None:
+    page = (ROOT / "docs" / "operate" / "kubernetes.md").read_text()
+    images = yaml.safe_load((CHART / "values.yaml").read_text())["image"]
+    rows = dict(
+        re.findall(r"^\| `(penstock-[a-z-]+)` \|.*\| `-f (deploy/[a-z]+\.Dockerfile)", page, re.MULTILINE)
+    )
+    assert rows.keys() == {one["repository"] for one in images.values() if isinstance(one, dict)}
+    assert all((ROOT / file).is_file() for file in rows.values())
+    assert f"VERSION={yaml.safe_load((CHART / 'Chart.yaml').read_text())['appVersion']} " in page
+
+
 def test_every_default_is_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
