@@ -68,8 +68,10 @@ class _Documents:
     def _security(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
         """Yield the ways to be admitted that no longer suffice. An empty list, or an empty way in it, asks for nothing."""
         ways = [
-            [{*way, *chain(*way.values())} for way in one.get("security", document.get("security", ()))]
-            or [set()]
+            [
+                {*way, *chain.from_iterable(way.values())}
+                for way in one.get("security", document.get("security")) or [{}]
+            ]
             for one, document in ((old, self._old), (new, self._new))
         ]
         for before in ways[0]:

@@ -109,7 +109,8 @@ def _split(said: str, word: str) -> list[str]:
 
 def _said(component: Mapping[str, Any]) -> list[str]:
     """Return what a package declares; the first lines of its texts only if it declares nothing."""
-    found, texts = [], []
+    found: list[str] = []
+    texts: list[str] = []
     for entry in component.get("licenses", ()):
         one = entry.get("license", {})
         if expression := entry.get("expression") or one.get("id") or one.get("name"):
