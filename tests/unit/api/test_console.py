@@ -115,8 +115,12 @@ def test_a_session_opens_what_it_sealed_for_its_time() -> None:
     for place in (0, 20, len(value) - 2):
         other = "B" if value[place] != "B" else "C"
         assert sessions.open(value[:place] + other + value[place + 1 :]) is None
-    cookies = f"a=b; {COOKIE}={value}; other=x".encode()
-    assert sessions.of({"type": "http", "headers": [(b"cookie", cookies)]}) == "psk_key"
+    cookies = f"a=b; {COOKIE}={value}; other=x"
+    assert sessions.of({"type": "http", "headers": [(b"cookie", cookies.encode())]}) == "psk_key"
+    for neighbour in ('prefs={"theme": "dark"}', "a b=c", "novalue", "x=\xff", 'q="', "k[0]=1"):
+        for cookies in (f"{neighbour}; {COOKIE}={value}", f"{COOKIE}={value}; {neighbour}"):
+            scope = {"type": "http", "headers": [(b"cookie", cookies.encode("latin-1"))]}
+            assert sessions.of(scope) == "psk_key", cookies
     for odd in (b"", b"a", b"\xff=\xfe", b"penstock_console", b"penstock_console=\x00"):
         assert sessions.of({"type": "http", "headers": [(b"cookie", odd)]}) is None
     now += LONGEST_S
