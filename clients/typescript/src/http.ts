@@ -74,14 +74,16 @@ export class Http {
   /** Throws {@link ArgumentError} if the address is none, no header can carry the key, or a number is out of range. */
   constructor(options: ClientOptions) {
     const { timeoutS = 30, maxRetries = 4, maxReconnects = 10, maxRetryS = 120, onRetry } = options;
-    const given = (options.baseUrl || env("PENSTOCK_URL") || "http://127.0.0.1:8080").trim();
-    if (!/^https?:\/\/[^/]/.test(given) || !URL.canParse(given)) {
-      throw new ArgumentError(`baseUrl cannot be "${given}"`);
+    const address = (options.baseUrl || env("PENSTOCK_URL") || "http://127.0.0.1:8080").trim();
+    const url = /^https?:\/\/[^/]/.test(address) && URL.canParse(address) && new URL(address);
+    // `fetch` refuses a user's name and password, and errors name the address.
+    if (!url || url.username || url.password) {
+      throw new ArgumentError("baseUrl must be http(s)://host, without a password");
     }
     if (!(timeoutS > 0 && maxRetries >= 0 && maxReconnects >= 0 && maxRetryS >= 0)) {
       throw new ArgumentError("a number is out of range");
     }
-    this.url = new URL(given).href.replace(/(\/v1)?\/*$/, ""); // people paste the address they give to the OpenAI SDK
+    this.url = url.href.replace(/(\/v1)?\/*$/, ""); // people paste the address they give to the OpenAI SDK
     this.timeoutS = timeoutS;
     this.calls = { maxRetries, maxRetryS, onRetry };
     this.follows = { maxRetries: maxReconnects, maxRetryS, onRetry };

@@ -27,6 +27,18 @@ test.each(["ftp://host", "host:8080", "http://", "http:///path"])("%j is no addr
   expect(() => new Penstock({ baseUrl })).toThrow(ArgumentError);
 });
 
+test.each([
+  "http://me:hunter2@host",
+  "https://hunter2@host/v1",
+  "ftp://me:hunter2@host",
+  "http://me:hunter2@",
+  "http://a:hunter2@b:x",
+])("no address has a password, and none is shown: %j", (baseUrl) => {
+  const make = () => new Penstock({ baseUrl });
+  expect(make).toThrow(ArgumentError);
+  expect(make).not.toThrow("hunter2");
+});
+
 test("the environment names the server and the key", async () => {
   vi.stubEnv("PENSTOCK_URL", "http://named:1");
   vi.stubEnv("PENSTOCK_API_KEY", "sk-named\n");
