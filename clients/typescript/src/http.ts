@@ -46,7 +46,8 @@ export interface CallOptions {
 export interface Send extends CallOptions {
   method?: string;
   path: string;
-  headers?: Record<string, string>;
+  /** One without a value is not sent. */
+  headers?: Record<string, string | undefined>;
   body?: BodyInit | null;
   /** Seconds of the wait that it asks of the server. */
   extraS?: number;
@@ -150,7 +151,7 @@ export class Exchange {
       fetch(url + path, {
         method,
         body,
-        headers: { accept: "application/json", ...headers, ...this.#send.headers },
+        headers: given({ accept: "application/json", ...headers, ...this.#send.headers }),
         signal: signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal,
         redirect: "manual", // the key and the prompts go nowhere else
       }),
@@ -222,15 +223,17 @@ export function object(text: string, what = "the answer"): object {
 
 /** Return a query string of the fields that are given, with its question mark. */
 export function query(fields: object = {}): string {
-  const params = new URLSearchParams();
-  for (const [name, value] of Object.entries(fields)) if (value != null) params.set(name, value);
-  return `?${params}`.replace(/^\?$/, "");
+  return `?${new URLSearchParams(given(fields))}`.replace(/^\?$/, "");
 }
 
 /** Return the header that makes a repeated request harmless. Without a key of the caller's, a fresh one. */
 export function idempotent(key?: string): { "Idempotency-Key": string } {
   const fresh = () => crypto.getRandomValues(new Uint32Array(4)).join("-"); // randomUUID is for secure pages alone
   return { "Idempotency-Key": headerValue(key || fresh(), "idempotencyKey") };
+}
+
+function given(fields: object): Record<string, string> {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value != null));
 }
 
 function env(name: string): string | undefined {

@@ -74,6 +74,18 @@ test("an id cannot leave its path", async () => {
   expect(seen[0]?.path).toBe("/v1/jobs/..%2Fadmin%3Fx%3D1%23y");
 });
 
+test("a header without a value is not sent", async () => {
+  const { client, seen } = virtual(() => ok);
+  await client.call("post", "/v1/jobs/{job_id}/retry", { job_id: ID, header: { "Idempotency-Key": undefined } });
+  expect([...(seen[0]?.headers.keys() ?? [])]).toEqual(["accept"]);
+});
+
+test("a list of nothing asks nothing", async () => {
+  const { client, seen } = virtual(() => ({ status: 200, body: { data: [job] } }));
+  for await (const one of client.jobs.list({ limit: 0 })) expect(one).toBeUndefined();
+  expect(seen).toEqual([]);
+});
+
 test("a redirect is not followed, and the error says where it leads", async () => {
   const { client, seen } = virtual(() => ({ status: 307, headers: { location: "https://elsewhere/v1/jobs" } }));
   const end = await settled(client.submit({ input: {} }));
