@@ -1,7 +1,16 @@
 /** What the vectors do not say: options, addresses, redirects, signals, and the types. */
 
 import { afterEach, expect, expectTypeOf, test, vi } from "vitest";
-import { APIResponseError, ArgumentError, type Job, type JobEvent, Penstock, type Restarted, type Retry } from "../src/index.js";
+import {
+  APIResponseError,
+  ArgumentError,
+  type Job,
+  type JobEvent,
+  Penstock,
+  type Priority,
+  type Restarted,
+  type Retry,
+} from "../src/index.js";
 import { settled, virtual } from "./virtual.js";
 
 const ID = "job_00000000000000000000000000000001";
@@ -139,6 +148,7 @@ test("the types say what comes", () => {
   expectTypeOf(client.wait).returns.toEqualTypeOf<Promise<Job>>();
   const event = {} as JobEvent;
   if (event.type === "succeeded") expectTypeOf(event.data).toEqualTypeOf<Job>();
+  expectTypeOf<Priority>().toEqualTypeOf<"high" | "normal" | "low" | "bulk">();
   // @ts-expect-error: a path that the server does not have
   void (() => client.call("get", "/v1/nothing", {}));
   // @ts-expect-error: a lane that it does not have
