@@ -10,12 +10,15 @@ import pytest
 from jinja2 import UndefinedError
 
 from api.console.inside import Answer
+from api.console.origin import MARK, check_own
 from api.console.pages.job import moments, phases
 from api.console.render import FOLDER, Templates, duration, number, percent, size, when
 from api.console.samples import POINTS, Samples
 from api.console.session import COOKIE, LONGEST_S, Sessions, TooLongError
 from api.console.texts import answer_texts, request_texts
 from api.console.visit import Refused
+from api.http.asgi import replace_headers
+from api.http.errors import ApiError
 from jobs.facts import QueueFacts
 
 NOBODY = "\N{EM DASH}"
@@ -127,6 +130,40 @@ def test_a_session_opens_what_it_sealed_for_its_time() -> None:
     assert sessions.open(value) is None
     with pytest.raises(TooLongError):
         sessions.seal("x" * 4000)
+
+
+HOME = "https://penstock.example"
+
+
+@pytest.mark.parametrize(
+    ("site", "origin", "own"),
+    [
+        ("same-origin", HOME, True),  # a proxy wrote another Host, and the browser knows better
+        ("same-origin", "https://other.example", True),
+        (None, HOME, True),
+        (None, "http://upstream:8000", True),
+        (None, "https://other.example", False),
+        (None, None, False),
+        ("none", "https://other.example", False),
+        ("same-site", HOME, False),
+        ("cross-site", HOME, False),
+        ("cross-site", "null", False),
+    ],
+)
+def test_whose_pages_are_ours_behind_a_proxy(site: str | None, origin: str | None, own: bool) -> None:
+    told = {b"host": "upstream:8000", b"sec-fetch-site": site, b"origin": origin, MARK: "1"}
+    headers = [(name, value.encode()) for name, value in told.items() if value is not None]
+    scope = {"type": "http", "method": "POST", "headers": headers}
+    if own:
+        check_own(scope, {HOME})
+        replace_headers(scope, headers[:-1])
+        with pytest.raises(ApiError):
+            check_own(scope, {HOME})
+    else:
+        with pytest.raises(ApiError) as refused:
+            check_own(scope, {HOME})
+        advised = site is None and origin is not None
+        assert ("proxy_set_header Host" in refused.value.message) is advised
 
 
 def texts(found: Any) -> list[tuple[str, str]]:
