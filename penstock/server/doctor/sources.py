@@ -6,7 +6,8 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -129,6 +130,17 @@ def _address(url: str) -> str:
     """Return an address without its password, and without the values of its query, which may be tokens."""
     shown, mark, query = without_password(url).partition("?")
     return shown + mark + re.sub(r"=[^&#]*", f"={HIDDEN}", query)
+
+
+def has_secret(items: Sequence[str]) -> bool:
+    """Whether one of these is an address with a password or token, or an option of an engine with a secret."""
+    for item in items:
+        query = item.partition("?")[2]
+        with suppress(ValueError):  # no address that can be read
+            if "://" in item and (without_password(item) != item or (query and _TELLING.search(query))):
+                return True
+    options = any(item.startswith("-") for item in items)
+    return options and HIDDEN in " ".join(_arguments(items))
 
 
 def _arguments(items: Iterable[str]) -> Iterator[str]:

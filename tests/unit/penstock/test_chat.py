@@ -216,6 +216,12 @@ def test_a_message_that_failed_is_no_part_of_the_next_request(models: ModelServe
     assert said[1:] == [["/etc/hosts is what?"], ["/etc/hosts is what?", answer, "/exit does what?"]]
 
 
+def test_an_empty_stdin_is_refused_in_words_of_chat() -> None:
+    done = run("http://127.0.0.1:9", "chat")
+    assert (done.returncode, "run it on a terminal; stdin is empty" in done.stderr) == (2, True)
+    assert "--input" not in done.stderr
+
+
 def test_a_message_without_an_answer_waits_for_retry_alone() -> None:
     talk = Conversation("m")
     talk.ask("first")
