@@ -306,6 +306,15 @@ def test_network_policies_cover_every_pod_and_port() -> None:
         assert opened == {port["containerPort"] for port in container["ports"]}
 
 
+def test_the_operator_reaches_the_api_whoever_else_may() -> None:
+    some = '[{"namespaceSelector":{"matchLabels":{"name":"ingress"}}}]'
+    objects = rendered(*EVERYTHING, "--set-json", f"networkPolicy.ingressFrom={some}")
+    (rule,) = one(objects, "NetworkPolicy", "penstock-api")["spec"]["ingress"]
+    labels = one(objects, "Deployment", "penstock-operator")["spec"]["template"]["metadata"]["labels"]
+    chosen = [each["podSelector"]["matchLabels"] for each in rule["from"] if "podSelector" in each]
+    assert [each.items() <= labels.items() for each in chosen] == [True]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
