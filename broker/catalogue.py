@@ -104,7 +104,7 @@ class Catalogue:
         default_model: comes first in the list; None: by name.
 
     Attributes:
-        pools: every known pool.
+        pools: every pool with a worker, a registered model, a declaration or a job that waits.
         alive: the live workers at the last refresh; see :meth:`broker.jobs.JobStore.workers`.
     """
 
@@ -332,7 +332,9 @@ class Catalogue:
         self._poisoned = await self._store.poisoned(sorted({facts["pool"] for facts in rows}))
         # The number of waiting jobs, and which pool forwards to which, matter only if a model has several pools.
         rivals = sorted({pool for pools in models.values() if len(pools) > 1 for pool in pools})
-        depths = await self._store.depths(rivals)
+        known = {facts["pool"] for facts in rows} | served | declared.keys()
+        others = await self._store.all_pools() - known
+        depths = await self._store.depths([*rivals, *sorted(others)])
         unserved = {pool for pools in models.values() for pool in pools} - served
         self._marks = await self._store.marks(sorted(unserved.union(rivals)))
         self._queued = {
@@ -356,8 +358,9 @@ class Catalogue:
         self._live = live
         self._sharing = sharing
         self.alive = tuple(workers)
-        pools = {facts["pool"] for facts in rows} | served | declared.keys()
-        self.pools = tuple(sorted(pools)) or ("default",)
+        # Jobs may wait where nothing is left but they: the pool's declaration was removed before a worker came.
+        waiting = {pool for (pool, _), depth in depths.items() if depth and pool in others}
+        self.pools = tuple(sorted(known | waiting)) or ("default",)
         self._read_at = time.monotonic()
 
 

@@ -111,7 +111,9 @@ class Settings:
             raise ArgumentError(
                 "timeout must be above 0; max_retries, max_reconnects and max_retry_s at least 0"
             )
-        key = (api_key or os.environ.get("PENSTOCK_API_KEY") or "").strip()  # a file's ends with a newline
+        if api_key is None:
+            api_key = os.environ.get("PENSTOCK_API_KEY", "")
+        key = api_key.strip()  # a file's ends with a newline
         header_value(key, "the API key (api_key or PENSTOCK_API_KEY)")
         return cls(
             url=url.removesuffix("/v1"),  # people paste the address they give to the OpenAI SDK

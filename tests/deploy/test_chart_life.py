@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helm import CHART, helm, values
+from tests.helm import CHART, HelmError, helm, values
 from tests.kubernetes import Cluster
 
 
@@ -95,6 +95,17 @@ def test_a_change_of_settings_starts_new_pods(release: Release) -> None:
     assert pods("penstock-worker-chat") == before
     release.apply("upgrade", "--set", "settings.retention_s=3600")
     assert pods("penstock-worker-chat") != before
+
+
+def test_an_upgrade_says_what_was_forgotten_and_what_does_not_work(release: Release) -> None:
+    release.apply("install")
+    said = release.apply("upgrade", "--set", "pools.chat.model=org/other")
+    assert "WARNING: the pool chat serves Qwen/Qwen2.5-7B-Instruct, and now names org/other." in said
+    plain = ("upgrade", str(CHART), "--disable-openapi-validation", "--set", "api.replicas=2")
+    with pytest.raises(HelmError, match=r"redis\.url is not set.*-f FILE.*--reset-then-reuse-values"):
+        release.run(*plain)
+    assert "WARNING" not in release.run(*plain, "--reset-then-reuse-values")
+    assert release.cluster.named("Deployment")["penstock-api"]["spec"]["replicas"] == 2
 
 
 def test_a_pool_is_made_to_scale_and_to_stay(release: Release) -> None:

@@ -197,6 +197,21 @@ async def test_undeclared_it_refuses_calls_and_its_jobs_stay(http, puppet) -> No
     assert (await puppet.take()).id == job["id"]
 
 
+async def test_what_waits_in_an_undeclared_pool_is_seen_and_can_be_ended(http) -> None:
+    await declare(http)
+    job = (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()
+    await http.delete("/v1/admin/pools/chat")
+    await queued(http)
+    assert (await http.get("/v1/autoscaling/chat")).json()["value"] == 1
+    assert (await http.delete(f"/v1/queues/chat/{job['priority']}")).status_code == 200
+    assert (await http.get(f"/v1/jobs/{job['id']}")).json()["state"] == "cancelled"
+
+    async def gone() -> bool:
+        return all(one["pool"] != "chat" for one in (await http.get("/v1/queues")).json()["data"])
+
+    await eventually(gone)
+
+
 async def test_another_model_is_not_left_to_the_workers_of_the_first(http, store, puppet) -> None:
     await declare(http)
     await puppet.live("m")

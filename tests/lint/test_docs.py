@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +223,30 @@ def test_the_diagrams_are_the_tables() -> None:
     page = (DOCS / "architecture.md").read_text()
     assert states.mermaid() in page
     assert batches.mermaid() in page
+
+
+FIRST_PAGES = (ROOT / "README.md", DOCS / "use" / "quickstart.md", DOCS / "tutorial.md")
+
+
+def test_no_example_kills_processes_of_others() -> None:
+    for page in PAGES:
+        assert not re.search(r"\b(pgrep|pkill|killall)\b", "\n".join(blocks(page, "bash", "sh"))), page
+
+
+def test_the_first_pages_write_files_of_their_own() -> None:
+    """Whoever reads one after the other in the same folder is not stopped by a file that exists."""
+    written = [
+        file
+        for page in FIRST_PAGES
+        for line in commands(page)
+        if "batch" in line[:4] and "--resume" not in line
+        for option, file in pairwise(line)
+        if option == "-o"
+    ]
+    assert len(written) >= 4
+    assert len(set(written)) == len(written), written
+
+
+def test_git_ignores_what_the_tutorial_makes() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {"*.key", "penstock.toml", ".penstock/"} <= set(ignored)

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+
 from api.settings import ApiSettings
 from penstock.cli._findings import Area, Finding
 from penstock.cli._local import KEY_FILE
 from penstock.server.errors import UpStartError
 from penstock.server.first_key import PEPPER_FILE
-from penstock.server.ports import claim_port
+from penstock.server.ports import claim_port, http_address, reachable
 from penstock.server.settings import UpSettings
 
 _AREA = Area("machine")
@@ -28,6 +30,7 @@ _SPARE_FILES = 256
 _LITTLE_SPACE, _NO_SPACE = 10 * _GIB, _GIB
 _SLOW_FLUSH_S = 0.02
 _FLUSHES = 8
+_ANSWER_S = 2.0
 _SHM = Path("/dev/shm")  # noqa: S108 - shared memory, looked at only
 
 
@@ -151,20 +154,45 @@ def ports(settings: UpSettings, here: str | None) -> Iterator[Finding]:
     if here is not None:
         yield _PORTS.ok("api", f"penstock up of this folder serves at {here}")
         return
-    wanted = [("api", settings.host, settings.port, "--port")]
-    if settings.flower:
-        wanted.append(("Flower", "127.0.0.1", settings.flower_port, "--flower-port, or --no-flower"))
-    if settings.metrics_port:
-        wanted.append(("metrics", settings.metrics_host, settings.metrics_port, "metrics_port"))
-    for what, host, port, option in wanted:
+    scheme = "https" if settings.tls_cert_file else "http"
+    running: str | None = None
+    for what, host, port, option in _wanted(settings):
         if not port:
             continue
         try:
             claim_port(host, port, what, option)
         except UpStartError as error:
-            yield _PORTS.fail(what, str(error), "Find its holder with `ss -ltnp`, or name another port.")
+            if what == "api":
+                running = _penstock_at(http_address(reachable(host), port, scheme))
+            if running is None:
+                advice = "penstock up does not start with it. Find its holder with `ss -ltnp`, or name another port."
+                yield _PORTS.warn(what, str(error), advice)
+            elif what == "api":
+                yield _PORTS.ok(what, f"{host}:{port} is held by Penstock {running}")
+            else:
+                yield _PORTS.ok(what, f"{host}:{port} is taken, as it is while Penstock runs")
         else:
             yield _PORTS.ok(what, f"{host}:{port} is free")
+
+
+def _wanted(settings: UpSettings) -> Iterator[tuple[str, str, int, str]]:
+    """Yield what ``penstock up`` listens on: what it is for, host, port, and the option that names another."""
+    yield "api", settings.host, settings.port, "--port"
+    if settings.flower:
+        yield "Flower", "127.0.0.1", settings.flower_port, "--flower-port, or --no-flower"
+    if settings.metrics_port:
+        yield "metrics", settings.metrics_host, settings.metrics_port, "metrics_port"
+
+
+def _penstock_at(url: str) -> str | None:
+    """Return the version of the Penstock that answers there; None: none does. Nothing secret is sent."""
+    try:
+        with httpx.Client(verify=False, trust_env=False, timeout=_ANSWER_S) as http:  # noqa: S501 - as above
+            facts = http.get(url, headers={"accept": "application/json"}).json()
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
+        return None
+    ours = isinstance(facts, dict) and facts.get("name") == "Penstock"
+    return str(facts.get("version")) if ours else None
 
 
 def files(settings: UpSettings, api: ApiSettings, file: Path) -> Iterator[Finding]:

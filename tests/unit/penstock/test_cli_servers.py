@@ -96,7 +96,7 @@ def test_the_options_come_before_the_environment_before_the_file_before_this_fol
         assert target(None, None, None) == Target(FAR, named=True)
         monkeypatch.setenv("PENSTOCK_URL", AT)
         assert target(None, None, None) == Target(AT, named=True)
-        assert target(None, "lab", None) == Target("https://lab.example", named=True)
+        assert target(None, "lab", None) == Target("https://lab.example", "", named=True)
         assert target("http://x", None, None) == Target("http://x", named=True)
         monkeypatch.delenv("PENSTOCK_URL")
         monkeypatch.setenv("PENSTOCK_SERVER", "lab")
@@ -120,10 +120,11 @@ def test_a_key_of_the_file_goes_to_its_server_alone(tmp_path, monkeypatch):
     assert target(None, None, None).api_key == "psk_file"
     assert target(None, None, "psk_given").api_key == "psk_given"
     assert target("https://lab.example", None, None).api_key is None
-    assert target(None, "lab", None).api_key is None
+    assert target(None, "lab", None).api_key == ""
     monkeypatch.setenv("PENSTOCK_API_KEY", "psk_env")
     assert target(None, None, None).api_key is None  # the SDK takes the variable
     assert target(None, "edge", None).api_key == "psk_file"
+    assert target(None, "lab", None).api_key == ""  # the variable is another server's
     known("edge", api_key_env="EDGE_KEY")
     with pytest.raises(click.UsageError, match="EDGE_KEY, which is not set"):
         target(None, "edge", None)
@@ -225,3 +226,8 @@ def test_a_command_talks_to_the_server_it_names_with_that_servers_key(server, mo
     assert models("--api-key", "psk_3", "models", "list") == (0, "Bearer psk_3")
     monkeypatch.setenv("PENSTOCK_SERVER", "gone")
     assert models("models", "list") == (2, None)
+    _servers.write(Servers({"open": Server(server.url)}, None))
+    monkeypatch.setenv("PENSTOCK_API_KEY", "psk_other")
+    assert models("--server", "open", "models", "list") == (0, None)
+    monkeypatch.setenv("PENSTOCK_SERVER", "open")
+    assert models("models", "list") == (0, "Bearer psk_other")
