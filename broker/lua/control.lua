@@ -87,7 +87,7 @@ end
 
 -- The same as sleeping_slots_of, of the worker that is started for what waits, as the pool's last one was; nil: that is not known.
 local function coming_slots_of(pool)
-  if redis.call('HEXISTS', K.declared(), pool) == 0 then return nil, 0, nil end
+  if not scales_from_zero(pool) then return nil, 0, nil end
   local all, bulk, ms = string.match(redis.call('HGET', K.pool(pool), 'replica') or '', '(%d+) (%d+) (%d+)')
   return number(all), number(bulk) or 0, number(ms)
 end
