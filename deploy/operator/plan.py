@@ -67,7 +67,7 @@ def plan(base: Base, pool: ModelPool, seen: Seen) -> Plan:
     return _Planner(base, pool, seen, fleet).plan()
 
 
-def ending(seen: Seen) -> tuple[tuple[Step, ...], bool]:
+def ending(pool: ModelPool, seen: Seen) -> tuple[tuple[Step, ...], bool]:
     """Return what to do for a ModelPool that is being deleted, and whether nothing is left to do.
 
     Its pods drain as they end; jobs that still wait stay until their time is over. Kubernetes deletes the objects.
@@ -78,6 +78,12 @@ def ending(seen: Seen) -> tuple[tuple[Step, ...], bool]:
     if seen.foreign is not None:
         declared = tuple(one for one in declared if one.id in ours)
     steps: list[Step] = [Undeclare(one.id) for one in declared]
+    there = (
+        {one.name for one in seen.fleet.adapters}
+        if seen.fleet is not None and seen.foreign is None
+        else set()
+    )
+    steps += [RemoveAdapter(pool.name, name) for name in pool.status.get("adapters", ()) if name in there]
     steps += [Unscale(one.name) for one in seen.versions if one.pool in seen.scaled]
     steps += [
         Scale(one.name, 0, f"Draining the workers of {one.pool}") for one in seen.versions if one.replicas > 0
@@ -106,6 +112,11 @@ class _Planner:
 
     def _declare(self) -> None:
         pool, serving = self._pool, self._fleet.serving
+        current = self._seen.of(serving)
+        if current is not None and current.fingerprint != pool.fingerprint:
+            # Its workers serve what they served; what the next version serves is declared once that serves.
+            self._steps += [Undeclare(one.id) for one in self._fleet.declared if one.id != serving]
+            return
         scaling = pool.scaling
         wanted = scaling is not None or pool.replicas > 0
         slots = None if scaling is None else scaling.slots

@@ -81,8 +81,9 @@ class Reconciling:
             StepError: a step failed.
             httpx2.HTTPError: the API server refuses, or does not answer.
         """
-        seen = await self._looking.look(ModelPool.read(body))
-        steps, done = ending(seen)
+        pool = ModelPool.read(body)
+        seen = await self._looking.look(pool)
+        steps, done = ending(pool, seen)
         for step in steps:
             await self._acting.carry_out(step)
             _tell(tell, step)

@@ -229,6 +229,12 @@ def test_the_declaration_follows_the_version() -> None:
     assert steps(pool, seen) == [Undeclare("chat"), Declare("chat-v2", "chat")]
 
 
+def test_another_served_name_is_declared_with_the_switch_and_not_before() -> None:
+    pool = a_pool(servedModelName="chat2")
+    asleep = Seen((a_version(replicas=0, ready=0),), fleet=a_fleet())
+    assert not [one for one in steps(pool, asleep) if isinstance(one, Declare | Undeclare)]
+
+
 def test_a_change_of_mind_ends_what_was_begun_and_numbers_go_on() -> None:
     begun = a_version("chat-v2", a_pool(model="m2"), ready=0)
     fleet = a_fleet(workers=workers(0))
@@ -305,12 +311,12 @@ def test_an_end_drains_all_versions_and_waits_for_their_pods() -> None:
         frozenset({"chat"}),
         fleet=a_fleet(),
     )
-    made, done = ending(seen)
+    made, done = ending(a_pool(), seen)
     assert [type(one) for one in made] == [Undeclare, Unscale, Scale]
     assert not done
     last = Seen((a_version(replicas=0),), pods(1, leaving=True), fleet=a_fleet(declared=()))
-    assert ending(last) == ((), False)
-    assert ending(replace(last, pods=())) == ((), True)
+    assert ending(a_pool(), last) == ((), False)
+    assert ending(a_pool(), replace(last, pods=())) == ((), True)
 
 
 @pytest.mark.parametrize(
