@@ -272,6 +272,16 @@ async def test_names_and_places(http, store) -> None:
     await eventually(lambda: _in_pool(http, "big", "chat"))
 
 
+async def test_a_declared_name_stays_taken_when_a_worker_has_come(http, puppet) -> None:
+    await declare(http)
+    await puppet.live("m")  # without the declared alias
+    assert (await declare(http, "other", 409, model="x", aliases=["fast"]))["error"]["param"] == "aliases"
+    assert (await declare(http, "other", 409, model="fast", aliases=[]))["error"]["param"] == "model"
+    assert (await http.put("/v1/admin/aliases/quick", json={"model": "m"})).status_code == 200
+    assert (await declare(http, "other", 409, model="x", aliases=["quick"]))["error"]["code"] == "name_taken"
+    await declare(http, "other", model="m", aliases=["quick"])  # the same meaning
+
+
 async def _in_pool(http: httpx.AsyncClient, *pools: str) -> bool:
     return (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()["pool"] in pools
 
