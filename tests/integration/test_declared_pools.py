@@ -377,7 +377,7 @@ async def test_a_start_follows_the_settings_and_leaves_what_operators_declared(
 
     async def started(*tables: str) -> dict[str, tuple[str, bool]]:
         file.write_text("\n".join(tables))
-        await declared.take_over(declared_in_settings())
+        await declared.take_over(declared_in_settings() or ())
         return await stored()
 
     chat, more = '[pools.chat]\nmodel = "m"\nscales_from_zero = true', '[pools.more]\nmodel = "n"'
@@ -386,6 +386,12 @@ async def test_a_start_follows_the_settings_and_leaves_what_operators_declared(
         async with server.client() as client:
             assert (await client.get("/v1/models/m")).json()["penstock"]["state"] == "asleep"
     assert await stored() == {"chat": ("m", True)}
+    monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(tmp_path / "none.toml"))
+    with ApiServer(broker_settings) as server:  # it knows nothing of the pools that others declare
+        async with server.client() as client:
+            assert (await client.get("/health")).json()["models"] == ["m"]
+    assert await stored() == {"chat": ("m", True)}
+    monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(file))
     assert await started(chat.replace('"m"', '"m2"'), more) == {"chat": ("m2", True)}
     await declared.put(DeclaredPool(pool="own", model="o"))
     await declared.put(DeclaredPool(pool="chat", model="by hand"))
