@@ -190,7 +190,12 @@ async def _take_tenants_over(services: Services) -> None:
 
 
 async def _take_pools_over(services: Services) -> None:
-    """Declare the pools of the settings that scale from zero, and forget those that earlier settings declared."""
+    """Declare the pools of the settings that scale from zero, and forget those that earlier settings declared.
+
+    A process without a settings file knows nothing of them, and changes nothing.
+    """
+    if services.scaling_pools is None:
+        return
     changed, kept = await services.declared.take_over(services.scaling_pools)
     if changed:
         log.info("pools_declared", pools=changed)

@@ -66,7 +66,7 @@ class Services:
             random, and :meth:`agree` makes it the same in every process.
         large_bodies: whoever repeats a job with a large request, or continues or lists large items, takes one: stored
             bodies then go through this process.
-        scaling_pools: the pools of the settings that scale from zero.
+        scaling_pools: the pools of the settings file that scale from zero; None: there is no such file.
         adapter_intake: whoever brings an adapter takes one.
     """
 

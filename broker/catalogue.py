@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -113,6 +114,7 @@ class Catalogue:
         self._default = default_model
         self._models: dict[str, dict[str, Model]] = {}
         self._aliases: dict[str, str] = {}
+        self._given: Mapping[str, str] = {}
         self._poisoned: dict[str, dict[str, Remembered]] = {}
         self._live: dict[tuple[str, str], tuple[_Worker, ...]] = {}
         self._declared: Mapping[str, DeclaredPool] = {}
@@ -209,10 +211,19 @@ class Catalogue:
         return not pools or any(model.open_to(tenant) for model in pools.values())
 
     def meaning(self, name: str, *, besides: str) -> str | None:
-        """Return the model that a name means in other pools than this one, as its own name or an alias; None: none."""
+        """Return the model that a name means besides in this pool, as its own name or an alias; None: none.
+
+        It means what workers of other pools have registered, what is declared of other pools, or what an operator has set.
+        """
         others = [one for pools in self._models.values() for one in pools.values() if one.pool != besides]
-        found = (one.name for one in others if name == one.name or name in one.aliases)
-        return next(found, None)
+        registered = (one.name for one in others if name == one.name or name in one.aliases)
+        declared = (
+            one.model
+            for pool, one in self._declared.items()
+            if besides not in {pool, one.pool} and name in {one.model, *one.aliases}
+        )
+        given = (self._given[name],) if name in self._given else ()
+        return next(chain(registered, declared, given), None)
 
     def real_name(self, name: str) -> str:
         """Return the model's own name if ``name`` is an alias, else ``name``. Operators' aliases come before workers'."""
@@ -347,6 +358,7 @@ class Catalogue:
         }
         self._sent -= before
         self._models = models
+        self._given = given
         self._declared, self._scaling = declared, scaling
         self._aliases = {
             **{alias: one.model for one in declared.values() for alias in one.aliases if one.model in models},

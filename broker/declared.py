@@ -14,8 +14,8 @@ from jobs.access import Actor, encoded
 from jobs.declared import DeclaredPool, DeclaredPoolStartError, from_tables
 
 
-def declared_in_settings() -> tuple[DeclaredPool, ...]:
-    """Return the pools that scale from zero by their tables in the settings file; none without such a file.
+def declared_in_settings() -> tuple[DeclaredPool, ...] | None:
+    """Return the pools that scale from zero by their tables in the settings file; None: there is no such file.
 
     Raises:
         DeclaredPoolStartError: the file is no TOML, or a table does not say what it serves.
@@ -24,7 +24,7 @@ def declared_in_settings() -> tuple[DeclaredPool, ...]:
     try:
         tables = tomllib.loads(file.read_bytes().decode()).get("pools", {})
     except FileNotFoundError:
-        return ()
+        return None
     except (OSError, ValueError) as error:
         raise DeclaredPoolStartError(f"{file} cannot be read: {error}") from error
     try:

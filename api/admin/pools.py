@@ -81,7 +81,7 @@ def register(router: APIRouter, services: Services) -> None:
 
 
 def _check_names(services: Services, one: DeclaredPool) -> None:
-    """Refuse a name that means another model in another pool: a worker with it could not register.
+    """Refuse a name that means another model in another pool, or as an operator's alias: requests for it would go there.
 
     Raises:
         ApiError: 409 ``name_taken``.
@@ -89,5 +89,8 @@ def _check_names(services: Services, one: DeclaredPool) -> None:
     for name in (one.model, *one.aliases):
         other = services.catalogue.meaning(name, besides=one.pool)
         if other not in {None, one.model}:
-            message = f"{name[:256]!r} means the model {other!r} in another pool; choose another name, or remove that one"
+            message = (
+                f"{name[:256]!r} means the model {other!r} in another pool, or as an alias; choose another name, "
+                "or remove that one"
+            )
             raise ApiError(409, message, "name_taken", param="model" if name == one.model else "aliases")

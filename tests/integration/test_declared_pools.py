@@ -272,6 +272,16 @@ async def test_names_and_places(http, store) -> None:
     await eventually(lambda: _in_pool(http, "big", "chat"))
 
 
+async def test_a_declared_name_stays_taken_when_a_worker_has_come(http, puppet) -> None:
+    await declare(http)
+    await puppet.live("m")  # without the declared alias
+    assert (await declare(http, "other", 409, model="x", aliases=["fast"]))["error"]["param"] == "aliases"
+    assert (await declare(http, "other", 409, model="fast", aliases=[]))["error"]["param"] == "model"
+    assert (await http.put("/v1/admin/aliases/quick", json={"model": "m"})).status_code == 200
+    assert (await declare(http, "other", 409, model="x", aliases=["quick"]))["error"]["code"] == "name_taken"
+    await declare(http, "other", model="m", aliases=["quick"])  # the same meaning
+
+
 async def _in_pool(http: httpx.AsyncClient, *pools: str) -> bool:
     return (await http.post("/v1/jobs", json={"model": "m", "input": body()})).json()["pool"] in pools
 
@@ -367,7 +377,7 @@ async def test_a_start_follows_the_settings_and_leaves_what_operators_declared(
 
     async def started(*tables: str) -> dict[str, tuple[str, bool]]:
         file.write_text("\n".join(tables))
-        await declared.take_over(declared_in_settings())
+        await declared.take_over(declared_in_settings() or ())
         return await stored()
 
     chat, more = '[pools.chat]\nmodel = "m"\nscales_from_zero = true', '[pools.more]\nmodel = "n"'
@@ -376,6 +386,12 @@ async def test_a_start_follows_the_settings_and_leaves_what_operators_declared(
         async with server.client() as client:
             assert (await client.get("/v1/models/m")).json()["penstock"]["state"] == "asleep"
     assert await stored() == {"chat": ("m", True)}
+    monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(tmp_path / "none.toml"))
+    with ApiServer(broker_settings) as server:  # it knows nothing of the pools that others declare
+        async with server.client() as client:
+            assert (await client.get("/health")).json()["models"] == ["m"]
+    assert await stored() == {"chat": ("m", True)}
+    monkeypatch.setenv("PENSTOCK_SETTINGS_FILE", str(file))
     assert await started(chat.replace('"m"', '"m2"'), more) == {"chat": ("m2", True)}
     await declared.put(DeclaredPool(pool="own", model="o"))
     await declared.put(DeclaredPool(pool="chat", model="by hand"))
