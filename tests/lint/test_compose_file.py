@@ -218,7 +218,7 @@ def test_every_package_of_a_lock_file_has_hashes() -> None:
     """`pip --require-hashes`, which installs them, would refuse one without; here the file is named."""
     for lock in (ROOT / "requirements").glob("*.lock"):
         blocks = re.findall(r"(?m)^[a-z0-9._-]+(?:\[[^\]]*\])?==.*(?:\n[ \t].*)*", lock.read_text())
-        assert len(blocks) > 10, lock
+        assert len(blocks) > 1, lock
         assert [block for block in blocks if "--hash=sha256:" not in block] == [], lock
 
 
