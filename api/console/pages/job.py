@@ -74,7 +74,8 @@ def read_job(answer: Answer) -> tuple[dict[str, Any], dict[str, bytes]]:
         bodies = {name: bytes(raw.pop(name)) for name in _RESULTS}
         return {name: msgspec.json.decode(value) for name, value in raw.items()}, bodies
     text = answer.body.decode(errors="replace")
-    decoder, facts, at = json.JSONDecoder(), {}, 1
+    facts: dict[str, Any] = {}
+    decoder, at = json.JSONDecoder(), 1
     while True:
         name, at = decoder.raw_decode(text, at)
         at += 1  # the colon
