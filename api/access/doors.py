@@ -58,7 +58,7 @@ class Doors:
             verdict = Wrong.KEY if key is None else await self._verdict(key)
         if isinstance(verdict, Identity):
             return verdict
-        if verdict is Wrong.KEY:  # else it was right, and is no guess
+        if verdict is Wrong.KEY:  # otherwise it was right, so nobody guessed
             self._throttle.failed(address)
         raise _refusal(verdict)
 

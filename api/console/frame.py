@@ -101,10 +101,11 @@ class Frame:
                 return page, match.groupdict()
         return None
 
-    def visit(self, request: Request, path: str, params: Mapping[str, str]) -> Visit:
-        """Begin a visit of a page."""
+    def visit(self, request: Request, path: str, params: Mapping[str, str], *, anew: bool = False) -> Visit:
+        """Begin a visit of a page. ``anew``: only those parts are made that change while it is open."""
         credential = None if self.sessions is None else self.sessions.of(request.scope)
-        return Visit(request.app, request.scope, credential, path, params, keyed=self.sessions is not None)
+        keyed = self.sessions is not None
+        return Visit(request.app, request.scope, credential, path, params, keyed=keyed, anew=anew)
 
     async def data(self, page: Page, visit: Visit) -> dict[str, Any]:
         """Return what a page's template shows.

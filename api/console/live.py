@@ -54,7 +54,8 @@ class Live:
             async with pings(send, self._frame.services.settings.sse_ping_s) as beat:
                 self._open += 1
                 try:
-                    await self._follow(page, self._frame.visit(request, url, params), beat, send)
+                    visit = self._frame.visit(request, url, params, anew=True)
+                    await self._follow(page, visit, beat, send)
                 finally:
                     self._open -= 1
         await send({"type": "http.response.body", "body": b""})

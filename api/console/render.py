@@ -15,7 +15,7 @@ from api.console import assets
 
 FOLDER: Final = Path(__file__).with_name("templates")
 NONE: Final = "\N{EM DASH}"
-"""Shown for a value that there is not."""
+"""Shown where a value is missing."""
 
 LIVE: Final = "live_"
 """How the names of those blocks begin that are sent anew while a page is open. Each fills the element of that id."""

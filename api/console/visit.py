@@ -45,6 +45,7 @@ class Visit:
         path: of the page, with its query; another one than the request's if that asks for a page's parts.
         params: of the page's path.
         keyed: whether keys are required.
+        anew: whether only those parts of the page are made that change while it is open.
 
     Attributes:
         me: the answer of ``GET /v1/me``; empty before :meth:`introduce`.
@@ -61,8 +62,10 @@ class Visit:
         params: Mapping[str, str],
         *,
         keyed: bool,
+        anew: bool = False,
     ) -> None:
         self._app, self._credential, self._keyed = app, credential, keyed
+        self.anew = anew
         self.scope = scope
         self.path, _, query = path.partition("?")
         self.query = QueryParams(query)

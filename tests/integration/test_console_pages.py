@@ -144,6 +144,10 @@ async def test_a_job_is_shown_whole_and_a_long_one_cut(http: httpx.AsyncClient, 
     assert 'data-live="off"' in page.text
     whole = await http.get(f"/console/api/v1/jobs/{job_id}/result")
     assert len(whole.content) > 60_000
+    long_id = await submit(http)
+    await puppet.succeed(await puppet.take(), json.dumps(ANSWER | {"filler": "x" * 33 * 2**20}).encode())
+    page = await http.get(f"/console/jobs/{long_id}")
+    assert (page.status_code, "It is long" in page.text, len(page.text) < 200_000) == (200, True, True)
     for ident in (job_id, f"resp_{job_id}", f" chatcmpl-{job_id} "):
         got = await http.get("/console/jobs/find", params={"id": ident}, follow_redirects=True)
         assert got.url.path == f"/console/jobs/{job_id}", ident
@@ -169,6 +173,30 @@ async def test_a_chunk_is_its_batchs_and_is_not_retried(
     assert "POST /v1/batches/batch_1/retry" in refused.json()["error"]["message"]
     (row,) = (await http.post("/v1/dead/retry", json={"ids": [accepted.id]})).json()["data"]
     assert (row["retried_as"], row["error"]["code"]) == (None, "invalid_request")
+
+
+async def test_a_request_is_not_read_again_while_its_page_is_open(
+    http: httpx.AsyncClient, puppet: Puppet
+) -> None:
+    job_id = await submit(http, "a long prompt")
+
+    async def reads() -> float:
+        lines = (await http.get("/metrics")).text.splitlines()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("api_requests_total{") and "/v1/jobs/{job_id}/input" in line
+        )
+
+    before = await reads()
+    assert "a long prompt" in (await http.get(f"/console/jobs/{job_id}")).text
+    assert await reads() == before + 1
+    async with http.stream("GET", "/console/events", params={"page": f"/console/jobs/{job_id}"}) as stream:
+        async for line in stream.aiter_lines():
+            if line.startswith("data: "):
+                assert "live_job" in line
+                break
+    assert await reads() == before + 1
 
 
 async def test_a_request_is_read_by_its_owner(http: httpx.AsyncClient, puppet: Puppet) -> None:

@@ -63,6 +63,9 @@ async def test_who_has_no_session_is_asked_for_a_key_and_comes_back(
     assert re.fullmatch(r"penstock_console=[\w=-]+; Max-Age=43200; HttpOnly; SameSite=Strict", set_cookie)
     assert key not in page.text
     assert key not in set_cookie
+    assert "set-cookie" not in (await web.get("/console/login")).headers
+    dead = await web.get("/console/login", headers={"cookie": "penstock_console=dead"})
+    assert dead.headers["set-cookie"].startswith("penstock_console=; Max-Age=0")  # of the path that set it
     page = await web.post("/console/logout", headers=own(web))
     assert page.url.path == "/console/login"
     assert (await web.get("/console")).url.path == "/console/login"
@@ -126,6 +129,7 @@ async def test_wrong_keys_are_told_so_and_counted(
             answers = [await sign_in(client, str(ApiKey.new())) for _ in range(3)]
     assert [got.status_code for got in answers] == [401, 401, 429]
     assert "too many" in answers[-1].text
+    assert int(answers[-1].headers["retry-after"]) > 0
 
 
 async def test_a_revoked_key_ends_its_sessions_at_once(web: httpx.AsyncClient, store: JobStore) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from api.console.frame import HEADERS, Frame, Page
-from api.console.inside import MOST_BYTES, segment
+from api.console.inside import Answer, segment
 from api.console.pages import jobs
 from api.console.texts import Shown, answer_texts, request_texts
 from api.console.visit import Refused, Visit
@@ -20,7 +20,9 @@ SHOWN_BYTES: Final = 48 * 1024
 """Longest request or result that is shown; a longer one is cut, and can be downloaded."""
 
 _RESULTS: Final = ("result", "partial")
-_LONGEST_ANSWER = 4 * MOST_BYTES
+_READ_BYTES = 1024 * 1024
+"""So much of the job object is read: its facts, which come first and are far shorter, and the beginning of its result."""
+
 _PREFIXES = ("resp_", "chatcmpl-", "cmpl-")
 
 
@@ -39,14 +41,12 @@ def register(router: APIRouter, frame: Frame) -> None:
 
 
 async def load(visit: Visit) -> dict[str, Any]:
-    """Ask for the job, and for its request."""
+    """Ask for the job, and for its request. That never changes, so it is no part of what is sent anew."""
     path = f"/v1/jobs/{segment(visit.params['job_id'])}"
-    answer = await visit.answer("GET", path, most_bytes=_LONGEST_ANSWER)
+    answer = await visit.answer("GET", path, most_bytes=_READ_BYTES)
     if answer.status >= 400:
         raise Refused.by(answer)
-    raw = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
-    bodies = {name: bytes(raw.pop(name)) for name in _RESULTS}
-    job = {name: msgspec.json.decode(value) for name, value in raw.items()}
+    job, bodies = read_job(answer)
     ended = job["timings"]["finished_at"] is not None
     batch = job["metadata"]["batch"] if job["endpoint"] == CHUNK_ENDPOINT else None
     return {
@@ -56,11 +56,36 @@ async def load(visit: Visit) -> dict[str, Any]:
         "live": not ended,
         "moments": moments(job),
         "phases": phases(job),
-        "request": None if batch else await _request(visit, path),
+        "request": None if batch or visit.anew else await _request(visit, path),
         "result": None if batch else _shown(bodies["result"]),
         "partial": _shown(bodies["partial"]),
         "lanes": [lane for lane in jobs.LANES if lane not in {"realtime", job["priority"]}],
     }
+
+
+def read_job(answer: Answer) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Read a job object. Its results stay JSON, because they may be long.
+
+    Args:
+        answer: of the API. If it was cut, then within a result.
+
+    Returns:
+        The facts, and the results by name. A result that was cut ends where it was cut.
+    """
+    if answer.whole:
+        raw = msgspec.json.decode(answer.body, type=dict[str, msgspec.Raw])
+        bodies = {name: bytes(raw.pop(name)) for name in _RESULTS}
+        return {name: msgspec.json.decode(value) for name, value in raw.items()}, bodies
+    text = answer.body.decode(errors="replace")
+    facts: dict[str, Any] = {}
+    decoder, at = json.JSONDecoder(), 1
+    while True:
+        name, at = decoder.raw_decode(text, at)
+        at += 1  # the colon
+        if name in _RESULTS and not text.startswith("null", at):
+            return facts, dict.fromkeys(_RESULTS, b"null") | {name: text[at:].encode()}
+        facts[name], at = decoder.raw_decode(text, at)
+        at += 1  # the comma
 
 
 async def _request(visit: Visit, path: str) -> Shown | None:

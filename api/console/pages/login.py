@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from api.console.frame import HEADERS, Frame
 from api.console.origin import check_own, is_secure
-from api.console.session import Sessions, TooLongError, cookie
+from api.console.session import COOKIE, Sessions, TooLongError, cookie
 from api.console.visit import Refused, Visit
 from api.http.body import BodyReader
 from api.http.errors import ApiError
@@ -19,7 +19,10 @@ START: Final = "/console"
 _FORM_BYTES: Final = 16 * 1024
 _OWN_PAGE = re.compile(r"/console(/[^\s\\]*|\?[^\s\\]*)?")
 
-_WRONG = "Incorrect API key. Check that you pasted all of it; it may also have been revoked."
+_WRONG = (
+    "Incorrect API key. Check that you pasted all of it. It may also have expired or been revoked, or be a token without a "
+    "tenant."
+)
 _TOO_LONG = "This token is too long for a browser's cookie. Use an API key, or a token with fewer claims."
 _FORM = (
     "Paste the whole API key, such as psk_…, or a token of your issuer: letters, digits and signs, no spaces."
@@ -35,7 +38,10 @@ def register(router: APIRouter, frame: Frame) -> None:
         """The form; where no keys are required, the console itself."""
         if sessions is None:
             return _go("../console")
-        return _form(frame, request, _next(request.query_params.get("next")))
+        response = _form(frame, request, _next(request.query_params.get("next")))
+        if COOKIE in request.cookies and await _is_dead(frame, request):
+            response.headers["set-cookie"] = cookie("", secure=is_secure(request.scope))
+        return response
 
     @router.post("/console/login", include_in_schema=False)
     async def enter(request: Request) -> Response:
@@ -64,16 +70,27 @@ def register(router: APIRouter, frame: Frame) -> None:
         return response
 
 
+async def _is_dead(frame: Frame, request: Request) -> bool:
+    """Whether the session of a request opens nothing any more."""
+    try:
+        await frame.visit(request, "/console/login", {}).introduce()
+    except Refused as refused:
+        return refused.status == 401
+    return False
+
+
 async def _enter(frame: Frame, sessions: Sessions, request: Request, key: str, there: str) -> Response:
     if not key or not key.isascii() or not key.isprintable() or " " in key:
         return _form(frame, request, there, _FORM, 400)
     answer = await Visit(request.app, request.scope, key, START, {}, keyed=True).answer("GET", "/v1/me")
     if answer.status != 200:
-        message = Refused.by(answer).message
-        wrong = message.startswith(
-            "Incorrect API key"
-        )  # the rest is about a header, which nobody here has written
-        return _form(frame, request, there, _WRONG if wrong else message, answer.status)
+        refused = Refused.by(answer)
+        # The API's own words are about a header, which nobody here has written.
+        wrong = (refused.status, refused.code) == (401, "invalid_api_key")
+        response = _form(frame, request, there, _WRONG if wrong else refused.message, refused.status)
+        if refused.retry_after_s is not None:
+            response.headers["retry-after"] = refused.retry_after_s
+        return response
     try:
         value = sessions.seal(key)
     except TooLongError:

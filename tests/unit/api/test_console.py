@@ -11,7 +11,7 @@ from jinja2 import UndefinedError
 
 from api.console.inside import Answer
 from api.console.origin import MARK, check_own
-from api.console.pages.job import moments, phases
+from api.console.pages.job import moments, phases, read_job
 from api.console.render import FOLDER, Templates, duration, number, percent, size, when
 from api.console.samples import POINTS, Samples
 from api.console.session import COOKIE, LONGEST_S, Sessions, TooLongError
@@ -226,6 +226,26 @@ def job(**more: Any) -> dict[str, Any]:
         "error": None,
     }
     return {**base, **more, "timings": times | more.get("timings", {})}
+
+
+@pytest.mark.parametrize("result", ["result", "partial"])
+def test_a_job_is_read_though_its_result_was_cut(result: str) -> None:
+    facts = {"id": "job_1", "metadata": {"result": 'of "partial": null'}, "history": [{"attempt": 1}]}
+    long = json.dumps({"text": "ü" * 1000}, ensure_ascii=False)
+    bodies = {"result": "null", "partial": "null"} | {result: long}
+    body = (
+        json.dumps(facts, separators=(",", ":"))[:-1]
+        + "".join(f',"{k}":{v}' for k, v in bodies.items())
+        + "}"
+    )
+    whole, cut = body.encode(), body.encode()[:1000]
+    expected = {name: value.encode() for name, value in bodies.items()}
+    assert read_job(Answer(200, whole, whole=True, headers={})) == (facts, expected)
+    read, found = read_job(Answer(200, cut, whole=False, headers={}))
+    assert facts.items() <= read.items()
+    assert found.keys() == expected.keys()
+    assert found[result][:500] == long.encode()[:500]
+    assert all(found[name] == b"null" for name in found if name != result)
 
 
 def test_a_jobs_timeline() -> None:
