@@ -10,6 +10,7 @@ from click import option
 
 from penstock.cli import _output as output
 from penstock.cli._exits import EXIT_CODES, REFUSED, message_of, note
+from penstock.cli._local import running_here
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.queue import show_queues
 
@@ -40,7 +41,12 @@ def status(console: Console, *, only_health: bool) -> None:
             console.show(health, lambda health: output.health_lines(health, client.base_url))
         else:
             _show(console, client, health)
+        here = client.base_url == running_here()
     if not health.ready:
+        if here and not console.json:
+            note(
+                "`penstock up` of this folder starts again what was lost. Its terminal says how long that takes."
+            )
         raise SystemExit(REFUSED)
 
 

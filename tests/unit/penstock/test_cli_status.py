@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from penstock.server.address import announced
 from tests.unit.penstock.double import error, pool, worker
 from tests.unit.penstock.test_cli import lines, run
 
@@ -77,3 +78,13 @@ def test_health_alone_asks_nothing_else(server):
 def test_a_server_that_is_away_is_exit_code_3():
     done = run("http://127.0.0.1:9", "status")
     assert (done.returncode, done.stdout) == (3, "")
+
+
+def test_a_server_of_this_folder_that_is_not_ready_is_being_mended(server, tmp_path, monkeypatch):
+    server.faults_of["/health/ready"] = (503, {}, NOT_READY)
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path))
+    words = "`penstock up` of this folder starts again what was lost"
+    assert words not in run(server, "status", "--text").stderr
+    with announced(tmp_path, server.url):
+        assert words in run(server, "status", "--text").stderr
+        assert run(server, "status").stderr == ""
