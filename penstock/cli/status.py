@@ -9,7 +9,7 @@ import click
 from click import option
 
 from penstock.cli import _output as output
-from penstock.cli._exits import EXIT_CODES, REFUSED, message_of, note
+from penstock.cli._exits import EXIT_CODES, REFUSED, fail, message_of, note
 from penstock.cli._local import running_here
 from penstock.cli._run import Console, client_command, print_json
 from penstock.cli.queue import show_queues
@@ -36,7 +36,7 @@ def status(console: Console, *, only_health: bool) -> None:
     A part that the key may not see is left out, and said on stderr. With --json: one object, in which it is null.
     """  # noqa: D301  # \b is click's mark
     with console.client() as client:
-        health = client.health()
+        health = _health(client)
         if only_health:
             console.show(health, lambda health: output.health_lines(health, client.base_url))
         else:
@@ -48,6 +48,17 @@ def status(console: Console, *, only_health: bool) -> None:
                 "`penstock up` of this folder starts again what was lost. Its terminal says how long that takes."
             )
         raise SystemExit(REFUSED)
+
+
+def _health(client: Penstock) -> Health:
+    from penstock.errors import APIStatusError
+
+    try:
+        return client.health()
+    except APIStatusError as error:
+        if error.code is None and error.status < 500:  # all errors of Penstock have a code
+            fail(f"what answers at {client.base_url} is not Penstock; name the server with --url", REFUSED)
+        raise
 
 
 def _show(console: Console, client: Penstock, health: Health) -> None:
